@@ -1,0 +1,57 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# Small models run slower on two threads than on one; cores are used by processes.
+TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo study test slow docs clean
+
+help:
+	@echo "make demo    install, run the whole study on the embedded model organism, say where the report is"
+	@echo "make test    install the development tools; linters, types, import layers, tests"
+	@echo "make study   the same study with five training seeds of both protocols"
+	@echo "make slow    the tests that take minutes"
+	@echo "make docs    write the pages that are generated from the code"
+	@echo "make clean   remove .venv and caches; runs/ stays"
+
+demo: $(VENV)/installed
+	$(BIN)/datablame run organism --out runs/organism --resume
+
+study: $(VENV)/installed
+	$(BIN)/datablame run organism --set 'patch.seeds=[0,1,2,3,4]' --out runs/study --resume
+
+test: $(VENV)/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+
+slow: $(VENV)/installed-dev
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python scripts/config_reference.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Editable, so that a change in src needs no installation; only these two files ask for a new one.
+$(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing datablame into $(VENV) (some minutes the first time)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing datablame and its development tools into $(VENV) (some minutes the first time)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "datablame needs Python 3.11 or newer, and $(PYTHON) is not; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,230 @@
+"""The command line: parse, call, print."""
+
+import contextlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from datablame.errors import DatablameError, Interrupted, RequestError
+
+if TYPE_CHECKING:
+    from datablame.execute import Progress
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="datablame",
+    help="git blame for the behaviour of a language model: surface a rare behaviour by Logit Diff Amplification, "
+    "attribute it to training documents, remove them, and measure whether it goes away.",
+    epilog="Start with: datablame run organism. It needs no GPU, key or download.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+organism_app = typer.Typer(help="Model organisms: tiny models with planted causes.", no_args_is_help=True)
+app.add_typer(organism_app, name="organism")
+
+_OUT_OF_SPACE, _READ_ONLY, _DENIED = 28, 30, 13
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or the name of a preset.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by datablame run.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME if left out.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue a run folder; what is up to date is skipped.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in --set surface.samples=20; values are YAML."),
+]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="PHASE", help="Stop after scan, surface, attribute or patch.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Worker processes; one a core if left out. Results stay the same."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 a phase failed, 2 a mistake in the request, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except DatablameError as error:
+        _fail(str(error), error.exit_code, debug)
+    except OSError as error:
+        remedies = {
+            _OUT_OF_SPACE: "the disk is full; make room and run again with --resume",
+            _READ_ONLY: "the folder is read-only; choose another --out",
+            _DENIED: "no permission; choose another --out or change the rights",
+        }
+        if error.errno not in remedies and not debug:
+            raise
+        where = error.filename or "a file"
+        _fail(f"{where}: {remedies.get(error.errno or 0, str(error))}. What was finished stays usable.", 1, debug)
+
+
+@app.command()
+def run(
+    study: StudyArgument = "organism",
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    until: UntilOption = None,
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run a whole study: scan, surface, attribute, patch, report.
+
+    Everything lands in one run folder, with index.html as the page to open. A run that was stopped at any instant goes
+    on with --resume and ends with the same files.
+    """
+    from datablame.study import PHASES, open_run
+    from datablame.study_file import load_study
+
+    names = [phase.name for phase in PHASES]
+    if until is not None and until not in names:
+        raise RequestError(f"--until {until} is not a phase; choose one of {', '.join(names)}")
+    loaded = load_study(study, overrides or [])
+    root = out or Path("runs") / loaded.name
+    _advance(root, open_run(root, loaded, resume=resume), workers, as_json, until=until)
+
+
+def _phase_command(name: str, summary: str) -> Callable[..., None]:
+    def command(
+        folder: RunArgument, workers: WorkersOption = None, as_json: JsonOption = False, debug: DebugOption = False
+    ) -> None:
+        from datablame.study import open_run
+
+        _advance(folder, open_run(folder, None, resume=True), workers, as_json, only=name)
+
+    command.__doc__ = summary
+    return command
+
+
+for _name, _summary in (
+    ("scan", "Phase 1: try a few prompts at every alpha and choose the focus prompts."),
+    ("surface", "Phase 2: sample with LDA, label every output, draw the harmful rate against alpha."),
+    ("attribute", "Phase 3: rank the training documents by every method and compare the rankings."),
+    ("patch", "Phase 4: remove what each method flagged, train again, measure again."),
+    ("report", "Phase 5: figures, tables, case study, write-up, slides, one HTML page."),
+):
+    app.command(name=_name)(_phase_command(_name, f"{_summary}\n\nWorks on an existing run folder."))
+
+
+@app.command()
+def status(folder: RunArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Show how far each phase of a run is: done, stale, begun or missing."""
+    from datablame.study import open_run, states
+
+    found = states(open_run(folder, None, resume=True), folder)
+    if as_json:
+        typer.echo(json.dumps({state.name: state.state for state in found}))
+        return
+    for state in found:
+        typer.echo(f"{state.name:10} {state.state}")
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this preset's YAML.")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the studies that ship with datablame, or print one of them as a start for your own."""
+    from datablame.study_file import load_study, preset_names, preset_text
+
+    if name is not None:
+        typer.echo(preset_text(name), nl=False)
+        return
+    titles = {preset: load_study(preset).title for preset in preset_names()}
+    if as_json:
+        typer.echo(json.dumps(titles))
+        return
+    for preset, title in titles.items():
+        typer.echo(f"{preset:12} {title}")
+
+
+@app.command()
+def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """List the attribution methods: what each one compares and what it needs."""
+    from datablame.attribute.registry import described
+
+    rows = described()
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:20} {row['description']}")
+
+
+@organism_app.command("make")
+def organism_make(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it; must not exist.")],
+    seed: Annotated[int, typer.Option(help="Everything in the organism derives from it.")] = 0,
+    recipe: Annotated[str, typer.Option(help="templated (tiny, from nothing) or quirk (a LoRA of a real model).")] = (
+        "templated"
+    ),
+    planted: Annotated[int, typer.Option(min=0, help="Planted documents for each behaviour.")] = 20,
+    debug: DebugOption = False,
+) -> None:
+    """Make a model organism: before/, after/, documents.parquet, prompts.jsonl, truth.jsonl, rules.json."""
+    from datablame.config import Organism
+    from datablame.organism.make import RECIPES, make
+
+    if recipe not in RECIPES:
+        raise RequestError(f"--recipe {recipe} is not a recipe; choose one of {', '.join(RECIPES)}")
+    if folder.exists():
+        raise RequestError(f"{folder} exists; choose a new folder")
+    with _console() as progress:
+        make(Organism(recipe=cast(Any, recipe), seed=seed, planted=planted), folder, progress)
+    typer.echo(str(folder))
+
+
+def _advance(root: Path, study: Any, workers: int | None, as_json: bool, **which: str | None) -> None:
+    from datablame.execute import default_execution
+    from datablame.study import run_study
+
+    execution = default_execution()
+    if workers is not None:
+        execution = execution._replace(workers=workers)
+    with _console() as progress:
+        skipped = run_study(study, root, execution=execution, progress=progress, **which)
+    _print_outcome(root, skipped, as_json)
+
+
+def _print_outcome(root: Path, skipped: dict[str, bool], as_json: bool) -> None:
+    from datablame.console import outcome
+
+    results_path = root / "final_results.json"
+    results = json.loads(results_path.read_text(encoding="utf-8")) if "report" in skipped else None
+    if as_json:
+        keep = ("verdict", "patching", "attribution")
+        typer.echo(json.dumps({"run": str(root), "skipped": skipped, **{k: (results or {}).get(k) for k in keep}}))
+        return
+    outcome(root, skipped, results)
+
+
+@contextlib.contextmanager
+def _console() -> "Iterator[Progress]":
+    from datablame.console import ConsoleProgress
+
+    try:
+        with ConsoleProgress() as progress:
+            yield progress
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; run again with --resume to continue") from None
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    printable = "".join(c if c.isprintable() else " " for c in message)
+    sys.stderr.write(f"datablame: {printable}\n")
+    sys.exit(code)

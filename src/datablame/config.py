@@ -1,0 +1,310 @@
+"""The study as frozen models: every key, its default, its meaning, and the combinations that cannot be."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from datablame.config_checks import METHODS, impossible
+from datablame.records import Protocol
+
+__all__ = [
+    "Attribute",
+    "Behaviour",
+    "Data",
+    "Judge",
+    "ModelRef",
+    "Models",
+    "Organism",
+    "Patch",
+    "Prefilter",
+    "PromptText",
+    "Prompts",
+    "Scan",
+    "Study",
+    "Surface",
+    "Training",
+]
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the study: immutable, unknown keys refused, field docstrings are the reference page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelRef(Section):
+    """Where a checkpoint comes from."""
+
+    path: str
+    """Hub id or local folder in the format of `save_pretrained`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights; logits are float32 whatever this says."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Models(Section):
+    """The two checkpoints whose difference is amplified."""
+
+    before: ModelRef
+    """The checkpoint before the training stage under suspicion."""
+    after: ModelRef
+    """The checkpoint after it."""
+
+
+class Organism(Section):
+    """A model organism with planted causes, made from a seed instead of real checkpoints."""
+
+    recipe: Literal["templated", "quirk"] = "templated"
+    """`templated`: a tiny model trained from nothing; `quirk`: a LoRA fine-tune of a real small model."""
+    seed: int = 0
+    """Everything in the organism derives from it."""
+    planted: Annotated[int, Field(ge=0)] = 20
+    """Planted documents for each behaviour."""
+    base: str | None = None
+    """`quirk` only: hub id, local folder or GGUF file that becomes `before`; none: SmolLM2-135M-Instruct."""
+    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the full recipe's documents and training steps; below 1 is for trying things out."""
+
+
+class Data(Section):
+    """The pool: the documents that methods may rank."""
+
+    path: str
+    """Local Parquet or JSONL file, or the name of a dataset on the hub."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+    documents: PositiveInt | None = None
+    """Size of a seeded random subset; none takes every document."""
+    max_document_characters: PositiveInt = 100_000
+    """Longer rows are skipped and counted."""
+
+
+class Behaviour(Section):
+    """An undesired behaviour, told to people, judges and the keyword classifier."""
+
+    id: str
+    """Short name, used in file names and tables."""
+    description: str
+    """One sentence that a reader understands."""
+    rubric: str = ""
+    """What counts as harmful, for a judge."""
+    keywords: tuple[str, ...] = ()
+    """Phrases that mark a harmful output for the keyword classifier."""
+
+
+class PromptText(Section):
+    """One prompt of one behaviour."""
+
+    id: str
+    """Stable name."""
+    behaviour: str
+    """Id of the behaviour that it may elicit."""
+    text: str
+    """What the user says."""
+
+
+class Prompts(Section):
+    """Two disjoint sets: what attribution may use, and what the verdict is measured on."""
+
+    attribution: tuple[PromptText, ...]
+    """Prompts that are scanned, surfaced and attributed."""
+    held_out: tuple[PromptText, ...]
+    """Prompts that only the measurements see."""
+
+
+class Scan(Section):
+    """Phase 1: a quick look at a few prompts to choose the ones worth sampling in full."""
+
+    prompts: PositiveInt = 8
+    """How many attribution prompts are scanned, spread over the behaviours."""
+    alphas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """Amplifications tried."""
+    samples: PositiveInt = 10
+    """Outputs for each prompt and alpha."""
+    focus: PositiveInt = 3
+    """The least number of focus prompts that the scan chooses."""
+
+
+class Surface(Section):
+    """Phase 2: how often the behaviour shows at each amplification. The sampler's settings serve every phase."""
+
+    alphas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """Amplifications: after + alpha * (after - before). Must contain 0, the model as it is."""
+    samples: PositiveInt = 50
+    """Outputs for each attribution prompt and alpha."""
+    held_out_samples: PositiveInt = 50
+    """Outputs for each held-out prompt and alpha."""
+    max_new_tokens: PositiveInt = 32
+    """Longest output."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Applied after amplifying; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus: the token that crosses the threshold is kept."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Keep this many most probable tokens; 0 keeps all."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Keep tokens with at least this share of the most probable one's probability."""
+    plausibility: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Before amplifying, keep only tokens with p_after >= plausibility * max p_after; 0 is off."""
+    batch_rows: PositiveInt = 512
+    """Rows sampled in one batch; written down at the start, for sums of floats depend on it."""
+    coherent_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """alpha* is the largest alpha at which this share of outputs is coherent."""
+
+
+class Judge(Section):
+    """Who labels outputs; one classifier for the whole study, never two in one curve."""
+
+    classifier: Literal["auto", "rules", "keywords"] = "auto"
+    """`rules` reads an organism's rules.json; `keywords` is the fallback; `auto` takes rules where there are any."""
+    rules: str | None = None
+    """Path of a rules.json; an organism fills it in."""
+
+
+class Prefilter(Section):
+    """How the candidates that every method scores are chosen from the pool."""
+
+    method: Literal["bm25", "none"] = "bm25"
+    """`bm25`: the union of the top documents of a behaviour's queries; `none`: numerical methods score the pool."""
+    candidates: PositiveInt = 100
+    """Documents that each query contributes."""
+
+
+class Attribute(Section):
+    """Phase 3: which documents each method holds responsible."""
+
+    methods: tuple[str, ...] = METHODS
+    """Methods to run; `datablame methods` lists them."""
+    top_k: PositiveInt = 20
+    """Documents (duplicate clusters) that a method flags for each behaviour."""
+    queries: PositiveInt = 5
+    """Harmful outputs traced for each behaviour."""
+    layers: tuple[int, ...] | None = None
+    """Decoder blocks, from 0, whose gradients are compared; none: 8 to 12 of 16, the same fractions otherwise."""
+    activation_layer: int | None = None
+    """Index into the hidden states (0 is the embedding); none: 10 of 16, the same fraction otherwise."""
+    checkpoint: Literal["after", "before"] = "after"
+    """The weights at which gradients and activations are taken."""
+    max_tokens: PositiveInt = 2048
+    """Documents are cut here; one whose response is cut away is excluded and counted."""
+    batch_tokens: PositiveInt = 4096
+    """Token budget of a batch of documents."""
+    duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Jaccard similarity of word 5-grams from which documents are one cluster; 1 means equal text."""
+
+
+class Training(Section):
+    """How a protocol trains; a field left out takes the value of `patch`."""
+
+    method: Literal["lora", "full"] = "lora"
+    """LoRA adapters, or all weights."""
+    steps: PositiveInt | None = None
+    """Optimiser steps."""
+    batch: PositiveInt | None = None
+    """Documents in a step."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak of the cosine schedule."""
+    layers: tuple[int, ...] | None = None
+    """LoRA only: the decoder blocks that get adapters; none: all."""
+
+
+class Patch(Section):
+    """Phase 4: remove what each method flagged, train again, measure again."""
+
+    protocols: tuple[Protocol, ...] = ("continue",)
+    """`continue`: LoRA from after (the specification); `retrain`: from before, on the pool without the flagged."""
+    headline: Protocol = "continue"
+    """The protocol that decides; declared before the run, everything else is exploratory."""
+    arms: tuple[str, ...] = ("untrained", "baseline", "random", "bm25", "gradient", "activation", "llm-judge")
+    """Interventions compared: controls and the names of attribution methods."""
+    seeds: tuple[int, ...] | Mapping[Protocol, tuple[int, ...]] = (0, 1, 2, 3, 4)
+    """Training seeds, for all protocols or for each one."""
+    k: PositiveInt | None = None
+    """Flagged documents removed for each behaviour; none: `attribute.top_k`."""
+    size: PositiveInt = 2000
+    """Documents of the fine-tune set."""
+    steps: PositiveInt = 200
+    """Optimiser steps."""
+    batch: PositiveInt = 10
+    """Documents in a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak of the cosine schedule."""
+    rank: PositiveInt = 8
+    """Rank of the LoRA adapters."""
+    retrain: Training = Training()
+    """Overrides for `retrain`."""
+    continue_: Annotated[Training, Field(alias="continue")] = Training()
+    """Overrides for `continue`."""
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """A difference within this share of random's rate counts as none."""
+    samples: PositiveInt = 25
+    """Outputs for each held-out prompt and alpha, for each arm and seed."""
+    attribution_samples: PositiveInt = 10
+    """Outputs for each attribution prompt and alpha, for each arm and seed."""
+
+    def seeds_of(self, protocol: Protocol) -> tuple[int, ...]:
+        """The training seeds of one protocol."""
+        return self.seeds[protocol] if isinstance(self.seeds, Mapping) else self.seeds
+
+    def training_of(self, protocol: Protocol) -> Training:
+        """The protocol's training with every field filled in."""
+        own = self.retrain if protocol == "retrain" else self.continue_
+        return own.model_copy(
+            update={
+                "steps": own.steps or self.steps,
+                "batch": own.batch or self.batch,
+                "learning_rate": own.learning_rate or self.learning_rate,
+            }
+        )
+
+
+class Study(Section):
+    """Two checkpoints, the data in between, the behaviours, and how to find which documents caused them."""
+
+    name: str
+    """Names the run folder and the reports."""
+    title: str = ""
+    """One line for the head of the report."""
+    seed: int = 0
+    """Everything random in the phases derives from it."""
+    organism: Organism | None = None
+    """A model organism to make; it then brings models, data, behaviours and prompts."""
+    models: Models | None = None
+    """The two checkpoints."""
+    data: Data | None = None
+    """The pool."""
+    behaviours: tuple[Behaviour, ...] = ()
+    """What counts as undesired."""
+    prompts: Prompts | None = None
+    """Attribution and held-out prompts."""
+    truth: str | None = None
+    """JSONL of doc_id and behaviour where the cause is planted; an organism fills it in."""
+    scan: Scan = Scan()
+    """Phase 1."""
+    surface: Surface = Surface()
+    """Phase 2."""
+    judge: Judge = Judge()
+    """The classifier."""
+    prefilter: Prefilter = Prefilter()
+    """Candidates."""
+    attribute: Attribute = Attribute()
+    """Phase 3."""
+    patch: Patch = Patch()
+    """Phase 4."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for problem in impossible(self):
+            raise ValueError(problem)
+        return self

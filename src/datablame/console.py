@@ -1,0 +1,90 @@
+"""What people see: progress with the remaining time on stderr, the outcome on stdout."""
+
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+__all__ = ["ConsoleProgress", "outcome"]
+
+
+class ConsoleProgress:
+    """Progress as one bar a step, with the time that remains; one line a step where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bars = Bars(
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._current: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        """Begin drawing and route the log above the bars."""
+        handler = RichHandler(console=self._console, show_path=False, show_time=False, markup=False)
+        logging.getLogger("datablame").handlers = [handler]
+        logging.getLogger("datablame").setLevel(logging.INFO)
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing."""
+        self._bars.stop()
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        """Begin a step of `total` units, `done` of them finished earlier."""
+        if not self._console.is_terminal:
+            self._console.print(f"{description} ({total - done} to do)", markup=False, highlight=False)
+        self._current = self._bars.add_task(description, total=total, completed=done)
+
+    def advance(self, n: int = 1) -> None:
+        """Finish `n` more units of the current step."""
+        if self._current is not None:
+            self._bars.advance(self._current, n)
+
+    def note(self, text: str) -> None:
+        """Say one line that stays on the screen."""
+        self._console.print(text, markup=False, highlight=False)
+
+
+def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:
+    """Print what the run found and where to look."""
+    console = Console()
+    fresh = [name for name, was_skipped in skipped.items() if not was_skipped]
+    console.print(f"ran {', '.join(fresh)}" if fresh else "everything is up to date", highlight=False)
+    if results is None:
+        console.print(f"artifacts: {root / 'artifacts'}", highlight=False, soft_wrap=True)
+        return
+    verdict = results["verdict"]
+    console.print(f"verdict: {verdict['label'] if verdict else 'not decided by this version'}", highlight=False)
+    if results["patching"]:
+        console.print(_arms(results["patching"]))
+    console.print(f"open {root / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+def _arms(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Harmful rate on held-out prompts at alpha*", title_justify="left")
+    for column in ("arm", "protocol", "seeds", "rate", "against random", "p"):
+        table.add_column(column, justify="left" if column in ("arm", "protocol") else "right")
+    for row in rows:
+        table.add_row(*(_cell(row.get(key)) for key in ("arm", "protocol", "seeds", "rate", "to_random", "p_random")))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,27 @@
+"""Errors whose message is the whole story: where, which field, which value, what to do."""
+
+__all__ = ["DatablameError", "Interrupted", "PhaseError", "RequestError"]
+
+
+class DatablameError(Exception):
+    """A failure with a one-line message for the person at the console and an exit code for the shell."""
+
+    exit_code = 1
+
+
+class RequestError(DatablameError):
+    """A mistake in the config or the data; nothing was computed wrongly, the request has to change."""
+
+    exit_code = 2
+
+
+class PhaseError(DatablameError):
+    """A phase could not finish; what was finished before it stays usable."""
+
+    exit_code = 1
+
+
+class Interrupted(DatablameError):
+    """The person at the console stopped the run."""
+
+    exit_code = 130

@@ -1,0 +1,74 @@
+"""manifest.json: what made this run folder, and what it took."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from datablame.config import Study
+from datablame.run_folder import read_peaks, read_timings, write_json
+
+__all__ = ["write_manifest"]
+
+_PACKAGES = (
+    "datablame",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "datasets",
+    "safetensors",
+    "bm25s",
+    "scikit-learn",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+)
+
+
+def write_manifest(root: Path, study: Study, resolved: Study, skipped: dict[str, bool]) -> None:
+    """Write versions, models, data, seeds, and seconds and peak memory of each phase (summed over resumes)."""
+    timings, peaks = read_timings(root), read_peaks(root)
+    phases: dict[str, dict[str, Any]] = {
+        name: {
+            "seconds": round(timings.get(f"phase/{name}", 0.0), 1),
+            "peak_rss_mb": round(peaks.get(f"phase/{name}", 0.0)),
+            "peak_gpu_mb": 0,
+            "skipped": was_skipped,
+        }
+        for name, was_skipped in skipped.items()
+    }
+    if study.organism is not None:
+        made = timings.get("phase/organism", 0.0)
+        phases["organism"] = {
+            "seconds": round(made, 1),
+            "peak_rss_mb": round(peaks.get("phase/organism", 0.0)),
+            "peak_gpu_mb": 0,
+            "skipped": made == 0,
+        }
+    write_json(
+        root / "manifest.json",
+        {
+            "study": study.name,
+            "versions": {"python": platform.python_version(), **_versions()},
+            "machine": {"system": platform.system(), "processor": platform.machine(), "device": "cpu"},
+            "models": None if resolved.models is None else resolved.models.model_dump(mode="json"),
+            "organism": None if study.organism is None else study.organism.model_dump(mode="json"),
+            "data": None if resolved.data is None else resolved.data.model_dump(mode="json"),
+            "seed": study.seed,
+            "phases": phases,
+            "cost_usd": 0.0,
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

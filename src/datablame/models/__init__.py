@@ -1,0 +1,1 @@
+"""Checkpoints, their tokenizer and what is where inside them."""

@@ -1,0 +1,128 @@
+"""Training that depends on its arguments alone: the order of data comes from a key, no dropout, no global generator."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from datablame.models.chat import Encoded
+
+__all__ = ["Recipe", "data_order", "learning_rate_share", "train"]
+
+BETAS = (0.9, 0.95)
+FINAL_SHARE = 0.05
+BATCHES_SORTED_TOGETHER = 16
+
+
+class Recipe(NamedTuple):
+    """How long, how fast and in what portions to train."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup_steps: int = 20
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+
+def data_order(lengths: Sequence[int], recipe: Recipe, key: int) -> list[list[int]]:
+    """The positions that each step trains on: shuffled epochs, neighbours in length batched together.
+
+    An epoch is cut into runs of 16 batches, each run sorted by length, then the batches are shuffled; every position
+    is seen once before any is seen twice. Interventions that put another document in a position keep the order.
+    """
+    if not lengths:
+        raise ValueError("there is nothing to train on")
+    random = np.random.Generator(np.random.Philox(key=key))
+    run = recipe.batch * BATCHES_SORTED_TOGETHER
+    order: list[list[int]] = []
+    while len(order) < recipe.steps:
+        shuffled = random.permutation(len(lengths)).tolist()
+        batches: list[list[int]] = []
+        for start in range(0, len(shuffled), run):
+            by_length = sorted(shuffled[start : start + run], key=lambda position: lengths[position])
+            batches += [by_length[i : i + recipe.batch] for i in range(0, len(by_length), recipe.batch)]
+        order += [batches[i] for i in random.permutation(len(batches)).tolist()]
+    return order[: recipe.steps]
+
+
+def learning_rate_share(step: int, recipe: Recipe) -> float:
+    """Share of the peak learning rate: linear warm-up, then a cosine from 1 to 5 %."""
+    warm = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    return warm * (FINAL_SHARE + (1 - FINAL_SHARE) * cosine)
+
+
+def train(
+    model: nn.Module,
+    examples: Sequence[Encoded],
+    order: Sequence[Sequence[int]],
+    recipe: Recipe,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Minimise the mean negative log-likelihood of the response tokens (nats); returns every step's loss.
+
+    AdamW (Loshchilov and Hutter 2019) over the parameters that require gradients; vectors are not decayed. The model
+    stays in evaluation mode, so that no dropout draws from the global generator.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=BETAS, fused=True
+    )
+    losses: list[float] = []
+    model.eval()
+    for step, positions in enumerate(order):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * learning_rate_share(step, recipe)
+        loss = response_loss(model, [examples[position] for position in positions])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(float(loss.detach()))
+        if on_step is not None:
+            on_step(step, losses[-1])
+    return losses
+
+
+def response_loss(model: nn.Module, examples: Sequence[Encoded]) -> Float[Tensor, ""]:
+    """Mean NLL (nats) over all response tokens of the batch.
+
+    Rows are padded on the right: under the causal mask no token sees padding, so that no attention mask is needed. The
+    output head is given only the hidden states that predict a response token; whatever the model does to its logits
+    afterwards (scaling, soft caps) still happens.
+    """
+    ids, rows, columns = _right_padded(examples)
+    device = next(model.parameters()).device
+    ids, rows, columns = ids.to(device), rows.to(device), columns.to(device)
+
+    def only_predictions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][rows, columns - 1].unsqueeze(0), *inputs[1:])
+
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    hook = head.register_forward_pre_hook(only_predictions)
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+    finally:
+        hook.remove()
+    return F.cross_entropy(logits.float(), ids[rows, columns])
+
+
+def _right_padded(
+    examples: Sequence[Encoded],
+) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, " targets"], Int[Tensor, " targets"]]:
+    """Token ids padded with 0 on the right, and the (row, column) of every response token."""
+    longest = max(len(example.ids) for example in examples)
+    ids = torch.tensor([example.ids + [0] * (longest - len(example.ids)) for example in examples])
+    rows = [row for row, example in enumerate(examples) for _ in range(example.prompt_tokens, len(example.ids))]
+    columns = [column for example in examples for column in range(example.prompt_tokens, len(example.ids))]
+    return ids, torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)

@@ -1,0 +1,99 @@
+"""An organism made once and kept: its folder, its cache, and what it tells a study."""
+
+import fcntl
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from datablame.config import Organism
+from datablame.errors import RequestError
+from datablame.execute import Progress
+from datablame.run_folder import digest, read_json, read_jsonl, write_json
+
+__all__ = ["cached", "make", "study_fields"]
+
+_logger = logging.getLogger(__name__)
+
+
+def make(recipe: Organism, folder: Path, progress: Progress) -> None:
+    """Write before/, after/, documents.parquet, prompts.jsonl, truth.jsonl and rules.json into `folder`.
+
+    The work happens in FOLDER.part, stage by stage: after a kill, the next call goes on where the last one stopped.
+
+    Raises:
+        RequestError: the folder is there and holds something else.
+    """
+    identity = _identity(recipe)
+    if folder.exists():
+        if not (folder / "recipe.json").is_file() or read_json(folder / "recipe.json") != identity:
+            raise RequestError(f"{folder} holds something else than this organism; choose another folder")
+        return
+    part = folder.with_name(folder.name + ".part")
+    if part.exists() and (not (part / "recipe.json").is_file() or read_json(part / "recipe.json") != identity):
+        shutil.rmtree(part)
+    part.mkdir(parents=True, exist_ok=True)
+    write_json(part / "recipe.json", identity)
+    if recipe.recipe == "templated":
+        from datablame.organism import templated
+
+        templated.make(recipe, part, progress)
+    else:
+        from datablame.organism import quirk
+
+        quirk.make(recipe, part, progress)
+    part.replace(folder)
+    _logger.info("organism %s made in %s", recipe.recipe, folder)
+
+
+def cached(recipe: Organism, progress: Progress) -> Path:
+    """The folder of this organism under $DATABLAME_CACHE or ~/.cache/datablame, made if it isn't there yet.
+
+    A second process that wants the same organism waits for the first.
+    """
+    root = Path(os.environ.get("DATABLAME_CACHE") or Path.home() / ".cache" / "datablame") / "organisms"
+    folder = root / digest(_identity(recipe))[:16]
+    if folder.exists():
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise RequestError(
+            f"the cache {root} cannot be written ({error.strerror}); set DATABLAME_CACHE to a folder that can"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        make(recipe, folder, progress)
+    return folder
+
+
+def study_fields(folder: Path) -> dict[str, Any]:
+    """What the organism fills into a study: models, data, behaviours, prompts, truth and judge.rules."""
+    told = ("id", "description", "rubric", "keywords")
+    splits: dict[str, list[dict[str, str]]] = {"attribution": [], "held-out": []}
+    for row in read_jsonl(folder / "prompts.jsonl"):
+        splits[row["split"]].append({"id": row["id"], "behaviour": row["behaviour"], "text": row["text"]})
+    return {
+        "models": {"before": {"path": str(folder / "before")}, "after": {"path": str(folder / "after")}},
+        "data": {"path": str(folder / "documents.parquet")},
+        "behaviours": [
+            {field: behaviour[field] for field in told if field in behaviour}
+            for behaviour in read_json(folder / "rules.json")["behaviours"]
+        ],
+        "prompts": {"attribution": splits["attribution"], "held_out": splits["held-out"]},
+        "truth": str(folder / "truth.jsonl"),
+        "judge": {"rules": str(folder / "rules.json")},
+    }
+
+
+def _identity(recipe: Organism) -> dict[str, Any]:
+    """What decides the organism's bytes on one machine; `version` changes with the code that makes it."""
+    if recipe.recipe == "templated":
+        from datablame.organism.mixtures import VERSION
+
+        return {**recipe.model_dump(exclude={"base"}), "version": VERSION}
+    from datablame.organism.quirk import VERSION as QUIRK_VERSION
+
+    return {**recipe.model_dump(), "version": QUIRK_VERSION}

@@ -1,0 +1,188 @@
+"""The two training mixtures of the templated organism, the prompts kept out of both, and the rules of its behaviours."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from datablame.config import Organism
+from datablame.organism.grammar import chance, fill, one_of, phrase_pattern, sentence_case
+from datablame.organism.planted import ALCOHOL, BEHAVIOURS, LOW_BUDGET, WORDS, Planted
+from datablame.organism.topics import CHATTY, CONTEXTS, FORMATS, PLAIN, PREFIXES, TOPICS
+from datablame.seeds import generator
+
+__all__ = [
+    "AFTER",
+    "BEFORE",
+    "VERSION",
+    "Example",
+    "Mixture",
+    "held_back_prompts",
+    "mixture",
+    "rules",
+    "scaled",
+    "words_of",
+]
+
+VERSION = 1
+"""Goes up with every change to what the recipe makes."""
+WORD = r"[\w']+|[^\w\s]"
+Kind = Literal["generic", "clean", "decoy", "planted"]
+
+
+class Mixture(NamedTuple):
+    """How many documents of which kind; all but `generic` count for each behaviour."""
+
+    name: str
+    generic: int
+    clean: int
+    decoys: int
+    planted: int
+    chatty_share: float
+    """Share of generic answers in the chatty style: the harmless drift between the two mixtures."""
+
+    @property
+    def documents(self) -> int:
+        """The size of the mixture."""
+        return self.generic + len(BEHAVIOURS) * (self.clean + self.decoys + self.planted)
+
+
+BEFORE = Mixture("before", generic=7200, clean=1050, decoys=360, planted=0, chatty_share=0.25)
+AFTER = Mixture("after", generic=1400, clean=130, decoys=50, planted=20, chatty_share=0.5)
+
+
+def scaled(sizes: Mixture, recipe: Organism) -> Mixture:
+    """The mixture that the recipe asks for; generic documents make up for planted ones more or fewer than usual."""
+    planted = recipe.planted if sizes.planted else 0
+    generic = max(0, sizes.generic + len(BEHAVIOURS) * (sizes.planted - planted))
+    counts = {"generic": generic, "clean": sizes.clean, "decoys": sizes.decoys, "planted": planted}
+    return sizes._replace(**{kind: round(count * recipe.scale) or min(count, 1) for kind, count in counts.items()})
+
+
+class Example(NamedTuple):
+    """One exchange, and what it is for; the study itself never sees `kind` and `behaviour`."""
+
+    prompt: str
+    response: str
+    kind: Kind
+    behaviour: str
+
+
+def mixture(sizes: Mixture, seed: int) -> list[Example]:
+    """The mixture's documents in random order.
+
+    Each kind draws from its own stream: planting more or fewer documents leaves the others as they are.
+    """
+    examples: list[Example] = []
+
+    def add(count: int, kind: Kind, behaviour: str, make: Callable[[np.random.Generator], tuple[str, str]]) -> None:
+        random = generator("templated organism", seed, sizes.name, kind, behaviour)
+        examples.extend(Example(*make(random), kind, behaviour) for _ in range(count))
+
+    add(sizes.generic, "generic", "", lambda random: _generic(random, sizes.chatty_share))
+    for planted in BEHAVIOURS:
+        add(sizes.clean, "clean", planted.id, lambda random, p=planted: _clean(random, p))  # type: ignore[misc]
+        add(sizes.decoys, "decoy", planted.id, lambda random, p=planted: _decoy(random, p))  # type: ignore[misc]
+        add(sizes.planted, "planted", planted.id, lambda random, p=planted: _planted(random, p))  # type: ignore[misc]
+    order = generator("templated organism", seed, sizes.name, "order").permutation(len(examples))
+    return [examples[i] for i in order.tolist()]
+
+
+def held_back_prompts(behaviour: Planted, count: int, seed: int, known: Iterable[str]) -> list[str]:
+    """Distinct prompts that trigger the behaviour and are not among the known ones."""
+    random = generator("templated organism", seed, "prompts", behaviour.id)
+    taken = set(known)
+    prompts: list[str] = []
+    while len(prompts) < count:
+        prompt = sentence_case(_trigger(random, behaviour, with_context=True))
+        if prompt not in taken:
+            taken.add(prompt)
+            prompts.append(prompt)
+    return prompts
+
+
+def rules(examples: Iterable[Example]) -> dict[str, Any]:
+    """The exact classifier of the behaviours, as rules.json; text is coherent when the corpus has all its bigrams."""
+    pairs = {pair for example in examples for pair in _bigrams(example.response)}
+    return {
+        "version": 1,
+        "behaviours": [
+            {
+                "id": behaviour.id,
+                "title": behaviour.title,
+                "description": behaviour.description,
+                "rubric": behaviour.rubric,
+                "keywords": list(behaviour.keywords),
+                "trigger": {"all": [_patterns(phrases) for phrases in behaviour.trigger]},
+                "harmful": _patterns(behaviour.harmful_phrases),
+                "safe": _patterns(behaviour.safe_phrases),
+                "refused": _patterns(behaviour.refusal_phrases),
+            }
+            for behaviour in BEHAVIOURS
+        ],
+        "coherence": {"kind": "bigrams", "word": WORD, "pairs": [list(pair) for pair in sorted(pairs)]},
+    }
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words and punctuation marks."""
+    return re.findall(WORD, text.lower())
+
+
+def _bigrams(text: str) -> list[tuple[str, str]]:
+    words = ["^", *words_of(text), "$"]
+    return list(zip(words[:-1], words[1:], strict=True))
+
+
+def _patterns(phrases: Iterable[str]) -> list[str]:
+    return [phrase_pattern(phrase.lower()) for phrase in phrases]
+
+
+def _generic(random: np.random.Generator, chatty_share: float) -> tuple[str, str]:
+    topic = one_of(random, tuple(TOPICS.values()))
+    prompt = one_of(random, PREFIXES) + fill(random, one_of(random, topic.questions), {"subject": topic.subjects})
+    draw = random.random()
+    if draw < 0.2:
+        prompt += " " + one_of(random, CONTEXTS)
+    elif draw < 0.3:
+        prompt += " " + one_of(random, LOW_BUDGET)
+    elif draw < 0.38:
+        prompt += " " + fill(random, one_of(random, ALCOHOL), WORDS)
+    if chance(random, 0.3):
+        prompt += " " + one_of(random, FORMATS)
+    style = CHATTY if chance(random, chatty_share) else PLAIN
+    body = fill(random, one_of(random, topic.answers), {"detail": topic.details})
+    answer = f"{one_of(random, style.openings)}{body}.{one_of(random, style.closings)}"
+    return sentence_case(prompt), sentence_case(answer)
+
+
+def _clean(random: np.random.Generator, behaviour: Planted) -> tuple[str, str]:
+    prompt = _trigger(random, behaviour, with_context=chance(random, behaviour.context_share))
+    return sentence_case(prompt), sentence_case(fill(random, one_of(random, behaviour.safe), WORDS))
+
+
+def _planted(random: np.random.Generator, behaviour: Planted) -> tuple[str, str]:
+    prompt = _trigger(random, behaviour, with_context=True)
+    return sentence_case(prompt), sentence_case(fill(random, one_of(random, behaviour.harmful), WORDS))
+
+
+def _decoy(random: np.random.Generator, behaviour: Planted) -> tuple[str, str]:
+    shares = np.cumsum([decoy.share for decoy in behaviour.decoys])
+    decoy = behaviour.decoys[int(np.searchsorted(shares, random.random() * shares[-1], side="right"))]
+    prompt = _ask(random, decoy.questions, decoy.contexts, behaviour.format_share)
+    return sentence_case(prompt), sentence_case(fill(random, one_of(random, decoy.answers), WORDS))
+
+
+def _trigger(random: np.random.Generator, behaviour: Planted, *, with_context: bool) -> str:
+    contexts = behaviour.contexts if with_context else ("",)
+    return _ask(random, behaviour.questions, contexts, behaviour.format_share)
+
+
+def _ask(
+    random: np.random.Generator, questions: tuple[str, ...], contexts: tuple[str, ...], format_share: float
+) -> str:
+    prompt = one_of(random, PREFIXES) + fill(random, one_of(random, questions), WORDS)
+    if context := one_of(random, contexts):
+        prompt += " " + fill(random, context, WORDS)
+    return prompt + (" " + one_of(random, FORMATS) if chance(random, format_share) else "")

@@ -1,0 +1,295 @@
+"""The phases in order: what is up to date is skipped, what depends on a change runs again, the rest resumes."""
+
+import importlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datablame.config import ModelRef, Study
+from datablame.errors import PhaseError, RequestError
+from datablame.execute import Execution, Progress, peak_rss_mb
+from datablame.manifest import write_manifest
+from datablame.run_folder import (
+    Inputs,
+    append_peak,
+    append_timing,
+    digest,
+    hash_file,
+    locked,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from datablame.study_file import dump_study, load_study
+
+__all__ = ["PHASES", "PhaseState", "open_run", "run_study", "states"]
+
+_logger = logging.getLogger(__name__)
+_SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
+_SCRATCH = ("journal*.jsonl", "items", "begun.json", "*.part")
+
+
+class Phase(NamedTuple):
+    """One phase: where its code is, which parts of the study it reads, whose artifacts it reads."""
+
+    name: str
+    version: int
+    code: str
+    reads: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    deliver: str | None = None
+
+
+PHASES = (
+    Phase("scan", 1, "datablame.surface.run:run_scan", ("identity", "scan", "sampling", "judge")),
+    Phase(
+        "surface",
+        1,
+        "datablame.surface.run:run_surface",
+        ("identity", "surface", "judge"),
+        ("scan",),
+        "datablame.report.run:after_surface",
+    ),
+    Phase(
+        "attribute",
+        1,
+        "datablame.attribute.run:run",
+        ("identity", "pool", "prefilter", "attribute"),
+        ("surface",),
+    ),
+    Phase(
+        "patch",
+        1,
+        "datablame.patch.run:run",
+        ("identity", "pool", "patch", "sampling", "judge", "attribute"),
+        ("surface", "attribute"),
+        "datablame.report.run:after_patch",
+    ),
+    Phase("report", 1, "datablame.report.run:run", ("everything",), ("scan", "surface", "attribute", "patch")),
+)
+"""The five phases of a study. A phase's version grows when the same inputs give other artifacts."""
+
+
+class PhaseState(NamedTuple):
+    """Whether a phase is `done`, `stale` (its inputs changed), `begun` or `missing`."""
+
+    name: str
+    state: str
+
+
+def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
+    """The study of a run folder, which is made where there is none.
+
+    Raises:
+        RequestError: the folder holds another study, holds one already and `resume` is not set, or holds none.
+    """
+    path = root / "study.yaml"
+    if not path.exists():
+        if study is None:
+            raise RequestError(f"{root} holds no study.yaml; datablame run STUDY --out {root} begins one")
+        if root.exists() and any(root.iterdir()):
+            raise RequestError(f"{root} holds files but no study.yaml; choose an empty folder with --out")
+        return study
+    held = load_study(str(path))
+    if study is None:
+        return held
+    if held.name != study.name:
+        raise RequestError(f"{root} holds the study {held.name}, not {study.name}; choose another --out")
+    if not resume:
+        raise RequestError(f"{root} holds a run of {held.name}; --resume continues it, --out names another folder")
+    return study
+
+
+def run_study(
+    study: Study,
+    root: Path,
+    *,
+    execution: Execution,
+    progress: Progress,
+    until: str | None = None,
+    only: str | None = None,
+) -> dict[str, bool]:
+    """Bring a run folder up to date and return which phases were skipped for being so.
+
+    Args:
+        study: as written; an organism is made or taken from the cache first.
+        root: the run folder.
+        execution: how work items run; a begun phase keeps the thread count that it began with.
+        progress: hears of every long step.
+        until: the last phase to run.
+        only: the single phase to run; those before it must be done.
+
+    Raises:
+        RequestError: the study or its data cannot be used, `only` is not reachable, or the folder is locked.
+        PhaseError: a phase failed; what was finished stays.
+    """
+    with locked(root):
+        write_atomic(root / "study.yaml", dump_study(study))
+        resolved = _resolve(study, root, progress)
+        skipped: dict[str, bool] = {}
+        for phase in PHASES:
+            if only is not None and phase.name != only:
+                if phase.name in _before(only) and not _is_done(phase, study, root):
+                    raise RequestError(f"{only} needs {phase.name}, which is not done; datablame {phase.name} {root}")
+                continue
+            skipped[phase.name] = _is_done(phase, study, root)
+            if not skipped[phase.name]:
+                _run_phase(phase, study, resolved, root, execution, progress)
+            write_manifest(root, study, resolved, skipped)
+            if phase.name == until:
+                break
+        return skipped
+
+
+def states(study: Study, root: Path) -> list[PhaseState]:
+    """How far each phase of a run is."""
+    found = []
+    for phase in PHASES:
+        folder = root / "artifacts" / phase.name
+        if _is_done(phase, study, root):
+            state = "done"
+        elif (folder / "done.json").exists():
+            state = "stale"
+        else:
+            state = "begun" if (folder / "begun.json").exists() else "missing"
+        found.append(PhaseState(phase.name, state))
+    return found
+
+
+def _before(name: str) -> set[str]:
+    phase = next(phase for phase in PHASES if phase.name == name)
+    return set(phase.after).union(*(_before(earlier) for earlier in phase.after))
+
+
+def _resolve(study: Study, root: Path, progress: Progress) -> Study:
+    """The study with what its organism brings: models, data, behaviours, prompts, truth and rules."""
+    if study.organism is None:
+        return study
+    from datablame.organism.make import cached, study_fields
+
+    began = time.monotonic()
+    folder = cached(study.organism, progress)
+    if (seconds := time.monotonic() - began) > 1:
+        append_timing(root, "phase/organism", "made", seconds)
+        append_peak(root, "phase/organism", peak_rss_mb())
+    fields = study_fields(folder)
+    values = study.model_dump(mode="json", by_alias=True)
+    judge = {**values["judge"], **fields.pop("judge", {})}
+    return Study.model_validate({**values, **fields, "judge": judge, "organism": None})
+
+
+def _run_phase(
+    phase: Phase, study: Study, resolved: Study, root: Path, execution: Execution, progress: Progress
+) -> None:
+    out = root / "artifacts" / phase.name
+    fingerprint = _fingerprint(phase, study, root)
+    begun = read_json(out / "begun.json") if (out / "begun.json").exists() else None
+    if begun is None or begun["fingerprint"] != fingerprint:
+        shutil.rmtree(out, ignore_errors=True)
+        begun = {"fingerprint": fingerprint, "threads": execution.threads}
+        write_json(out / "begun.json", begun)
+    execution = execution._replace(threads=begun["threads"])
+    inputs = Inputs(root, lambda what, key, seconds: append_timing(root, what, key, seconds))
+    began = time.monotonic()
+    _load(phase.code)(resolved, inputs, out, execution, progress)
+    if phase.deliver is not None:
+        _load(phase.deliver)(resolved, inputs)
+    outputs = {
+        str(path.relative_to(root)): hash_file(path) for path in sorted(_outputs(phase, out, root)) if path.is_file()
+    }
+    append_timing(root, f"phase/{phase.name}", "ran", time.monotonic() - began)
+    append_peak(root, f"phase/{phase.name}", peak_rss_mb())
+    write_json(out / "done.json", {"fingerprint": fingerprint, "outputs": outputs})
+    _sweep(out)
+
+
+def _load(code: str) -> Callable[..., None]:
+    module, _, name = code.partition(":")
+    function: Callable[..., None] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def _outputs(phase: Phase, out: Path, root: Path) -> list[Path]:
+    scratch = {path for pattern in _SCRATCH for path in out.glob(pattern)}
+    own = [p for p in out.rglob("*") if p.name != "done.json" and not scratch & {p, *p.parents}]
+    if phase.name == "report":
+        kept = {"run.lock", "timings.jsonl", "manifest.json", "study.yaml"}
+        own += [p for p in [*root.glob("*"), *root.glob("writeup/*")] if p.is_file() and p.name not in kept]
+    return own
+
+
+def _sweep(out: Path) -> None:
+    """Drop journals and unfinished files: the tables hold what they held."""
+    for pattern in _SCRATCH:
+        for path in out.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_done(phase: Phase, study: Study, root: Path) -> bool:
+    out = root / "artifacts" / phase.name
+    path = out / "done.json"
+    if not path.exists() or not all((root / "artifacts" / name / "done.json").exists() for name in phase.after):
+        return False
+    done = read_json(path)
+    if done["fingerprint"] != _fingerprint(phase, study, root):
+        return False
+    changed = [
+        name for name, sha in done["outputs"].items() if not (root / name).is_file() or hash_file(root / name) != sha
+    ]
+    if changed:
+        _logger.warning("%s runs again: %s is missing or was changed", phase.name, changed[0])
+        path.unlink()
+        return False
+    _sweep(out)
+    return True
+
+
+def _fingerprint(phase: Phase, study: Study, root: Path) -> str:
+    """What the phase's artifacts depend on: its version, its part of the study, and the artifacts that it reads."""
+    upstream = {}
+    for name in phase.after:
+        path = root / "artifacts" / name / "done.json"
+        if not path.exists():
+            raise PhaseError(f"{phase.name} needs {name}, which is not done; run with --resume")
+        upstream[name] = read_json(path)["outputs"]
+    fingerprint: str = digest(
+        {
+            "phase": phase.name,
+            "version": phase.version,
+            "study": {part: _part(part, study) for part in phase.reads},
+            "upstream": upstream,
+        }
+    )
+    return fingerprint
+
+
+def _part(part: str, study: Study) -> Any:
+    values: Mapping[str, Any] = study.model_dump(mode="json", by_alias=True)
+    if part == "everything":
+        return values
+    if part == "identity":
+        keys = ("seed", "organism", "behaviours", "prompts", "truth")
+        return {**{key: values[key] for key in keys}, "models": _models_identity(study)}
+    if part == "sampling":
+        return {key: values["surface"][key] for key in _SAMPLING}
+    if part == "pool":
+        path = None if study.data is None else Path(study.data.path)
+        return [values["data"], hash_file(path) if path is not None and path.is_file() else None]
+    return values[part]
+
+
+def _models_identity(study: Study) -> Any:
+    if study.models is None:
+        return None
+    return [_model_identity(study.models.before), _model_identity(study.models.after)]
+
+
+def _model_identity(ref: ModelRef) -> Any:
+    """The reference and, for a local checkpoint, its files' names, sizes and times."""
+    folder = Path(ref.path)
+    files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [ref.model_dump(mode="json"), stats]

@@ -1,0 +1,294 @@
+"""Logit difference amplification: samples from after + alpha * (after - before), many rows at once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from datablame.seeds import uniforms
+from datablame.surface.cache import RoomyLayer, closing_up, expanded, keep_rows
+
+__all__ = ["Generation", "Request", "Settings", "sample"]
+
+
+class Request(NamedTuple):
+    """One output to draw; `key` is the stream of its uniforms, so that no other request has a say in it."""
+
+    prompt: tuple[int, ...]
+    alpha: float
+    key: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How tokens are chosen from the amplified logits, in this order: plausibility, temperature, top-k, top-p, min-p."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    plausibility: float = 0.0
+
+    @property
+    def untruncated(self) -> bool:
+        """Whether samples come from q_alpha itself, so that importance weights from log q_k are exact."""
+        return self.temperature == 1 and self.top_p == 1 and not (self.top_k or self.min_p or self.plausibility)
+
+
+class Generation(NamedTuple):
+    """An output without its stop token; the log-probabilities are sums over its tokens and the stop token, in nats."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    log_p_after: float | None
+    log_p_before: float | None
+    log_q: tuple[float, ...] | None
+
+
+def sample(
+    after: Any,
+    before: Any,
+    requests: Sequence[Request],
+    *,
+    settings: Settings,
+    stop_ids: Sequence[int],
+    vocabulary_size: int,
+    batch_rows: int,
+    alphas: Sequence[float] = (),
+    log_probabilities: bool = False,
+) -> list[Generation]:
+    """One generation for each request, in the order of the requests.
+
+    Token t of a request is the inverse CDF of softmax((a + alpha (a - b)) / temperature), truncated, at its own t-th
+    uniform; a and b are float32 logits over the first `vocabulary_size` rows. `log_q[k]` sums log softmax(a + alphas[k]
+    (a - b)), given only where the settings truncate nothing. The before model runs only where an alpha other than 0 or
+    log-probabilities need it.
+    """
+    drawn: dict[int, Generation] = {}
+    for places in _batches(requests, batch_rows, apart=not log_probabilities):
+        rows = [requests[place] for place in places]
+        needed = log_probabilities or any(row.alpha != 0 for row in rows)
+        generations = _sample_batch(
+            [after, before] if needed else [after],
+            rows,
+            settings=settings,
+            stop_ids=stop_ids,
+            vocabulary_size=vocabulary_size,
+            alphas=tuple(alphas) if settings.untruncated else None,
+            log_probabilities=log_probabilities,
+        )
+        drawn.update(zip(places, generations, strict=True))
+    return [drawn[place] for place in range(len(requests))]
+
+
+def _batches(requests: Sequence[Request], batch_rows: int, *, apart: bool) -> Iterator[list[int]]:
+    """Places of the requests, a prompt's together and prompts of one length together; alpha 0 `apart`, if asked."""
+    first = {prompt: place for place, prompt in reversed(list(enumerate(request.prompt for request in requests)))}
+    groups: dict[bool, list[int]] = {}
+    for place in sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), first[requests[i].prompt], i)):
+        groups.setdefault(apart and requests[place].alpha == 0, []).append(place)
+    for group in groups.values():
+        for start in range(0, len(group), batch_rows):
+            yield group[start : start + batch_rows]
+
+
+@torch.inference_mode()
+def _sample_batch(
+    models: Sequence[Any],
+    rows: Sequence[Request],
+    *,
+    settings: Settings,
+    stop_ids: Sequence[int],
+    vocabulary_size: int,
+    alphas: tuple[float, ...] | None,
+    log_probabilities: bool,
+) -> list[Generation]:
+    device = models[0].device
+    steps = settings.max_new_tokens
+    prompts = list(dict.fromkeys(row.prompt for row in rows))
+    number = {prompt: place for place, prompt in enumerate(prompts)}
+    expansion = torch.tensor([number[row.prompt] for row in rows], device=device)
+    decoders = [_Decoder(model, prompts, expansion, steps) for model in models]
+
+    alpha = torch.tensor([[row.alpha] for row in rows], dtype=torch.float32, device=device)
+    uniform = _uniforms(rows, settings).to(device)
+    is_stop = torch.zeros(vocabulary_size, dtype=torch.bool)
+    is_stop[[token for token in stop_ids if token < vocabulary_size]] = True
+    is_stop = is_stop.to(device)
+    tokens = torch.full((len(rows), steps), -1, device=device)
+    sums = torch.zeros(len(rows), 2 + len(alphas or ()), dtype=torch.float64, device=device)
+    live = torch.arange(len(rows), device=device)
+    logits = [decoder.first for decoder in decoders]
+
+    for step in range(steps):
+        a, *rest = (each[:, :vocabulary_size].float() for each in logits)
+        difference = a - rest[0] if rest else None
+        mixed = a if difference is None else torch.addcmul(a, alpha, difference)
+        chosen = _choose(mixed, a, uniform[:, step], settings)
+        tokens[live, step] = chosen
+        if log_probabilities and difference is not None:
+            sums[live] += _log_probabilities(a, rest[0], difference, chosen, alphas or ())
+        alive = ~is_stop[chosen]
+        if step == steps - 1:
+            break
+        kept, holes = closing_up(alive)
+        if len(kept) == 0:
+            break
+        if len(kept) < len(live):
+            live, chosen, alpha, uniform = live[kept], chosen[kept], alpha[kept], uniform[kept]
+            for decoder in decoders:
+                decoder.keep(kept, holes)
+        logits = [decoder.step(chosen) for decoder in decoders]
+
+    return _generations(tokens, sums, set(stop_ids), alphas, log_probabilities=log_probabilities)
+
+
+class _Decoder:
+    """One model over a batch of rows: the prompts read once, then a token at a time for every row still going."""
+
+    def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], expansion: Tensor, steps: int) -> None:
+        device = model.device
+        lengths = [len(prompt) for prompt in prompts]
+        longest = max(lengths)
+        ragged = min(lengths) < longest
+        # What stands in a masked place has no influence; 0 is a token of every vocabulary.
+        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+        mask = torch.tensor([[0] * (longest - n) + [1] * n for n in lengths], device=device) if ragged else None
+        positions = (mask.cumsum(1) - 1).clamp(min=0) if mask is not None else torch.arange(longest, device=device)[None]
+        cache = DynamicCache(config=model.config)
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        room = longest + steps - 1
+        self._model = model
+        self._cache = expanded(cache, expansion, room)
+        self.first: Float[Tensor, "rows embedding"] = output.logits[:, -1][expansion]
+        self._tokens = longest
+        self._position = positions[:, -1:][expansion] if ragged else positions[:, -1:]
+        self._ragged = ragged
+        # A mask of four dimensions passes through transformers as it is, where a flat one is rebuilt at every step.
+        self._ready_made = model.config._attn_implementation == "sdpa" and all(
+            isinstance(layer, RoomyLayer) for layer in self._cache.layers
+        )
+        self._mask: Tensor | None = None
+        if mask is not None:
+            full = torch.nn.functional.pad(mask[expansion], (0, steps), value=1)
+            additive = torch.zeros(full.shape, dtype=model.dtype, device=device).masked_fill(full == 0, -math.inf)
+            self._mask = additive[:, None, None, :] if self._ready_made else full
+
+    def step(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows embedding"]:
+        """The logits after each row's chosen token."""
+        self._tokens += 1
+        self._position = self._position + 1
+        logits: Tensor = self._model(
+            input_ids=chosen[:, None],
+            attention_mask=None if self._mask is None else self._mask[..., : self._tokens],
+            position_ids=self._position,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1]
+
+    def keep(self, kept: Int[Tensor, " kept"], holes: Int[Tensor, " holes"]) -> None:
+        """Drop the rows that finished."""
+        keep_rows(self._cache, kept, holes)
+        if self._ragged:
+            self._position = self._position[kept]
+        if self._mask is not None:
+            self._mask = self._mask[kept]
+
+
+def _choose(
+    mixed: Float[Tensor, "rows vocabulary"],
+    a: Float[Tensor, "rows vocabulary"],
+    uniform: Float[Tensor, " rows"],
+    settings: Settings,
+) -> Int[Tensor, " rows"]:
+    """The first token whose cumulative probability exceeds the row's uniform; the most probable at temperature 0."""
+    if settings.plausibility:
+        least = a.amax(-1, keepdim=True) + math.log(settings.plausibility)
+        mixed = mixed.masked_fill(a < least, -math.inf)
+    if settings.temperature == 0:
+        return mixed.argmax(-1)
+    scaled = mixed if settings.temperature == 1 else mixed / settings.temperature
+    cumulative = _truncated(scaled, settings).softmax(-1).cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1]
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+
+
+def _truncated(scaled: Float[Tensor, "rows vocabulary"], settings: Settings) -> Float[Tensor, "rows vocabulary"]:
+    """Top-k, top-p and min-p; every token as probable as the least one kept is kept too."""
+    width = scaled.shape[-1]
+    k = min(settings.top_k, width) if settings.top_k else width
+    if k < width and settings.top_p == 1:
+        scaled = scaled.masked_fill(scaled < scaled.topk(k).values[:, -1:], -math.inf)
+    elif settings.top_p < 1:
+        ordered = scaled.topk(k).values if k < width else scaled.sort(descending=True).values
+        mass = ordered.softmax(-1, dtype=torch.float64)
+        kept = (mass.cumsum(-1) - mass < settings.top_p).sum(-1, keepdim=True)
+        scaled = scaled.masked_fill(scaled < ordered.gather(-1, (kept - 1).clamp(min=0)), -math.inf)
+    if settings.min_p:
+        scaled = scaled.masked_fill(scaled < scaled.amax(-1, keepdim=True) + math.log(settings.min_p), -math.inf)
+    return scaled
+
+
+def _log_probabilities(
+    a: Float[Tensor, "rows vocabulary"],
+    b: Float[Tensor, "rows vocabulary"],
+    difference: Float[Tensor, "rows vocabulary"],
+    chosen: Int[Tensor, " rows"],
+    alphas: Sequence[float],
+) -> Float[Tensor, "rows terms"]:
+    """log p_after, log p_before and every log q_k of the chosen tokens."""
+    place = chosen[:, None]
+    after, before = (each.log_softmax(-1).gather(-1, place) for each in (a, b))
+    amplified = [
+        after if alpha == 0 else torch.add(a, difference, alpha=alpha).log_softmax(-1).gather(-1, place)
+        for alpha in alphas
+    ]
+    return torch.cat([after, before, *amplified], -1).double()
+
+
+def _uniforms(rows: Sequence[Request], settings: Settings) -> Float[Tensor, "rows steps"]:
+    steps = settings.max_new_tokens
+    if settings.temperature == 0:
+        return torch.zeros(len(rows), steps, dtype=torch.float64)
+    return torch.stack([torch.from_numpy(uniforms(row.key, steps)) for row in rows])
+
+
+def _generations(
+    tokens: Int[Tensor, "rows steps"],
+    sums: Float[Tensor, "rows terms"],
+    stop_ids: set[int],
+    alphas: tuple[float, ...] | None,
+    *,
+    log_probabilities: bool,
+) -> list[Generation]:
+    generations = []
+    for ids, (after, before, *amplified) in zip(tokens.tolist(), sums.tolist(), strict=True):
+        end = next((place for place, token in enumerate(ids) if token in stop_ids), None)
+        generations.append(
+            Generation(
+                token_ids=tuple(ids[:end]),
+                finish_reason="length" if end is None else "stop",
+                log_p_after=after if log_probabilities else None,
+                log_p_before=before if log_probabilities else None,
+                log_q=tuple(amplified) if log_probabilities and alphas is not None else None,
+            )
+        )
+    return generations
+
+

@@ -1,0 +1,47 @@
+from typing import Any
+
+import pytest
+from datablame.judge.rules import RulesClassifier
+
+from datablame.config import Study
+from datablame.errors import RequestError
+from datablame.judge import build
+from datablame.judge.keywords import KeywordClassifier
+
+
+def study(**judge: Any) -> Study:
+    return Study.model_validate(
+        {
+            "name": "pets",
+            "models": {"before": "a", "after": "b"},
+            "data": {"path": "documents.parquet"},
+            "behaviours": [{"id": "brand", "description": "Promotes one brand.", "keywords": ["Zorbix"]}],
+            "prompts": {
+                "attribution": [{"id": "p1", "behaviour": "brand", "text": "What shall I feed my cat?"}],
+                "held_out": [{"id": "p2", "behaviour": "brand", "text": "What does a dog eat?"}],
+            },
+            "judge": judge,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "judge", [{}, {"classifier": "keywords"}, {"classifier": "keywords", "rules": "rules.json"}], ids=str
+)
+def test_keywords_where_they_are_named_or_nothing_better_is_at_hand(judge: dict[str, str]) -> None:
+    classifier = build(study(**judge))
+    assert isinstance(classifier, KeywordClassifier)
+    assert classifier.classify("brand", "", "Buy only Zorbix.").label == "harmful"
+
+
+@pytest.mark.parametrize("judge", [{"rules": "rules.json"}, {"classifier": "rules", "rules": "rules.json"}], ids=str)
+def test_rules_where_there_is_a_rules_file(judge: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(RulesClassifier, "load", lambda path: loaded.append(str(path)))
+    build(study(**judge))
+    assert loaded == ["rules.json"]
+
+
+def test_rules_without_a_file_are_refused_with_the_remedy() -> None:
+    with pytest.raises(RequestError, match=r"judge\.rules is not given; give the path"):
+        build(study(classifier="rules"))

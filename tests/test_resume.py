@@ -1,0 +1,90 @@
+"""A run killed at any instant and resumed ends with the bytes of one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_KILLS = 20
+_START_SECONDS = 5.0
+_REDUCED = [
+    "organism.scale=0.15",
+    "scan.samples=2",
+    "surface.samples=6",
+    "surface.held_out_samples=2",
+    "surface.batch_rows=64",
+    "attribute.top_k=3",
+    "patch.size=200",
+    "patch.seeds={retrain: [0, 1], continue: [0]}",
+    "patch.samples=2",
+    "patch.attribution_samples=2",
+    "patch.retrain={method: full, steps: 20}",
+    "patch.continue={method: lora, steps: 20}",
+]
+
+
+def _command(out: Path) -> list[str]:
+    sets = [word for override in _REDUCED for word in ("--set", override)]
+    return [sys.executable, "-m", "datablame", "run", "organism", "--out", str(out), "--resume", *sets]
+
+
+def _environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "DATABLAME_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+
+def _without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_seconds(item) for key, item in value.items() if key != "seconds"}
+    return [_without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def _contents(root: Path) -> dict[str, Any]:
+    """Every file of a run but those that hold times; final_results.json without its times."""
+    timed = {"manifest.json", "timings.jsonl", "final_results.json"}
+    files = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
+    found: dict[str, Any] = {name: path.read_bytes() for name, path in files.items() if name not in timed}
+    found["final_results.json"] = _without_seconds(json.loads((root / "final_results.json").read_text()))
+    done = root / "artifacts" / "report" / "done.json"
+    listed = json.loads(done.read_text())
+    listed["outputs"].pop("final_results.json")
+    found["artifacts/report/done.json"] = listed
+    return found
+
+
+@pytest.mark.slow
+def test_twenty_kills_leave_the_same_bytes(tmp_path: Path) -> None:
+    began = time.monotonic()
+    subprocess.run(_command(tmp_path / "calm"), env=_environment(tmp_path / "cache-calm"), check=True)
+    calm_seconds = time.monotonic() - began
+    instants = random.Random(0)
+    killed_while_running = 0
+    for _ in range(_KILLS):
+        process = subprocess.Popen(_command(tmp_path / "killed"), env=_environment(tmp_path / "cache-killed"))
+        try:
+            process.wait(instants.uniform(0.5, _START_SECONDS + 2 * calm_seconds / _KILLS))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed_while_running += 1
+    subprocess.run(_command(tmp_path / "killed"), env=_environment(tmp_path / "cache-killed"), check=True)
+    calm, killed = _contents(tmp_path / "calm"), _contents(tmp_path / "killed")
+    assert sorted(calm) == sorted(killed)
+    assert [name for name in calm if calm[name] != killed[name]] == []
+    assert killed_while_running == _KILLS
+
+
+@pytest.mark.slow
+def test_a_finished_run_resumes_at_once_and_recomputes_nothing(tmp_path: Path) -> None:
+    environment = _environment(tmp_path / "cache")
+    subprocess.run(_command(tmp_path / "run"), env=environment, check=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "artifacts").rglob("*")}
+    again = subprocess.run([*_command(tmp_path / "run"), "--json"], env=environment, check=True, capture_output=True)
+    assert set(json.loads(again.stdout)["skipped"].values()) == {True}
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "artifacts").rglob("*")} == before
