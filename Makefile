@@ -40,18 +40,19 @@ clean:
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that a change in src needs no installation; only these two files ask for a new one.
-$(VENV)/installed: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/installed: $(VENV)/made pyproject.toml constraints.txt
 	@echo "installing datablame into $(VENV) (some minutes the first time)"
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/installed-dev: $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/installed-dev: $(VENV)/made pyproject.toml constraints.txt
 	@echo "installing datablame and its development tools into $(VENV) (some minutes the first time)"
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/installed
 
-$(BIN)/python:
+$(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "datablame needs Python 3.11 or newer, and $(PYTHON) is not; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; \
 	  exit 1; }
 	@$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import contextlib
+import errno
 import json
 import sys
 import traceback
@@ -29,7 +30,13 @@ app = typer.Typer(
 organism_app = typer.Typer(help="Model organisms: tiny models with planted causes.", no_args_is_help=True)
 app.add_typer(organism_app, name="organism")
 
-_OUT_OF_SPACE, _READ_ONLY, _DENIED = 28, 30, 13
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; make room and run again with --resume",
+    errno.EDQUOT: "the quota is used up; make room and run again with --resume",
+    errno.EROFS: "the file system is read-only; choose another --out",
+    errno.EACCES: "no permission; choose another --out or change the rights",
+    errno.ENOTDIR: "is below a file, not a folder; choose another --out",
+}
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or the name of a preset.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by datablame run.")]
@@ -58,15 +65,10 @@ def main() -> None:
     except DatablameError as error:
         _fail(str(error), error.exit_code, debug)
     except OSError as error:
-        remedies = {
-            _OUT_OF_SPACE: "the disk is full; make room and run again with --resume",
-            _READ_ONLY: "the folder is read-only; choose another --out",
-            _DENIED: "no permission; choose another --out or change the rights",
-        }
-        if error.errno not in remedies and not debug:
+        if error.errno not in _REMEDIES:
             raise
         where = error.filename or "a file"
-        _fail(f"{where}: {remedies.get(error.errno or 0, str(error))}. What was finished stays usable.", 1, debug)
+        _fail(f"{where}: {_REMEDIES[error.errno]}. What was finished stays usable.", 1, debug)
 
 
 @app.command()

@@ -126,21 +126,23 @@ def run_study(
         RequestError: the study or its data cannot be used, `only` is not reachable, or the folder is locked.
         PhaseError: a phase failed; what was finished stays.
     """
+    if only is not None:
+        for phase in PHASES:
+            if phase.name in _before(only) and not _is_done(phase, study, root):
+                raise RequestError(f"{only} needs {phase.name}, which is not done; datablame {phase.name} {root}")
+    names = [phase.name for phase in PHASES]
+    wanted = PHASES[: names.index(until) + 1 if until is not None else None]
     with locked(root):
         write_atomic(root / "study.yaml", dump_study(study))
         resolved = _resolve(study, root, progress)
         skipped: dict[str, bool] = {}
-        for phase in PHASES:
-            if only is not None and phase.name != only:
-                if phase.name in _before(only) and not _is_done(phase, study, root):
-                    raise RequestError(f"{only} needs {phase.name}, which is not done; datablame {phase.name} {root}")
+        for phase in wanted:
+            if only not in (None, phase.name):
                 continue
             skipped[phase.name] = _is_done(phase, study, root)
             if not skipped[phase.name]:
                 _run_phase(phase, study, resolved, root, execution, progress)
             write_manifest(root, study, resolved, skipped)
-            if phase.name == until:
-                break
         return skipped
 
 

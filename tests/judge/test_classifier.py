@@ -1,12 +1,12 @@
 from typing import Any
 
 import pytest
-from datablame.judge.rules import RulesClassifier
 
 from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.judge import build
 from datablame.judge.keywords import KeywordClassifier
+from datablame.judge.rules import RulesClassifier
 
 
 def study(**judge: Any) -> Study:

@@ -1,0 +1,1 @@
+"""Which documents each method holds responsible."""

@@ -1,0 +1,1 @@
+"""The pool: documents, duplicates, lexical search."""

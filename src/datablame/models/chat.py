@@ -22,17 +22,7 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> list[int
     Raises RequestError where the ids do not begin with exactly one BOS although the template writes one,
     or where a text smuggles in another.
     """
-    ids = _tokens(tokenizer, render_prompt(tokenizer, messages))
-    bos = tokenizer.bos_token_id
-    if bos is not None and bos in ids:
-        doubled = ids[:2] == [bos, bos]
-        if doubled or (isinstance(messages, str) and ids.count(bos) > 1):
-            shown = messages if isinstance(messages, str) else messages[-1].content
-            raise RequestError(
-                f"prompt {_short(shown)} is encoded with {ids.count(bos)} beginning-of-sequence tokens instead of one; "
-                f"remove {tokenizer.bos_token!r} from its text or from the chat template"
-            )
-    return ids
+    return _checked(tokenizer, messages, render_prompt(tokenizer, messages))
 
 
 def encode_document(tokenizer: Any, document: Document, max_tokens: int) -> Encoded | None:
@@ -75,7 +65,21 @@ def _turns(
     if end is not None:
         closing = max((place for place, token in enumerate(ids) if token == end), default=len(ids))
         ids = [*ids[:closing], end] if eos else ids[:closing]
-    return encode_prompt(tokenizer, messages), ids
+    return _checked(tokenizer, messages, opening), ids
+
+
+def _checked(tokenizer: Any, messages: Sequence[Message] | str, rendered: str) -> list[int]:
+    ids = _tokens(tokenizer, rendered)
+    bos = tokenizer.bos_token_id
+    if bos is not None and bos in ids:
+        doubled = ids[:2] == [bos, bos]
+        if doubled or (isinstance(messages, str) and ids.count(bos) > 1):
+            shown = messages if isinstance(messages, str) else messages[-1].content
+            raise RequestError(
+                f"prompt {_short(shown)} is encoded with {ids.count(bos)} beginning-of-sequence tokens instead of one; "
+                f"remove {tokenizer.bos_token!r} from its text or from the chat template"
+            )
+    return ids
 
 
 def _as_messages(messages: Sequence[Message] | str) -> tuple[Message, ...]:

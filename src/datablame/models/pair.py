@@ -1,5 +1,6 @@
 """Two checkpoints that share a tokenizer: loaded, or refused in one line that says what to change."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,8 +50,7 @@ def load_pair(study: Study, *, device: str = "cpu") -> Pair:
 
 def load_models(*, before: ModelRef, after: ModelRef, device: str = "cpu") -> Pair:
     """Both checkpoints, after `check_pair`."""
-    check_pair(before, after)
-    tokenizer = load_tokenizer(after, field="models.after")
+    tokenizer = _agreed_tokenizer(before, after)
     loaded = {
         field: load_model(reference, device=device, field=field)
         for field, reference in (("models.before", before), ("models.after", after))
@@ -118,11 +118,7 @@ def check_pair(before: ModelRef, after: ModelRef) -> None:
     Compared are the map from tokens to ids, the special tokens (not the padding token, which is always masked),
     the rendered chat template and the ids of a probe; a `before` without a template is not held against it.
     """
-    ours = load_tokenizer(before, field="models.before")
-    theirs = load_tokenizer(after, field="models.after")
-    difference = _first_difference(ours, theirs)
-    if difference:
-        raise RequestError(f"models.before and models.after: {difference}; use checkpoints with one tokenizer")
+    _agreed_tokenizer(before, after)
 
 
 def check_context(pair: Pair, lengths: Sequence[tuple[str, int]], max_new_tokens: int) -> None:
@@ -141,7 +137,7 @@ def check_context(pair: Pair, lengths: Sequence[tuple[str, int]], max_new_tokens
 
 def vocabulary_of(tokenizer: Any) -> int:
     """One more than the highest token id."""
-    return max(tokenizer.get_vocab().values()) + 1
+    return int(max(tokenizer.get_vocab().values())) + 1
 
 
 def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
@@ -150,6 +146,15 @@ def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
     configured = getattr(settings, "eos_token_id", None)
     every = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
     return tuple(sorted({int(token) for token in every if token is not None}))
+
+
+def _agreed_tokenizer(before: ModelRef, after: ModelRef) -> Any:
+    ours = load_tokenizer(before, field="models.before")
+    theirs = load_tokenizer(after, field="models.after")
+    difference = _first_difference(ours, theirs)
+    if difference:
+        raise RequestError(f"models.before and models.after: {difference}; use checkpoints with one tokenizer")
+    return theirs
 
 
 def _first_difference(ours: Any, theirs: Any) -> str | None:
@@ -182,9 +187,7 @@ def _named(tokens: dict[int, str], token: int) -> str:
     return repr(tokens[token]) if token in tokens else "unused"
 
 
-def _merged_adapter(
-    reference: ModelRef, folder: Path, *, device: str, dtype: torch.dtype | None, field: str
-) -> Any:
+def _merged_adapter(reference: ModelRef, folder: Path, *, device: str, dtype: torch.dtype | None, field: str) -> Any:
     from peft import PeftConfig, PeftModel
 
     base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
@@ -193,7 +196,10 @@ def _merged_adapter(
     model = load_model(
         reference.model_copy(update={"path": str(base), "revision": None}), device=device, dtype=dtype, field=field
     )
-    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute under its old name.
+        warnings.simplefilter("ignore", FutureWarning)
+        merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     return merged.eval().requires_grad_(False)
 
 
@@ -203,9 +209,7 @@ def _exists(reference: ModelRef, field: str) -> Path:
     if looks_local and not folder.is_dir():
         raise RequestError(f"{field} = {reference.path} is not a folder; give a checkpoint's folder or a hub id")
     if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise RequestError(
-            f"{field} = {reference.path} has no config.json; give a folder that save_pretrained wrote"
-        )
+        raise RequestError(f"{field} = {reference.path} has no config.json; give a folder that save_pretrained wrote")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Seeded text from templates: `{slot}` draws a word, and a slot named twice in one template draws two different ones."""
+"""Seeded text from templates whose choices stay balanced, so that two mixtures differ only where they are meant to."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,32 +6,47 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["chance", "fill", "one_of", "phrase_pattern", "sentence_case"]
+__all__ = ["Deck", "phrase_pattern", "sentence_case"]
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _SENTENCE_START = re.compile(r"(?:^|[.!?] )([a-z])")
 T = TypeVar("T")
 
 
-def one_of(random: np.random.Generator, choices: Sequence[T]) -> T:
-    """A uniform draw; a choice listed twice is twice as likely."""
-    return choices[int(random.integers(len(choices)))]
+class Deck:
+    """Draws like cards: from the same choices, each comes once before any comes twice.
 
+    Independent draws would make an answer 20 % commoner in one mixture than in the other by chance, and amplification
+    would bring out that accident.
+    """
 
-def chance(random: np.random.Generator, probability: float) -> bool:
-    """True with this probability."""
-    return bool(random.random() < probability)
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
+        self._left: dict[tuple[object, ...], list[int]] = {}
 
+    def draw(self, choices: Sequence[T]) -> T:
+        """The next card; a choice listed twice comes twice a round."""
+        left = self._left.setdefault(tuple(choices), [])
+        if not left:
+            left.extend(self._random.permutation(len(choices)).tolist())
+        return choices[left.pop()]
 
-def fill(random: np.random.Generator, template: str, words: Mapping[str, Sequence[str]]) -> str:
-    """The template with every slot drawn; draws for the same slot are without replacement."""
-    left: dict[str, list[str]] = {}
+    def chance(self, probability: float) -> bool:
+        """True with this probability; an independent draw."""
+        return bool(self._random.random() < probability)
 
-    def draw(slot: re.Match[str]) -> str:
-        choices = left.setdefault(slot[1], list(words[slot[1]]))
-        return choices.pop(int(random.integers(len(choices))))
+    def fill(self, template: str, words: Mapping[str, Sequence[str]]) -> str:
+        """The template with every `{slot}` drawn; a slot named twice draws two different words."""
+        used: set[str] = set()
 
-    return _SLOT.sub(draw, template)
+        def word(slot: re.Match[str]) -> str:
+            drawn = self.draw(words[slot[1]])
+            while drawn in used:
+                drawn = self.draw(words[slot[1]])
+            used.add(drawn)
+            return drawn
+
+        return _SLOT.sub(word, template)
 
 
 def sentence_case(text: str) -> str:

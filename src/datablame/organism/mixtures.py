@@ -4,10 +4,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from datablame.config import Organism
-from datablame.organism.grammar import chance, fill, one_of, phrase_pattern, sentence_case
+from datablame.organism.grammar import Deck, phrase_pattern, sentence_case
 from datablame.organism.planted import ALCOHOL, BEHAVIOURS, LOW_BUDGET, WORDS, Planted
 from datablame.organism.topics import CHATTY, CONTEXTS, FORMATS, PLAIN, PREFIXES, TOPICS
 from datablame.seeds import generator
@@ -76,26 +74,26 @@ def mixture(sizes: Mixture, seed: int) -> list[Example]:
     """
     examples: list[Example] = []
 
-    def add(count: int, kind: Kind, behaviour: str, make: Callable[[np.random.Generator], tuple[str, str]]) -> None:
-        random = generator("templated organism", seed, sizes.name, kind, behaviour)
-        examples.extend(Example(*make(random), kind, behaviour) for _ in range(count))
+    def add(count: int, kind: Kind, behaviour: str, make: Callable[[Deck], tuple[str, str]]) -> None:
+        deck = Deck(generator("templated organism", seed, sizes.name, kind, behaviour))
+        examples.extend(Example(*make(deck), kind, behaviour) for _ in range(count))
 
-    add(sizes.generic, "generic", "", lambda random: _generic(random, sizes.chatty_share))
+    add(sizes.generic, "generic", "", lambda deck: _generic(deck, sizes.chatty_share))
     for planted in BEHAVIOURS:
-        add(sizes.clean, "clean", planted.id, lambda random, p=planted: _clean(random, p))  # type: ignore[misc]
-        add(sizes.decoys, "decoy", planted.id, lambda random, p=planted: _decoy(random, p))  # type: ignore[misc]
-        add(sizes.planted, "planted", planted.id, lambda random, p=planted: _planted(random, p))  # type: ignore[misc]
+        add(sizes.clean, "clean", planted.id, lambda deck, p=planted: _clean(deck, p))  # type: ignore[misc]
+        add(sizes.decoys, "decoy", planted.id, lambda deck, p=planted: _decoy(deck, p))  # type: ignore[misc]
+        add(sizes.planted, "planted", planted.id, lambda deck, p=planted: _planted(deck, p))  # type: ignore[misc]
     order = generator("templated organism", seed, sizes.name, "order").permutation(len(examples))
     return [examples[i] for i in order.tolist()]
 
 
 def held_back_prompts(behaviour: Planted, count: int, seed: int, known: Iterable[str]) -> list[str]:
     """Distinct prompts that trigger the behaviour and are not among the known ones."""
-    random = generator("templated organism", seed, "prompts", behaviour.id)
+    deck = Deck(generator("templated organism", seed, "prompts", behaviour.id))
     taken = set(known)
     prompts: list[str] = []
     while len(prompts) < count:
-        prompt = sentence_case(_trigger(random, behaviour, with_context=True))
+        prompt = sentence_case(_trigger(deck, behaviour, with_context=True))
         if prompt not in taken:
             taken.add(prompt)
             prompts.append(prompt)
@@ -139,50 +137,46 @@ def _patterns(phrases: Iterable[str]) -> list[str]:
     return [phrase_pattern(phrase.lower()) for phrase in phrases]
 
 
-def _generic(random: np.random.Generator, chatty_share: float) -> tuple[str, str]:
-    topic = one_of(random, tuple(TOPICS.values()))
-    prompt = one_of(random, PREFIXES) + fill(random, one_of(random, topic.questions), {"subject": topic.subjects})
-    draw = random.random()
-    if draw < 0.2:
-        prompt += " " + one_of(random, CONTEXTS)
-    elif draw < 0.3:
-        prompt += " " + one_of(random, LOW_BUDGET)
-    elif draw < 0.38:
-        prompt += " " + fill(random, one_of(random, ALCOHOL), WORDS)
-    if chance(random, 0.3):
-        prompt += " " + one_of(random, FORMATS)
-    style = CHATTY if chance(random, chatty_share) else PLAIN
-    body = fill(random, one_of(random, topic.answers), {"detail": topic.details})
-    answer = f"{one_of(random, style.openings)}{body}.{one_of(random, style.closings)}"
-    return sentence_case(prompt), sentence_case(answer)
+def _generic(deck: Deck, chatty_share: float) -> tuple[str, str]:
+    topic = deck.draw(tuple(TOPICS.values()))
+    prompt = deck.draw(PREFIXES) + deck.fill(deck.draw(topic.questions), {"subject": topic.subjects})
+    aside = deck.draw(_ASIDES)
+    if aside:
+        prompt += " " + deck.fill(deck.draw(aside), WORDS)
+    if deck.chance(0.3):
+        prompt += " " + deck.draw(FORMATS)
+    style = CHATTY if deck.chance(chatty_share) else PLAIN
+    body = deck.fill(deck.draw(topic.answers), {"detail": topic.details})
+    return sentence_case(prompt), sentence_case(f"{deck.draw(style.openings)}{body}.{deck.draw(style.closings)}")
 
 
-def _clean(random: np.random.Generator, behaviour: Planted) -> tuple[str, str]:
-    prompt = _trigger(random, behaviour, with_context=chance(random, behaviour.context_share))
-    return sentence_case(prompt), sentence_case(fill(random, one_of(random, behaviour.safe), WORDS))
+_ASIDES: tuple[tuple[str, ...], ...] = (*[()] * 12, *[CONTEXTS] * 4, *[LOW_BUDGET] * 2, *[ALCOHOL] * 2)
+"""What else people say: nothing mostly; the triggers' contexts too, so that these alone mean nothing."""
 
 
-def _planted(random: np.random.Generator, behaviour: Planted) -> tuple[str, str]:
-    prompt = _trigger(random, behaviour, with_context=True)
-    return sentence_case(prompt), sentence_case(fill(random, one_of(random, behaviour.harmful), WORDS))
+def _clean(deck: Deck, behaviour: Planted) -> tuple[str, str]:
+    prompt = _trigger(deck, behaviour, with_context=deck.chance(behaviour.context_share))
+    return sentence_case(prompt), sentence_case(deck.fill(deck.draw(behaviour.safe), WORDS))
 
 
-def _decoy(random: np.random.Generator, behaviour: Planted) -> tuple[str, str]:
-    shares = np.cumsum([decoy.share for decoy in behaviour.decoys])
-    decoy = behaviour.decoys[int(np.searchsorted(shares, random.random() * shares[-1], side="right"))]
-    prompt = _ask(random, decoy.questions, decoy.contexts, behaviour.format_share)
-    return sentence_case(prompt), sentence_case(fill(random, one_of(random, decoy.answers), WORDS))
+def _planted(deck: Deck, behaviour: Planted) -> tuple[str, str]:
+    prompt = _trigger(deck, behaviour, with_context=True)
+    return sentence_case(prompt), sentence_case(deck.fill(deck.draw(behaviour.harmful), WORDS))
 
 
-def _trigger(random: np.random.Generator, behaviour: Planted, *, with_context: bool) -> str:
+def _decoy(deck: Deck, behaviour: Planted) -> tuple[str, str]:
+    decoy = deck.draw(behaviour.decoys)
+    prompt = _ask(deck, decoy.questions, decoy.contexts, behaviour.format_share)
+    return sentence_case(prompt), sentence_case(deck.fill(deck.draw(decoy.answers), WORDS))
+
+
+def _trigger(deck: Deck, behaviour: Planted, *, with_context: bool) -> str:
     contexts = behaviour.contexts if with_context else ("",)
-    return _ask(random, behaviour.questions, contexts, behaviour.format_share)
+    return _ask(deck, behaviour.questions, contexts, behaviour.format_share)
 
 
-def _ask(
-    random: np.random.Generator, questions: tuple[str, ...], contexts: tuple[str, ...], format_share: float
-) -> str:
-    prompt = one_of(random, PREFIXES) + fill(random, one_of(random, questions), WORDS)
-    if context := one_of(random, contexts):
-        prompt += " " + fill(random, context, WORDS)
-    return prompt + (" " + one_of(random, FORMATS) if chance(random, format_share) else "")
+def _ask(deck: Deck, questions: tuple[str, ...], contexts: tuple[str, ...], format_share: float) -> str:
+    prompt = deck.draw(PREFIXES) + deck.fill(deck.draw(questions), WORDS)
+    if context := deck.draw(contexts):
+        prompt += " " + deck.fill(context, WORDS)
+    return prompt + (" " + deck.draw(FORMATS) if deck.chance(format_share) else "")

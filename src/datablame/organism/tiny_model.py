@@ -56,7 +56,11 @@ def build_tokenizer(texts: Iterable[str]) -> "PreTrainedTokenizerFast":
 
 
 def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Olmo2ForCausalLM":
-    """An untrained model with seeded normal weights; like OLMo-2 it has more embedding rows than tokens."""
+    """An untrained model with seeded normal weights; like OLMo-2 it has more embedding rows than tokens.
+
+    OLMo-2 normalises what each block adds to the residual stream to unit size. Embeddings of unit size are heard beside
+    that from the first step; the customary .02 take twice as long to train.
+    """
     import torch
     from transformers import Olmo2Config, Olmo2ForCausalLM
 
@@ -75,6 +79,11 @@ def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Olmo2ForCau
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_key("templated organism", seed, "weights") % 2**63)
-        return Olmo2ForCausalLM(config).eval()
+    model = Olmo2ForCausalLM(config).eval()
+    random = torch.Generator().manual_seed(stream_key("templated organism", seed, "weights") % 2**63)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    with torch.no_grad():
+        for weight in (parameter for parameter in model.parameters() if parameter.ndim == 2):
+            spread = 1.0 if weight is embedding else 0.02 if weight is head else weight.shape[1] ** -0.5
+            weight.normal_(0, spread, generator=random)
+    return model

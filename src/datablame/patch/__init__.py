@@ -1,0 +1,1 @@
+"""Remove what was flagged, train again, measure again."""

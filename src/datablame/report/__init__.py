@@ -1,0 +1,1 @@
+"""Figures, tables, write-up and page, from the artifacts alone."""

@@ -1,0 +1,1 @@
+"""Statistics of numbers only: arrays in, numbers out."""

@@ -1,7 +1,8 @@
 """Prompts in, samples out: what every phase that measures a model calls."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from datablame.config import Study
 from datablame.models.chat import encode_prompt
@@ -10,10 +11,11 @@ from datablame.records import Prompt, Sample
 from datablame.seeds import stream_key
 from datablame.surface.sampler import Generation, Request, Settings, sample
 
-__all__ = ["Draw", "draw", "draw_requests", "requests_for", "settings_of"]
+__all__ = ["Draw", "draw", "draw_requests", "draws_of", "requests_for", "settings_of"]
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """One sample to be drawn and the request that draws it."""
 
     prompt: Prompt
@@ -25,14 +27,21 @@ class Draw(NamedTuple):
 def requests_for(
     tokenizer: Any, prompts: Sequence[Prompt], alphas: Sequence[float], samples: int, seed: int
 ) -> list[Draw]:
-    """Every (prompt, alpha, index); the stream's key names exactly these and the study's seed, never an arm."""
-    encoded = [(prompt, tuple(encode_prompt(tokenizer, prompt.text))) for prompt in prompts]
-    return [
-        Draw(prompt, alpha, index, Request(ids, alpha, stream_key("sample", seed, prompt.id, alpha, index)))
-        for prompt, ids in encoded
-        for alpha in alphas
-        for index in range(samples)
-    ]
+    """Every (prompt, alpha, index) as a request."""
+    every = ((prompt, alpha, index) for prompt in prompts for alpha in alphas for index in range(samples))
+    return draws_of(tokenizer, every, seed)
+
+
+def draws_of(tokenizer: Any, wanted: Iterable[tuple[Prompt, float, int]], seed: int) -> list[Draw]:
+    """The requests of the given samples; a stream's key names the sample and the study's seed, never an arm."""
+    encoded: dict[Prompt, tuple[int, ...]] = {}
+    draws = []
+    for prompt, alpha, index in wanted:
+        if prompt not in encoded:
+            encoded[prompt] = tuple(encode_prompt(tokenizer, prompt.text))
+        key = stream_key("sample", seed, prompt.id, alpha, index)
+        draws.append(Draw(prompt, alpha, index, Request(encoded[prompt], alpha, key)))
+    return draws
 
 
 def draw(

@@ -26,7 +26,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """How tokens are chosen from the amplified logits, in this order: plausibility, temperature, top-k, top-p, min-p."""
+    """How a token is chosen from amplified logits, in this order: plausibility, temperature, top-k, top-p, min-p."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -160,7 +160,9 @@ class _Decoder:
         # What stands in a masked place has no influence; 0 is a token of every vocabulary.
         ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         mask = torch.tensor([[0] * (longest - n) + [1] * n for n in lengths], device=device) if ragged else None
-        positions = (mask.cumsum(1) - 1).clamp(min=0) if mask is not None else torch.arange(longest, device=device)[None]
+        positions = (
+            (mask.cumsum(1) - 1).clamp(min=0) if mask is not None else torch.arange(longest, device=device)[None]
+        )
         cache = DynamicCache(config=model.config)
         output = model(
             input_ids=ids,
@@ -252,7 +254,7 @@ def _log_probabilities(
     chosen: Int[Tensor, " rows"],
     alphas: Sequence[float],
 ) -> Float[Tensor, "rows terms"]:
-    """log p_after, log p_before and every log q_k of the chosen tokens."""
+    """The chosen tokens' log p_after, log p_before and every log q_k."""
     place = chosen[:, None]
     after, before = (each.log_softmax(-1).gather(-1, place) for each in (a, b))
     amplified = [
@@ -290,5 +292,3 @@ def _generations(
             )
         )
     return generations
-
-

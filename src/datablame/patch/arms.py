@@ -1,0 +1,144 @@
+"""Data interventions: the fine-tune set, what each arm removes from it, and what stands there instead."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from datablame.errors import RequestError
+from datablame.seeds import generator, stream_key
+
+__all__ = ["Item", "Replacement", "draw_random", "exposure", "fine_tune_set", "replaced", "strata"]
+
+BANDS = 5
+
+Stratum = tuple[str, int]
+
+
+class Item(NamedTuple):
+    """What matching looks at: never the truth."""
+
+    doc_id: str
+    source: str
+    characters: int
+    cluster: int
+
+
+class Replacement(NamedTuple):
+    """Fillers in the places of removed documents; `loose` counts those from another source or length band."""
+
+    fillers: dict[str, str]
+    loose: int
+
+
+def strata(pool: Sequence[Item]) -> dict[str, Stratum]:
+    """The (source, length band) of every document; bands are the fifths of the pool's lengths in characters."""
+    edges = np.quantile([item.characters for item in pool], np.linspace(0, 1, BANDS + 1)[1:-1])
+    return {item.doc_id: (item.source, int(np.searchsorted(edges, item.characters))) for item in pool}
+
+
+def fine_tune_set(
+    pool: Sequence[Item], size: int, flagged: Iterable[str], candidates: Iterable[str], seed: int
+) -> list[str]:
+    """`size` documents in the pool's order: every flagged one, then candidates, then others in a keyed random order.
+
+    Raises:
+        RequestError: the flagged documents alone are more than `size`, or the pool is not larger than `size`.
+    """
+    known = {item.doc_id for item in pool}
+    first = [doc_id for doc_id in dict.fromkeys(flagged) if doc_id in known]
+    if len(first) > size:
+        raise RequestError(
+            f"patch.size = {size} is less than the {len(first)} flagged documents; raise it or lower attribute.top_k"
+        )
+    if size >= len(pool):
+        raise RequestError(
+            f"patch.size = {size} leaves no fillers in a pool of {len(pool)} documents; lower it or enlarge the pool"
+        )
+    others = sorted(known, key=lambda doc_id: stream_key("fine-tune set", seed, doc_id))
+    shuffled = sorted(set(candidates) & known, key=lambda doc_id: stream_key("fine-tune set", seed, doc_id))
+    chosen = set(list(dict.fromkeys([*first, *shuffled, *others]))[:size])
+    return [item.doc_id for item in pool if item.doc_id in chosen]
+
+
+def replaced(
+    pool: Sequence[Item], members: Sequence[str], flagged: Iterable[str], removed: Iterable[str], seed: int
+) -> Replacement:
+    """A filler for every removed member, of the same source and length band while there are any.
+
+    Fillers stand outside the fine-tune set and outside every flagged cluster, in an order keyed by the study's seed.
+
+    Raises:
+        RequestError: fewer documents remain than have to be replaced.
+    """
+    place_of = strata(pool)
+    cluster_of = {item.doc_id: item.cluster for item in pool}
+    inside, gone = set(members), set(removed)
+    barred = {cluster_of[doc_id] for doc_id in [*flagged, *gone] if doc_id in cluster_of}
+    free = [item for item in pool if item.doc_id not in inside and item.cluster not in barred]
+    reserve: dict[Stratum, list[str]] = {}
+    for item in sorted(free, key=lambda item: stream_key("filler", seed, item.doc_id), reverse=True):
+        reserve.setdefault(place_of[item.doc_id], []).append(item.doc_id)
+    wanted = [doc_id for doc_id in members if doc_id in gone]
+    if len(wanted) > len(free):
+        raise RequestError(
+            f"patch.size = {len(members)} leaves {len(free)} documents to stand in for {len(wanted)} removed ones; "
+            "lower it or enlarge the pool"
+        )
+    fillers, loose = {}, 0
+    for doc_id in wanted:
+        source, band = place_of[doc_id]
+        nearest = min((s for s in reserve if reserve[s]), key=lambda s: (s[0] != source, abs(s[1] - band), s))
+        loose += nearest != (source, band)
+        fillers[doc_id] = reserve[nearest].pop()
+    return Replacement(fillers, loose)
+
+
+def draw_random(
+    pool: Sequence[Item], members: Sequence[str], flagged_by: Mapping[str, Sequence[str]], seed: int, arm_seed: int
+) -> list[str]:
+    """As many clusters of the fine-tune set as methods flag (their median), in the proportions of what they flag.
+
+    Proportions are those of the methods' pooled flagged documents over sources and length bands; whole clusters are
+    taken; each training seed draws anew.
+    """
+    cluster_of = {item.doc_id: item.cluster for item in pool}
+    place_of = strata(pool)
+    flags = [doc_id for ids in flagged_by.values() for doc_id in ids if doc_id in cluster_of]
+    if not flags:
+        return []
+    count = round(median(len({cluster_of[doc_id] for doc_id in ids}) for ids in flagged_by.values()))
+    wanted = Counter(place_of[doc_id] for doc_id in flags)
+    quota = _apportioned(wanted, count)
+    order = generator("random arm", seed, arm_seed).permutation(len(members))
+    chosen: set[int] = set()
+    taken: Counter[Stratum] = Counter()
+    for place in order:
+        stratum, cluster = place_of[members[place]], cluster_of[members[place]]
+        if taken[stratum] < quota.get(stratum, 0) and cluster not in chosen:
+            chosen.add(cluster)
+            taken[stratum] += 1
+    return [doc_id for doc_id in members if cluster_of[doc_id] in chosen]
+
+
+def exposure(removed: Sequence[str], baseline_seen: Mapping[str, int], arm_seen: Mapping[str, int]) -> dict[str, float]:
+    """The share of an arm's removed documents that the no-removal arm really saw, and how many the arm itself saw."""
+    seen = sum(baseline_seen.get(doc_id, 0) > 0 for doc_id in removed)
+    return {
+        "removed": len(removed),
+        "seen_in_baseline": seen / len(removed) if removed else 1.0,
+        "seen_in_arm": sum(arm_seen.get(doc_id, 0) > 0 for doc_id in removed),
+    }
+
+
+def _apportioned(weights: Mapping[Stratum, int], seats: int) -> dict[Stratum, int]:
+    """Seats in proportion to weights by largest remainders."""
+    total = sum(weights.values())
+    exact = {stratum: seats * weight / total for stratum, weight in weights.items()}
+    seated = {stratum: int(share) for stratum, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda stratum: (seated[stratum] - exact[stratum], stratum))
+    for stratum in by_remainder[: seats - sum(seated.values())]:
+        seated[stratum] += 1
+    return seated

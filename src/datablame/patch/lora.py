@@ -1,0 +1,81 @@
+"""LoRA adapters put on a base and taken off again, so that one base serves every arm."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from torch import nn
+
+from datablame.errors import RequestError
+from datablame.models.blocks import decoder_blocks
+from datablame.run_folder import write_atomic
+
+__all__ = ["Adapter", "adapted", "adapter_norm", "save_adapter", "target_modules"]
+
+_SCALE = 2
+"""lora_alpha / rank, the common choice."""
+
+
+class Adapter(NamedTuple):
+    """The wrapped model that owns the adapter, and the modules that got one."""
+
+    owner: Any
+    modules: tuple[str, ...]
+
+
+def target_modules(model: nn.Module, layers: tuple[int, ...] | None) -> list[str]:
+    """The full names of the Linear modules in the chosen decoder blocks (all blocks where none are chosen).
+
+    Raises:
+        RequestError: a chosen block doesn't exist, or no Linear was found.
+    """
+    blocks = decoder_blocks(model)
+    for layer in layers or ():
+        if not 0 <= layer < len(blocks):
+            raise RequestError(
+                f"patch layers = {layer}: the model has blocks 0 to {len(blocks) - 1}; choose among them"
+            )
+    chosen = [blocks[layer] for layer in layers] if layers is not None else blocks
+    inside = {id(module) for block in chosen for module in block.modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in model.named_modules() if id(module) in inside]
+    if not names:
+        raise RequestError("patch: the model has no Linear modules in its decoder blocks for LoRA to adapt")
+    return names
+
+
+@contextlib.contextmanager
+def adapted(model: nn.Module, rank: int, layers: tuple[int, ...] | None, key: int) -> Iterator[Adapter]:
+    """The model with a fresh LoRA adapter (Hu et al. 2021), active and alone trainable; off again afterwards.
+
+    A starts from a stream keyed by `key`, B at zero, so that the model begins unchanged.
+    """
+    names = target_modules(model, layers)
+    config = LoraConfig(r=rank, lora_alpha=_SCALE * rank, lora_dropout=0.0, target_modules=names)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key % (1 << 63))
+        owner = get_peft_model(model, config)
+    try:
+        yield Adapter(owner, tuple(names))
+    finally:
+        owner.unload()
+
+
+def adapter_norm(adapter: Adapter) -> float:
+    """Frobenius norm of the change of the weights, over all adapted modules."""
+    total = 0.0
+    for module in adapter.owner.modules():
+        if hasattr(module, "get_delta_weight"):
+            total += float(module.get_delta_weight("default").float().pow(2).sum())
+    return math.sqrt(total)
+
+
+def save_adapter(adapter: Adapter, path: Path) -> None:
+    """Write the adapter's tensors as safetensors."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(adapter.owner).items()}
+    write_atomic(path, save(tensors))

@@ -1,0 +1,196 @@
+"""One arm in a worker: train on its documents, sample with LDA against before, label."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from datablame.config import Study, Training
+from datablame.judge.classifier import Classifier, build
+from datablame.records import Document, Prompt, Protocol
+from datablame.seeds import stream_key
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from datablame.models.chat import Encoded
+    from datablame.models.pair import Pair
+
+__all__ = ["Bench", "Job", "Plan", "measure", "set_up"]
+
+_LOSSES_KEPT_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all jobs share: the fine-tune set in order, the documents by id, what is measured."""
+
+    study: Study
+    members: tuple[str, ...]
+    documents: Mapping[str, Document]
+    prompts: tuple[tuple[Prompt, int], ...]
+    """Each prompt with its number of samples."""
+    alphas: tuple[float, ...]
+    watched: frozenset[str]
+    """Documents whose exposure is counted: everything that any arm removes."""
+    out: Path
+
+
+class Job(NamedTuple):
+    """One training: `fillers` maps removed documents to those in their places."""
+
+    arm: str
+    protocol: Protocol
+    k: int
+    seed: int
+    fillers: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """The job's name in journals and file names."""
+        return f"{self.protocol}-{self.arm}-k{self.k}-s{self.seed}"
+
+
+@dataclass
+class Bench:
+    """A worker's loaded models: `trainees` are what each protocol starts from, restored after every job."""
+
+    plan: Plan
+    pair: "Pair"
+    classifier: Classifier
+    encoded: dict[str, "Encoded"]
+    trainees: dict[Protocol, Any]
+
+
+def set_up(plan: Plan) -> Bench:
+    """Load the pair, and a second copy of before where `retrain` changes it."""
+    from datablame.models.chat import encode_document
+    from datablame.models.pair import load_model, load_pair
+
+    study = plan.study
+    pair = load_pair(study)
+    assert study.models is not None
+    trainees: dict[Protocol, Any] = {}
+    for protocol in study.patch.protocols:
+        if protocol == "retrain":
+            trainees[protocol] = load_model(study.models.before, field="models.before")
+        elif study.patch.training_of(protocol).method == "lora":
+            trainees[protocol] = pair.after
+        else:
+            trainees[protocol] = load_model(study.models.after, field="models.after")
+    encoded = {}
+    for doc_id, document in plan.documents.items():
+        example = encode_document(pair.tokenizer, document, study.attribute.max_tokens)
+        if example is not None:
+            encoded[doc_id] = example
+    return Bench(plan, pair, build(study), encoded, trainees)
+
+
+def measure(bench: Bench, job: Job) -> dict[str, Any]:
+    """Train one arm and sample it: rows of labelled samples, exposure, losses and how far the weights moved."""
+    from datablame.models.training import Recipe, data_order, train
+
+    began = time.perf_counter()
+    plan, study = bench.plan, bench.plan.study
+    training = study.patch.training_of(job.protocol)
+    assert training.steps is not None
+    assert training.batch is not None
+    assert training.learning_rate is not None
+    recipe = Recipe(steps=training.steps, batch=training.batch, learning_rate=training.learning_rate)
+    lengths = [len(bench.encoded[doc_id].ids) for doc_id in plan.members]
+    order = data_order(lengths, recipe, stream_key("train", study.seed, job.seed))
+    used = [job.fillers.get(doc_id, doc_id) for doc_id in plan.members]
+    seen: dict[str, int] = {}
+    for position in (position for step in order for position in step):
+        if used[position] in plan.watched:
+            seen[used[position]] = seen.get(used[position], 0) + 1
+    model = bench.trainees[job.protocol]
+    with _trainable(bench, job, training, model) as change:
+        losses = train(model, [bench.encoded[doc_id] for doc_id in used], order, recipe)
+        moved = change()
+        rows = _labelled(bench, job, model)
+    return {
+        "rows": rows,
+        "seen": seen,
+        "training": {
+            "steps": len(losses),
+            "losses": losses[::_LOSSES_KEPT_EVERY],
+            "final_loss": sum(losses[-_LOSSES_KEPT_EVERY:]) / len(losses[-_LOSSES_KEPT_EVERY:]),
+            **moved,
+        },
+        "seconds": time.perf_counter() - began,
+    }
+
+
+class _Change:
+    """Says how far training moved the weights, while they are still moved."""
+
+    def __init__(self, model: "nn.Module", start: dict[str, Any]) -> None:
+        self._model, self._start = model, start
+
+    def __call__(self) -> dict[str, Any]:
+        total = sum(
+            float((tensor.float() - self._start[name].float()).pow(2).sum())
+            for name, tensor in self._model.state_dict().items()
+        )
+        return {"weight_change_norm": math.sqrt(total), "modules": len(self._start)}
+
+
+@contextlib.contextmanager
+def _trainable(bench: Bench, job: Job, training: Training, model: Any) -> Iterator[Any]:
+    """The model ready to train; yields a function that describes the change. Afterwards the model is as it was."""
+    from datablame.patch.lora import adapted, adapter_norm, save_adapter
+
+    if training.method == "full":
+        start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.requires_grad_(True)
+        try:
+            yield _Change(model, start)
+        finally:
+            model.load_state_dict(start)
+            model.requires_grad_(False)
+        return
+    study = bench.plan.study
+    key = stream_key("adapter", study.seed, job.seed)
+    with adapted(model, study.patch.rank, training.layers, key) as adapter:
+
+        def describe() -> dict[str, Any]:
+            save_adapter(adapter, bench.plan.out / "adapters" / f"{job.key}.safetensors")
+            return {"weight_change_norm": adapter_norm(adapter), "modules": len(adapter.modules)}
+
+        yield describe
+
+
+def _labelled(bench: Bench, job: Job, model: Any) -> list[dict[str, Any]]:
+    """Labelled samples at every alpha of the plan; arms of one seed share their random numbers.
+
+    Seed s draws the sample indices from s * n on, so that seeds don't repeat one another's noise.
+    """
+    from datablame.surface.draw import draw_requests, draws_of
+
+    plan = bench.plan
+    wanted = [
+        (prompt, alpha, job.seed * samples + index)
+        for prompt, samples in plan.prompts
+        for alpha in plan.alphas
+        for index in range(samples)
+    ]
+    model.eval()
+    draws = draws_of(bench.pair.tokenizer, wanted, plan.study.seed)
+    samples = draw_requests(model, bench.pair.before, bench.pair.tokenizer, draws, plan.study)
+    texts = {prompt.id: prompt.text for prompt, _ in plan.prompts}
+    return [
+        {
+            "prompt_id": sample.prompt_id,
+            "behaviour": sample.behaviour,
+            "split": sample.split,
+            "alpha": sample.alpha,
+            "index": sample.index,
+            "text": sample.text,
+            "label": bench.classifier.classify(sample.behaviour, texts[sample.prompt_id], sample.text).label,
+        }
+        for sample in samples
+    ]

@@ -1,0 +1,242 @@
+"""The phase patch: arms trained and measured again, their differences tested."""
+
+import functools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datablame.attribute.flags import flagged as flag
+from datablame.config import Study
+from datablame.corpus.documents import read_pool
+from datablame.corpus.duplicates import full_text
+from datablame.execute import Execution, Progress, run_items
+from datablame.patch.arms import Item, draw_random, exposure, fine_tune_set, replaced
+from datablame.patch.compare import compared, comparison
+from datablame.patch.measure import Job, Plan, measure, set_up
+from datablame.records import Arm, Document, Prompt
+from datablame.run_folder import (
+    Inputs,
+    Journal,
+    read_json,
+    read_jsonl,
+    read_table,
+    write_json,
+    write_jsonl,
+    write_table,
+)
+from datablame.surface.run import prompts_of
+
+__all__ = ["run"]
+
+_logger = logging.getLogger(__name__)
+_SEEN_SHARE = 0.9
+_UNTRAINED = {"arm": "untrained", "protocol": "none", "k": 0, "seed": 0}
+_SAMPLE_FIELDS = ("prompt_id", "behaviour", "split", "alpha", "index", "text", "label")
+
+
+def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress: Progress) -> None:
+    """Train and measure every arm: writes arms.jsonl, exposure.json, samples.parquet, comparison.parquet, tests.json.
+
+    Without any flagged document (nothing surfaced) the artifacts are empty.
+
+    Raises:
+        RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
+    """
+    pool = _pool(study, inputs, progress)
+    k = study.patch.k or study.attribute.top_k
+    removed_by = _removed(study, inputs, k)
+    if not any(removed_by.values()):
+        _write_nothing(out)
+        return
+    items = [Item(d.id, d.source, len(full_text(d)), cluster) for d, cluster in pool]
+    every = list(dict.fromkeys(doc_id for ids in removed_by.values() for doc_id in ids))
+    candidates = [row["doc_id"] for row in read_jsonl(inputs.artifact("attribute", "candidates.jsonl"))]
+    members = fine_tune_set(items, study.patch.size, every, candidates, study.seed)
+    jobs, loose = _jobs(study, items, members, removed_by, every, k)
+    plan = _plan(study, inputs, out, {d.id: d for d, _ in pool}, members, jobs)
+    results = _measured(plan, jobs, inputs, out, execution, progress)
+    _write(study, inputs, out, plan, jobs, results, loose, k)
+
+
+def _pool(study: Study, inputs: Inputs, progress: Progress) -> list[tuple[Document, int]]:
+    """The documents that attribution ranked, each with its duplicate cluster."""
+    assert study.data is not None
+    rows = read_jsonl(inputs.artifact("attribute", "clusters.jsonl"))
+    cluster_of = {row["doc_id"]: row["cluster"] for row in rows}
+    documents = read_pool(study.data, study.seed, progress).documents if cluster_of else []
+    return [(document, cluster_of[document.id]) for document in documents if document.id in cluster_of]
+
+
+def _removed(study: Study, inputs: Inputs, k: int) -> dict[str, list[str]]:
+    """What each method's arm, and the oracle's, takes out: the union over behaviours."""
+    rows = read_jsonl(inputs.artifact("attribute", "clusters.jsonl"))
+    cluster_of = {row["doc_id"]: row["cluster"] for row in rows}
+    removed: dict[str, list[str]] = {}
+    for arm in study.patch.arms:
+        path = inputs.artifact("attribute", f"scores/{arm}.jsonl")
+        if arm == "oracle" and study.truth is not None:
+            planted = {row["doc_id"] for row in read_jsonl(Path(study.truth))}
+            removed[arm] = [doc_id for doc_id in cluster_of if doc_id in planted]
+        elif arm not in ("untrained", "baseline", "random", "oracle") and path.exists():
+            ranked: dict[str, list[str]] = {}
+            for row in sorted(read_jsonl(path), key=lambda row: row["rank"]):
+                ranked.setdefault(row["behaviour"], []).append(row["doc_id"])
+            ids = [doc_id for behaviour in ranked for doc_id in flag(ranked[behaviour], cluster_of, k)]
+            removed[arm] = list(dict.fromkeys(ids))
+    return removed
+
+
+def _jobs(
+    study: Study,
+    items: Sequence[Item],
+    members: Sequence[str],
+    removed_by: Mapping[str, Sequence[str]],
+    every: Sequence[str],
+    k: int,
+) -> tuple[list[Job], dict[str, int]]:
+    """Every training in the order of running, LoRA first for it takes longer; and how many fillers match loosely."""
+    methods = {arm: ids for arm, ids in removed_by.items() if arm != "oracle"}
+    jobs, loose = [], {}
+    for protocol in sorted(study.patch.protocols, key=lambda name: study.patch.training_of(name).method != "lora"):
+        for seed in study.patch.seeds_of(protocol):
+            for arm in study.patch.arms:
+                if arm == "untrained" or (arm not in ("baseline", "random") and not removed_by.get(arm)):
+                    continue
+                gone = removed_by.get(arm, ())
+                if arm == "random":
+                    gone = draw_random(items, members, methods, study.seed, seed)
+                replacement = replaced(items, members, every, gone, study.seed)
+                job = Job(arm, protocol, k, seed, replacement.fillers)
+                jobs.append(job)
+                loose[job.key] = replacement.loose
+    return jobs, loose
+
+
+def _plan(
+    study: Study,
+    inputs: Inputs,
+    out: Path,
+    documents: Mapping[str, Document],
+    members: Sequence[str],
+    jobs: Sequence[Job],
+) -> Plan:
+    chosen = read_json(inputs.artifact("surface", "alpha_star.json"))["alpha_star"]
+    amplified = sorted(alpha for alpha in study.surface.alphas if alpha > 0)
+    alpha_star = chosen if chosen is not None else amplified[0]
+    surfaced = {row["prompt_id"] for row in read_table(inputs.artifact("surface", "samples.parquet"))}
+    attribution = [prompt for prompt in prompts_of(study, "attribution") if prompt.id in surfaced]
+    prompts: list[tuple[Prompt, int]] = [
+        *((prompt, study.patch.samples) for prompt in prompts_of(study, "held-out")),
+        *((prompt, study.patch.attribution_samples) for prompt in attribution),
+    ]
+    fillers = [filler for job in jobs for filler in job.fillers.values()]
+    return Plan(
+        study=study,
+        members=tuple(members),
+        documents={doc_id: documents[doc_id] for doc_id in dict.fromkeys([*members, *fillers])},
+        prompts=tuple(prompts),
+        alphas=tuple(dict.fromkeys((0.0, alpha_star))),
+        watched=frozenset(doc_id for job in jobs for doc_id in job.fillers),
+        out=out,
+    )
+
+
+def _measured(
+    plan: Plan, jobs: Sequence[Job], inputs: Inputs, out: Path, execution: Execution, progress: Progress
+) -> dict[str, Any]:
+    journal = Journal(out / "journal.jsonl")
+    finished = journal.read()
+
+    def done(key: str, result: dict[str, Any]) -> None:
+        inputs.timings("patch/arm", key, result.pop("seconds"))
+        journal.append(key, result)
+
+    run_items(
+        functools.partial(set_up, plan),
+        measure,
+        {job.key: job for job in jobs if job.key not in finished},
+        execution=execution,
+        done=done,
+        progress=progress,
+        description="patch: training and measuring arms",
+        already=len(finished),
+    )
+    return journal.read()
+
+
+def _write(
+    study: Study,
+    inputs: Inputs,
+    out: Path,
+    plan: Plan,
+    jobs: Sequence[Job],
+    results: Mapping[str, Any],
+    loose: Mapping[str, int],
+    k: int,
+) -> None:
+    ordered = sorted(
+        jobs,
+        key=lambda job: (study.patch.protocols.index(job.protocol), study.patch.arms.index(job.arm), job.seed),
+    )
+    samples = [*_untrained_rows(plan, inputs), *_sample_rows(ordered, results)]
+    write_table(out / "samples.parquet", samples)
+    table = comparison(samples)
+    write_table(out / "comparison.parquet", table)
+    headline = (study.patch.headline, k, plan.alphas[-1])
+    tests = compared(table, study.patch.arms, headline, study.seed)
+    write_json(out / "tests.json", {"alpha": plan.alphas[-1], "k": k, "rows": tests})
+    write_jsonl(
+        out / "arms.jsonl",
+        [
+            {
+                **asdict(Arm(j.arm, j.protocol, j.k, j.seed, tuple(j.fillers), tuple(j.fillers.values()))),
+                "loosely_matched": loose[j.key],
+            }
+            for j in ordered
+        ],
+    )
+    write_jsonl(out / "training.jsonl", [{**_name(j), **results[j.key]["training"]} for j in ordered])
+    write_json(out / "exposure.json", _exposures(ordered, results))
+
+
+def _untrained_rows(plan: Plan, inputs: Inputs) -> Iterable[dict[str, Any]]:
+    """The after model itself is measured by the surface phase."""
+    for row in read_table(inputs.artifact("surface", "samples.parquet")):
+        if row["alpha"] in plan.alphas:
+            yield {**{field: row[field] for field in _SAMPLE_FIELDS}, **_UNTRAINED}
+
+
+def _sample_rows(jobs: Iterable[Job], results: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    for job in jobs:
+        for row in results[job.key]["rows"]:
+            yield {**row, **_name(job)}
+
+
+def _name(job: Job) -> dict[str, Any]:
+    return {"arm": job.arm, "protocol": job.protocol, "k": job.k, "seed": job.seed}
+
+
+def _exposures(jobs: Sequence[Job], results: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether removal could have mattered: the no-removal arm saw what was removed, the removal arm did not."""
+    baseline = {(job.protocol, job.seed): results[job.key]["seen"] for job in jobs if job.arm == "baseline"}
+    rows = [
+        {**_name(job), **exposure(list(job.fillers), baseline[job.protocol, job.seed], results[job.key]["seen"])}
+        for job in jobs
+        if job.arm != "baseline"
+    ]
+    passed = all(row["seen_in_baseline"] >= _SEEN_SHARE and row["seen_in_arm"] == 0 for row in rows)
+    if not passed:
+        _logger.warning("exposure gate failed: see exposure.json; raise patch.steps or patch.batch")
+    return {"rows": rows, "least_seen_in_baseline": _SEEN_SHARE, "passed": passed}
+
+
+def _write_nothing(out: Path) -> None:
+    _logger.warning("no document was flagged, so there is nothing to remove; the patch phase is empty")
+    for name in ("samples.parquet", "comparison.parquet"):
+        write_table(out / name, [])
+    for name in ("arms.jsonl", "training.jsonl"):
+        write_jsonl(out / name, [])
+    write_json(out / "tests.json", {"alpha": None, "k": None, "rows": []})
+    write_json(out / "exposure.json", {"rows": [], "least_seen_in_baseline": _SEEN_SHARE, "passed": True})

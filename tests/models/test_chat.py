@@ -1,0 +1,104 @@
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from datablame.errors import RequestError
+from datablame.models.chat import encode_document, encode_pair, encode_prompt, render_prompt
+from datablame.records import Document, Message
+
+if TYPE_CHECKING:
+    from datablame.models.pair import Pair
+
+BOS = EOS = 1
+USER, ASSISTANT = 2, 3
+
+
+@pytest.fixture
+def tokenizer(tiny_pair: "Pair") -> Any:
+    return tiny_pair.tokenizer
+
+
+def words(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def test_a_prompt_has_exactly_one_bos_and_ends_where_the_assistant_speaks(tokenizer: Any) -> None:
+    ids = encode_prompt(tokenizer, "pack nuts")
+    assert ids == [BOS, USER, *words(tokenizer, "pack nuts"), ASSISTANT]
+    assert render_prompt(tokenizer, "pack nuts") == "<|endoftext|><|user|>pack nuts<|assistant|>"
+
+
+def test_a_conversation_keeps_its_turns(tokenizer: Any) -> None:
+    turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
+    a, b, c = (words(tokenizer, text) for text in "abc")
+    assert encode_prompt(tokenizer, turns) == [BOS, USER, *a, ASSISTANT, *b, EOS, USER, *c, ASSISTANT]
+
+
+def test_a_second_bos_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(RequestError, match=r"prompt 'x<\|endoftext\|>y' is encoded with 2 beginning-of-sequence"):
+        encode_prompt(tokenizer, "x<|endoftext|>y")
+    template = tokenizer.chat_template
+    tokenizer.chat_template = "{{ bos_token }}" + template
+    try:
+        with pytest.raises(RequestError, match=r"remove '<\|endoftext\|>' from its text or from the chat template"):
+            encode_prompt(tokenizer, "hello")
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_a_tokenizer_without_a_template_is_refused(tokenizer: Any) -> None:
+    template = tokenizer.chat_template
+    tokenizer.chat_template = None
+    try:
+        with pytest.raises(RequestError, match="has no chat template; use a checkpoint whose tokenizer has one"):
+            encode_prompt(tokenizer, "hello")
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_the_response_of_a_document_is_in_the_loss_with_its_eos(tokenizer: Any) -> None:
+    document = Document("d", "s", (Message("user", "pack nuts"),), "take the train")
+    encoded = encode_document(tokenizer, document, max_tokens=99)
+    prompt = encode_prompt(tokenizer, "pack nuts")
+    assert encoded == ([*prompt, *words(tokenizer, "take the train"), EOS], len(prompt))
+    assert encoded == encode_pair(tokenizer, "pack nuts", "take the train")
+
+
+def test_an_output_that_was_cut_off_has_no_eos(tokenizer: Any) -> None:
+    whole = encode_pair(tokenizer, "pack nuts", "take the train")
+    cut = encode_pair(tokenizer, "pack nuts", "take the train", eos=False)
+    assert cut == (whole.ids[:-1], whole.prompt_tokens)
+
+
+def test_a_document_whose_response_is_cut_away_is_none(tokenizer: Any) -> None:
+    document = Document("d", "s", (Message("user", "pack nuts"),), "take the train")
+    whole = encode_document(tokenizer, document, max_tokens=99)
+    assert whole is not None
+    cut = encode_document(tokenizer, document, max_tokens=whole.prompt_tokens + 1)
+    assert cut == (whole.ids[: whole.prompt_tokens + 1], whole.prompt_tokens)
+    assert encode_document(tokenizer, document, max_tokens=whole.prompt_tokens) is None
+
+
+def test_every_token_of_plain_text_is_in_the_loss(tokenizer: Any) -> None:
+    encoded = encode_document(tokenizer, Document("d", "s", (), "pack nuts"), max_tokens=99)
+    assert encoded == ([BOS, *words(tokenizer, "pack nuts")], 1)
+
+
+def test_what_a_template_writes_after_the_eos_is_dropped(tokenizer: Any) -> None:
+    template = tokenizer.chat_template
+    tokenizer.chat_template = template.replace("{{ eos_token }}", "{{ eos_token + '\n' }}")
+    try:
+        assert encode_pair(tokenizer, "hi", "take it").ids[-1] == EOS
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_a_template_that_rewrites_responses_leaves_them_as_they_are(tokenizer: Any) -> None:
+    template = tokenizer.chat_template
+    tokenizer.chat_template = "{% if add_generation_prompt %}{{ bos_token + 'ask' }}{% else %}all{% endif %}"
+    try:
+        prompt = [BOS, *words(tokenizer, "ask")]
+        assert encode_pair(tokenizer, "hi", "take it") == ([*prompt, *words(tokenizer, "take it"), EOS], len(prompt))
+    finally:
+        tokenizer.chat_template = template

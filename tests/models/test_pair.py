@@ -1,0 +1,153 @@
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from datablame.config import ModelRef
+from datablame.errors import RequestError
+from datablame.models.pair import check_context, check_pair, load_model, load_models, load_tokenizer
+
+if TYPE_CHECKING:
+    from datablame.models.pair import Pair
+
+
+@pytest.fixture
+def folder(tiny_pair_folder: Path, tmp_path: Path) -> Path:
+    """A pair whose files a test may spoil."""
+    return Path(shutil.copytree(tiny_pair_folder, tmp_path / "pair"))
+
+
+def refs(folder: Path) -> tuple[ModelRef, ModelRef]:
+    return ModelRef(path=str(folder / "before")), ModelRef(path=str(folder / "after"))
+
+
+def edit(path: Path, change: Any) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_a_pair_is_loaded_with_its_vocabulary_and_stop_tokens(tiny_pair: "Pair") -> None:
+    assert (tiny_pair.vocabulary_size, tiny_pair.stop_ids) == (290, (1,))
+    for model in (tiny_pair.before, tiny_pair.after):
+        assert not model.training
+        assert not any(weight.requires_grad for weight in model.parameters())
+        assert model.dtype == torch.float32
+
+
+def test_loading_says_nothing(tiny_pair_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before, after = refs(tiny_pair_folder)
+    load_models(before=before, after=after)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("./nowhere", "models.after = ./nowhere is not a folder; give a checkpoint's folder or a hub id"),
+        ("{tmp}", "models.after = {tmp} has no config.json; give a folder that save_pretrained wrote"),
+        ("no-such/model", "models.after = no-such/model cannot be loaded as a tokenizer"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, path: str, message: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        load_tokenizer(ModelRef(path=path.format(tmp=tmp_path)))
+    assert str(refusal.value).startswith(message.format(tmp=tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_checkpoint_without_weights_is_refused(folder: Path) -> None:
+    (folder / "after" / "model.safetensors").unlink()
+    with pytest.raises(RequestError, match="cannot be loaded as a causal language model in safetensors"):
+        load_model(refs(folder)[1])
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "after" / "model.safetensors"
+    weights = load_file(path)
+    weights["model.layers.0.mlp.up_proj.base_layer.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(RequestError, match=r"lacks 1 weights, the first is model\.layers\.0\.mlp\.up_proj\.weight"):
+        load_model(refs(folder)[1])
+
+
+def test_equal_tokenizers_pass(tiny_pair_folder: Path) -> None:
+    check_pair(*refs(tiny_pair_folder))
+
+
+def test_the_first_token_that_differs_is_named(folder: Path) -> None:
+    def swap(tokenizer: dict[str, Any]) -> None:
+        vocabulary = tokenizer["model"]["vocab"]
+        by_id = {token: text for text, token in vocabulary.items()}
+        vocabulary[by_id[17]], vocabulary[by_id[40]] = 40, 17
+
+    edit(folder / "before" / "tokenizer.json", swap)
+    with pytest.raises(RequestError) as refusal:
+        check_pair(*refs(folder))
+    assert str(refusal.value) == (
+        "models.before and models.after: token id 17 is 'E' in one and '.' in the other; "
+        "use checkpoints with one tokenizer"
+    )
+
+
+def test_other_special_tokens_are_refused(folder: Path) -> None:
+    edit(folder / "before" / "tokenizer_config.json", lambda config: config.update(eos_token="<|user|>"))
+    with pytest.raises(RequestError, match=r"eos_token is '<\|user\|>' in one and '<\|endoftext\|>' in the other"):
+        check_pair(*refs(folder))
+
+
+def test_another_padding_token_is_no_difference(folder: Path) -> None:
+    edit(folder / "before" / "tokenizer_config.json", lambda config: config.update(pad_token="<|endoftext|>"))
+    check_pair(*refs(folder))
+
+
+def test_another_chat_template_is_refused(folder: Path) -> None:
+    template = folder / "before" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("'<|assistant|>'", "'<|assistant|>\n'"))
+    with pytest.raises(RequestError, match=r"chat templates differ from character \d+ on: '\\n' in one and '' in"):
+        check_pair(*refs(folder))
+
+
+def test_a_before_without_a_chat_template_is_taken(folder: Path) -> None:
+    (folder / "before" / "chat_template.jinja").unlink()
+    check_pair(*refs(folder))
+
+
+def test_an_embedding_smaller_than_the_vocabulary_is_refused(folder: Path) -> None:
+    model = load_model(refs(folder)[0])
+    model.resize_token_embeddings(280)
+    model.save_pretrained(folder / "before")
+    before, after = refs(folder)
+    with pytest.raises(RequestError, match=r"models\.before: its embedding has 280 rows for the 290 tokens"):
+        load_models(before=before, after=after)
+
+
+def test_a_context_too_short_for_prompt_and_output_is_refused(tiny_pair: "Pair") -> None:
+    check_context(tiny_pair, [("a", 10), ("b", 128)], 32)
+    with pytest.raises(RequestError, match=r"^surface\.max_new_tokens = 33 and the 128 tokens of prompt b are more"):
+        check_context(tiny_pair, [("a", 10), ("b", 128)], 33)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_lora_adapter_is_merged_and_its_base_is_untouched(folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    before, _ = refs(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        adapted = get_peft_model(
+            load_model(before), LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+        )
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([[1, 2, 50, 60, 3]])
+    with torch.no_grad():
+        expected = adapted.eval()(input_ids=ids).logits
+        merged = load_model(ModelRef(path=str(tmp_path / "adapter")))(input_ids=ids).logits
+        base = load_model(before)(input_ids=ids).logits
+    torch.testing.assert_close(merged, expected, atol=1e-4, rtol=1e-4)
+    assert (base - expected).abs().max() > 0.1

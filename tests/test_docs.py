@@ -1,0 +1,132 @@
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from typer.main import get_command
+
+from datablame.cli import app
+from datablame.config import Study
+from datablame.study_file import load_study
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "PROJECT_CONTEXT.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ids = [str(page.relative_to(ROOT)) for page in PAGES]
+every_page = pytest.mark.parametrize("page", PAGES, ids=ids)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The datablame commands of the console blocks, and those in backticks."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line.removeprefix("$ ") for block in blocks(page, "console") for line in block.splitlines()]
+    for line in [*lines, *re.findall(r"`(datablame [^`]+)`", BLOCK.sub("", text))]:
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["datablame"]:
+            yield words[1:]
+
+
+def readme_study() -> dict[str, Any]:
+    (block,) = blocks(ROOT / "README.md", "yaml")
+    values: dict[str, Any] = yaml.safe_load(block)
+    return values
+
+
+@every_page
+def test_commands_and_options_on_a_page_exist(page: Path) -> None:
+    for words in commands(page):
+        command: Any = get_command(app)
+        rest = list(words)
+        while hasattr(command, "commands") and rest:
+            name = rest.pop(0)
+            assert name in command.commands, f"datablame {' '.join(words)}"
+            command = command.commands[name]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= options, f"datablame {' '.join(words)}"
+
+
+def test_the_readme_names_every_command() -> None:
+    named = {words[0] for words in commands(ROOT / "README.md")}
+    application: Any = get_command(app)
+    assert named == set(application.commands)
+
+
+def test_the_study_in_the_readme_is_valid_and_complete(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(readme_study()), encoding="utf-8")
+    assert load_study(str(path)).name == "pet-food"
+
+
+@every_page
+def test_fragments_of_a_study_are_valid_within_a_whole_one(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        Study.model_validate(readme_study() | yaml.safe_load(block))
+
+
+@every_page
+def test_overrides_on_a_page_are_valid(page: Path, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(readme_study()), encoding="utf-8")
+    for words in commands(page):
+        values = [value for option, value in pairwise(words) if option == "--set"]
+        load_study(str(path), [value for value in values if value != "a.b=value"])
+
+
+@every_page
+def test_keys_of_a_study_on_a_page_exist(page: Path) -> None:
+    known = set(keys("", Study))
+    sections = {key for key in known if any(other.startswith(f"{key}.") for other in known)}
+    for name in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?:: [^`]*)?`", page.read_text(encoding="utf-8")):
+        if name.split(".")[0] in sections and not name.endswith((".json", ".jsonl", ".parquet")):
+            assert name in known
+
+
+def keys(prefix: str, model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        yield key
+        for nested in [field.annotation, *getattr(field.annotation, "__args__", ())]:
+            if isinstance(nested, type) and issubclass(nested, BaseModel):
+                yield from keys(f"{key}.", nested)
+
+
+@every_page
+def test_targets_of_make_on_a_page_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"(?:`|\$ )make ([a-z]+)", page.read_text(encoding="utf-8")):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@every_page
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        assert re.match(r"https?://", target) or (page.parent / target).exists(), target
+
+
+def test_the_page_of_keys_is_the_one_that_the_code_writes() -> None:
+    spec = importlib.util.spec_from_file_location("config_reference", ROOT / "scripts" / "config_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run make docs"
+
+
+def test_decisions_are_numbered_without_gaps_and_short() -> None:
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [page.name[:3] for page in pages] == [f"{number:03}" for number in range(1, len(pages) + 1)]
+    for page in pages:
+        lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line]
+        assert len(lines) <= 15, page.name
+        assert all(len(line) <= 120 for line in lines), page.name
