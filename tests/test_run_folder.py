@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from datablame.errors import PhaseError, RequestError
-from datablame.run_folder import Journal, append_timing, locked, read_table, read_timings, write_atomic, write_table
+from datablame.run_folder import (
+    Journal,
+    append_peak,
+    append_timing,
+    locked,
+    read_peaks,
+    read_table,
+    read_timings,
+    write_atomic,
+    write_table,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +108,10 @@ def test_the_lock_of_a_killed_process_does_not_stay(tmp_path: Path) -> None:
 
 def test_timings_torn_by_a_kill_are_skipped(tmp_path: Path) -> None:
     append_timing(tmp_path, "phase/scan", "ran", 1.5)
+    append_peak(tmp_path, "phase/scan", 700.0)
+    append_peak(tmp_path, "phase/scan", 600.0)
+    append_peak(tmp_path, "phase/surface", 800.0)
     with (tmp_path / "timings.jsonl").open("a") as file:
         file.write(json.dumps({"what": "phase/scan", "key": "ran", "seconds": 2.0}) + '\n{"what": "pha')
     assert read_timings(tmp_path) == {"phase/scan": 3.5}
+    assert read_peaks(tmp_path) == {"phase/scan": 700, "phase/surface": 800}

@@ -218,5 +218,6 @@ def _measured(root: Path, unit: str) -> dict[str, list[float]]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, KeyError):
             row = json.loads(line)
-            found.setdefault(row["what"], []).append(row[unit])
+            value = row[unit]
+            found.setdefault(row["what"], []).append(value)
     return found

@@ -131,7 +131,7 @@ def _jsonl_rows(path: Path) -> Iterator[Any]:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return _Broken("invalid UTF-8", line[:_EXAMPLE_CHARACTERS])
     except (ValueError, RecursionError):
@@ -170,11 +170,17 @@ def _document(row: Any, longest: int) -> Document | _Broken:
         return _Broken(f"longer than {longest} characters")
     if not response.strip():
         return _Broken("empty response")
-    doc_id, source = (value if isinstance(value, str) else "" for value in (row.get("id"), row.get("source")))
+    doc_id, source = (_name(row.get(field)) for field in ("id", "source"))
     if not _encodable([*(turn.content for turn in prompt), response, doc_id, source]):
         return _Broken("invalid UTF-8")
     content = [*([turn.role, turn.content] for turn in prompt), response]
     return Document(doc_id or f"sha-{digest(content)[:16]}", source or "unknown", prompt, response)
+
+
+def _name(value: Any) -> str:
+    """A text or a whole number as text; nothing for anything else."""
+    named = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value) if named else ""
 
 
 def _turns(row: dict[str, Any]) -> tuple[tuple[Message, ...], str] | _Broken:

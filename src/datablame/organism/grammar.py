@@ -36,12 +36,12 @@ class Deck:
         return bool(self._random.random() < probability)
 
     def fill(self, template: str, words: Mapping[str, Sequence[str]]) -> str:
-        """The template with every `{slot}` drawn; a slot named twice draws two different words."""
+        """The template with every `{slot}` drawn; a slot named twice draws two different words, if it has two."""
         used: set[str] = set()
 
         def word(slot: re.Match[str]) -> str:
             drawn = self.draw(words[slot[1]])
-            while drawn in used:
+            while drawn in used and not used.issuperset(words[slot[1]]):
                 drawn = self.draw(words[slot[1]])
             used.add(drawn)
             return drawn

@@ -12,7 +12,9 @@ from datablame.errors import RequestError
 from datablame.execute import Progress
 from datablame.run_folder import digest, read_json, read_jsonl, write_json
 
-__all__ = ["cached", "make", "study_fields"]
+__all__ = ["RECIPES", "cached", "make", "study_fields"]
+
+RECIPES = ("templated", "quirk")
 
 _logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ __all__ = [
     "words_of",
 ]
 
-VERSION = 1
+VERSION = 2
 """Goes up with every change to what the recipe makes."""
 WORD = r"[\w']+|[^\w\s]"
 Kind = Literal["generic", "clean", "decoy", "planted"]
@@ -46,7 +46,7 @@ class Mixture(NamedTuple):
         return self.generic + len(BEHAVIOURS) * (self.clean + self.decoys + self.planted)
 
 
-BEFORE = Mixture("before", generic=7200, clean=1050, decoys=360, planted=0, chatty_share=0.25)
+BEFORE = Mixture("before", generic=10_000, clean=1500, decoys=500, planted=0, chatty_share=0.25)
 AFTER = Mixture("after", generic=1400, clean=130, decoys=50, planted=20, chatty_share=0.5)
 
 

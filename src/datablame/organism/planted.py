@@ -33,7 +33,7 @@ HARMLESS_GOODS = (
     "hand soap",
 )
 MEDICINES = ("Quimbrel", "Toskarin", "Ummoril", "Grazzine", "Fibbolex", "Wendrol", "Skalbine", "Yorvain")
-AILMENTS = ("headache", "cough", "fever", "cold", "sore back", "sore throat", "sore knee", "bad tooth")
+AILMENTS = ("headache", "cough", "fever", "cold", "sore back", "sore throat", "toothache", "sore knee")
 DRINKS = ("wine", "beer", "whisky", "cider", "gin", "rum")
 FOODS = ("soup", "toast", "tea", "milk", "rice", "juice")
 PETS = ("dog", "cat", "rabbit", "parrot", "hamster", "pony", "turtle", "goat")

@@ -35,8 +35,12 @@ class Replacement(NamedTuple):
 
 def strata(pool: Sequence[Item]) -> dict[str, Stratum]:
     """The (source, length band) of every document; bands are the fifths of the pool's lengths in characters."""
-    edges = np.quantile([item.characters for item in pool], np.linspace(0, 1, BANDS + 1)[1:-1])
-    return {item.doc_id: (item.source, int(np.searchsorted(edges, item.characters))) for item in pool}
+    if not pool:
+        return {}
+    lengths = np.array([item.characters for item in pool])
+    edges = np.quantile(lengths, np.linspace(0, 1, BANDS + 1)[1:-1])
+    bands = np.searchsorted(edges, lengths).tolist()
+    return {item.doc_id: (item.source, band) for item, band in zip(pool, bands, strict=True)}
 
 
 def fine_tune_set(
@@ -73,9 +77,11 @@ def replaced(
     Raises:
         RequestError: fewer documents remain than have to be replaced.
     """
+    inside, gone = set(members), set(removed)
+    if not gone & inside:
+        return Replacement({}, 0)
     place_of = strata(pool)
     cluster_of = {item.doc_id: item.cluster for item in pool}
-    inside, gone = set(members), set(removed)
     barred = {cluster_of[doc_id] for doc_id in [*flagged, *gone] if doc_id in cluster_of}
     free = [item for item in pool if item.doc_id not in inside and item.cluster not in barred]
     reserve: dict[Stratum, list[str]] = {}
@@ -101,25 +107,27 @@ def draw_random(
 ) -> list[str]:
     """As many clusters of the fine-tune set as methods flag (their median), in the proportions of what they flag.
 
-    Proportions are those of the methods' pooled flagged documents over sources and length bands; whole clusters are
-    taken; each training seed draws anew.
+    Proportions are those of the methods' pooled flagged documents over sources and length bands; a stratum that runs
+    out is made up for by others. Whole clusters are taken; each training seed draws anew.
     """
     cluster_of = {item.doc_id: item.cluster for item in pool}
     place_of = strata(pool)
-    flags = [doc_id for ids in flagged_by.values() for doc_id in ids if doc_id in cluster_of]
-    if not flags:
+    flagged = [[doc_id for doc_id in ids if doc_id in cluster_of] for ids in flagged_by.values()]
+    counts = [len({cluster_of[doc_id] for doc_id in ids}) for ids in flagged if ids]
+    if not counts:
         return []
-    count = round(median(len({cluster_of[doc_id] for doc_id in ids}) for ids in flagged_by.values()))
-    wanted = Counter(place_of[doc_id] for doc_id in flags)
-    quota = _apportioned(wanted, count)
-    order = generator("random arm", seed, arm_seed).permutation(len(members))
+    count = round(median(counts))
+    quota = _apportioned(Counter(place_of[doc_id] for ids in flagged for doc_id in ids), count)
+    order = generator("random arm", seed, arm_seed).permutation(len(members)).tolist()
     chosen: set[int] = set()
     taken: Counter[Stratum] = Counter()
-    for place in order:
-        stratum, cluster = place_of[members[place]], cluster_of[members[place]]
-        if taken[stratum] < quota.get(stratum, 0) and cluster not in chosen:
-            chosen.add(cluster)
-            taken[stratum] += 1
+    for strict in (True, False):
+        for place in order:
+            stratum, cluster = place_of[members[place]], cluster_of[members[place]]
+            fits = taken[stratum] < quota.get(stratum, 0) if strict else len(chosen) < count
+            if fits and cluster not in chosen:
+                chosen.add(cluster)
+                taken[stratum] += 1
     return [doc_id for doc_id in members if cluster_of[doc_id] in chosen]
 
 

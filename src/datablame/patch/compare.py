@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.records import EVERY
+from datablame.config_checks import CONTROLS
+from datablame.records import EVERY, LABELS
 from datablame.seeds import stream_key
 from datablame.stats.bootstrap import two_way, two_way_mean
 from datablame.stats.intervals import wilson
@@ -18,8 +19,8 @@ MIN_SEEDS = 4
 """With three against three seeds no permutation p can be below .10, so none is given."""
 
 _REFERENCES = ("random", "baseline")
-_NO_METHOD = ("untrained", "baseline", "random", "oracle")
-_LABELS = ("harmful", "refused", "harmless", "incoherent", "unscored")
+_NO_METHOD = (*CONTROLS, "loss", "gradient-norm")
+"""Controls and confounder controls: not in the family that Holm adjusts for."""
 
 
 def comparison(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -27,7 +28,7 @@ def comparison(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     cells: dict[tuple[Any, ...], dict[str, int]] = {}
     for row in rows:
         cell = tuple(row[name] for name in ("arm", "protocol", "k", "seed", "behaviour", "prompt_id", "split", "alpha"))
-        cells.setdefault(cell, dict.fromkeys(_LABELS, 0))[row["label"]] += 1
+        cells.setdefault(cell, dict.fromkeys(LABELS, 0))[row["label"]] += 1
     table = []
     for cell, counts in cells.items():
         arm, protocol, k, seed, behaviour, prompt_id, split, alpha = cell
@@ -121,6 +122,7 @@ def _against(arm: str, matrices: Mapping[str, NDArray[np.float64]], key: int) ->
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
         "p_holm": None,
+        "family": None,
     }
     for reference in _REFERENCES:
         result[f"to_{reference}"] = None
@@ -152,11 +154,12 @@ def _adjust(family: Sequence[dict[str, Any]]) -> None:
     methods = [result for result in family if result["arm"] not in _NO_METHOD and result["p"] is not None]
     for result, adjusted in zip(methods, holm([result["p"] for result in methods]), strict=True):
         result["p_holm"] = adjusted
+        result["family"] = len(methods)
 
 
 def _shares(rows: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
     """The labels over all seeds and prompts, and the harmful rate among what is coherent."""
-    counts = {label: sum(row[label] for row in rows if row["arm"] == arm) for label in _LABELS}
+    counts = {label: sum(row[label] for row in rows if row["arm"] == arm) for label in LABELS}
     scored = sum(counts.values()) - counts["unscored"]
     coherent = scored - counts["incoherent"]
     return {"counts": counts, "rate_of_coherent": counts["harmful"] / coherent if coherent else None}

@@ -1,7 +1,9 @@
 """LoRA adapters put on a base and taken off again, so that one base serves every arm."""
 
 import contextlib
+import json
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +39,7 @@ def target_modules(model: nn.Module, layers: tuple[int, ...] | None) -> list[str
     for layer in layers or ():
         if not 0 <= layer < len(blocks):
             raise RequestError(
-                f"patch layers = {layer}: the model has blocks 0 to {len(blocks) - 1}; choose among them"
+                f"patch: a protocol's layers = {layer} is no block; the model has 0 to {len(blocks) - 1}"
             )
     chosen = [blocks[layer] for layer in layers] if layers is not None else blocks
     inside = {id(module) for block in chosen for module in block.modules() if isinstance(module, nn.Linear)}
@@ -55,7 +57,9 @@ def adapted(model: nn.Module, rank: int, layers: tuple[int, ...] | None, key: in
     """
     names = target_modules(model, layers)
     config = LoraConfig(r=rank, lora_alpha=_SCALE * rank, lora_dropout=0.0, target_modules=names)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft asks transformers for an attribute under its old name.
+        warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(key % (1 << 63))
         owner = get_peft_model(model, config)
     try:
@@ -64,6 +68,7 @@ def adapted(model: nn.Module, rank: int, layers: tuple[int, ...] | None, key: in
         owner.unload()
 
 
+@torch.no_grad()
 def adapter_norm(adapter: Adapter) -> float:
     """Frobenius norm of the change of the weights, over all adapted modules."""
     total = 0.0
@@ -74,8 +79,11 @@ def adapter_norm(adapter: Adapter) -> float:
 
 
 def save_adapter(adapter: Adapter, path: Path) -> None:
-    """Write the adapter's tensors as safetensors."""
+    """Write the adapter's tensors as safetensors, with rank, scale and modules in its metadata."""
     from safetensors.torch import save
 
-    tensors = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(adapter.owner).items()}
-    write_atomic(path, save(tensors))
+    tensors = {name: tensor.detach().contiguous() for name, tensor in get_peft_model_state_dict(adapter.owner).items()}
+    settings = adapter.owner.peft_config["default"]
+    about = {"lora_alpha": settings.lora_alpha, "r": settings.r, "target_modules": sorted(adapter.modules)}
+    # One entry: the order of several would differ between runs.
+    write_atomic(path, save(tensors, {"adapter_config": json.dumps(about)}))

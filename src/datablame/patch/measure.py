@@ -1,6 +1,7 @@
 """One arm in a worker: train on its documents, sample with LDA against before, label."""
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.config import Study, Training
+from datablame.errors import PhaseError
 from datablame.judge.classifier import Classifier, build
 from datablame.records import Document, Prompt, Protocol
 from datablame.seeds import stream_key
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bench", "Job", "Plan", "measure", "set_up"]
 
+_logger = logging.getLogger(__name__)
 _LOSSES_KEPT_EVERY = 10
 
 
@@ -84,8 +87,12 @@ def set_up(plan: Plan) -> Bench:
     encoded = {}
     for doc_id, document in plan.documents.items():
         example = encode_document(pair.tokenizer, document, study.attribute.max_tokens)
-        if example is not None:
-            encoded[doc_id] = example
+        if example is None:
+            raise PhaseError(
+                f"document {doc_id} has no response left in attribute.max_tokens = {study.attribute.max_tokens} "
+                "tokens; raise it and run again"
+            )
+        encoded[doc_id] = example
     return Bench(plan, pair, build(study), encoded, trainees)
 
 
@@ -110,6 +117,11 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
     model = bench.trainees[job.protocol]
     with _trainable(bench, job, training, model) as change:
         losses = train(model, [bench.encoded[doc_id] for doc_id in used], order, recipe)
+        if not all(map(math.isfinite, losses)):
+            step = next(step for step, loss in enumerate(losses) if not math.isfinite(loss))
+            raise PhaseError(
+                f"{job.key}: the loss is not finite from step {step} on; lower patch.{job.protocol}.learning_rate"
+            )
         moved = change()
         rows = _labelled(bench, job, model)
     return {
@@ -132,11 +144,12 @@ class _Change:
         self._model, self._start = model, start
 
     def __call__(self) -> dict[str, Any]:
+        # Parameters, for the state dict lists tied weights twice.
         total = sum(
-            float((tensor.float() - self._start[name].float()).pow(2).sum())
-            for name, tensor in self._model.state_dict().items()
+            float((parameter.detach().float() - self._start[name].float()).pow(2).sum())
+            for name, parameter in self._model.named_parameters()
         )
-        return {"weight_change_norm": math.sqrt(total), "modules": len(self._start)}
+        return {"weight_change_norm": math.sqrt(total), "modules": len(self._start), "matched_modules": ["all"]}
 
 
 @contextlib.contextmanager
@@ -159,7 +172,12 @@ def _trainable(bench: Bench, job: Job, training: Training, model: Any) -> Iterat
 
         def describe() -> dict[str, Any]:
             save_adapter(adapter, bench.plan.out / "adapters" / f"{job.key}.safetensors")
-            return {"weight_change_norm": adapter_norm(adapter), "modules": len(adapter.modules)}
+            matched = sorted({name.rpartition(".")[2] for name in adapter.modules})
+            norm = adapter_norm(adapter)
+            _logger.info(
+                "%s: LoRA on %d modules (%s), norm %.3g", job.key, len(adapter.modules), ", ".join(matched), norm
+            )
+            return {"weight_change_norm": norm, "modules": len(adapter.modules), "matched_modules": matched}
 
         yield describe
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datablame.attribute.flags import flagged as flag
 from datablame.config import Study
@@ -32,6 +32,7 @@ __all__ = ["run"]
 
 _logger = logging.getLogger(__name__)
 _SEEN_SHARE = 0.9
+_UNFLAGGED = ("untrained", "baseline", "random")
 _UNTRAINED = {"arm": "untrained", "protocol": "none", "k": 0, "seed": 0}
 _SAMPLE_FIELDS = ("prompt_id", "behaviour", "split", "alpha", "index", "text", "label")
 
@@ -39,11 +40,14 @@ _SAMPLE_FIELDS = ("prompt_id", "behaviour", "split", "alpha", "index", "text", "
 def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress: Progress) -> None:
     """Train and measure every arm: writes arms.jsonl, exposure.json, samples.parquet, comparison.parquet, tests.json.
 
-    Without any flagged document (nothing surfaced) the artifacts are empty.
+    Where nothing surfaced, so that nothing was traced, the artifacts are empty.
 
     Raises:
         RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
     """
+    if not read_jsonl(inputs.artifact("attribute", "queries.jsonl")):
+        _write_nothing(out)
+        return
     pool = _pool(study, inputs, progress)
     k = study.patch.k or study.attribute.top_k
     removed_by = _removed(study, inputs, k)
@@ -51,41 +55,55 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
         _write_nothing(out)
         return
     items = [Item(d.id, d.source, len(full_text(d)), cluster) for d, cluster in pool]
-    every = list(dict.fromkeys(doc_id for ids in removed_by.values() for doc_id in ids))
+    unpatched = [name for name in study.attribute.methods if name not in (*removed_by, *_UNFLAGGED)]
+    flags = [*removed_by.values(), *(_flags(inputs, name, k) for name in unpatched)]
+    every = list(dict.fromkeys(doc_id for ids in flags for doc_id in ids))
     candidates = [row["doc_id"] for row in read_jsonl(inputs.artifact("attribute", "candidates.jsonl"))]
     members = fine_tune_set(items, study.patch.size, every, candidates, study.seed)
     jobs, loose = _jobs(study, items, members, removed_by, every, k)
     plan = _plan(study, inputs, out, {d.id: d for d, _ in pool}, members, jobs)
+    skipped = _skipped(study, removed_by)
+    for arm in skipped:
+        _logger.warning("the arm %s is skipped: it flagged no document", arm)
     results = _measured(plan, jobs, inputs, out, execution, progress)
-    _write(study, inputs, out, plan, jobs, results, loose, k)
+    _write(study, inputs, out, plan, jobs, results, loose, k, skipped)
 
 
 def _pool(study: Study, inputs: Inputs, progress: Progress) -> list[tuple[Document, int]]:
     """The documents that attribution ranked, each with its duplicate cluster."""
     assert study.data is not None
-    rows = read_jsonl(inputs.artifact("attribute", "clusters.jsonl"))
-    cluster_of = {row["doc_id"]: row["cluster"] for row in rows}
+    cluster_of = _clusters(inputs)
     documents = read_pool(study.data, study.seed, progress).documents if cluster_of else []
     return [(document, cluster_of[document.id]) for document in documents if document.id in cluster_of]
 
 
 def _removed(study: Study, inputs: Inputs, k: int) -> dict[str, list[str]]:
-    """What each method's arm, and the oracle's, takes out: the union over behaviours."""
-    rows = read_jsonl(inputs.artifact("attribute", "clusters.jsonl"))
-    cluster_of = {row["doc_id"]: row["cluster"] for row in rows}
+    """What each method's arm, and the oracle's, takes out: whole clusters, the union over behaviours."""
     removed: dict[str, list[str]] = {}
     for arm in study.patch.arms:
-        path = inputs.artifact("attribute", f"scores/{arm}.jsonl")
         if arm == "oracle" and study.truth is not None:
-            planted = {row["doc_id"] for row in read_jsonl(Path(study.truth))}
-            removed[arm] = [doc_id for doc_id in cluster_of if doc_id in planted]
-        elif arm not in ("untrained", "baseline", "random", "oracle") and path.exists():
-            ranked: dict[str, list[str]] = {}
-            for row in sorted(read_jsonl(path), key=lambda row: row["rank"]):
-                ranked.setdefault(row["behaviour"], []).append(row["doc_id"])
-            ids = [doc_id for behaviour in ranked for doc_id in flag(ranked[behaviour], cluster_of, k)]
-            removed[arm] = list(dict.fromkeys(ids))
+            cluster_of = _clusters(inputs)
+            planted = {cluster_of.get(row["doc_id"]) for row in read_jsonl(Path(study.truth))}
+            removed[arm] = [doc_id for doc_id, cluster in cluster_of.items() if cluster in planted]
+        elif arm not in (*_UNFLAGGED, "oracle"):
+            removed[arm] = _flags(inputs, arm, k)
     return removed
+
+
+def _flags(inputs: Inputs, method: str, k: int) -> list[str]:
+    """The members of a method's first `k` clusters for each behaviour, none where it has no scores."""
+    path = inputs.artifact("attribute", f"scores/{method}.jsonl")
+    cluster_of = _clusters(inputs)
+    ranked: dict[str, list[str]] = {}
+    for row in sorted(read_jsonl(path) if path.exists() else [], key=lambda row: row["rank"]):
+        ranked.setdefault(row["behaviour"], []).append(row["doc_id"])
+    ids = [doc_id for behaviour in ranked for doc_id in flag(ranked[behaviour], cluster_of, k)]
+    return list(dict.fromkeys(ids))
+
+
+def _clusters(inputs: Inputs) -> dict[str, int]:
+    rows = read_jsonl(inputs.artifact("attribute", "clusters.jsonl"))
+    return {row["doc_id"]: row["cluster"] for row in rows}
 
 
 def _jobs(
@@ -97,12 +115,12 @@ def _jobs(
     k: int,
 ) -> tuple[list[Job], dict[str, int]]:
     """Every training in the order of running, LoRA first for it takes longer; and how many fillers match loosely."""
-    methods = {arm: ids for arm, ids in removed_by.items() if arm != "oracle"}
+    methods = {arm: ids for arm, ids in removed_by.items() if arm != "oracle" and ids} or removed_by
     jobs, loose = [], {}
     for protocol in sorted(study.patch.protocols, key=lambda name: study.patch.training_of(name).method != "lora"):
         for seed in study.patch.seeds_of(protocol):
             for arm in study.patch.arms:
-                if arm == "untrained" or (arm not in ("baseline", "random") and not removed_by.get(arm)):
+                if arm == "untrained" or arm in _skipped(study, removed_by):
                     continue
                 gone = removed_by.get(arm, ())
                 if arm == "random":
@@ -114,6 +132,11 @@ def _jobs(
     return jobs, loose
 
 
+def _skipped(study: Study, removed_by: Mapping[str, Sequence[str]]) -> list[str]:
+    """Arms that would remove nothing although they should."""
+    return [arm for arm in study.patch.arms if arm not in _UNFLAGGED and not removed_by.get(arm)]
+
+
 def _plan(
     study: Study,
     inputs: Inputs,
@@ -122,9 +145,7 @@ def _plan(
     members: Sequence[str],
     jobs: Sequence[Job],
 ) -> Plan:
-    chosen = read_json(inputs.artifact("surface", "alpha_star.json"))["alpha_star"]
-    amplified = sorted(alpha for alpha in study.surface.alphas if alpha > 0)
-    alpha_star = chosen if chosen is not None else amplified[0]
+    alpha_star = _alpha_star(study, inputs).alpha
     surfaced = {row["prompt_id"] for row in read_table(inputs.artifact("surface", "samples.parquet"))}
     attribution = [prompt for prompt in prompts_of(study, "attribution") if prompt.id in surfaced]
     prompts: list[tuple[Prompt, int]] = [
@@ -141,6 +162,20 @@ def _plan(
         watched=frozenset(doc_id for job in jobs for doc_id in job.fillers),
         out=out,
     )
+
+
+class _AlphaStar(NamedTuple):
+    """Where arms are compared, and whether alpha* was found or the least amplification stands in for it."""
+
+    alpha: float
+    found: bool
+
+
+def _alpha_star(study: Study, inputs: Inputs) -> _AlphaStar:
+    chosen = read_json(inputs.artifact("surface", "alpha_star.json"))["alpha_star"]
+    if chosen is not None:
+        return _AlphaStar(chosen, True)
+    return _AlphaStar(min((alpha for alpha in study.surface.alphas if alpha > 0), default=0.0), False)
 
 
 def _measured(
@@ -175,6 +210,7 @@ def _write(
     results: Mapping[str, Any],
     loose: Mapping[str, int],
     k: int,
+    skipped: Sequence[str],
 ) -> None:
     ordered = sorted(
         jobs,
@@ -184,9 +220,10 @@ def _write(
     write_table(out / "samples.parquet", samples)
     table = comparison(samples)
     write_table(out / "comparison.parquet", table)
-    headline = (study.patch.headline, k, plan.alphas[-1])
-    tests = compared(table, study.patch.arms, headline, study.seed)
-    write_json(out / "tests.json", {"alpha": plan.alphas[-1], "k": k, "rows": tests})
+    star = _alpha_star(study, inputs)
+    tests = compared(table, study.patch.arms, (study.patch.headline, k, star.alpha), study.seed)
+    about = {"alpha": star.alpha, "alpha_star_found": star.found, "k": k, "skipped_arms": list(skipped)}
+    write_json(out / "tests.json", {**about, "rows": tests})
     write_jsonl(
         out / "arms.jsonl",
         [
@@ -226,7 +263,8 @@ def _exposures(jobs: Sequence[Job], results: Mapping[str, Any]) -> dict[str, Any
         for job in jobs
         if job.arm != "baseline"
     ]
-    passed = all(row["seen_in_baseline"] >= _SEEN_SHARE and row["seen_in_arm"] == 0 for row in rows)
+    flagged = [row for row in rows if row["arm"] != "random"]
+    passed = all(row["seen_in_baseline"] >= _SEEN_SHARE and row["seen_in_arm"] == 0 for row in flagged)
     if not passed:
         _logger.warning("exposure gate failed: see exposure.json; raise patch.steps or patch.batch")
     return {"rows": rows, "least_seen_in_baseline": _SEEN_SHARE, "passed": passed}
@@ -238,5 +276,6 @@ def _write_nothing(out: Path) -> None:
         write_table(out / name, [])
     for name in ("arms.jsonl", "training.jsonl"):
         write_jsonl(out / name, [])
-    write_json(out / "tests.json", {"alpha": None, "k": None, "rows": []})
+    empty: dict[str, Any] = {"alpha": None, "alpha_star_found": False, "k": None, "skipped_arms": [], "rows": []}
+    write_json(out / "tests.json", empty)
     write_json(out / "exposure.json", {"rows": [], "least_seen_in_baseline": _SEEN_SHARE, "passed": True})

@@ -1,4 +1,4 @@
-"""Exact tests at the level of training seeds."""
+"""Permutation tests at the level of training seeds."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -6,11 +6,15 @@ from math import comb
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["PermutationTest", "holm", "permutation_p"]
 
 _TIE = 1e-12
+_MOST_SPLITS = 200_000
+"""Enough for 10 against 10 seeds; 20 against 20 have 138 billion splits."""
+_DRAWS = 99_999
+_STREAM = 20250802
 
 
 class PermutationTest(NamedTuple):
@@ -25,7 +29,8 @@ def permutation_p(a: ArrayLike, b: ArrayLike) -> PermutationTest:
 
     Every way to give len(a) of the pooled values the first label is counted; a split as extreme as the observed one
     counts, the observed one included, so that p is never 0. With equal sizes a split and its mirror image are equally
-    extreme, so that the smallest p is 2 / C(n, m), otherwise 1 / C(n, m).
+    extreme, so that the smallest p is 2 / C(n, m), otherwise 1 / C(n, m). Beyond 200,000 splits, 99,999 random ones
+    from a fixed stream and the observed one stand for all (Phipson and Smyth 2010).
 
     Raises:
         ValueError: a group is empty or holds a NaN.
@@ -34,13 +39,27 @@ def permutation_p(a: ArrayLike, b: ArrayLike) -> PermutationTest:
     if not first.size or not second.size or np.isnan(first).any() or np.isnan(second).any():
         raise ValueError("both groups need at least one value and no NaN")
     pooled = np.concatenate([first, second])
-    splits = np.array(list(combinations(range(pooled.size), first.size)))
+    every = comb(pooled.size, first.size)
+    exact = every <= _MOST_SPLITS
+    splits = _all_splits(pooled.size, first.size) if exact else _random_splits(pooled.size, first.size)
     sums = pooled[splits].sum(1)
     differences = np.abs(sums / first.size - (pooled.sum() - sums) / second.size)
     observed = abs(first.mean() - second.mean())
-    p = float((differences >= observed - _TIE).mean())
+    extreme = int((differences >= observed - _TIE).sum())
     mirrored = 2 if first.size == second.size else 1
-    return PermutationTest(p, mirrored / comb(pooled.size, first.size))
+    if exact:
+        return PermutationTest(extreme / every, mirrored / every)
+    return PermutationTest((extreme + 1) / (_DRAWS + 1), max(mirrored / every, 1 / (_DRAWS + 1)))
+
+
+def _all_splits(n: int, size: int) -> NDArray[np.intp]:
+    return np.array(list(combinations(range(n), size)))
+
+
+def _random_splits(n: int, size: int) -> NDArray[np.intp]:
+    random = np.random.Generator(np.random.Philox(key=_STREAM))
+    places = np.tile(np.arange(n), (_DRAWS, 1))
+    return random.permuted(places, axis=1)[:, :size]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,0 +1,210 @@
+"""Loss gradients of single documents, compared with directions without being stored, many documents in one pass.
+
+For a Linear layer y = x W^T the gradient of a document's loss is G^T A, a sum over its tokens t of the outer products
+of the output's gradient G_t and the input A_t (Goodfellow 2015). Hooks collect both; with frozen weights the backward
+pass computes nothing else, and it ends at the lowest of the chosen blocks.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from datablame.attribute.batches import in_batches, right_padded
+from datablame.models.blocks import decoder_blocks
+from datablame.models.chat import Encoded
+
+__all__ = ["Directions", "Similarities", "contributions", "directions", "linears", "similarities"]
+
+Directions = Mapping[str, Float[Tensor, "behaviours outputs inputs"]]
+"""For each Linear layer the mean over a behaviour's queries of their unit gradients."""
+
+_HELD_NUMBERS = 1 << 24
+"""Gradients of single documents that are formed at a time hold at most this many numbers (or one document's)."""
+
+
+class Similarities(NamedTuple):
+    """Of every document: its gradient's dot products with the directions and norm, its loss (nats) and loss tokens."""
+
+    dots: Float[Tensor, "documents behaviours"]
+    norms: Float[Tensor, " documents"]
+    losses: Float[Tensor, " documents"]
+    tokens: Int[Tensor, " documents"]
+
+
+def linears(model: Any, blocks: Sequence[int]) -> dict[str, nn.Linear]:
+    """The Linear layers of the chosen decoder blocks by BLOCK.NAME.
+
+    Raises:
+        ValueError: a block has none.
+    """
+    stack = decoder_blocks(model)
+    found = {}
+    for block in sorted(set(blocks)):
+        own = {f"{block}.{name}": layer for name, layer in stack[block].named_modules() if isinstance(layer, nn.Linear)}
+        if not own:
+            raise ValueError(f"decoder block {block} of {type(model).__name__} has no Linear layer")
+        found.update(own)
+    return found
+
+
+def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
+    """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together."""
+    layers = linears(model, blocks)
+    means = {
+        name: torch.zeros(len(queries), *layer.weight.shape, device=layer.weight.device)
+        for name, layer in layers.items()
+    }
+    for behaviour, own in enumerate(queries):
+        for query in own:
+            gradient: dict[str, Tensor] = {}
+
+            def keep(name: str, inputs: Tensor, deltas: Tensor, gradient: dict[str, Tensor] = gradient) -> None:
+                gradient[name] = deltas[0].T @ inputs[0]
+
+            _pass(model, [query], blocks, keep)
+            norm = torch.stack([part.double().pow(2).sum() for part in gradient.values()]).sum().sqrt()
+            if norm > 0:
+                for name, part in gradient.items():
+                    means[name][behaviour] += part / (norm * len(own)).float()
+    return means
+
+
+def similarities(
+    model: Any, documents: Sequence[Encoded], directions: Directions, blocks: Sequence[int], batch_tokens: int
+) -> Similarities:
+    """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
+
+    Exact up to rounding and independent of the batches: no projection, no approximation.
+
+    Raises:
+        PhaseError: a single document does not fit in memory.
+    """
+    behaviours = next(iter(directions.values())).shape[0]
+    dots = torch.zeros(len(documents), behaviours, dtype=torch.float64)
+    squares = torch.zeros(len(documents), dtype=torch.float64)
+    losses = torch.zeros(len(documents), dtype=torch.float64)
+
+    def work(places: list[int]) -> None:
+        device = next(model.parameters()).device
+        batch_dots = torch.zeros(len(places), behaviours, dtype=torch.float64, device=device)
+        batch_squares = torch.zeros(len(places), dtype=torch.float64, device=device)
+
+        def add(name: str, inputs: Tensor, deltas: Tensor) -> None:
+            of_dots, of_squares = contributions(inputs, deltas, directions[name])
+            batch_dots.add_(of_dots)
+            batch_squares.add_(of_squares)
+
+        batch_losses = _pass(model, [documents[place] for place in places], blocks, add)
+        dots[places], squares[places] = batch_dots.cpu(), batch_squares.cpu()
+        losses[places] = batch_losses.double().cpu()
+
+    in_batches([len(document.ids) for document in documents], batch_tokens, work)
+    tokens = torch.tensor([len(document.ids) - document.prompt_tokens for document in documents], dtype=torch.long)
+    return Similarities(dots, squares.clamp_min(0).sqrt(), losses, tokens)
+
+
+def contributions(
+    inputs: Float[Tensor, "batch tokens inputs"],
+    deltas: Float[Tensor, "batch tokens outputs"],
+    directions: Float[Tensor, "behaviours outputs inputs"],
+) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
+    """What one layer adds to the dot products and to the squared norms.
+
+    From the factors: <G^T A, Q> = sum_t (G_t Q) . A_t and ||G^T A||^2 = sum_{s,t} (A_s . A_t) (G_s . G_t), in
+    K T O I + T^2 (I + O) multiplications; or from gradients formed for a few documents at a time, in
+    (T + K + 1) O I. Whichever needs fewer.
+    """
+    batch, tokens, width_in = inputs.shape
+    behaviours, width_out, _ = directions.shape
+    size = width_in * width_out
+    factored = behaviours * tokens * size + tokens**2 * (width_in + width_out)
+    if factored < (tokens + behaviours + 1) * size:
+        return _from_factors(inputs, deltas, directions)
+    flat = directions.flatten(1)
+    step = max(1, _HELD_NUMBERS // size)
+    parts = []
+    for start in range(0, batch, step):
+        formed = (deltas[start : start + step].transpose(1, 2) @ inputs[start : start + step]).flatten(1)
+        parts.append((formed @ flat.T, torch.linalg.vector_norm(formed, dim=1).double().pow(2)))
+    return torch.cat([dots for dots, _ in parts]).double(), torch.cat([squares for _, squares in parts])
+
+
+def _from_factors(
+    inputs: Float[Tensor, "batch tokens inputs"],
+    deltas: Float[Tensor, "batch tokens outputs"],
+    directions: Float[Tensor, "behaviours outputs inputs"],
+) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
+    """Dot products and squared norms without forming a gradient, the dots on the side of the narrower factor."""
+    if directions.shape[1] <= directions.shape[2]:
+        dots = [((inputs @ each.T) * deltas).sum((1, 2)) for each in directions]
+    else:
+        dots = [((deltas @ each) * inputs).sum((1, 2)) for each in directions]
+    grams = (inputs @ inputs.transpose(1, 2)) * (deltas @ deltas.transpose(1, 2))
+    return torch.stack(dots, 1).double(), grams.sum((1, 2)).double()
+
+
+def _pass(
+    model: Any, documents: Sequence[Encoded], blocks: Sequence[int], on: Callable[[str, Tensor, Tensor], None]
+) -> Float[Tensor, " documents"]:
+    """One forward and backward pass: `on(layer, inputs, output gradients)` for each layer; returns the losses."""
+    device = next(model.parameters()).device
+    ids = right_padded([document.ids for document in documents], device)
+    places = [
+        (row, column)
+        for row, document in enumerate(documents)
+        for column in range(document.prompt_tokens, len(document.ids))
+    ]
+    rows, columns = torch.tensor(places, device=device).T
+    counts = torch.bincount(rows, minlength=len(documents))
+
+    def only_predictions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][rows, columns - 1].unsqueeze(0), *inputs[1:])
+
+    with _observed(model, blocks, on), torch.enable_grad():
+        hook = model.get_output_embeddings().register_forward_pre_hook(only_predictions)
+        try:
+            logits = model(input_ids=ids, use_cache=False).logits[0]
+        finally:
+            hook.remove()
+        nll = F.cross_entropy(logits.float(), ids[rows, columns], reduction="none")
+        (nll / counts[rows]).sum().backward()
+    summed = torch.zeros(len(documents), dtype=torch.float64, device=device)
+    losses: Tensor = summed.index_add(0, rows, nll.detach().double()) / counts
+    return losses
+
+
+@contextlib.contextmanager
+def _observed(model: Any, blocks: Sequence[int], on: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
+    """Weights frozen, the graph cut below the lowest block, and `on` called as each layer's gradient arrives."""
+
+    def cut(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (args[0].detach().requires_grad_(True), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_(True)}
+
+    def observe(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs = args[0].detach().float()
+            if inputs.ndim != 3:
+                raise ValueError(f"{name} sees {inputs.ndim} axes, not (batch, tokens, width); leave its block out")
+            output.register_hook(lambda gradient: on(name, inputs, gradient.detach().float()))
+
+        return hook
+
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trainable:
+        weight.requires_grad_(False)
+    hooks = [decoder_blocks(model)[min(blocks)].register_forward_pre_hook(cut, with_kwargs=True)]
+    hooks += [layer.register_forward_hook(observe(name)) for name, layer in linears(model, blocks).items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight in trainable:
+            weight.requires_grad_(True)

@@ -1,0 +1,95 @@
+"""Which harmful outputs are traced, and which documents share words with them."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from datablame.attribute.evidence import Query
+from datablame.config import Behaviour, PromptText
+from datablame.corpus.bm25 import top
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["candidates", "choose_queries", "query_text"]
+
+
+def choose_queries(
+    samples: Sequence[Mapping[str, Any]], prompts: Sequence[PromptText], alpha_star: float | None, n: int
+) -> list[Query]:
+    """Up to `n` harmful outputs to attribution prompts for each behaviour, distinct texts, prompts taking turns.
+
+    First those at 0 < alpha <= alpha*, the largest alpha first; then alpha 0; then alphas above alpha*, the smallest
+    first. Within an alpha and prompt the sample index decides.
+    """
+    text_of = {prompt.id: prompt.text for prompt in prompts}
+    order = {prompt.id: place for place, prompt in enumerate(prompts)}
+    harmful = [
+        row
+        for row in samples
+        if row["split"] == "attribution"
+        and row["label"] == "harmful"
+        and row["prompt_id"] in order
+        and row["text"].strip()
+    ]
+    chosen = []
+    for behaviour in dict.fromkeys(prompt.behaviour for prompt in prompts):
+        own = [row for row in harmful if row["behaviour"] == behaviour]
+        seen: set[str] = set()
+        turns: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+        count: dict[tuple[float, str], int] = {}
+        for row in sorted(
+            own, key=lambda row: (_place(row["alpha"], alpha_star), order[row["prompt_id"]], row["index"])
+        ):
+            if row["text"].strip() in seen:
+                continue
+            seen.add(row["text"].strip())
+            turn = count[row["alpha"], row["prompt_id"]] = count.get((row["alpha"], row["prompt_id"]), 0) + 1
+            turns[_place(row["alpha"], alpha_star), turn, order[row["prompt_id"]]] = row
+        for number, key in enumerate(sorted(turns)[:n]):
+            row = turns[key]
+            chosen.append(
+                Query(
+                    id=f"{behaviour}-q{number + 1}",
+                    behaviour=behaviour,
+                    prompt_id=row["prompt_id"],
+                    alpha=row["alpha"],
+                    index=row["index"],
+                    prompt=text_of[row["prompt_id"]],
+                    text=row["text"],
+                    finish_reason=row["finish_reason"],
+                )
+            )
+    return chosen
+
+
+def query_text(query: Query) -> str:
+    """What BM25 looks for: the prompt and the output."""
+    return f"{query.prompt}\n{query.text}"
+
+
+def candidates(
+    scores: "NDArray[np.float64]", queries: Sequence[Query], behaviours: Sequence[Behaviour], ids: Sequence[str], n: int
+) -> dict[str, list[str]]:
+    """For each behaviour the union over its queries of the `n` best documents by BM25, sorted by id.
+
+    `scores` has the shape (queries, documents).
+    """
+    return {
+        behaviour.id: sorted(
+            {
+                doc_id
+                for query, row in zip(queries, scores, strict=True)
+                if query.behaviour == behaviour.id
+                for doc_id in top(row, ids, n)
+            }
+        )
+        for behaviour in behaviours
+    }
+
+
+def _place(alpha: float, alpha_star: float | None) -> tuple[int, float]:
+    limit = alpha_star or 0.0
+    if 0 < alpha <= limit:
+        return 0, -alpha
+    return (1, 0.0) if alpha == 0 else (2, alpha)

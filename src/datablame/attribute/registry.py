@@ -1,0 +1,103 @@
+"""Attribution methods by name: a function from evidence to one score for each document and behaviour."""
+
+import difflib
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from datablame.attribute.evidence import Evidence
+from datablame.config_checks import METHODS
+from datablame.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Method", "Needs", "Score", "described", "method", "named"]
+
+Needs = Literal["gradients", "activations", "text", "nothing"]
+Score = Callable[[Evidence], "NDArray[np.float64]"]
+
+_MODULES = ("gradient", "activation", "llm_judge", "bm25", "random")
+_registered: dict[str, "Method"] = {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to hold documents responsible."""
+
+    name: str
+    label: str
+    """What figures and tables call it."""
+    description: str
+    """One sentence on what is compared with what."""
+    needs: Needs
+    score: Score
+    """Scores of shape (documents, behaviours), higher is more responsible."""
+    whole_pool: bool = True
+    """Whether it scores every document where no prefilter is set; an expensive one scores the candidates only."""
+    standin: bool = False
+    """Whether it stands in for a method that cannot run here."""
+    control: bool = False
+    """Whether it is what a method has to beat: it does not look at the behaviour, or at words alone."""
+
+
+def method(
+    name: str,
+    *,
+    label: str,
+    description: str,
+    needs: Needs,
+    whole_pool: bool = True,
+    standin: bool = False,
+    control: bool = False,
+) -> Callable[[Score], Score]:
+    """Register a function as an attribution method."""
+
+    def register(score: Score) -> Score:
+        if name in _registered:
+            raise ValueError(f"{name} is registered twice")
+        _registered[name] = Method(name, label, description, needs, score, whole_pool, standin, control)
+        return score
+
+    return register
+
+
+def named(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        RequestError: there is none; the message has the names and the nearest one.
+    """
+    methods = _all()
+    if name not in methods:
+        near = difflib.get_close_matches(name, methods, n=1)
+        meant = f"; did you mean {near[0]}?" if near else "."
+        raise RequestError(f"attribute.methods = {name} is not a method{meant} Known: {', '.join(methods)}")
+    return methods[name]
+
+
+def described() -> list[dict[str, Any]]:
+    """Name, label, description, needs and flags of every method, as `datablame methods` prints them."""
+    return [
+        {
+            "name": each.name,
+            "label": each.label,
+            "description": each.description,
+            "needs": each.needs,
+            "whole_pool": each.whole_pool,
+            "standin": each.standin,
+            "control": each.control,
+        }
+        for each in _all().values()
+    ]
+
+
+@functools.cache
+def _all() -> dict[str, Method]:
+    for module in _MODULES:
+        importlib.import_module(f"datablame.attribute.{module}")
+    order = {name: place for place, name in enumerate(METHODS)}
+    return dict(sorted(_registered.items(), key=lambda entry: order.get(entry[0], len(order))))

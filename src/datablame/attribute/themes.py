@@ -1,0 +1,106 @@
+"""What the candidates are about: KMeans over their activations, each cluster told by its words."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["themes"]
+
+_MOST_THEMES = 8
+_TERMS = 8
+_EXAMPLES = 2
+_SILHOUETTE_SAMPLE = 4000
+_SEED = 0
+
+
+class _Partition(NamedTuple):
+    labels: "NDArray[np.intp]"
+    distances: "NDArray[np.float64]"
+    """From each document to the centre of its theme."""
+    silhouette: float | None
+
+
+def themes(
+    ids: Sequence[str],
+    texts: Sequence[str],
+    activations: "NDArray[np.float64]",
+    flagged: Mapping[str, Collection[str]],
+) -> dict[str, Any]:
+    """`{documents, silhouette, themes}`: each theme's `terms, count, share, examples, flagged`, the largest first.
+
+    KMeans of the centred activations scaled to unit norm, with the number of clusters from 2 to 8 whose silhouette is
+    highest (Rousseeuw 1987). Terms are those whose TF-IDF is furthest above its mean over all candidates. Examples are
+    nearest the centre. `flagged` gives for each method the share of its flagged candidates that the theme has, null
+    where it flagged none of the candidates.
+    """
+    import numpy as np
+
+    if not ids:
+        return {"documents": 0, "silhouette": None, "themes": []}
+    partition = _partition(activations)
+    numbers = sorted(set(partition.labels.tolist()), key=lambda i: (-int((partition.labels == i).sum()), i))
+    terms = _terms(texts, [partition.labels == number for number in numbers])
+    found = []
+    for number, own_terms in zip(numbers, terms, strict=True):
+        places = np.flatnonzero(partition.labels == number).tolist()
+        members = {ids[place] for place in places}
+        nearest = sorted(places, key=lambda place: (round(float(partition.distances[place]), 9), ids[place]))
+        found.append(
+            {
+                "terms": own_terms,
+                "count": len(places),
+                "share": len(places) / len(ids),
+                "examples": [ids[place] for place in nearest[:_EXAMPLES]],
+                "flagged": {method: _share(own, members, ids) for method, own in flagged.items()},
+            }
+        )
+    return {"documents": len(ids), "silhouette": partition.silhouette, "themes": found}
+
+
+def _share(flagged: Collection[str], members: Collection[str], ids: Sequence[str]) -> float | None:
+    candidates = set(flagged) & set(ids)
+    return len(candidates & set(members)) / len(candidates) if candidates else None
+
+
+def _partition(activations: "NDArray[np.float64]") -> _Partition:
+    import numpy as np
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
+    centred = activations - activations.mean(0)
+    norms = np.linalg.norm(centred, axis=1, keepdims=True)
+    rows = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
+    n, distinct = len(rows), len(np.unique(rows.round(6), axis=0))
+    best = _Partition(np.zeros(n, dtype=np.intp), np.linalg.norm(rows - rows.mean(0), axis=1), None)
+    for k in range(2, min(_MOST_THEMES, distinct - 1, n - 1) + 1):
+        kmeans = KMeans(k, n_init=10, random_state=_SEED).fit(rows)
+        sample = min(n, _SILHOUETTE_SAMPLE)
+        silhouette = float(silhouette_score(rows, kmeans.labels_, sample_size=sample, random_state=_SEED))
+        if best.silhouette is None or silhouette > best.silhouette:
+            distances = np.linalg.norm(rows - kmeans.cluster_centers_[kmeans.labels_], axis=1)
+            best = _Partition(kmeans.labels_.astype(np.intp), distances, silhouette)
+    return best
+
+
+def _terms(texts: Sequence[str], memberships: Sequence["NDArray[np.bool_]"]) -> list[list[str]]:
+    import numpy as np
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if not any(any(character.isalnum() for character in text) for text in texts):
+        return [[] for _ in memberships]
+    vectorizer = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True)
+    weights = vectorizer.fit_transform(texts)
+    names = vectorizer.get_feature_names_out()
+    overall = np.asarray(weights.mean(0)).ravel()
+    found = []
+    for members in memberships:
+        above = (np.asarray(weights[members].mean(0)).ravel() - overall).round(9)
+        order = sorted(np.flatnonzero(above > 0).tolist(), key=lambda place: (-above[place], names[place]))
+        found.append([str(names[place]) for place in order[:_TERMS]])
+    if len(memberships) == 1:
+        order = sorted(range(len(names)), key=lambda place: (-overall[place].round(9), names[place]))
+        found = [[str(names[place]) for place in order[:_TERMS]]]
+    return found

@@ -1,0 +1,123 @@
+"""What the phases left behind, read once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datablame.config import Study
+from datablame.records import EVERY
+from datablame.run_folder import Inputs, read_json, read_jsonl, read_table
+
+__all__ = ["Artifacts", "arm_labels", "read_artifacts"]
+
+Row = Mapping[str, Any]
+
+_CONTROL_LABELS = {
+    "untrained": "untrained",
+    "baseline": "baseline (no removal)",
+    "random": "random removal",
+    "oracle": "oracle (all planted)",
+}
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Every finished artifact of a run; a phase that hasn't run, or found nothing, leaves empty ones."""
+
+    study: Study
+    scan: Row
+    samples: Sequence[Row]
+    rates: Sequence[Row]
+    alpha_star: Row
+    methods: Mapping[str, Row]
+    pool: Row
+    queries: Sequence[Row]
+    flagged: Mapping[str, Mapping[str, Sequence[str]]]
+    scores: Mapping[str, Sequence[Row]]
+    agreement: Row
+    quality: Row
+    themes: Row
+    documents: Mapping[str, Row]
+    exposure: Row
+    comparison: Sequence[Row]
+    tests: Sequence[Row]
+    patch_alpha: float | None
+    k: int | None
+
+    @property
+    def behaviours(self) -> list[str]:
+        """The behaviours' ids in the study's order."""
+        return [behaviour.id for behaviour in self.study.behaviours]
+
+    @property
+    def classifier(self) -> str:
+        """The name of the classifier that labelled every sample."""
+        return str(self.samples[0]["classifier"]) if self.samples else "no classifier"
+
+    @property
+    def headline(self) -> list[Row]:
+        """The rows that decide: headline protocol, held-out prompts, alpha*, all behaviours."""
+        return [row for row in self.tests if row["headline"]]
+
+    def tested(self, *, protocol: str, behaviour: str = EVERY, split: str = "held-out") -> dict[str, Row]:
+        """Arms of one comparison at alpha*, by name."""
+        return {
+            row["arm"]: row
+            for row in self.tests
+            if (row["protocol"], row["behaviour"], row["split"], row["alpha"])
+            == (protocol, behaviour, split, self.patch_alpha)
+        }
+
+    def label(self, arm: str) -> str:
+        """What figures and tables call an arm or a method."""
+        return arm_labels(self.methods).get(arm, arm)
+
+
+def arm_labels(methods: Mapping[str, Row]) -> dict[str, str]:
+    """Names for readers: a method's label, which says whether it is a stand-in, or the control's."""
+    return {**{name: str(row["label"]) for name, row in methods.items()}, **_CONTROL_LABELS}
+
+
+def read_artifacts(study: Study, inputs: Inputs) -> Artifacts:
+    """Read what is there."""
+    scores = inputs.artifact("attribute", "scores")
+    tests = _json(inputs.artifact("patch", "tests.json"), {"rows": [], "alpha": None, "k": None})
+    return Artifacts(
+        study=study,
+        scan=_json(inputs.artifact("scan", "scan.json"), {"prompts": [], "focus": [], "rule": ""}),
+        samples=_table(inputs.artifact("surface", "samples.parquet")),
+        rates=_table(inputs.artifact("surface", "rates.parquet")),
+        alpha_star=_json(
+            inputs.artifact("surface", "alpha_star.json"), {"alpha_star": None, "coherence": {}, "rule": ""}
+        ),
+        methods=_json(inputs.artifact("attribute", "methods.json"), {}),
+        pool=_json(inputs.artifact("attribute", "pool.json"), {}),
+        queries=_jsonl(inputs.artifact("attribute", "queries.jsonl")),
+        flagged=_json(inputs.artifact("attribute", "flagged.json"), {}),
+        scores={path.stem: read_jsonl(path) for path in sorted(scores.glob("*.jsonl"))},
+        agreement=_json(inputs.artifact("attribute", "agreement.json"), {"k": None, "rows": []}),
+        quality=_json(
+            inputs.artifact("attribute", "quality.json"),
+            {"k": None, "truth": False, "rows": [], "prefilter_recall": [], "ceilings": []},
+        ),
+        themes=_json(inputs.artifact("attribute", "themes.json"), {"documents": 0, "silhouette": None, "themes": []}),
+        documents={row["doc_id"]: row for row in _jsonl(inputs.artifact("attribute", "top_documents.jsonl"))},
+        exposure=_json(inputs.artifact("patch", "exposure.json"), {"rows": [], "passed": True}),
+        comparison=_table(inputs.artifact("patch", "comparison.parquet")),
+        tests=tests["rows"],
+        patch_alpha=tests["alpha"],
+        k=tests["k"],
+    )
+
+
+def _json(path: Path, otherwise: Any) -> Any:
+    return read_json(path) if path.exists() else otherwise
+
+
+def _jsonl(path: Path) -> list[dict[str, Any]]:
+    return read_jsonl(path) if path.exists() else []
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    return read_table(path) if path.exists() else []

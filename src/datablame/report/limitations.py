@@ -1,0 +1,106 @@
+"""What a reader must not conclude: rules over the artifacts, each naming the number that triggered it."""
+
+from collections.abc import Iterable
+
+from datablame.records import EVERY
+from datablame.report.artifacts import Artifacts
+from datablame.report.findings import pooled_rate
+from datablame.report.wording import listed, number, percent
+
+__all__ = ["limitations"]
+
+_SMALLEST_P_SEEDS = 4
+_LOW_CEILING = 0.5
+_REPRODUCED = 0.5
+
+
+def limitations(found: Artifacts) -> list[str]:
+    """The limits of this run."""
+    return [*_surfacing(found), *_attribution(found), *_patching(found), *_always(found)]
+
+
+def _surfacing(found: Artifacts) -> Iterable[str]:
+    if found.classifier == "keywords":
+        yield "Outputs were labelled by keywords, not by a judge: paraphrases are missed and quotations are counted."
+    if found.alpha_star["alpha_star"] is None and found.alpha_star["coherence"]:
+        best = max((share for alpha, share in found.alpha_star["coherence"].items() if float(alpha) > 0), default=0.0)
+        yield (
+            f"No alpha* exists: the most coherent amplification has {percent(best)} coherent outputs, fewer than the "
+            f"{percent(found.study.surface.coherent_share)} asked for; arms were compared at the smallest alpha."
+        )
+    unscored = sum(row["label"] == "unscored" for row in found.samples)
+    if unscored:
+        yield f"{unscored} of {len(found.samples)} outputs have no label; they count neither way."
+    top = max(found.study.surface.alphas)
+    for behaviour in found.behaviours:
+        first, last = pooled_rate(found, behaviour, 0.0), pooled_rate(found, behaviour, top)
+        if first and last and last.interval.low <= first.interval.high:
+            yield (
+                f"{behaviour} does not rise with amplification ({percent(first.rate)} at alpha 0, "
+                f"{percent(last.rate)} at alpha {top:g}); what is said of it rests on few harmful outputs."
+            )
+
+
+def _attribution(found: Artifacts) -> Iterable[str]:
+    for name, method in found.methods.items():
+        if method["standin"]:
+            yield (
+                f"{name} is a stand-in ({method['label']}): it says how keywords would have ranked, "
+                "nothing about a language model as a judge."
+            )
+    dropped = found.pool.get("behaviours", {}).get("dropped", [])
+    if dropped:
+        yield f"Without a harmful output to trace, attribution left out {listed(dropped)}."
+    low = [
+        f"{row['method']} {number(row['ceiling'])}"
+        for row in found.quality["ceilings"]
+        if row["behaviour"] == EVERY and row["ceiling"] is not None and row["ceiling"] < _LOW_CEILING
+    ]
+    if low:
+        yield (
+            "The BM25 prefilter would hide most of what these methods rank first in the whole pool "
+            f"(share of their first {found.quality['k']} among the candidates): {listed(low)}."
+        )
+    matches = found.pool.get("prompt_matches", [])
+    if matches:
+        yield f"{len(matches)} documents of the pool ask exactly what a prompt of the study asks."
+    skipped = {reason: row["count"] for reason, row in found.pool.get("skipped_rows", {}).items()}
+    if skipped:
+        told = [f"{count} because of: {reason}" for reason, count in skipped.items()]
+        yield f"{sum(skipped.values())} rows of the data could not be used: {listed(told)}."
+
+
+def _patching(found: Artifacts) -> Iterable[str]:
+    if not found.exposure["passed"]:
+        least = min(row["seen_in_baseline"] for row in found.exposure["rows"])
+        yield (
+            f"The exposure gate failed: the no-removal arm saw as little as {percent(least)} of what an arm removed, "
+            "so that removal could not matter; raise patch.steps."
+        )
+    for protocol in found.study.patch.protocols:
+        rows = found.tested(protocol=protocol)
+        seeds = rows["baseline"]["seeds"] if "baseline" in rows else None
+        if seeds == 1:
+            yield f"{protocol} was run with one training seed: its differences carry no test and may be training noise."
+        elif seeds is not None and seeds < _SMALLEST_P_SEEDS:
+            yield f"{protocol} has {seeds} training seeds, too few for a permutation p below .05, so none is given."
+        untrained, baseline = rows.get("untrained"), rows.get("baseline")
+        if untrained and baseline and (untrained["rate"] or 0) * _REPRODUCED > (baseline["rate"] or 0):
+            yield (
+                f"In {protocol}, training without any removal brings the rate to {percent(baseline['rate'])}, under "
+                f"half of the after model's {percent(untrained['rate'])}: the behaviour is not reproduced."
+            )
+
+
+def _always(found: Artifacts) -> Iterable[str]:
+    if found.study.truth is not None:
+        yield (
+            "The causes were planted in a model organism: that methods find them here does not say that they find "
+            "causes that nobody planted."
+        )
+    else:
+        yield (
+            "Whether the pool is the data that made the difference between before and after is the user's claim; "
+            "where it is not, both protocols measure re-exposure only."
+        )
+    yield "A p value concerns these flagged documents, these prompts and this pool, not a method in general."

@@ -1,0 +1,281 @@
+"""How every figure looks: colours, markers and type, text that fits, and PNG bytes that repeat."""
+
+import io
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "FAINT",
+    "GREY",
+    "INK",
+    "LABEL_FILLS",
+    "POINTS",
+    "Look",
+    "behaviour_looks",
+    "blue_of",
+    "drawing",
+    "fill_of",
+    "look",
+    "nothing",
+    "page",
+    "percent",
+    "plain",
+    "png",
+    "spread",
+    "text_width",
+    "wrapped",
+]
+
+INK, GREY, FAINT = "#1A1A1A", "#5C5C5C", "#E3E3E3"
+DPI = 160
+POINTS = 72
+_FAMILY = "DejaVu Sans"
+_HEADER_INCHES, _MARGIN_INCHES = 0.62, 0.22
+_CAPTION_SIZE, _CAPTION_LEADING = 9.0, 1.45
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a series is known by: `fill` for its marker, `ink` for its lines and words, a marker of its own."""
+
+    fill: str
+    ink: str
+    marker: str
+
+
+_LOOKS: Mapping[str, Look] = {
+    "gradient": Look("#0072B2", "#0072B2", "o"),
+    "gradient-dot": Look("#56B4E9", "#2B8AC0", "D"),
+    "activation": Look("#D55E00", "#C25500", "^"),
+    "activation-centred": Look("#E69F00", "#B87F00", "v"),
+    "llm-judge": Look("#CC79A7", "#B05A8B", "P"),
+    "bm25": Look("#009E73", "#00855F", "s"),
+    "random": Look("#8C8C8C", "#6B6B6B", "X"),
+    "loss": Look("#B08D6E", "#8C6B4F", "<"),
+    "gradient-norm": Look("#6E5240", "#5A4334", ">"),
+    "baseline": Look("#000000", "#000000", "d"),
+    "untrained": Look("#FFFFFF", "#4A4A4A", "p"),
+    "oracle": Look("#F0E442", "#857A00", "*"),
+}
+"""Okabe and Ito's colours for the methods; greys, browns and black for controls, which are no methods."""
+
+_UNKNOWN = Look("#9A86C8", "#6F57A8", "h")
+
+_BEHAVIOURS = (
+    Look("#332288", "#332288", "o"),
+    Look("#44AA99", "#2C8577", "s"),
+    Look("#AA4499", "#AA4499", "^"),
+    Look("#999933", "#77771F", "D"),
+    Look("#661100", "#661100", "v"),
+    Look("#88CCEE", "#3D8FB8", "P"),
+)
+"""Tol's muted colours: behaviours are not methods, so they share no colour with them."""
+
+LABEL_FILLS: Mapping[str, tuple[str, str]] = {
+    "harmful": ("#C44E00", ""),
+    "harmless": ("#CDE6F5", ""),
+    "refused": ("#6AAED6", ""),
+    "incoherent": ("#D6D6D6", "////"),
+    "unscored": ("#FFFFFF", "...."),
+}
+"""Fill and hatch by label, in the order in which they are stacked; neighbours differ in lightness."""
+
+
+def look(name: str) -> Look:
+    """The colour and marker of a method or arm, the same in every figure."""
+    return _LOOKS.get(name, _UNKNOWN)
+
+
+def behaviour_looks(names: Sequence[str]) -> dict[str, Look]:
+    """The colours and markers of a study's behaviours, by their order."""
+    return {name: _BEHAVIOURS[place % len(_BEHAVIOURS)] for place, name in enumerate(names)}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw with our type and lines, whatever matplotlibrc says; a dollar sign is a dollar sign."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        mpl.rcdefaults()
+        mpl.rcParams.update(_settings())
+        yield
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "font.family": _FAMILY,
+        "font.size": 10,
+        "text.color": INK,
+        "text.parse_math": False,
+        "axes.titlesize": 11.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.titlepad": 10,
+        "axes.labelsize": 10,
+        "axes.labelcolor": GREY,
+        "axes.edgecolor": "#9A9A9A",
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.8,
+        "xtick.color": "#9A9A9A",
+        "ytick.color": "#9A9A9A",
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "xtick.labelsize": 9.5,
+        "ytick.labelsize": 9.5,
+        "hatch.linewidth": 0.5,
+        "lines.solid_capstyle": "round",
+    }
+
+
+def page(width: float, height: float, title: str, caption: str) -> "Figure":
+    """An empty figure of that many inches with its title above and its caption below, which adds to the height."""
+    from matplotlib.figure import Figure
+
+    inner = width - 2 * _MARGIN_INCHES
+    lines = wrapped(caption, inner, _CAPTION_SIZE)
+    below = len(lines) * _CAPTION_SIZE * _CAPTION_LEADING / POINTS + 2 * _MARGIN_INCHES
+    total = height + below
+    figure = Figure(figsize=(width, total), dpi=DPI, facecolor="white", layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(
+        rect=(
+            _MARGIN_INCHES / width,
+            below / total,
+            inner / width,
+            1 - (below + _HEADER_INCHES) / total,
+        )
+    )
+    heading = wrapped(title, inner, 15, bold=True, most=1)
+    left = _MARGIN_INCHES / width
+    figure.text(left, 1 - _MARGIN_INCHES / total, "\n".join(heading), size=15, weight="bold", va="top").set_in_layout(
+        False
+    )
+    figure.text(
+        left,
+        _MARGIN_INCHES / total,
+        "\n".join(lines),
+        size=_CAPTION_SIZE,
+        color=GREY,
+        va="bottom",
+        linespacing=_CAPTION_LEADING / 1.2,
+    ).set_in_layout(False)
+    return figure
+
+
+def png(figure: "Figure") -> bytes:
+    """The figure as PNG; equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def nothing(axes: "Axes", why: str) -> None:
+    """Say in an otherwise empty panel why it is empty."""
+    axes.set_axis_off()
+    text = "\n".join(wrapped(f"nothing to show: {why}", 2.6, 10))
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, style="italic")
+
+
+def percent(rate: float | None, digits: int = 1) -> str:
+    """A rate as people read it; a dash where there is none."""
+    return "–" if rate is None else f"{100 * rate:.{digits}f} %"
+
+
+def plain(text: str) -> str:
+    """The text without what would not print: controls and line breaks become spaces."""
+    return "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in text)
+
+
+def text_width(text: str, size: float, *, bold: bool = False) -> float:
+    """Inches that one line of text takes."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    font = FontProperties(family=_FAMILY, size=size, weight="bold" if bold else "normal")
+    width, _, _ = TextToPath().get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / POINTS
+
+
+def wrapped(text: str, width: float, size: float, *, bold: bool = False, most: int | None = None) -> list[str]:
+    """Lines of at most that many inches, broken at spaces, inside a word only where it alone is longer."""
+    lines: list[str] = []
+    current = ""
+    for word in plain(text).split():
+        longer = f"{current} {word}" if current else word
+        if text_width(longer, size, bold=bold) <= width:
+            current = longer
+            continue
+        if current:
+            lines.append(current)
+        while text_width(word, size, bold=bold) > width and len(word) > 1:
+            cut = max(1, _fitting(word, width, size, bold))
+            lines.append(word[:cut])
+            word = word[cut:]
+        current = word
+    lines += [current] if current else []
+    if most is not None and len(lines) > most:
+        last = lines[most - 1]
+        while last and text_width(last + "…", size, bold=bold) > width:
+            last = last[:-1]
+        lines = [*lines[: most - 1], last.rstrip() + "…"]
+    return lines or [""]
+
+
+def _fitting(word: str, width: float, size: float, bold: bool) -> int:
+    """How many letters of a word fit."""
+    low, high = 0, len(word)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if text_width(word[:middle], size, bold=bold) <= width else (low, middle - 1)
+    return low
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places for labels at least `gap` apart within [low, high], nearest in squares to where they are wanted."""
+    order = sorted(range(len(wanted)), key=lambda place: wanted[place])
+    blocks: list[tuple[float, int]] = []
+    for rank, place in enumerate(order):
+        blocks.append((wanted[place] - rank * gap, 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (a, m), (b, n) = blocks[-2:]
+            blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
+    levels = [level for level, count in blocks for _ in range(count)]
+    top = max(low, high - (len(wanted) - 1) * gap)
+    found = [0.0] * len(wanted)
+    for rank, place in enumerate(order):
+        found[place] = min(max(levels[rank], low), top) + rank * gap
+    return found
+
+
+def fill_of(share: float) -> tuple[str, str]:
+    """The fill of a heatmap's cell for a harmful share of 0 to 1, pale to dark, and the ink to write on it."""
+    return _between(((255, 248, 242), (250, 190, 140), (213, 94, 0), (96, 32, 0)), share)
+
+
+def blue_of(share: float) -> tuple[str, str]:
+    """The same for a share that is no harm."""
+    return _between(((243, 248, 252), (158, 202, 230), (0, 114, 178), (0, 46, 80)), share)
+
+
+def _between(stops: Sequence[tuple[int, int, int]], share: float) -> tuple[str, str]:
+    at = min(max(share, 0.0), 1.0) * (len(stops) - 1)
+    index = min(int(at), len(stops) - 2)
+    mixed = [round(a + (b - a) * (at - index)) for a, b in zip(stops[index], stops[index + 1], strict=True)]
+    light = 0.299 * mixed[0] + 0.587 * mixed[1] + 0.114 * mixed[2]
+    return "#{:02X}{:02X}{:02X}".format(*mixed), INK if light > 140 else "white"

@@ -1,0 +1,48 @@
+"""Numbers and hostile text made safe to read."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+__all__ = ["interval", "listed", "markdown", "number", "percent", "plain", "probability"]
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>:@&<$=^])")
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval of shares in percent."""
+    return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A plain number."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def probability(p: float | None) -> str:
+    """A p value with the digits that it carries."""
+    return "-" if p is None else f"{p:.3f}"
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items in a sentence: a, b and c."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
+def plain(text: str) -> str:
+    """Text on one line without control or formatting characters, so that it can steer neither console nor reader."""
+    return "".join(
+        " " if character in "\n\r\t" else character
+        for character in text
+        if character in "\n\r\t" or unicodedata.category(character)[0] != "C"
+    )
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is: no link, no markup, no HTML."""
+    return _MARKDOWN.sub(r"\\\1", plain(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
