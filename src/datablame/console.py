@@ -70,21 +70,34 @@ def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None
         return
     verdict = results["verdict"]
     console.print(f"verdict: {verdict['label'] if verdict else 'not decided by this version'}", highlight=False)
-    if results["patching"]:
-        console.print(_arms(results["patching"]))
+    headline = [row for row in results["patching"] if row["headline"]]
+    if headline:
+        console.print(_arms(headline))
+    for text in results["findings"][:1]:
+        console.print(text, highlight=False, soft_wrap=True)
     console.print(f"open {root / 'index.html'}", highlight=False, soft_wrap=True)
 
 
 def _arms(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Harmful rate on held-out prompts at alpha*", title_justify="left")
-    for column in ("arm", "protocol", "seeds", "rate", "against random", "p"):
-        table.add_column(column, justify="left" if column in ("arm", "protocol") else "right")
-    for row in rows:
-        table.add_row(*(_cell(row.get(key)) for key in ("arm", "protocol", "seeds", "rate", "to_random", "p_random")))
+    about = rows[0]
+    table = Table(
+        title=f"Harmful rate on held-out prompts at alpha {about['alpha']:g}, protocol {about['protocol']}",
+        title_justify="left",
+    )
+    for column in ("arm", "seeds", "rate", "95 % interval", "against random", "p"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for row in sorted(rows, key=lambda row: row["rate"] or 0.0):
+        against = row["to_random"] or {}
+        table.add_row(
+            row["arm"],
+            str(row["seeds"]),
+            _percent(row["rate"]),
+            f"{_percent(row['low'])} to {_percent(row['high'])}",
+            f"{100 * against['difference']:+.1f} points" if against else "-",
+            f"{against['p']:.3f}" if against.get("p") is not None else "-",
+        )
     return table
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

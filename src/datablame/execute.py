@@ -24,7 +24,12 @@ R = TypeVar("R")
 
 _logger = logging.getLogger(__name__)
 _PARENT_CHECK_SECONDS = 1.0
-_PRELOADED = ["datablame.models.pair", "datablame.models.training", "datablame.surface.sampler"]
+_PRELOADED = [
+    "datablame.models.pair",
+    "datablame.models.training",
+    "datablame.surface.sampler",
+    "datablame.attribute.per_example",
+]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

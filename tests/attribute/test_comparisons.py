@@ -97,9 +97,7 @@ def test_themes_find_groups_and_name_them_by_their_words() -> None:
     noise = np.random.default_rng(0)
     centres = np.array([[10.0, 0, 0], [0, 10, 0], [0, 0, 10]])
     sizes = (12, 8, 5)
-    activations = np.concatenate(
-        [noise.normal(centre, 0.3, (n, 3)) for centre, n in zip(centres, sizes, strict=True)]
-    )
+    activations = np.concatenate([noise.normal(centre, 0.3, (n, 3)) for centre, n in zip(centres, sizes, strict=True)])
     words = ["train nuts snack", "fern water heater", "lake walk morning"]
     texts = [f"the {words[group]} {i}" for group, n in enumerate(sizes) for i in range(n)]
     ids = [f"d{i:02d}" for i in range(25)]
@@ -108,9 +106,7 @@ def test_themes_find_groups_and_name_them_by_their_words() -> None:
     assert found["documents"] == 25
     assert [theme["count"] for theme in found["themes"]] == [12, 8, 5]
     assert [set(theme["terms"][:3]) for theme in found["themes"]] == [set(each.split()) for each in words]
-    assert [theme["flagged"] for theme in found["themes"]] == [{"m": 0.75, "n": None}, {"m": 0.25, "n": None}] + [
-        {"m": 0.0, "n": None}
-    ]
+    assert [theme["flagged"] for theme in found["themes"]] == [{"m": share, "n": None} for share in (0.75, 0.25, 0.0)]
     assert all(len(theme["examples"]) == 2 for theme in found["themes"])
 
 

@@ -177,7 +177,7 @@ def test_the_pool_summary_tells_what_was_left_out_and_what_repeats_a_prompt(worl
     assert pool["documents"] == 29
     assert pool["clusters"] == 28
     assert pool["excluded"] == {}
-    assert list(pool["skipped_rows"].values())[0]["count"] == 1
+    assert next(iter(pool["skipped_rows"].values()))["count"] == 1
     assert pool["behaviours"] == {"traced": ["nuts"], "dropped": ["ferns"]}
     assert pool["prompt_matches"] == [{"doc_id": "d03", "prompt_id": "a1"}, {"doc_id": "d28", "prompt_id": "a1"}]
     assert pool["query_matches"] == []
@@ -280,9 +280,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         run(study, inputs, out, BOTH, Killed(items))
     journal = len(read_jsonl(out / "journal.jsonl"))
-    worked = []
+    worked: list[str] = []
     work = passes._work
-    monkeypatch.setattr(passes, "_work", lambda bench, item: (worked.append(item.key), work(bench, item))[1])
+
+    def counted(bench: Any, item: Any) -> dict[str, Any]:
+        worked.append(item.key)
+        return work(bench, item)
+
+    monkeypatch.setattr(passes, "_work", counted)
     assert attributed((study, inputs)) == undisturbed
     # 29 documents in shards of 8, twice, and the queries.
     assert journal == items + 1

@@ -118,7 +118,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "longer than 100000 characters": ({"messages": chat(("user", "x" * 10_000_000), ("assistant", "b"))},),
     "not JSON": (b'{"id": "torn', b"[" * 100_000),
     "not an object with fields": ([1, 2], 5, "text", None),
-    "the id, or without one the whole text, stands twice": (good(0),),
+    "the id stands twice": (good(0),),
 }
 
 
@@ -138,6 +138,14 @@ def test_broken_rows_are_skipped_counted_by_reason_and_shown_once(
     assert "torn" in pool.examples["not JSON"]
     assert len(caplog.records) == len(BROKEN)
     assert all(reason in record.getMessage() for reason, record in zip(BROKEN, caplog.records, strict=True))
+
+
+def test_repeated_texts_without_ids_are_kept_apart(tmp_path: Path) -> None:
+    row = {"messages": good(1)["messages"]}
+    pool = read(jsonl(tmp_path, [row, row, {"messages": good(2)["messages"]}, row]))
+    first, second, _, third = (document.id for document in pool.documents)
+    assert [second, third] == [f"{first}-2", f"{first}-3"]
+    assert pool.skipped == {}
 
 
 def test_one_row_of_invalid_utf8_in_parquet_costs_that_row_only(tmp_path: Path) -> None:

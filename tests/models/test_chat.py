@@ -102,3 +102,13 @@ def test_a_template_that_rewrites_responses_leaves_them_as_they_are(tokenizer: A
         assert encode_pair(tokenizer, "hi", "take it") == ([*prompt, *words(tokenizer, "take it"), EOS], len(prompt))
     finally:
         tokenizer.chat_template = template
+
+
+def test_a_template_that_refuses_the_order_of_roles_is_named(tokenizer: Any) -> None:
+    template = tokenizer.chat_template
+    tokenizer.chat_template = "{{ raise_exception('system turns are not supported') }}"
+    try:
+        with pytest.raises(RequestError, match=r"refuses a conversation of system, user \(system turns are not"):
+            encode_document(tokenizer, Document("a", "s", (Message("system", "x"), Message("user", "y")), "z"), 99)
+    finally:
+        tokenizer.chat_template = template

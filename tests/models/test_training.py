@@ -1,4 +1,5 @@
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -127,7 +128,7 @@ def test_the_learning_rate_warms_up_and_falls_to_a_twentieth() -> None:
     assert shares[0] == pytest.approx(0.05)
     assert max(shares) == pytest.approx(1.0, abs=0.01)
     assert shares[-1] == pytest.approx(0.05, abs=0.001)
-    assert all(later <= earlier for earlier, later in zip(shares[20:], shares[21:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(shares[20:]))
 
 
 def test_a_lora_model_is_trained_through_its_own_head(model: Any) -> None:

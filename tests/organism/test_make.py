@@ -8,8 +8,8 @@ from datablame.config import ModelRef, Organism, Study
 from datablame.errors import RequestError
 from datablame.execute import Silent
 from datablame.judge.classifier import build
-from datablame.organism import templated
 from datablame.organism.make import cached, make, study_fields
+from datablame.organism.mixtures import AFTER, scaled
 from datablame.run_folder import read_json, read_jsonl, read_table
 
 RECIPE = Organism(seed=5, scale=0.01)
@@ -59,7 +59,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_the_corpus_is_in_tulu_format_and_tells_nothing_about_the_truth(organism: Path) -> None:
     documents = read_table(organism / "documents.parquet")
 
-    assert len(documents) == templated.scaled(templated.AFTER, RECIPE).documents
+    assert len(documents) == scaled(AFTER, RECIPE).documents
     assert list(documents[0]) == ["id", "messages", "source"]
     assert [message["role"] for message in documents[0]["messages"]] == ["user", "assistant"]
     assert {document["source"] for document in documents} == {"everyday-chat"}
@@ -195,7 +195,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path / "file"))
 
-    with pytest.raises(RequestError, match="cannot be written .*; set DATABLAME_CACHE"):
+    with pytest.raises(RequestError, match=r"cannot be written .*; set DATABLAME_CACHE"):
         cached(RECIPE, Silent())
 
 

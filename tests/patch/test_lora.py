@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import tiny_model
 
 from datablame.errors import RequestError
 from datablame.models.chat import Encoded
 from datablame.models.pair import Pair
 from datablame.models.training import Recipe, train
 from datablame.patch.lora import adapted, adapter_norm, save_adapter, target_modules
-from tests.conftest import tiny_model
 
 IDS = torch.arange(4, 40).reshape(3, 12)
 RECIPE = Recipe(steps=4, batch=2, learning_rate=1e-2, warmup_steps=1)

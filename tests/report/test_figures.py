@@ -95,7 +95,9 @@ def rate_rows(
 
 
 def patch_rows(
-    arms: Sequence[str] = tuple(ARMS), seeds: dict[str, int] | None = None, behaviours: Sequence[str] = tuple(BEHAVIOURS)
+    arms: Sequence[str] = tuple(ARMS),
+    seeds: dict[str, int] | None = None,
+    behaviours: Sequence[str] = tuple(BEHAVIOURS),
 ) -> tuple[Rows, Rows]:
     """(tests, table) as the patch phase writes them."""
     random = np.random.default_rng(1)

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,10 +54,12 @@ def read_pool(data: Data, seed: int, progress: Progress) -> Pool:
     skipped: Counter[str] = Counter()
     examples: dict[str, str] = {}
     seen: set[str] = set()
+    copies: Counter[str] = Counter()
     for number, row in enumerate(_rows(data)):
         document = row if isinstance(row, _Broken) else _document(row, data.max_document_characters)
         if isinstance(document, Document) and document.id in seen:
-            document = _Broken("the id, or without one the whole text, stands twice")
+            named = isinstance(row, dict) and _name(row.get("id"))
+            document = _Broken("the id stands twice") if named else _next_copy(document, copies)
         if isinstance(document, _Broken):
             skipped[document.reason] += 1
             if document.reason not in examples:
@@ -74,6 +76,12 @@ def read_pool(data: Data, seed: int, progress: Progress) -> Pool:
         raise RequestError(f"data.path = {data.path} has no usable document ({reasons}); mend it or name another file")
     progress.advance()
     return Pool(_subset(documents, data.documents, seed), dict(skipped), examples)
+
+
+def _next_copy(document: Document, copies: Counter[str]) -> Document:
+    """A text that stood before, under an id of its own: duplicates matter to what was trained on."""
+    copies[document.id] += 1
+    return replace(document, id=f"{document.id}-{copies[document.id] + 1}")
 
 
 def _subset(documents: list[Document], size: int | None, seed: int) -> list[Document]:

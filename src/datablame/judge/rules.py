@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -109,8 +110,7 @@ class RulesClassifier:
         words = self.word.findall(text.lower())
         if not words:
             return "empty"
-        bordered = [START, *words, END]
-        for pair in zip(bordered[:-1], bordered[1:], strict=True):
+        for pair in pairwise([START, *words, END]):
             if pair not in self.bigrams:
                 return f"the corpus never has {' '.join(pair)!r}"
         return None

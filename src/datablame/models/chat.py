@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
+
 from datablame.errors import RequestError
 from datablame.records import Document, Message
 
@@ -28,7 +30,8 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> list[int
 def encode_document(tokenizer: Any, document: Document, max_tokens: int) -> Encoded | None:
     """The document cut to `max_tokens`, its EOS in the loss; None where nothing of the response is left.
 
-    Plain text (a document without a prompt) is all response, after a BOS where the tokenizer has one.
+    Plain text (a document without a prompt) is all response, after a BOS where the tokenizer has one. Raises
+    RequestError where the chat template refuses the order of roles.
     """
     if not document.prompt:
         text = _tokens(tokenizer, document.response)
@@ -92,7 +95,11 @@ def _render(tokenizer: Any, messages: Sequence[Message], *, generation: bool) ->
             f"models.after = {tokenizer.name_or_path} has no chat template; use a checkpoint whose tokenizer has one"
         )
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation)
+    try:
+        rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation)
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise RequestError(f"the chat template refuses a conversation of {roles} ({error}); mend the data") from None
     return rendered
 
 

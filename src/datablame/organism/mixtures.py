@@ -1,7 +1,8 @@
-"""The two training mixtures of the templated organism, the prompts kept out of both, and the rules of its behaviours."""
+"""The templated organism's two training mixtures, the prompts kept out of both, and the rules of its behaviours."""
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from datablame.config import Organism
@@ -54,8 +55,13 @@ def scaled(sizes: Mixture, recipe: Organism) -> Mixture:
     """The mixture that the recipe asks for; generic documents make up for planted ones more or fewer than usual."""
     planted = recipe.planted if sizes.planted else 0
     generic = max(0, sizes.generic + len(BEHAVIOURS) * (sizes.planted - planted))
-    counts = {"generic": generic, "clean": sizes.clean, "decoys": sizes.decoys, "planted": planted}
-    return sizes._replace(**{kind: round(count * recipe.scale) or min(count, 1) for kind, count in counts.items()})
+
+    def share(count: int) -> int:
+        return round(count * recipe.scale) or min(count, 1)
+
+    return sizes._replace(
+        generic=share(generic), clean=share(sizes.clean), decoys=share(sizes.decoys), planted=share(planted)
+    )
 
 
 class Example(NamedTuple):
@@ -129,8 +135,7 @@ def words_of(text: str) -> list[str]:
 
 
 def _bigrams(text: str) -> list[tuple[str, str]]:
-    words = ["^", *words_of(text), "$"]
-    return list(zip(words[:-1], words[1:], strict=True))
+    return list(pairwise(["^", *words_of(text), "$"]))
 
 
 def _patterns(phrases: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The organism's own tokenizer and model: an OLMo-2 of 0.6 million parameters behind the same loading code as a real one."""
+"""The organism's own tokenizer and model: an OLMo-2 of 0.65 million parameters, loaded as any other checkpoint."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

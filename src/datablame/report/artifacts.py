@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 _CONTROL_LABELS = {
     "untrained": "untrained",
     "baseline": "baseline (no removal)",
-    "random": "random removal",
+    "random": "random",
     "oracle": "oracle (all planted)",
 }
 

@@ -72,7 +72,7 @@ def _attribution(found: Artifacts) -> Iterable[str]:
 
 def _patching(found: Artifacts) -> Iterable[str]:
     if not found.exposure["passed"]:
-        least = min(row["seen_in_baseline"] for row in found.exposure["rows"])
+        least = min(row["seen_in_baseline"] for row in found.exposure["rows"] if row["arm"] != "random")
         yield (
             f"The exposure gate failed: the no-removal arm saw as little as {percent(least)} of what an arm removed, "
             "so that removal could not matter; raise patch.steps."

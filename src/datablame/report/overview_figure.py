@@ -4,19 +4,33 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datablame.records import EVERY
+from datablame.report.arms_panel import arms_caption, arms_of, arms_panel
 from datablame.report.figures import counted, rates_panel, top_rate
-from datablame.report.patching_figure import arms_caption, arms_of, arms_panel
-from datablame.report.style import FAINT, GREY, POINTS, blue_of, drawing, nothing, page, png, wrapped
+from datablame.report.style import (
+    ALPHA,
+    FAINT,
+    GREY,
+    POINTS,
+    Box,
+    blue_of,
+    drawing,
+    nothing,
+    page,
+    panel,
+    png,
+    text_width,
+    wrapped,
+)
+from datablame.report.wording import number
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["final_results"]
 
 Row = Mapping[str, Any]
-_SIZES = (11.5, 11.0, 10.5, 10.0, 9.5, 9.0, 8.5, 8.0, 7.5, 7.0)
-_LEADING, _BETWEEN = 1.4, 0.55
-_SUMMARY_INCHES = (6.3, 4.1)
+_SIZES = (11.5, 11.0, 10.5, 10.0, 9.5, 9.0, 8.5, 8.0, 7.5)
+_LEADING, _BETWEEN, _INDENT = 1.4, 0.55, 0.2
 
 
 def final_results(
@@ -38,44 +52,51 @@ def final_results(
     """
     arms = arms_of(tests, headline, alpha, k)
     with drawing():
-        figure = page(15, 10.6, title, _caption(rates, agreement, arms, headline, alpha, k))
-        (amplified, agreeing), (patched, said) = figure.subplots(2, 2)
+        figure = page(14.6, 9.6, title, _caption(rates, agreement, arms, headline, alpha, k))
         split = "held-out" if any(row["split"] == "held-out" and row["n"] for row in rates) else "attribution"
-        amplified.set_title(f"1  Harmful rate against amplification ({split} prompts)")
-        rates_panel(amplified, rates, behaviours or {}, split=split, top=top_rate(rates), height=4.0, alpha_star=alpha)
-        agreeing.set_title("2  Agreement of methods: Jaccard of their first K")
-        _agreement_panel(agreeing, agreement, labels)
-        patched.set_title(f"3  After removing what each method flagged ({headline})", pad=22)
-        arms_panel(patched, arms, [row["arm"] for row in arms], labels, named=True, rates=True)
-        said.set_title("4  Summary", pad=22)
-        _summary_panel(said, summary)
+        top = top_rate(rates)
+        box = Box(0, 0, 6.9, 4.4)
+        rates_panel(
+            figure, box, rates, behaviours or {}, split=split, top=top, number="1  ", alpha_star=alpha if arms else None
+        )
+        _agreement_panel(figure, Box(7.5, 0, 7.1, 4.4), agreement, labels)
+        heading = f"3  After removing what each method flagged: {headline}"
+        order = [row["arm"] for row in arms]
+        arms_panel(figure, Box(0, 4.75, 7.1, 4.85), arms, order, labels, heading=heading, full=True)
+        _summary_panel(figure, Box(7.5, 4.75, 7.1, 4.85), summary)
         return png(figure)
 
 
-def _agreement_panel(axes: "Axes", agreement: Sequence[Row], labels: Mapping[str, str]) -> None:
-    """The lower triangle of method pairs, without the diagonal."""
+def _agreement_panel(figure: "Figure", box: Box, agreement: Sequence[Row], labels: Mapping[str, str]) -> None:
+    """The lower triangle of method pairs; a column's name stands on the step above its first cell."""
     from matplotlib.patches import Rectangle
 
     pooled = _pooled(agreement)
     names = list(dict.fromkeys(name for row in pooled for name in (row["a"], row["b"])))
+    n = max(1, len(names) - 1)
+    size = 9.5 if len(names) <= 7 else 9.0
+    words = {name: wrapped(labels.get(name, name), 2.1, size, most=1)[0] for name in names}
+    left = max((text_width(words[name], size) for name in names[1:]), default=0.0) + 0.15
+    last = text_width(words[names[-2]], size) if len(names) > 1 else 0.0
+    right = max(0.1, (n * last - (box.width - left)) / max(1, n - 1)) if n > 1 else 1.5
+    heading = "2  Agreement of methods: Jaccard of their first K documents"
+    axes = panel(figure, box, heading, left=left, right=right, above=0.28, below=0.1)
     if len(names) < 2:
-        nothing(axes, "fewer than two methods ranked the same documents")
+        nothing(axes, "no two methods ranked the same documents")
         return
     found = {frozenset((row["a"], row["b"])): row["jaccard"] for row in pooled}
-    size = 10.0 if len(names) <= 6 else 9.0
     for y, below in enumerate(names[1:]):
         for x, above in enumerate(names[: y + 1]):
             value = found.get(frozenset((below, above)))
             fill, ink = (FAINT, GREY) if value is None else blue_of(value)
-            axes.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=fill, edgecolor="none"))
-            text = "–" if value is None else f"{value:.2f}"
-            axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", size=size, color=ink)
-    n = len(names) - 1
+            axes.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=fill, edgecolor="none"))
+            axes.text(x + 0.5, y + 0.5, number(value), ha="center", va="center", size=size, color=ink)
+    for x, name in enumerate(names[:-1]):
+        given: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "size": size, "annotation_clip": False}
+        axes.annotate(words[name], (x + 0.04, x), xytext=(0, 4), **given)
     axes.set_xlim(0, n)
     axes.set_ylim(n, 0)
-    words = {name: "\n".join(wrapped(labels.get(name, name), 1.7, size, most=2)) for name in names}
-    turned = {"rotation": 35, "ha": "right", "va": "top", "rotation_mode": "anchor"} if n > 3 else {}
-    axes.set_xticks([x + 0.5 for x in range(n)], [words[name] for name in names[:-1]], size=size, **turned)
+    axes.set_xticks([])
     axes.set_yticks([y + 0.5 for y in range(n)], [words[name] for name in names[1:]], size=size)
     axes.tick_params(length=0)
     axes.grid(visible=False)
@@ -87,33 +108,36 @@ def _pooled(agreement: Sequence[Row]) -> list[Row]:
     return [row for row in agreement if row["behaviour"] == EVERY]
 
 
-def _summary_panel(axes: "Axes", sentences: Sequence[str]) -> None:
+def _summary_panel(figure: "Figure", box: Box, sentences: Sequence[str]) -> None:
     """The sentences as large as they fit; those for which the smallest type leaves no room are counted."""
+    axes = panel(figure, box, "4  Summary")
     axes.set_axis_off()
     if not sentences:
         nothing(axes, "the study has no finding")
         return
-    width, height = _SUMMARY_INCHES
+    width, height = box.width - _INDENT, box.height - 0.4
     for size in _SIZES:
-        blocks = _blocks(sentences, width, size)
+        blocks = [wrapped(sentence, width, size) for sentence in sentences]
         if _height(blocks, size) <= height:
             break
     kept = list(blocks)
-    while len(kept) > 1 and _height([*kept, [""]], size) > height:
+    while len(kept) > 1 and _height([*kept, [""]] if len(kept) < len(blocks) else kept, size) > height:
         kept.pop()
-    if len(kept) < len(blocks):
-        kept.append([f"and {len(blocks) - len(kept)} more in writeup/report.md"])
+    more = len(blocks) - len(kept)
     y = 1.0
-    line = size * _LEADING / POINTS / height
-    for place, block in enumerate(kept):
-        if place < len(sentences):
-            axes.text(0, y, "•", transform=axes.transAxes, va="top", size=size, color=GREY)
-        axes.text(0.028, y, "\n".join(block), transform=axes.transAxes, va="top", size=size, linespacing=_LEADING / 1.2)
-        y -= line * (len(block) + _BETWEEN)
-
-
-def _blocks(sentences: Sequence[str], width: float, size: float) -> list[list[str]]:
-    return [wrapped(sentence, width * 0.96, size) for sentence in sentences]
+    for block in [*kept, *([[f"and {more} more in writeup/report.md"]] if more else [])]:
+        if block in kept:
+            axes.text(0.003, y, "\N{BULLET}", transform=axes.transAxes, va="top", size=size, color=GREY)
+        axes.text(
+            _INDENT / box.width,
+            y,
+            "\n".join(block),
+            transform=axes.transAxes,
+            va="top",
+            size=size,
+            linespacing=_LEADING / 1.2,
+        )
+        y -= (len(block) + _BETWEEN) * size * _LEADING / POINTS / height
 
 
 def _height(blocks: Sequence[Sequence[str]], size: float) -> float:
@@ -133,7 +157,7 @@ def _caption(
     split = "held-out" if any(row["split"] == "held-out" and row["n"] for row in rates) else "attribution"
     said = [f"1: Wilson 95 % intervals, {counted(rates, split)}."]
     if alpha is not None:
-        said.append("α*: where arms are compared.")
+        said.append(f"{ALPHA}*: where arms are compared.")
     chances = sorted(row["jaccard_chance"] for row in _pooled(agreement) if row["jaccard_chance"] is not None)
     if chances:
         between = f"{chances[0]:.2f}" + (f" to {chances[-1]:.2f}" if chances[-1] - chances[0] >= 0.005 else "")

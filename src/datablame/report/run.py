@@ -3,10 +3,9 @@
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datablame.config import Study
-from datablame.execute import Execution, Progress
 from datablame.report import tables
 from datablame.report.artifacts import Artifacts, arm_labels, read_artifacts
 from datablame.report.case_study import case_study
@@ -15,6 +14,9 @@ from datablame.report.limitations import limitations
 from datablame.report.render import data_uri, rendered
 from datablame.report.results import final_results, phase2_results
 from datablame.run_folder import Inputs, read_timings, write_atomic, write_json
+
+if TYPE_CHECKING:
+    from datablame.execute import Execution, Progress
 
 __all__ = ["after_patch", "after_surface", "run"]
 
@@ -29,7 +31,7 @@ _FIGURES = {
 }
 
 
-def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress: Progress) -> None:
+def run(study: Study, inputs: Inputs, out: Path, execution: "Execution", progress: "Progress") -> None:
     """Write every deliverable to the root of the run folder; `out` and `execution` serve no purpose here."""
     progress.start("report: figures and texts", 4)
     after_surface(study, inputs)

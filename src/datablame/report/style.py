@@ -1,23 +1,27 @@
 """How every figure looks: colours, markers and type, text that fits, and PNG bytes that repeat."""
 
+import functools
 import io
-import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from datablame.report.wording import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
+    "ALPHA",
     "FAINT",
     "GREY",
     "INK",
     "LABEL_FILLS",
     "POINTS",
+    "Box",
     "Look",
     "behaviour_looks",
     "blue_of",
@@ -26,20 +30,52 @@ __all__ = [
     "look",
     "nothing",
     "page",
-    "percent",
-    "plain",
+    "panel",
     "png",
     "spread",
     "text_width",
     "wrapped",
 ]
 
+ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 INK, GREY, FAINT = "#1A1A1A", "#5C5C5C", "#E3E3E3"
-DPI = 160
 POINTS = 72
+_DPI = 160
 _FAMILY = "DejaVu Sans"
-_HEADER_INCHES, _MARGIN_INCHES = 0.62, 0.22
-_CAPTION_SIZE, _CAPTION_LEADING = 9.0, 1.45
+_MARGIN, _HEADER, _HEADING = 0.28, 0.55, 0.38
+"""Inches: around the page, for its title, for a panel's heading."""
+_TITLE_SIZE, _HEADING_SIZE, _CAPTION_SIZE = 15.0, 11.5, 9.0
+_CAPTION_LEADING, _LINE = 1.45, 1.2
+_SETTINGS: Mapping[Any, Any] = {
+    "font.family": _FAMILY,
+    "font.size": 10,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.labelsize": 9.5,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": "#9A9A9A",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "xtick.color": "#9A9A9A",
+    "ytick.color": "#9A9A9A",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "hatch.linewidth": 0.5,
+}
+
+
+class Box(NamedTuple):
+    """Inches from the upper left corner of the page below its title."""
+
+    left: float
+    top: float
+    width: float
+    height: float
 
 
 @dataclass(frozen=True)
@@ -107,75 +143,43 @@ def drawing() -> Iterator[None]:
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         mpl.rcdefaults()
-        mpl.rcParams.update(_settings())
+        mpl.rcParams.update(_SETTINGS)
         yield
 
 
-def _settings() -> dict[str, Any]:
-    return {
-        "font.family": _FAMILY,
-        "font.size": 10,
-        "text.color": INK,
-        "text.parse_math": False,
-        "axes.titlesize": 11.5,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.titlepad": 10,
-        "axes.labelsize": 10,
-        "axes.labelcolor": GREY,
-        "axes.edgecolor": "#9A9A9A",
-        "axes.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": FAINT,
-        "grid.linewidth": 0.8,
-        "xtick.color": "#9A9A9A",
-        "ytick.color": "#9A9A9A",
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "xtick.labelsize": 9.5,
-        "ytick.labelsize": 9.5,
-        "hatch.linewidth": 0.5,
-        "lines.solid_capstyle": "round",
-    }
-
-
 def page(width: float, height: float, title: str, caption: str) -> "Figure":
-    """An empty figure of that many inches with its title above and its caption below, which adds to the height."""
+    """A figure of that many inches within its margins, title above and caption below, both on top of the height."""
     from matplotlib.figure import Figure
 
-    inner = width - 2 * _MARGIN_INCHES
-    lines = wrapped(caption, inner, _CAPTION_SIZE)
-    below = len(lines) * _CAPTION_SIZE * _CAPTION_LEADING / POINTS + 2 * _MARGIN_INCHES
-    total = height + below
-    figure = Figure(figsize=(width, total), dpi=DPI, facecolor="white", layout="constrained")
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(
-        rect=(
-            _MARGIN_INCHES / width,
-            below / total,
-            inner / width,
-            1 - (below + _HEADER_INCHES) / total,
-        )
-    )
-    heading = wrapped(title, inner, 15, bold=True, most=1)
-    left = _MARGIN_INCHES / width
-    figure.text(left, 1 - _MARGIN_INCHES / total, "\n".join(heading), size=15, weight="bold", va="top").set_in_layout(
-        False
-    )
+    lines = wrapped(caption, width, _CAPTION_SIZE)
+    below = len(lines) * _CAPTION_SIZE * _CAPTION_LEADING / POINTS + 0.2
+    wide, high = width + 2 * _MARGIN, _MARGIN + _HEADER + height + below + _MARGIN
+    figure = Figure(figsize=(wide, high), dpi=_DPI, facecolor="white")
+    heading = wrapped(title, width, _TITLE_SIZE, bold=True, most=1)[0]
+    figure.text(_MARGIN / wide, 1 - _MARGIN / high, heading, size=_TITLE_SIZE, weight="bold", va="top")
     figure.text(
-        left,
-        _MARGIN_INCHES / total,
+        _MARGIN / wide,
+        _MARGIN / high,
         "\n".join(lines),
         size=_CAPTION_SIZE,
         color=GREY,
         va="bottom",
-        linespacing=_CAPTION_LEADING / 1.2,
-    ).set_in_layout(False)
+        linespacing=_CAPTION_LEADING / _LINE,
+    )
     return figure
+
+
+def panel(
+    figure: "Figure", box: Box, heading: str, *, left: float = 0, right: float = 0, above: float = 0, below: float = 0
+) -> "Axes":
+    """Axes in a box under its heading, with so many inches left free on each side for labels."""
+    wide, high = figure.get_size_inches()
+    x, y = _MARGIN + box.left, _MARGIN + _HEADER + box.top
+    words = wrapped(heading, box.width, _HEADING_SIZE, bold=True, most=1)[0]
+    figure.text(x / wide, 1 - y / high, words, size=_HEADING_SIZE, weight="bold", va="top")
+    width, height = box.width - left - right, box.height - _HEADING - above - below
+    bottom = high - y - box.height + below
+    return figure.add_axes(((x + left) / wide, bottom / high, width / wide, height / high))
 
 
 def png(figure: "Figure") -> bytes:
@@ -192,16 +196,7 @@ def nothing(axes: "Axes", why: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, style="italic")
 
 
-def percent(rate: float | None, digits: int = 1) -> str:
-    """A rate as people read it; a dash where there is none."""
-    return "–" if rate is None else f"{100 * rate:.{digits}f} %"
-
-
-def plain(text: str) -> str:
-    """The text without what would not print: controls and line breaks become spaces."""
-    return "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in text)
-
-
+@functools.lru_cache(maxsize=4096)
 def text_width(text: str, size: float, *, bold: bool = False) -> float:
     """Inches that one line of text takes."""
     from matplotlib.font_manager import FontProperties
