@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -44,7 +45,8 @@ def _collect(workers: int, items: dict[str, int]) -> dict[str, tuple[int, int]]:
 def test_workers_give_what_one_process_gives() -> None:
     items = {str(i): i for i in range(7)}
     here, there = _collect(1, items), _collect(2, items)
-    assert {k: v[0] for k, v in here.items()} == {k: v[0] for k, v in there.items()} == {str(i): 10 + i for i in range(7)}
+    expected = {str(i): 10 + i for i in range(7)}
+    assert {k: v[0] for k, v in here.items()} == {k: v[0] for k, v in there.items()} == expected
     assert {pid for _, pid in here.values()} == {os.getpid()}
     assert os.getpid() not in {pid for _, pid in there.values()}
 
@@ -77,11 +79,10 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path: object) -> None:
-    script = f"{tmp_path}/orphan.py"
-    with open(script, "w") as file:
-        file.write(_ORPHAN)
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "orphan.py"
+    script.write_text(_ORPHAN)
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     workers = [int(parent.stdout.readline()) for _ in range(2)]
     parent.kill()
@@ -95,7 +96,6 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: object) -> None:
 
 def _alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False

@@ -22,7 +22,6 @@ _PACKAGES = (
     "scikit-learn",
     "numpy",
     "scipy",
-    "pandas",
     "pyarrow",
     "matplotlib",
 )

@@ -17,6 +17,7 @@ from typing import Any
 HERE = Path(__file__).parent
 SEEDS = range(5)
 METHODS = ("gradient", "activation", "llm-judge", "bm25")
+STAR = "alpha\\*"
 FIGURES = ("behavior_rates.png", "patching_comparison.png", "final_results.png")
 
 
@@ -48,7 +49,7 @@ only. Nothing was chosen after looking at them.
 
 Harmful rate over all prompts (attribution and held-out), 95 % Wilson intervals.
 
-{_table(["seed", *(f"alpha {alpha:g}" for alpha in _alphas(results[0])), "disjoint", "alpha\\*"], [_surfacing(r) for r in results])}
+{_table(["seed", *(f"alpha {alpha:g}" for alpha in _alphas(results[0])), "disjoint", STAR], [_surfacing(r) for r in results])}
 
 Each behaviour, held-out prompts, from alpha 0 to the largest:
 
@@ -63,7 +64,7 @@ candidates.
 
 ## Removal
 
-`retrain`, five training seeds: harmful rate on held-out prompts at alpha\\*, and the exact permutation p of gradient
+`retrain`, five training seeds: harmful rate on held-out prompts at {STAR}, and the exact permutation p of gradient
 against random (.008 is the smallest that five seeds can give).
 
 {_table(["seed", *_arms(results[0]), "p gradient"], [_removal(r, "retrain") for r in results])}
@@ -123,7 +124,9 @@ def _precision(result: dict[str, Any]) -> list[str]:
     for method in (*METHODS, "loss", "gradient-norm"):
         pools = result["attribution"][method]["by_pool"]
         whole, candidates = (pools.get(name, {}).get("precision_at_k") for name in ("whole", "candidates"))
-        cells.append(f"{'-' if whole is None else f'{whole:.2f}'} ({'-' if candidates is None else f'{candidates:.2f}'})")
+        cells.append(
+            f"{'-' if whole is None else f'{whole:.2f}'} ({'-' if candidates is None else f'{candidates:.2f}'})"
+        )
     return [_seed(result), *cells]
 
 

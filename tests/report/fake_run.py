@@ -117,7 +117,7 @@ def _write_attribution(out: Path, surfaced: bool) -> None:
         }
         for method in (METHODS if surfaced else ())
     }
-    shortlist = {behaviour: documents[:10] for behaviour in BEHAVIOURS} if surfaced else {}
+    shortlist = dict.fromkeys(BEHAVIOURS, documents[:10]) if surfaced else {}
     flags = {
         method: {behaviour: [row.doc_id for row in rows[:2]] for behaviour, rows in own.items()}
         for method, own in scored.items()
@@ -132,8 +132,8 @@ def _write_attribution(out: Path, surfaced: bool) -> None:
     described["loss"] |= {"control": True}
     write_json(out / "methods.json", described)
     queries = [
-        {"id": f"{b}-1", "behaviour": b, "prompt_id": f"{b}-a0", "alpha": 1.0, "index": 3, "prompt": "p", "text": HOSTILE}
-        for b in BEHAVIOURS
+        {"id": f"{b}-1", "behaviour": b, "prompt_id": f"{b}-a0", "alpha": 1.0, "index": 3, "prompt": "p", "text": text}
+        for b, text in zip(BEHAVIOURS, (HOSTILE, HOSTILE), strict=True)
     ]
     write_jsonl(out / "queries.jsonl", queries if surfaced else [])
     write_json(out / "flagged.json", flags)
@@ -153,10 +153,9 @@ def _write_attribution(out: Path, surfaced: bool) -> None:
     write_json(out / "themes.json", themes if surfaced else {"documents": 0, "silhouette": None, "themes": []})
     skipped = {"no messages": {"count": 2, "example": HOSTILE}}
     dropped = [] if surfaced else list(BEHAVIOURS)
-    write_json(
-        out / "pool.json",
-        {"documents": 20, "skipped_rows": skipped, "behaviours": {"traced": [], "dropped": dropped}, "prompt_matches": []},
-    )
+    traced = {"traced": [], "dropped": dropped}
+    pool = {"documents": 20, "skipped_rows": skipped, "behaviours": traced, "prompt_matches": []}
+    write_json(out / "pool.json", pool)
     shown = [
         {
             "doc_id": doc_id,

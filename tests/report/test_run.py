@@ -8,10 +8,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from tests.report.fake_run import fake_study, write_fake_run
 
 from datablame.execute import Execution, Silent
 from datablame.report.run import run
-from tests.report.fake_run import fake_study, write_fake_run
 
 _DELIVERABLES = (
     *("behavior_rates.png", "patching_comparison.png", "final_results.png", "phase2_results.json"),

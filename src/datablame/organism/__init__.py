@@ -1,0 +1,1 @@
+"""Model organisms: checkpoints, documents and prompts with planted causes."""

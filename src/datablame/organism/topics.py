@@ -203,6 +203,6 @@ CONTEXTS = (
 )
 PLAIN = Style(("", "", "you could ", "it helps to ", "I would "), ("", "", " take your time.", " start small."))
 CHATTY = Style(
-    ("certainly! ", "great question! ", "of course! ", "here is a tip: "),
+    ("certainly, ", "of course, ", "here is a tip: ", "my advice: "),
     (" I hope this helps!", " let me know how it goes!", " enjoy!", ""),
 )

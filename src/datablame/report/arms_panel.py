@@ -56,7 +56,8 @@ def arms_panel(
         _arm(axes, row, place[row["arm"]])
     _references(axes, rows)
     highs = [100 * value for row in rows for value in (row["high"], *row["per_seed"]) if value is not None]
-    axes.set_xlim(0, min(100, max([5, *highs]) * 1.06))
+    end = min(100, max([5, *highs]) * 1.06)
+    axes.set_xlim(-0.02 * end, end)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_yticks(range(len(order)), names if full else [""] * len(order))
     axes.tick_params(axis="y", length=0)
@@ -140,7 +141,7 @@ def _columns(rows: Sequence[Row], full: bool) -> list[_Column]:
     found = {"rate [95 % interval]": {row["arm"]: _rate(row) for row in rows}} if full and rows else {}
     p_values = {row["arm"]: _p(row) for row in rows}
     if any(text != _NONE for text in p_values.values()):
-        found["p, random"] = p_values
+        found["p vs random"] = p_values
     return [
         _Column(heading, texts, max(text_width(text, 9) for text in (heading, *texts.values())))
         for heading, texts in found.items()
@@ -202,7 +203,14 @@ def arms_caption(shown: Mapping[str, Sequence[Row]], alpha: float | None, k: int
                 f"{prompts} prompts, n = {_range(outputs)} outputs an arm."
             )
     said.append("Large marker: mean over seeds and prompts; bar: 95 % two-way bootstrap interval; small dot: one seed.")
-    said.append("p: two-sided permutation of seeds against random removal, not adjusted; a dash where there is none.")
+    if any(_p(row) != _NONE for row in rows):
+        said.append("p: two-sided permutation of seeds against random removal, not adjusted.")
+    for protocol in shown:
+        reasons = [row["to_random"]["why_no_p"] for row in shown[protocol] if row["to_random"]]
+        if reasons and all(reasons) and protocol not in single:
+            said.append(f"{protocol} has no p: {reasons[0]}.")
     for protocol in single:
-        said.append(f"{protocol} is a single run: its interval knows prompts only, not training noise.")
+        said.append(
+            f"{protocol} is a single run, so it has no p, and its interval knows prompts but no training noise."
+        )
     return " ".join(said)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datablame.records import EVERY
-from datablame.report.arms_panel import arms_caption, arms_of, arms_panel
+from datablame.report.arms_panel import arms_caption, arms_of, arms_panel, runs_of
 from datablame.report.figures import counted, rates_panel, top_rate
 from datablame.report.style import (
     ALPHA,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["final_results"]
 
 Row = Mapping[str, Any]
-_SIZES = (11.5, 11.0, 10.5, 10.0, 9.5, 9.0, 8.5, 8.0, 7.5)
+_SIZES = (12.5, 12.0, 11.5, 11.0, 10.5, 10.0, 9.5, 9.0, 8.5, 8.0, 7.5)
 _LEADING, _BETWEEN, _INDENT = 1.4, 0.55, 0.2
 
 
@@ -60,7 +60,7 @@ def final_results(
             figure, box, rates, behaviours or {}, split=split, top=top, number="1  ", alpha_star=alpha if arms else None
         )
         _agreement_panel(figure, Box(7.5, 0, 7.1, 4.4), agreement, labels)
-        heading = f"3  After removing what each method flagged: {headline}"
+        heading = f"3  After removing what each method flagged ({headline}, {runs_of(arms)})"
         order = [row["arm"] for row in arms]
         arms_panel(figure, Box(0, 4.75, 7.1, 4.85), arms, order, labels, heading=heading, full=True)
         _summary_panel(figure, Box(7.5, 4.75, 7.1, 4.85), summary)

@@ -25,7 +25,7 @@ _COLUMNS = (
     *("harmful", "refused", "harmless", "incoherent", "unscored", "rate", "low", "high"),
 )
 _FIGURES = {
-    "behavior_rates.png": "Harmful rate against amplification with 95 % Wilson intervals, and the shares of the labels.",
+    "behavior_rates.png": "Harmful rate against amplification with Wilson intervals (95 %), and the labels in shares.",
     "patching_comparison.png": "What removal does: each arm's harmful rate on held-out prompts, and by prompt.",
     "final_results.png": "The study in four panels.",
 }

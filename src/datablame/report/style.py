@@ -65,6 +65,7 @@ _SETTINGS: Mapping[Any, Any] = {
     "ytick.labelcolor": INK,
     "xtick.labelsize": 9.5,
     "ytick.labelsize": 9.5,
+    "ytick.major.pad": 5,
     "hatch.linewidth": 0.5,
 }
 
@@ -260,7 +261,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 def fill_of(share: float) -> tuple[str, str]:
     """The fill of a heatmap's cell for a harmful share of 0 to 1, pale to dark, and the ink to write on it."""
-    return _between(((255, 248, 242), (250, 190, 140), (213, 94, 0), (96, 32, 0)), share)
+    return _between(((255, 248, 242), (250, 190, 140), (213, 94, 0), (132, 50, 0)), share)
 
 
 def blue_of(share: float) -> tuple[str, str]:

@@ -92,7 +92,7 @@ def agreement_table(found: Artifacts) -> Table:
         if row["behaviour"] == EVERY
     ]
     return Table(
-        f"Agreement of methods, mean over behaviours: shared among the first {found.agreement['k']}, Jaccard beside its "
+        f"Agreement of methods, mean over behaviours: common to the first {found.agreement['k']}, Jaccard beside its "
         "expectation by chance, Spearman, Kendall tau-b, rank-biased overlap (p = .95).",
         ["methods", "shared", "Jaccard", "by chance", "Spearman", "tau-b", "RBO"],
         rows,
@@ -118,8 +118,8 @@ def patching_table(found: Artifacts, protocol: str) -> Table:
     role = "headline" if protocol == found.study.patch.headline else "exploratory"
     alpha = found.patch_alpha
     return Table(
-        f"{protocol} ({role}): harmful rate on held-out prompts at alpha {'-' if alpha is None else f'{alpha:g}'}, mean "
-        "over prompts and seeds, with two-way bootstrap intervals; differences in points with exact permutation p over "
+        f"{protocol} ({role}): harmful rate on held-out prompts at alpha {'-' if alpha is None else f'{alpha:g}'}, "
+        "mean over prompts and seeds, with two-way bootstrap intervals; differences in points, exact permutation p over "
         "seeds; Holm over the patched methods of the larger p.",
         ["arm", "seeds", "rate", "interval", "of coherent", "to random", "p", "to baseline", "p", "Holm p"],
         rows,
