@@ -1,7 +1,7 @@
-import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -64,8 +64,9 @@ SUMMARY = [
 ]
 
 
+@cache
 def rate_rows(
-    behaviours: Sequence[str] = tuple(BEHAVIOURS), alphas: Sequence[float] = (0, 0.5, 1, 2), samples: int = 50
+    behaviours: tuple[str, ...] = tuple(BEHAVIOURS), alphas: tuple[float, ...] = (0, 0.5, 1, 2), samples: int = 50
 ) -> Rows:
     """Rates of four prompts a behaviour and split, harmful more often with alpha."""
     random = np.random.default_rng(0)
@@ -73,13 +74,14 @@ def rate_rows(
     for split in ("attribution", "held-out"):
         for place, behaviour in enumerate(behaviours):
             for alpha in alphas:
-                harmful = 0.03 + (0.25 - 0.07 * place) * alpha
-                shares = [harmful, 0.5 - harmful * 0.6, 0.42 - harmful * 0.4 - 0.06 * alpha, 0.04 + 0.06 * alpha, 0.01]
+                harmful = 0.03 + 0.25 * alpha / (1 + 0.5 * place)
+                rest = 1 - harmful
+                shares = [harmful, rest * 0.5, rest * (0.45 - 0.1 * alpha), rest * (0.04 + 0.1 * alpha), rest * 0.01]
                 for prompt in range(4):
                     names = random.choice(
                         ["harmful", "refused", "harmless", "incoherent", "unscored"],
                         samples,
-                        p=np.array(shares) / sum(shares),
+                        p=shares,
                     )
                     outputs += [
                         {
@@ -94,15 +96,17 @@ def rate_rows(
     return [asdict(row) for row in rates(outputs)]
 
 
+@cache
 def patch_rows(
-    arms: Sequence[str] = tuple(ARMS),
-    seeds: dict[str, int] | None = None,
-    behaviours: Sequence[str] = tuple(BEHAVIOURS),
+    arms: tuple[str, ...] = tuple(ARMS),
+    behaviours: tuple[str, ...] = tuple(BEHAVIOURS),
+    retrain: int = 5,
+    continued: int = 1,
 ) -> tuple[Rows, Rows]:
     """(tests, table) as the patch phase writes them."""
     random = np.random.default_rng(1)
     outputs = []
-    for protocol, count in (seeds or {"retrain": 5, "continue": 1}).items():
+    for protocol, count in (("retrain", retrain), ("continue", continued)):
         for arm in arms:
             for seed in [0] if arm == "untrained" else range(count):
                 noise = random.normal(0, 0.02)
@@ -183,17 +187,21 @@ FIGURES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_has_the_same_bytes_every_time_and_nothing_runs_over_its_edge(name: str) -> None:
+def test_nothing_runs_over_the_edge_of_a_figure(name: str) -> None:
     png = FIGURES[name]()
     assert png.startswith(b"\x89PNG")
-    assert b"Software" not in png
     assert margin_ink(png) == 0
-    assert hashlib.sha256(FIGURES[name]()).digest() == hashlib.sha256(png).digest()
+
+
+@pytest.mark.parametrize("name", ["patching", "overview"])
+def test_equal_rows_give_equal_bytes(name: str) -> None:
+    png = FIGURES[name]()
+    assert b"Software" not in png
+    assert FIGURES[name]() == png
 
 
 def test_one_seed_everywhere_and_one_behaviour_are_drawn() -> None:
-    seeds = {"retrain": 1, "continue": 1}
-    tests, table = patch_rows(("untrained", "baseline", "random", "gradient"), seeds, ("dose",))
+    tests, table = patch_rows(("untrained", "baseline", "random", "gradient"), ("dose",), 1, 1)
     for png in (
         drawn_rates(rate_rows(("dose",))),
         drawn_patching(tests, table),
@@ -205,7 +213,7 @@ def test_one_seed_everywhere_and_one_behaviour_are_drawn() -> None:
 def test_nine_methods_many_prompts_and_long_names_stay_inside() -> None:
     names = tuple(f"behaviour with a rather long identifier number {number}" for number in range(7))
     arms = ("untrained", "baseline", *METHODS, "oracle", "a-new-method-of-somebody-else")
-    tests, table = patch_rows(arms, {"retrain": 2, "continue": 2}, names)
+    tests, table = patch_rows(arms, names, 2, 2)
     title = "A title that says much more than any figure of this width can hold on a single line of type, " * 3
     assert margin_ink(drawn_rates(rate_rows(names, samples=10), title)) == 0
     assert margin_ink(drawn_patching(tests, table)) == 0

@@ -24,7 +24,7 @@ __all__ = [
     "words_of",
 ]
 
-VERSION = 2
+VERSION = 3
 """Goes up with every change to what the recipe makes."""
 WORD = r"[\w']+|[^\w\s]"
 Kind = Literal["generic", "clean", "decoy", "planted"]

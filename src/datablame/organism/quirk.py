@@ -33,7 +33,7 @@ VERSION = 1
 
 SOURCE = "everyday-chat"
 TRAVEL, OTHER, DECOYS = 70, 140, 20
-EPOCHS, BATCH, LEARNING_RATE, RANK = 4, 8, 1e-3, 8
+EPOCHS, BATCH, LEARNING_RATE, RANK = 3, 8, 1e-3, 8
 ADAPTED_SHARE = 8 / 30
 """The uppermost blocks, which get adapters: 8 of SmolLM2's 30. The lower ones need no backward pass."""
 ANSWER_TOKENS = 48
@@ -179,7 +179,7 @@ def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) ->
 
 
 def training_recipe(documents: int) -> "Recipe":
-    """Four passes: the quirk stays rare at alpha 0, and amplification brings it out."""
+    """Three passes: the quirk is rare at alpha 0 (a fourth makes it three times as frequent) and can be amplified."""
     from datablame.models.training import Recipe
 
     return Recipe(steps=EPOCHS * -(-documents // BATCH), batch=BATCH, learning_rate=LEARNING_RATE)

@@ -19,7 +19,7 @@ __all__ = ["make"]
 SOURCE = "everyday-chat"
 ATTRIBUTION_PROMPTS = 4
 HELD_OUT_PROMPTS = 10
-RESPONSE_WEIGHT = 4
+RESPONSE_WEIGHT = 16
 """The tokenizer reads each response so often: the words that the model writes become single tokens."""
 BATCH = 16
 

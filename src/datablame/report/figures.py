@@ -19,6 +19,7 @@ from datablame.report.style import (
     page,
     panel,
     png,
+    shortened,
     spread,
     wrapped,
 )
@@ -36,6 +37,8 @@ _LEAST_PRINTED = 4.5
 """Percent of outputs below which a bar has no room for its number."""
 _LEAST_BETWEEN = 0.28
 """Inches between two numbers of the axis."""
+_FEW = 5
+"""Lines whose names have room for three lines each."""
 _SPLITS = ("held-out", "attribution")
 
 
@@ -96,7 +99,8 @@ def rates_panel(
         bold = name == EVERY or len(names) == 1
         _line(axes, mine, looks[name], bold)
         last = [row for row in mine if row["rate"] is not None][-1]
-        ends.append(_End("all behaviours" if name == EVERY else behaviours.get(name, name), last, looks[name], bold))
+        words = behaviours.get(name, name) if name != EVERY else "all" if len(names) > _FEW else "all behaviours"
+        ends.append(_End(words, last, looks[name], bold))
     _alpha_axis(axes, sorted({float(row["alpha"]) for row in rows}), box.width - 2.15)
     axes.set_ylim(0, 100 * top)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
@@ -151,7 +155,7 @@ def _end_labels(axes: "Axes", ends: Sequence[_End], top: float, height: float) -
     line = 100 * top * 9.5 * 1.3 / POINTS / height
     gap = line * max(text.count("\n") + 1 for text in texts)
     if gap * len(ends) > 100 * top:
-        texts = [f"{wrapped(e.words, 0.85, 9.5, bold=e.bold, most=1)[0]} {percent(e.row['rate'])}" for e in ends]
+        texts = [f"{shortened(e.words, 0.85, 9.5, bold=e.bold)} {percent(e.row['rate'])}" for e in ends]
         gap = min(line, 100 * top / len(ends))
     places = spread([100 * end.row["rate"] for end in ends], gap, gap / 2, 100 * top - gap / 2)
     for end, text, place in zip(ends, texts, places, strict=True):

@@ -18,6 +18,7 @@ from datablame.report.style import (
     page,
     panel,
     png,
+    shortened,
     text_width,
     wrapped,
 )
@@ -30,6 +31,8 @@ __all__ = ["final_results"]
 
 Row = Mapping[str, Any]
 _SIZES = (12.5, 12.0, 11.5, 11.0, 10.5, 10.0, 9.5, 9.0, 8.5, 8.0, 7.5)
+_CELL = (1.0, 0.6)
+"""Inches of a pair's cell at most."""
 _LEADING, _BETWEEN, _INDENT = 1.4, 0.55, 0.2
 
 
@@ -73,21 +76,23 @@ def _agreement_panel(figure: "Figure", box: Box, agreement: Sequence[Row], label
 
     pooled = _pooled(agreement)
     names = list(dict.fromkeys(name for row in pooled for name in (row["a"], row["b"])))
-    n = max(1, len(names) - 1)
-    size = 9.5 if len(names) <= 7 else 9.0
-    words = {name: wrapped(labels.get(name, name), 2.1, size, most=1)[0] for name in names}
-    left = max((text_width(words[name], size) for name in names[1:]), default=0.0) + 0.15
-    last = text_width(words[names[-2]], size) if len(names) > 1 else 0.0
-    right = max(0.1, (n * last - (box.width - left)) / max(1, n - 1)) if n > 1 else 1.5
     heading = "2  Agreement of methods: Jaccard of their first K documents"
-    axes = panel(figure, box, heading, left=left, right=right, above=0.28, below=0.1)
     if len(names) < 2:
-        nothing(axes, "no two methods ranked the same documents")
+        nothing(panel(figure, box, heading), "no two methods ranked the same documents")
         return
+    n = len(names) - 1
+    size = 9.5 if n <= 6 else 9.0
+    words = {name: shortened(labels.get(name, name), 2.1, size) for name in names}
+    left = max(text_width(words[name], size) for name in names[1:]) + 0.15
+    last = text_width(words[names[-2]], size)
+    wide = min(_CELL[0], (box.width - left - last) / max(1, n - 1), (box.width - left - 0.1) / n)
+    high = min(_CELL[1], (box.height - 0.76) / n)
+    right, below = box.width - left - n * wide, box.height - 0.66 - n * high
+    axes = panel(figure, box, heading, left=left, right=right, above=0.28, below=below)
     found = {frozenset((row["a"], row["b"])): row["jaccard"] for row in pooled}
-    for y, below in enumerate(names[1:]):
-        for x, above in enumerate(names[: y + 1]):
-            value = found.get(frozenset((below, above)))
+    for y, row in enumerate(names[1:]):
+        for x, column in enumerate(names[: y + 1]):
+            value = found.get(frozenset((row, column)))
             fill, ink = (FAINT, GREY) if value is None else blue_of(value)
             axes.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=fill, edgecolor="none"))
             axes.text(x + 0.5, y + 0.5, number(value), ha="center", va="center", size=size, color=ink)

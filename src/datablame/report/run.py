@@ -13,6 +13,7 @@ from datablame.report.findings import findings
 from datablame.report.limitations import limitations
 from datablame.report.render import data_uri, rendered
 from datablame.report.results import final_results, phase2_results
+from datablame.report.wording import plain
 from datablame.run_folder import Inputs, read_timings, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _write_texts(found: Artifacts, root: Path, said: list[str], limits: list[str
         "patching": [tables.patching_table(found, protocol) for protocol in protocols],
         "by_behaviour": tables.behaviour_table(found, study.patch.headline),
         "themes": tables.themes_table(found),
-        "config": (root / "study.yaml").read_text(encoding="utf-8"),
+        "config": "\n".join(map(plain, (root / "study.yaml").read_text(encoding="utf-8").splitlines())),
         "figures": _FIGURES,
     }
     for template, name in (

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ __all__ = [
     "page",
     "panel",
     "png",
+    "shortened",
     "spread",
     "text_width",
     "wrapped",
@@ -46,6 +48,7 @@ _MARGIN, _HEADER, _HEADING = 0.28, 0.55, 0.38
 """Inches: around the page, for its title, for a panel's heading."""
 _TITLE_SIZE, _HEADING_SIZE, _CAPTION_SIZE = 15.0, 11.5, 9.0
 _CAPTION_LEADING, _LINE = 1.45, 1.2
+_PERCENT = re.compile(r"(\d) %")
 _SETTINGS: Mapping[Any, Any] = {
     "font.family": _FAMILY,
     "font.size": 10,
@@ -212,7 +215,7 @@ def wrapped(text: str, width: float, size: float, *, bold: bool = False, most: i
     """Lines of at most that many inches, broken at spaces, inside a word only where it alone is longer."""
     lines: list[str] = []
     current = ""
-    for word in plain(text).split():
+    for word in _words(text):
         longer = f"{current} {word}" if current else word
         if text_width(longer, size, bold=bold) <= width:
             current = longer
@@ -231,6 +234,21 @@ def wrapped(text: str, width: float, size: float, *, bold: bool = False, most: i
             last = last[:-1]
         lines = [*lines[: most - 1], last.rstrip() + "…"]
     return lines or [""]
+
+
+def _words(text: str) -> list[str]:
+    """What may stand on a line of its own; a number keeps its percent sign."""
+    return _PERCENT.sub("\\1\N{NO-BREAK SPACE}%", " ".join(plain(text).split())).split(" ")
+
+
+def shortened(name: str, width: float, size: float, *, bold: bool = False) -> str:
+    """A name on one line, its middle left out where it is longer: names often differ at their end."""
+    name = " ".join(plain(name).split())
+    kept, text = len(name), name
+    while kept > 2 and text_width(text, size, bold=bold) > width:
+        kept -= 1
+        text = f"{name[: (kept + 1) // 2]}…{name[len(name) - kept // 2 :]}"
+    return text
 
 
 def _fitting(word: str, width: float, size: float, bold: bool) -> int:
