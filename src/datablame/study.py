@@ -273,14 +273,23 @@ def _part(part: str, study: Study) -> Any:
     if part == "everything":
         return values
     if part == "identity":
-        keys = ("seed", "organism", "behaviours", "prompts", "truth")
-        return {**{key: values[key] for key in keys}, "models": _models_identity(study)}
+        keys = ("seed", "behaviours", "prompts", "truth")
+        models, organism = _models_identity(study), _organism_identity(study)
+        return {**{key: values[key] for key in keys}, "models": models, "organism": organism}
     if part == "sampling":
         return {key: values["surface"][key] for key in _SAMPLING}
     if part == "pool":
         path = None if study.data is None else Path(study.data.path)
         return [values["data"], hash_file(path) if path is not None and path.is_file() else None]
     return values[part]
+
+
+def _organism_identity(study: Study) -> Any:
+    if study.organism is None:
+        return None
+    from datablame.organism.make import identity
+
+    return identity(study.organism)
 
 
 def _models_identity(study: Study) -> Any:

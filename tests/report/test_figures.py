@@ -221,6 +221,12 @@ def test_nine_methods_many_prompts_and_long_names_stay_inside() -> None:
     assert margin_ink(overview) == 0
 
 
+def test_a_headline_that_was_not_trained_leaves_the_other_protocol() -> None:
+    tests, table = patch_rows()
+    others = [[row for row in rows if row["protocol"] != "retrain"] for rows in (tests, table)]
+    assert margin_ink(drawn_patching(others[0], others[1], behaviours=BEHAVIOURS)) == 0
+
+
 def test_what_was_not_scored_leaves_a_gap_and_no_crash() -> None:
     unscored: dict[str, Any] = {"rate": None, "low": None, "high": None}
     rows = [row | (unscored if row["alpha"] == 2 or row["behaviour"] == "dose" else {}) for row in rate_rows()]

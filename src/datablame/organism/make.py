@@ -12,7 +12,7 @@ from datablame.errors import RequestError
 from datablame.execute import Progress
 from datablame.run_folder import digest, read_json, read_jsonl, write_json
 
-__all__ = ["RECIPES", "cached", "make", "study_fields"]
+__all__ = ["RECIPES", "cached", "identity", "make", "study_fields"]
 
 RECIPES = ("templated", "quirk")
 
@@ -27,16 +27,16 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     Raises:
         RequestError: the folder is there and holds something else.
     """
-    identity = _identity(recipe)
+    mine = identity(recipe)
     if folder.exists():
-        if not (folder / "recipe.json").is_file() or read_json(folder / "recipe.json") != identity:
+        if not (folder / "recipe.json").is_file() or read_json(folder / "recipe.json") != mine:
             raise RequestError(f"{folder} holds something else than this organism; choose another folder")
         return
     part = folder.with_name(folder.name + ".part")
-    if part.exists() and (not (part / "recipe.json").is_file() or read_json(part / "recipe.json") != identity):
+    if part.exists() and (not (part / "recipe.json").is_file() or read_json(part / "recipe.json") != mine):
         shutil.rmtree(part)
     part.mkdir(parents=True, exist_ok=True)
-    write_json(part / "recipe.json", identity)
+    write_json(part / "recipe.json", mine)
     if recipe.recipe == "templated":
         from datablame.organism import templated
 
@@ -55,7 +55,7 @@ def cached(recipe: Organism, progress: Progress) -> Path:
     A second process that wants the same organism waits for the first.
     """
     root = Path(os.environ.get("DATABLAME_CACHE") or Path.home() / ".cache" / "datablame") / "organisms"
-    folder = root / digest(_identity(recipe))[:16]
+    folder = root / digest(identity(recipe))[:16]
     if folder.exists():
         return folder
     try:
@@ -90,7 +90,7 @@ def study_fields(folder: Path) -> dict[str, Any]:
     }
 
 
-def _identity(recipe: Organism) -> dict[str, Any]:
+def identity(recipe: Organism) -> dict[str, Any]:
     """What decides the organism's bytes on one machine; `version` changes with the code that makes it."""
     if recipe.recipe == "templated":
         from datablame.organism.mixtures import VERSION

@@ -180,7 +180,7 @@ def _trained_seeds(rows: Sequence[Row]) -> list[int]:
 def runs_of(rows: Sequence[Row]) -> str:
     """How many trainings stand behind the arms, in words; a single one is called that."""
     seeds = _trained_seeds(rows)
-    return "not trained" if not seeds else "a single run" if seeds == [1] else f"{_range(seeds)} seeds"
+    return "no run" if not seeds else "a single run" if seeds == [1] else f"{_range(seeds)} seeds"
 
 
 def _range(values: Sequence[int]) -> str:

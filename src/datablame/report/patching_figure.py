@@ -53,6 +53,7 @@ def patching_comparison(
     shown = {protocol: arms_of(tests, protocol, alpha, k) for protocol in protocols}
     shown = {protocol: rows for protocol, rows in shown.items() if rows or protocol == headline}
     order = list(dict.fromkeys(row["arm"] for rows in shown.values() for row in rows))
+    named = next((protocol for protocol, rows in shown.items() if rows), headline)
     with drawing():
         grid = _grid(table, order, labels, protocol=headline, alpha=alpha, k=k)
         upper = 1.35 + 0.42 * max(5, len(order))
@@ -61,8 +62,9 @@ def patching_comparison(
         for place, (left, width) in enumerate(_columns(len(shown))):
             protocol, rows = list(shown.items())[place]
             box, heading = Box(left, 0, width, upper), _heading(protocol, rows, headline)
-            arms_panel(figure, box, rows, order, labels, heading=heading, full=place == 0)
-        _prompts_panel(figure, Box(0, upper + 0.2, _WIDTH, lower), grid, order, headline, behaviours or {})
+            arms_panel(figure, box, rows, order, labels, heading=heading, full=protocol == named)
+        box, words = Box(0, upper + 0.2, _WIDTH, lower), f"{headline}, {runs_of(shown[headline])}"
+        _prompts_panel(figure, box, grid, order, behaviours or {}, words)
         return png(figure)
 
 
@@ -126,12 +128,12 @@ def _grid(
 
 
 def _prompts_panel(
-    figure: "Figure", box: Box, grid: _Grid, order: Sequence[str], protocol: str, behaviours: Mapping[str, str]
+    figure: "Figure", box: Box, grid: _Grid, order: Sequence[str], behaviours: Mapping[str, str], runs: str
 ) -> None:
     """A cell for each arm and held-out prompt with the mean rate over seeds, prompts grouped by behaviour."""
-    heading = f"{protocol}, prompt by prompt: harmful outputs in % (held-out prompts, mean over seeds)"
+    heading = f"Prompt by prompt: harmful outputs in % ({runs}, held-out prompts)"
     axes = panel(figure, box, heading, left=grid.left, above=0.28, below=0.25 if grid.level else 0.8)
-    if not grid.means:
+    if all(arm == "untrained" for arm, _ in grid.means):
         nothing(axes, "no held-out prompt was measured under this protocol")
         return
     darkest = max([_PALE, *grid.means.values()])

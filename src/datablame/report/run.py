@@ -58,7 +58,7 @@ def after_surface(study: Study, inputs: Inputs) -> None:
         list(found.rates),
         title=study.title or study.name,
         classifier=found.classifier,
-        behaviours={behaviour: behaviour.replace("-", " ") for behaviour in found.behaviours},
+        behaviours=_titles(found),
     )
     write_atomic(inputs.root / "behavior_rates.png", picture)
 
@@ -81,6 +81,7 @@ def after_patch(study: Study, inputs: Inputs) -> None:
         alpha=found.patch_alpha,
         k=found.k,
         labels=arm_labels(found.methods),
+        behaviours=_titles(found),
     )
     write_atomic(inputs.root / "patching_comparison.png", picture)
 
@@ -98,8 +99,13 @@ def _write_overview(found: Artifacts, root: Path, said: list[str]) -> None:
         k=found.k,
         labels=arm_labels(found.methods),
         summary=_summary(said),
+        behaviours=_titles(found),
     )
     write_atomic(root / "final_results.png", picture)
+
+
+def _titles(found: Artifacts) -> dict[str, str]:
+    return {behaviour: behaviour.replace("-", " ") for behaviour in found.behaviours}
 
 
 def _summary(said: list[str]) -> list[str]:
