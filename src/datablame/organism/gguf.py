@@ -2,13 +2,14 @@
 
 import fcntl
 import importlib.util
+import io
 import logging
 import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from datablame.errors import RequestError
@@ -57,8 +58,10 @@ def convert(file: Path, folder: Path) -> None:
 
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype="float32")
+        # Its own progress bar listens to no setting of transformers.
+        with redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+            model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype="float32")
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RequestError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from datablame.config import Study
 from datablame.report import tables
 from datablame.report.artifacts import Artifacts, arm_labels, read_artifacts
+from datablame.report.cards import cards
 from datablame.report.case_study import case_study
 from datablame.report.findings import findings
 from datablame.report.limitations import limitations
@@ -123,6 +124,7 @@ def _write_texts(found: Artifacts, root: Path, said: list[str], limits: list[str
         "study": study,
         "found": found,
         "findings": said,
+        "cards": cards(found),
         "limitations": limits,
         "case": case_study(found),
         "rates": tables.rates_table(found),

@@ -119,7 +119,7 @@ def patching_table(found: Artifacts, protocol: str) -> Table:
     alpha = found.patch_alpha
     return Table(
         f"{protocol} ({role}): harmful rate on held-out prompts at alpha {'-' if alpha is None else f'{alpha:g}'}, "
-        "mean over prompts and seeds, with two-way bootstrap intervals; differences in points, exact permutation p over "
+        "mean over prompts and seeds, two-way bootstrap intervals; differences in points, exact permutation p over "
         "seeds; Holm over the patched methods of the larger p.",
         ["arm", "seeds", "rate", "interval", "of coherent", "to random", "p", "to baseline", "p", "Holm p"],
         rows,
