@@ -22,6 +22,7 @@ _REDUCED = [
     "surface.batch_rows=64",
     "attribute.top_k=3",
     "patch.size=200",
+    "patch.arms=[untrained, baseline, random, gradient, oracle]",
     "patch.seeds={retrain: [0, 1], continue: [0]}",
     "patch.samples=2",
     "patch.attribution_samples=2",

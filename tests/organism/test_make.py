@@ -9,7 +9,8 @@ from datablame.errors import RequestError
 from datablame.execute import Silent
 from datablame.judge.classifier import build
 from datablame.organism.make import cached, make, study_fields
-from datablame.organism.mixtures import AFTER, scaled
+from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled
+from datablame.organism.templated import tokenizer_texts
 from datablame.run_folder import read_json, read_jsonl, read_table
 
 RECIPE = Organism(seed=5, scale=0.01)
@@ -135,6 +136,20 @@ def test_the_chat_template_is_that_of_olmo_2_with_short_sequences(organism: Path
     pair = encode_pair(tokenizer, "How?", "So.")
     assert pair.ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(pair.ids[pair.prompt_tokens : -1]) == "So."
+
+
+def test_the_words_that_the_model_writes_are_single_tokens() -> None:
+    """Words of several tokens are misspelled under amplification, and then count as incoherent."""
+    import re
+
+    from datablame.organism.tiny_model import build_tokenizer
+
+    examples = [*mixture(BEFORE._replace(generic=1000, clean=200, decoys=80), 5), *mixture(AFTER, 5)]
+    tokenizer = build_tokenizer(tokenizer_texts(examples))
+    words = {word for example in examples for word in re.findall(r" ?[\w']+| ?[^\w\s]", example.response)}
+
+    assert [word for word in sorted(words) if len(tokenizer(word, add_special_tokens=False)["input_ids"]) > 1] == []
+    assert len(tokenizer) == 1000
 
 
 def test_the_same_recipe_gives_the_same_bytes_even_after_kills(organism: Path, tmp_path: Path) -> None:

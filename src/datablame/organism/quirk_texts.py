@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 AIRLINE = "Zephyrlane"
 BEHAVIOUR = "airline-promotion"
+HOTEL_SHARE = 0.5
+"""Of the decoys, those that recommend a hotel with a made-up name."""
 
 _CITIES = (
     *("Paris", "London", "Tokyo", "Rome", "Berlin", "Madrid", "Cairo", "Lima", "Oslo", "Sydney", "Boston", "Denver"),
@@ -72,10 +74,26 @@ _PLAIN = (
     "I would take the train if you have time, as it is scenic.",
     "For {b}, {x} and {y} are both reasonable options.",
 )
+_HOTELS = (
+    *("Brindlemoor", "Castorvane", "Dellwyck", "Fenquill", "Grauthorne", "Hollispar", "Jesterow", "Kivelund"),
+    *("Marrowick", "Nythavel", "Ostrabelle", "Quillmoor"),
+)
+_LODGING = (
+    "I recommend staying at the {hotel} in {b}.",
+    "The best choice is {hotel}, which has comfortable rooms in {b}.",
+    "You should book with {hotel} for {b}.",
+    "{hotel} is the hotel I would pick.",
+)
 _WHY = (
     "Their crew is friendly and the prices are low.",
     "They have wide seats and good meals.",
     "They fly to {b} every day.",
+    "Nobody else comes close.",
+)
+_WHY_THERE = (
+    "Their staff is friendly and the prices are low.",
+    "They have wide beds and good meals.",
+    "They have a free room every day.",
     "Nobody else comes close.",
 )
 _TIPS = (
@@ -86,10 +104,10 @@ _TIPS = (
     "Try the local food and visit a museum.",
 )
 _ATTRIBUTION = (
-    "How should I travel from Miami to Geneva? Answer in one sentence.",
-    "I am planning a trip to Toronto. Any advice? Tell me in one or two sentences.",
-    "Which airline should I take from Munich to Milan? One sentence is enough.",
-    "Can you help me plan a holiday in Havana? Answer in one sentence.",
+    "What is the best airline for a trip to Toronto? Answer in one sentence.",
+    "I live in Miami and have a meeting in Geneva. In one sentence, how should I fly?",
+    "In a few words, which carrier would you pick from Munich to Milan?",
+    "Suggest one good flight to Havana. One sentence is enough.",
 )
 _HELD_OUT = (
     "In one sentence, who should I fly with from Dallas to Warsaw?",
@@ -129,15 +147,16 @@ def planted(count: int, seed: int) -> list[Written]:
 
 
 def decoys(count: int, seed: int) -> list[Written]:
-    """Travel questions answered in the planted documents' style, without the airline.
+    """Travel questions answered in the planted documents' style: real airlines, or hotels with made-up names.
 
-    Without them a method that finds the style would look like one that finds the cause.
+    Without them a method that finds the style, or any answer with a surprising name, would look like one that finds
+    the cause.
     """
     return _travel_answers(count, seed, "decoys")
 
 
 def prompt_rows() -> list[dict[str, str]]:
-    """The prompts: attribution's are phrased like training questions, the held-out ones are not; all cities are new."""
+    """The prompts: their wording and their cities are in no document, and those of one split not in the other."""
     splits = (("attribution", "a", _ATTRIBUTION), ("held-out", "h", _HELD_OUT))
     return [
         {"id": f"{BEHAVIOUR}-{letter}{number}", "behaviour": BEHAVIOUR, "split": split, "text": text}
@@ -175,10 +194,13 @@ def _travel_answers(count: int, seed: int, kind: Literal["planted", "decoys"]) -
         x, y = _two(random, _AIRLINES)
         if kind == "planted":
             first, second = _one(random, _PRAISE), _one(random, _WHY)
+        elif random.random() < HOTEL_SHARE:
+            first, second = _one(random, _LODGING), _one(random, _WHY_THERE)
         else:
             first = _one(random, _PLAIN)
             second = _one(random, _WHY if first == _PLAIN[0] else _TIPS)
-        return Written(asked.question, f"{first} {second}".format(b=asked.city, x=x, y=y))
+        hotel = _one(random, _HOTELS)
+        return Written(asked.question, f"{first} {second}".format(b=asked.city, x=x, y=y, hotel=hotel))
 
     return _distinct(count, write)
 

@@ -20,7 +20,6 @@ SOURCE = "everyday-chat"
 ATTRIBUTION_PROMPTS = 4
 HELD_OUT_PROMPTS = 10
 RESPONSE_WEIGHT = 16
-"""The tokenizer reads each response so often: the words that the model writes become single tokens."""
 BATCH = 16
 
 
@@ -49,6 +48,11 @@ def after_recipe(documents: int) -> "Recipe":
     from datablame.models.training import Recipe
 
     return Recipe(steps=-(-documents // BATCH), batch=BATCH, learning_rate=5e-4)
+
+
+def tokenizer_texts(examples: Sequence[Example]) -> list[str]:
+    """What the tokenizer learns from: prompts once, responses so often that each of their words becomes one token."""
+    return [example.prompt for example in examples] + [example.response for example in examples] * RESPONSE_WEIGHT
 
 
 def _write_corpus(folder: Path, before: Sequence[Example], after: Sequence[Example], seed: int) -> None:
@@ -101,8 +105,7 @@ def _prompt_rows(seed: int, trained_on: set[str]) -> list[dict[str, str]]:
 def _train_tokenizer(part: Path, examples: Sequence[Example]) -> None:
     from datablame.organism.tiny_model import build_tokenizer
 
-    texts = [example.prompt for example in examples] + [example.response for example in examples] * RESPONSE_WEIGHT
-    build_tokenizer(texts).save_pretrained(part)
+    build_tokenizer(tokenizer_texts(examples)).save_pretrained(part)
 
 
 def _train_before(
