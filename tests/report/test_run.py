@@ -129,3 +129,8 @@ def test_the_keyword_classifier_and_the_stand_in_are_named(reported: Path) -> No
     assert any(text.startswith("Outputs were labelled by keywords") for text in limits)
     assert any(text.startswith("llm-judge is a stand-in") for text in limits)
     assert any(text.startswith("2 rows of the data could not be used: 2 because of: no messages") for text in limits)
+
+
+def test_the_first_row_of_each_broken_kind_is_shown(reported: Path) -> None:
+    assert "no messages" in (reported / "writeup" / "report.md").read_text()
+    assert "<td>no messages</td><td>2</td><td>&lt;script&gt;alert(1)" in (reported / "index.html").read_text()

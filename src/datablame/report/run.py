@@ -133,6 +133,7 @@ def _write_texts(found: Artifacts, root: Path, said: list[str], limits: list[str
         "patching": [tables.patching_table(found, protocol) for protocol in protocols],
         "by_behaviour": tables.behaviour_table(found, study.patch.headline),
         "themes": tables.themes_table(found),
+        "skipped": tables.skipped_table(found),
         "config": "\n".join(map(plain, (root / "study.yaml").read_text(encoding="utf-8").splitlines())),
         "figures": _FIGURES,
     }

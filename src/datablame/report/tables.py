@@ -15,6 +15,7 @@ __all__ = [
     "patching_table",
     "quality_table",
     "rates_table",
+    "skipped_table",
     "themes_table",
 ]
 
@@ -155,6 +156,18 @@ def themes_table(found: Artifacts) -> Table:
         f"{'' if silhouette is None else f' (silhouette {number(silhouette)})'}, the terms that set each apart, and "
         "where each method's flagged candidates lie.",
         ["theme", "terms", "share", "flagged by", "example"],
+        rows,
+    )
+
+
+def skipped_table(found: Artifacts) -> Table:
+    """Rows of the data and documents that could not be used, by reason, with the first of each kind."""
+    skipped = found.pool.get("skipped_rows", {})
+    rows = [[reason, str(row["count"]), row["example"] or ""] for reason, row in skipped.items()]
+    rows += [[reason, str(count), ""] for reason, count in found.pool.get("excluded", {}).items()]
+    return Table(
+        f"Left out of the pool, which has {found.pool.get('documents', 0)} documents; the first of each kind.",
+        ["reason", "rows", "first"],
         rows,
     )
 
