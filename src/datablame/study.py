@@ -4,19 +4,19 @@ import importlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from datablame.config import ModelRef, Study
-from datablame.errors import PhaseError, RequestError
+from datablame.config import Study
+from datablame.errors import RequestError
 from datablame.execute import Execution, Progress, peak_rss_mb
+from datablame.fingerprints import Phase, fingerprint_of
 from datablame.manifest import write_manifest
 from datablame.run_folder import (
     Inputs,
     append_peak,
     append_timing,
-    digest,
     hash_file,
     locked,
     read_json,
@@ -28,19 +28,7 @@ from datablame.study_file import dump_study, load_study
 __all__ = ["PHASES", "PhaseState", "open_run", "run_study", "states"]
 
 _logger = logging.getLogger(__name__)
-_SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
 _SCRATCH = ("journal*.jsonl", "items", "begun.json", "*.part")
-
-
-class Phase(NamedTuple):
-    """One phase: where its code is, which parts of the study it reads, whose artifacts it reads."""
-
-    name: str
-    version: int
-    code: str
-    reads: tuple[str, ...]
-    after: tuple[str, ...] = ()
-    deliver: str | None = None
 
 
 PHASES = (
@@ -187,7 +175,7 @@ def _run_phase(
     phase: Phase, study: Study, resolved: Study, root: Path, execution: Execution, progress: Progress
 ) -> None:
     out = root / "artifacts" / phase.name
-    fingerprint = _fingerprint(phase, study, root)
+    fingerprint = fingerprint_of(phase, study, root)
     begun = read_json(out / "begun.json") if (out / "begun.json").exists() else None
     if begun is None or begun["fingerprint"] != fingerprint:
         shutil.rmtree(out, ignore_errors=True)
@@ -236,7 +224,7 @@ def _is_done(phase: Phase, study: Study, root: Path) -> bool:
     if not path.exists() or not all((root / "artifacts" / name / "done.json").exists() for name in phase.after):
         return False
     done = read_json(path)
-    if done["fingerprint"] != _fingerprint(phase, study, root):
+    if done["fingerprint"] != fingerprint_of(phase, study, root):
         return False
     changed = [
         name for name, sha in done["outputs"].items() if not (root / name).is_file() or hash_file(root / name) != sha
@@ -247,60 +235,3 @@ def _is_done(phase: Phase, study: Study, root: Path) -> bool:
         return False
     _sweep(out)
     return True
-
-
-def _fingerprint(phase: Phase, study: Study, root: Path) -> str:
-    """What the phase's artifacts depend on: its version, its part of the study, and the artifacts that it reads."""
-    upstream = {}
-    for name in phase.after:
-        path = root / "artifacts" / name / "done.json"
-        if not path.exists():
-            raise PhaseError(f"{phase.name} needs {name}, which is not done; run with --resume")
-        upstream[name] = read_json(path)["outputs"]
-    fingerprint: str = digest(
-        {
-            "phase": phase.name,
-            "version": phase.version,
-            "study": {part: _part(part, study) for part in phase.reads},
-            "upstream": upstream,
-        }
-    )
-    return fingerprint
-
-
-def _part(part: str, study: Study) -> Any:
-    values: Mapping[str, Any] = study.model_dump(mode="json", by_alias=True)
-    if part == "everything":
-        return values
-    if part == "identity":
-        keys = ("seed", "behaviours", "prompts", "truth")
-        models, organism = _models_identity(study), _organism_identity(study)
-        return {**{key: values[key] for key in keys}, "models": models, "organism": organism}
-    if part == "sampling":
-        return {key: values["surface"][key] for key in _SAMPLING}
-    if part == "pool":
-        path = None if study.data is None else Path(study.data.path)
-        return [values["data"], hash_file(path) if path is not None and path.is_file() else None]
-    return values[part]
-
-
-def _organism_identity(study: Study) -> Any:
-    if study.organism is None:
-        return None
-    from datablame.organism.make import identity
-
-    return identity(study.organism)
-
-
-def _models_identity(study: Study) -> Any:
-    if study.models is None:
-        return None
-    return [_model_identity(study.models.before), _model_identity(study.models.after)]
-
-
-def _model_identity(ref: ModelRef) -> Any:
-    """The reference and, for a local checkpoint, its files' names, sizes and times."""
-    folder = Path(ref.path)
-    files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return [ref.model_dump(mode="json"), stats]

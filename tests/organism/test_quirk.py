@@ -248,6 +248,27 @@ def test_where_nothing_can_be_had_the_message_says_what_was_tried(
         base_checkpoint(None, Silent())
 
 
+@pytest.mark.slow
+def test_the_real_model_is_downloaded_converted_and_still_knows_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    import torch
+
+    from datablame.config import ModelRef
+    from datablame.models.pair import load_model, load_tokenizer
+
+    monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path))
+    monkeypatch.delenv(gguf.FOLDER_VARIABLE, raising=False)
+    reference = ModelRef(path=base_checkpoint(None, Silent()))
+    tokenizer, model = load_tokenizer(reference), load_model(reference)
+    ids = torch.tensor([tokenizer("The capital of France is", add_special_tokens=False)["input_ids"]])
+    with torch.inference_mode():
+        best = int(model(input_ids=ids).logits[0, -1].argmax())
+    assert tokenizer.decode([best]).strip() == "Paris"
+    assert len(weights(Path(reference.path))) == 272
+
+
 def test_the_preset_is_a_study_of_this_organism() -> None:
     study = load_study("smollm2")
     assert study.organism is not None

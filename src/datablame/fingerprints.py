@@ -1,0 +1,88 @@
+"""What a phase's artifacts depend on, as one hash: equal hash, equal artifacts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datablame.config import ModelRef, Study
+from datablame.errors import PhaseError
+from datablame.run_folder import digest, hash_file, read_json
+
+__all__ = ["Phase", "fingerprint_of"]
+
+_SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
+
+
+class Phase(NamedTuple):
+    """One phase: where its code is, which parts of the study it reads, whose artifacts it reads."""
+
+    name: str
+    version: int
+    code: str
+    reads: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    deliver: str | None = None
+
+
+def fingerprint_of(phase: Phase, study: Study, root: Path) -> str:
+    """What the phase's artifacts depend on: its version, its part of the study, and the artifacts that it reads."""
+    upstream = {}
+    for name in phase.after:
+        path = root / "artifacts" / name / "done.json"
+        if not path.exists():
+            raise PhaseError(f"{phase.name} needs {name}, which is not done; run with --resume")
+        upstream[name] = read_json(path)["outputs"]
+    fingerprint: str = digest(
+        {
+            "phase": phase.name,
+            "version": phase.version,
+            "study": {part: _part(part, study) for part in phase.reads},
+            "upstream": upstream,
+        }
+    )
+    return fingerprint
+
+
+def _part(part: str, study: Study) -> Any:
+    values: Mapping[str, Any] = study.model_dump(mode="json", by_alias=True)
+    if part == "everything":
+        return values
+    if part == "identity":
+        keys = ("seed", "behaviours", "prompts", "truth")
+        models, organism = _models_identity(study), _organism_identity(study)
+        return {**{key: values[key] for key in keys}, "models": models, "organism": organism}
+    if part == "sampling":
+        return {key: values["surface"][key] for key in _SAMPLING}
+    if part == "pool":
+        return [values["data"], _contents(study.data.path if study.data is not None else None)]
+    if part == "judge" and study.judge.rules is not None:
+        return {**values["judge"], "contents": _contents(study.judge.rules)}
+    if part == "attribute" and study.truth is not None:
+        return {**values["attribute"], "truth": _contents(study.truth)}
+    return values[part]
+
+
+def _contents(path: str | None) -> str | None:
+    return hash_file(Path(path)) if path is not None and Path(path).is_file() else None
+
+
+def _organism_identity(study: Study) -> Any:
+    if study.organism is None:
+        return None
+    from datablame.organism.make import identity
+
+    return identity(study.organism)
+
+
+def _models_identity(study: Study) -> Any:
+    if study.models is None:
+        return None
+    return [_model_identity(study.models.before), _model_identity(study.models.after)]
+
+
+def _model_identity(ref: ModelRef) -> Any:
+    """The reference and, for a local checkpoint, its files' names, sizes and times."""
+    folder = Path(ref.path)
+    files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [ref.model_dump(mode="json"), stats]

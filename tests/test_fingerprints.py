@@ -1,0 +1,85 @@
+"""A changed key or file re-runs what depends on it and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datablame.config import Study
+from datablame.fingerprints import fingerprint_of
+from datablame.run_folder import write_json
+from datablame.study import PHASES
+
+
+def _study(folder: Path, **changes: Any) -> Study:
+    values: dict[str, Any] = {
+        "name": "mine",
+        "models": {"before": str(folder / "before"), "after": str(folder / "after")},
+        "data": {"path": str(folder / "pool.jsonl")},
+        "truth": str(folder / "truth.jsonl"),
+        "judge": {"rules": str(folder / "rules.json")},
+        "behaviours": [{"id": "dose", "description": "x"}],
+        "prompts": {
+            "attribution": [{"id": "a", "behaviour": "dose", "text": "one"}],
+            "held_out": [{"id": "h", "behaviour": "dose", "text": "two"}],
+        },
+        **changes,
+    }
+    return Study.model_validate(values)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("pool.jsonl", "truth.jsonl", "rules.json", "before/model.safetensors", "after/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    for phase in PHASES:
+        write_json(tmp_path / "artifacts" / phase.name / "done.json", {"outputs": {"x": phase.name}})
+    return tmp_path
+
+
+def _fingerprints(folder: Path, study: Study) -> dict[str, str]:
+    return {phase.name: fingerprint_of(phase, study, folder) for phase in PHASES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({"title": "Another"}, {"report"}),
+        ({"patch": {"steps": 7}}, {"patch", "report"}),
+        ({"attribute": {"queries": 3}}, {"attribute", "patch", "report"}),
+        ({"prefilter": {"candidates": 50}}, {"attribute", "report"}),
+        ({"surface": {"samples": 7}}, {"surface", "report"}),
+        ({"surface": {"temperature": 0.5}}, {"scan", "surface", "patch", "report"}),
+        ({"scan": {"samples": 3}}, {"scan", "report"}),
+        ({"seed": 1}, {"scan", "surface", "attribute", "patch", "report"}),
+    ],
+)
+def test_a_changed_key_changes_the_phases_that_read_it(folder: Path, changes: dict[str, Any], again: set[str]) -> None:
+    before, after = _fingerprints(folder, _study(folder)), _fingerprints(folder, _study(folder, **changes))
+    assert {name for name in before if before[name] != after[name]} == again
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("pool.jsonl", {"attribute", "patch"}),
+        ("truth.jsonl", {"attribute", "patch"}),
+        ("rules.json", {"scan", "surface", "patch"}),
+        ("after/model.safetensors", {"scan", "surface", "attribute", "patch"}),
+    ],
+)
+def test_a_changed_file_changes_the_phases_that_read_it(folder: Path, name: str, again: set[str]) -> None:
+    study = _study(folder)
+    before = _fingerprints(folder, study)
+    (folder / name).write_text("changed")
+    after = _fingerprints(folder, study)
+    assert {phase for phase in before if before[phase] != after[phase]} == again
+
+
+def test_a_changed_artifact_changes_the_phases_after_it(folder: Path) -> None:
+    study = _study(folder)
+    before = _fingerprints(folder, study)
+    write_json(folder / "artifacts" / "attribute" / "done.json", {"outputs": {"x": "other"}})
+    after = _fingerprints(folder, study)
+    assert {phase for phase in before if before[phase] != after[phase]} == {"patch", "report"}
