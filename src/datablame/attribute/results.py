@@ -65,9 +65,11 @@ def write_results(study: Study, results: Results, evidence: Evidence | None, out
     write_json(out / "flagged.json", flags)
     write_json(out / "agreement.json", {"k": k, "rows": agreement(scored, cluster_of, k)})
     write_json(out / "quality.json", _quality(study, results, planted))
-    write_json(out / "themes.json", _themes(evidence, shortlist, flags))
-    every = {doc_id for own in flags.values() for ids in own.values() for doc_id in ids}
-    write_jsonl(out / "top_documents.jsonl", [_shown(each, planted) for each in corpus.documents if each.id in every])
+    found = _themes(evidence, shortlist, flags)
+    write_json(out / "themes.json", found)
+    shown = {doc_id for own in flags.values() for ids in own.values() for doc_id in ids}
+    shown |= {doc_id for theme in found["themes"] for doc_id in theme["examples"]}
+    write_jsonl(out / "top_documents.jsonl", [_shown(each, planted) for each in corpus.documents if each.id in shown])
 
 
 def _quality(study: Study, results: Results, planted: Mapping[str, Collection[str]] | None) -> dict[str, Any]:

@@ -152,13 +152,14 @@ def _patching(found: Artifacts) -> Iterable[str]:
         yield f"{about}: {listed(references)}."
         for arm, row in rows.items():
             if arm not in ("untrained", "baseline", "random") and row["to_random"]:
-                yield _removal(arm, row)
+                yield _removal(arm, row, protocol)
 
 
-def _removal(arm: str, row: Row) -> str:
+def _removal(arm: str, row: Row, protocol: str) -> str:
     against = row["to_random"]
     sentence = (
-        f"Removing {'everything planted' if arm == 'oracle' else f'what {arm} flagged'} gives {percent(row['rate'])}, "
+        f"{protocol}: removing {'everything planted' if arm == 'oracle' else f'what {arm} flagged'} gives "
+        f"{percent(row['rate'])}, "
         f"{_points(against['difference'])} against random {_point_interval(against)}"
     )
     if against["p"] is None:

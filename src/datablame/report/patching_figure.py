@@ -144,7 +144,7 @@ def _prompts_panel(
             for y, arm in enumerate(order):
                 _cell(axes, x, y, grid.means.get((arm, prompt_id)), darkest, numbered=grid.unit > _NUMBER_INCHES)
             ticks.append(x + 0.5)
-            words.append(prompt_id)
+            words.append(prompt_id.removeprefix(f"{behaviour}-"))
             x += 1
         x += _GAP
     axes.set_xlim(0, x - _GAP)

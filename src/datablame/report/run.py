@@ -99,7 +99,7 @@ def _write_overview(found: Artifacts, root: Path, said: list[str]) -> None:
         alpha=found.patch_alpha,
         k=found.k,
         labels=arm_labels(found.methods),
-        summary=_summary(said),
+        summary=_summary(said, found.study.patch.headline),
         behaviours=_titles(found),
     )
     write_atomic(root / "final_results.png", picture)
@@ -109,11 +109,11 @@ def _titles(found: Artifacts) -> dict[str, str]:
     return {behaviour: behaviour.replace("-", " ") for behaviour in found.behaviours}
 
 
-def _summary(said: list[str]) -> list[str]:
+def _summary(said: list[str], headline: str) -> list[str]:
     """The findings that fit a panel: what surfaced, what was found, what removal did in the headline protocol."""
     surfaced = said[:1]
     found = [text for text in said if text.startswith("Precision")][:1]
-    removed = [text for text in said if text.startswith("Removing")][:4]
+    removed = [text for text in said if text.startswith(f"{headline}: removing")][:5]
     return [*surfaced, *found, *removed]
 
 
