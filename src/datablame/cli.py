@@ -207,8 +207,10 @@ def _print_outcome(root: Path, skipped: dict[str, bool], as_json: bool) -> None:
     results_path = root / "final_results.json"
     results = json.loads(results_path.read_text(encoding="utf-8")) if "report" in skipped else None
     if as_json:
-        keep = ("verdict", "patching", "attribution")
-        typer.echo(json.dumps({"run": str(root), "skipped": skipped, **{k: (results or {}).get(k) for k in keep}}))
+        found = {"verdict": None, "findings": [], "patching": [], **(results or {})}
+        headline = [row for row in found["patching"] if row["headline"]]
+        told = {"verdict": found["verdict"], "findings": found["findings"], "headline": headline}
+        typer.echo(json.dumps({"run": str(root), "skipped": skipped, **told}))
         return
     outcome(root, skipped, results)
 
