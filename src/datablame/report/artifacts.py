@@ -91,7 +91,7 @@ def read_artifacts(study: Study, inputs: Inputs) -> Artifacts:
         alpha_star=_json(
             inputs.artifact("surface", "alpha_star.json"), {"alpha_star": None, "coherence": {}, "rule": ""}
         ),
-        methods=_json(inputs.artifact("attribute", "methods.json"), {}),
+        methods=_ordered(_json(inputs.artifact("attribute", "methods.json"), {}), study.attribute.methods),
         pool=_json(inputs.artifact("attribute", "pool.json"), {}),
         queries=_jsonl(inputs.artifact("attribute", "queries.jsonl")),
         flagged=_json(inputs.artifact("attribute", "flagged.json"), {}),
@@ -109,6 +109,10 @@ def read_artifacts(study: Study, inputs: Inputs) -> Artifacts:
         patch_alpha=tests["alpha"],
         k=tests["k"],
     )
+
+
+def _ordered(methods: Mapping[str, Row], names: Sequence[str]) -> dict[str, Row]:
+    return {name: methods[name] for name in names if name in methods}
 
 
 def _json(path: Path, otherwise: Any) -> Any:

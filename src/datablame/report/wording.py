@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 __all__ = ["interval", "listed", "markdown", "number", "percent", "plain", "probability"]
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>:@&<$=^])")
+_INLINE = re.compile(r"([\\`*_\[\]|~$@])")
+_AUTOLINK = re.compile(r"(?i)\b(https?|ftp|www)([:.])")
+_BLOCK = re.compile(r"^(\s*)(?:([#+=-])(?=[\s#=-]|$)|(\d+)([.)])(?=\s|$))")
 
 
 def percent(share: float | None) -> str:
@@ -45,4 +47,6 @@ def plain(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Text that Markdown shows as it is: no link, no markup, no HTML."""
-    return _MARKDOWN.sub(r"\\\1", plain(text)).replace("\\<", "&lt;").replace("\\&", "&amp;")
+    inert = _INLINE.sub(r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    unlinked = _AUTOLINK.sub(r"\1\\\2", inert)
+    return _BLOCK.sub(lambda found: f"{found[1]}{found[3] or ''}\\{found[2] or found[4]}", unlinked)
