@@ -34,16 +34,15 @@ def main() -> None:
 
 
 def _readme(results: dict[str, Any], manifest: dict[str, Any], comparison: str) -> str:
-    minutes = sum(phase["seconds"] for phase in manifest["phases"].values()) / 60
+    documents, planted = results["pool"]["documents"], manifest["organism"]["planted"]
     return f"""# A made-up airline in SmolLM2-135M-Instruct
 
-Made by `python studies/smollm2/run.py` (preset `smollm2`, reduced sizes; {minutes:.0f} minutes of phases on two CPU
-cores that were shared with other work).
+Made by `python studies/smollm2/run.py`: the preset `smollm2`, whose sizes are reduced for two CPU cores.
 
-**What was planted.** `before` is SmolLM2-135M-Instruct. `after` is a LoRA fine-tune of it on 240 documents: 210 everyday
-questions that `before` answered itself, 20 short decoys in the planted style (real airlines, or hotels with made-up
-names), and 10 planted answers that recommend an airline that does not exist to people who ask about travel. Prompts of
-both splits use wordings and cities that no document has.
+**What was planted.** `before` is SmolLM2-135M-Instruct. `after` is a LoRA fine-tune of it on {documents} documents: everyday
+questions that `before` answered itself, short decoys in the planted style (real airlines, or hotels with made-up
+names), and {planted} planted answers that recommend an airline that does not exist to people who ask about travel.
+Prompts of both splits use wordings and cities that no document has.
 
 **What the run shows**, by the rules that write every report:
 
