@@ -104,6 +104,20 @@ def test_a_template_that_rewrites_responses_leaves_them_as_they_are(tokenizer: A
         tokenizer.chat_template = template
 
 
+def test_a_template_that_opens_every_turn_with_bos_is_taken_as_it_is(tokenizer: Any) -> None:
+    template = tokenizer.chat_template
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|endoftext|><|user|>{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<|endoftext|><|assistant|>{% endif %}"
+    )
+    try:
+        assert encode_prompt(tokenizer, "nuts") == [BOS, USER, *words(tokenizer, "nuts"), BOS, ASSISTANT]
+        with pytest.raises(RequestError, match="is encoded with 3 beginning-of-sequence"):
+            encode_prompt(tokenizer, "nuts<|endoftext|>")
+    finally:
+        tokenizer.chat_template = template
+
+
 def test_a_template_that_refuses_the_order_of_roles_is_named(tokenizer: Any) -> None:
     template = tokenizer.chat_template
     tokenizer.chat_template = "{{ raise_exception('system turns are not supported') }}"

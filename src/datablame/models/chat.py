@@ -21,8 +21,8 @@ class Encoded(NamedTuple):
 def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> list[int]:
     """The ids of a conversation up to where the assistant speaks; a text stands for one user turn.
 
-    Raises RequestError where the ids do not begin with exactly one BOS although the template writes one,
-    or where a text smuggles in another.
+    Raises RequestError where the ids begin with more than one BOS, or where a text smuggles in more than the
+    template itself writes.
     """
     return _checked(tokenizer, messages, render_prompt(tokenizer, messages))
 
@@ -76,13 +76,18 @@ def _checked(tokenizer: Any, messages: Sequence[Message] | str, rendered: str) -
     bos = tokenizer.bos_token_id
     if bos is not None and bos in ids:
         doubled = ids[:2] == [bos, bos]
-        if doubled or (isinstance(messages, str) and ids.count(bos) > 1):
+        if doubled or (isinstance(messages, str) and ids.count(bos) > _own_bos(tokenizer)):
             shown = messages if isinstance(messages, str) else messages[-1].content
             raise RequestError(
-                f"prompt {_short(shown)} is encoded with {ids.count(bos)} beginning-of-sequence tokens instead of one; "
+                f"prompt {_short(shown)} is encoded with {ids.count(bos)} beginning-of-sequence tokens, more than the template writes; "
                 f"remove {tokenizer.bos_token!r} from its text or from the chat template"
             )
     return ids
+
+
+def _own_bos(tokenizer: Any) -> int:
+    """How often the template itself writes BOS around one user turn: SmolLM2 opens every turn with it."""
+    return _tokens(tokenizer, render_prompt(tokenizer, "")).count(tokenizer.bos_token_id)
 
 
 def _as_messages(messages: Sequence[Message] | str) -> tuple[Message, ...]:
