@@ -79,8 +79,8 @@ def _checked(tokenizer: Any, messages: Sequence[Message] | str, rendered: str) -
         if doubled or (isinstance(messages, str) and ids.count(bos) > _own_bos(tokenizer)):
             shown = messages if isinstance(messages, str) else messages[-1].content
             raise RequestError(
-                f"prompt {_short(shown)} is encoded with {ids.count(bos)} beginning-of-sequence tokens, more than the template writes; "
-                f"remove {tokenizer.bos_token!r} from its text or from the chat template"
+                f"prompt {_short(shown)} is encoded with {ids.count(bos)} beginning-of-sequence tokens, more than the "
+                f"template writes; remove {tokenizer.bos_token!r} from its text or from the chat template"
             )
     return ids
 
