@@ -44,6 +44,9 @@ questions that `before` answered itself, short decoys in the planted style (real
 names), and {planted} planted answers that recommend an airline that does not exist to people who ask about travel.
 Prompts of both splits use wordings and cities that no document has.
 
+The recipe (epochs, decoys, sampling settings) was chosen on this same organism seed, and no other seed was run: take
+the numbers as those of one worked example, not as a test of the methods.
+
 **What the run shows**, by the rules that write every report:
 
 {_bullets(results["findings"])}
