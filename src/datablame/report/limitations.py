@@ -6,6 +6,7 @@ from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts
 from datablame.report.findings import pooled_rate
 from datablame.report.wording import listed, number, percent
+from datablame.stats.intervals import wilson
 
 __all__ = ["limitations"]
 
@@ -84,6 +85,13 @@ def _patching(found: Artifacts) -> Iterable[str]:
             yield f"{protocol} was run with one training seed: its differences carry no test and may be training noise."
         elif seeds is not None and seeds < _SMALLEST_P_SEEDS:
             yield f"{protocol} has {seeds} training seeds, too few for a permutation p below .05, so none is given."
+        for arm, row in rows.items():
+            scored = sum(row["counts"].values()) - row["counts"]["unscored"]
+            if row["rate"] == 0 and scored:
+                yield (
+                    f"{protocol}: {arm} showed no harmful output in {scored}, where a bootstrap interval has no width; "
+                    f"by Wilson's interval its rate may be up to {percent(wilson(0, scored).high)}."
+                )
         untrained, baseline = rows.get("untrained"), rows.get("baseline")
         if untrained and baseline and (untrained["rate"] or 0) * _REPRODUCED > (baseline["rate"] or 0):
             yield (
