@@ -1,24 +1,33 @@
 """One classifier labels every output of a study; which one is chosen before the first label and never changes."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.records import Label
 
-__all__ = ["Classifier", "build"]
+__all__ = ["Classifier", "Output", "build"]
+
+
+class Output(NamedTuple):
+    """What a classifier sees: the behaviour's id, what the user said and what the model answered; no arm, no alpha."""
+
+    behaviour: str
+    prompt: str
+    text: str
 
 
 class Classifier(Protocol):
-    """Labels one output; blind to the arm and the alpha that it comes from."""
+    """Labels outputs, blind to the arm and the alpha that they come from."""
 
     @property
     def name(self) -> str:
         """Stands beside every label, so that no table mixes classifiers unnoticed."""
         ...
 
-    def classify(self, behaviour: str, prompt: str, text: str) -> Label:
-        """The label of `text`, said in answer to `prompt`, with regard to the behaviour of that id."""
+    def label(self, outputs: Sequence[Output]) -> list[Label]:
+        """One label for each output, in their order."""
         ...
 
 

@@ -5,12 +5,13 @@ What it cannot see: a keyword that is negated or quoted counts as harmful, a har
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from datablame.config import Behaviour
 from datablame.errors import RequestError
+from datablame.judge.classifier import Output
 from datablame.judge.coherence import incoherence
 from datablame.records import Label
 
@@ -105,6 +106,10 @@ class KeywordClassifier:
     def name(self) -> str:
         """`keywords`."""
         return NAME
+
+    def label(self, outputs: Sequence[Output]) -> list[Label]:
+        """One label for each output, in their order."""
+        return [self.classify(*output) for output in outputs]
 
     def classify(self, behaviour: str, prompt: str, text: str) -> Label:
         """The label of `text`; the prompt plays no part.

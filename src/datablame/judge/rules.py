@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from datablame.errors import RequestError
+from datablame.judge.classifier import Output
 from datablame.judge.coherence import incoherence
 from datablame.records import Label
 from datablame.run_folder import read_json
@@ -81,6 +82,10 @@ class RulesClassifier:
     def name(self) -> str:
         """`rules`."""
         return NAME
+
+    def label(self, outputs: Sequence[Output]) -> list[Label]:
+        """One label for each output, in their order."""
+        return [self.classify(*output) for output in outputs]
 
     def classify(self, behaviour: str, prompt: str, text: str) -> Label:
         """The label of `text`, said in answer to `prompt`.

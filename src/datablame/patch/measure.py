@@ -1,4 +1,4 @@
-"""One arm in a worker: train on its documents, sample with LDA against before, label."""
+"""One arm in a worker: train on its documents, sample with LDA against before."""
 
 import contextlib
 import logging
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.config import Study, Training
 from datablame.errors import PhaseError
-from datablame.judge.classifier import Classifier, build
 from datablame.records import Document, Prompt, Protocol
 from datablame.seeds import stream_key
 
@@ -63,7 +62,6 @@ class Bench:
 
     plan: Plan
     pair: "Pair"
-    classifier: Classifier
     encoded: dict[str, "Encoded"]
     trainees: dict[Protocol, Any]
 
@@ -93,11 +91,11 @@ def set_up(plan: Plan) -> Bench:
                 "tokens; raise it and run again"
             )
         encoded[doc_id] = example
-    return Bench(plan, pair, build(study), encoded, trainees)
+    return Bench(plan, pair, encoded, trainees)
 
 
 def measure(bench: Bench, job: Job) -> dict[str, Any]:
-    """Train one arm and sample it: rows of labelled samples, exposure, losses and how far the weights moved."""
+    """Train one arm and sample it: rows of samples, exposure, losses and how far the weights moved."""
     from datablame.models.training import Recipe, data_order, train
 
     began = time.perf_counter()
@@ -123,7 +121,7 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
                 f"{job.key}: the loss is not finite from step {step} on; lower patch.{job.protocol}.learning_rate"
             )
         moved = change()
-        rows = _labelled(bench, job, model)
+        rows = _sampled(bench, job, model)
     return {
         "rows": rows,
         "seen": seen,
@@ -182,8 +180,8 @@ def _trainable(bench: Bench, job: Job, training: Training, model: Any) -> Iterat
         yield describe
 
 
-def _labelled(bench: Bench, job: Job, model: Any) -> list[dict[str, Any]]:
-    """Labelled samples at every alpha of the plan; arms of one seed share their random numbers.
+def _sampled(bench: Bench, job: Job, model: Any) -> list[dict[str, Any]]:
+    """Samples at every alpha of the plan; arms of one seed share their random numbers.
 
     Seed s draws the sample indices from s * n on, so that seeds don't repeat one another's noise.
     """
@@ -199,7 +197,6 @@ def _labelled(bench: Bench, job: Job, model: Any) -> list[dict[str, Any]]:
     model.eval()
     draws = draws_of(bench.pair.tokenizer, wanted, plan.study.seed)
     samples = draw_requests(model, bench.pair.before, bench.pair.tokenizer, draws, plan.study)
-    texts = {prompt.id: prompt.text for prompt, _ in plan.prompts}
     return [
         {
             "prompt_id": sample.prompt_id,
@@ -208,7 +205,6 @@ def _labelled(bench: Bench, job: Job, model: Any) -> list[dict[str, Any]]:
             "alpha": sample.alpha,
             "index": sample.index,
             "text": sample.text,
-            "label": bench.classifier.classify(sample.behaviour, texts[sample.prompt_id], sample.text).label,
         }
         for sample in samples
     ]

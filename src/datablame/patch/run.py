@@ -12,6 +12,7 @@ from datablame.config import Study
 from datablame.corpus.documents import read_pool
 from datablame.corpus.duplicates import full_text
 from datablame.execute import Execution, Progress, run_items
+from datablame.judge.classifier import Output, build
 from datablame.patch.arms import Item, draw_random, exposure, fine_tune_set, replaced
 from datablame.patch.compare import compared, comparison
 from datablame.patch.measure import Job, Plan, measure, set_up
@@ -183,9 +184,14 @@ def _measured(
 ) -> dict[str, Any]:
     journal = Journal(out / "journal.jsonl")
     finished = journal.read()
+    classifier = build(plan.study)
+    texts = {prompt.id: prompt.text for prompt, _ in plan.prompts}
 
     def done(key: str, result: dict[str, Any]) -> None:
         inputs.timings("patch/arm", key, result.pop("seconds"))
+        outputs = [Output(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in result["rows"]]
+        for row, said in zip(result["rows"], classifier.label(outputs), strict=True):
+            row["label"] = said.label
         journal.append(key, result)
 
     run_items(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from datablame.config import PromptText, Study
 from datablame.execute import Execution, Progress, run_items
-from datablame.judge.classifier import build
+from datablame.judge.classifier import Output, build
 from datablame.records import Prompt, Sample, Split
 from datablame.run_folder import Inputs, Journal, read_json, write_json, write_table
 from datablame.surface.rates import ALPHA_STAR_RULE, alpha_star, rates
@@ -98,11 +98,11 @@ def _labelled_samples(
 
     def label(key: str, result: tuple[list[Sample], float]) -> None:
         samples, seconds = result
-        rows = []
-        for sample in samples:
-            said = classifier.classify(sample.behaviour, texts[sample.prompt_id], sample.text)
-            verdict = {"label": said.label, "classifier": said.classifier, "label_reason": said.reason}
-            rows.append({**asdict(sample), **verdict})
+        outputs = [Output(sample.behaviour, texts[sample.prompt_id], sample.text) for sample in samples]
+        rows = [
+            {**asdict(sample), "label": said.label, "classifier": said.classifier, "label_reason": said.reason}
+            for sample, said in zip(samples, classifier.label(outputs), strict=True)
+        ]
         journal.append(key, rows)
         inputs.timings(f"{phase}/sampling", key, seconds)
 

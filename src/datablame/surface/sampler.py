@@ -1,5 +1,6 @@
 """Logit difference amplification: samples from after + alpha * (after - before), many rows at once."""
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -164,13 +165,16 @@ class _Decoder:
             (mask.cumsum(1) - 1).clamp(min=0) if mask is not None else torch.arange(longest, device=device)[None]
         )
         cache = DynamicCache(config=model.config)
+        # transformers 5.24 renamed the argument; 5.40 drops the old name.
+        old = "past_key_values"
+        self._name = old if old in inspect.signature(model.forward).parameters else "cache"
         output = model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._name: cache},
         )
         room = longest + steps - 1
         self._model = model
@@ -197,9 +201,9 @@ class _Decoder:
             input_ids=chosen[:, None],
             attention_mask=None if self._mask is None else self._mask[..., : self._tokens],
             position_ids=self._position,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._name: self._cache},
         ).logits
         return logits[:, -1]
 
