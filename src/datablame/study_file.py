@@ -35,6 +35,8 @@ def preset_text(name: str) -> str:
 def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
     """The study of a YAML file or preset with `a.b=value` overrides applied (values are YAML).
 
+    `extends: PRESET` at the top of a file takes that preset's keys; its own go before them, sections key by key.
+
     Raises:
         RequestError: the file is missing or not YAML, an override is malformed, or a field is wrong.
     """
@@ -47,13 +49,7 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
             raise RequestError(f"{source}: cannot be read ({error}); give a YAML file or one of the presets") from None
     else:
         where, text = source, preset_text(source)
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise RequestError(f"{where}: not valid YAML: {problem}") from None
-    if not isinstance(values, dict):
-        raise RequestError(f"{where}: holds {type(values).__name__}, not keys and values; see datablame presets")
+    values = _extended(_parsed(text, where), where)
     for override in overrides:
         _override(values, override)
     return _validated(values, where)
@@ -67,6 +63,37 @@ def dump_study(study: Study) -> str:
 
 def _presets() -> Any:
     return resources.files("datablame") / "presets"
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise RequestError(f"{where}: not valid YAML: {problem}") from None
+    if not isinstance(values, dict):
+        raise RequestError(f"{where}: holds {type(values).__name__}, not keys and values; see datablame presets")
+    return values
+
+
+def _extended(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values laid over those of the preset that they extend; lists are replaced, not joined."""
+    if "extends" not in values:
+        return values
+    base = values["extends"]
+    if base not in preset_names():
+        raise RequestError(f"{where}: extends = {_short(base)} is not a preset{_nearest(str(base), preset_names())}")
+    own = {key: value for key, value in values.items() if key != "extends"}
+    return _merged(_extended(_parsed(preset_text(base), base), base), own)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    sections = {
+        key: _merged(base[key], value)
+        for key, value in over.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return {**base, **over, **sections}
 
 
 def _override(values: dict[str, Any], override: str) -> None:
