@@ -1,0 +1,183 @@
+"""How well a classifier agrees with people, and rates corrected for its errors."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from datablame.stats.intervals import Interval, wilson
+
+__all__ = ["Accuracy", "Corrected", "accuracy", "corrected_rate", "kappa", "kappa_interval", "rogan_gladen"]
+
+_DRAWS = 10_000
+
+
+class Accuracy(NamedTuple):
+    """Agreement of yes-no predictions with people's yes-no labels, as counts."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+
+    @property
+    def n(self) -> int:
+        """All items."""
+        return sum(self)
+
+    @property
+    def positives(self) -> int:
+        """Items to which people say yes."""
+        return self.true_positive + self.false_negative
+
+    @property
+    def negatives(self) -> int:
+        """Items to which people say no."""
+        return self.true_negative + self.false_positive
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of people's yes that is found (recall); NaN where people never say yes."""
+        return _share(self.true_positive, self.positives)
+
+    @property
+    def specificity(self) -> float:
+        """Share of people's no that is left alone; NaN where people never say no."""
+        return _share(self.true_negative, self.negatives)
+
+    @property
+    def precision(self) -> float:
+        """Share of the predicted yes to which people say yes; NaN where none is predicted."""
+        return _share(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def sensitivity_interval(self) -> Interval:
+        """Wilson's 95 % interval."""
+        return wilson(self.true_positive, self.positives)
+
+    @property
+    def specificity_interval(self) -> Interval:
+        """Wilson's 95 % interval."""
+        return wilson(self.true_negative, self.negatives)
+
+    @property
+    def precision_interval(self) -> Interval:
+        """Wilson's 95 % interval."""
+        return wilson(self.true_positive, self.true_positive + self.false_positive)
+
+
+class Corrected(NamedTuple):
+    """A rate that the classifier's errors were taken out of, and its interval."""
+
+    rate: float
+    low: float
+    high: float
+
+
+def accuracy(human: ArrayLike, predicted: ArrayLike) -> Accuracy:
+    """The four counts of two equally long arrays of truth values.
+
+    Raises:
+        ValueError: the arrays differ in length.
+    """
+    said, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
+    if said.shape != found.shape or said.ndim != 1:
+        raise ValueError(f"need two arrays of one length, not {said.shape} and {found.shape}")
+    counts = (said & found, ~said & found, said & ~found, ~said & ~found)
+    return Accuracy(*(int(each.sum()) for each in counts))
+
+
+def kappa(counts: Accuracy) -> float:
+    """Cohen's kappa (1960): agreement beyond chance; NaN where both sides always say the same one thing."""
+    return float(_kappas(np.array([counts], dtype=float))[0])
+
+
+def kappa_interval(
+    human: ArrayLike,
+    predicted: ArrayLike,
+    key: int,
+    groups: ArrayLike | None = None,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap over items, or over `groups` of items that are no independent ones (copies of one text).
+
+    Resamples in which kappa is not defined are left out; -1 to 1 where it is defined in none. Perfect agreement gives
+    an interval without width: the bootstrap knows nothing of errors that it has not seen.
+    """
+    said, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
+    accuracy(said, found)
+    belongs = np.arange(len(said)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    cells = np.zeros((int(belongs.max(initial=-1)) + 1, 4))
+    np.add.at(cells, (belongs, np.select([said & found, found, said], [0, 1, 2], 3)), 1)
+    if not len(cells):
+        return Interval(-1.0, 1.0)
+    random = np.random.Generator(np.random.Philox(key=key))
+    times = random.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), size=resamples)
+    values = _kappas(times @ cells)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return Interval(-1.0, 1.0)
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float:
+    """(rate + specificity - 1) / (sensitivity + specificity - 1), clipped to [0, 1] (Rogan and Gladen 1978).
+
+    Raises:
+        ValueError: sensitivity + specificity is not above 1, where the classifier says nothing.
+    """
+    if not sensitivity + specificity > 1:
+        raise ValueError(f"sensitivity {sensitivity:.3g} + specificity {specificity:.3g} is not above 1")
+    return float(np.clip((rate + specificity - 1) / (sensitivity + specificity - 1), 0, 1))
+
+
+def corrected_rate(k: int, n: int, calibration: Accuracy, key: int, confidence: float = 0.95) -> Corrected:
+    """The corrected rate of k in n with an interval that carries the errors of all three shares.
+
+    The interval is a parametric bootstrap whose shares are drawn from Jeffreys' Beta(yes + 1/2, no + 1/2) instead of
+    the binomial around the estimate, which would give no width at 0 and 1: percentiles of the corrected rate over draws
+    of the sample's rate, of the sensitivity and of the specificity. A draw whose sensitivity + specificity is not above
+    1 says nothing: it counts as 0 for the lower end and as 1 for the upper. Where the estimate is clipped, the sample
+    has fewer errors of one kind than the calibration; the far end is then at least the one without such errors. The
+    interval always holds the rate.
+
+    Raises:
+        ValueError: sensitivity + specificity is not above 1, or k is not between 0 and a positive n.
+    """
+    if not 0 <= k <= n or n == 0:
+        raise ValueError(f"k = {k} is not between 0 and n = {n}, or n is 0")
+    rate = rogan_gladen(k / n, calibration.sensitivity, calibration.specificity)
+    random = np.random.Generator(np.random.Philox(key=key))
+    sensitivity = _jeffreys(calibration.true_positive, calibration.positives, random)
+    specificity = _jeffreys(calibration.true_negative, calibration.negatives, random)
+    sample = _jeffreys(k, n, random)
+    says = sensitivity + specificity > 1
+    gain = np.where(says, sensitivity + specificity - 1, 1)
+    rates = np.clip((sample + specificity - 1) / gain, 0, 1)
+    tail = (1 - confidence) / 2
+    low = float(np.quantile(np.where(says, rates, 0), tail))
+    high = float(np.quantile(np.where(says, rates, 1), 1 - tail))
+    if rate == 0:
+        high = max(high, min(1.0, float(np.quantile(sample / sensitivity, 1 - tail))))
+    if rate == 1:
+        low = min(low, max(0.0, float(np.quantile(1 - (1 - sample) / specificity, tail))))
+    return Corrected(rate, min(low, rate), max(high, rate))
+
+
+def _jeffreys(yes: int, n: int, random: np.random.Generator) -> NDArray[np.float64]:
+    return random.beta(yes + 0.5, n - yes + 0.5, size=_DRAWS)
+
+
+def _kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Kappa of each row of (true positive, false positive, false negative, true negative)."""
+    both, found, said, neither = counts.T
+    n = counts.sum(axis=1)
+    chance = (both + found) * (both + said) + (neither + found) * (neither + said)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(n * n > chance, (n * (both + neither) - chance) / (n * n - chance), np.nan)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
