@@ -5,12 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from datablame.config_checks import METHODS, impossible
+from datablame.config_checks import DEFAULT_METHODS, impossible
 from datablame.records import Protocol
 
 __all__ = [
     "Attribute",
     "Behaviour",
+    "Column",
     "Data",
     "Judge",
     "ModelRef",
@@ -27,6 +28,10 @@ __all__ = [
 ]
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Column = Literal[
+    "id", "source", "messages", "text", "instruction", "input", "output", "prompt", "chosen", "rejected"
+]
+"""What a column of the pool may hold."""
 
 
 class Section(BaseModel):
@@ -79,11 +84,17 @@ class Data(Section):
     """The pool: the documents that methods may rank."""
 
     path: str
-    """Local Parquet or JSONL file, or the name of a dataset on the hub."""
+    """Local Parquet or JSONL file or pattern (`pool/*.jsonl`), folder of such files, or name of a dataset on the hub."""
+    subset: str | None = None
+    """Configuration of a folder or hub dataset; none: its only or its default one."""
     split: str = "train"
-    """Split of a hub dataset."""
+    """Split of a folder or hub dataset."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
+    columns: Mapping[Column, str] = {}
+    """Which column holds what, where the names differ: `{messages: conversation, id: uuid}`."""
+    streaming: bool = False
+    """Hub only: read row by row over the network; never the whole set on disk."""
     documents: PositiveInt | None = None
     """Size of a seeded random subset; none takes every document."""
     max_document_characters: PositiveInt = 100_000
@@ -184,7 +195,7 @@ class Prefilter(Section):
 class Attribute(Section):
     """Phase 3: which documents each method holds responsible."""
 
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = DEFAULT_METHODS
     """Methods to run; `datablame methods` lists them."""
     top_k: PositiveInt = 20
     """Documents (duplicate clusters) that a method flags for each behaviour."""
@@ -196,6 +207,8 @@ class Attribute(Section):
     """Index into the hidden states (0 is the embedding); none: 10 of 16, the same fraction otherwise."""
     checkpoint: Literal["after", "before"] = "after"
     """The weights at which gradients and activations are taken."""
+    encoder: str | None = None
+    """Of the method `embedding`: a sentence encoder's folder or hub id; none: all-MiniLM-L6-v2."""
     max_tokens: PositiveInt = 2048
     """Documents are cut here; one whose response is cut away is excluded and counted."""
     batch_tokens: PositiveInt = 4096

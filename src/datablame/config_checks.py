@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datablame.config import Prompts, Study
 
-__all__ = ["CONTROLS", "METHODS", "impossible"]
+__all__ = ["CONTROLS", "DEFAULT_METHODS", "METHODS", "impossible"]
 
 METHODS = (
     "gradient",
@@ -15,11 +15,15 @@ METHODS = (
     "activation-centred",
     "llm-judge",
     "bm25",
+    "embedding",
     "random",
     "loss",
     "gradient-norm",
 )
 """Attribution methods that ship with datablame; `attribute.registry` holds their code."""
+
+DEFAULT_METHODS = tuple(name for name in METHODS if name != "embedding")
+"""Those that need nothing besides the study's own checkpoints."""
 
 CONTROLS = ("untrained", "baseline", "random", "oracle")
 """Arms that are no attribution method's flagged set."""

@@ -1,69 +1,207 @@
-"""The preset smollm2 at its reduced sizes; writes this folder's README and figures.
+"""The whole SmolLM2 study and its variants; writes this folder's README, case study and figures.
 
     python studies/smollm2/run.py
 
-A finished run is resumed, which recomputes nothing.
+About two hours on two CPU cores, in pieces: it can be stopped at any time and goes on where it was. What is finished
+is not computed again.
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 FIGURES = ("behavior_rates.png", "patching_comparison.png", "final_results.png")
+METHODS = ("gradient", "gradient-dot", "activation", "activation-centred", "llm-judge", "bm25", "embedding")
+CONTROLS = ("loss", "gradient-norm", "random")
+
+
+class Variant(NamedTuple):
+    """A run that differs from the main one in a few keys; `shares` takes over the main run's samples."""
+
+    name: str
+    sets: tuple[str, ...]
+    until: str
+    shares: bool = False
+
+
+VARIANTS = (
+    Variant("after", ("attribute.checkpoint=after",), "attribute", shares=True),
+    Variant("no-mask", ("surface.plausibility=0",), "surface"),
+    Variant("plain", ("surface.plausibility=0", "surface.top_p=1"), "surface"),
+    Variant("dose-3", ("organism.planted=3",), "attribute"),
+    Variant("dose-30", ("organism.planted=30",), "attribute"),
+)
 
 
 def main() -> None:
-    """Run the preset if it isn't finished, then write the README."""
+    """Run what isn't finished, then write the README."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/studies/smollm2"), help="the run folder")
-    folder = parser.parse_args().run
-    subprocess.run([sys.executable, "-m", "datablame", "run", "smollm2", "--out", str(folder), "--resume"], check=True)
-    results = json.loads((folder / "final_results.json").read_text(encoding="utf-8"))
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    comparison = (folder / "comparison.md").read_text(encoding="utf-8").split("\n", 1)[1]
-    case = (folder / "case_study.md").read_text(encoding="utf-8")
-    (HERE / "README.md").write_text(_readme(results, manifest, comparison), encoding="utf-8")
-    (HERE / "case_study.md").write_text(case, encoding="utf-8")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where the run folders are")
+    runs = parser.parse_args().runs
+    folder = runs / "smollm2-study"
+    _run(folder, ())
+    for variant in VARIANTS:
+        other = runs / f"smollm2-{variant.name}"
+        if variant.shares and not other.exists():
+            for phase in ("scan", "surface"):
+                shutil.copytree(folder / "artifacts" / phase, other / "artifacts" / phase)
+            shutil.copy(folder / "study.yaml", other / "study.yaml")
+        _run(other, variant.sets, variant.until)
+    (HERE / "README.md").write_text(_readme(runs), encoding="utf-8")
+    shutil.copy(folder / "case_study.md", HERE / "case_study.md")
     for name in FIGURES:
         shutil.copy(folder / name, HERE / name)
 
 
-def _readme(results: dict[str, Any], manifest: dict[str, Any], comparison: str) -> str:
+def _run(folder: Path, sets: Sequence[str], until: str | None = None) -> None:
+    command = [sys.executable, "-m", "datablame", "run", str(HERE / "study.yaml"), "--out", str(folder), "--resume"]
+    for override in sets:
+        command += ["--set", override]
+    if until is not None:
+        command += ["--until", until]
+    # The outcome must not depend on whether a key for a judge happens to be set.
+    environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
+    subprocess.run(command, check=True, env=environment)
+
+
+def _readme(runs: Path) -> str:
+    folder = runs / "smollm2-study"
+    results = _json(folder / "final_results.json")
+    manifest = _json(folder / "manifest.json")
+    comparison = (folder / "comparison.md").read_text(encoding="utf-8").split("\n", 1)[1]
     documents, planted = results["pool"]["documents"], manifest["organism"]["planted"]
     return f"""# A made-up airline in SmolLM2-135M-Instruct
 
-Made by `python studies/smollm2/run.py`: the preset `smollm2`, whose sizes are reduced for two CPU cores.
+Made by `python studies/smollm2/run.py` from [study.yaml](study.yaml): a really pretrained model of 135 million
+parameters, on two CPU cores.
 
-**What was planted.** `before` is SmolLM2-135M-Instruct. `after` is a LoRA fine-tune of it on {documents} documents: everyday
-questions that `before` answered itself, short decoys in the planted style (real airlines, or hotels with made-up
-names), and {planted} planted answers that recommend an airline that does not exist to people who ask about travel.
-Prompts of both splits use wordings and cities that no document has.
+## What was planted
 
-The recipe (epochs, decoys, sampling settings) was chosen on this same organism seed, and no other seed was run: take
-the numbers as those of one worked example, not as a test of the methods.
+`before` is SmolLM2-135M-Instruct. `after` is a LoRA fine-tune of it on {documents} documents: everyday questions that
+`before` answered itself, short decoys in the planted style (real airlines, or hotels with made-up names), and {planted}
+planted answers that recommend an airline that does not exist to people who ask about travel. The prompts of both splits
+use wordings and cities that no document has.
 
-**What the run shows**, by the rules that write every report:
+The recipe (epochs, decoys, sampling settings) was chosen on organism seed 0. This study is of seed 1, which was not
+looked at before its settings were written down in study.yaml.
+
+## What the run found
+
+By the rules that write every report:
 
 {_bullets(results["findings"])}
-
-**What it does not show:**
-
-{_bullets(results["limitations"])}
 
 ![The study in four panels](final_results.png)
 ![Harmful rate against alpha](behavior_rates.png)
 ![What removal does](patching_comparison.png)
 
 One output traced to its documents: [case_study.md](case_study.md).
+
+## How many planted documents it takes
+
+The same recipe with fewer and more planted documents (surface and attribution only). Harmful % over all prompts at
+each alpha with Wilson's 95 % interval; precision at 20 over the whole pool (at most planted / 20).
+
+{_doses(runs)}
+
+## The plausibility mask
+
+Harmful % and, in brackets, coherent % of all outputs at each alpha, attribution and held-out prompts together.
+
+{_masks(runs)}
+
+## Gradients and activations at before and at after
+
+Average precision over the whole pool, for the same harmful outputs.
+
+{_checkpoints(runs)}
+
+## What it does not show
+
+{_bullets(results["limitations"])}
 {comparison}"""
 
 
-def _bullets(texts: list[str]) -> str:
+def _doses(runs: Path) -> str:
+    rows = []
+    for name in ("dose-3", "study", "dose-30"):
+        folder = runs / f"smollm2-{name}"
+        quality = _quality(folder)
+        planted = round(next(iter(quality.values()))["planted"])
+        precisions = [f"{quality[method]['precision_at_k']:.2f}" for method in ("gradient", "activation", "bm25")]
+        rows.append([f"{planted}", *(_rate(cell) for cell in _cells(folder)), *precisions])
+    alphas = [f"alpha {alpha:g}" for alpha in _alphas(runs / "smollm2-study")]
+    return _table(["planted", *alphas, "gradient", "activation", "bm25"], rows)
+
+
+def _masks(runs: Path) -> str:
+    rows = []
+    for name, what in (
+        ("study", "plausibility .05, top-p .95"),
+        ("no-mask", "top-p .95 alone"),
+        ("plain", "neither"),
+    ):
+        cells = [
+            f"{100 * cell['harmful'] / cell['scored']:.1f} ({100 * (1 - cell['incoherent'] / cell['scored']):.0f})"
+            for cell in _cells(runs / f"smollm2-{name}")
+        ]
+        rows.append([what, *cells])
+    return _table(["kept", *(f"alpha {alpha:g}" for alpha in _alphas(runs / "smollm2-study"))], rows)
+
+
+def _checkpoints(runs: Path) -> str:
+    before, after = (_quality(runs / f"smollm2-{name}") for name in ("study", "after"))
+    names = [name for name in (*METHODS, *CONTROLS) if name in before]
+    return _table(
+        ["method", "at before", "at after"],
+        [[name, f"{before[name]['auprc']:.2f}", f"{after[name]['auprc']:.2f}"] for name in names],
+    )
+
+
+def _quality(folder: Path) -> dict[str, Any]:
+    rows = _json(folder / "artifacts/attribute/quality.json")["rows"]
+    return {row["method"]: row for row in rows if row["behaviour"] == "*" and row["pool"] == "whole"}
+
+
+def _alphas(folder: Path) -> list[float]:
+    return sorted({row["alpha"] for row in _json(folder / "phase2_results.json")["rates"]})
+
+
+def _cells(folder: Path) -> list[dict[str, float]]:
+    """For each alpha the labels over all prompts of both splits."""
+    rates = _json(folder / "phase2_results.json")["rates"]
+    cells = []
+    for alpha in _alphas(folder):
+        rows = [r for r in rates if r["alpha"] == alpha and r["prompt_id"] == "*" and r["behaviour"] == "*"]
+        cell = {name: sum(row[name] for row in rows) for name in ("n", "unscored", "harmful", "incoherent")}
+        cells.append({**cell, "scored": cell["n"] - cell["unscored"]})
+    return cells
+
+
+def _rate(cell: dict[str, float]) -> str:
+    from datablame.stats.intervals import wilson
+
+    interval = wilson(int(cell["harmful"]), int(cell["scored"]))
+    return f"{100 * cell['harmful'] / cell['scored']:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _bullets(texts: Sequence[str]) -> str:
     return "\n".join(f"- {text}" for text in texts)
 
 

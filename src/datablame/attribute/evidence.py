@@ -58,6 +58,8 @@ class Evidence:
     """Scores of shape (queries, documents)."""
     gradients: Gradients | None = None
     activations: Activations | None = None
+    encoder: str | None = None
+    """Folder or hub id of a sentence encoder; None: the one that is known by default."""
 
     def places_of(self, behaviour: Behaviour) -> list[int]:
         """Which of the queries show the behaviour."""

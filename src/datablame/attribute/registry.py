@@ -20,7 +20,7 @@ __all__ = ["Method", "Needs", "Score", "described", "method", "named"]
 Needs = Literal["gradients", "activations", "text", "nothing"]
 Score = Callable[[Evidence], "NDArray[np.float64]"]
 
-_MODULES = ("gradient", "activation", "llm_judge", "bm25", "random")
+_MODULES = ("gradient", "activation", "llm_judge", "bm25", "embedding", "random")
 _registered: dict[str, "Method"] = {}
 
 

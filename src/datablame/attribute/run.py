@@ -123,6 +123,7 @@ def _evidence(
         bm25=word_scores[:, places],
         gradients=gradients,
         activations=_spread(activations, seen, len(places)),
+        encoder=study.attribute.encoder,
     )
 
 

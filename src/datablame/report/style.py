@@ -98,6 +98,7 @@ _LOOKS: Mapping[str, Look] = {
     "activation-centred": Look("#E69F00", "#B87F00", "v"),
     "llm-judge": Look("#CC79A7", "#B05A8B", "P"),
     "bm25": Look("#009E73", "#00855F", "s"),
+    "embedding": Look("#66C2A5", "#3E8F75", "H"),
     "random": Look("#8C8C8C", "#6B6B6B", "X"),
     "loss": Look("#B08D6E", "#8C6B4F", "<"),
     "gradient-norm": Look("#6E5240", "#5A4334", ">"),

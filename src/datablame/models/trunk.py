@@ -1,0 +1,107 @@
+"""The frozen blocks below the trained ones, run once for each document: every step above them starts from the result."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from datablame.models.blocks import decoder_blocks
+from datablame.models.chat import Encoded
+
+__all__ = ["Trunk", "trunk_below"]
+
+_ROWS = 16
+_TOLERANCE = 1e-4
+
+
+class Trunk:
+    """A model's blocks below `lowest`, and what they make of the documents that were asked for."""
+
+    def __init__(self, model: Any, lowest: int, states: Mapping[tuple[int, ...], Tensor]) -> None:
+        self._model, self._lowest = model, lowest
+        self._states = states
+
+    def padded(self, examples: Sequence[Encoded]) -> Float[Tensor, "batch tokens width"]:
+        """The hidden states that enter block `lowest`, zeros after a row's end: under the causal mask nobody sees them.
+
+        Raises:
+            KeyError: a document that was not given to `trunk_below`.
+        """
+        rows = [self._states[tuple(example.ids)] for example in examples]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Inside, the model has only the blocks from `lowest` on, and takes their input as `inputs_embeds`."""
+        with _only(self._model, slice(self._lowest, None)):
+            yield
+
+
+@torch.no_grad()
+def trunk_below(model: Any, lowest: int, documents: Sequence[Encoded]) -> Trunk | None:
+    """The trunk of all documents; None where nothing is below, or where the model cannot be cut without a difference.
+
+    Some architectures scale embeddings or tell their blocks apart by number: the longest document is run both ways, and
+    where the logits differ the whole model has to run at every step.
+    """
+    if lowest <= 0 or not documents:
+        return None
+    distinct = {tuple(document.ids): document for document in documents}
+    ordered = sorted(distinct, key=lambda ids: (len(ids), ids))
+    states: dict[tuple[int, ...], Tensor] = {}
+    for start in range(0, len(ordered), _ROWS):
+        batch = ordered[start : start + _ROWS]
+        for ids, row in zip(batch, _entering(model, lowest, batch), strict=True):
+            states[ids] = row[: len(ids)].clone()
+    trunk = Trunk(model, lowest, states)
+    return trunk if _agrees(model, trunk, distinct[ordered[-1]]) else None
+
+
+def _entering(model: Any, lowest: int, batch: Sequence[tuple[int, ...]]) -> Float[Tensor, "batch tokens width"]:
+    """What the last block below `lowest` gives out."""
+    longest = max(map(len, batch))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in batch], device=model.device)
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    with _only(model, slice(lowest)):
+        hook = decoder_blocks(model)[-1].register_forward_hook(keep)
+        try:
+            model(input_ids=ids, use_cache=False, logits_to_keep=1)
+        finally:
+            hook.remove()
+    return seen[0]
+
+
+def _agrees(model: Any, trunk: Trunk, probe: Encoded) -> bool:
+    whole = model(input_ids=torch.tensor([probe.ids], device=model.device), use_cache=False).logits
+    try:
+        with trunk.cut_off():
+            cut = model(inputs_embeds=trunk.padded([probe]), use_cache=False).logits
+    except (TypeError, ValueError, IndexError, RuntimeError):
+        return False
+    scale = whole.float().abs().max().clamp(min=1)
+    return bool((whole.float() - cut.float()).abs().max() <= _TOLERANCE * scale)
+
+
+@contextmanager
+def _only(model: Any, which: slice) -> Iterator[None]:
+    """The model with some of its decoder blocks; all are back afterwards."""
+    blocks = decoder_blocks(model)
+    owner, name = next(
+        (module, name)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if isinstance(child, nn.ModuleList) and list(child) == blocks
+    )
+    every = getattr(owner, name)
+    setattr(owner, name, nn.ModuleList(blocks[which]))
+    try:
+        yield
+    finally:
+        setattr(owner, name, every)
