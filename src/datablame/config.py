@@ -28,9 +28,7 @@ __all__ = [
 ]
 
 PositiveInt = Annotated[int, Field(gt=0)]
-Column = Literal[
-    "id", "source", "messages", "text", "instruction", "input", "output", "prompt", "chosen", "rejected"
-]
+Column = Literal["id", "source", "messages", "text", "instruction", "input", "output", "prompt", "chosen", "rejected"]
 """What a column of the pool may hold."""
 
 

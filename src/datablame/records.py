@@ -74,12 +74,16 @@ class Label:
 
 @dataclass(frozen=True)
 class Document:
-    """One training example: a conversation up to its last assistant turn, and that turn; plain text has no prompt."""
+    """One training example: a conversation up to its last assistant turn, and that turn; plain text has no prompt.
+
+    Of a preference pair the response is the chosen answer, and `rejected` the other one; empty means no pair.
+    """
 
     id: str
     source: str
     prompt: tuple[Message, ...]
     response: str
+    rejected: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datablame.corpus import duplicates
 from datablame.corpus.duplicates import clusters, full_text
 from datablame.records import Document, Message
 
@@ -71,3 +72,32 @@ def test_prompt_and_response_both_count(threshold: float) -> None:
 def test_texts_of_fewer_than_five_words_and_no_texts_are_clustered() -> None:
     assert clusters([], 0.8) == []
     assert clusters(documents(["", "a b", "a b", "b a", "a b c"]), 0.8) == [0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("held", [0, 40])
+def test_clusters_do_not_depend_on_how_many_shingles_are_held(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stems = [[f"{family}w{i}" for i in range(60)] for family in "abc"]
+    texts = [" ".join([*stems[n % 3], f"end{n}", f"more{n % 5}"]) for n in range(24)]
+    roomy = clusters(documents(texts), 0.8)
+    assert len(set(roomy)) == 3
+    monkeypatch.setattr(duplicates, "_HELD_HASHES", held)
+    monkeypatch.setattr(duplicates, "_HASHED_TOGETHER", 7)
+    monkeypatch.setattr(duplicates, "_COMPARED_TOGETHER", 2)
+    assert clusters(documents(texts), 0.8) == roomy == brute_force(texts, 0.8)
+
+
+def test_a_family_that_shares_buckets_without_being_alike_enough_stays_apart() -> None:
+    """One template with every 14th word filled in: about 55 % of the 5-grams are shared by any two."""
+    texts = [" ".join(f"fill{n}x{i}" if i % 14 == 7 else f"w{i}" for i in range(280)) for n in range(40)]
+    assert clusters(documents(texts), 0.8) == list(range(40)) == brute_force(texts, 0.8)
+    assert set(clusters(documents(texts), 0.4)) == {0}
+
+
+def test_the_rejected_answer_counts() -> None:
+    pair = [
+        Document("a", "made", (), "yes", "no"),
+        Document("b", "made", (), "yes", "never"),
+        Document("c", "m", (), "yes"),
+    ]
+    assert clusters(pair, 1) == clusters(pair, 0.8) == [0, 1, 2]
+    assert [full_text(document) for document in pair] == ["yes\nno", "yes\nnever", "yes"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from datablame.models.chat import Encoded
+    from datablame.models.chat import Encoded, Preference
 
 __all__ = ["Passes", "Task", "run_passes"]
 
@@ -53,7 +53,7 @@ class Task:
 class _Item(NamedTuple):
     kind: Literal["queries", "gradients", "activations"]
     key: str
-    documents: tuple["Encoded", ...] = ()
+    documents: tuple["Encoded | Preference", ...] = ()
 
 
 @dataclass
@@ -69,7 +69,7 @@ class _Bench:
 
 def run_passes(
     task: Task,
-    documents: Sequence["Encoded"],
+    documents: Sequence["Encoded | Preference"],
     with_activations: Sequence[int],
     journal: Journal,
     execution: Execution,
@@ -111,7 +111,7 @@ def run_passes(
     return _gathered(task, shards, journal.read())
 
 
-def _shards(kind: Literal["gradients", "activations"], documents: Sequence["Encoded"]) -> dict[str, _Item]:
+def _shards(kind: Literal["gradients", "activations"], documents: Sequence["Encoded | Preference"]) -> dict[str, _Item]:
     starts = range(0, len(documents), _SHARD_DOCUMENTS)
     keys = {start: f"{kind}-{start // _SHARD_DOCUMENTS:05d}" for start in starts}
     return {key: _Item(kind, key, tuple(documents[start : start + _SHARD_DOCUMENTS])) for start, key in keys.items()}

@@ -2,7 +2,8 @@
 
 For a Linear layer y = x W^T the gradient of a document's loss is G^T A, a sum over its tokens t of the outer products
 of the output's gradient G_t and the input A_t (Goodfellow 2015). Hooks collect both; with frozen weights the backward
-pass computes nothing else, and it ends at the lowest of the chosen blocks.
+pass computes nothing else, and it ends at the lowest of the chosen blocks. A preference pair's loss is NLL(chosen) -
+NLL(rejected): its gradient is the same sum over the tokens of both answers, G negated at those of the rejected one.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from datablame.attribute.batches import in_batches, right_padded
 from datablame.models.blocks import decoder_blocks
-from datablame.models.chat import Encoded
+from datablame.models.chat import Encoded, Preference
 
 __all__ = ["Directions", "Similarities", "contributions", "directions", "linears", "similarities"]
 
@@ -28,7 +29,10 @@ _HELD_NUMBERS = 1 << 24
 
 
 class Similarities(NamedTuple):
-    """Of every document: its gradient's dot products with the directions and norm, its loss (nats) and loss tokens."""
+    """Of every document: its gradient's dot products with the directions and norm, its loss (nats) and loss tokens.
+
+    Of a preference pair the loss is the chosen answer's less the rejected one's, and the tokens are those of both.
+    """
 
     dots: Float[Tensor, "documents behaviours"]
     norms: Float[Tensor, " documents"]
@@ -75,11 +79,15 @@ def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequenc
 
 
 def similarities(
-    model: Any, documents: Sequence[Encoded], directions: Directions, blocks: Sequence[int], batch_tokens: int
+    model: Any,
+    documents: Sequence[Encoded | Preference],
+    directions: Directions,
+    blocks: Sequence[int],
+    batch_tokens: int,
 ) -> Similarities:
     """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
 
-    Exact up to rounding and independent of the batches: no projection, no approximation.
+    Of a preference pair it is the gradient of NLL(chosen) - NLL(rejected). Exact up to rounding and independent of the batches: no projection, no approximation.
 
     Raises:
         PhaseError: a single document does not fit in memory.
@@ -93,19 +101,38 @@ def similarities(
         device = next(model.parameters()).device
         batch_dots = torch.zeros(len(places), behaviours, dtype=torch.float64, device=device)
         batch_squares = torch.zeros(len(places), dtype=torch.float64, device=device)
+        sides = list(zip(*(_answers(documents[place]) for place in places), strict=True))
 
         def add(name: str, inputs: Tensor, deltas: Tensor) -> None:
+            if len(sides) == 2:
+                inputs, deltas = _joined(inputs, deltas)
             of_dots, of_squares = contributions(inputs, deltas, directions[name])
             batch_dots.add_(of_dots)
             batch_squares.add_(of_squares)
 
-        batch_losses = _pass(model, [documents[place] for place in places], blocks, add)
+        batch_losses = _pass(model, [answer for side in sides for answer in side], blocks, add).double().cpu()
         dots[places], squares[places] = batch_dots.cpu(), batch_squares.cpu()
-        losses[places] = batch_losses.double().cpu()
+        chosen, *rejected = batch_losses.split(len(places))
+        losses[places] = chosen - sum(rejected)
 
-    in_batches([len(document.ids) for document in documents], batch_tokens, work)
-    tokens = torch.tensor([len(document.ids) - document.prompt_tokens for document in documents], dtype=torch.long)
-    return Similarities(dots, squares.clamp_min(0).sqrt(), losses, tokens)
+    for answers in (1, 2):
+        alike = [place for place, document in enumerate(documents) if len(_answers(document)) == answers]
+        lengths = [answers * max(len(answer.ids) for answer in _answers(documents[place])) for place in alike]
+        in_batches(lengths, batch_tokens, lambda numbers, alike=alike: work([alike[number] for number in numbers]))
+    tokens = [sum(len(each.ids) - each.prompt_tokens for each in _answers(document)) for document in documents]
+    return Similarities(dots, squares.clamp_min(0).sqrt(), losses, torch.tensor(tokens, dtype=torch.long))
+
+
+def _answers(document: Encoded | Preference) -> tuple[Encoded, ...]:
+    return (document,) if isinstance(document, Encoded) else (document.chosen, document.rejected)
+
+
+def _joined(
+    inputs: Float[Tensor, "answers tokens inputs"], deltas: Float[Tensor, "answers tokens outputs"]
+) -> tuple[Float[Tensor, "pairs both_tokens inputs"], Float[Tensor, "pairs both_tokens outputs"]]:
+    """The rows of the chosen answers, each followed by its rejected one's tokens with the sign of the loss turned."""
+    (chosen, rejected), (up, down) = inputs.chunk(2), deltas.chunk(2)
+    return torch.cat([chosen, rejected], 1), torch.cat([up, -down], 1)
 
 
 def contributions(

@@ -15,7 +15,7 @@ from datablame.judge.keywords import normalised
 from datablame.records import Document
 
 if TYPE_CHECKING:
-    from datablame.models.chat import Encoded
+    from datablame.models.chat import Encoded, Preference
 
 __all__ = ["Corpus", "pool_summary", "rankable"]
 
@@ -28,25 +28,27 @@ class Corpus(NamedTuple):
     """The documents that can be ranked, in the pool's order, with their tokens and duplicate clusters."""
 
     documents: list[Document]
-    encoded: list["Encoded"]
+    encoded: list["Encoded | Preference"]
     cluster_of: dict[str, int]
     excluded: dict[str, int]
 
 
 def rankable(documents: Sequence[Document], tokenizer: Any, settings: Attribute, progress: Progress) -> Corpus:
-    """The documents that the template renders and of which some response is left, tokenised and clustered.
+    """The documents that the template renders and of which some of every answer is left, tokenised and clustered.
 
     Raises:
         RequestError: none is left.
     """
-    from datablame.models.chat import encode_document
+    from datablame.models.chat import encode_document, encode_preference
 
-    kept, encoded = [], []
+    kept: list[Document] = []
+    encoded: list[Encoded | Preference] = []
     excluded: Counter[str] = Counter()
     progress.start("attribute: tokenising the pool", len(documents))
     for document in documents:
         try:
-            tokens = encode_document(tokenizer, document, settings.max_tokens)
+            encode = encode_preference if document.rejected else encode_document
+            tokens = encode(tokenizer, document, settings.max_tokens)
         except RequestError:
             excluded[_REFUSED] += 1
         else:

@@ -1,4 +1,4 @@
-"""Mean hidden states of documents."""
+"""Mean hidden states of documents, and of preference pairs their differences."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datablame.attribute.batches import in_batches, right_padded
-from datablame.models.chat import Encoded
+from datablame.models.chat import Encoded, Preference
 
 __all__ = ["mean_hidden"]
 
 
 @torch.no_grad()
 def mean_hidden(
-    model: Any, documents: Sequence[Encoded], layer: int, batch_tokens: int
+    model: Any, documents: Sequence[Encoded | Preference], layer: int, batch_tokens: int
 ) -> Float[Tensor, "documents width"]:
-    """The hidden state of `layer` (0 is the embedding) averaged over each document's tokens, padding left out."""
+    """The hidden state of `layer` (0 is the embedding) averaged over each document's tokens, padding left out.
+
+    Of a preference pair it is the difference vector: the mean with the chosen answer minus that with the rejected one.
+    """
+    rows = [document if isinstance(document, Encoded) else document.chosen for document in documents]
+    paired = {place: document.rejected for place, document in enumerate(documents) if isinstance(document, Preference)}
+    found = _means(model, rows, layer, batch_tokens)
+    if paired:
+        found[list(paired)] -= _means(model, list(paired.values()), layer, batch_tokens)
+    return found
+
+
+def _means(model: Any, documents: Sequence[Encoded], layer: int, batch_tokens: int) -> Float[Tensor, "documents width"]:
     found = torch.zeros(len(documents), model.config.hidden_size)
 
     def work(places: list[int]) -> None:

@@ -1,7 +1,9 @@
 """Duplicate clusters: equal texts, and texts whose word 5-grams overlap (MinHash; Broder 1997)."""
 
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,15 @@ _SEED = 20250801
 _FOUND_AT_THRESHOLD = 0.999
 _ESTIMATE_SLACK = 5 * 0.5 / _PERMUTATIONS**0.5
 """Five standard errors, at most, of a Jaccard similarity estimated from a signature."""
+_HELD_HASHES = 8 << 20
+_HASHED_TOGETHER = 4096
+_COMPARED_TOGETHER = 4096
 
 
 def full_text(document: Document) -> str:
-    """Everything that the document says, turn by turn."""
-    return "\n".join([*(turn.content for turn in document.prompt), document.response])
+    """Everything that the document says, turn by turn, the rejected answer of a preference pair last."""
+    turns = [*(turn.content for turn in document.prompt), document.response]
+    return "\n".join([*turns, document.rejected] if document.rejected else turns)
 
 
 def clusters(documents: Sequence[Document], threshold: float) -> list[int]:
@@ -30,61 +36,89 @@ def clusters(documents: Sequence[Document], threshold: float) -> list[int]:
     least `threshold`. Candidate pairs share a band of their MinHash signatures; each is verified exactly, so that no
     pair is linked wrongly, and a pair at the threshold is missed with a probability under 0.1 %. A threshold of 1
     links equal texts only. White space never counts.
+
+    What is held beside the documents is 1 KB for each (its signature) and at most 64 MB of shingles, made again when
+    they are needed again.
     """
-    texts = [" ".join(full_text(document).split()) for document in documents]
-    parent = list(range(len(texts)))
-    first: dict[str, int] = {}
-    for place, text in enumerate(texts):
-        _link(parent, first.setdefault(text, place), place)
+    first: dict[bytes, int] = {}
+    component = np.array([first.setdefault(_digest(each), place) for place, each in enumerate(documents)], dtype=int)
     if threshold < 1 and len(first) > 1:
-        distinct = sorted(first.values())
-        shingles = _shingles([texts[place] for place in distinct])
-        for a, b in _candidates(_signatures(shingles), threshold):
-            low, high = distinct[a], distinct[b]
-            linked = _root(parent, low) == _root(parent, high)
-            if not linked and _jaccard(shingles[a], shingles[b]) >= threshold:
-                _link(parent, low, high)
+        distinct = np.array(sorted(first.values()))
+        own = [documents[place] for place in distinct.tolist()]
+        component = distinct[_linked(own, threshold)][np.searchsorted(distinct, component)]
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(_root(parent, place), len(numbers)) for place in range(len(texts))]
+    return [numbers.setdefault(root, len(numbers)) for root in component.tolist()]
 
 
-def _shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
-    """Each text's distinct 5-grams of lower-cased words as sorted hashes; a shorter text is one shingle."""
-    hashed: dict[str, int] = {}
-    multipliers = _random_words(_WORDS_IN_SHINGLE, salt=1)
-    shingles = []
-    for text in texts:
-        words = text.lower().split()
-        known = [hashed.get(word) or hashed.setdefault(word, _hash(word)) for word in words]
-        padded = np.array(known + [0] * (_WORDS_IN_SHINGLE - len(known)), dtype=np.uint64)
-        grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
-        shingles.append(np.unique(_mixed((grams * multipliers).sum(1, dtype=np.uint64))))
+def _linked(documents: Sequence[Document], threshold: float) -> NDArray[np.int_]:
+    """For each of these different documents the first one of its cluster."""
+    shingles = _shingle_reader(documents)
+    signatures = np.empty((len(documents), _PERMUTATIONS), dtype=np.uint64)
+    for place in range(len(documents)):
+        signatures[place] = _signature(shingles(place))
+    component = np.arange(len(documents))
+    for a, others in _candidates(signatures, threshold, component):
+        for b in others.tolist():
+            low, high = sorted((int(component[a]), int(component[b])))
+            if low != high and _jaccard(shingles(a), shingles(b)) >= threshold:
+                component[component == high] = low
+    return component
+
+
+def _shingle_reader(documents: Sequence[Document]) -> Callable[[int], NDArray[np.uint64]]:
+    """Shingles by place; those used last are held, up to a fixed number of hashes."""
+    held: OrderedDict[int, NDArray[np.uint64]] = OrderedDict()
+    hashes = 0
+
+    def shingles(place: int) -> NDArray[np.uint64]:
+        nonlocal hashes
+        if place not in held:
+            held[place] = _shingles(full_text(documents[place]))
+            hashes += len(held[place])
+        held.move_to_end(place)
+        while hashes > _HELD_HASHES and len(held) > 2:
+            hashes -= len(held.popitem(last=False)[1])
+        return held[place]
+
     return shingles
 
 
-def _signatures(shingles: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    """MinHash signatures, one row a text: the smallest of its shingles under each of 128 random hashes."""
-    salts = _random_words(_PERMUTATIONS, salt=2)
-    return np.stack([_mixed(own[:, None] ^ salts).min(0) for own in shingles])
+def _shingles(text: str) -> NDArray[np.uint64]:
+    """The distinct 5-grams of lower-cased words as sorted hashes; a shorter text is one shingle."""
+    known = [_hash(word) for word in text.lower().split()]
+    padded = np.array(known + [0] * (_WORDS_IN_SHINGLE - len(known)), dtype=np.uint64)
+    grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
+    return np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
 
 
-def _candidates(signatures: NDArray[np.uint64], threshold: float) -> Iterator[tuple[int, int]]:
-    """Pairs that share a band and whose signatures agree nearly often enough."""
+def _signature(shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The MinHash signature: the smallest of the shingles under each of 128 random hashes."""
+    parts = [shingles[start : start + _HASHED_TOGETHER] for start in range(0, len(shingles), _HASHED_TOGETHER)]
+    smallest: NDArray[np.uint64] = np.min([_mixed(part[:, None] ^ _SALTS).min(0) for part in parts], axis=0)
+    return smallest
+
+
+def _candidates(
+    signatures: NDArray[np.uint64], threshold: float, component: NDArray[np.int_]
+) -> Iterator[tuple[int, NDArray[np.int_]]]:
+    """A place and those after it that share a band with it and whose signatures agree nearly often enough.
+
+    Every pair comes once, in the first band that it shares; pairs that `component` has linked by then are left out.
+    """
     width = _band_width(threshold)
     needed = threshold - _ESTIMATE_SLACK
-    seen: set[tuple[int, int]] = set()
     for start in range(0, _PERMUTATIONS - width + 1, width):
         buckets: dict[bytes, list[int]] = {}
         for place, band in enumerate(np.ascontiguousarray(signatures[:, start : start + width])):
             buckets.setdefault(band.tobytes(), []).append(place)
-        for members in buckets.values():
-            for position, a in enumerate(members[:-1]):
-                others = np.array(members[position + 1 :])
-                agreement = (signatures[others] == signatures[a]).mean(1)
-                for b in others[agreement >= needed].tolist():
-                    if (a, b) not in seen:
-                        seen.add((a, b))
-                        yield a, b
+        for members in (np.array(own) for own in buckets.values() if len(own) > 1):
+            for position, a in enumerate(members[:-1].tolist()):
+                others = members[position + 1 :]
+                for part in np.array_split(others, -(-len(others) // _COMPARED_TOGETHER)):
+                    apart = part[component[part] != component[a]]
+                    equal = signatures[apart] == signatures[a]
+                    met = equal[:, :start].reshape(len(apart), start // width, width).all(2).any(1)
+                    yield a, apart[~met & (equal.mean(1) >= needed)]
 
 
 def _jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
@@ -100,6 +134,12 @@ def _band_width(threshold: float) -> int:
     return 1
 
 
+def _digest(document: Document) -> bytes:
+    """What equal texts share, whatever their white space."""
+    return hashlib.blake2b(" ".join(full_text(document).split()).encode("utf-8", "replace"), digest_size=16).digest()
+
+
+@functools.lru_cache(maxsize=1 << 16)
 def _hash(word: str) -> int:
     """A 64-bit hash that no process salts."""
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "little")
@@ -117,13 +157,5 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _root(parent: list[int], place: int) -> int:
-    while parent[place] != place:
-        parent[place] = parent[parent[place]]
-        place = parent[place]
-    return place
-
-
-def _link(parent: list[int], a: int, b: int) -> None:
-    low, high = sorted((_root(parent, a), _root(parent, b)))
-    parent[high] = low
+_MULTIPLIERS = _random_words(_WORDS_IN_SHINGLE, salt=1)
+_SALTS = _random_words(_PERMUTATIONS, salt=2)

@@ -1,6 +1,7 @@
 """Conversations as token ids: the chat template as the checkpoint ships it, one BOS, and where the response begins."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -8,7 +9,15 @@ from jinja2 import TemplateError
 from datablame.errors import RequestError
 from datablame.records import Document, Message
 
-__all__ = ["Encoded", "encode_document", "encode_pair", "encode_prompt", "render_prompt"]
+__all__ = [
+    "Encoded",
+    "Preference",
+    "encode_document",
+    "encode_pair",
+    "encode_preference",
+    "encode_prompt",
+    "render_prompt",
+]
 
 
 class Encoded(NamedTuple):
@@ -16,6 +25,13 @@ class Encoded(NamedTuple):
 
     ids: list[int]
     prompt_tokens: int
+
+
+class Preference(NamedTuple):
+    """Two answers to one prompt, each with the prompt before it."""
+
+    chosen: Encoded
+    rejected: Encoded
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> list[int]:
@@ -42,6 +58,18 @@ def encode_document(tokenizer: Any, document: Document, max_tokens: int) -> Enco
         prompt, response = _turns(tokenizer, document.prompt, document.response, eos=True)
         encoded = Encoded((prompt + response)[:max_tokens], len(prompt))
     return encoded if len(encoded.ids) > encoded.prompt_tokens else None
+
+
+def encode_preference(tokenizer: Any, document: Document, max_tokens: int) -> Preference | None:
+    """Both answers of a preference pair as `encode_document` gives them; None where nothing of one of them is left.
+
+    Raises RequestError where the chat template refuses the order of roles.
+    """
+    chosen, rejected = (
+        encode_document(tokenizer, replace(document, response=answer, rejected=""), max_tokens)
+        for answer in (document.response, document.rejected)
+    )
+    return None if chosen is None or rejected is None else Preference(chosen, rejected)
 
 
 def encode_pair(tokenizer: Any, prompt_text: str, response_text: str, eos: bool = True) -> Encoded:

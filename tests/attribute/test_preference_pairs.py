@@ -1,0 +1,95 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.attribute.test_per_example import BLOCKS, built, documents, llama, olmo2, qwen2
+from tests.models.test_preference import preferences
+from tests.oracles.gradients import naive_gradient
+from tests.oracles.preferences import naive_mean_hidden, naive_pair_gradient
+
+from datablame.attribute.per_example import Similarities, directions, similarities
+from datablame.attribute.pooled import mean_hidden
+from datablame.models.chat import Encoded, Preference
+
+
+def mixed() -> list[Encoded | Preference]:
+    """Pairs and single documents in turns, ragged."""
+    return [row for both in zip(preferences(7), documents(7), strict=True) for row in both]
+
+
+def naive(model: Any, pool: list[Encoded | Preference], queries: list[Encoded]) -> Similarities:
+    units = [gradient / gradient.norm() for gradient, _ in (naive_gradient(model, query, BLOCKS) for query in queries)]
+    towards = torch.stack(units).mean(0)
+    found = [
+        naive_gradient(model, row, BLOCKS) if isinstance(row, Encoded) else naive_pair_gradient(model, row, BLOCKS)
+        for row in pool
+    ]
+    gradients = torch.stack([gradient for gradient, _ in found])
+    losses = torch.tensor([loss for _, loss in found], dtype=torch.float64)
+    return Similarities((gradients @ towards)[:, None], gradients.norm(dim=1), losses, torch.zeros(len(pool)).long())
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
+@pytest.mark.parametrize("make", [olmo2, llama, qwen2])
+def test_a_pairs_gradient_is_that_of_chosen_minus_rejected(make: Callable[[], Any], batch_tokens: int) -> None:
+    model = built(make)
+    pool, queries = mixed(), documents(3, seed=1)
+    expected = naive(model, pool, queries)
+    found = similarities(model, pool, directions(model, [queries], BLOCKS), BLOCKS, batch_tokens)
+    torch.testing.assert_close(found.norms, expected.norms, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-4, atol=1e-5)
+    cosines = (found.dots / found.norms[:, None], expected.dots / expected.norms[:, None])
+    torch.testing.assert_close(*cosines, rtol=1e-4, atol=1e-6)
+    pair = pool[0]
+    assert isinstance(pair, Preference)
+    assert int(found.tokens[0]) == sum(len(answer.ids) - answer.prompt_tokens for answer in pair)
+
+
+def test_a_pair_does_not_depend_on_its_place() -> None:
+    model = built(olmo2)
+    pool = mixed()
+    towards = directions(model, [documents(2, seed=1)], BLOCKS)
+    forward = similarities(model, pool, towards, BLOCKS, 60)
+    backward = similarities(model, pool[::-1], towards, BLOCKS, 300)
+    for there, back in zip(forward, backward, strict=True):
+        torch.testing.assert_close(there, back.flip(0), rtol=1e-4, atol=1e-6)
+
+
+def test_exchanging_the_answers_turns_the_sign() -> None:
+    model = built(olmo2)
+    pairs = preferences(5)
+    towards = directions(model, [documents(2, seed=1)], BLOCKS)
+    found = similarities(model, pairs, towards, BLOCKS, 100)
+    turned = similarities(model, [Preference(pair.rejected, pair.chosen) for pair in pairs], towards, BLOCKS, 100)
+    torch.testing.assert_close(turned.dots, -found.dots, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(turned.norms, found.norms, rtol=1e-4, atol=0)
+    torch.testing.assert_close(turned.losses, -found.losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        mean_hidden(model, [Preference(pair.rejected, pair.chosen) for pair in pairs], 2, 100),
+        -mean_hidden(model, pairs, 2, 100),
+    )
+
+
+def test_documents_beside_pairs_are_scored_bit_for_bit_as_without_them() -> None:
+    model = built(olmo2)
+    pool = mixed()
+    single = [row for row in pool if isinstance(row, Encoded)]
+    towards = directions(model, [documents(2, seed=1)], BLOCKS)
+    beside = similarities(model, pool, towards, BLOCKS, 60)
+    alone = similarities(model, single, towards, BLOCKS, 60)
+    for there, here in zip(beside, alone, strict=True):
+        assert torch.equal(there[1::2], here)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
+def test_a_pairs_activation_is_the_difference_of_its_answers(batch_tokens: int) -> None:
+    model = built(olmo2)
+    pool = mixed()
+    expected = [
+        naive_mean_hidden(model, row, 3)
+        if isinstance(row, Encoded)
+        else naive_mean_hidden(model, row.chosen, 3) - naive_mean_hidden(model, row.rejected, 3)
+        for row in pool
+    ]
+    torch.testing.assert_close(mean_hidden(model, pool, 3, batch_tokens), torch.stack(expected), rtol=1e-4, atol=1e-5)
