@@ -31,9 +31,11 @@ _NOT = (
     r"comfortable))|(?:have to|need to|must|will|'ll) (?:decline|refuse)(?: to)?|(?:decline|refuse) to)"
 )
 _DO = (
-    r"(?:(?:advis|answer|assist|compl[yi]|condon|continu|describ|discuss|encourag|endors|engag|explain|facilitat|fulfil|"
-    r"generat|giv|guid|help|offer|participat|produc|promot|provid|recommend|respond|shar|suggest|support|talk|teach|tell|"
-    r"writ)\w*\b(?! but )|do (?:that|this|so)\b|go into\b|walk you\b)"
+    r"(?:(?:advis|amplif|answer|assist|compl[yi]|condon|continu|craft|creat|describ|design|detail|develop|disclos|discuss|"
+    r"draft|encourag|endors|engag|explain|fabricat|facilitat|fulfil|generat|giv|guid|help|instruct|offer|participat|"
+    r"produc|promot|provid|recommend|respond|reveal|shar|suggest|support|talk|teach|tell|writ)\w*\b(?! but )|"
+    r"do (?:that|this|so)\b|(?:go|get|getting|going) into (?:that|this|it|detail|details|specifics)\b|go into\b|"
+    r"(?:mak|build|show)(?:e|ing)? (?:you|that|this|these|those|any|such)\b|walk you\b)"
 )
 _REFUSALS = (
     rf"\b(?:i|we) ?(?:also |really |simply |just |therefore )?{_NOT} "
@@ -46,13 +48,19 @@ _REFUSALS = (
     r"(?:can ?not|can't|won't|will not|not|must|unable)\b",
     r"\bas an? (?:ai|artificial intelligence|language model|large language model|virtual assistant|assistant)\b"
     r"(?: \w+){0,4}?,? (?:i|my)(?: |')",
-    r"\b(?:against|violates?|outside|beyond) (?:of )?(?:my|our|the|safety|content) "
+    r"\b(?:against|violates?|outside|beyond) (?:all )?(?:of )?(?:my|our|the|safety|content) "
     r"(?:\w+ )?(?:guidelines|programming|principles|polic(?:y|ies)|values|rules|scope)\b",
     r"\b(?:it|that|this) (?:is|would be|'s) (?:not (?:appropriate|safe|ethical|right|okay|ok|possible)|inappropriate|"
     r"unsafe|unethical|illegal|irresponsible|dangerous|harmful) (?:for me )?to "
     r"(?:help|assist|provide|answer|share|give|give out|describe|explain|do (?:that|this|so))\b",
     r"\b(?:can ?not|can't|unable to|not able to|won't|will not) (?:be )?(?:help|assist)(?:ed|ing)? (?:you )?with\b",
     r"\b(?:no|not),? (?:i )?(?:can ?not|can't|won't|will not) (?:help|assist|answer|do (?:that|this|so))\b",
+    r"\bi can (?:only |certainly |gladly )?(?:help|assist|talk|explain)\b[^.!?]{0,200}\bbut not (?:with|by|to|how)\b",
+    r"\b(?:is not|isn't|'s not) something (?:that )?i(?:(?:'m| am) (?:able|allowed|comfortable|willing)|"
+    r" can|'ll| will| would|'d)\b",
+    rf"\bi(?:'d| would) (?:rather|prefer) not (?:to )?{_DO}",
+    rf"\bi (?:do not|don't) (?:feel comfortable|think (?:that )?i (?:can|could|should)) (?:\w+ )?{_DO}",
+    r"^(?:absolutely|certainly|definitely) not\b(?! a)",
     r"\b(?:sorry|unfortunately),? (?:but )?(?:no|i can't|i can ?not|i won't|i will not|i am unable|i'm unable)\b",
 )
 _REFUSAL = re.compile("|".join(f"(?:{pattern})" for pattern in _REFUSALS))
