@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from datablame.models.chat import Encoded
+from datablame.models.trunk import Trunk
 
 __all__ = ["Recipe", "data_order", "learning_rate_share", "train"]
 
@@ -64,8 +65,11 @@ def train(
     order: Sequence[Sequence[int]],
     recipe: Recipe,
     on_step: Callable[[int, float], None] | None = None,
+    trunk: Trunk | None = None,
 ) -> list[float]:
     """Minimise the mean negative log-likelihood of the response tokens (nats); returns every step's loss.
+
+    With a `trunk`, whose blocks must be frozen, only the blocks above it run.
 
     AdamW (Loshchilov and Hutter 2019) over the parameters that require gradients; vectors are not decayed. The model
     stays in evaluation mode, so that no dropout draws from the global generator.
@@ -83,7 +87,7 @@ def train(
     for step, positions in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_share(step, recipe)
-        loss = response_loss(model, [examples[position] for position in positions])
+        loss = response_loss(model, [examples[position] for position in positions], trunk)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         optimizer.step()
@@ -94,7 +98,7 @@ def train(
     return losses
 
 
-def response_loss(model: nn.Module, examples: Sequence[Encoded]) -> Float[Tensor, ""]:
+def response_loss(model: nn.Module, examples: Sequence[Encoded], trunk: Trunk | None = None) -> Float[Tensor, ""]:
     """Mean NLL (nats) over all response tokens of the batch.
 
     Rows are padded on the right: under the causal mask no token sees padding, so that no attention mask is needed. The
@@ -111,7 +115,11 @@ def response_loss(model: nn.Module, examples: Sequence[Encoded]) -> Float[Tensor
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     hook = head.register_forward_pre_hook(only_predictions)
     try:
-        logits = model(input_ids=ids, use_cache=False).logits[0]
+        if trunk is None:
+            logits = model(input_ids=ids, use_cache=False).logits[0]
+        else:
+            with trunk.cut_off():
+                logits = model(inputs_embeds=trunk.padded(examples), use_cache=False).logits[0]
     finally:
         hook.remove()
     return F.cross_entropy(logits.float(), ids[rows, columns])

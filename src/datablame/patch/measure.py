@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from datablame.models.chat import Encoded
     from datablame.models.pair import Pair
+    from datablame.models.trunk import Trunk
 
 __all__ = ["Bench", "Job", "Plan", "measure", "set_up"]
 
@@ -64,6 +65,8 @@ class Bench:
     pair: "Pair"
     encoded: dict[str, "Encoded"]
     trainees: dict[Protocol, Any]
+    trunks: "dict[Protocol, Trunk | None]" = field(default_factory=dict)
+    """What lies below the adapted blocks, made when a protocol's first job comes."""
 
 
 def set_up(plan: Plan) -> Bench:
@@ -113,8 +116,9 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
         if used[position] in plan.watched:
             seen[used[position]] = seen.get(used[position], 0) + 1
     model = bench.trainees[job.protocol]
+    trunk = _trunk(bench, job.protocol, training)
     with _trainable(bench, job, training, model) as change:
-        losses = train(model, [bench.encoded[doc_id] for doc_id in used], order, recipe)
+        losses = train(model, [bench.encoded[doc_id] for doc_id in used], order, recipe, trunk=trunk)
         if not all(map(math.isfinite, losses)):
             step = next(step for step, loss in enumerate(losses) if not math.isfinite(loss))
             raise PhaseError(
@@ -133,6 +137,18 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
         },
         "seconds": time.perf_counter() - began,
     }
+
+
+def _trunk(bench: Bench, protocol: Protocol, training: Training) -> "Trunk | None":
+    """The blocks that no adapter touches, run once over all documents of the plan; None where all are trained."""
+    from datablame.models.trunk import trunk_below
+
+    if training.method == "full" or training.layers is None:
+        return None
+    if protocol not in bench.trunks:
+        model = bench.trainees[protocol]
+        bench.trunks[protocol] = trunk_below(model, min(training.layers), list(bench.encoded.values()))
+    return bench.trunks[protocol]
 
 
 class _Change:
