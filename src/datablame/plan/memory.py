@@ -1,0 +1,168 @@
+"""Peak memory of each phase from shapes and settings alone; docs/explanation/memory-and-cost.md has the formulas."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from datablame.attribute.registry import named
+from datablame.config import Study
+from datablame.plan.counts import Counts, blocks_of
+from datablame.plan.shapes import Shape
+from datablame.plan.subject import Subject
+
+__all__ = ["CARD_BYTES", "HEADROOM", "Memory", "cache_bytes", "estimates", "longest_prompt_tokens", "lora_weights"]
+
+CARD_BYTES = 16 * 10**9
+"""The card that the specification names."""
+HEADROOM = 0.9
+"""The share of a device that a phase may plan with; the rest is the driver's, and lost between blocks."""
+
+_TEMPLATE_TOKENS = 24
+_CHARACTERS_A_TOKEN = 3
+"""On the safe side for English: most tokenizers need a token for every four."""
+_PROCESS_BYTES = 400 * 10**6
+"""A worker process with torch and transformers loaded, before any weight."""
+_LOGIT_COPIES, _TRUNCATED_COPIES = 12, 20
+"""Float32 numbers for each row and vocabulary entry: both models' logits, their mixture, probabilities, their sums
+in float64; with top-p or top-k the sorted values, their places and sums as well."""
+_LOSS_BYTES = 16
+"""For each response token and vocabulary entry: logits as computed, in float32, their softmax and its gradient."""
+_ADAM_BYTES = 12
+"""Gradient and two moments in float32."""
+_SAVED = {
+    (False, 2): (3, 4, 9),
+    (False, 4): (3, 3, 6),
+    (True, 2): (5, 4, 22),
+    (True, 4): (4, 3, 8),
+}
+"""By (LoRA, bytes): how many vectors of the intermediate, key and hidden width a token leaves in a block for backward.
+Counted on OLMo-2; Llama's are fewer."""
+
+
+class Memory(NamedTuple):
+    """The parts that stand in memory at once at a phase's peak, in bytes for one worker."""
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """The sum of the parts."""
+        return sum(self.parts.values())
+
+
+def estimates(study: Study, subject: Subject, counts: Counts, *, on_gpu: bool) -> dict[str, Memory] | None:
+    """The peak of each phase; None where a checkpoint's shape is not known."""
+    if subject.before.found is None or subject.after.found is None:
+        return None
+    before, after = subject.before.found.shape, subject.after.found.shape
+    process = {} if on_gpu else {"process": _PROCESS_BYTES}
+    pair = {"weights": _pair_bytes(subject, before, after)}
+    sampling = _sampling(study, subject, before, after, amplified=any(study.surface.alphas))
+    return {
+        "scan": Memory({**process, **pair, **_rows(sampling, counts.scan.outputs, study)}),
+        "surface": Memory({**process, **pair, **_rows(sampling, counts.surface.outputs, study)}),
+        "attribute": Memory({**process, **_attribution(study, subject, counts)}),
+        "patch": Memory({**process, **_patch(study, subject, sampling)}),
+    }
+
+
+def cache_bytes(shape: Shape, rows: int, tokens: int, number_bytes: int) -> int:
+    """Keys and values: rows x tokens x 2 x layers x key-value heads x head width x bytes."""
+    return rows * tokens * shape.cache_numbers * number_bytes
+
+
+def lora_weights(shape: Shape, rank: int, layers: int) -> int:
+    """A (rank x inputs) and B (outputs x rank) of every Linear layer in the adapted blocks."""
+    return layers * sum(rank * (inputs + outputs) for inputs, outputs in shape.linears)
+
+
+def longest_prompt_tokens(subject: Subject) -> int:
+    """The longest prompt with the template around it, from its characters; no tokenizer is read."""
+    prompts = (*subject.attribution, *subject.held_out)
+    return _TEMPLATE_TOKENS + -(-max(prompt.characters for prompt in prompts) // _CHARACTERS_A_TOKEN)
+
+
+def _pair_bytes(subject: Subject, before: Shape, after: Shape) -> int:
+    own = after.parameters * subject.after.weight_bytes
+    return own if subject.one_base else own + before.parameters * subject.before.weight_bytes
+
+
+def _sampling(study: Study, subject: Subject, before: Shape, after: Shape, *, amplified: bool) -> dict[str, int]:
+    """Key-value caches and logits of a full batch."""
+    surface = study.surface
+    tokens = longest_prompt_tokens(subject) + surface.max_new_tokens
+    cache = cache_bytes(after, surface.batch_rows, tokens, subject.after.weight_bytes)
+    if amplified:
+        cache += cache_bytes(before, surface.batch_rows, tokens, subject.before.weight_bytes)
+    truncated = surface.top_p < 1 or surface.top_k
+    copies = _TRUNCATED_COPIES if truncated else _LOGIT_COPIES
+    return {"key-value caches": cache, "logits": surface.batch_rows * after.vocabulary * 4 * copies}
+
+
+def _rows(full: Mapping[str, int], outputs: int, study: Study) -> dict[str, int]:
+    """A phase with fewer outputs than a batch has rows needs less."""
+    share = min(1.0, outputs / study.surface.batch_rows)
+    return {part: round(share * size) for part, size in full.items()}
+
+
+def _attribution(study: Study, subject: Subject, counts: Counts) -> dict[str, int]:
+    """One checkpoint, the directions of all behaviours in float32, and a batch on its way back."""
+    at = subject.after if study.attribute.checkpoint == "after" else subject.before
+    assert at.found is not None
+    shape, settings = at.found.shape, study.attribute
+    parts = {"weights": shape.parameters * at.weight_bytes}
+    tokens = max(settings.batch_tokens, subject.answers * settings.max_tokens)
+    if not any(named(name).needs == "gradients" for name in settings.methods):
+        return {**parts, "batch": tokens * (4 * shape.hidden + 2 * shape.intermediate) * at.weight_bytes}
+    blocks = blocks_of(study, shape)
+    chosen = len(blocks) * shape.block_linear_weights
+    passed = shape.layers - min(blocks, default=shape.layers)
+    widths = sum(inputs for inputs, _ in shape.linears)
+    return {
+        **parts,
+        "directions of the behaviours": 4 * chosen * counts.attribution.behaviours,
+        "gradient of one query": 4 * chosen,
+        "batch": tokens * (passed * saved_bytes(shape, at.weight_bytes, lora=False) + 4 * len(blocks) * widths),
+        "loss": tokens * shape.vocabulary * _LOSS_BYTES,
+    }
+
+
+def saved_bytes(shape: Shape, number_bytes: int, *, lora: bool) -> int:
+    """What one token leaves in one block for the backward pass."""
+    inner, keys, hidden = _SAVED[lora, number_bytes]
+    return number_bytes * (inner * shape.intermediate + keys * shape.key_value_width + hidden * shape.hidden)
+
+
+def _patch(study: Study, subject: Subject, sampling: Mapping[str, int]) -> dict[str, int]:
+    """The larger of training and measuring, for the protocol that needs most."""
+    return max((_protocol(study, subject, sampling, name) for name in study.patch.protocols), key=_total)
+
+
+def _protocol(study: Study, subject: Subject, sampling: Mapping[str, int], protocol: str) -> dict[str, int]:
+    assert subject.before.found is not None
+    assert subject.after.found is not None
+    training = study.patch.training_of("retrain" if protocol == "retrain" else "continue")
+    at = subject.before if protocol == "retrain" else subject.after
+    assert at.found is not None
+    shape = at.found.shape
+    weights = _pair_bytes(subject, subject.before.found.shape, subject.after.found.shape)
+    full = training.method == "full"
+    if protocol == "retrain" or full:
+        weights += shape.parameters * at.weight_bytes
+    adapted = shape.layers if training.layers is None else len(training.layers)
+    trained = shape.parameters if full else lora_weights(shape, study.patch.rank, adapted)
+    state = {
+        "weights": weights,
+        "trained weights and optimiser": trained * ((at.weight_bytes if full else 4) + _ADAM_BYTES),
+    }
+    assert training.batch is not None
+    at_once = min(training.batch, study.patch.micro_batch or training.batch)
+    tokens = at_once * subject.answers * study.attribute.max_tokens
+    step = {
+        "batch": tokens * shape.layers * saved_bytes(shape, at.weight_bytes, lora=not full),
+        "loss": tokens * shape.vocabulary * _LOSS_BYTES,
+    }
+    return {**state, **max((step, dict(sampling)), key=_total)}
+
+
+def _total(parts: Mapping[str, int]) -> int:
+    return sum(parts.values())
