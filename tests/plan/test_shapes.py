@@ -24,7 +24,7 @@ def config_of(family: str, **changes: Any) -> Any:
         "num_attention_heads": 6,
         "num_key_value_heads": 2,
         "max_position_embeddings": 64,
-        **{name: 1 for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 1),
     }
     return AutoConfig.for_model(family, **(sizes | changes))
 

@@ -1,0 +1,251 @@
+"""The plan as it is asked for: offline, without torch, complete, and honest about what it does not know."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from datablame.errors import RequestError
+from datablame.plan import Device, plan_of
+from datablame.run_folder import append_timing, write_json
+from datablame.study_file import dump_study, load_study
+
+PRESETS = ("organism", "smollm2", "olmo2-1b", "olmo2-1b-sound", "olmo2-1b-dpo")
+T4 = Device("Tesla T4", 16 * 10**9, 1, on_gpu=True)
+CPU = Device("CPU, 2 cores", 25 * 10**9, 2, on_gpu=False)
+
+_CUT_OFF = """
+import socket, sys
+def no_network(*args, **kwargs): raise OSError("the network was asked")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = no_network
+sys.argv = ["datablame", *sys.argv[1:]]
+from datablame.cli import main
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+heavy = {"torch", "transformers", "datasets", "peft", "anthropic"} & set(sys.modules)
+sys.stderr.write(f"heavy: {sorted(heavy)}\\n")
+sys.exit(code)
+"""
+
+
+def asked(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
+    return subprocess.run(
+        [sys.executable, "-c", _CUT_OFF, *words],
+        cwd=cwd,
+        env={**environment, "HF_HOME": str(cwd / "hub"), "DATABLAME_CACHE": str(cwd / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def planned(name: str, *overrides: str, device: Device = T4) -> dict[str, Any]:
+    return json.loads(json.dumps(plan_of(load_study(name, list(overrides)), device=device).as_json()))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_planned_offline_without_torch_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    result = asked("plan", name, "--json", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "heavy: []\n")
+    plan = json.loads(result.stdout)
+    assert plan["study"] == name
+    assert plan["models"]["after"]["parameters"] > 0
+    assert all(plan["memory"][phase]["bytes"] > 0 for phase in ("scan", "surface", "attribute", "patch"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_people_read_everything_and_a_dry_run_prints_the_same(tmp_path: Path) -> None:
+    shown = asked("plan", "olmo2-1b", cwd=tmp_path)
+    dry = asked("run", "olmo2-1b", "--dry-run", cwd=tmp_path)
+    assert (shown.returncode, dry.returncode) == (0, 0)
+    assert shown.stdout == dry.stdout
+    for part in (
+        "1,484.92 million parameters",
+        "the published config, as datablame knows it",
+        "50,000 documents of allenai/tulu-3-sft-mixture",
+        "Sampling",
+        "Patching",
+        "Attribution",
+        "Peak memory",
+        "19,920 calls to claude-haiku-5-5",
+        "no benchmark of this machine; run datablame run organism first",
+        "warning: patch.seeds: 1 for continue is too few for a p value",
+    ):
+        assert part in shown.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["plan", "olmo"], ["run", "olmo", "--dry-run"], ["plan", "no.yaml"]])
+def test_a_bad_study_is_a_mistake_in_one_line(words: list[str], tmp_path: Path) -> None:
+    result = asked(*words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[0].startswith("datablame: ")
+    assert len(result.stderr.splitlines()) == 2
+
+
+def test_a_model_that_nobody_knows_leaves_memory_and_time_out() -> None:
+    plan = planned("olmo2-1b", "models.after=somebody/unheard-of")
+    assert plan["models"]["after"]["parameters"] is None
+    assert (plan["memory"], plan["memory_on_16_gb_card"], plan["expected_time"]) == (None, None, None)
+    assert plan["phases"]["surface"]["outputs"] > 0
+
+
+def test_local_files_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text {n}"}) + "\n" for n in range(700)))
+    plan = planned("olmo2-1b", f"data.path={path}")
+    assert plan["pool"] == {"documents": 700, "source": str(path)}
+    assert any("leaves no fillers in a pool of 700" in warning for warning in plan["warnings"])
+
+
+def warned(*overrides: str, name: str = "olmo2-1b-sound", device: Device = T4) -> str:
+    return "\n".join(planned(name, *overrides, device=device)["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warning"),
+    [
+        (["patch.seeds=[0, 1, 2]"], "patch.seeds: 3 for continue is too few for a p value"),
+        (["patch.seeds=[0, 1, 2, 3]"], "no p can be below 0.0286, times 4 methods 0.114, which is not below .05"),
+        (["patch.size=500"], "patch.size = 500 cannot hold the documents that 4 methods may flag"),
+        (["patch.batch=9"], "200 steps see 1800 of the 2000 documents of the fine-tune set; give at least 10"),
+        (["surface.max_new_tokens=4090"], "more than the context of 4096 tokens of models.before"),
+        (["surface.batch_rows=2048"], "surface needs about"),
+        (["judge.classifier=claude"], "judge: claude needs ANTHROPIC_API_KEY"),
+        (["judge.model=claude-unheard-of"], "the price of claude-unheard-of is not known"),
+    ],
+)
+def test_a_design_that_cannot_succeed_is_warned_of(
+    overrides: list[str], warning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    assert warning not in warned()
+    assert warning in warned(*overrides)
+
+
+def test_a_key_is_seen_and_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    without = planned("olmo2-1b")["api"]
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
+    plan = planned("olmo2-1b")
+    assert (without["will_ask"], without["usd"]) == (False, 0.0)
+    assert plan["api"]["will_ask"]
+    assert plan["api"]["usd"] == without["usd_with_a_key"] > 0
+    assert "sk-secret" not in json.dumps(plan)
+
+
+def test_calls_and_dollars_are_those_of_the_price_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, PRICES
+
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
+    study = load_study("olmo2-1b")
+    plan = planned("olmo2-1b")
+    labelled, scored = plan["api"]["calls"]
+    assert labelled["calls"] == sum(plan["phases"][phase]["outputs"] for phase in ("scan", "surface", "patch"))
+    assert scored["calls"] == 8 * 500 * study.judge.repeats
+    for task, usage in ((labelled, CLASSIFICATION), (scored, ATTRIBUTION)):
+        price = PRICES[task["model"]]
+        dollars = (usage.input_tokens * price.input + usage.output_tokens * price.output) / 1e6
+        assert task["usd"] == pytest.approx(task["calls"] * dollars)
+    assert planned("olmo2-1b", "judge.batches=true")["api"]["usd"] == pytest.approx(plan["api"]["usd"] / 2)
+
+
+def test_an_organism_with_rules_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
+    assert planned("organism")["api"] == {
+        "will_ask": False,
+        "why": "no calls; rules label the outputs",
+        "calls": [],
+        "usd": 0.0,
+        "usd_with_a_key": 0,
+    }
+
+
+def test_the_organisms_counts_are_those_of_what_it_makes(tmp_path: Path) -> None:
+    from datablame.config import Organism
+    from datablame.execute import Silent
+    from datablame.organism.make import make, study_fields
+    from datablame.plan.subject import subject_of
+    from datablame.run_folder import read_table
+
+    make(Organism(scale=0.02), tmp_path / "organism", Silent())
+    study = load_study("organism", ["organism.scale=0.02"])
+    recipe = subject_of(study, on_gpu=False)
+    values = study.model_dump(mode="json", by_alias=True) | study_fields(tmp_path / "organism") | {"organism": None}
+    values["judge"] = {}
+    made = subject_of(type(study).model_validate(values), on_gpu=False)
+    assert len(read_table(tmp_path / "organism" / "documents.parquet")) == recipe.documents == made.documents
+    for each, own in ((recipe.before, made.before), (recipe.after, made.after)):
+        assert each.found is not None
+        assert own.found is not None
+        assert each.found.shape.parameters == own.found.shape.parameters
+    for each_prompts, own_prompts in ((recipe.attribution, made.attribution), (recipe.held_out, made.held_out)):
+        assert [prompt.behaviour for prompt in each_prompts] == [prompt.behaviour for prompt in own_prompts]
+
+
+def a_run(folder: Path, name: str = "organism", seconds: float = 100.0, **machine: str) -> Path:
+    import platform
+
+    study = load_study(name)
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text(dump_study(study))
+    made_on = {"system": platform.system(), "processor": platform.machine(), "device": "cpu", **machine}
+    write_json(folder / "manifest.json", {"machine": made_on})
+    for phase in ("scan", "surface", "attribute", "patch"):
+        write_json(folder / "artifacts" / phase / "done.json", {})
+        append_timing(folder, f"phase/{phase}", "ran", seconds)
+    return folder
+
+
+def test_the_time_of_a_study_like_an_earlier_run_is_that_runs_time(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "mine")
+    for overrides, factor in (([], 1), (["surface.samples=100", "surface.held_out_samples=100"], 2)):
+        plan = plan_of(load_study("organism", overrides), like=run, device=CPU).as_json()
+        assert plan["expected_time"]["run"] == str(run)
+        assert plan["expected_time"]["model_ratio"] == 1
+        assert plan["expected_time"]["seconds"]["surface"] == pytest.approx(100 * factor)
+        assert plan["expected_time"]["seconds"]["scan"] == pytest.approx(100)
+
+
+def test_an_unfinished_phase_is_no_benchmark(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "mine")
+    (run / "artifacts" / "patch" / "done.json").unlink()
+    plan = plan_of(load_study("organism"), like=run, device=CPU).as_json()
+    assert set(plan["expected_time"]["seconds"]) == {"scan", "surface", "attribute"}
+
+
+def test_of_the_runs_here_the_one_of_the_nearest_size_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_run(tmp_path / "runs" / "tiny")
+    a_run(tmp_path / "runs" / "small", "smollm2")
+    a_run(tmp_path / "runs" / "elsewhere", "olmo2-1b", processor="sparc")
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "study.yaml").write_text("name: [")
+    monkeypatch.chdir(tmp_path)
+    plan = plan_of(load_study("olmo2-1b"), device=CPU).as_json()
+    assert plan["expected_time"]["run"] == "runs/small"
+    assert plan["expected_time"]["model_ratio"] == pytest.approx(1_484_916_736 / 134_515_008)
+    assert plan_of(load_study("olmo2-1b"), device=T4).as_json()["expected_time"] is None
+
+
+@pytest.mark.parametrize("what", ["nothing", "a folder", "another machine"])
+def test_a_run_that_says_nothing_about_this_machine_is_refused(what: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    if what == "a folder":
+        run.mkdir()
+    if what == "another machine":
+        a_run(run, processor="sparc")
+    with pytest.raises(RequestError, match="is no run of this machine with a finished phase"):
+        plan_of(load_study("organism"), like=run, device=CPU)
+
+
+def test_overrides_reach_the_plan(tmp_path: Path) -> None:
+    result = asked("plan", "organism", "--set", "surface.samples=7", "--set", "scan.focus=4", "--json", cwd=tmp_path)
+    assert yaml.safe_load(result.stdout)["focus_prompts"]["least"] == 4
