@@ -53,12 +53,21 @@ WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Worker processes; one a core if left out. Results stay the same."),
 ]
+MaxCostOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost",
+        metavar="USD",
+        min=0,
+        help="Stop before the call to Claude that might bring the cost of this run folder above it, with exit code 3.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def main() -> None:
-    """Run the command line; exit 0 done, 1 a phase failed, 2 a mistake in the request, 130 interrupted."""
+    """Run the command line; exit 0 done, 1 a phase failed, 2 a bad request, 3 no money left, 130 interrupted."""
     debug = "--debug" in sys.argv
     try:
         app()
@@ -79,6 +88,7 @@ def run(
     until: UntilOption = None,
     overrides: SetOption = None,
     workers: WorkersOption = None,
+    max_cost: MaxCostOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -95,16 +105,20 @@ def run(
         raise RequestError(f"--until {until} is not a phase; choose one of {', '.join(names)}")
     loaded = load_study(study, overrides or [])
     root = out or Path("runs") / loaded.name
-    _advance(root, open_run(root, loaded, resume=resume), workers, as_json, until=until)
+    _advance(root, open_run(root, loaded, resume=resume), workers, as_json, max_cost, until=until)
 
 
 def _phase_command(name: str, summary: str) -> Callable[..., None]:
     def command(
-        folder: RunArgument, workers: WorkersOption = None, as_json: JsonOption = False, debug: DebugOption = False
+        folder: RunArgument,
+        workers: WorkersOption = None,
+        max_cost: MaxCostOption = None,
+        as_json: JsonOption = False,
+        debug: DebugOption = False,
     ) -> None:
         from datablame.study import open_run
 
-        _advance(folder, open_run(folder, None, resume=True), workers, as_json, only=name)
+        _advance(folder, open_run(folder, None, resume=True), workers, as_json, max_cost, only=name)
 
     command.__doc__ = summary
     return command
@@ -189,7 +203,9 @@ def organism_make(
     typer.echo(str(folder))
 
 
-def _advance(root: Path, study: Any, workers: int | None, as_json: bool, **which: str | None) -> None:
+def _advance(
+    root: Path, study: Any, workers: int | None, as_json: bool, max_cost: float | None, **which: str | None
+) -> None:
     from datablame.execute import default_execution
     from datablame.study import run_study
 
@@ -197,7 +213,7 @@ def _advance(root: Path, study: Any, workers: int | None, as_json: bool, **which
     if workers is not None:
         execution = execution._replace(workers=workers)
     with _console() as progress:
-        skipped = run_study(study, root, execution=execution, progress=progress, **which)
+        skipped = run_study(study, root, execution=execution, progress=progress, max_cost_usd=max_cost, **which)
     _print_outcome(root, skipped, as_json)
 
 

@@ -1,6 +1,6 @@
 """Errors whose message is the whole story: where, which field, which value, what to do."""
 
-__all__ = ["DatablameError", "Interrupted", "PhaseError", "RequestError"]
+__all__ = ["BudgetError", "DatablameError", "Interrupted", "PhaseError", "RequestError"]
 
 
 class DatablameError(Exception):
@@ -19,6 +19,12 @@ class PhaseError(DatablameError):
     """A phase could not finish; what was finished before it stays usable."""
 
     exit_code = 1
+
+
+class BudgetError(DatablameError):
+    """The money that a run may spend is used up; with more of it the run goes on where it stopped."""
+
+    exit_code = 3
 
 
 class Interrupted(DatablameError):

@@ -1,11 +1,11 @@
 """What a phase's artifacts depend on, as one hash: equal hash, equal artifacts."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datablame.config import ModelRef, Study
 from datablame.errors import PhaseError
+from datablame.judge.choice import CLAUDE_FIELDS, choice_of, identity
 from datablame.run_folder import digest, hash_file, read_json
 
 __all__ = ["Phase", "fingerprint_of"]
@@ -36,15 +36,19 @@ def fingerprint_of(phase: Phase, study: Study, root: Path) -> str:
         {
             "phase": phase.name,
             "version": phase.version,
-            "study": {part: _part(part, study) for part in phase.reads},
+            "study": {part: value for part in phase.reads if (value := _part(part, study, root)) is not None},
             "upstream": upstream,
         }
     )
     return fingerprint
 
 
-def _part(part: str, study: Study) -> Any:
-    values: Mapping[str, Any] = study.model_dump(mode="json", by_alias=True)
+def _part(part: str, study: Study, root: Path) -> Any:
+    """What a part of the study says; None where it plays no part in this study."""
+    values: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
+    values["judge"], attribution_judge = _judges(study, root)
+    if part == "attribution judge":
+        return attribution_judge
     if part == "everything":
         return values
     if part == "identity":
@@ -60,6 +64,14 @@ def _part(part: str, study: Study) -> Any:
     if part == "attribute" and study.truth is not None:
         return {**values["attribute"], "truth": _contents(study.truth)}
     return values[part]
+
+
+def _judges(study: Study, root: Path) -> tuple[dict[str, Any], Any]:
+    """Who labels and who blames. How fast, by which way and at what price Claude is asked changes no answer."""
+    choice = choice_of(study, root)
+    labels, scores = identity(study, choice)
+    others = {key: value for key, value in study.judge.model_dump(mode="json").items() if key not in CLAUDE_FIELDS}
+    return (others if labels is None else {**others, "classifier": "claude", "claude": labels}), scores
 
 
 def _contents(path: str | None) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datablame.config import Study
+from datablame.judge.ledger import costs_usd
 from datablame.run_folder import read_peaks, read_timings, write_json
 
 __all__ = ["write_manifest"]
@@ -24,18 +25,20 @@ _PACKAGES = (
     "scipy",
     "pyarrow",
     "matplotlib",
+    "anthropic",
 )
 
 
 def write_manifest(root: Path, study: Study, resolved: Study, skipped: dict[str, bool]) -> None:
-    """Write versions, models, data, seeds, and seconds and peak memory of each phase (summed over resumes)."""
-    timings, peaks = read_timings(root), read_peaks(root)
+    """Write versions, models, data, seeds, and seconds, peak memory and cost of each phase (summed over resumes)."""
+    timings, peaks, costs = read_timings(root), read_peaks(root), costs_usd(root)
     phases: dict[str, dict[str, Any]] = {
         name: {
             "seconds": round(timings.get(f"phase/{name}", 0.0), 1),
             "peak_rss_mb": round(peaks.get(f"phase/{name}", 0.0)),
             "peak_gpu_mb": 0,
             "skipped": was_skipped,
+            "cost_usd": round(costs.get(name, 0.0), 6),
         }
         for name, was_skipped in skipped.items()
     }
@@ -58,7 +61,7 @@ def write_manifest(root: Path, study: Study, resolved: Study, skipped: dict[str,
             "data": None if resolved.data is None else resolved.data.model_dump(mode="json"),
             "seed": study.seed,
             "phases": phases,
-            "cost_usd": 0.0,
+            "cost_usd": round(sum(costs.values()), 6),
         },
     )
 

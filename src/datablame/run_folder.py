@@ -44,6 +44,10 @@ class Inputs:
     """The run folder; artifacts of earlier phases lie under root/artifacts/PHASE."""
     timings: Callable[[str, str, float], None]
     """Records seconds as (what, key, seconds) outside the artifacts, since they differ from run to run."""
+    phase: str = ""
+    """The phase that reads; answers of a judge are put down to it."""
+    max_cost_usd: float | None = None
+    """The most that the run folder may have paid for answers in all; none: no limit."""
 
     def artifact(self, phase: str, name: str) -> Path:
         """The path of a finished artifact."""

@@ -12,6 +12,7 @@ from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.execute import Execution, Progress, peak_rss_mb
 from datablame.fingerprints import Phase, fingerprint_of
+from datablame.judge.choice import freeze
 from datablame.manifest import write_manifest
 from datablame.run_folder import (
     Inputs,
@@ -45,7 +46,7 @@ PHASES = (
         "attribute",
         1,
         "datablame.attribute.run:run",
-        ("identity", "pool", "prefilter", "attribute"),
+        ("identity", "pool", "prefilter", "attribute", "attribution judge"),
         ("surface",),
     ),
     Phase(
@@ -99,6 +100,7 @@ def run_study(
     progress: Progress,
     until: str | None = None,
     only: str | None = None,
+    max_cost_usd: float | None = None,
 ) -> dict[str, bool]:
     """Bring a run folder up to date and return which phases were skipped for being so.
 
@@ -109,9 +111,11 @@ def run_study(
         progress: hears of every long step.
         until: the last phase to run.
         only: the single phase to run; those before it must be done.
+        max_cost_usd: the most that this run and those that it resumes may pay for answers of a judge.
 
     Raises:
         RequestError: the study or its data cannot be used, `only` is not reachable, or the folder is locked.
+        BudgetError: the next call to a judge might cost more than may be spent.
         PhaseError: a phase failed; what was finished stays.
     """
     if only is not None:
@@ -122,15 +126,18 @@ def run_study(
     wanted = PHASES[: names.index(until) + 1 if until is not None else None]
     with locked(root):
         write_atomic(root / "study.yaml", dump_study(study))
+        freeze(study, root)
         resolved = _resolve(study, root, progress)
         skipped: dict[str, bool] = {}
         for phase in wanted:
             if only not in (None, phase.name):
                 continue
             skipped[phase.name] = _is_done(phase, study, root)
-            if not skipped[phase.name]:
-                _run_phase(phase, study, resolved, root, execution, progress)
-            write_manifest(root, study, resolved, skipped)
+            try:
+                if not skipped[phase.name]:
+                    _run_phase(phase, study, resolved, root, execution, progress, max_cost_usd)
+            finally:
+                write_manifest(root, study, resolved, skipped)
         return skipped
 
 
@@ -172,7 +179,13 @@ def _resolve(study: Study, root: Path, progress: Progress) -> Study:
 
 
 def _run_phase(
-    phase: Phase, study: Study, resolved: Study, root: Path, execution: Execution, progress: Progress
+    phase: Phase,
+    study: Study,
+    resolved: Study,
+    root: Path,
+    execution: Execution,
+    progress: Progress,
+    max_cost_usd: float | None,
 ) -> None:
     out = root / "artifacts" / phase.name
     fingerprint = fingerprint_of(phase, study, root)
@@ -182,7 +195,7 @@ def _run_phase(
         begun = {"fingerprint": fingerprint, "threads": execution.threads}
         write_json(out / "begun.json", begun)
     execution = execution._replace(threads=begun["threads"])
-    inputs = Inputs(root, lambda what, key, seconds: append_timing(root, what, key, seconds))
+    inputs = Inputs(root, lambda what, key, seconds: append_timing(root, what, key, seconds), phase.name, max_cost_usd)
     began = time.monotonic()
     _load(phase.code)(resolved, inputs, out, execution, progress)
     if phase.deliver is not None:

@@ -152,13 +152,14 @@ def drawn_rates(rows: Rows, title: str = "The behaviours grow with amplification
 
 
 def drawn_patching(tests: Rows, table: Rows, **changed: Any) -> bytes:
-    given: dict[str, Any] = {"headline": "retrain", "alpha": 1.0, "k": 20, "labels": LABELS, **changed}
+    given: dict[str, Any] = {"headline": "retrain", "alpha": 1.0, "k": 20, "labels": LABELS}
+    given |= {"classifier": "rules", **changed}
     return patching_comparison(tests, table, title="Removing what gradients blame removes the behaviour", **given)
 
 
 def drawn_overview(rates: Rows, agreement: Rows, tests: Rows, **changed: Any) -> bytes:
     given: dict[str, Any] = {"headline": "retrain", "alpha": 1.0, "k": 20, "labels": LABELS, "summary": SUMMARY}
-    given |= {"behaviours": BEHAVIOURS, **changed}
+    given |= {"classifier": "rules", "behaviours": BEHAVIOURS, **changed}
     return final_results(rates, agreement, tests, title="Organism, seed 0: the whole study", **given)
 
 

@@ -1,6 +1,6 @@
 """What attribution methods judge by: texts, queries, and the results of the passes over the documents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +10,8 @@ from datablame.records import Document
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from datablame.judge.claude import Suspicion
 
 __all__ = ["Activations", "Evidence", "Gradients", "Query"]
 
@@ -58,6 +60,10 @@ class Evidence:
     """Scores of shape (queries, documents)."""
     gradients: Gradients | None = None
     activations: Activations | None = None
+    candidates: Mapping[str, Collection[str]] | None = None
+    """Ids of the documents that a method which scores candidates only ranks for each behaviour; None: all of them."""
+    judge: "Callable[[Sequence[Suspicion]], Sequence[float | None]] | None" = None
+    """Claude, where the study has it: scores from 0 to 10, None where it gave none."""
     encoder: str | None = None
     """Folder or hub id of a sentence encoder; None: the one that is known by default."""
 

@@ -3,10 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datablame.attribute.evidence import Activations, Evidence, Query
+from datablame.attribute.judged import Judged
 from datablame.attribute.passes import Task, run_passes
 from datablame.attribute.pool import Corpus, pool_summary, rankable
 from datablame.attribute.queries import candidates, choose_queries, query_text
@@ -45,14 +47,15 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
     """
     from threadpoolctl import threadpool_limits
 
-    from datablame.models.pair import load_tokenizer
+    from datablame.models.pair import study_tokenizer
 
     assert study.data is not None
     assert study.models is not None
     assert study.prompts is not None
-    methods = [named(name) for name in study.attribute.methods]
+    judge = Judged.of(study, inputs)
+    methods = [judge.told(named(name)) for name in study.attribute.methods]
     pool = read_pool(study.data, study.seed, progress)
-    tokenizer = load_tokenizer(study.models.after)
+    tokenizer = study_tokenizer(study)
     corpus = rankable(pool.documents, tokenizer, study.attribute, progress)
     traced = _traced(study, inputs)
     shortlist: dict[str, list[str]] = {}
@@ -68,12 +71,14 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
                 return run_passes(task, encoded, seen, Journal(out / "journal.jsonl"), execution, progress, timed)
 
             shortlist, evidence = _evidence(study, inputs, methods, corpus, traced, passes)
+            evidence = replace(evidence, candidates={b: set(ids) for b, ids in shortlist.items()}, judge=judge.asks)
             scored = _scored(methods, evidence, shortlist, study, inputs)
         prompts = (*study.prompts.attribution, *study.prompts.held_out)
         summary = pool_summary(pool, corpus, prompts, traced.queries, shortlist)
         followed = {"traced": [behaviour.id for behaviour in traced.behaviours], "dropped": traced.dropped}
         results = Results(methods, corpus, {**summary, "behaviours": followed}, traced.queries, shortlist, scored)
         write_results(study, results, evidence, out)
+        judge.write(out)
 
 
 def _traced(study: Study, inputs: Inputs) -> _Traced:
@@ -154,6 +159,7 @@ def _task(study: Study, methods: Sequence[Method], traced: _Traced, tokenizer: A
             for behaviour in traced.behaviours
         ),
         gradients=any(method.needs == "gradients" for method in methods),
+        device=study.models.device,
         items=out / "items",
     )
 

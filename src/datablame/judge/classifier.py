@@ -5,7 +5,9 @@ from typing import NamedTuple, Protocol
 
 from datablame.config import Study
 from datablame.errors import RequestError
+from datablame.judge.choice import choice_of
 from datablame.records import Label
+from datablame.run_folder import Inputs
 
 __all__ = ["Classifier", "Output", "build"]
 
@@ -26,24 +28,37 @@ class Classifier(Protocol):
         """Stands beside every label, so that no table mixes classifiers unnoticed."""
         ...
 
+    @property
+    def at_once(self) -> bool:
+        """Whether it had better be asked once about everything, for each answer takes hours."""
+        ...
+
     def label(self, outputs: Sequence[Output]) -> list[Label]:
         """One label for each output, in their order."""
         ...
 
 
-def build(study: Study) -> Classifier:
-    """The classifier that `study.judge` names; `auto` is `rules` where there is a rules file, else `keywords`.
+def build(study: Study, inputs: Inputs | None = None) -> Classifier:
+    """The classifier that the run folder has kept as its choice, else the one that `study.judge` gives now.
 
     Raises:
-        RequestError: `rules` without a file, or `keywords` with a behaviour that has none.
+        RequestError: `rules` without a file, `keywords` with a behaviour that has none, or Claude without a run folder
+            or a key.
     """
+    choice = choice_of(study, None if inputs is None else inputs.root)
     judge = study.judge
-    if judge.classifier == "rules" and judge.rules is None:
-        raise RequestError(
-            f"study {study.name}: judge.classifier = rules but judge.rules is not given; "
-            "give the path of a rules.json, or choose keywords"
-        )
-    if judge.rules is not None and judge.classifier != "keywords":
+    if choice.classifier == "claude":
+        if inputs is None:
+            raise RequestError(f"study {study.name}: judge.classifier = claude needs a run folder for its answers")
+        from datablame.judge.claude import ClaudeClassifier
+
+        return ClaudeClassifier.of(study, choice, inputs)
+    if choice.classifier == "rules":
+        if judge.rules is None:
+            raise RequestError(
+                f"study {study.name}: judge.classifier = rules but judge.rules is not given; "
+                "give the path of a rules.json, or choose keywords"
+            )
         from datablame.judge.rules import RulesClassifier
 
         return RulesClassifier.load(judge.rules)

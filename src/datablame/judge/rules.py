@@ -83,6 +83,11 @@ class RulesClassifier:
         """`rules`."""
         return NAME
 
+    @property
+    def at_once(self) -> bool:
+        """No: it answers at once."""
+        return False
+
     def label(self, outputs: Sequence[Output]) -> list[Label]:
         """One label for each output, in their order."""
         return [self.classify(*output) for output in outputs]

@@ -13,6 +13,7 @@ from datablame.corpus.documents import read_pool
 from datablame.corpus.duplicates import full_text
 from datablame.execute import Execution, Progress, run_items
 from datablame.judge.classifier import Output, build
+from datablame.judge.reasons import counted
 from datablame.patch.arms import Item, draw_random, exposure, fine_tune_set, replaced
 from datablame.patch.compare import compared, comparison
 from datablame.patch.measure import Job, Plan, measure, set_up
@@ -35,6 +36,8 @@ _logger = logging.getLogger(__name__)
 _SEEN_SHARE = 0.9
 _UNFLAGGED = ("untrained", "baseline", "random")
 _UNTRAINED = {"arm": "untrained", "protocol": "none", "k": 0, "seed": 0}
+_WHY = "label_reason"
+"""Stands in the journal only, on rows without a label."""
 _SAMPLE_FIELDS = ("prompt_id", "behaviour", "split", "alpha", "index", "text", "label")
 
 
@@ -184,15 +187,24 @@ def _measured(
 ) -> dict[str, Any]:
     journal = Journal(out / "journal.jsonl")
     finished = journal.read()
-    classifier = build(plan.study)
+    classifier = build(plan.study, inputs)
     texts = {prompt.id: prompt.text for prompt, _ in plan.prompts}
+
+    def label(rows: Sequence[dict[str, Any]]) -> None:
+        said = classifier.label([Output(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in rows])
+        for row, each in zip(rows, said, strict=True):
+            row["label"] = each.label
+            if each.label == "unscored":
+                row[_WHY] = each.reason
 
     def done(key: str, result: dict[str, Any]) -> None:
         inputs.timings("patch/arm", key, result.pop("seconds"))
-        outputs = [Output(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in result["rows"]]
-        for row, said in zip(result["rows"], classifier.label(outputs), strict=True):
-            row["label"] = said.label
-        journal.append(key, result)
+        try:
+            if not classifier.at_once:
+                label(result["rows"])
+        finally:
+            # Without labels where the judge stopped the run: the arm need not be trained again.
+            journal.append(key, result)
 
     run_items(
         functools.partial(set_up, plan),
@@ -204,7 +216,15 @@ def _measured(
         description="patch: training and measuring arms",
         already=len(finished),
     )
-    return journal.read()
+    results = journal.read()
+    rows = [row for result in results.values() for row in result["rows"]]
+    if unlabelled := [row for row in rows if "label" not in row]:
+        progress.note(f"patch: labelling {len(unlabelled)} outputs")
+        label(unlabelled)
+    reasons = [row.pop(_WHY, None) for row in rows]
+    if any(reasons):
+        write_json(out / "unscored.json", counted([reason for reason in reasons if reason is not None]))
+    return results
 
 
 def _write(

@@ -1,5 +1,6 @@
 """What the phases left behind, read once."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,12 @@ class Artifacts:
     exposure: Row
     comparison: Sequence[Row]
     tests: Sequence[Row]
+    judge: Row
+    """Who was chosen to label outputs and to answer for llm-judge; empty in runs that kept no choice."""
+    attribution_judge: Row
+    """What a model was asked about documents and left unanswered; empty where none was asked."""
+    unscored_arms: Mapping[str, int]
+    """Why outputs of arms have no label."""
     patch_alpha: float | None
     k: int | None
 
@@ -54,6 +61,17 @@ class Artifacts:
     def classifier(self) -> str:
         """The name of the classifier that labelled every sample."""
         return str(self.samples[0]["classifier"]) if self.samples else "no classifier"
+
+    @property
+    def labelled_by(self) -> str:
+        """The classifier in words: a stand-in is called one."""
+        return "keywords, a stand-in for a judge" if self.classifier == "keywords" else self.classifier
+
+    @property
+    def unscored(self) -> dict[str, int]:
+        """Why samples have no label, without the details, and how often."""
+        reasons = [str(row["label_reason"]).partition(":")[0] for row in self.samples if row["label"] == "unscored"]
+        return dict(sorted(Counter(reasons).items()))
 
     @property
     def headline(self) -> list[Row]:
@@ -106,6 +124,9 @@ def read_artifacts(study: Study, inputs: Inputs) -> Artifacts:
         exposure=_json(inputs.artifact("patch", "exposure.json"), {"rows": [], "passed": True}),
         comparison=_table(inputs.artifact("patch", "comparison.parquet")),
         tests=tests["rows"],
+        judge=_json(inputs.root / "artifacts" / "judge.json", {}),
+        attribution_judge=_json(inputs.artifact("attribute", "judge.json"), {}),
+        unscored_arms=_json(inputs.artifact("patch", "unscored.json"), {}),
         patch_alpha=tests["alpha"],
         k=tests["k"],
     )

@@ -1,6 +1,6 @@
 """What a reader must not conclude: rules over the artifacts, each naming the number that triggered it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts
@@ -13,6 +13,7 @@ __all__ = ["limitations"]
 _SMALLEST_P_SEEDS = 4
 _LOW_CEILING = 0.5
 _REPRODUCED = 0.5
+_MOST_UNSCORED = 0.02
 
 
 def limitations(found: Artifacts) -> list[str]:
@@ -29,9 +30,13 @@ def _surfacing(found: Artifacts) -> Iterable[str]:
             f"No alpha* exists: the most coherent amplification has {percent(best)} coherent outputs, fewer than the "
             f"{percent(found.study.surface.coherent_share)} asked for; arms were compared at the smallest alpha."
         )
-    unscored = sum(row["label"] == "unscored" for row in found.samples)
+    unscored = sum(found.unscored.values())
     if unscored:
-        yield f"{unscored} of {len(found.samples)} outputs have no label; they count neither way."
+        yield _without_label("outputs", unscored, len(found.samples), found.unscored)
+    arms = sum(found.unscored_arms.values())
+    if arms:
+        measured = sum(row["n"] for row in found.comparison if row["arm"] != "untrained" and row["prompt_id"] != EVERY)
+        yield _without_label("outputs of trained arms", arms, measured, found.unscored_arms)
     top = max(found.study.surface.alphas)
     for behaviour in found.behaviours:
         first, last = pooled_rate(found, behaviour, 0.0), pooled_rate(found, behaviour, top)
@@ -42,7 +47,15 @@ def _surfacing(found: Artifacts) -> Iterable[str]:
             )
 
 
+def _without_label(what: str, unscored: int, n: int, reasons: Mapping[str, int]) -> str:
+    share = unscored / max(1, n)
+    told = listed([f"{count} because {reason}" for reason, count in reasons.items()])
+    much = f", more than {percent(_MOST_UNSCORED)}, so that the rates may be biased" if share > _MOST_UNSCORED else ""
+    return f"{unscored} of {n} {what} have no label ({told}); they count neither way{much}."
+
+
 def _attribution(found: Artifacts) -> Iterable[str]:
+    yield from _judges(found)
     for name, method in found.methods.items():
         if method["standin"]:
             yield (
@@ -69,6 +82,25 @@ def _attribution(found: Artifacts) -> Iterable[str]:
     if skipped:
         told = [f"{count} because of: {reason}" for reason, count in skipped.items()]
         yield f"{sum(skipped.values())} rows of the data could not be used: {listed(told)}."
+
+
+def _judges(found: Artifacts) -> Iterable[str]:
+    """Two judges of one family may be wrong in the same way."""
+    if "llm-judge" not in found.methods:
+        return
+    model = found.attribution_judge.get("model")
+    if model is not None and found.judge.get("classifier") == "claude":
+        same = f"are both {model}" if model == found.classifier else f"are {found.classifier} and {model}, both Claude"
+        yield f"The outcome classifier and the judge behind llm-judge {same}: they may share their errors."
+    if model is None and found.classifier == "keywords":
+        yield "The outcome classifier and the stand-in behind llm-judge go by the same keywords and share their errors."
+    missing = found.attribution_judge.get("missing", {})
+    if missing:
+        told = listed([f"{count} because {reason}" for reason, count in missing.items()])
+        yield (
+            f"{sum(missing.values())} of {found.attribution_judge['asked']} questions about documents have no score "
+            f"({told}); a document without any score ranks last."
+        )
 
 
 def _patching(found: Artifacts) -> Iterable[str]:

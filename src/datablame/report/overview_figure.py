@@ -45,6 +45,7 @@ def final_results(
     headline: str,
     alpha: float | None,
     k: int | None,
+    classifier: str,
     labels: Mapping[str, str],
     summary: Sequence[str],
     behaviours: Mapping[str, str] | None = None,
@@ -55,7 +56,8 @@ def final_results(
     """
     arms = arms_of(tests, headline, alpha, k)
     with drawing():
-        figure = page(14.6, 9.6, title, _caption(rates, agreement, arms, headline, alpha, k))
+        caption = _caption(rates, agreement, arms, headline, alpha, k)
+        figure = page(14.6, 9.6, title, f"{caption} Labelled by: {classifier}.")
         split = "held-out" if any(row["split"] == "held-out" and row["n"] for row in rates) else "attribution"
         top = top_rate(rates)
         box = Box(0, 0, 6.9, 4.4)

@@ -41,6 +41,7 @@ def patching_comparison(
     headline: str,
     alpha: float | None,
     k: int | None,
+    classifier: str,
     labels: Mapping[str, str],
     behaviours: Mapping[str, str] | None = None,
 ) -> bytes:
@@ -58,7 +59,7 @@ def patching_comparison(
         grid = _grid(table, order, labels, protocol=headline, alpha=alpha, k=k)
         upper = 1.35 + 0.42 * max(5, len(order))
         lower = 0.75 + (0.35 if grid.level else 0.9) + 0.3 * max(4, len(order))
-        figure = page(_WIDTH, upper + 0.2 + lower, title, arms_caption(shown, alpha, k))
+        figure = page(_WIDTH, upper + 0.2 + lower, title, f"{arms_caption(shown, alpha, k)} Labelled by: {classifier}.")
         for place, (left, width) in enumerate(_columns(len(shown))):
             protocol, rows = list(shown.items())[place]
             box, heading = Box(left, 0, width, upper), _heading(protocol, rows, headline)

@@ -51,6 +51,13 @@ def final_results(
         "alpha_star": found.alpha_star,
         "rates": list(found.rates),
         "attribution": {name: _method(found, name, timings) for name in found.methods},
+        "judge": {
+            "classifier": found.classifier,
+            "attribution": found.attribution_judge.get("model") or found.judge.get("attribution"),
+            "unscored": {"surface": found.unscored, "patch": dict(found.unscored_arms)},
+            "attribution_asked": found.attribution_judge.get("asked", 0),
+            "attribution_missing": dict(found.attribution_judge.get("missing", {})),
+        },
         "prefilter_recall": found.quality["prefilter_recall"],
         "agreement": found.agreement["rows"],
         "patching": list(found.tests),

@@ -58,7 +58,7 @@ def after_surface(study: Study, inputs: Inputs) -> None:
     picture = behavior_rates(
         list(found.rates),
         title=study.title or study.name,
-        classifier=found.classifier,
+        classifier=found.labelled_by,
         behaviours=_titles(found),
     )
     write_atomic(inputs.root / "behavior_rates.png", picture)
@@ -81,6 +81,7 @@ def after_patch(study: Study, inputs: Inputs) -> None:
         headline=study.patch.headline,
         alpha=found.patch_alpha,
         k=found.k,
+        classifier=found.labelled_by,
         labels=arm_labels(found.methods),
         behaviours=_titles(found),
     )
@@ -98,6 +99,7 @@ def _write_overview(found: Artifacts, root: Path, said: list[str]) -> None:
         headline=found.study.patch.headline,
         alpha=found.patch_alpha,
         k=found.k,
+        classifier=found.labelled_by,
         labels=arm_labels(found.methods),
         summary=_summary(said, found.study.patch.headline),
         behaviours=_titles(found),

@@ -47,7 +47,7 @@ def rates_table(found: Artifacts) -> Table:
             name = "all" if behaviour == EVERY else behaviour
             rows.append([name, f"{alpha:g}", str(cell.n), percent(cell.rate), interval(*cell.interval), *shares])
     return Table(
-        f"Labels by alpha over all prompts of both splits, labelled by {found.classifier}; Wilson intervals (95 %).",
+        f"Labels by alpha over all prompts of both splits, labelled by {found.labelled_by}; Wilson intervals (95 %).",
         ["behaviour", "alpha", "n", "harmful", "interval", "refused", "harmless", "incoherent"],
         rows,
     )

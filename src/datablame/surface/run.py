@@ -93,30 +93,40 @@ def _labelled_samples(
     journal = Journal(out / "journal.jsonl")
     finished = journal.read()
     items = {key: item for key, item in _items(wanted, study.surface.batch_rows).items() if key not in finished}
-    classifier = build(study)
+    classifier = build(study, inputs)
     texts = {each.prompt.id: each.prompt.text for each in wanted}
 
-    def label(key: str, result: tuple[list[Sample], float]) -> None:
-        samples, seconds = result
-        outputs = [Output(sample.behaviour, texts[sample.prompt_id], sample.text) for sample in samples]
-        rows = [
-            {**asdict(sample), "label": said.label, "classifier": said.classifier, "label_reason": said.reason}
-            for sample, said in zip(samples, classifier.label(outputs), strict=True)
+    def labelled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        said = classifier.label([Output(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in rows])
+        return [
+            {**row, "label": each.label, "classifier": each.classifier, "label_reason": each.reason}
+            for row, each in zip(rows, said, strict=True)
         ]
-        journal.append(key, rows)
+
+    def done(key: str, result: tuple[list[Sample], float]) -> None:
+        samples, seconds = result
+        rows = [asdict(sample) for sample in samples]
         inputs.timings(f"{phase}/sampling", key, seconds)
+        try:
+            rows = rows if classifier.at_once else labelled(rows)
+        finally:
+            # Without labels where the judge stopped the run: the samples need not be drawn again.
+            journal.append(key, rows)
 
     run_items(
         functools.partial(_load, study),
         functools.partial(_draw, study, phase == "surface"),
         items,
         execution=execution,
-        done=label,
+        done=done,
         progress=progress,
         description=f"{phase}: sampling",
         already=len(finished),
     )
     rows = {_identity(row): row for payload in journal.read().values() for row in payload}
+    if unlabelled := [row for row in rows.values() if "label" not in row]:
+        progress.note(f"{phase}: labelling {len(unlabelled)} outputs")
+        rows |= {_identity(row): row for row in labelled(unlabelled)}
     return [rows[each.prompt.id, each.alpha, each.index] for each in wanted]
 
 

@@ -1,0 +1,220 @@
+"""The only door to Anthropic's SDK: one call, one batch, and every way in which they fail."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from datablame.errors import BudgetError, DatablameError, RequestError
+from datablame.judge.choice import KEY, missing_key
+from datablame.judge.prices import Usage
+from datablame.judge.request import Reply, Request
+
+if TYPE_CHECKING:
+    import anthropic
+    from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+
+__all__ = ["Api", "BatchResult", "Rejected", "Unavailable"]
+
+_LONGEST_MESSAGE = 200
+_MONEY = ("billing_error",)
+_MONEY_WORDS = ("credit balance", "spend limit", "usage limit")
+
+
+class Unavailable(Exception):
+    """No answer this time; `retry_after_seconds` is the API's own wish, `again` whether asking again may help."""
+
+    def __init__(self, what: str, *, retry_after_seconds: float | None = None, again: bool = True) -> None:
+        super().__init__(what)
+        self.retry_after_seconds = retry_after_seconds
+        self.again = again
+
+
+class Rejected(Exception):
+    """The API will not take this request, now or later."""
+
+
+class BatchResult(NamedTuple):
+    """What became of one request of a batch: a reply, or why there is none."""
+
+    key: str
+    reply: Reply | None
+    outcome: str
+
+
+class Api:
+    """A client that makes each call once: when to make it again is the caller's business.
+
+    Raises:
+        RequestError: the environment holds no key.
+    """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        import anthropic
+
+        key = os.environ.get(KEY)
+        if not key:
+            raise missing_key()
+        self._key = key
+        # The key is given by hand, so that no profile or token of the machine is taken in its place.
+        self._client = anthropic.Anthropic(api_key=key, max_retries=0, timeout=timeout_seconds)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def ask(self, request: Request) -> Reply:
+        """One call.
+
+        Raises:
+            Unavailable: no answer this time.
+            Rejected: the request cannot be served.
+            RequestError: key or model are wrong.
+            BudgetError: the account has no credit.
+        """
+        try:
+            response = self._client.messages.with_raw_response.create(**_params(request))
+            data = json.loads(response.http_response.content)
+        except Exception as error:
+            raise self._translated(error, request.model) from None
+        reply = _reply(data)
+        if reply is None:
+            raise Unavailable("a broken answer")
+        return reply
+
+    def submit(self, requests: Sequence[Request]) -> str:
+        """Submit a batch and return its id; raises what `ask` raises."""
+        try:
+            batch = self._client.messages.batches.create(
+                requests=[{"custom_id": request.key, "params": _params(request)} for request in requests]
+            )
+            batch_id = batch.id
+        except Exception as error:
+            raise self._translated(error, requests[0].model) from None
+        if not isinstance(batch_id, str) or not batch_id:
+            raise Unavailable("a broken answer")
+        return batch_id
+
+    def has_ended(self, batch_id: str) -> bool:
+        """Whether a batch is through; raises what `ask` raises."""
+        try:
+            return self._client.messages.batches.retrieve(batch_id).processing_status == "ended"
+        except Exception as error:
+            raise self._translated(error, f"the batch {batch_id}") from None
+
+    def results(self, batch_id: str) -> Iterator[BatchResult]:
+        """What became of each request of a batch that has ended, in any order; raises what `ask` raises."""
+        try:
+            batch = self._client.messages.batches.retrieve(batch_id)
+            if batch.archived_at is not None:
+                return
+            for line in self._client.messages.batches.results(batch_id):
+                yield self._result(line.to_dict(mode="json"))
+        except Exception as error:
+            raise self._translated(error, f"the batch {batch_id}") from None
+
+    def _result(self, line: Any) -> BatchResult:
+        try:
+            key, result = line["custom_id"], line["result"]
+            kind = str(result["type"])
+        except (KeyError, TypeError):
+            raise Unavailable("a broken answer") from None
+        if kind == "succeeded":
+            reply = _reply(result.get("message"))
+            return BatchResult(key, reply, "succeeded" if reply is not None else "a broken answer")
+        error = (result.get("error") or {}).get("error") or {}
+        told = self._printable(": ".join(str(error[field]) for field in ("type", "message") if error.get(field)))
+        return BatchResult(key, None, f"{kind} ({told})" if told else kind)
+
+    def _translated(self, error: Exception, asked: str) -> Exception:
+        """The error as the caller knows it; the SDK's own may carry the request and with it the key."""
+        import anthropic
+
+        if isinstance(error, DatablameError | Unavailable | Rejected):
+            return error
+        if isinstance(error, anthropic.APITimeoutError):
+            return Unavailable("a timeout")
+        if isinstance(error, anthropic.APIStatusError):
+            return self._status(error, asked)
+        if isinstance(error, anthropic.APIConnectionError):
+            return Unavailable("a broken connection")
+        return Unavailable(f"a broken answer ({type(error).__name__})")
+
+    def _status(self, error: "anthropic.APIStatusError", asked: str) -> Exception:
+        code, told = error.status_code, self._printable(error.api_message or "")
+        said = f"{code}{f', {told}' if told else ''}"
+        if code == 402 or error.type in _MONEY or any(word in told.lower() for word in _MONEY_WORDS):
+            return BudgetError(
+                f"the API account has no credit ({said}); add credit and run again with --resume: "
+                "what was answered is kept and not paid again"
+            )
+        if code == 401:
+            return RequestError(f"{KEY} is not accepted ({said}); set a valid key and run again with --resume")
+        if code == 403:
+            return RequestError(f"{KEY} may not do this ({said}); use a key that may and run again with --resume")
+        if code == 404:
+            return RequestError(
+                f"{asked} is unknown to the API with this key ({said}); "
+                "correct judge.model and judge.attribution_model, or use the key that it belongs to, and resume"
+            )
+        headers = error.response.headers
+        again = code in (408, 409, 429) or code >= 500
+        if (wish := headers.get("x-should-retry")) in ("true", "false"):
+            again = wish == "true"
+        elif not again:
+            return Rejected(said)
+        return Unavailable(str(code), retry_after_seconds=_retry_after(headers), again=again)
+
+    def _printable(self, text: str) -> str:
+        plain = "".join(character if character.isprintable() else " " for character in text)
+        return plain.replace(self._key, "[key]")[:_LONGEST_MESSAGE]
+
+
+def _params(request: Request) -> "MessageCreateParamsNonStreaming":
+    """The body of a call. `messages.parse` would lose the usage, and so the cost, of a reply that does not parse."""
+    params: MessageCreateParamsNonStreaming = {
+        "model": request.model,
+        "max_tokens": request.max_tokens,
+        "system": request.system,
+        "messages": [{"role": "user", "content": request.user}],
+        "output_config": {"format": {"type": "json_schema", "schema": dict(request.schema)}},
+    }
+    if request.thinking is not None:
+        params["thinking"] = {"type": request.thinking}  # type: ignore[misc, typeddict-item]
+    return params
+
+
+def _reply(message: Any) -> Reply | None:
+    """The reply in a message as it came; None where it is no message, so that nothing about it can be counted."""
+    try:
+        usage = message["usage"]
+        texts = [block["text"] for block in message["content"] if block["type"] == "text"]
+        return Reply(
+            str(message["stop_reason"]),
+            "".join(texts),
+            Usage(
+                int(usage["input_tokens"]),
+                int(usage["output_tokens"]),
+                int(usage.get("cache_read_input_tokens") or 0),
+                int(usage.get("cache_creation_input_tokens") or 0),
+            ),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _retry_after(headers: Any) -> float | None:
+    """The seconds that the API wishes to be left alone, which may be none."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) / unit)
+        except (KeyError, ValueError):
+            continue
+    return None
