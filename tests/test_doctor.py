@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -134,7 +135,7 @@ def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_full_disk_fails_and_a_small_one_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for free, status in ((10**8, "failed"), (5 * 10**9, "warning"), (10**11, "ok")):
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: type("Usage", (), {"free": free}))
         assert doctor._disk("cache", tmp_path / "new" / "folder", "set DATABLAME_CACHE").status == status
 
 

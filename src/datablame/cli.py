@@ -14,6 +14,7 @@ import typer
 from datablame.errors import DatablameError, Interrupted, RequestError
 
 if TYPE_CHECKING:
+    from datablame.config import Study
     from datablame.execute import Progress
 
 __all__ = ["app", "main"]
@@ -62,6 +63,10 @@ MaxCostOption = Annotated[
         help="Stop before the call to Claude that might bring the cost of this run folder above it, with exit code 3.",
     ),
 ]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")]
+LikeOption = Annotated[
+    Path | None, typer.Option("--like", metavar="RUN", help="Estimate the time from this finished run of this machine.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -89,6 +94,7 @@ def run(
     overrides: SetOption = None,
     workers: WorkersOption = None,
     max_cost: MaxCostOption = None,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -104,8 +110,48 @@ def run(
     if until is not None and until not in names:
         raise RequestError(f"--until {until} is not a phase; choose one of {', '.join(names)}")
     loaded = load_study(study, overrides or [])
+    if dry_run:
+        _show_plan(loaded, None, as_json)
+        return
     root = out or Path("runs") / loaded.name
     _advance(root, open_run(root, loaded, resume=resume), workers, as_json, max_cost, until=until)
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    overrides: SetOption = None,
+    like: LikeOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what a study would do, need and cost, offline and before anything is loaded.
+
+    Cells, outputs, trainings, documents, API calls and dollars, peak memory, expected time, and what its design can
+    show at best. Warnings name designs that cannot succeed.
+    """
+    from datablame.study_file import load_study
+
+    _show_plan(load_study(study, overrides or []), like, as_json)
+
+
+@app.command()
+def doctor(out: OutOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Check this machine: Python, torch, devices and types, memory, disk, key, hub, API; say what to do.
+
+    The key is never shown or sent. Exit code 1 means that datablame cannot run here; warnings stop nothing.
+    """
+    from rich.console import Console
+
+    from datablame.doctor import can_run, examine, show
+
+    checks = examine(out or Path("runs"))
+    if as_json:
+        typer.echo(json.dumps({"can_run": can_run(checks), "checks": [check._asdict() for check in checks]}))
+    else:
+        show(checks, Console())
+    if not can_run(checks):
+        raise typer.Exit(1)
 
 
 def _phase_command(name: str, summary: str) -> Callable[..., None]:
@@ -201,6 +247,19 @@ def organism_make(
     with _console() as progress:
         make(Organism(recipe=cast(Any, recipe), seed=seed, planted=planted), folder, progress)
     typer.echo(str(folder))
+
+
+def _show_plan(study: "Study", like: Path | None, as_json: bool) -> None:
+    from rich.console import Console
+
+    from datablame.plan import plan_of
+    from datablame.plan.show import show
+
+    planned = plan_of(study, like=like)
+    if as_json:
+        typer.echo(json.dumps(planned.as_json()))
+    else:
+        show(planned, Console())
 
 
 def _advance(

@@ -107,6 +107,10 @@ def _devices(torch: Any) -> Iterator[Check]:
         about = torch.cuda.get_device_properties(number)
         yield Check(f"device cuda:{number}", "ok", f"{about.name}, {about.total_memory / 1e9:.1f} GB")
         yield _types(torch, f"cuda:{number}", about.major >= _AMPERE)
+    apple = torch.backends.mps.is_available()
+    if apple:
+        yield Check("device mps", "ok", "Apple's card; it shares the machine's memory")
+        yield _types(torch, "mps", bfloat16=True)
     if listed and not usable:
         yield Check(
             "graphics card",
@@ -114,7 +118,7 @@ def _devices(torch: Any) -> Iterator[Check]:
             f"{listed[0].name} is there, but torch {torch.__version__} cannot use it",
             "install a CUDA build of torch (pip install torch, without a +cpu version) and a matching driver",
         )
-    elif not listed and not usable:
+    elif not (listed or usable or apple):
         yield Check(
             "graphics card",
             "warning",
@@ -143,8 +147,9 @@ def _multiplies(torch: Any, device: str, dtype: str) -> bool:
     try:
         generator = torch.Generator().manual_seed(0)
         left, right = (torch.randn(32, 32, generator=generator, dtype=torch.float64) for _ in range(2))
-        product = left.to(device, getattr(torch, dtype)) @ right.to(device, getattr(torch, dtype))
-        return bool((product.double().cpu() - left @ right).abs().max() < _TOLERANCE * 32**0.5)
+        # Apple's cards know no float64: the change of type happens on the CPU, on both ways.
+        product = left.to(getattr(torch, dtype)).to(device) @ right.to(getattr(torch, dtype)).to(device)
+        return bool((product.cpu().double() - left @ right).abs().max() < _TOLERANCE * 32**0.5)
     except (RuntimeError, AssertionError, NotImplementedError):
         return False
 

@@ -92,7 +92,7 @@ def saved_by(model: Any, run: Callable[[], Any]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = run()
-    size = sum(storage.nbytes() for storage in kept.values())
+    size = sum(int(storage.nbytes()) for storage in kept.values())
     del output
     return size
 

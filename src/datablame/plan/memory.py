@@ -157,11 +157,17 @@ def _protocol(study: Study, subject: Subject, sampling: Mapping[str, int], proto
     assert training.batch is not None
     at_once = min(training.batch, study.patch.micro_batch or training.batch)
     tokens = at_once * subject.answers * study.attribute.max_tokens
+    # Below the adapters nothing is kept for backward, and what comes out of there is made once for every document.
+    trunk = 0 if training.layers is None or full else min(training.layers)
+    if trunk:
+        documents = 2 * study.patch.size * subject.answers * study.attribute.max_tokens
+        state["hidden states below the adapters"] = documents * shape.hidden * at.weight_bytes
     step = {
-        "batch": tokens * shape.layers * saved_bytes(shape, at.weight_bytes, lora=not full),
+        "batch": tokens * (shape.layers - trunk) * saved_bytes(shape, at.weight_bytes, lora=not full),
         "loss": tokens * shape.vocabulary * _LOSS_BYTES,
     }
-    return {**state, **max((step, dict(sampling)), key=_total)}
+    measuring = dict(sampling)
+    return {**state, **(step if _total(step) > _total(measuring) else measuring)}
 
 
 def _total(parts: Mapping[str, int]) -> int:

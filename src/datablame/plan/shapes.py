@@ -165,7 +165,7 @@ def activation_layer(layers: int) -> int:
 
 def _cached(reference: ModelRef) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.utils import HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         name = "/".join(filter(None, (reference.subfolder, "config.json")))
