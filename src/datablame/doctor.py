@@ -74,8 +74,7 @@ def show(checks: list[Check], console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True, style=style[check.status])
         if check.remedy:
             console.print(f"{'':{width + 10}}{check.remedy}", markup=False, highlight=False, soft_wrap=True)
-    told = "datablame can run here." if can_run(checks) else "datablame cannot run here until what failed is mended."
-    console.print(told, highlight=False)
+    console.print(f"datablame {'can' if can_run(checks) else 'cannot'} run here.", highlight=False)
 
 
 def _python() -> Check:
@@ -107,8 +106,7 @@ def _devices(torch: Any) -> Iterator[Check]:
         about = torch.cuda.get_device_properties(number)
         yield Check(f"device cuda:{number}", "ok", f"{about.name}, {about.total_memory / 1e9:.1f} GB")
         yield _types(torch, f"cuda:{number}", about.major >= _AMPERE)
-    apple = torch.backends.mps.is_available()
-    if apple:
+    if apple := torch.backends.mps.is_available():
         yield Check("device mps", "ok", "Apple's card; it shares the machine's memory")
         yield _types(torch, "mps", bfloat16=True)
     if listed and not usable:

@@ -7,7 +7,8 @@ from datablame.attribute.registry import named
 from datablame.config import Study
 from datablame.plan.counts import Counts, blocks_of
 from datablame.plan.shapes import Shape
-from datablame.plan.subject import Subject
+from datablame.plan.subject import Checkpoint, Subject
+from datablame.records import Protocol
 
 __all__ = ["CARD_BYTES", "HEADROOM", "Memory", "cache_bytes", "estimates", "longest_prompt_tokens", "lora_weights"]
 
@@ -133,42 +134,48 @@ def saved_bytes(shape: Shape, number_bytes: int, *, lora: bool) -> int:
 
 
 def _patch(study: Study, subject: Subject, sampling: Mapping[str, int]) -> dict[str, int]:
-    """The larger of training and measuring, for the protocol that needs most."""
-    return max((_protocol(study, subject, sampling, name) for name in study.patch.protocols), key=_total)
-
-
-def _protocol(study: Study, subject: Subject, sampling: Mapping[str, int], protocol: str) -> dict[str, int]:
+    """Before, what every protocol starts from, and the larger of training and measuring where most is needed."""
     assert subject.before.found is not None
-    assert subject.after.found is not None
-    training = study.patch.training_of("retrain" if protocol == "retrain" else "continue")
+    weights = subject.before.found.shape.parameters * subject.before.weight_bytes
+    weights += sum(_trainee_bytes(study, subject, protocol) for protocol in study.patch.protocols)
+    protocols = [_protocol(study, subject, sampling, protocol) for protocol in study.patch.protocols]
+    totals = [_total(parts) for parts in protocols]
+    return {"weights": weights, **protocols[totals.index(max(totals))]}
+
+
+def _trainee_bytes(study: Study, subject: Subject, protocol: Protocol) -> int:
+    """LoRA from before shares its weights; all weights are trained in a float32 copy of their own."""
+    at, shape = _start(subject, protocol)
+    if study.patch.training_of(protocol).method == "full":
+        return 4 * shape.parameters
+    return 0 if protocol == "retrain" else shape.parameters * at.weight_bytes
+
+
+def _start(subject: Subject, protocol: Protocol) -> tuple[Checkpoint, Shape]:
     at = subject.before if protocol == "retrain" else subject.after
     assert at.found is not None
-    shape = at.found.shape
-    weights = _pair_bytes(subject, subject.before.found.shape, subject.after.found.shape)
+    return at, at.found.shape
+
+
+def _protocol(study: Study, subject: Subject, sampling: Mapping[str, int], protocol: Protocol) -> dict[str, int]:
+    at, shape = _start(subject, protocol)
+    training, longest = study.patch.training_of(protocol), subject.answers * study.attribute.max_tokens
     full = training.method == "full"
-    if protocol == "retrain" or full:
-        weights += shape.parameters * at.weight_bytes
-    adapted = shape.layers if training.layers is None else len(training.layers)
-    trained = shape.parameters if full else lora_weights(shape, study.patch.rank, adapted)
-    state = {
-        "weights": weights,
-        "trained weights and optimiser": trained * ((at.weight_bytes if full else 4) + _ADAM_BYTES),
-    }
-    assert training.batch is not None
-    at_once = min(training.batch, study.patch.micro_batch or training.batch)
-    tokens = at_once * subject.answers * study.attribute.max_tokens
     # Below the adapters nothing is kept for backward, and what comes out of there is made once for every document.
     trunk = 0 if training.layers is None or full else min(training.layers)
+    adapted = shape.layers if training.layers is None else len(training.layers)
+    trained = shape.parameters if full else lora_weights(shape, study.patch.rank, adapted)
+    # Full training keeps the weights that it started from; an adapter is its own start.
+    state = {"trained weights and optimiser": trained * (4 + _ADAM_BYTES)}
     if trunk:
-        documents = 2 * study.patch.size * subject.answers * study.attribute.max_tokens
-        state["hidden states below the adapters"] = documents * shape.hidden * at.weight_bytes
-    step = {
-        "batch": tokens * (shape.layers - trunk) * saved_bytes(shape, at.weight_bytes, lora=not full),
-        "loss": tokens * shape.vocabulary * _LOSS_BYTES,
-    }
+        state["hidden states below the adapters"] = 2 * study.patch.size * longest * shape.hidden * at.weight_bytes
+    assert training.batch is not None
+    tokens = longest * min(training.batch, study.patch.micro_batch or training.batch)
+    kept = saved_bytes(shape, 4 if full else at.weight_bytes, lora=True)
+    step = {"batch": tokens * (shape.layers - trunk) * kept, "loss": tokens * shape.vocabulary * _LOSS_BYTES}
     measuring = dict(sampling)
     return {**state, **(step if _total(step) > _total(measuring) else measuring)}
 
 
-def _total(parts: Mapping[str, int]) -> int:
+def _total(parts: dict[str, int]) -> int:
     return sum(parts.values())
