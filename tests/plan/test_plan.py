@@ -106,6 +106,23 @@ def test_local_files_are_counted(tmp_path: Path) -> None:
     assert any("leaves no fillers in a pool of 700" in warning for warning in plan["warnings"])
 
 
+@pytest.mark.parametrize("name", ["olmo2-1b", "olmo2-1b-sound", "olmo2-1b-dpo"])
+def test_the_studies_of_olmo_fit_the_card_that_they_are_made_for(name: str) -> None:
+    memory = planned(name)["memory_on_16_gb_card"]
+    assert {phase: need["fits"] for phase, need in memory.items()} == dict.fromkeys(memory, True)
+
+
+def test_directions_that_crowd_the_card_stay_beside_it() -> None:
+    layer, block, behaviours = 2048 * 8192, 4 * 2048**2 + 3 * 2048 * 8192, 8
+    few = planned("olmo2-1b", "attribute.layers=[8]")["memory"]["attribute"]
+    many = planned("olmo2-1b")["memory"]["attribute"]
+    assert (few["parts"]["directions of the behaviours"], few["beside_bytes"]) == (4 * block * behaviours, 0)
+    assert (many["parts"]["directions of one layer"], many["beside_bytes"]) == (
+        4 * layer * behaviours,
+        4 * 5 * block * behaviours,
+    )
+
+
 def warned(*overrides: str, name: str = "olmo2-1b-sound", device: Device = T4) -> str:
     return "\n".join(planned(name, *overrides, device=device)["warnings"])
 

@@ -88,7 +88,7 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     here = device or this_device("auto" if study.models is None else study.models.device)
     subject = subject_of(study, on_gpu=here.on_gpu)
     counts = counted(study, subject)
-    memory = estimates(study, subject, counts, on_gpu=here.on_gpu)
+    memory = estimates(study, subject, counts, card_bytes=here.memory_bytes if here.on_gpu else None)
     found = benchmark(study, like, on_gpu=here.on_gpu)
     limits = detectable(study, subject)
     calls = calls_of(study, counts, has_key=bool(os.environ.get("ANTHROPIC_API_KEY")))
@@ -98,7 +98,7 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
         subject=subject,
         counts=counts,
         memory=memory,
-        card_memory=estimates(study, subject_of(study, on_gpu=True), counts, on_gpu=True),
+        card_memory=estimates(study, subject_of(study, on_gpu=True), counts, card_bytes=CARD_BYTES),
         calls=calls,
         expected=expected(study, found, work(study, subject, counts), on_gpu=here.on_gpu),
         limits=limits,
@@ -128,6 +128,7 @@ def _memory(memory: dict[str, Memory] | None, device_bytes: int, workers: int) -
         phase: {
             "parts": dict(need.parts),
             "bytes": workers * need.total,
+            "beside_bytes": need.beside,
             "fits": workers * need.total <= HEADROOM * device_bytes,
         }
         for phase, need in memory.items()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from datablame.config import Study
+from datablame.machine import memory_bytes
 from datablame.plan.counts import Counts
 from datablame.plan.detect import Detectable
 from datablame.plan.memory import HEADROOM, Memory, longest_prompt_tokens
@@ -90,10 +91,16 @@ def _memory(memory: Mapping[str, Memory] | None, device_bytes: int, workers: int
         "attribute": "lower attribute.max_tokens, attribute.batch_tokens or the number of behaviours",
         "patch": "lower patch.micro_batch or attribute.max_tokens",
     }
+    own_bytes = memory_bytes()
     for phase, need in (memory or {}).items():
         if workers * need.total > HEADROOM * device_bytes:
             own = "" if workers == 1 else f" ({workers} workers; --workers 1 needs {need.total / 1e9:.1f} GB)"
             yield (
                 f"{phase} needs about {workers * need.total / 1e9:.1f} GB, here are {device_bytes / 1e9:.1f} GB{own}; "
                 f"{remedies[phase]}, or use a larger device"
+            )
+        if need.beside > HEADROOM * own_bytes:
+            yield (
+                f"{phase} keeps {need.beside / 1e9:.1f} GB of directions in the {own_bytes / 1e9:.1f} GB of the machine; "
+                "give fewer attribute.layers or behaviours, or use a larger machine"
             )

@@ -43,6 +43,8 @@ class Memory(NamedTuple):
     """The parts that stand in memory at once at a phase's peak, in bytes for one worker."""
 
     parts: Mapping[str, int]
+    beside: int = 0
+    """What a graphics card leaves in the machine's own memory."""
 
     @property
     def total(self) -> int:
@@ -50,18 +52,18 @@ class Memory(NamedTuple):
         return sum(self.parts.values())
 
 
-def estimates(study: Study, subject: Subject, counts: Counts, *, on_gpu: bool) -> dict[str, Memory] | None:
-    """The peak of each phase; None where a checkpoint's shape is not known."""
+def estimates(study: Study, subject: Subject, counts: Counts, *, card_bytes: int | None) -> dict[str, Memory] | None:
+    """The peak of each phase on a card of that size, None for the CPU; None where a checkpoint's shape is not known."""
     if subject.before.found is None or subject.after.found is None:
         return None
     before, after = subject.before.found.shape, subject.after.found.shape
-    process = {} if on_gpu else {"process": _PROCESS_BYTES}
+    process = {"process": _PROCESS_BYTES} if card_bytes is None else {}
     pair = {"weights": _pair_bytes(subject, before, after)}
     sampling = _sampling(study, subject, before, after, amplified=any(study.surface.alphas))
     return {
         "scan": Memory({**process, **pair, **_rows(sampling, counts.scan.outputs, study)}),
         "surface": Memory({**process, **pair, **_rows(sampling, counts.surface.outputs, study)}),
-        "attribute": Memory({**process, **_attribution(study, subject, counts)}),
+        "attribute": _attribution(study, subject, counts, process, card_bytes),
         "patch": Memory({**process, **_patch(study, subject, sampling)}),
     }
 
@@ -105,26 +107,36 @@ def _rows(full: Mapping[str, int], outputs: int, study: Study) -> dict[str, int]
     return {part: round(share * size) for part, size in full.items()}
 
 
-def _attribution(study: Study, subject: Subject, counts: Counts) -> dict[str, int]:
-    """One checkpoint, the directions of all behaviours in float32, and a batch on its way back."""
+def _attribution(
+    study: Study, subject: Subject, counts: Counts, process: Mapping[str, int], card_bytes: int | None
+) -> Memory:
+    """One checkpoint, the directions of all behaviours in float32, and a batch on its way back.
+
+    Directions that take more than half of what the weights leave of a card stay in the machine's memory, and one
+    layer's at a time are on the card.
+    """
     at = subject.after if study.attribute.checkpoint == "after" else subject.before
     assert at.found is not None
     shape, settings = at.found.shape, study.attribute
-    parts = {"weights": shape.parameters * at.weight_bytes}
+    parts = {**process, "weights": shape.parameters * at.weight_bytes}
     tokens = max(settings.batch_tokens, subject.answers * settings.max_tokens)
     if not any(named(name).needs == "gradients" for name in settings.methods):
-        return {**parts, "batch": tokens * (4 * shape.hidden + 2 * shape.intermediate) * at.weight_bytes}
+        return Memory({**parts, "batch": tokens * (4 * shape.hidden + 2 * shape.intermediate) * at.weight_bytes})
     blocks = blocks_of(study, shape)
     chosen = len(blocks) * shape.block_linear_weights
     passed = shape.layers - min(blocks, default=shape.layers)
     widths = sum(inputs for inputs, _ in shape.linears)
-    return {
-        **parts,
-        "directions of the behaviours": 4 * chosen * counts.attribution.behaviours,
+    directions = 4 * chosen * counts.attribution.behaviours
+    beside = 0
+    if card_bytes is not None and directions > (card_bytes - parts["weights"]) / 2:
+        beside, directions = directions, 4 * counts.attribution.behaviours * max(a * b for a, b in shape.linears)
+    parts |= {
+        "directions of one layer" if beside else "directions of the behaviours": directions,
         "gradient of one query": 4 * chosen,
         "batch": tokens * (passed * saved_bytes(shape, at.weight_bytes, lora=False) + 4 * len(blocks) * widths),
         "loss": tokens * shape.vocabulary * _LOSS_BYTES,
     }
+    return Memory(parts, beside)
 
 
 def saved_bytes(shape: Shape, number_bytes: int, *, lora: bool) -> int:

@@ -112,6 +112,9 @@ def _memory(plan: Plan) -> Table | str:
             ", ".join(f"{part} {_gb(size)}" for part, size in largest),
         )
     table.caption = "estimated from the configs (docs/explanation/memory-and-cost.md); the last column is the card's"
+    beside = plan.card_memory["attribute"].beside
+    if beside:
+        table.caption += f"; attribute keeps {_gb(beside)} of directions in the machine's own memory beside it"
     return table
 
 
