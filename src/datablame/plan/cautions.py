@@ -101,6 +101,6 @@ def _memory(memory: Mapping[str, Memory] | None, device_bytes: int, workers: int
             )
         if need.beside > HEADROOM * own_bytes:
             yield (
-                f"{phase} keeps {need.beside / 1e9:.1f} GB of directions in the {own_bytes / 1e9:.1f} GB of the machine; "
+                f"{phase} keeps {need.beside / 1e9:.1f} GB of directions in the machine's {own_bytes / 1e9:.1f} GB; "
                 "give fewer attribute.layers or behaviours, or use a larger machine"
             )
