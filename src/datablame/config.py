@@ -43,11 +43,19 @@ class ModelRef(Section):
     """Where a checkpoint comes from."""
 
     path: str
-    """Hub id or local folder in the format of `save_pretrained`."""
+    """Hub id, local folder as `save_pretrained` writes it (a LoRA adapter's too), or GGUF file."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
+    subfolder: str | None = None
+    """Folder inside the hub model or local folder that holds the checkpoint."""
+    gguf_file: str | None = None
+    """Name of a GGUF file inside `path`; it is dequantised to float32 once and kept in the cache."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights; logits are float32 whatever this says."""
+    """Type of the weights, logits being float32 always; `auto`: float32 on a CPU, else the checkpoint's, if it can be."""
+    device_map: str | None = None
+    """Where accelerate puts the parts of a model (`auto`, `cuda:1`); none: all of it on `models.device`."""
+    attn_implementation: str | None = None
+    """Attention kernel of transformers (`sdpa`, `eager`, `flash_attention_2`); none: its own choice."""
 
     @model_validator(mode="before")
     @classmethod
@@ -61,7 +69,11 @@ class Models(Section):
     before: ModelRef
     """The checkpoint before the training stage under suspicion."""
     after: ModelRef
-    """The checkpoint after it."""
+    """The checkpoint after it; a LoRA adapter on `before` shares its weights."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the models run; `auto`: a CUDA card if there is one, else the CPU."""
+    chat_template: str | None = None
+    """`before`, `after` or the path of a template: which one renders prompts where the checkpoints' own differ."""
 
 
 class Organism(Section):
@@ -283,6 +295,8 @@ class Patch(Section):
     """Optimiser steps."""
     batch: PositiveInt = 10
     """Documents in a step."""
+    micro_batch: PositiveInt | None = None
+    """Documents that pass through the model at once, their gradients added up over a step; none: the whole batch."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak of the cosine schedule."""
     rank: PositiveInt = 8

@@ -1,22 +1,34 @@
 """The same map over work items in this process or in worker processes; results don't depend on which."""
 
 import functools
+import gc
 import logging
 import multiprocessing
 import os
 import pickle
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from datablame.errors import PhaseError
 
-__all__ = ["Execution", "Progress", "Silent", "default_execution", "peak_rss_mb", "run_items"]
+__all__ = [
+    "Execution",
+    "Progress",
+    "Silent",
+    "begin_gpu_peak",
+    "default_execution",
+    "free_memory",
+    "peak_gpu_mb",
+    "peak_rss_mb",
+    "run_items",
+]
 
 C = TypeVar("C")
 I = TypeVar("I")  # noqa: E741
@@ -66,9 +78,12 @@ class Silent:
         """Say nothing."""
 
 
-def default_execution() -> Execution:
-    """One single-threaded worker a core: small models run slower on two threads than on one."""
-    return Execution(workers=max(1, len(os.sched_getaffinity(0))), threads=1)
+def default_execution(device: str = "cpu") -> Execution:
+    """One single-threaded worker a core: small models run slower on two threads than on one.
+
+    On a graphics card there is one worker: two would hold the models twice and wait for each other.
+    """
+    return Execution(workers=max(1, len(os.sched_getaffinity(0))) if device == "cpu" else 1, threads=1)
 
 
 _peaks: dict[int, float] = {}
@@ -78,6 +93,31 @@ _peaks: dict[int, float] = {}
 def peak_rss_mb() -> float:
     """The sum of the peak resident memory of this process and its workers, in MB; pages that they share count twice."""
     return sum({**_peaks, os.getpid(): _own_peak_mb()}.values())
+
+
+def free_memory() -> None:
+    """Give back what no object holds any more, on the graphics card too where one is in use."""
+    gc.collect()
+    if (cuda := _cuda()) is not None:
+        cuda.empty_cache()
+
+
+def begin_gpu_peak() -> None:
+    """Measure the peak memory of the graphics card from here on."""
+    if (cuda := _cuda()) is not None:
+        cuda.reset_peak_memory_stats()
+
+
+def peak_gpu_mb() -> float:
+    """The peak memory of this process's tensors on the graphics card in MB, 0 where none is in use."""
+    cuda = _cuda()
+    return cuda.max_memory_allocated() / (1 << 20) if cuda is not None else 0.0
+
+
+def _cuda() -> Any:
+    """torch.cuda where it is in use; asking must neither import torch nor begin with CUDA."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
 def run_items(
@@ -117,9 +157,14 @@ def _in_process(
     setup: Callable[[], C], work: Callable[[C, I], R], items: Mapping[str, I], threads: int
 ) -> Iterator[tuple[str, R]]:
     _use_threads(threads)
-    context = setup()
-    for key, item in items.items():
-        yield key, work(context, item)
+    context: C | None = setup()
+    try:
+        for key, item in items.items():
+            yield key, work(cast(C, context), item)
+    finally:
+        context = None
+        if _cuda() is not None:
+            free_memory()
 
 
 def _in_workers(

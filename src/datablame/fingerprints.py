@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datablame.config import ModelRef, Study
+from datablame.config import ModelRef, Models, Study
 from datablame.errors import PhaseError
 from datablame.judge.choice import CLAUDE_FIELDS, choice_of, identity
+from datablame.models.source import known_commit
 from datablame.run_folder import digest, hash_file, read_json
 
-__all__ = ["Phase", "fingerprint_of"]
+__all__ = ["Phase", "fingerprint_of", "held_commit"]
 
+_LATER = {"patch": ("micro_batch",)}
+"""Keys that are younger than some run folders: left out while they are not set, so that those stay up to date."""
+_LATER_OF_MODELS = ("subfolder", "gguf_file", "attn_implementation")
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
 
 
@@ -47,13 +51,17 @@ def _part(part: str, study: Study, root: Path) -> Any:
     """What a part of the study says; None where it plays no part in this study."""
     values: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
     values["judge"], attribution_judge = _judges(study, root)
+    for section, names in _LATER.items():
+        for name in names:
+            if values[section][name] is None:
+                del values[section][name]
     if part == "attribution judge":
         return attribution_judge
     if part == "everything":
         return values
     if part == "identity":
         keys = ("seed", "behaviours", "prompts", "truth")
-        models, organism = _models_identity(study), _organism_identity(study)
+        models, organism = _models_identity(study, root), _organism_identity(study)
         return {**{key: values[key] for key in keys}, "models": models, "organism": organism}
     if part == "sampling":
         return {key: values["surface"][key] for key in _SAMPLING}
@@ -86,15 +94,35 @@ def _organism_identity(study: Study) -> Any:
     return identity(study.organism)
 
 
-def _models_identity(study: Study) -> Any:
+def _models_identity(study: Study, root: Path) -> Any:
     if study.models is None:
         return None
-    return [_model_identity(study.models.before), _model_identity(study.models.after)]
+    found = [_model_identity(study.models, name, root) for name in ("before", "after")]
+    template = study.models.chat_template
+    return found if template is None else [*found, [template, _contents(template)]]
 
 
-def _model_identity(ref: ModelRef) -> Any:
-    """The reference and, for a local checkpoint, its files' names, sizes and times."""
-    folder = Path(ref.path)
+def _model_identity(models: Models, name: str, root: Path) -> list[Any]:
+    """The reference with, for a local checkpoint, its files' names, sizes and times; for the hub's, the known commit.
+
+    On which device a model runs is no part of it, as threads are not.
+    """
+    ref: ModelRef = getattr(models, name)
+    told = ref.model_dump(mode="json", exclude={"device_map"})
+    told = {key: value for key, value in told.items() if value is not None or key not in _LATER_OF_MODELS}
+    place = Path(ref.path)
+    folder = place / ref.subfolder if ref.subfolder else place
     files = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
+    files = [place] if place.is_file() else files
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return [ref.model_dump(mode="json"), stats]
+    commit = None if stats else held_commit(ref, name, root) or known_commit(ref)
+    return [told, stats] if commit is None else [told, stats, commit]
+
+
+def held_commit(ref: ModelRef, name: str, root: Path) -> str | None:
+    """The commit that the run folder's models were loaded from; a branch that has moved on since is not followed."""
+    path = root / "manifest.json"
+    models = read_json(path)["models"] if path.exists() else None
+    held = (models or {}).get(name, {})
+    same = all(held.get(key) == getattr(ref, key) for key in ("path", "revision", "subfolder"))
+    return str(held["commit"]) if same and "commit" in held else None

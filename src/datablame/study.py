@@ -6,12 +6,12 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datablame.config import Study
 from datablame.errors import RequestError
-from datablame.execute import Execution, Progress, peak_rss_mb
-from datablame.fingerprints import Phase, fingerprint_of
+from datablame.execute import Execution, Progress, begin_gpu_peak, free_memory, peak_gpu_mb, peak_rss_mb
+from datablame.fingerprints import Phase, fingerprint_of, held_commit
 from datablame.judge.choice import freeze
 from datablame.manifest import write_manifest
 from datablame.run_folder import (
@@ -26,9 +26,10 @@ from datablame.run_folder import (
 )
 from datablame.study_file import dump_study, load_study
 
-__all__ = ["PHASES", "PhaseState", "open_run", "run_study", "states"]
+__all__ = ["PHASES", "PhaseState", "open_run", "resolve", "run_study", "states"]
 
 _logger = logging.getLogger(__name__)
+_WITHOUT_MODELS = ("report",)
 _SCRATCH = ("journal*.jsonl", "items", "begun.json", "*.part")
 
 
@@ -127,17 +128,20 @@ def run_study(
     with locked(root):
         write_atomic(root / "study.yaml", dump_study(study))
         freeze(study, root)
-        resolved = _resolve(study, root, progress)
+        resolved = resolve(study, root, progress)
         skipped: dict[str, bool] = {}
+        models: dict[str, Any] | None = None
         for phase in wanted:
             if only not in (None, phase.name):
                 continue
             skipped[phase.name] = _is_done(phase, study, root)
             try:
                 if not skipped[phase.name]:
+                    if models is None and phase.name not in _WITHOUT_MODELS:
+                        resolved, models = _preflight(resolved, root, execution)
                     _run_phase(phase, study, resolved, root, execution, progress, max_cost_usd)
             finally:
-                write_manifest(root, study, resolved, skipped)
+                write_manifest(root, study, resolved, skipped, models)
         return skipped
 
 
@@ -161,7 +165,7 @@ def _before(name: str) -> set[str]:
     return set(phase.after).union(*(_before(earlier) for earlier in phase.after))
 
 
-def _resolve(study: Study, root: Path, progress: Progress) -> Study:
+def resolve(study: Study, root: Path, progress: Progress) -> Study:
     """The study with what its organism brings: models, data, behaviours, prompts, truth and rules."""
     if study.organism is None:
         return study
@@ -173,9 +177,22 @@ def _resolve(study: Study, root: Path, progress: Progress) -> Study:
         append_timing(root, "phase/organism", "made", seconds)
         append_peak(root, "phase/organism", peak_rss_mb())
     fields = study_fields(folder)
+    if study.organism.recipe == "templated":
+        # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
+        fields["models"]["device"] = "cpu"
     values = study.model_dump(mode="json", by_alias=True)
     judge = {**values["judge"], **fields.pop("judge", {})}
     return Study.model_validate({**values, **fields, "judge": judge, "organism": None})
+
+
+def _preflight(study: Study, root: Path, execution: Execution) -> tuple[Study, dict[str, Any]]:
+    """The study with its models pinned and their identity, after everything that can be refused early was looked at."""
+    from datablame.models.preflight import preflight
+
+    assert study.models is not None
+    refs = {"before": study.models.before, "after": study.models.after}
+    commits = {name: commit for name, ref in refs.items() if (commit := held_commit(ref, name, root)) is not None}
+    return preflight(study, workers=execution.workers, commits=commits)
 
 
 def _run_phase(
@@ -192,9 +209,12 @@ def _run_phase(
     begun = read_json(out / "begun.json") if (out / "begun.json").exists() else None
     if begun is None or begun["fingerprint"] != fingerprint:
         shutil.rmtree(out, ignore_errors=True)
-        begun = {"fingerprint": fingerprint, "threads": execution.threads}
+        begun = {"fingerprint": fingerprint, "threads": execution.threads, "device": _device_of(resolved)}
         write_json(out / "begun.json", begun)
-    execution = execution._replace(threads=begun["threads"])
+    resolved = _on_device(resolved, begun.get("device", "cpu"))
+    workers = execution.workers if _device_of(resolved) == "cpu" else 1
+    execution = Execution(workers, begun["threads"])
+    begin_gpu_peak()
     inputs = Inputs(root, lambda what, key, seconds: append_timing(root, what, key, seconds), phase.name, max_cost_usd)
     began = time.monotonic()
     _load(phase.code)(resolved, inputs, out, execution, progress)
@@ -205,8 +225,22 @@ def _run_phase(
     }
     append_timing(root, f"phase/{phase.name}", "ran", time.monotonic() - began)
     append_peak(root, f"phase/{phase.name}", peak_rss_mb())
+    if (on_gpu := peak_gpu_mb()) > 0:
+        append_peak(root, f"gpu/{phase.name}", on_gpu)
+    free_memory()
     write_json(out / "done.json", {"fingerprint": fingerprint, "outputs": outputs})
     _sweep(out)
+
+
+def _device_of(study: Study) -> str:
+    return "cpu" if study.models is None or study.models.device == "auto" else study.models.device
+
+
+def _on_device(study: Study, device: str) -> Study:
+    """A begun phase goes on where it began: sums of floats depend on the device."""
+    if study.models is None or study.models.device == device:
+        return study
+    return study.model_copy(update={"models": study.models.model_copy(update={"device": device})})
 
 
 def _load(code: str) -> Callable[..., None]:

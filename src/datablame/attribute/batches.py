@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from datablame.errors import PhaseError
+from datablame.models.device import ran_out_of_memory
 
 __all__ = ["in_batches", "length_batches", "right_padded"]
 
@@ -38,7 +39,7 @@ def in_batches(lengths: Sequence[int], batch_tokens: int, work: Callable[[list[i
             work(batch)
             continue
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _ran_out(error):
+            if not ran_out_of_memory(error):
                 raise
         if len(batch) == 1:
             raise PhaseError(
@@ -58,7 +59,3 @@ def right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Ten
     """Token ids with 0 after the end: under the causal mask no token sees padding, so no attention mask is needed."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
-
-
-def _ran_out(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -46,6 +46,7 @@ class Task:
     """The harmful outputs, grouped by behaviour."""
     gradients: bool
     """Whether directions are wanted, and with them a pass of gradients."""
+    device: str
     items: Path
     """Where tensors are kept until the phase is done."""
 
@@ -92,6 +93,8 @@ def run_passes(
         **_shards("activations", [documents[place] for place in with_activations]),
     }
     every = len(first) + len(shards)
+    if not finished.keys() >= {*first, *shards}:
+        _check_lengths(task, documents)
 
     def done(key: str, result: dict[str, Any]) -> None:
         timed(result.pop("kind"), key, result.pop("seconds"))
@@ -109,6 +112,18 @@ def run_passes(
             already=len(journal.read()) if items is shards else min(len(finished), every - 1),
         )
     return _gathered(task, shards, journal.read())
+
+
+def _check_lengths(task: Task, documents: Sequence["Encoded | Preference"]) -> None:
+    from datablame.models.chat import Preference
+    from datablame.models.preflight import check_documents
+
+    lengths = [
+        len(answer.ids)
+        for document in documents
+        for answer in ((document.chosen, document.rejected) if isinstance(document, Preference) else (document,))
+    ]
+    check_documents(task.model, task.model_field, lengths, task.settings.max_tokens)
 
 
 def _shards(kind: Literal["gradients", "activations"], documents: Sequence["Encoded | Preference"]) -> dict[str, _Item]:
@@ -146,7 +161,7 @@ def _load(task: Task) -> _Bench:
     from datablame.models.blocks import activation_layer, decoder_blocks, middle_blocks
     from datablame.models.pair import load_model
 
-    model = load_model(task.model, field=task.model_field)
+    model = load_model(task.model, device=task.device, field=task.model_field)
     n = len(decoder_blocks(model))
     blocks = middle_blocks(n) if task.settings.layers is None else sorted(set(task.settings.layers))
     if not blocks or not all(0 <= block < n for block in blocks):
@@ -186,10 +201,12 @@ def _gradient_shard(bench: _Bench, item: _Item) -> dict[str, Any]:
     from safetensors import safe_open
 
     from datablame.attribute.per_example import similarities
+    from datablame.models.device import holding
 
     if not bench.directions:
-        device = str(next(bench.model.parameters()).device)
-        with safe_open(bench.task.items / f"{_QUERIES}.safetensors", "pt", device) as file:
+        path = bench.task.items / f"{_QUERIES}.safetensors"
+        device = holding(path.stat().st_size, next(bench.model.parameters()).device)
+        with safe_open(path, "pt", str(device)) as file:
             names = [name for name in file.keys() if name.startswith("gradient/")]  # noqa: SIM118
             bench.directions = {name.removeprefix("gradient/"): file.get_tensor(name) for name in names}
     settings = bench.task.settings

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from datablame.attribute.batches import in_batches, right_padded
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded, Preference
+from datablame.models.device import holding, wide, with_float64
 
 __all__ = ["Directions", "Similarities", "contributions", "directions", "linears", "similarities"]
 
 Directions = Mapping[str, Float[Tensor, "behaviours outputs inputs"]]
 """For each Linear layer the mean over a behaviour's queries of their unit gradients."""
 
+_FLOAT16_SCALE = 2.0**8
 _HELD_NUMBERS = 1 << 24
 """Gradients of single documents that are formed at a time hold at most this many numbers (or one document's)."""
 
@@ -59,10 +61,9 @@ def linears(model: Any, blocks: Sequence[int]) -> dict[str, nn.Linear]:
 def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together."""
     layers = linears(model, blocks)
-    means = {
-        name: torch.zeros(len(queries), *layer.weight.shape, device=layer.weight.device)
-        for name, layer in layers.items()
-    }
+    numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
+    device = holding(4 * numbers, next(model.parameters()).device)
+    means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
     for behaviour, own in enumerate(queries):
         for query in own:
             gradient: dict[str, Tensor] = {}
@@ -71,10 +72,10 @@ def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequenc
                 gradient[name] = deltas[0].T @ inputs[0]
 
             _pass(model, [query], blocks, keep)
-            norm = torch.stack([part.double().pow(2).sum() for part in gradient.values()]).sum().sqrt()
+            norm = torch.stack([wide(part).pow(2).sum() for part in gradient.values()]).sum().sqrt()
             if norm > 0:
                 for name, part in gradient.items():
-                    means[name][behaviour] += part / (norm * len(own)).float()
+                    means[name][behaviour] += (part / (norm * len(own)).float().to(part.device)).to(device)
     return means
 
 
@@ -98,7 +99,7 @@ def similarities(
     losses = torch.zeros(len(documents), dtype=torch.float64)
 
     def work(places: list[int]) -> None:
-        device = next(model.parameters()).device
+        device = with_float64(next(model.parameters()).device)
         batch_dots = torch.zeros(len(places), behaviours, dtype=torch.float64, device=device)
         batch_squares = torch.zeros(len(places), dtype=torch.float64, device=device)
         sides = list(zip(*(_answers(documents[place]) for place in places), strict=True))
@@ -106,11 +107,11 @@ def similarities(
         def add(name: str, inputs: Tensor, deltas: Tensor) -> None:
             if len(sides) == 2:
                 inputs, deltas = _joined(inputs, deltas)
-            of_dots, of_squares = contributions(inputs, deltas, directions[name])
+            of_dots, of_squares = contributions(inputs, deltas, directions[name].to(inputs.device))
             batch_dots.add_(of_dots)
             batch_squares.add_(of_squares)
 
-        batch_losses = _pass(model, [answer for side in sides for answer in side], blocks, add).double().cpu()
+        batch_losses = _pass(model, [answer for side in sides for answer in side], blocks, add).cpu()
         dots[places], squares[places] = batch_dots.cpu(), batch_squares.cpu()
         chosen, *rejected = batch_losses.split(len(places))
         losses[places] = chosen - sum(rejected)
@@ -118,7 +119,11 @@ def similarities(
     for answers in (1, 2):
         alike = [place for place, document in enumerate(documents) if len(_answers(document)) == answers]
         lengths = [answers * max(len(answer.ids) for answer in _answers(documents[place])) for place in alike]
-        in_batches(lengths, batch_tokens, lambda numbers, alike=alike: work([alike[number] for number in numbers]))
+
+        def numbered(numbers: list[int], alike: list[int] = alike) -> None:
+            work([alike[number] for number in numbers])
+
+        in_batches(lengths, batch_tokens, numbered)
     tokens = [sum(len(each.ids) - each.prompt_tokens for each in _answers(document)) for document in documents]
     return Similarities(dots, squares.clamp_min(0).sqrt(), losses, torch.tensor(tokens, dtype=torch.long))
 
@@ -157,8 +162,8 @@ def contributions(
     parts = []
     for start in range(0, batch, step):
         formed = (deltas[start : start + step].transpose(1, 2) @ inputs[start : start + step]).flatten(1)
-        parts.append((formed @ flat.T, torch.linalg.vector_norm(formed, dim=1).double().pow(2)))
-    return torch.cat([dots for dots, _ in parts]).double(), torch.cat([squares for _, squares in parts])
+        parts.append((formed @ flat.T, torch.linalg.vector_norm(formed, dim=1)))
+    return wide(torch.cat([dots for dots, _ in parts])), wide(torch.cat([norms for _, norms in parts])).pow(2)
 
 
 def _from_factors(
@@ -172,14 +177,18 @@ def _from_factors(
     else:
         dots = [((deltas @ each) * inputs).sum((1, 2)) for each in directions]
     grams = (inputs @ inputs.transpose(1, 2)) * (deltas @ deltas.transpose(1, 2))
-    return torch.stack(dots, 1).double(), grams.sum((1, 2)).double()
+    return wide(torch.stack(dots, 1)), wide(grams.sum((1, 2)))
 
 
 def _pass(
     model: Any, documents: Sequence[Encoded], blocks: Sequence[int], on: Callable[[str, Tensor, Tensor], None]
 ) -> Float[Tensor, " documents"]:
-    """One forward and backward pass: `on(layer, inputs, output gradients)` for each layer; returns the losses."""
+    """One forward and backward pass: `on(layer, inputs, output gradients)` for each layer; returns the losses.
+
+    Where weights are float16 the loss is scaled on its way back, for most of its gradient would be zero otherwise.
+    """
     device = next(model.parameters()).device
+    scale = _FLOAT16_SCALE if model.dtype is torch.float16 else 1.0
     ids = right_padded([document.ids for document in documents], device)
     places = [
         (row, column)
@@ -192,16 +201,21 @@ def _pass(
     def only_predictions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0][rows, columns - 1].unsqueeze(0), *inputs[1:])
 
-    with _observed(model, blocks, on), torch.enable_grad():
+    def unscaled(name: str, inputs: Tensor, deltas: Tensor) -> None:
+        on(name, inputs, deltas if scale == 1 else deltas / scale)
+
+    with _observed(model, blocks, unscaled), torch.enable_grad():
         hook = model.get_output_embeddings().register_forward_pre_hook(only_predictions)
         try:
             logits = model(input_ids=ids, use_cache=False).logits[0]
         finally:
             hook.remove()
         nll = F.cross_entropy(logits.float(), ids[rows, columns], reduction="none")
-        (nll / counts[rows]).sum().backward()
-    summed = torch.zeros(len(documents), dtype=torch.float64, device=device)
-    losses: Tensor = summed.index_add(0, rows, nll.detach().double()) / counts
+        loss = (nll / counts[rows]).sum()
+        (loss if scale == 1 else loss * scale).backward()
+    details = wide(nll.detach())
+    summed = details.new_zeros(len(documents))
+    losses: Tensor = summed.index_add(0, rows.to(details.device), details) / counts.to(details.device)
     return losses
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from datablame.errors import RequestError
 from datablame.machine import memory_bytes
 
-__all__ = ["chosen_device", "free_bytes", "ran_out_of_memory", "weights_dtype", "wide"]
+__all__ = ["chosen_device", "free_bytes", "holding", "ran_out_of_memory", "weights_dtype", "wide", "with_float64"]
 
 _BFLOAT16_FROM = (8, 0)
 """The least compute capability that multiplies bfloat16; a T4 has 7.5."""
@@ -60,14 +60,27 @@ def free_bytes(device: str) -> int:
     return min(int(psutil.virtual_memory().available), memory_bytes())
 
 
+def holding(size_bytes: int, device: torch.device, free: int | None = None) -> torch.device:
+    """Where to keep what every batch needs: on the device while it takes at most half of what is free, else the CPU."""
+    if device.type == "cpu":
+        return device
+    free = free_bytes(device.type) if free is None else free
+    return device if size_bytes <= free // 2 else torch.device("cpu")
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether torch or Python raised the error because memory ran out."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
+def with_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU where it has no float64 (Apple's)."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def wide(tensor: Tensor) -> Tensor:
-    """The tensor as float64, on the CPU where its device has none (Apple's)."""
-    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+    """The tensor as float64 on a device that has it."""
+    return tensor.to(with_float64(tensor.device)).double()
 
 
 def _has_cuda() -> bool:

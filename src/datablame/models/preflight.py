@@ -1,7 +1,7 @@
 """What can be refused before weights are loaded: files, tokenizers, templates, vocabulary, context, memory."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,8 +29,10 @@ class Checked(NamedTuple):
     """For the manifest: what was asked for, commit or hash of the weights, hash of the chat template."""
 
 
-def preflight(study: Study, *, workers: int = 1) -> Checked:
+def preflight(study: Study, *, workers: int = 1, commits: Mapping[str, str] | None = None) -> Checked:
     """Refuse what cannot work before any weights are loaded; `workers` is how many processes load the models.
+
+    `commits` names those of `before` and `after` that are to be taken instead of what their revisions name today.
 
     Raises:
         RequestError: one line with the first problem and its remedy.
@@ -38,8 +40,13 @@ def preflight(study: Study, *, workers: int = 1) -> Checked:
     assert study.models is not None
     models = study.models
     device = chosen_device(models.device)
+    workers = workers if device == "cpu" else 1
     fields = {"models.before": models.before, "models.after": models.after}
-    places = {field: located(reference, field) for field, reference in fields.items()}
+    places = {}
+    for field, reference in fields.items():
+        commit = (commits or {}).get(field.removeprefix("models."))
+        taken = reference if commit is None else reference.model_copy(update={"revision": commit})
+        places[field] = located(taken, field)
     shared = is_adapter(places["models.after"], "models.after")
     if shared:
         check_base(models.before, models.after)
@@ -88,7 +95,7 @@ def check_documents(reference: ModelRef, field: str, lengths: Sequence[int], max
 
 
 def _check_memory(before: int, after: int, workers: int, device: str) -> None:
-    """Raises RequestError where the weights alone are more than what is free; batches adapt to the rest by themselves."""
+    """Raises RequestError where the weights alone are more than what is free; batches adapt to the rest."""
     needed, free = workers * (before + after), free_bytes(device)
     if needed > free:
         each = f" in {workers} processes" if workers > 1 else ""

@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from datablame.models.accumulate import accumulated, first_portion
 from datablame.models.chat import Encoded
 from datablame.models.trunk import Trunk
 
@@ -29,6 +30,8 @@ class Recipe(NamedTuple):
     warmup_steps: int = 20
     weight_decay: float = 0.01
     clip: float = 1.0
+    micro_batch: int | None = None
+    """Documents that pass through the model at once; none: the whole batch."""
 
 
 def data_order(lengths: Sequence[int], recipe: Recipe, key: int) -> list[list[int]]:
@@ -72,7 +75,8 @@ def train(
     With a `trunk`, whose blocks must be frozen, only the blocks above it run.
 
     AdamW (Loshchilov and Hutter 2019) over the parameters that require gradients; vectors are not decayed. The model
-    stays in evaluation mode, so that no dropout draws from the global generator.
+    stays in evaluation mode, so that no dropout draws from the global generator. Portions of a batch that do not fit in
+    memory are halved; the gradient stays the whole batch's.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -83,16 +87,17 @@ def train(
         [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=BETAS, fused=True
     )
     losses: list[float] = []
+    portion = first_portion(model, recipe.micro_batch or max(map(len, order), default=1))
     model.eval()
     for step, positions in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_share(step, recipe)
-        loss = response_loss(model, [examples[position] for position in positions], trunk)
-        loss.backward()
+        batch = [examples[position] for position in positions]
+        loss, portion = accumulated(lambda part: response_loss(model, part, trunk), batch, parameters, portion)
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(float(loss.detach()))
+        losses.append(loss)
         if on_step is not None:
             on_step(step, losses[-1])
     return losses

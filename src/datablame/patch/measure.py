@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.config import Study, Training
 from datablame.errors import PhaseError
+from datablame.execute import free_memory
 from datablame.records import Document, Prompt, Protocol
 from datablame.seeds import stream_key
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from datablame.models.chat import Encoded
-    from datablame.models.pair import Pair
     from datablame.models.trunk import Trunk
 
 __all__ = ["Bench", "Job", "Plan", "measure", "set_up"]
@@ -62,7 +62,8 @@ class Bench:
     """A worker's loaded models: `trainees` are what each protocol starts from, restored after every job."""
 
     plan: Plan
-    pair: "Pair"
+    tokenizer: Any
+    before: Any
     encoded: dict[str, "Encoded"]
     trainees: dict[Protocol, Any]
     trunks: "dict[Protocol, Trunk | None]" = field(default_factory=dict)
@@ -70,31 +71,53 @@ class Bench:
 
 
 def set_up(plan: Plan) -> Bench:
-    """Load the pair, and a second copy of before where `retrain` changes it."""
+    """Load before and what each protocol starts from; after is loaded only where `continue` trains on top of it."""
     from datablame.models.chat import encode_document
-    from datablame.models.pair import load_model, load_pair
+    from datablame.models.pair import load_model, study_tokenizer
 
     study = plan.study
-    pair = load_pair(study)
     assert study.models is not None
-    trainees: dict[Protocol, Any] = {}
-    for protocol in study.patch.protocols:
-        if protocol == "retrain":
-            trainees[protocol] = load_model(study.models.before, field="models.before")
-        elif study.patch.training_of(protocol).method == "lora":
-            trainees[protocol] = pair.after
-        else:
-            trainees[protocol] = load_model(study.models.after, field="models.after")
+    tokenizer = study_tokenizer(study)
+    before = load_model(study.models.before, device=study.models.device, field="models.before")
+    trainees = {protocol: _trainee(study, protocol, before) for protocol in study.patch.protocols}
     encoded = {}
     for doc_id, document in plan.documents.items():
-        example = encode_document(pair.tokenizer, document, study.attribute.max_tokens)
+        example = encode_document(tokenizer, document, study.attribute.max_tokens)
         if example is None:
             raise PhaseError(
                 f"document {doc_id} has no response left in attribute.max_tokens = {study.attribute.max_tokens} "
                 "tokens; raise it and run again"
             )
         encoded[doc_id] = example
-    return Bench(plan, pair, encoded, trainees)
+    _check_lengths(study, encoded)
+    return Bench(plan, tokenizer, before, encoded, trainees)
+
+
+def _trainee(study: Study, protocol: Protocol, before: Any) -> Any:
+    """What a protocol trains. LoRA from before shares its weights: the adapter is in one tree of modules only.
+
+    All weights are trained in float32 and in a copy of their own, since training changes them.
+    """
+    import torch
+
+    from datablame.models.adapters import twin
+    from datablame.models.load import load_model
+
+    assert study.models is not None
+    lora = study.patch.training_of(protocol).method == "lora"
+    if protocol == "retrain" and lora:
+        return twin(before)
+    field = "models.before" if protocol == "retrain" else "models.after"
+    reference = study.models.before if protocol == "retrain" else study.models.after
+    return load_model(reference, device=study.models.device, dtype=None if lora else torch.float32, field=field)
+
+
+def _check_lengths(study: Study, encoded: Mapping[str, "Encoded"]) -> None:
+    from datablame.models.preflight import check_documents
+
+    assert study.models is not None
+    lengths = [len(example.ids) for example in encoded.values()]
+    check_documents(study.models.before, "models.before", lengths, study.attribute.max_tokens)
 
 
 def measure(bench: Bench, job: Job) -> dict[str, Any]:
@@ -107,7 +130,12 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
     assert training.steps is not None
     assert training.batch is not None
     assert training.learning_rate is not None
-    recipe = Recipe(steps=training.steps, batch=training.batch, learning_rate=training.learning_rate)
+    recipe = Recipe(
+        steps=training.steps,
+        batch=training.batch,
+        learning_rate=training.learning_rate,
+        micro_batch=study.patch.micro_batch,
+    )
     lengths = [len(bench.encoded[doc_id].ids) for doc_id in plan.members]
     order = data_order(lengths, recipe, stream_key("train", study.seed, job.seed))
     used = [job.fillers.get(doc_id, doc_id) for doc_id in plan.members]
@@ -126,6 +154,7 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
             )
         moved = change()
         rows = _sampled(bench, job, model)
+    free_memory()
     return {
         "rows": rows,
         "seen": seen,
@@ -211,8 +240,8 @@ def _sampled(bench: Bench, job: Job, model: Any) -> list[dict[str, Any]]:
         for index in range(samples)
     ]
     model.eval()
-    draws = draws_of(bench.pair.tokenizer, wanted, plan.study.seed)
-    samples = draw_requests(model, bench.pair.before, bench.pair.tokenizer, draws, plan.study)
+    draws = draws_of(bench.tokenizer, wanted, plan.study.seed)
+    samples = draw_requests(model, bench.before, bench.tokenizer, draws, plan.study)
     return [
         {
             "prompt_id": sample.prompt_id,

@@ -1,9 +1,9 @@
 """Logit difference amplification: samples from after + alpha * (after - before), many rows at once."""
 
 import inspect
+import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,10 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from datablame.errors import PhaseError
+from datablame.models.device import ran_out_of_memory, with_float64
 from datablame.seeds import uniforms
 from datablame.surface.cache import RoomyLayer, closing_up, expanded, keep_rows
+from datablame.surface.choice import Settings, choose
 
 __all__ = ["Generation", "Request", "Settings", "sample"]
+
+_logger = logging.getLogger(__name__)
 
 
 class Request(NamedTuple):
@@ -23,23 +28,6 @@ class Request(NamedTuple):
     prompt: tuple[int, ...]
     alpha: float
     key: int
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a token is chosen from amplified logits, in this order: plausibility, temperature, top-k, top-p, min-p."""
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    plausibility: float = 0.0
-
-    @property
-    def untruncated(self) -> bool:
-        """Whether samples come from q_alpha itself, so that importance weights from log q_k are exact."""
-        return self.temperature == 1 and self.top_p == 1 and not (self.top_k or self.min_p or self.plausibility)
 
 
 class Generation(NamedTuple):
@@ -69,23 +57,49 @@ def sample(
     Token t of a request is the inverse CDF of softmax((a + alpha (a - b)) / temperature), truncated, at its own t-th
     uniform; a and b are float32 logits over the first `vocabulary_size` rows. `log_q[k]` sums log softmax(a + alphas[k]
     (a - b)), given only where the settings truncate nothing. The before model runs only where an alpha other than 0 or
-    log-probabilities need it.
+    log-probabilities need it. A batch that does not fit in memory is halved, and so are those after it.
+
+    Raises:
+        PhaseError: a single row does not fit in memory.
     """
     drawn: dict[int, Generation] = {}
-    for places in _batches(requests, batch_rows, apart=not log_probabilities):
+    waiting = list(_batches(requests, batch_rows, apart=not log_probabilities))[::-1]
+    while waiting:
+        places = waiting.pop()
         rows = [requests[place] for place in places]
         needed = log_probabilities or any(row.alpha != 0 for row in rows)
-        generations = _sample_batch(
-            [after, before] if needed else [after],
-            rows,
-            settings=settings,
-            stop_ids=stop_ids,
-            vocabulary_size=vocabulary_size,
-            alphas=tuple(alphas) if settings.untruncated else None,
-            log_probabilities=log_probabilities,
-        )
-        drawn.update(zip(places, generations, strict=True))
+        try:
+            generations = _sample_batch(
+                [after, before] if needed else [after],
+                rows,
+                settings=settings,
+                stop_ids=stop_ids,
+                vocabulary_size=vocabulary_size,
+                alphas=tuple(alphas) if settings.untruncated else None,
+                log_probabilities=log_probabilities,
+            )
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+        else:
+            drawn.update(zip(places, generations, strict=True))
+            continue
+        waiting = _halved([places, *waiting[::-1]], requests)[::-1]
     return [drawn[place] for place in range(len(requests))]
+
+
+def _halved(batches: Sequence[list[int]], requests: Sequence[Request]) -> list[list[int]]:
+    """The batches in their order, cut so that none has more than half of the first one's rows."""
+    first = batches[0]
+    if len(first) == 1:
+        raise PhaseError(
+            f"one output after a prompt of {len(requests[first[0]].prompt)} tokens does not fit in memory; lower "
+            "surface.max_new_tokens, or set the dtype of models.before and models.after to float16"
+        )
+    torch.cuda.empty_cache()
+    rows = len(first) // 2
+    _logger.warning("memory ran out; outputs are now sampled %d at a time", rows)
+    return [batch[start : start + rows] for batch in batches for start in range(0, len(batch), rows)]
 
 
 def _batches(requests: Sequence[Request], batch_rows: int, *, apart: bool) -> Iterator[list[int]]:
@@ -110,7 +124,8 @@ def _sample_batch(
     alphas: tuple[float, ...] | None,
     log_probabilities: bool,
 ) -> list[Generation]:
-    device = models[0].device
+    # Tokens are chosen in float64, which Apple's cards lack; the models may lie on several devices.
+    device = with_float64(models[0].device)
     steps = settings.max_new_tokens
     prompts = list(dict.fromkeys(row.prompt for row in rows))
     number = {prompt: place for place, prompt in enumerate(prompts)}
@@ -128,10 +143,10 @@ def _sample_batch(
     logits = [decoder.first for decoder in decoders]
 
     for step in range(steps):
-        a, *rest = (each[:, :vocabulary_size].float() for each in logits)
+        a, *rest = (each[:, :vocabulary_size].to(device).float() for each in logits)
         difference = a - rest[0] if rest else None
         mixed = a if difference is None else torch.addcmul(a, alpha, difference)
-        chosen = _choose(mixed, a, uniform[:, step], settings)
+        chosen = choose(mixed, a, uniform[:, step], settings)
         tokens[live, step] = chosen
         if log_probabilities and difference is not None:
             sums[live] += _log_probabilities(a, rest[0], difference, chosen, alphas or ())
@@ -155,6 +170,7 @@ class _Decoder:
 
     def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], expansion: Tensor, steps: int) -> None:
         device = model.device
+        expansion = expansion.to(device)
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
         ragged = min(lengths) < longest
@@ -177,7 +193,7 @@ class _Decoder:
             **{self._name: cache},
         )
         room = longest + steps - 1
-        self._model = model
+        self._model, self._device = model, device
         self._cache = expanded(cache, expansion, room)
         self.first: Float[Tensor, "rows embedding"] = output.logits[:, -1][expansion]
         self._tokens = longest
@@ -195,6 +211,7 @@ class _Decoder:
 
     def step(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows embedding"]:
         """The logits after each row's chosen token."""
+        chosen = chosen.to(self._device)
         self._tokens += 1
         self._position = self._position + 1
         logits: Tensor = self._model(
@@ -209,46 +226,12 @@ class _Decoder:
 
     def keep(self, kept: Int[Tensor, " kept"], holes: Int[Tensor, " holes"]) -> None:
         """Drop the rows that finished."""
+        kept, holes = kept.to(self._device), holes.to(self._device)
         keep_rows(self._cache, kept, holes)
         if self._ragged:
             self._position = self._position[kept]
         if self._mask is not None:
             self._mask = self._mask[kept]
-
-
-def _choose(
-    mixed: Float[Tensor, "rows vocabulary"],
-    a: Float[Tensor, "rows vocabulary"],
-    uniform: Float[Tensor, " rows"],
-    settings: Settings,
-) -> Int[Tensor, " rows"]:
-    """The first token whose cumulative probability exceeds the row's uniform; the most probable at temperature 0."""
-    if settings.plausibility:
-        least = a.amax(-1, keepdim=True) + math.log(settings.plausibility)
-        mixed = mixed.masked_fill(a < least, -math.inf)
-    if settings.temperature == 0:
-        return mixed.argmax(-1)
-    scaled = mixed if settings.temperature == 1 else mixed / settings.temperature
-    cumulative = _truncated(scaled, settings).softmax(-1).cumsum(-1, dtype=torch.float64)
-    total = cumulative[:, -1]
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
-
-
-def _truncated(scaled: Float[Tensor, "rows vocabulary"], settings: Settings) -> Float[Tensor, "rows vocabulary"]:
-    """Top-k, top-p and min-p; every token as probable as the least one kept is kept too."""
-    width = scaled.shape[-1]
-    k = min(settings.top_k, width) if settings.top_k else width
-    if k < width and settings.top_p == 1:
-        scaled = scaled.masked_fill(scaled < scaled.topk(k).values[:, -1:], -math.inf)
-    elif settings.top_p < 1:
-        ordered = scaled.topk(k).values if k < width else scaled.sort(descending=True).values
-        mass = ordered.softmax(-1, dtype=torch.float64)
-        kept = (mass.cumsum(-1) - mass < settings.top_p).sum(-1, keepdim=True)
-        scaled = scaled.masked_fill(scaled < ordered.gather(-1, (kept - 1).clamp(min=0)), -math.inf)
-    if settings.min_p:
-        scaled = scaled.masked_fill(scaled < scaled.amax(-1, keepdim=True) + math.log(settings.min_p), -math.inf)
-    return scaled
 
 
 def _log_probabilities(
