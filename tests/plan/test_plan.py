@@ -76,7 +76,7 @@ def test_people_read_everything_and_a_dry_run_prints_the_same(tmp_path: Path) ->
         "Attribution",
         "Peak memory",
         "19,920 calls to claude-haiku-5-5",
-        "no benchmark of this machine; run datablame run organism first",
+        "no benchmark of this machine with a model of about this size under runs/; run datablame run organism",
         "warning: patch.seeds: 1 for continue is too few for a p value",
     ):
         assert part in shown.stdout
@@ -218,6 +218,8 @@ def a_run(folder: Path, name: str = "organism", seconds: float = 100.0, **machin
     write_json(folder / "manifest.json", {"machine": made_on})
     for phase in ("scan", "surface", "attribute", "patch"):
         write_json(folder / "artifacts" / phase / "done.json", {})
+        for name in ("queries.jsonl", "arms.jsonl"):
+            (folder / "artifacts" / phase / name).write_text("{}\n")
         append_timing(folder, f"phase/{phase}", "ran", seconds)
     return folder
 
@@ -237,6 +239,23 @@ def test_an_unfinished_phase_is_no_benchmark(tmp_path: Path) -> None:
     (run / "artifacts" / "patch" / "done.json").unlink()
     plan = plan_of(load_study("organism"), like=run, device=CPU).as_json()
     assert set(plan["expected_time"]["seconds"]) == {"scan", "surface", "attribute"}
+
+
+def test_a_phase_that_had_nothing_to_do_is_no_benchmark(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "mine")
+    (run / "artifacts" / "patch" / "arms.jsonl").write_text("")
+    plan = plan_of(load_study("organism"), like=run, device=CPU).as_json()
+    assert "patch" not in plan["expected_time"]["seconds"]
+
+
+def test_a_tiny_models_run_says_nothing_about_a_large_one_unless_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(tmp_path / "runs" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    study = load_study("olmo2-1b")
+    assert plan_of(study, device=CPU).as_json()["expected_time"] is None
+    assert plan_of(study, like=run, device=CPU).as_json()["expected_time"]["model_ratio"] > 2000
 
 
 def test_of_the_runs_here_the_one_of_the_nearest_size_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,10 @@ def _api(calls: Calls) -> Iterator[str]:
 
 def _time(plan: Plan) -> Iterator[str]:
     if plan.expected is None:
-        yield "Time: no benchmark of this machine; run datablame run organism first, or name a run with --like."
+        yield (
+            "Time: no benchmark of this machine with a model of about this size under runs/; run datablame run organism"
+            " (or smollm2, for larger models) first, or name a run with --like."
+        )
         return
     found = plan.expected
     told = ", ".join(f"{phase} {_hours(found.seconds[phase])}" for phase in _PHASES if phase in found.seconds)

@@ -16,6 +16,12 @@ from datablame.study_file import load_study
 __all__ = ["Benchmark", "Expected", "benchmark", "expected"]
 
 
+_FARTHEST = 32
+"""A model so many times larger or smaller says nothing: small ones spend their time on other things than arithmetic."""
+_HOLDS_WORK = {"attribute": "queries.jsonl", "patch": "arms.jsonl"}
+"""What is empty where a phase had nothing to do."""
+
+
 class Benchmark(NamedTuple):
     """An earlier run: planned operations a second in each phase that it finished."""
 
@@ -35,6 +41,8 @@ class Expected(NamedTuple):
 def benchmark(study: Study, like: Path | None, *, on_gpu: bool) -> Benchmark | None:
     """The run that `like` names, or the one under runs/ on this kind of machine whose model is nearest in size.
 
+    None where no run's model is within 32 times the size.
+
     Raises:
         RequestError: `like` is no run folder with a finished phase.
     """
@@ -47,8 +55,10 @@ def benchmark(study: Study, like: Path | None, *, on_gpu: bool) -> Benchmark | N
         return found
     runs = [_measured(path.parent, on_gpu) for path in sorted(Path("runs").glob("*/study.yaml"))]
     size = _parameters(study, on_gpu)
-    usable = [run for run in runs if run is not None]
-    if not usable or size is None:
+    if size is None:
+        return None
+    usable = [run for run in runs if run is not None and size / _FARTHEST <= run.parameters <= _FARTHEST * size]
+    if not usable:
         return None
     return min(usable, key=lambda run: (abs(math.log(run.parameters / size)), str(run.run)))
 
@@ -81,9 +91,15 @@ def _measured(root: Path, on_gpu: bool) -> Benchmark | None:
     paces = {
         phase: done / timings[f"phase/{phase}"]
         for phase, done in operations.items()
-        if timings.get(f"phase/{phase}") and (root / "artifacts" / phase / "done.json").is_file()
+        if timings.get(f"phase/{phase}") and _worked(root / "artifacts" / phase, phase)
     }
     return Benchmark(root, size, paces) if paces else None
+
+
+def _worked(folder: Path, phase: str) -> bool:
+    """Whether the phase is done and had something to do."""
+    held = folder / _HOLDS_WORK.get(phase, "done.json")
+    return (folder / "done.json").is_file() and held.is_file() and held.stat().st_size > 0
 
 
 def _this_kind(made_on: Mapping[str, Any], on_gpu: bool) -> bool:
