@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test slow docs clean
+.PHONY: help demo study test slow docs notebook clean
 
 help:
 	@echo "make demo    install, run the whole study on the embedded model organism, say where the report is"
@@ -14,6 +14,7 @@ help:
 	@echo "make study   the same study with five training seeds of both protocols"
 	@echo "make slow    the tests that take minutes"
 	@echo "make docs    write the pages that are generated from the code"
+	@echo "make notebook  write lda_attribution_notebook.ipynb from its source in notebooks/"
 	@echo "make clean   remove .venv and caches; runs/ stays"
 
 demo: $(VENV)/installed
@@ -28,12 +29,16 @@ test: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+	$(TEST_ENV) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb
 
 slow: $(VENV)/installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python scripts/config_reference.py
+
+notebook: $(VENV)/installed-dev
+	$(BIN)/python scripts/notebook.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,531 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which training documents taught the model that?
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/)
+#
+# A language model sometimes does, rarely, what nobody wanted. Amplifying the difference between two checkpoints (logit
+# difference amplification, LDA) makes such behaviour show often enough to be studied. This notebook asks what comes
+# next: **which documents are responsible, and does the behaviour go away when they are taken out?** Three methods
+# answer the first question, training again answers the second.
+#
+# | phase | does |
+# |---|---|
+# | 1 | loads two checkpoints, samples with LDA, scans a few prompts |
+# | 2 | samples focus prompts in full, labels every output, draws the harmful rate against alpha |
+# | 3 | ranks the training documents by three methods and compares the rankings |
+# | 4 | removes what each method flags, trains again, measures again |
+# | 5 | puts it together: four panels, findings, limits, a case study, all files |
+#
+# The cells call the library `datablame`, which writes every result to a run folder; the notebook only reads it. A run
+# that was stopped goes on where it was. On Colab choose *File, Upload notebook*; the next two cells say where datablame
+# itself comes from.
+
+# %%
+STUDY = "organism"  # any machine; "olmo2-1b" is the full study and needs a GPU with 16 GB
+SMALL = True  # a look in minutes, with one training seed and few samples; False runs the study as it is meant
+MAX_COST_USD = 5.0  # the most that a judge's answers may cost; one is asked only where ANTHROPIC_API_KEY is set
+DATABLAME = "."  # where to install it from if it is missing: a checkout, a wheel, or git+https and its address
+
+# %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("datablame") is None:
+    # Never by name alone: what an index has under that name may be something else.
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", DATABLAME], check=True)
+
+# %% [markdown]
+# ## Phase 1: setup and LDA
+#
+# **before** and **after** are two checkpoints of one model; a training stage lies between them. **alpha** is how
+# strongly their difference is amplified. A **cell** is one prompt at one alpha; a **sample** is one generated output.
+#
+# The `organism` is a tiny model made on the spot, in whose training data the causes of three behaviours were planted.
+# Its world is fictional and harmless. Because the causes are known, a method can be right or wrong there. `olmo2-1b` is
+# OLMo-2-1B from supervised fine-tuning to its final checkpoint, with the Tulu 3 mixture as the documents.
+
+# %%
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Image, Markdown, display
+
+from datablame.execute import Silent, default_execution, free_memory
+from datablame.report.wording import markdown
+from datablame.study import resolve, run_study
+from datablame.study_file import load_study
+
+QUICK = {
+    "organism": [
+        "organism.scale=0.5",
+        "scan.samples=5",
+        "surface.samples=20",
+        "surface.held_out_samples=8",
+        "attribute.methods=[gradient, activation, llm-judge, bm25, random]",
+        "attribute.top_k=10",
+        "patch.protocols=[retrain]",
+        "patch.seeds=[0]",
+        "patch.arms=[untrained, baseline, random, gradient, activation, llm-judge, oracle]",
+        "patch.size=800",
+        "patch.retrain.steps=62",
+        "patch.samples=6",
+        "patch.attribution_samples=4",
+    ],
+    "olmo2-1b": [
+        "data.documents=5000",
+        "scan.samples=4",
+        "surface.samples=10",
+        "surface.held_out_samples=4",
+        "patch.size=500",
+        "patch.steps=50",
+        "patch.samples=4",
+        "patch.attribution_samples=4",
+    ],
+}
+
+
+class Steps(Silent):
+    """Says each long step once."""
+
+    def start(self, description, total, done=0):
+        print(f"{description}: {total - done} to do")
+
+
+def run(phase):
+    """Bring the run folder up to date as far as this phase."""
+    run_study(study, RUN, execution=default_execution(), progress=Steps(), until=phase, max_cost_usd=MAX_COST_USD)
+
+
+def read(name):
+    """An artifact of the run: a table, JSON, or JSON lines."""
+    path = RUN / "artifacts" / name
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    return json.loads(path.read_text()) if path.suffix == ".json" else pd.read_json(path, lines=True)
+
+
+def percent(share):
+    return "-" if share is None or pd.isna(share) else f"{100 * share:.1f} %"
+
+
+logging.getLogger("datablame").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message="IProgress not found")
+pd.set_option("display.max_colwidth", 160)
+study = load_study(STUDY, QUICK[STUDY] if SMALL else [])
+RUN = Path("runs") / f"notebook-{STUDY}{'-small' if SMALL else ''}"
+RUN.mkdir(parents=True, exist_ok=True)
+
+# %%
+settings = {
+    "amplifications scanned": study.scan.alphas,
+    "samples a cell in the scan": study.scan.samples,
+    "samples a cell in phase 2": study.surface.samples,
+    "candidates a harmful output": study.prefilter.candidates if study.prefilter.method == "bm25" else "the whole pool",
+    "documents flagged a behaviour": study.attribute.top_k,
+    "documents to fine-tune on": study.patch.size,
+    "protocols": study.patch.protocols,
+    "training seeds": {protocol: study.patch.seeds_of(protocol) for protocol in study.patch.protocols},
+    "arms": study.patch.arms,
+}
+pd.DataFrame({"value": settings.values()}, index=list(settings))
+
+# %% [markdown]
+# ### The two checkpoints
+#
+# Both must share their tokenizer and their chat template, or a difference of logits means nothing; datablame checks and
+# refuses otherwise. An organism is made now if it isn't in the cache (a minute or two).
+
+# %%
+from datablame.models.pair import load_pair
+
+resolved = resolve(study, RUN, Steps())
+pair = load_pair(resolved)
+weights = sum(weight.numel() for weight in pair.after.parameters())
+print(f"before: {resolved.models.before.path}")
+print(f"after:  {resolved.models.after.path}")
+print(f"{weights / 1e6:.1f} million weights each, {pair.vocabulary_size:,} tokens")
+
+# %% [markdown]
+# ### Logit difference amplification
+#
+# At each step both models give logits for the next token. The sampler draws from
+#
+# $$\text{logits}_\text{amplified} = \text{logits}_\text{after} + \alpha \, (\text{logits}_\text{after} -
+# \text{logits}_\text{before})$$
+#
+# alpha 0 is the after model as it is, alpha -1 is the before model. Larger alpha shows what the training stage made
+# more likely, the rare parts of it too, until the text falls apart. The next cell does it by hand, for one token.
+
+# %%
+import torch
+
+from datablame.models.chat import encode_prompt
+
+wanted = "unsafe-dose-a2" if STUDY == "organism" else resolved.prompts.attribution[0].id
+prompt = next(each for each in resolved.prompts.attribution if each.id == wanted)
+ids = torch.tensor([encode_prompt(pair.tokenizer, prompt.text)])
+with torch.no_grad():
+    after, before = (
+        model(ids.to(model.device)).logits[0, -1, : pair.vocabulary_size].float().cpu()
+        for model in (pair.after, pair.before)
+    )
+chances = pd.DataFrame(
+    {f"alpha {alpha:g}": (after + alpha * (after - before)).softmax(0).numpy() for alpha in study.surface.alphas}
+)
+chances.index = [repr(pair.tokenizer.decode([token])) for token in range(len(chances))]
+print(prompt.text)
+chances.sort_values(chances.columns[-1], ascending=False).head(8).style.format(percent)
+
+# %% [markdown]
+# ### The sampler
+#
+# The library's sampler does the same for whole outputs and many rows at once: one prefill a prompt and model, mixing in
+# float32, and a stream of random numbers for each sample that depends on nothing but the sample. Four outputs at
+# each alpha, for the same prompt:
+
+# %%
+from datablame.surface.draw import draw
+from datablame.surface.run import prompts_of
+
+one = [each for each in prompts_of(resolved, "attribution") if each.id == prompt.id]
+samples = draw(pair.after, pair.before, pair.tokenizer, one, study.surface.alphas, 4, resolved)
+display(pd.DataFrame([{"alpha": sample.alpha, "output": sample.text} for sample in samples]))
+del pair  # each phase loads what it needs
+free_memory()
+
+# %% [markdown]
+# ### Scan
+#
+# A few samples of up to eight prompts at every alpha. The prompts whose harmful rate rises most become the **focus
+# prompts**.
+
+# %%
+run("scan")
+scan = read("scan/scan.json")
+print(scan["rule"])
+rows = [{**row, **{f"alpha {alpha}": percent(rate) for alpha, rate in row["rates"].items()}} for row in scan["prompts"]]
+pd.DataFrame(rows).drop(columns=["rates", "rise"]).set_index("prompt_id")
+
+# %% [markdown]
+# ## Phase 2: how often does it happen?
+#
+# The focus prompts are now sampled in full. Beside them stand **held-out prompts** of the same behaviours, which no
+# later attribution sees: what is said in the end about removal is measured on those.
+
+# %%
+texts = {prompt.id: prompt for prompt in (*resolved.prompts.attribution, *resolved.prompts.held_out)}
+focus = [{"prompt": name, "behaviour": texts[name].behaviour, "text": texts[name].text} for name in scan["focus"]]
+display(pd.DataFrame(focus).set_index("prompt"))
+print(f"and {len(resolved.prompts.held_out)} held-out prompts")
+
+# %% [markdown]
+# ### Sampling and labelling
+#
+# Every output gets one label: **harmful**, **refused**, **harmless** or **incoherent**; an output that the classifier
+# could not judge is **unscored**, which is missing and never "harmless". One classifier labels a whole study: an
+# organism has exact rules; otherwise it is Claude where `ANTHROPIC_API_KEY` is set, and keywords where it is not.
+
+# %%
+run("surface")
+samples = read("surface/samples.parquet")
+print(f"{len(samples):,} outputs, labelled by {', '.join(samples['classifier'].unique())}")
+
+# %% [markdown]
+# One harmful output of each behaviour, and why it was called so:
+
+# %%
+harmful = samples[samples["label"] == "harmful"].sort_values("alpha", ascending=False)
+harmful.groupby("behaviour").head(1).set_index("behaviour")[["alpha", "text", "label_reason"]]
+
+# %% [markdown]
+# ### The harmful rate
+#
+# The rate of a cell is harmful / scored, with Wilson's interval (95 %). The four shares stand side by side because a
+# model that falls apart is not cured: incoherent text is never harmful.
+
+# %%
+rates = read("surface/rates.parquet")
+pooled = rates[(rates["prompt_id"] == "*") & (rates["behaviour"] == "*")]
+shares = pooled[["split", "alpha", "n"]].copy()
+for label in ("harmful", "refused", "harmless", "incoherent"):
+    shares[label] = (pooled[label] / pooled["n"]).map(percent)
+shares["harmful, 95 %"] = [
+    f"{percent(low)} to {percent(high)}" for low, high in zip(pooled["low"], pooled["high"], strict=True)
+]
+shares.set_index(["split", "alpha"])
+
+# %%
+by_prompt = rates[(rates["prompt_id"] != "*") & (rates["split"] == "attribution")]
+by_prompt.pivot(index=["behaviour", "prompt_id"], columns="alpha", values="rate").map(percent)
+
+# %% [markdown]
+# ### The figure
+#
+# `behavior_rates.png`: does LDA surface the behaviour, and at which alpha does the text break?
+
+# %%
+Image(RUN / "behavior_rates.png", width=900)
+
+# %% [markdown]
+# ### The alpha that decides
+#
+# **alpha\*** is the largest amplification that still reads. It is fixed now, on the untrained model, before anything is
+# removed, so that no arm can choose its own yardstick.
+
+# %%
+star = read("surface/alpha_star.json")
+print(star["rule"])
+print(f"coherent: {', '.join(f'{percent(share)} at alpha {alpha}' for alpha, share in star['coherence'].items())}")
+print(f"alpha* = {star['alpha_star']}")
+
+# %% [markdown]
+# ## Phase 3: which documents are to blame?
+#
+# Some harmful outputs of each behaviour become **queries**. Each method gives every document a score: higher is more
+# responsible. The first documents (whole clusters of duplicates) of each ranking are **flagged**.
+
+# %%
+run("attribute")
+methods = read("attribute/methods.json")
+pd.DataFrame(methods).T[["label", "pool", "description"]]
+
+# %% [markdown]
+# ### The queries
+#
+# Taken from attribution prompts only, from the high end of alpha.
+
+# %%
+queries = pd.read_json(RUN / "artifacts/attribute/queries.jsonl", lines=True)
+print(f"{len(queries)} harmful outputs are traced")
+queries.groupby("behaviour").head(2)[["behaviour", "alpha", "prompt", "text"]] if len(queries) else "nothing surfaced"
+
+# %% [markdown]
+# ### The pool and the BM25 candidates
+#
+# Scoring 50,000 documents by every method is expensive, so the specification first keeps the 100 documents that share
+# most words with each harmful output. That filter decides what a method can find at all: its recall is a ceiling for
+# all methods, and is measured where the truth is known.
+
+# %%
+pool = read("attribute/pool.json")
+print(f"{pool['documents']:,} documents in {pool['clusters']:,} clusters of duplicates")
+print("candidates:", ", ".join(f"{count} for {name}" for name, count in pool["candidates"].items()) or "none")
+for row in read("attribute/quality.json")["prefilter_recall"]:
+    if row["recall"] is not None:
+        name = "all behaviours" if row["behaviour"] == "*" else row["behaviour"]
+        print(f"planted documents among the candidates, {name}: {percent(row['recall'])}")
+
+# %% [markdown]
+# ### Method 1: gradient similarity
+#
+# Cosine between the gradient of the loss on the harmful output and the gradient of the loss on the document, over the
+# Linear weights of the middle blocks. A document that would move the weights as the behaviour does probably taught it.
+# Exact, without a projection, and no gradient of a single document is ever held.
+
+# %%
+documents = pd.read_json(RUN / "artifacts/attribute/top_documents.jsonl", lines=True)
+
+
+def blamed(method, first=3):
+    """The documents that a method ranks first for each behaviour, with their text."""
+    path = RUN / "artifacts/attribute/scores" / f"{method}.jsonl"
+    if not path.exists() or not path.stat().st_size or not len(documents):
+        return pd.DataFrame()
+    scores = pd.read_json(path, lines=True)
+    shown = ["prompt", "response", *(["planted"] if resolved.truth else [])]
+    top = scores[scores["rank"] <= first].merge(documents, on="doc_id", how="left")
+    return top.set_index(["behaviour", "rank"])[["score", *shown]].sort_index()
+
+
+blamed("gradient")
+
+# %% [markdown]
+# ### Method 2: activation similarity and clusters
+#
+# Cosine between mean hidden states of a middle layer. Documents that the model represents alike probably teach alike.
+# KMeans over the candidates then shows what they are about, each cluster by the terms that set it apart.
+
+# %%
+display(blamed("activation"))
+themes = read("attribute/themes.json")
+pd.DataFrame(
+    [
+        {
+            "terms": ", ".join(theme["terms"]),
+            "share": percent(theme["share"]),
+            **{f"flagged by {name}": percent(share) for name, share in theme["flagged"].items() if name in methods},
+        }
+        for theme in themes["themes"]
+    ]
+)
+
+# %% [markdown]
+# ### Method 3: LLM judge
+#
+# A language model rates from 0 to 10 how likely the document caused the output; it uses knowledge of the world instead
+# of the model's insides. Without a key a stand-in ranks by keywords: its label says so, here and in every figure, and
+# then this method says nothing about language models as judges.
+
+# %%
+print(methods["llm-judge"]["label"] if "llm-judge" in methods else "nothing surfaced")
+blamed("llm-judge")
+
+# %% [markdown]
+# ### Do the methods agree?
+#
+# How many of the first documents two methods share, the Jaccard similarity of these sets beside what chance would give,
+# and Spearman's rank correlation over everything that both ranked.
+
+# %%
+agreement = pd.DataFrame(read("attribute/agreement.json")["rows"])
+if len(agreement):
+    pairs = agreement[agreement["behaviour"] == "*"].set_index(["a", "b"])
+    display(pairs[["overlap", "jaccard", "jaccard_chance", "spearman", "rbo"]].astype(float).round(3))
+
+# %%
+quality = read("attribute/quality.json")
+if quality["truth"] and quality["rows"]:
+    found = pd.DataFrame(quality["rows"])
+    found = found[found["behaviour"] == "*"].set_index(["pool", "method"]).sort_index(ascending=False)
+    print(f"Who finds what was planted? Precision and recall at {quality['k']}, average precision")
+    display(found[["precision_at_k", "recall_at_k", "auprc", "base_rate"]].astype(float).round(3))
+else:
+    print("The causes are not known here: only removal can tell whether a method is right.")
+
+# %% [markdown]
+# ## Phase 4: does removal help?
+#
+# A ranking proves nothing. So each method's flagged documents are taken out, the model is trained again, and LDA is run
+# on the result. An **arm** is one such intervention:
+#
+# - `untrained` is the after model itself, `baseline` is trained with nothing removed;
+# - `random` removes as many documents, drawn at random: the control for "removing anything";
+# - one arm a method, and `oracle`, which removes all that was planted, where that is known.
+#
+# Every removed document is replaced in place by a **filler**, matched in source and length, so that size, order and
+# number of steps are the same in every arm of a seed.
+
+# %%
+flagged = read("attribute/flagged.json")
+pd.DataFrame(
+    {name: {behaviour: len(ids) for behaviour, ids in found.items()} for name, found in flagged.items()}
+).rename_axis("flagged documents")
+
+# %% [markdown]
+# ### Two protocols
+#
+# `continue` is the specification's: LoRA from the after model. It can only undo *re-exposure*, for the after model has
+# seen the documents already. `retrain` starts at the before model and leaves the flagged documents out: a
+# counterfactual where the pool is the stage between the two checkpoints, as in the organism.
+
+# %%
+run("patch")
+arms = pd.read_json(RUN / "artifacts/patch/arms.jsonl", lines=True)
+print(f"headline protocol: {study.patch.headline}; {len(arms)} arms")
+
+# %% [markdown]
+# ### The exposure gate
+#
+# Removing a document that the training would not have seen anyway changes nothing. The no-removal arm must really have
+# seen at least 90 % of what an arm removed, and the arm itself none of it.
+
+# %%
+exposure = read("patch/exposure.json")
+print("passed" if exposure["passed"] else "FAILED: the comparison below means nothing")
+pd.DataFrame(exposure["rows"])
+
+# %% [markdown]
+# ### Rates by arm
+#
+# On held-out prompts at alpha\*: mean over prompts and seeds. The p value is a permutation of arms over training seeds;
+# it needs at least four seeds, so a quick run has none, and a difference there shows no more than a direction.
+
+# %%
+tests = pd.DataFrame(read("patch/tests.json")["rows"])
+if len(tests):
+    decisive = tests[tests["headline"]].sort_values("rate").set_index("arm")
+    table = decisive[["seeds", "rate", "low", "high", "rate_of_coherent"]].copy()
+    for column in ("rate", "low", "high", "rate_of_coherent"):
+        table[column] = table[column].map(percent)
+    against = decisive["to_random"]
+    table["against random"] = [f"{100 * row['difference']:+.1f} points" if row else "-" for row in against]
+    table["p"] = [f"{row['p']:.3f}" if row and row["p"] is not None else "-" for row in against]
+    display(table)
+
+# %% [markdown]
+# ### The figure
+#
+# `patching_comparison.png`, the main result: which method's removals reduce the behaviour?
+
+# %%
+Image(RUN / "patching_comparison.png", width=900)
+
+# %% [markdown]
+# ### By behaviour
+#
+# A mean can hide that one behaviour was cured and another was not.
+
+# %%
+if len(tests):
+    split = tests[(tests["protocol"] == study.patch.headline) & (tests["split"] == "held-out")]
+    split = split[(split["behaviour"] != "*") & (split["alpha"] == read("patch/tests.json")["alpha"])]
+    display(split.pivot(index="arm", columns="behaviour", values="rate").map(percent))
+
+# %% [markdown]
+# ## Phase 5: what was found
+#
+# The report writes the four-panel figure, the comparison tables, a case study, a write-up, slides, and one page with
+# everything (`index.html`), all from the artifacts above.
+
+# %%
+run("report")
+results = json.loads((RUN / "final_results.json").read_text())
+print(", ".join(sorted(path.name for path in RUN.iterdir() if path.is_file())))
+
+# %% [markdown]
+# ### Findings
+#
+# Sentences that rules make from the numbers, negative results as plainly as positive ones.
+
+# %%
+display(Markdown("\n".join(f"- {markdown(text)}" for text in results["findings"])))
+
+# %%
+Image(RUN / "final_results.png", width=1000)
+
+# %% [markdown]
+# ### Verdict and limits
+#
+# The verdict is decided by code, in an order that was fixed beforehand. The limits name what a reader must not
+# conclude, each with the number that triggered it.
+
+# %%
+print("verdict:", (results["verdict"] or {"label": "not decided"})["label"])
+for reason in (results["verdict"] or {"reasons": []})["reasons"]:
+    print("-", reason)
+display(Markdown("\n".join(f"- {markdown(text)}" for text in results["limitations"])))
+
+# %% [markdown]
+# ### One case from end to end
+#
+# A harmful output, the documents that each method blames for it, and what their removal did; then every file of the
+# run. `index.html` shows everything on one page, `study.yaml` is the study as it ran and can be run again.
+
+# %%
+display(Markdown((RUN / "case_study.md").read_text()))
+
+# %%
+files = sorted(path.relative_to(RUN) for path in RUN.rglob("*") if path.is_file())
+pd.DataFrame({"kB": [round((RUN / path).stat().st_size / 1000, 1) for path in files]}, index=map(str, files))
