@@ -23,6 +23,9 @@ from datablame.judge.request import Request
 
 KEY = "sk-ant-test-0123456789abcdef"
 
+TIMEOUT_SECONDS = 4.0
+"""What clients of the server should give up after: longer than a busy machine takes, shorter than a slow answer."""
+
 Faults = Callable[[str, int], str | None]
 """The fault that meets the nth coming (from 0) of a request with that hash; None: it is served."""
 
@@ -82,6 +85,12 @@ def often(share: float, kinds: tuple[str, ...]) -> Faults:
     return chosen
 
 
+def some_outages_and_some(answers: Faults) -> Faults:
+    """Outages by coming; an answer, once it comes, is the same however often it was lost on the way."""
+    outage = often(0.2, ("429", "500", "529", "reset"))
+    return lambda digest, attempt: outage(digest, attempt) or answers(digest, 0)
+
+
 def key_of(body: Mapping[str, Any]) -> str:
     """The key that the client keeps the answer to this body under, first repeat."""
     schema = body["output_config"]["format"]["schema"]
@@ -93,11 +102,12 @@ def key_of(body: Mapping[str, Any]) -> str:
 class FakeApi:
     """The server's state."""
 
-    def __init__(self, log: Path, faults: Faults, *, seconds: float = 0.0, polls: int = 2) -> None:
+    def __init__(self, log: Path, faults: Faults, *, seconds: float, polls: int, slow_seconds: float) -> None:
         self.log = log
         self.faults = faults
         self.seconds = seconds
         self.polls = polls
+        self.slow_seconds = slow_seconds
         self.url = ""
         self.under_way = 0
         self.most_under_way = 0
@@ -220,7 +230,7 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             if fault in _ERRORS:
                 self._error(fault)
             elif fault == "timeout":
-                time.sleep(_SLOW_SECONDS)
+                time.sleep(api.slow_seconds)
                 self.close_connection = True
             elif fault == "reset":
                 self._reset()
@@ -319,11 +329,6 @@ def _batch(batch_id: str, requests: int, results_url: str | None, ended: bool) -
     }
 
 
-_SLOW_SECONDS = 6.0
-TIMEOUT_SECONDS = 4.0
-"""What clients of the server should give up after: longer than a busy machine takes, shorter than a slow answer."""
-
-
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
@@ -333,9 +338,16 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def running(log: Path, faults: Faults = served, *, seconds: float = 0.0, polls: int = 1) -> Iterator[FakeApi]:
-    """The server, listening until the block ends."""
-    api = FakeApi(log, faults, seconds=seconds, polls=polls)
+def running(
+    log: Path,
+    faults: Faults = served,
+    *,
+    seconds: float = 0.0,
+    polls: int = 1,
+    slow_seconds: float = 1.5 * TIMEOUT_SECONDS,
+) -> Iterator[FakeApi]:
+    """The server, listening until the block ends; a request takes `seconds`, a batch ends after so many polls."""
+    api = FakeApi(log, faults, seconds=seconds, polls=polls, slow_seconds=slow_seconds)
     server = _Server(("127.0.0.1", 0), _handler(api))
     server.block_on_close = False
     api.url = f"http://127.0.0.1:{server.server_address[1]}"
