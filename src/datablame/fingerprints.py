@@ -11,8 +11,9 @@ from datablame.run_folder import digest, hash_file, read_json
 
 __all__ = ["Phase", "fingerprint_of", "held_commit"]
 
-_LATER = {"patch": ("micro_batch",)}
-"""Keys that are younger than some run folders: left out while they are not set, so that those stay up to date."""
+_LATER = {"patch": ("micro_batch", "beta")}
+"""Keys that are younger than some run folders: left out while they have their default, so that those stay up to date.
+"""
 _LATER_OF_MODELS = ("subfolder", "gguf_file", "attn_implementation")
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
 
@@ -53,7 +54,7 @@ def _part(part: str, study: Study, root: Path) -> Any:
     values["judge"], attribution_judge = _judges(study, root)
     for section, names in _LATER.items():
         for name in names:
-            if values[section][name] is None:
+            if name in values[section] and values[section][name] == _default(study, section, name):
                 del values[section][name]
     if part == "attribution judge":
         return attribution_judge
@@ -66,12 +67,16 @@ def _part(part: str, study: Study, root: Path) -> Any:
     if part == "sampling":
         return {key: values["surface"][key] for key in _SAMPLING}
     if part == "pool":
-        return [values["data"], _contents(study.data.path if study.data is not None else None)]
+        return _pool_identity(study)
     if part == "judge" and study.judge.rules is not None:
         return {**values["judge"], "contents": _contents(study.judge.rules)}
     if part == "attribute" and study.truth is not None:
         return {**values["attribute"], "truth": _contents(study.truth)}
     return values[part]
+
+
+def _default(study: Study, section: str, name: str) -> Any:
+    return type(getattr(study, section)).model_fields[name].default
 
 
 def _judges(study: Study, root: Path) -> tuple[dict[str, Any], Any]:
@@ -80,6 +85,20 @@ def _judges(study: Study, root: Path) -> tuple[dict[str, Any], Any]:
     labels, scores = identity(study, choice)
     others = {key: value for key, value in study.judge.model_dump(mode="json").items() if key not in CLAUDE_FIELDS}
     return (others if labels is None else {**others, "classifier": "claude", "claude": labels}), scores
+
+
+def _pool_identity(study: Study) -> Any:
+    """What the study says of the data, streaming aside, and the names and contents of its files where they are here."""
+    if study.data is None:
+        return None
+    from datablame.corpus.rows import pool_files
+
+    folder = Path(study.data.path)
+    contents = [
+        [str(file.relative_to(folder)) if folder.is_dir() else file.name, hash_file(file)]
+        for file in pool_files(study.data.path)
+    ]
+    return [study.data.model_dump(mode="json", exclude={"streaming"}), contents]
 
 
 def _contents(path: str | None) -> str | None:

@@ -103,6 +103,8 @@ def _adapted(model: Any, reference: ModelRef, field: str) -> Any:
             tensors = load_file(file)
             settings = PeftConfig.from_pretrained(str(file.parent))
             settings.inference_mode = True
+            # peft warns of a base that has moved; `check_base` has seen that its weights are the same.
+            settings.base_model_name_or_path = model.name_or_path
             owner = get_peft_model(model, settings)
             _check_names(set(get_peft_model_state_dict(owner)), set(tensors), reference, field)
             set_peft_model_state_dict(owner, tensors)
