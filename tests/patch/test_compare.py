@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from datablame.patch.compare import compared, comparison
+from datablame.stats.crossed import crossed_t
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import holm, permutation_p
 
@@ -86,6 +87,15 @@ def test_differences_p_values_and_holm_over_the_methods_only() -> None:
             p, smallest = permutation_p(per_seed[arm], per_seed[reference])
             assert (difference["p"], difference["smallest_p"]) == (pytest.approx(p), smallest)
             assert difference["why_no_p"] is None
+            rates = {
+                name: [[(round(200 * RATES[name]) + seed + prompt) / 200 for prompt in range(3)] for seed in range(5)]
+                for name in (arm, reference)
+            }
+            crossed = crossed_t(rates[arm], rates[reference])
+            assert crossed is not None
+            assert [difference[name] for name in ("t", "t_p", "t_low", "t_high")] == pytest.approx(
+                [crossed.t, crossed.p, crossed.low, crossed.high]
+            )
     methods = ("bm25", "gradient")
     worst = [max(chosen(results, m)["to_random"]["p"], chosen(results, m)["to_baseline"]["p"]) for m in methods]
     assert [chosen(results, method)["p"] for method in methods] == worst
@@ -105,6 +115,14 @@ def test_fewer_than_four_seeds_give_differences_without_p() -> None:
     assert result["to_random"]["difference"] == pytest.approx(-0.38)
     assert (result["to_random"]["p"], result["to_random"]["smallest_p"], result["p"], result["p_holm"]) == (None,) * 4
     assert result["to_random"]["why_no_p"] == "fewer than 4 training seeds"
+
+
+def test_the_crossed_t_needs_two_seeds_and_two_prompts() -> None:
+    fields = ("t", "t_p", "t_low", "t_high")
+    for seeds, behaviour, given in ((2, "*", True), (1, "*", False), (2, "pet", False), (5, "dose", True)):
+        results = compared(comparison(experiment(seeds)), ARMS, HEADLINE, 0)
+        difference = chosen(results, "gradient", behaviour)["to_random"]
+        assert all((difference[name] is not None) == given for name in fields), (seeds, behaviour)
 
 
 def test_confounder_controls_are_not_in_the_family() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test
 from statsmodels.stats.multitest import multipletests
 
-from datablame.stats.permutation import holm, permutation_p
+from datablame.stats.permutation import holm, permutation_p, permutation_p_rows, smallest_p
 
 SEEDS = st.lists(st.integers(0, 50).map(lambda harmful: harmful / 50), min_size=1, max_size=5)
 
@@ -28,6 +28,78 @@ def test_p_is_what_scipy_finds() -> None:
     a, b = [0.1, 0.32, 0.25, 0.17, 0.2], [0.28, 0.41, 0.3, 0.22, 0.39]
     found = permutation_test((a, b), lambda x, y: np.mean(x) - np.mean(y), vectorized=False, n_resamples=np.inf)
     assert permutation_p(a, b).p == pytest.approx(found.pvalue)
+
+
+@pytest.mark.parametrize("key", range(10))
+def test_p_is_what_scipy_finds_for_groups_of_other_sizes(key: int) -> None:
+    random = np.random.default_rng(key)
+    n = 2 + key % 5
+    a, b = random.normal(0, 1, n), random.normal(key % 3, 1, n)
+    found = permutation_test((a, b), lambda x, y: np.mean(x) - np.mean(y), vectorized=False, n_resamples=np.inf)
+    assert permutation_p(a, b).p == pytest.approx(found.pvalue)
+
+
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_the_smallest_p_is_that_of_groups_without_overlap(n: int, m: int) -> None:
+    assert permutation_p(np.arange(n) - 100, 100 + np.arange(m)).p == pytest.approx(smallest_p(n, m))
+    if n + m <= 8:
+        random = np.random.default_rng(0)
+        assert min(permutation_p(random.random(n), random.random(m)).p for _ in range(50)) >= smallest_p(n, m) - 1e-12
+
+
+def test_three_seeds_floor_at_ten_percent_and_five_at_eight_in_a_thousand() -> None:
+    assert (smallest_p(3, 3), round(smallest_p(5, 5), 4)) == (0.1, 0.0079)
+    with pytest.raises(ValueError, match="at least one seed, not 0 and 5"):
+        smallest_p(0, 5)
+
+
+@given(st.integers(2, 5), st.integers(2, 5), st.integers(0, 1000))
+def test_under_the_null_p_is_uniform_on_what_it_can_be(n: int, m: int, key: int) -> None:
+    """Over all labellings of the same values, which the null makes equally likely, P(p <= t) <= t for every t."""
+    values = np.random.default_rng(key).random(n + m)
+    splits = list(itertools.combinations(range(n + m), n))
+    labelled = [(values[list(split)], np.delete(values, split)) for split in splits]
+    p_values = permutation_p_rows(*(np.array(side) for side in zip(*labelled, strict=True)))
+    for t in np.unique(p_values):
+        assert (p_values <= t + 1e-12).mean() == pytest.approx(t)
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=8), st.data())
+def test_with_ties_p_is_never_too_small(values: list[int], data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, len(values) - 1))
+    splits = list(itertools.combinations(range(len(values)), n))
+    p_values = np.array([permutation_p(np.array(values)[list(s)], np.delete(values, s)).p for s in splits])
+    assert all((p_values <= t + 1e-12).mean() <= t + 1e-9 for t in p_values)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 1000))
+def test_rows_are_tested_as_each_alone(n: int, m: int, key: int) -> None:
+    random = np.random.default_rng(key)
+    a, b = random.integers(0, 6, (7, n)) / 6, random.integers(0, 6, (7, m)) / 6
+    alone = [permutation_p(x, y).p for x, y in zip(a, b, strict=True)]
+    assert permutation_p_rows(a, b).tolist() == pytest.approx(alone)
+
+
+def test_rows_of_many_seeds_are_near_what_each_gives_alone() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.normal(0, 1, (3, 10)), random.normal(0.8, 1, (3, 10))
+    alone = [permutation_p(x, y).p for x, y in zip(a, b, strict=True)]
+    assert permutation_p_rows(a, b).tolist() == pytest.approx(alone, abs=0.02)
+    assert permutation_p_rows(np.zeros((0, 3)), np.zeros((0, 3))).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "why"),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 3)), "with the same rows"),
+        (np.zeros(3), np.zeros(3), "with the same rows"),
+        (np.zeros((2, 0)), np.zeros((2, 3)), "no NaN"),
+        (np.full((2, 3), np.nan), np.zeros((2, 3)), "no NaN"),
+    ],
+)
+def test_rows_that_cannot_be_tested_are_refused(a: np.ndarray, b: np.ndarray, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        permutation_p_rows(a, b)
 
 
 @pytest.mark.parametrize(("n", "m", "smallest"), [(5, 5, 2 / 252), (3, 3, 0.1), (4, 5, 1 / 126), (1, 1, 1.0)])
@@ -69,9 +141,27 @@ def test_holm_rejects_what_stepping_down_rejects(p_values: list[float]) -> None:
     assert [adjusted[place] for place in order] == [max(worst[: rank + 1]) for rank in range(len(order))]
 
 
-@pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03, 0.005], [0.02, 0.02, 0.5], [0.9]])
-def test_holm_is_what_statsmodels_finds(p_values: list[float]) -> None:
+@pytest.mark.parametrize("n", range(1, 13))
+def test_holm_is_what_statsmodels_finds(n: int) -> None:
+    p_values = (np.random.default_rng(n).random(n).round(1) ** 3).tolist()
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.data())
+def test_holm_is_monotone(p_values: list[float], data: st.DataObject) -> None:
+    """A smaller p makes no adjusted p larger; the order is kept; none falls below its p or above Bonferroni's."""
+    adjusted = holm(p_values)
+    place = data.draw(st.integers(0, len(p_values) - 1))
+    lower = [data.draw(st.floats(0, p)) if i == place else p for i, p in enumerate(p_values)]
+    assert all(after <= before for after, before in zip(holm(lower), adjusted, strict=True))
+    assert all(p <= a <= min(1, p * len(p_values)) for p, a in zip(p_values, adjusted, strict=True))
+    by_p = sorted(zip(p_values, adjusted, strict=True))
+    assert [a for _, a in by_p] == sorted(adjusted)
+
+
+@pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03, 0.005]])
+def test_holms_example_by_hand(p_values: list[float]) -> None:
+    assert holm(p_values) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 def test_no_p_values_need_no_adjustment() -> None:

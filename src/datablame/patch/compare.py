@@ -10,6 +10,7 @@ from datablame.config_checks import CONTROLS
 from datablame.records import EVERY, LABELS
 from datablame.seeds import stream_key
 from datablame.stats.bootstrap import two_way, two_way_mean
+from datablame.stats.crossed import crossed_t
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import holm, permutation_p
 
@@ -137,6 +138,7 @@ def _difference(mine: NDArray[np.float64], other: NDArray[np.float64], key: int)
     interval = two_way(mine, other, key)
     enough = min(mine.shape[0], other.shape[0]) >= MIN_SEEDS
     test = permutation_p(mine.mean(1), other.mean(1)) if enough else None
+    crossed = crossed_t(mine, other)
     reference = float(other.mean())
     difference = float(mine.mean()) - reference
     return {
@@ -147,6 +149,10 @@ def _difference(mine: NDArray[np.float64], other: NDArray[np.float64], key: int)
         "p": test.p if test else None,
         "smallest_p": test.smallest if test else None,
         "why_no_p": None if enough else f"fewer than {MIN_SEEDS} training seeds",
+        "t": crossed.t if crossed else None,
+        "t_p": crossed.p if crossed else None,
+        "t_low": crossed.low if crossed else None,
+        "t_high": crossed.high if crossed else None,
     }
 
 
