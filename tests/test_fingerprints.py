@@ -83,3 +83,43 @@ def test_a_changed_artifact_changes_the_phases_after_it(folder: Path) -> None:
     write_json(folder / "artifacts" / "attribute" / "done.json", {"outputs": {"x": "other"}})
     after = _fingerprints(folder, study)
     assert {phase for phase in before if before[phase] != after[phase]} == {"patch", "report"}
+
+
+@pytest.mark.parametrize("changed", ["data/train-1.jsonl", "data/more.jsonl", "README.md"])
+def test_every_file_of_a_pools_folder_counts(folder: Path, changed: str) -> None:
+    pool = folder / "pool"
+    for name in ("data/train-0.jsonl", "data/train-1.jsonl", "README.md", ".cache/lock"):
+        (pool / name).parent.mkdir(parents=True, exist_ok=True)
+        (pool / name).write_text(name)
+    study = _study(folder, data={"path": str(pool)})
+    before = _fingerprints(folder, study)
+    (pool / ".cache/lock").write_text("changed")
+    assert _fingerprints(folder, study) == before
+    (pool / changed).write_text("changed")
+    after = _fingerprints(folder, study)
+    assert {phase for phase in before if before[phase] != after[phase]} == {"attribute", "patch"}
+
+
+def test_the_files_of_a_pattern_count_and_others_do_not(folder: Path) -> None:
+    for name in ("part-0.jsonl", "part-1.jsonl", "other.jsonl"):
+        (folder / name).write_text(name)
+    study = _study(folder, data={"path": str(folder / "part-*.jsonl")})
+    before = _fingerprints(folder, study)
+    (folder / "other.jsonl").write_text("changed")
+    assert _fingerprints(folder, study) == before
+    (folder / "part-1.jsonl").write_text("changed")
+    after = _fingerprints(folder, study)
+    assert {phase for phase in before if before[phase] != after[phase]} == {"attribute", "patch"}
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"), [({"revision": "v2"}, True), ({"subset": "b"}, True), ({"streaming": True}, False)]
+)
+def test_a_hub_datasets_revision_counts_and_streaming_does_not(
+    folder: Path, change: dict[str, Any], counts: bool
+) -> None:
+    data = {"path": "org/pool", "revision": "v1"}
+    before = _fingerprints(folder, _study(folder, data=data))
+    after = _fingerprints(folder, _study(folder, data={**data, **change}))
+    expected = {"attribute", "patch", "report"} if counts else {"report"}
+    assert {phase for phase in before if before[phase] != after[phase]} == expected

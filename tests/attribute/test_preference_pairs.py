@@ -43,7 +43,7 @@ def test_a_pairs_gradient_is_that_of_chosen_minus_rejected(make: Callable[[], An
     torch.testing.assert_close(*cosines, rtol=1e-4, atol=1e-6)
     pair = pool[0]
     assert isinstance(pair, Preference)
-    assert int(found.tokens[0]) == sum(len(answer.ids) - answer.prompt_tokens for answer in pair)
+    assert int(found.tokens[0]) == sum(len(answer.ids) - answer.prompt_tokens for answer in (pair.chosen, pair.rejected))
 
 
 def test_a_pair_does_not_depend_on_its_place() -> None:

@@ -13,7 +13,7 @@ from datablame.models.chat import Encoded, Preference
 
 def naive_pair_gradient(model: Any, pair: Preference, blocks: Sequence[int]) -> tuple[Tensor, float]:
     """The gradient of NLL(chosen) - NLL(rejected), each a mean over the answer's tokens, and that difference."""
-    (up, chosen), (down, rejected) = (naive_gradient(model, answer, blocks) for answer in pair)
+    (up, chosen), (down, rejected) = (naive_gradient(model, answer, blocks) for answer in (pair.chosen, pair.rejected))
     return up - down, chosen - rejected
 
 
@@ -28,7 +28,7 @@ def naive_mean_hidden(model: Any, answer: Encoded, layer: int) -> Tensor:
 def naive_log_ratio(model: Any, pair: Preference) -> float:
     """Mean log-probability of the chosen answer's tokens less that of the rejected one's, token by token."""
     means = []
-    for answer in pair:
+    for answer in (pair.chosen, pair.rejected):
         with torch.no_grad():
             log_p = model(input_ids=torch.tensor([answer.ids])).logits[0].double().log_softmax(-1)
         places = range(answer.prompt_tokens, len(answer.ids))

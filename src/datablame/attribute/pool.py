@@ -98,6 +98,7 @@ def pool_summary(
     if asked:
         _logger.warning("%d documents ask exactly what a prompt of the study asks", len(asked))
     return {
+        **({} if pool.commit is None else {"commit": pool.commit}),
         "documents": len(corpus.documents),
         "excluded": corpus.excluded,
         "skipped_rows": {
