@@ -42,7 +42,7 @@ _COMMON = frozenset(_COMMONEST.split())
 @method(
     "llm-judge",
     label="llm-judge (keyword stand-in)",
-    description="Stand-in for an LLM judge, 0 to 10: keywords and words shared with the harmful output, by rule.",
+    description="Stand-in for Claude as judge, 0 to 10: keywords and words shared with the harmful output, by rule.",
     needs="text",
     whole_pool=False,
     standin=True,

@@ -22,6 +22,7 @@ __all__ = [
     "freeze",
     "has_key",
     "identity",
+    "known_prices",
     "missing_key",
     "prices_of",
     "reply_tokens",
@@ -118,18 +119,23 @@ def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
     )
 
 
+def known_prices(judge: Judge) -> dict[str, Price]:
+    """The list prices with the study's own over them; a cache that is nowhere asked for costs as much as may be."""
+    prices = dict(PRICES)
+    for model, price in judge.prices.items():
+        off = PRICES[model].no_thinking if model in PRICES else None
+        prices[model] = Price(price.input, price.output, price.input, 2 * price.input, off)
+    return prices
+
+
 def prices_of(study: Study, choice: Choice) -> Mapping[str, Price]:
-    """The known prices with the study's own; every model that the study asks has one.
+    """The known prices, with one for every model that the study asks.
 
     Raises:
         RequestError: a model without a price.
     """
     judge = study.judge
-    prices = dict(PRICES)
-    for model, price in judge.prices.items():
-        known = PRICES.get(model)
-        off = known.no_thinking if known is not None else None
-        prices[model] = Price(price.input, price.output, price.input, 2 * price.input, off)
+    prices = known_prices(judge)
     asked = {
         "judge.model": judge.model if choice.classifier == "claude" else None,
         "judge.attribution_model": judge.attribution_model if choice.attribution == "claude" else None,

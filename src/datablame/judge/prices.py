@@ -60,10 +60,10 @@ PRICES: Mapping[str, Price] = {
 }
 """Models by the id that `judge.model` and `judge.attribution_model` take."""
 
-CLASSIFICATION = Usage(input_tokens=700, output_tokens=25)
+CLASSIFICATION = Usage(input_tokens=800, output_tokens=25)
 """One label, typically: the instructions, the rubric, a short prompt and an output of a hundred words."""
 
-ATTRIBUTION = Usage(input_tokens=1400, output_tokens=12)
+ATTRIBUTION = Usage(input_tokens=2000, output_tokens=12)
 """One score, typically: the instructions, a training document of 400 words and five outputs of forty."""
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from datablame.config import Study
-from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, PRICES, Price, Usage, cost_usd
+from datablame.judge.choice import known_prices
+from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Price, Usage, cost_usd
 from datablame.plan.counts import Counts
 
 __all__ = ["Asked", "Calls", "calls_of"]
@@ -56,7 +57,7 @@ def calls_of(study: Study, counts: Counts, *, has_key: bool) -> Calls:
     if not labels and not judges:
         by = "rules" if ruled and judge.classifier != "keywords" else "keywords"
         return Calls((), False, f"no calls; {by} label the outputs")
-    prices = _prices(study)
+    prices = known_prices(study.judge)
     asked = []
     if labels:
         outputs = counts.scan.outputs + counts.surface.outputs + counts.patch.outputs
@@ -79,12 +80,6 @@ def _asked(study: Study, what: str, model: str, calls: int, each: Usage, prices:
     usage = Usage(calls * each.input_tokens, calls * each.output_tokens)
     usd = cost_usd(model, usage, prices, batch=study.judge.batches) if model in prices else None
     return Asked(what, model, calls, usage.input_tokens, usage.output_tokens, usd)
-
-
-def _prices(study: Study) -> dict[str, Price]:
-    """The table with the study's own prices over it."""
-    own = {model: Price(**price.model_dump()) for model, price in study.judge.prices.items()}
-    return {**PRICES, **own}
 
 
 def _cautions(asked: list[Asked], prices: Mapping[str, Price], *, forced: bool, has_key: bool) -> list[str]:
