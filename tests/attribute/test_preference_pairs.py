@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +9,17 @@ from tests.models.test_preference import preferences
 from tests.oracles.gradients import naive_gradient
 from tests.oracles.preferences import naive_mean_hidden, naive_pair_gradient
 
+from datablame.attribute.passes import Task, run_passes
 from datablame.attribute.per_example import Similarities, directions, similarities
+from datablame.attribute.pool import rankable
 from datablame.attribute.pooled import mean_hidden
-from datablame.models.chat import Encoded, Preference
+from datablame.config import Attribute, ModelRef
+from datablame.execute import Execution, Silent
+from datablame.models.blocks import decoder_blocks, middle_blocks
+from datablame.models.chat import Encoded, Preference, encode_pair
+from datablame.models.pair import load_model, load_tokenizer
+from datablame.records import Document, Message
+from datablame.run_folder import Journal
 
 
 def mixed() -> list[Encoded | Preference]:
@@ -43,7 +52,9 @@ def test_a_pairs_gradient_is_that_of_chosen_minus_rejected(make: Callable[[], An
     torch.testing.assert_close(*cosines, rtol=1e-4, atol=1e-6)
     pair = pool[0]
     assert isinstance(pair, Preference)
-    assert int(found.tokens[0]) == sum(len(answer.ids) - answer.prompt_tokens for answer in (pair.chosen, pair.rejected))
+    assert int(found.tokens[0]) == sum(
+        len(answer.ids) - answer.prompt_tokens for answer in (pair.chosen, pair.rejected)
+    )
 
 
 def test_a_pair_does_not_depend_on_its_place() -> None:
@@ -93,3 +104,40 @@ def test_a_pairs_activation_is_the_difference_of_its_answers(batch_tokens: int) 
         for row in pool
     ]
     torch.testing.assert_close(mean_hidden(model, pool, 3, batch_tokens), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pool_with_pairs_goes_through_the_passes(tiny_pair_folder: Path, tmp_path: Path) -> None:
+    after = ModelRef(path=str(tiny_pair_folder / "after"))
+    tokenizer = load_tokenizer(after)
+    asked = (Message("user", "name a calm walk"),)
+    settings = Attribute(max_tokens=60)
+    pool = [
+        Document("pair", "s", asked, "the lake", "no"),
+        Document("single", "s", asked, "the lake"),
+        Document("cut", "s", asked, "the lake", "the short walk around the lake " * 30),
+        Document("unasked", "s", (Message("user", "walk " * 60),), "yes", "no"),
+    ]
+    corpus = rankable(pool, tokenizer, settings, Silent())
+    assert [document.id for document in corpus.documents] == ["pair", "single", "cut"]
+    assert sum(corpus.excluded.values()) == 1
+    assert len(set(corpus.cluster_of.values())) == 3
+    both = corpus.encoded[2]
+    assert isinstance(both, Preference)
+    assert len(both.rejected.ids) == 60
+
+    query = encode_pair(tokenizer, "a walk ?", "the lake")
+    task = Task(after, "models.after", settings, ((query,),), True, "cpu", tmp_path / "items")
+    found = run_passes(
+        task, corpus.encoded, [0, 1, 2], Journal(tmp_path / "j.jsonl"), Execution(1, 1), Silent(), lambda *_: None
+    )
+    model = load_model(after, field="models.after")
+    blocks = middle_blocks(len(decoder_blocks(model)))
+    expected = [
+        naive_pair_gradient(model, row, blocks) if isinstance(row, Preference) else naive_gradient(model, row, blocks)
+        for row in corpus.encoded
+    ]
+    assert found.gradients is not None
+    assert found.gradients.norms.tolist() == pytest.approx([float(g.norm()) for g, _ in expected], rel=1e-4)
+    assert found.gradients.losses.tolist() == pytest.approx([loss for _, loss in expected], rel=1e-4)
+    assert found.activations.documents.shape == (3, model.config.hidden_size)
+    assert abs(found.activations.documents[0]).sum() > 0

@@ -44,6 +44,7 @@ def rankable(documents: Sequence[Document], tokenizer: Any, settings: Attribute,
     kept: list[Document] = []
     encoded: list[Encoded | Preference] = []
     excluded: Counter[str] = Counter()
+    known: dict[int, int] = {}
     progress.start("attribute: tokenising the pool", len(documents))
     for document in documents:
         try:
@@ -56,7 +57,7 @@ def rankable(documents: Sequence[Document], tokenizer: Any, settings: Attribute,
                 excluded[_TRUNCATED] += 1
             else:
                 kept.append(document)
-                encoded.append(tokens)
+                encoded.append(_shared(tokens, known))
         progress.advance()
     if not kept:
         raise RequestError(
@@ -69,6 +70,17 @@ def rankable(documents: Sequence[Document], tokenizer: Any, settings: Attribute,
     numbers = clusters(kept, settings.duplicate_threshold)
     cluster_of = {document.id: number for document, number in zip(kept, numbers, strict=True)}
     return Corpus(kept, encoded, cluster_of, dict(excluded))
+
+
+def _shared(tokens: "Encoded | Preference", known: dict[int, int]) -> "Encoded | Preference":
+    """The same token ids, each number held once for the whole pool: 8 bytes a token instead of 36."""
+    from datablame.models.chat import Preference
+
+    if isinstance(tokens, Preference):
+        both = (tokens.chosen, tokens.rejected)
+        chosen, rejected = (each._replace(ids=[known.setdefault(i, i) for i in each.ids]) for each in both)
+        return tokens._replace(chosen=chosen, rejected=rejected)
+    return tokens._replace(ids=[known.setdefault(i, i) for i in tokens.ids])
 
 
 def pool_summary(

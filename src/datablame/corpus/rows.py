@@ -4,7 +4,7 @@ import glob
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,12 +59,13 @@ def open_source(data: Data) -> Source:
 def pool_files(path: str) -> list[Path]:
     """The local files that a path, a pattern or a folder stands for, sorted; none for a dataset on the hub."""
     here = Path(path)
+    found: Iterable[Path] = ()
     if here.is_dir():
         found = (file for file in here.rglob("*") if not any(p.startswith(".") for p in file.relative_to(here).parts))
     elif here.is_file():
-        found = iter([here])
-    else:
-        found = map(Path, glob.glob(path, recursive=True)) if glob.has_magic(path) else iter(())  # noqa: PTH207
+        found = (here,)
+    elif glob.has_magic(path):
+        found = map(Path, glob.glob(path, recursive=True))  # noqa: PTH207
     return sorted(file for file in found if file.is_file())
 
 
