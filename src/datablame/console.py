@@ -1,6 +1,7 @@
 """What people see: progress with the remaining time on stderr, the outcome on stdout."""
 
 import logging
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-__all__ = ["ConsoleProgress", "outcome"]
+__all__ = ["ConsoleProgress", "LateProgress", "outcome"]
+
+_PATIENCE_SECONDS = 2.0
 
 
 class ConsoleProgress:
@@ -58,6 +61,48 @@ class ConsoleProgress:
     def note(self, text: str) -> None:
         """Say one line that stays on the screen."""
         self._console.print(text, markup=False, highlight=False)
+
+
+class LateProgress:
+    """Progress that appears only where the work takes longer than two seconds; until then the screen stays empty."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._shown: ConsoleProgress | None = None
+        self._step: tuple[str, int, int] | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to wait."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing where something was drawn."""
+        if self._shown is not None:
+            self._shown.__exit__(kind, error, trace)
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        """Begin a step of `total` units, `done` of them finished earlier."""
+        self._step = (description, total, done)
+        if self._shown is not None:
+            self._shown.start(*self._step)
+
+    def advance(self, n: int = 1) -> None:
+        """Finish `n` more units of the current step."""
+        if self._step is None:
+            return
+        description, total, done = self._step
+        self._step = (description, total, done + n)
+        if self._shown is not None:
+            self._shown.advance(n)
+        elif time.monotonic() - self._begun > _PATIENCE_SECONDS:
+            self._shown = ConsoleProgress().__enter__()
+            self._shown.start(*self._step)
+
+    def note(self, text: str) -> None:
+        """Say one line that stays on the screen."""
+        Console(stderr=True).print(text, markup=False, highlight=False)
 
 
 def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:

@@ -1,5 +1,4 @@
 import math
-from collections import Counter
 from itertools import permutations
 
 import numpy as np
@@ -25,7 +24,8 @@ def row(text: str) -> list[str | None]:
 
 def by_pairs(ratings: list[list[str | None]]) -> float:
     """The definition: disagreement of all pairs within items over that of all pairs whatsoever."""
-    observed, pairable = 0.0, []
+    observed = 0.0
+    pairable: list[str] = []
     for item in zip(*ratings, strict=True):
         labels = [label for label in item if label is not None]
         if len(labels) >= 2:
@@ -34,7 +34,7 @@ def by_pairs(ratings: list[list[str | None]]) -> float:
     if len(set(pairable)) < 2:
         return math.nan
     n = len(pairable)
-    expected = sum(a != b for a, b in permutations(pairable, 2)) / (n - 1)
+    expected: float = sum(a != b for a, b in permutations(pairable, 2)) / (n - 1)
     return 1 - observed / expected
 
 
@@ -79,21 +79,20 @@ def test_neither_the_order_of_raters_nor_of_items_matters(ratings: list[list[str
 
 def test_perfect_agreement_is_one_and_what_says_nothing_is_no_number() -> None:
     assert krippendorff_alpha([["a", "b", "a"], ["a", "b", None]]) == 1
-    for ratings in (
+    nothing: list[list[list[str | None]]] = [
         [],
         [[]],
         [["a", "b"]],
         [["a", "a"], ["a", "a"]],
         [[None, None], [None, None]],
         [["a", None], [None, "b"]],
-    ):
-        assert math.isnan(krippendorff_alpha(ratings))
+    ]
+    assert all(math.isnan(krippendorff_alpha(ratings)) for ratings in nothing)
 
 
 def test_chance_gives_about_zero() -> None:
-    ratings = np.random.default_rng(0).integers(0, 4, (3, 4000)).tolist()
+    ratings: list[list[int]] = np.random.default_rng(0).integers(0, 4, (3, 4000)).tolist()
     assert abs(krippendorff_alpha(ratings)) < 0.02
-    assert Counter(ratings[0]).keys() == {0, 1, 2, 3}
 
 
 def test_raters_of_other_lengths_are_refused() -> None:

@@ -1,6 +1,6 @@
 """The cheapest design that shows an effect four times in five."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
@@ -36,33 +36,34 @@ def cost(design: Design, training_cost: float) -> float:
 def candidates(design: Design, training_cost: float) -> list[Design]:
     """Designs for the same effect that the formula holds for able to show it, the cheapest first.
 
-    4 to 20 seeds in every arm, a quarter to twice the prompts, 5 to 100 samples. Of equally cheap designs those with
-    fewer prompts come first.
+    4 to 20 seeds in every arm, a quarter to twice the prompts, 5 to 100 samples, and the design's own numbers. Of
+    equally cheap designs those with fewer prompts come first.
     """
     prompts = sorted({max(2, round(share * design.prompts)) for share in _PROMPTS})
     samples = sorted({*_SAMPLES, design.samples})
+    seeds = sorted({*_SEEDS, design.seeds})
     every = [
         replace(design, seeds=s, reference_seeds=None, prompts=p, samples=n)
-        for s, p, n in product(_SEEDS, prompts, samples)
+        for s, p, n in product(seeds, prompts, samples)
     ]
     every.sort(key=lambda other: (cost(other, training_cost), other.prompts))
     return [other for other in every if approximate_power(other) >= _WORTH_SIMULATING]
 
 
 def cheapest(
-    design: Design,
+    designs: Sequence[Design],
     training_cost: float,
     simulations: int,
     key: int,
     advance: Callable[[int], object] = lambda done: None,
 ) -> Cheapest | None:
-    """The first of `candidates` with a simulated power of at least .8; None where none of the first 40 has it.
+    """The first of the designs with a simulated power of at least .8; None where none of the first 40 has it.
 
     `advance` is called with 1 for every design that was simulated.
     """
-    for other in candidates(design, training_cost)[:MOST_TRIED]:
-        found = simulate(other, simulations, key)
+    for design in designs[:MOST_TRIED]:
+        found = simulate(design, simulations, key)
         advance(1)
         if found.power.rate >= TARGET:
-            return Cheapest(other, found, cost(other, training_cost))
+            return Cheapest(design, found, cost(design, training_cost))
     return None

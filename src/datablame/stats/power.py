@@ -212,7 +212,7 @@ def _studies(design: Design, simulations: int, key: int) -> Iterator[_Drawn]:
         def arm(intercept: float, seeds: int, prompts: PValues = prompts) -> Counts:
             log_odds = intercept + prompts + random.normal(0, design.seed_deviation, (len(prompts), seeds, 1))
             log_odds = log_odds + random.normal(0, design.interaction_deviation, (len(prompts), seeds, design.prompts))
-            return random.binomial(design.samples, expit(log_odds))
+            return np.asarray(random.binomial(design.samples, expit(log_odds)))
 
         yield _Drawn(
             random=arm(idle, design.references),
