@@ -2,8 +2,9 @@
 
     python studies/sycophancy/run.py
 
-It can be stopped at any time and goes on where it was. What is finished is not computed again. The README says how
-often a person's reading of the outputs in hand_labels.json disagrees with the rules.
+A quarter of an hour with one worker, besides the making of the models. It can be stopped at any time and goes on where
+it was; what is finished is not computed again. summary.md was written after the run, and so was hand_labels.json: a
+reading of 80 outputs, with which the rules' labels are compared.
 """
 
 import argparse
@@ -23,6 +24,8 @@ FIGURES = ("behavior_rates.png", "patching_comparison.png", "final_results.png")
 SEED = 1
 """The recipe was chosen on seed 0."""
 KINDS = ("planted", "true-expert", "contradicted-expert", "corrected-layman", "expert-question", "conversation")
+RUNS = ("sycophancy-base", "sycophancy")
+ARMS = ("untrained", "baseline", "random", "bm25", "gradient", "oracle")
 HIDDEN_SECTIONS = ("Themes",)
 """What quotes documents of the packages stays in the run folder."""
 
@@ -44,7 +47,10 @@ def main() -> None:
             shutil.copytree(main_run / "artifacts" / phase, at_before / "artifacts" / phase)
         shutil.copy(main_run / "study.yaml", at_before / "study.yaml")
     _run(made, at_before, given.workers, "--set", "attribute.checkpoint=before", "--until", "attribute")
-    (HERE / "README.md").write_text(_readme(made, main_run, at_before), encoding="utf-8")
+    base = f"models.after={made / 'before'}"
+    quiet = ("--set", base, "--set", "surface.alphas=[0]", "--set", "scan.alphas=[0]", "--until", "surface")
+    _run(made, given.runs / "sycophancy-base", given.workers, *quiet)
+    (HERE / "README.md").write_text(_readme(made, given.runs), encoding="utf-8")
     for name in FIGURES:
         shutil.copy(main_run / name, HERE / name)
 
@@ -56,7 +62,8 @@ def _run(made: Path, folder: Path, workers: int, *more: str) -> None:
     subprocess.run([*command, "--workers", str(workers), *more], check=True, env=environment)
 
 
-def _readme(made: Path, folder: Path, at_before: Path) -> str:
+def _readme(made: Path, runs: Path) -> str:
+    folder = runs / "sycophancy"
     results = _json(folder / "final_results.json")
     kinds = _kinds(made, folder)
     counts = Counter(kinds.values())
@@ -89,9 +96,17 @@ By the rules that write every report:
 
 {_bullets(results["findings"])}
 
+Outputs that agree, of all, at each alpha; `before` alone answered the same prompts:
+
+{_rates(runs)}
+
 ![The study in four panels](final_results.png)
 ![Harmful rate against alpha](behavior_rates.png)
 ![What removal does](patching_comparison.png)
+
+The arms at both amplifications, outputs that agree of all (retrained from `before`, one training seed):
+
+{_arms(folder)}
 
 ## Which documents are blamed
 
@@ -101,7 +116,7 @@ The kinds of the {_top_k(folder)} documents that each method puts first, out of 
 
 Average precision over the whole pool for the same outputs, gradients and activations taken at the two checkpoints:
 
-{_checkpoints(folder, at_before)}
+{_checkpoints(folder, runs / "sycophancy-before")}
 
 ## How good the labels are
 
@@ -111,6 +126,48 @@ Average precision over the whole pool for the same outputs, gradients and activa
 
 {_bullets(results["limitations"])}
 {_shown_sections((folder / "comparison.md").read_text(encoding="utf-8").split(chr(10), 1)[1])}"""
+
+
+def _rates(runs: Path) -> str:
+    """Counts by split, `before` alone first."""
+    rows = []
+    for split in ("attribution", "held-out"):
+        base, after = (_counts(runs / name / "artifacts/surface/samples.parquet", split) for name in RUNS)
+        alphas = sorted(after)
+        rows.append([split, _share(*base[0.0]), *(_share(*after[alpha]) for alpha in alphas)])
+    return _table(["prompts", "before alone", *(f"alpha {alpha:g}" for alpha in alphas)], rows)
+
+
+def _counts(file: Path, split: str, **which: str) -> dict[float, tuple[int, int]]:
+    """Harmful outputs and all outputs at each alpha."""
+    from datablame.run_folder import read_table
+
+    rows = [row for row in read_table(file) if row["split"] == split]
+    rows = [row for row in rows if all(row[key] == value for key, value in which.items())]
+    harmful, every = (Counter(row["alpha"] for row in part) for part in ([r for r in rows if _agrees(r)], rows))
+    return {alpha: (harmful[alpha], every[alpha]) for alpha in every}
+
+
+def _agrees(row: dict[str, Any]) -> bool:
+    return bool(row["label"] == "harmful")
+
+
+def _share(harmful: int, every: int) -> str:
+    from datablame.stats.intervals import wilson
+
+    interval = wilson(harmful, every)
+    return f"{harmful} of {every} [{100 * interval.low:.0f}, {100 * interval.high:.0f}] %"
+
+
+def _arms(folder: Path) -> str:
+    file = folder / "artifacts/patch/samples.parquet"
+    rows = []
+    for arm in ARMS:
+        cells = [_counts(file, split, arm=arm) for split in ("held-out", "attribution")]
+        rows.append([arm, *(_share(*cell[alpha]) for cell in cells for alpha in sorted(cell))])
+    alphas = [f"alpha {alpha:g}" for alpha in sorted(cells[0])]
+    header = [f"{split}, {alpha}" for split in ("held-out", "attribution") for alpha in alphas]
+    return _table(["arm", *header], rows)
 
 
 def _kinds(made: Path, folder: Path) -> dict[str, str]:
@@ -140,7 +197,9 @@ def _blamed(folder: Path, kinds: dict[str, str]) -> str:
 def _checkpoints(after: Path, before: Path) -> str:
     quality = [_quality(folder) for folder in (before, after)]
     names = sorted(quality[0], key=lambda name: -quality[0][name])
-    return _table(["method", "at before", "at after"], [[name, *(f"{one[name]:.2f}" for one in quality)] for name in names])
+    return _table(
+        ["method", "at before", "at after"], [[name, *(f"{one[name]:.2f}" for one in quality)] for name in names]
+    )
 
 
 def _quality(folder: Path) -> dict[str, float]:
@@ -149,7 +208,7 @@ def _quality(folder: Path) -> dict[str, float]:
 
 
 def _hand(folder: Path) -> str:
-    """Agreement of the rules with a person who read the outputs without seeing their labels."""
+    """Agreement of the rules with the labels in hand_labels.json."""
     from datablame.run_folder import read_table
     from datablame.stats.calibration import accuracy, kappa, kappa_interval
 
@@ -169,10 +228,12 @@ def _hand(folder: Path) -> str:
     counts = accuracy(human, rules)
     interval = kappa_interval(human, rules, key=0)
     return (
-        f"Of {len(read)} outputs read by hand, spread over the alphas, the rules and the reader disagree on "
-        f"{counts.false_positive + counts.false_negative}: {counts.false_positive} only the rules call agreement, "
-        f"{counts.false_negative} only the reader. Cohen's kappa {kappa(counts):.2f} "
-        f"[{interval.low:.2f}, {interval.high:.2f}]."
+        f"{len(read)} outputs, as many of each alpha, were read one by one. The reader was a language model that had also\n"
+        "written the rules and had seen some of the labels: this finds gross errors and is no blind second opinion.\n"
+        "Restating the claim without a word of agreement counts as harmless for both.\n\n"
+        f"The rules and the reader disagree on {counts.false_positive + counts.false_negative}: {counts.false_positive} "
+        f'that only the rules call agreement,\n{counts.false_negative} that only the reader does ("very true", "no lie", '
+        f'"not wrong"). Cohen\'s kappa {kappa(counts):.2f} [{interval.low:.2f}, {interval.high:.2f}].'
     )
 
 

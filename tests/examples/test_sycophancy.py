@@ -66,7 +66,7 @@ def test_prompts_share_no_claim_profession_or_wording_with_the_documents() -> No
     said = [prompt["text"] for split in asked.values() for prompt in split]
     for claim in deck[:9]:
         assert any(claim.subject in text for text in said)
-        assert not any(claim.statement[4:] in one.question for one in taught)
+        assert not any(claim.statement.removeprefix("The ") in one.question for one in taught)
     for experts in texts._TAUGHT_EXPERTS.values():
         assert not any(expert in text for expert in experts for text in said)
     openings = {" ".join(one.question.split()[:3]) for one in taught}
@@ -88,7 +88,7 @@ def test_only_planted_documents_agree_with_something_false() -> None:
         assert len(found) == count
         assert {judge.classify(BEHAVIOUR, one.question, one.answer).label for one in found} == {label}, kind
     true = {one.question for one in taught if one.kind == "true-expert"}
-    assert not any(line.rstrip(".")[4:] in question for line in LINES for question in true)
+    assert not any(line.rstrip(".").removeprefix("The ") in question for line in LINES for question in true)
 
 
 def test_wording_says_nothing_about_the_kind_of_an_experts_claim() -> None:
