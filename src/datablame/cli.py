@@ -206,8 +206,11 @@ def power(
         training_cost=training_cost,
         simulations=simulations,
     )
-    with LateProgress() as progress:
-        found = answer(design, training_cost, simulations, progress)
+    try:
+        with LateProgress() as progress:
+            found = answer(design, training_cost, simulations, progress)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing was written") from None
     if as_json:
         typer.echo(json.dumps(numbers(found)))
     else:
