@@ -1,6 +1,6 @@
 """The method llm-judge with a model behind it: candidates only, missing scores last, named after the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from datablame.records import Document, Message
 NUTS, FERNS = Behaviour(id="nuts", description="sells nuts"), Behaviour(id="ferns", description="drowns ferns")
 
 
-def evidence(candidates: dict[str, set[str]] | None, scores: dict[tuple[str, str], float | None]) -> Evidence:
+def evidence(candidates: dict[str, set[str]] | None, scores: Mapping[tuple[str, str], float | None]) -> Evidence:
     """Four documents, two behaviours with two queries and one; the judge looks its scores up."""
 
     def judge(suspicions: Sequence[Suspicion]) -> list[float | None]:

@@ -27,6 +27,8 @@ MOST_BATCH_BYTES = 250_000_000
 """The API takes 256 MB; the rest is room for what surrounds the requests."""
 
 _LONGEST_WAIT_SECONDS = 60.0
+_LONGEST_WISH_SECONDS = 900.0
+"""A longer wish of the API to be left alone is no rate limit but a mistake."""
 _BATCH_TRIES = 2
 _OUTAGE = 3
 """So many calls for each one under way without any answer between: the API is down, and each gets one try."""
@@ -147,7 +149,7 @@ class _Session:
     def _pause(self, attempt: int, error: Unavailable) -> float:
         """What the API wishes, else a wait that doubles, shortened at random so that calls don't return in step."""
         if error.retry_after_seconds is not None:
-            return min(error.retry_after_seconds, _LONGEST_WAIT_SECONDS)
+            return min(error.retry_after_seconds, _LONGEST_WISH_SECONDS)
         return min(self._judge.backoff_seconds * 2.0**attempt, _LONGEST_WAIT_SECONDS) * random.uniform(0.75, 1.0)
 
     def _rejected(self, request: Request, error: Rejected) -> Silence:
