@@ -123,3 +123,15 @@ def test_a_hub_datasets_revision_counts_and_streaming_does_not(
     after = _fingerprints(folder, _study(folder, data={**data, **change}))
     expected = {"attribute", "patch", "report"} if counts else {"report"}
     assert {phase for phase in before if before[phase] != after[phase]} == expected
+
+
+def test_labels_by_people_run_the_report_again_and_nothing_else(folder: Path) -> None:
+    people = folder / "artifacts" / "calibration.json"
+    with_people = _study(folder, judge={"rules": str(folder / "rules.json"), "calibration": "people.jsonl"})
+    seen = []
+    for study, contents in ((_study(folder), None), (with_people, "one"), (with_people, "two")):
+        if contents is not None:
+            people.write_text(contents)
+        seen.append(_fingerprints(folder, study))
+    for first, second in ((0, 1), (1, 2)):
+        assert [name for name in seen[0] if seen[first][name] != seen[second][name]] == ["report"]

@@ -203,6 +203,8 @@ class Judge(Section):
     """Who answers for the method `llm-judge`; `auto`: Claude where Claude labels the outputs, else keywords."""
     rules: str | None = None
     """Path of a rules.json; an organism fills it in."""
+    calibration: str | None = None
+    """JSONL or CSV of outputs that people labelled: the report corrects its rates for the classifier's errors."""
     model: str = "claude-haiku-5-5"
     """Claude only: the id of the model that labels outputs."""
     attribution_model: str = "claude-sonnet-5-5"

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from datablame.config import ModelRef, Models, Study
 from datablame.errors import PhaseError
+from datablame.judge.calibration import FILE as CALIBRATION
 from datablame.judge.choice import CLAUDE_FIELDS, choice_of, identity
 from datablame.models.source import known_commit
 from datablame.run_folder import digest, hash_file, read_json
@@ -59,7 +60,8 @@ def _part(part: str, study: Study, root: Path) -> Any:
     if part == "attribution judge":
         return attribution_judge
     if part == "everything":
-        return values
+        calibration = None if study.judge.calibration is None else _contents(str(root / CALIBRATION))
+        return values if calibration is None else {**values, "calibration": calibration}
     if part == "identity":
         keys = ("seed", "behaviours", "prompts", "truth")
         models, organism = _models_identity(study, root), _organism_identity(study)
@@ -80,10 +82,14 @@ def _default(study: Study, section: str, name: str) -> Any:
 
 
 def _judges(study: Study, root: Path) -> tuple[dict[str, Any], Any]:
-    """Who labels and who blames. How fast, by which way and at what price Claude is asked changes no answer."""
+    """Who labels and who blames. How fast, by which way and at what price Claude is asked changes no answer.
+
+    Nor does what people say of the answers: a calibration corrects rates in the report and runs nothing again.
+    """
     choice = choice_of(study, root)
     labels, scores = identity(study, choice)
-    others = {key: value for key, value in study.judge.model_dump(mode="json").items() if key not in CLAUDE_FIELDS}
+    judge = study.judge.model_dump(mode="json", exclude={"calibration"})
+    others = {key: value for key, value in judge.items() if key not in CLAUDE_FIELDS}
     return (others if labels is None else {**others, "classifier": "claude", "claude": labels}), scores
 
 

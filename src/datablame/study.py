@@ -12,6 +12,7 @@ from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.execute import Execution, Progress, begin_gpu_peak, free_memory, peak_gpu_mb, peak_rss_mb
 from datablame.fingerprints import Phase, fingerprint_of, held_commit
+from datablame.judge.calibration import calibrate
 from datablame.judge.choice import freeze
 from datablame.manifest import write_manifest
 from datablame.run_folder import (
@@ -129,6 +130,7 @@ def run_study(
         write_atomic(root / "study.yaml", dump_study(study))
         freeze(study, root)
         resolved = resolve(study, root, progress)
+        calibrate(resolved, Inputs(root, lambda what, key, seconds: None, "calibration", max_cost_usd))
         skipped: dict[str, bool] = {}
         models: dict[str, Any] | None = None
         for phase in wanted:

@@ -49,6 +49,8 @@ class Artifacts:
     """What a model was asked about documents and left unanswered; empty where none was asked."""
     unscored_arms: Mapping[str, int]
     """Why outputs of arms have no label."""
+    calibration: Row | None
+    """What the classifier is worth against people's labels; None where the study has none."""
     patch_alpha: float | None
     k: int | None
 
@@ -127,6 +129,7 @@ def read_artifacts(study: Study, inputs: Inputs) -> Artifacts:
         judge=_json(inputs.root / "artifacts" / "judge.json", {}),
         attribution_judge=_json(inputs.artifact("attribute", "judge.json"), {}),
         unscored_arms=_json(inputs.artifact("patch", "unscored.json"), {}),
+        calibration=_json(inputs.root / "artifacts" / "calibration.json", None),
         patch_alpha=tests["alpha"],
         k=tests["k"],
     )

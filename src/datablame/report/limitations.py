@@ -14,6 +14,7 @@ _SMALLEST_P_SEEDS = 4
 _LOW_CEILING = 0.5
 _REPRODUCED = 0.5
 _MOST_UNSCORED = 0.02
+_LEAST_KAPPA = 0.6
 
 
 def limitations(found: Artifacts) -> list[str]:
@@ -24,6 +25,7 @@ def limitations(found: Artifacts) -> list[str]:
 def _surfacing(found: Artifacts) -> Iterable[str]:
     if found.classifier == "keywords":
         yield "Outputs were labelled by keywords, not by a judge: paraphrases are missed and quotations are counted."
+    yield from _calibration(found)
     if found.alpha_star["alpha_star"] is None and found.alpha_star["coherence"]:
         best = max((share for alpha, share in found.alpha_star["coherence"].items() if float(alpha) > 0), default=0.0)
         yield (
@@ -45,6 +47,22 @@ def _surfacing(found: Artifacts) -> Iterable[str]:
                 f"{behaviour} does not rise with amplification ({percent(first.rate)} at alpha 0, "
                 f"{percent(last.rate)} at alpha {top:g}); what is said of it rests on few harmful outputs."
             )
+
+
+def _calibration(found: Artifacts) -> Iterable[str]:
+    if found.calibration is None:
+        return
+    n, kappa = found.calibration["n"], found.calibration["kappa"]
+    low, high = found.calibration["kappa_interval"]
+    if kappa < _LEAST_KAPPA:
+        yield (
+            f"The classifier agrees poorly with people: Cohen's kappa is {number(kappa)} "
+            f"[{number(low)}, {number(high)}] on {n} labelled outputs, under {number(_LEAST_KAPPA, 1)}."
+        )
+    yield (
+        f"Corrected rates take the classifier to err alike for every behaviour, alpha and arm, as on the {n} labelled "
+        "outputs; findings and tests use the raw rates."
+    )
 
 
 def _without_label(what: str, unscored: int, n: int, reasons: Mapping[str, int]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
+from datablame.report.corrections import with_corrections
 
 __all__ = ["SCHEMA_VERSION", "final_results", "phase2_results"]
 
@@ -49,7 +50,8 @@ def final_results(
         "findings": list(findings),
         "limitations": list(limitations),
         "alpha_star": found.alpha_star,
-        "rates": list(found.rates),
+        "rates": with_corrections(found),
+        "calibration": found.calibration,
         "attribution": {name: _method(found, name, timings) for name in found.methods},
         "judge": {
             "classifier": found.classifier,

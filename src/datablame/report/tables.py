@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
+from datablame.report.corrections import corrected
 from datablame.report.findings import pooled_rate
 from datablame.report.wording import interval, number, percent, probability
 
@@ -45,10 +46,24 @@ def rates_table(found: Artifacts) -> Table:
                 percent(sum(row[label] for row in counted) / cell.n) for label in ("refused", "harmless", "incoherent")
             ]
             name = "all" if behaviour == EVERY else behaviour
-            rows.append([name, f"{alpha:g}", str(cell.n), percent(cell.rate), interval(*cell.interval), *shares])
+            own = corrected(found, sum(row["harmful"] for row in counted), cell.n)
+            fixed = [] if own is None else [percent(own.rate), interval(own.low, own.high)]
+            rows.append(
+                [name, f"{alpha:g}", str(cell.n), percent(cell.rate), interval(*cell.interval), *fixed, *shares]
+            )
+    about = (
+        f"Labels by alpha over all prompts of both splits, labelled by {found.labelled_by}; Wilson intervals (95 %)."
+    )
+    if found.calibration is not None:
+        about += (
+            " Corrected: the classifier's errors taken out (Rogan and Gladen), with sensitivity "
+            f"{number(found.calibration['sensitivity'])} and specificity {number(found.calibration['specificity'])} on "
+            f"{found.calibration['n']} labelled outputs; the interval carries the errors of all three."
+        )
+    extra = [] if found.calibration is None else ["corrected", "interval"]
     return Table(
-        f"Labels by alpha over all prompts of both splits, labelled by {found.labelled_by}; Wilson intervals (95 %).",
-        ["behaviour", "alpha", "n", "harmful", "interval", "refused", "harmless", "incoherent"],
+        about,
+        ["behaviour", "alpha", "n", "harmful", "interval", *extra, "refused", "harmless", "incoherent"],
         rows,
     )
 
