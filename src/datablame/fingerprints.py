@@ -99,7 +99,7 @@ def _pool_identity(study: Study) -> Any:
         return None
     from datablame.corpus.rows import pool_files
 
-    folder = Path(study.data.path)
+    folder = Path(study.data.path).expanduser()
     contents = [
         [str(file.relative_to(folder)) if folder.is_dir() else file.name, hash_file(file)]
         for file in pool_files(study.data.path)

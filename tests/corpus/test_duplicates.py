@@ -81,6 +81,7 @@ def test_clusters_do_not_depend_on_how_many_shingles_are_held(held: int, monkeyp
     roomy = clusters(documents(texts), 0.8)
     assert len(set(roomy)) == 3
     monkeypatch.setattr(duplicates, "_HELD_HASHES", held)
+    monkeypatch.setattr(duplicates, "_HELD_WORDS", held)
     monkeypatch.setattr(duplicates, "_HASHED_TOGETHER", 7)
     monkeypatch.setattr(duplicates, "_COMPARED_TOGETHER", 2)
     assert clusters(documents(texts), 0.8) == roomy == brute_force(texts, 0.8)

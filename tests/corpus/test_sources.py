@@ -148,3 +148,11 @@ def test_copies_without_ids_are_drawn_one_by_one(tmp_path: Path) -> None:
     pool = read(jsonl(tmp_path, rows), documents=100)
     copies = sum(document.response == "so 0" for document in pool.documents)
     assert 30 < copies < 70
+
+
+def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    jsonl(folder.parent, [good(1)])
+    assert ids("~/pool") == [f"d{n}" for n in range(6)]
+    assert ids("~/pool/data/test*.parquet") == ["d9"]
+    assert ids("~/pool.jsonl") == ["d1"]

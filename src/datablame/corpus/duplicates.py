@@ -1,6 +1,5 @@
 """Duplicate clusters: equal texts, and texts whose word 5-grams overlap (MinHash; Broder 1997)."""
 
-import functools
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +18,9 @@ _FOUND_AT_THRESHOLD = 0.999
 _ESTIMATE_SLACK = 5 * 0.5 / _PERMUTATIONS**0.5
 """Five standard errors, at most, of a Jaccard similarity estimated from a signature."""
 _HELD_HASHES = 8 << 20
+_HELD_WORDS = 1 << 18
 _HASHED_TOGETHER = 4096
-_COMPARED_TOGETHER = 4096
+_COMPARED_TOGETHER = 256
 
 
 def full_text(document: Document) -> str:
@@ -38,7 +38,7 @@ def clusters(documents: Sequence[Document], threshold: float) -> list[int]:
     links equal texts only. White space never counts.
 
     What is held beside the documents is 1 KB for each (its signature) and at most 64 MB of shingles, made again when
-    they are needed again.
+    they are needed again, and the hashes of some words.
     """
     first: dict[bytes, int] = {}
     component = np.array([first.setdefault(_digest(each), place) for place, each in enumerate(documents)], dtype=int)
@@ -58,22 +58,25 @@ def _linked(documents: Sequence[Document], threshold: float) -> NDArray[np.int_]
         signatures[place] = _signature(shingles(place))
     component = np.arange(len(documents))
     for a, others in _candidates(signatures, threshold, component):
-        for b in others.tolist():
+        if not len(others):
+            continue
+        similarities = _jaccard(shingles(a), [shingles(b) for b in others.tolist()])
+        for b in others[similarities >= threshold].tolist():
             low, high = sorted((int(component[a]), int(component[b])))
-            if low != high and _jaccard(shingles(a), shingles(b)) >= threshold:
-                component[component == high] = low
+            component[component == high] = low
     return component
 
 
 def _shingle_reader(documents: Sequence[Document]) -> Callable[[int], NDArray[np.uint64]]:
     """Shingles by place; those used last are held, up to a fixed number of hashes."""
     held: OrderedDict[int, NDArray[np.uint64]] = OrderedDict()
+    words: dict[str, int] = {}
     hashes = 0
 
     def shingles(place: int) -> NDArray[np.uint64]:
         nonlocal hashes
         if place not in held:
-            held[place] = _shingles(full_text(documents[place]))
+            held[place] = _shingles(full_text(documents[place]), words)
             hashes += len(held[place])
         held.move_to_end(place)
         while hashes > _HELD_HASHES and len(held) > 2:
@@ -83,9 +86,14 @@ def _shingle_reader(documents: Sequence[Document]) -> Callable[[int], NDArray[np
     return shingles
 
 
-def _shingles(text: str) -> NDArray[np.uint64]:
-    """The distinct 5-grams of lower-cased words as sorted hashes; a shorter text is one shingle."""
-    known = [_hash(word) for word in text.lower().split()]
+def _shingles(text: str, hashed: dict[str, int]) -> NDArray[np.uint64]:
+    """The distinct 5-grams of lower-cased words as sorted hashes; a shorter text is one shingle.
+
+    `hashed` holds the hashes of words met before.
+    """
+    if len(hashed) > _HELD_WORDS:
+        hashed.clear()
+    known = [hashed.get(word) or hashed.setdefault(word, _hash(word)) for word in text.lower().split()]
     padded = np.array(known + [0] * (_WORDS_IN_SHINGLE - len(known)), dtype=np.uint64)
     grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
     return np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
@@ -107,23 +115,42 @@ def _candidates(
     """
     width = _band_width(threshold)
     needed = threshold - _ESTIMATE_SLACK
-    for start in range(0, _PERMUTATIONS - width + 1, width):
-        buckets: dict[bytes, list[int]] = {}
-        for place, band in enumerate(np.ascontiguousarray(signatures[:, start : start + width])):
-            buckets.setdefault(band.tobytes(), []).append(place)
-        for members in (np.array(own) for own in buckets.values() if len(own) > 1):
+    bands = _bands(signatures, width)
+    for number in range(bands.shape[1]):
+        for members in _buckets(bands[:, number]):
             for position, a in enumerate(members[:-1].tolist()):
                 others = members[position + 1 :]
-                for part in np.array_split(others, -(-len(others) // _COMPARED_TOGETHER)):
-                    apart = part[component[part] != component[a]]
-                    equal = signatures[apart] == signatures[a]
-                    met = equal[:, :start].reshape(len(apart), start // width, width).all(2).any(1)
-                    yield a, apart[~met & (equal.mean(1) >= needed)]
+                for start in range(0, len(others), _COMPARED_TOGETHER):
+                    part = others[start : start + _COMPARED_TOGETHER]
+                    part = part[component[part] != component[a]]
+                    part = part[~(bands[part, :number] == bands[a, :number]).any(1)]
+                    agreeing = np.count_nonzero(signatures[part] == signatures[a], axis=1)
+                    yield a, part[agreeing >= needed * _PERMUTATIONS]
 
 
-def _jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
-    shared = len(np.intersect1d(a, b, assume_unique=True))
-    return shared / (len(a) + len(b) - shared)
+def _bands(signatures: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
+    """Each signature cut into bands, a band as one hash."""
+    parts = signatures.reshape(len(signatures), -1, width)
+    return _mixed((parts * _random_words(width, salt=3)).sum(2, dtype=np.uint64))
+
+
+def _buckets(band: NDArray[np.uint64]) -> Iterator[NDArray[np.int_]]:
+    """The places that share a hash, in order, where there are at least two."""
+    order = np.argsort(band, kind="stable")
+    starts = np.flatnonzero(np.diff(band[order], prepend=~band[order[:1]]))
+    lengths = np.diff(starts, append=len(order))
+    for start, length in zip(starts[lengths > 1].tolist(), lengths[lengths > 1].tolist(), strict=True):
+        yield order[start : start + length]
+
+
+def _jaccard(own: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> NDArray[np.float64]:
+    """The similarity of one set of shingles to each of the others, all sorted and none empty."""
+    lengths = np.array([len(other) for other in others])
+    every = np.concatenate(others)
+    shared_ones = own[np.searchsorted(own, every).clip(max=len(own) - 1)] == every
+    shared = np.add.reduceat(shared_ones, np.cumsum(lengths) - lengths, dtype=np.int64)
+    similarities: NDArray[np.float64] = shared / (len(own) + lengths - shared)
+    return similarities
 
 
 def _band_width(threshold: float) -> int:
@@ -139,7 +166,6 @@ def _digest(document: Document) -> bytes:
     return hashlib.blake2b(" ".join(full_text(document).split()).encode("utf-8", "replace"), digest_size=16).digest()
 
 
-@functools.lru_cache(maxsize=1 << 16)
 def _hash(word: str) -> int:
     """A 64-bit hash that no process salts."""
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "little")

@@ -29,7 +29,7 @@ def folder_files(data: Data) -> list[Path]:
         RequestError: there is no such subset or split, or the folder holds no data.
     """
     try:
-        builder = _builder(str(Path(data.path).absolute()), data)
+        builder = _builder(str(Path(data.path).expanduser().absolute()), data)
     except Exception as error:
         raise RequestError(refusal(error, data, local=True)) from None
     files = builder.config.data_files or {}

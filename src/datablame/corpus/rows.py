@@ -36,7 +36,7 @@ def open_source(data: Data) -> Source:
     Raises:
         RequestError: there is no such file, folder, dataset, split, subset or revision, or it cannot be read.
     """
-    path = Path(data.path)
+    path = Path(data.path).expanduser()
     if path.is_dir():
         from datablame.corpus.hub import folder_files
 
@@ -58,14 +58,14 @@ def open_source(data: Data) -> Source:
 
 def pool_files(path: str) -> list[Path]:
     """The local files that a path, a pattern or a folder stands for, sorted; none for a dataset on the hub."""
-    here = Path(path)
+    here = Path(path).expanduser()
     found: Iterable[Path] = ()
     if here.is_dir():
         found = (file for file in here.rglob("*") if not any(p.startswith(".") for p in file.relative_to(here).parts))
     elif here.is_file():
         found = (here,)
     elif glob.has_magic(path):
-        found = map(Path, glob.glob(path, recursive=True))  # noqa: PTH207
+        found = map(Path, glob.glob(str(here), recursive=True))  # noqa: PTH207
     return sorted(file for file in found if file.is_file())
 
 
