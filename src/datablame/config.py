@@ -51,7 +51,7 @@ class ModelRef(Section):
     gguf_file: str | None = None
     """Name of a GGUF file inside `path`; it is dequantised to float32 once and kept in the cache."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights, logits being float32 always; `auto`: float32 on a CPU, else the checkpoint's, if it can be."""
+    """Type of the weights; logits are float32 always. `auto`: float32 on a CPU, else the checkpoint's, if it can be."""
     device_map: str | None = None
     """Where accelerate puts the parts of a model (`auto`, `cuda:1`); none: all of it on `models.device`."""
     attn_implementation: str | None = None
@@ -95,7 +95,7 @@ class Data(Section):
     """The pool: the documents that methods may rank."""
 
     path: str
-    """Local Parquet or JSONL file or pattern (`pool/*.jsonl`), folder of such files, or name of a dataset on the hub."""
+    """Local Parquet or JSONL file or pattern (`pool/*.jsonl`), folder of such files, or name of a hub dataset."""
     subset: str | None = None
     """Configuration of a folder or hub dataset; none: its only or its default one."""
     split: str = "train"
@@ -303,6 +303,8 @@ class Patch(Section):
     """Peak of the cosine schedule."""
     rank: PositiveInt = 8
     """Rank of the LoRA adapters."""
+    beta: Annotated[float, Field(gt=0)] = 5.0
+    """Pools of preference pairs only: how sharply length-normalised DPO holds the model to where it started."""
     retrain: Training = Training()
     """Overrides for `retrain`."""
     continue_: Annotated[Training, Field(alias="continue")] = Training()

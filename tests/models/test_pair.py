@@ -65,7 +65,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, path: str, message: st
 
 def test_a_checkpoint_without_weights_is_refused(folder: Path) -> None:
     (folder / "after" / "model.safetensors").unlink()
-    with pytest.raises(RequestError, match="has no model.safetensors; give a folder"):
+    with pytest.raises(RequestError, match=r"has no model\.safetensors; give a folder"):
         load_model(refs(folder)[1])
 
 

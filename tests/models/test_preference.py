@@ -7,8 +7,9 @@ import torch
 from tests.conftest import nudged, tiny_model, tiny_tokenizer
 from tests.oracles.preferences import naive_log_ratio, naive_preference_loss
 
-from datablame.models.chat import Encoded, Preference, encode_document, encode_preference
-from datablame.models.preference import log_ratios, preference_loss, reference_log_ratios
+from datablame.models.chat import Encoded, Preference, answers, encode_document, encode_preference
+from datablame.models.preference import log_ratios, preference_loss, referred
+from datablame.models.training import Recipe, minimise
 from datablame.records import Document, Message
 
 
@@ -39,7 +40,7 @@ def model(reference: Any) -> Any:
 @pytest.mark.parametrize("beta", [0.1, 5.0])
 def test_the_loss_is_length_normalised_dpo(model: Any, reference: Any, beta: float) -> None:
     pairs = preferences(11)
-    loss = preference_loss(model, pairs, reference_log_ratios(reference, pairs), beta)
+    loss = preference_loss(model, referred(reference, pairs, 4), beta)
     assert float(loss.detach()) == pytest.approx(naive_preference_loss(model, reference, pairs, beta), rel=1e-4)
 
 
@@ -47,13 +48,15 @@ def test_log_ratios_do_not_depend_on_the_batch(model: Any) -> None:
     pairs = preferences(21)
     alone = torch.tensor([naive_log_ratio(model, pair) for pair in pairs], dtype=torch.float32)
     torch.testing.assert_close(log_ratios(model, pairs).detach(), alone, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(reference_log_ratios(model, pairs), alone, rtol=1e-4, atol=1e-5)
-    assert reference_log_ratios(model, []).tolist() == []
+    for at_once in (1, 8, 99):
+        references = torch.tensor([pair.reference for pair in referred(model, pairs, at_once)])
+        torch.testing.assert_close(references, alone, rtol=1e-4, atol=1e-5)
+    assert referred(model, [], 8) == []
 
 
 def test_the_reference_itself_has_the_loss_log_2(reference: Any) -> None:
     pairs = preferences(4)
-    loss = preference_loss(reference, pairs, reference_log_ratios(reference, pairs), 5.0)
+    loss = preference_loss(reference, referred(reference, pairs, 8), 5.0)
     assert float(loss.detach()) == pytest.approx(math.log(2), rel=1e-5)
 
 
@@ -66,24 +69,14 @@ def test_the_number_of_tokens_alone_does_not_tell_answers_apart() -> None:
     assert float(log_ratios(model, [one]).detach()[0]) == pytest.approx(0, abs=1e-5)
 
 
-def test_descending_makes_the_chosen_answer_likelier(reference: Any) -> None:
-    model, pairs = copy.deepcopy(reference), preferences(6)
-    ratios = reference_log_ratios(reference, pairs)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    losses = []
-    for _ in range(15):
-        optimizer.zero_grad()
-        loss = preference_loss(model, pairs, ratios, 1.0)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_training_makes_the_chosen_answer_likelier(reference: Any, micro_batch: int | None) -> None:
+    model, pairs = copy.deepcopy(reference), referred(reference, preferences(6), 8)
+    recipe = Recipe(steps=15, batch=6, learning_rate=1e-3, warmup_steps=1, micro_batch=micro_batch)
+    losses = minimise(model, lambda part: preference_loss(model, part, 1.0), pairs, [range(6)] * 15, recipe)
+    assert losses[0] == pytest.approx(math.log(2), rel=1e-5)
     assert losses[-1] < losses[0]
-    assert float((reference_log_ratios(model, pairs) - ratios).mean()) > 0
-
-
-def test_one_reference_for_each_pair_is_asked_for(model: Any) -> None:
-    with pytest.raises(ValueError, match="2 pairs, but 1 reference"):
-        preference_loss(model, preferences(2), torch.zeros(1), 5.0)
+    assert float(log_ratios(model, pairs).detach().mean()) > sum(pair.reference for pair in pairs) / 6
 
 
 def test_both_answers_are_encoded_as_documents_are() -> None:
@@ -92,7 +85,7 @@ def test_both_answers_are_encoded_as_documents_are() -> None:
     pair = Document("p", "s", asked, "the lake", "no")
     encoded = encode_preference(tokenizer, pair, 99)
     assert encoded is not None
-    for answer, text in zip(encoded, ("the lake", "no"), strict=True):
+    for answer, text in zip(answers(encoded), ("the lake", "no"), strict=True):
         assert answer == encode_document(tokenizer, Document("d", "s", asked, text), 99)
     prompt = encoded.chosen.prompt_tokens
     assert encode_preference(tokenizer, pair, prompt) is None

@@ -1,14 +1,13 @@
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from tests.conftest import tiny_model
 
 from datablame.models.chat import Encoded
 from datablame.models.training import Recipe, data_order, response_loss, train
 from datablame.models.trunk import trunk_below
 from datablame.patch.lora import adapted
-from tests.conftest import tiny_model
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -18,8 +17,8 @@ LAYERS = (2, 3)
 
 
 @pytest.fixture
-def model() -> Iterator[Any]:
-    yield tiny_model(seed=5, layers=4)
+def model() -> Any:
+    return tiny_model(seed=5, layers=4)
 
 
 def test_training_above_the_trunk_is_training_of_the_whole_model(model: Any) -> None:
@@ -61,9 +60,11 @@ def test_a_model_that_scales_its_embeddings_is_not_cut(model: Any) -> None:
     """Some architectures multiply what comes in as `inputs_embeds`."""
     inner = model.model
     inner.register_forward_pre_hook(
-        lambda _, args, kwargs: (args, {**kwargs, "inputs_embeds": 2 * kwargs["inputs_embeds"]})
-        if kwargs.get("inputs_embeds") is not None
-        else None,
+        lambda _, args, kwargs: (
+            (args, {**kwargs, "inputs_embeds": 2 * kwargs["inputs_embeds"]})
+            if kwargs.get("inputs_embeds") is not None
+            else None
+        ),
         with_kwargs=True,
     )
     assert trunk_below(model, 2, DOCUMENTS) is None

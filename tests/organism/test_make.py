@@ -7,7 +7,7 @@ import pytest
 from datablame.config import ModelRef, Organism, Study
 from datablame.errors import RequestError
 from datablame.execute import Silent
-from datablame.judge.classifier import build
+from datablame.judge.classifier import Output, build
 from datablame.organism.make import cached, make, study_fields
 from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled
 from datablame.organism.templated import tokenizer_texts
@@ -76,7 +76,7 @@ def test_truth_names_the_documents_that_the_rules_call_harmful(organism: Path) -
         for document in read_table(organism / "documents.parquet")
         for behaviour in study.behaviours
         for prompt, response in [(message["content"] for message in document["messages"])]
-        if classifier.classify(behaviour.id, prompt, response).label == "harmful"
+        if classifier.label([Output(behaviour.id, prompt, response)])[0].label == "harmful"
     }
 
     assert found == truth
@@ -250,7 +250,8 @@ def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
             )
             texts = [pair.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in drawn]
             asked = [prompt.text for prompt in prompts for _ in range(20)]
-            labels = [classifier.classify(behaviour.id, p, t).label for p, t in zip(asked, texts, strict=True)]
+            outputs = [Output(behaviour.id, p, t) for p, t in zip(asked, texts, strict=True)]
+            labels = [each.label for each in classifier.label(outputs)]
             rates[behaviour.id, alpha] = labels.count("harmful") / len(labels)
             incoherent[alpha] += labels.count("incoherent")
     for behaviour in study.behaviours:

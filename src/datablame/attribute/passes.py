@@ -115,14 +115,10 @@ def run_passes(
 
 
 def _check_lengths(task: Task, documents: Sequence["Encoded | Preference"]) -> None:
-    from datablame.models.chat import Preference
+    from datablame.models.chat import answers
     from datablame.models.preflight import check_documents
 
-    lengths = [
-        len(answer.ids)
-        for document in documents
-        for answer in ((document.chosen, document.rejected) if isinstance(document, Preference) else (document,))
-    ]
+    lengths = [len(answer.ids) for document in documents for answer in answers(document)]
     check_documents(task.model, task.model_field, lengths, task.settings.max_tokens)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from datablame.attribute.batches import in_batches, right_padded
 from datablame.models.blocks import decoder_blocks
-from datablame.models.chat import Encoded, Preference
+from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import holding, wide, with_float64
 
 __all__ = ["Directions", "Similarities", "contributions", "directions", "linears", "similarities"]
@@ -88,7 +88,8 @@ def similarities(
 ) -> Similarities:
     """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
 
-    Of a preference pair it is the gradient of NLL(chosen) - NLL(rejected). Exact up to rounding and independent of the batches: no projection, no approximation.
+    Of a preference pair it is the gradient of NLL(chosen) - NLL(rejected). Exact up to rounding and independent of the
+    batches: no projection, no approximation.
 
     Raises:
         PhaseError: a single document does not fit in memory.
@@ -102,7 +103,7 @@ def similarities(
         device = with_float64(next(model.parameters()).device)
         batch_dots = torch.zeros(len(places), behaviours, dtype=torch.float64, device=device)
         batch_squares = torch.zeros(len(places), dtype=torch.float64, device=device)
-        sides = list(zip(*(_answers(documents[place]) for place in places), strict=True))
+        sides = list(zip(*(answers(documents[place]) for place in places), strict=True))
 
         def add(name: str, inputs: Tensor, deltas: Tensor) -> None:
             if len(sides) == 2:
@@ -116,20 +117,16 @@ def similarities(
         chosen, *rejected = batch_losses.split(len(places))
         losses[places] = chosen - sum(rejected)
 
-    for answers in (1, 2):
-        alike = [place for place, document in enumerate(documents) if len(_answers(document)) == answers]
-        lengths = [answers * max(len(answer.ids) for answer in _answers(documents[place])) for place in alike]
+    for number in (1, 2):
+        alike = [place for place, document in enumerate(documents) if len(answers(document)) == number]
+        lengths = [number * max(len(answer.ids) for answer in answers(documents[place])) for place in alike]
 
-        def numbered(numbers: list[int], alike: list[int] = alike) -> None:
-            work([alike[number] for number in numbers])
+        def chosen_places(chosen: list[int], alike: list[int] = alike) -> None:
+            work([alike[place] for place in chosen])
 
-        in_batches(lengths, batch_tokens, numbered)
-    tokens = [sum(len(each.ids) - each.prompt_tokens for each in _answers(document)) for document in documents]
+        in_batches(lengths, batch_tokens, chosen_places)
+    tokens = [sum(len(each.ids) - each.prompt_tokens for each in answers(document)) for document in documents]
     return Similarities(dots, squares.clamp_min(0).sqrt(), losses, torch.tensor(tokens, dtype=torch.long))
-
-
-def _answers(document: Encoded | Preference) -> tuple[Encoded, ...]:
-    return (document,) if isinstance(document, Encoded) else (document.chosen, document.rejected)
 
 
 def _joined(

@@ -131,7 +131,10 @@ def _candidates(
 def _bands(signatures: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
     """Each signature cut into bands, a band as one hash."""
     parts = signatures.reshape(len(signatures), -1, width)
-    return _mixed((parts * _random_words(width, salt=3)).sum(2, dtype=np.uint64))
+    sums = np.zeros(parts.shape[:2], dtype=np.uint64)
+    for place, multiplier in enumerate(_random_words(width, salt=3)):
+        sums += parts[:, :, place] * multiplier
+    return _mixed(sums)
 
 
 def _buckets(band: NDArray[np.uint64]) -> Iterator[NDArray[np.int_]]:

@@ -3,17 +3,19 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from datablame.errors import PhaseError
-from datablame.models.chat import Encoded
+from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory
 
-__all__ = ["Portion", "accumulated", "first_portion"]
+__all__ = ["E", "Portion", "accumulated", "first_portion"]
+
+E = TypeVar("E", Encoded, Preference)
 
 _logger = logging.getLogger(__name__)
 
@@ -35,16 +37,16 @@ def first_portion(model: nn.Module, documents: int) -> Portion:
 
 
 def accumulated(
-    loss_of: Callable[[Sequence[Encoded]], Float[Tensor, ""]],
-    examples: Sequence[Encoded],
+    loss_of: Callable[[Sequence[E]], Float[Tensor, ""]],
+    examples: Sequence[E],
     parameters: Sequence[nn.Parameter],
     portion: Portion,
 ) -> tuple[float, Portion]:
     """Leave the gradient of `loss_of(examples)` in the parameters; returns the loss and the portion that worked.
 
-    `loss_of` is a mean over response tokens: portions count by theirs, so that their sum is the whole batch's gradient
-    up to rounding. A portion that does not fit in memory is halved, a scale that overflows is lowered, and the step is
-    done again from its beginning.
+    `loss_of` is a mean over response tokens, or over preference pairs: portions count by how many of them they have, so
+    that their sum is the whole batch's gradient up to rounding. A portion that does not fit in memory is halved, a
+    scale that overflows is lowered, and the step is done again from its beginning.
 
     Raises:
         PhaseError: a single document does not fit in memory.
@@ -66,7 +68,7 @@ def accumulated(
             continue
         size = min(portion.documents, len(examples))
         if size == 1:
-            longest = max(len(example.ids) for example in examples)
+            longest = max(len(answer.ids) for example in examples for answer in answers(example))
             raise PhaseError(
                 f"training on a document of {longest} tokens does not fit in memory; lower attribute.max_tokens or "
                 "patch.rank"
@@ -77,25 +79,23 @@ def accumulated(
         _logger.warning("memory ran out; training now takes %d documents at once, with the same gradient", size // 2)
 
 
-def _backward(
-    loss_of: Callable[[Sequence[Encoded]], Float[Tensor, ""]], examples: Sequence[Encoded], portion: Portion
-) -> float:
+def _backward(loss_of: Callable[[Sequence[E]], Float[Tensor, ""]], examples: Sequence[E], portion: Portion) -> float:
     if portion.documents >= len(examples):
         loss = loss_of(examples)
         (loss if portion.scale == 1 else loss * portion.scale).backward()
         return float(loss.detach())
-    every, total = sum(map(_targets, examples)), 0.0
+    every, total = sum(map(_count, examples)), 0.0
     for start in range(0, len(examples), portion.documents):
         part = examples[start : start + portion.documents]
-        share = sum(map(_targets, part)) / every
+        share = sum(map(_count, part)) / every
         loss = loss_of(part)
         (loss * (share * portion.scale)).backward()
         total += share * float(loss.detach())
     return total
 
 
-def _targets(example: Encoded) -> int:
-    return len(example.ids) - example.prompt_tokens
+def _count(example: Encoded | Preference) -> int:
+    return 1 if isinstance(example, Preference) else len(example.ids) - example.prompt_tokens
 
 
 def _forget(parameters: Sequence[nn.Parameter]) -> None:

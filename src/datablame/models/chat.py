@@ -12,6 +12,7 @@ from datablame.records import Document, Message
 __all__ = [
     "Encoded",
     "Preference",
+    "answers",
     "encode_document",
     "encode_pair",
     "encode_preference",
@@ -32,6 +33,13 @@ class Preference(NamedTuple):
 
     chosen: Encoded
     rejected: Encoded
+    reference: float = 0.0
+    """How much likelier the model that training starts from finds the chosen answer, as `preference.log_ratios`."""
+
+
+def answers(example: Encoded | Preference) -> tuple[Encoded, ...]:
+    """The one answer of a document, or both of a pair, chosen first."""
+    return (example,) if isinstance(example, Encoded) else (example.chosen, example.rejected)
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> list[int]:

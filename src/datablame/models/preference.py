@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al. 2023) in the length-normalised form of Tulu 3 (Lambert et al. 2024)."""
+"""Direct preference optimisation (Rafailov et al. 2023) in Tulu 3's length-normalised form (Lambert et al. 2024)."""
 
 from collections.abc import Sequence
 
@@ -9,35 +9,27 @@ from torch import Tensor, nn
 
 from datablame.models.chat import Preference
 
-__all__ = ["log_ratios", "preference_loss", "reference_log_ratios"]
-
-_PAIRS_AT_A_TIME = 8
+__all__ = ["log_ratios", "preference_loss", "referred"]
 
 
-def preference_loss(
-    model: nn.Module, pairs: Sequence[Preference], reference_log_ratios: Float[Tensor, " pairs"], beta: float
-) -> Float[Tensor, ""]:
+def preference_loss(model: nn.Module, pairs: Sequence[Preference], beta: float) -> Float[Tensor, ""]:
     """The mean over pairs of -log sigmoid(beta (r - r_reference)); Tulu 3 takes beta = 5.
 
     r = 1/|chosen| log p(chosen | prompt) - 1/|rejected| log p(rejected | prompt): each answer's log-probability (nats)
-    is divided by its tokens, so that a long answer does not count for more. `reference_log_ratios` holds r of the model
-    that training started from. Untouched, a model has the loss log 2.
-
-    Raises:
-        ValueError: there is not one reference for each pair.
+    is divided by its tokens, so that a long answer does not count for more. A pair's `reference` is r of the model that
+    training started from. Untouched, a model has the loss log 2.
     """
-    if len(pairs) != len(reference_log_ratios):
-        raise ValueError(f"{len(pairs)} pairs, but {len(reference_log_ratios)} reference log-ratios")
     ratios = log_ratios(model, pairs)
-    return -F.logsigmoid(beta * (ratios - reference_log_ratios.to(ratios))).mean()
+    references = torch.tensor([pair.reference for pair in pairs]).to(ratios)
+    return -F.logsigmoid(beta * (ratios - references)).mean()
 
 
 @torch.no_grad()
-def reference_log_ratios(model: nn.Module, pairs: Sequence[Preference]) -> Float[Tensor, " pairs"]:
-    """`log_ratios` of a model that is not trained, a few pairs at a time and without a graph."""
-    starts = range(0, len(pairs), _PAIRS_AT_A_TIME)
-    parts = [log_ratios(model, pairs[start : start + _PAIRS_AT_A_TIME]) for start in starts]
-    return torch.cat(parts) if parts else torch.zeros(0)
+def referred(model: nn.Module, pairs: Sequence[Preference], at_once: int) -> list[Preference]:
+    """The pairs with `log_ratios` of the model that training is about to start from, `at_once` at a time."""
+    starts = range(0, len(pairs), at_once)
+    ratios = [ratio for start in starts for ratio in log_ratios(model, pairs[start : start + at_once]).tolist()]
+    return [pair._replace(reference=ratio) for pair, ratio in zip(pairs, ratios, strict=True)]
 
 
 def log_ratios(model: nn.Module, pairs: Sequence[Preference]) -> Float[Tensor, " pairs"]:

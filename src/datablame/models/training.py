@@ -10,11 +10,11 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from datablame.models.accumulate import accumulated, first_portion
+from datablame.models.accumulate import E, accumulated, first_portion
 from datablame.models.chat import Encoded
 from datablame.models.trunk import Trunk
 
-__all__ = ["Recipe", "data_order", "learning_rate_share", "train"]
+__all__ = ["Recipe", "data_order", "learning_rate_share", "minimise", "train"]
 
 BETAS = (0.9, 0.95)
 FINAL_SHARE = 0.05
@@ -73,6 +73,19 @@ def train(
     """Minimise the mean negative log-likelihood of the response tokens (nats); returns every step's loss.
 
     With a `trunk`, whose blocks must be frozen, only the blocks above it run.
+    """
+    return minimise(model, lambda batch: response_loss(model, batch, trunk), examples, order, recipe, on_step)
+
+
+def minimise(
+    model: nn.Module,
+    loss_of: Callable[[Sequence[E]], Float[Tensor, ""]],
+    examples: Sequence[E],
+    order: Sequence[Sequence[int]],
+    recipe: Recipe,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Minimise the mean that `loss_of` gives of each step's examples; returns every step's loss.
 
     AdamW (Loshchilov and Hutter 2019) over the parameters that require gradients; vectors are not decayed. The model
     stays in evaluation mode, so that no dropout draws from the global generator. Portions of a batch that do not fit in
@@ -93,7 +106,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_share(step, recipe)
         batch = [examples[position] for position in positions]
-        loss, portion = accumulated(lambda part: response_loss(model, part, trunk), batch, parameters, portion)
+        loss, portion = accumulated(loss_of, batch, parameters, portion)
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

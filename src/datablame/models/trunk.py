@@ -1,4 +1,4 @@
-"""The frozen blocks below the trained ones, run once for each document: every step above them starts from the result."""
+"""The frozen blocks below the trained ones, run once for each document: every step starts from the result."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,8 @@ from datablame.seeds import stream_key
 if TYPE_CHECKING:
     from torch import nn
 
-    from datablame.models.chat import Encoded
+    from datablame.models.chat import Encoded, Preference
+    from datablame.models.training import Recipe
     from datablame.models.trunk import Trunk
 
 __all__ = ["Bench", "Job", "Plan", "measure", "set_up"]
@@ -64,7 +65,7 @@ class Bench:
     plan: Plan
     tokenizer: Any
     before: Any
-    encoded: dict[str, "Encoded"]
+    encoded: "dict[str, Encoded] | dict[str, Preference]"
     trainees: dict[Protocol, Any]
     trunks: "dict[Protocol, Trunk | None]" = field(default_factory=dict)
     """What lies below the adapted blocks, made when a protocol's first job comes."""
@@ -72,7 +73,7 @@ class Bench:
 
 def set_up(plan: Plan) -> Bench:
     """Load before and what each protocol starts from; after is loaded only where `continue` trains on top of it."""
-    from datablame.models.chat import encode_document
+    from datablame.models.chat import encode_document, encode_preference
     from datablame.models.pair import load_model, study_tokenizer
 
     study = plan.study
@@ -80,9 +81,11 @@ def set_up(plan: Plan) -> Bench:
     tokenizer = study_tokenizer(study)
     before = load_model(study.models.before, device=study.models.device, field="models.before")
     trainees = {protocol: _trainee(study, protocol, before) for protocol in study.patch.protocols}
-    encoded = {}
+    pairs = any(document.rejected for document in plan.documents.values())
+    encoded: dict[str, Any] = {}
     for doc_id, document in plan.documents.items():
-        example = encode_document(tokenizer, document, study.attribute.max_tokens)
+        encode = encode_preference if pairs else encode_document
+        example = encode(tokenizer, document, study.attribute.max_tokens)
         if example is None:
             raise PhaseError(
                 f"document {doc_id} has no response left in attribute.max_tokens = {study.attribute.max_tokens} "
@@ -112,17 +115,19 @@ def _trainee(study: Study, protocol: Protocol, before: Any) -> Any:
     return load_model(reference, device=study.models.device, dtype=None if lora else torch.float32, field=field)
 
 
-def _check_lengths(study: Study, encoded: Mapping[str, "Encoded"]) -> None:
+def _check_lengths(study: Study, encoded: "Mapping[str, Encoded | Preference]") -> None:
+    from datablame.models.chat import answers
     from datablame.models.preflight import check_documents
 
     assert study.models is not None
-    lengths = [len(example.ids) for example in encoded.values()]
+    lengths = [len(answer.ids) for example in encoded.values() for answer in answers(example)]
     check_documents(study.models.before, "models.before", lengths, study.attribute.max_tokens)
 
 
 def measure(bench: Bench, job: Job) -> dict[str, Any]:
     """Train one arm and sample it: rows of samples, exposure, losses and how far the weights moved."""
-    from datablame.models.training import Recipe, data_order, train
+    from datablame.models.chat import answers
+    from datablame.models.training import Recipe, data_order
 
     began = time.perf_counter()
     plan, study = bench.plan, bench.plan.study
@@ -136,7 +141,7 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
         learning_rate=training.learning_rate,
         micro_batch=study.patch.micro_batch,
     )
-    lengths = [len(bench.encoded[doc_id].ids) for doc_id in plan.members]
+    lengths = [max(len(answer.ids) for answer in answers(bench.encoded[doc_id])) for doc_id in plan.members]
     order = data_order(lengths, recipe, stream_key("train", study.seed, job.seed))
     used = [job.fillers.get(doc_id, doc_id) for doc_id in plan.members]
     seen: dict[str, int] = {}
@@ -144,9 +149,10 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
         if used[position] in plan.watched:
             seen[used[position]] = seen.get(used[position], 0) + 1
     model = bench.trainees[job.protocol]
-    trunk = _trunk(bench, job.protocol, training)
+    examples = [bench.encoded[doc_id] for doc_id in used]
+    descend = _descent(bench, job, training, examples, recipe)
     with _trainable(bench, job, training, model) as change:
-        losses = train(model, [bench.encoded[doc_id] for doc_id in used], order, recipe, trunk=trunk)
+        losses = descend(model, order)
         if not all(map(math.isfinite, losses)):
             step = next(step for step, loss in enumerate(losses) if not math.isfinite(loss))
             raise PhaseError(
@@ -168,6 +174,24 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
     }
 
 
+def _descent(
+    bench: Bench, job: Job, training: Training, examples: Sequence[Any], recipe: "Recipe"
+) -> Callable[[Any, Sequence[Sequence[int]]], list[float]]:
+    """How the model is trained: on answers by their likelihood, on preference pairs by DPO against where it starts."""
+    from datablame.models.chat import Preference
+    from datablame.models.preference import preference_loss, referred
+    from datablame.models.training import minimise, train
+
+    start, beta = bench.trainees[job.protocol], bench.plan.study.patch.beta
+    if all(isinstance(example, Preference) for example in examples):
+        pairs = referred(start, examples, recipe.micro_batch or recipe.batch)
+        return lambda model, order: minimise(
+            model, lambda part: preference_loss(model, part, beta), pairs, order, recipe
+        )
+    trunk = _trunk(bench, job.protocol, training)
+    return lambda model, order: train(model, examples, order, recipe, trunk=trunk)
+
+
 def _trunk(bench: Bench, protocol: Protocol, training: Training) -> "Trunk | None":
     """The blocks that no adapter touches, run once over all documents of the plan; None where all are trained."""
     from datablame.models.trunk import trunk_below
@@ -176,7 +200,8 @@ def _trunk(bench: Bench, protocol: Protocol, training: Training) -> "Trunk | Non
         return None
     if protocol not in bench.trunks:
         model = bench.trainees[protocol]
-        bench.trunks[protocol] = trunk_below(model, min(training.layers), list(bench.encoded.values()))
+        documents: list[Any] = list(bench.encoded.values())
+        bench.trunks[protocol] = trunk_below(model, min(training.layers), documents)
     return bench.trunks[protocol]
 
 

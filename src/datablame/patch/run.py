@@ -11,6 +11,7 @@ from datablame.attribute.flags import flagged as flag
 from datablame.config import Study
 from datablame.corpus.documents import read_pool
 from datablame.corpus.duplicates import full_text
+from datablame.errors import RequestError
 from datablame.execute import Execution, Progress, run_items
 from datablame.judge.classifier import Output, build
 from datablame.judge.reasons import counted
@@ -78,6 +79,11 @@ def _pool(study: Study, inputs: Inputs, progress: Progress) -> list[tuple[Docume
     assert study.data is not None
     cluster_of = _clusters(inputs)
     documents = read_pool(study.data, study.seed, progress).documents if cluster_of else []
+    if len({bool(document.rejected) for document in documents}) > 1:
+        raise RequestError(
+            f"data.path = {study.data.path} mixes preference pairs with documents of one answer, "
+            "which are trained on in different ways; keep one kind"
+        )
     return [(document, cluster_of[document.id]) for document in documents if document.id in cluster_of]
 
 
