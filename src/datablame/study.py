@@ -35,10 +35,10 @@ _SCRATCH = ("journal*.jsonl", "items", "begun.json", "*.part")
 
 
 PHASES = (
-    Phase("scan", 1, "datablame.surface.run:run_scan", ("identity", "scan", "sampling", "judge")),
+    Phase("scan", 2, "datablame.surface.run:run_scan", ("identity", "scan", "sampling", "judge")),
     Phase(
         "surface",
-        1,
+        2,
         "datablame.surface.run:run_surface",
         ("identity", "surface", "judge"),
         ("scan",),
@@ -53,7 +53,7 @@ PHASES = (
     ),
     Phase(
         "patch",
-        1,
+        2,
         "datablame.patch.run:run",
         ("identity", "pool", "patch", "sampling", "judge", "attribute"),
         ("surface", "attribute"),
