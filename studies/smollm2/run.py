@@ -1,9 +1,10 @@
 """The whole SmolLM2 study and its variants; writes this folder's README, case study and figures.
 
-    python studies/smollm2/run.py
+    python studies/smollm2/run.py                          # everything
+    python studies/smollm2/run.py --variants after no-mask # the main run and these variants only
 
-About two hours on two CPU cores, in pieces: it can be stopped at any time and goes on where it was. What is finished
-is not computed again.
+About an hour and a half on two CPU cores, in pieces: it can be stopped at any time and goes on where it was. What is
+finished is not computed again. The README has the sections of the variants that are there, and names the others.
 """
 
 import argparse
@@ -44,10 +45,15 @@ def main() -> None:
     """Run what isn't finished, then write the README."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where the run folders are")
-    runs = parser.parse_args().runs
+    names = [variant.name for variant in VARIANTS]
+    parser.add_argument("--variants", nargs="*", choices=names, default=names, help="which variants to run")
+    options = parser.parse_args()
+    runs = options.runs
     folder = runs / "smollm2-study"
     _run(folder, ())
     for variant in VARIANTS:
+        if variant.name not in options.variants:
+            continue
         other = runs / f"smollm2-{variant.name}"
         if variant.shares and not other.exists():
             for phase in ("scan", "surface"):
@@ -104,41 +110,51 @@ By the rules that write every report:
 
 One output traced to its documents: [case_study.md](case_study.md).
 
-## How many planted documents it takes
-
-The same recipe with fewer and more planted documents (surface and attribution only). Harmful % over all prompts at
-each alpha with Wilson's 95 % interval; precision at 20 over the whole pool (at most planted / 20).
-
-{_doses(runs)}
-
-## The plausibility mask
-
-Harmful % and, in brackets, coherent % of all outputs at each alpha, attribution and held-out prompts together.
-
-{_masks(runs)}
-
-## Gradients and activations at before and at after
-
-Average precision over the whole pool, for the same harmful outputs.
-
-{_checkpoints(runs)}
-
+{_variants(runs)}
 ## What it does not show
 
 {_bullets(results["limitations"])}
 {comparison}"""
 
 
+def _variants(runs: Path) -> str:
+    """The sections of the variants whose folders are there, and the names of those that are not."""
+    sections = [
+        (("dose-3", "dose-30"), _doses),
+        (("no-mask", "plain"), _masks),
+        (("after",), _checkpoints),
+    ]
+    texts = [section(runs) for names, section in sections if any(_there(runs, name) for name in names)]
+    missing = [f"`{variant.name}`" for variant in VARIANTS if not _there(runs, variant.name)]
+    if missing:
+        texts.append(f"Not run yet: the variants {', '.join(missing)} of run.py.\n")
+    return "\n".join(texts)
+
+
+def _there(runs: Path, name: str) -> bool:
+    until = next((variant.until for variant in VARIANTS if variant.name == name), "report")
+    return (runs / f"smollm2-{name}" / "artifacts" / until / "done.json").exists()
+
+
 def _doses(runs: Path) -> str:
     rows = []
     for name in ("dose-3", "study", "dose-30"):
+        if not _there(runs, name):
+            continue
         folder = runs / f"smollm2-{name}"
         quality = _quality(folder)
         planted = round(next(iter(quality.values()))["planted"])
         precisions = [f"{quality[method]['precision_at_k']:.2f}" for method in ("gradient", "activation", "bm25")]
         rows.append([f"{planted}", *(_rate(cell) for cell in _cells(folder)), *precisions])
     alphas = [f"alpha {alpha:g}" for alpha in _alphas(runs / "smollm2-study")]
-    return _table(["planted", *alphas, "gradient", "activation", "bm25"], rows)
+    table = _table(["planted", *alphas, "gradient", "activation", "bm25"], rows)
+    return f"""## How many planted documents it takes
+
+The same recipe with fewer and more planted documents (surface and attribution only). Harmful % over all prompts at
+each alpha with Wilson's 95 % interval; precision at 20 over the whole pool (at most planted / 20).
+
+{table}
+"""
 
 
 def _masks(runs: Path) -> str:
@@ -148,21 +164,35 @@ def _masks(runs: Path) -> str:
         ("no-mask", "top-p .95 alone"),
         ("plain", "neither"),
     ):
+        if not _there(runs, name):
+            continue
         cells = [
             f"{100 * cell['harmful'] / cell['scored']:.1f} ({100 * (1 - cell['incoherent'] / cell['scored']):.0f})"
             for cell in _cells(runs / f"smollm2-{name}")
         ]
         rows.append([what, *cells])
-    return _table(["kept", *(f"alpha {alpha:g}" for alpha in _alphas(runs / "smollm2-study"))], rows)
+    table = _table(["kept", *(f"alpha {alpha:g}" for alpha in _alphas(runs / "smollm2-study"))], rows)
+    return f"""## The plausibility mask
+
+Harmful % and, in brackets, coherent % of all outputs at each alpha, attribution and held-out prompts together.
+
+{table}
+"""
 
 
 def _checkpoints(runs: Path) -> str:
     before, after = (_quality(runs / f"smollm2-{name}") for name in ("study", "after"))
     names = [name for name in (*METHODS, *CONTROLS) if name in before]
-    return _table(
+    table = _table(
         ["method", "at before", "at after"],
         [[name, f"{before[name]['auprc']:.2f}", f"{after[name]['auprc']:.2f}"] for name in names],
     )
+    return f"""## Gradients and activations at before and at after
+
+Average precision over the whole pool, for the same harmful outputs.
+
+{table}
+"""
 
 
 def _quality(folder: Path) -> dict[str, Any]:

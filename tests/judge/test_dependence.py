@@ -76,7 +76,7 @@ def test_how_fast_and_at_what_price_is_nobodys_artifact(folder: Path, manner: di
         ({"attribution": "keywords"}, {"attribute"}),
         ({"classifier": "keywords", "attribution": "claude"}, {"scan", "surface", "patch", "report"}),
     ],
-    ids=str,
+    ids=lambda value: str(value if isinstance(value, dict) else sorted(value)),
 )
 def test_another_judge_runs_what_it_judged_again(folder: Path, change: dict[str, Any], again: set[str]) -> None:
     assert stale(folder, CLAUDE, {**CLAUDE, **change}) == again
