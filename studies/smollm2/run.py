@@ -125,9 +125,12 @@ def _variants(runs: Path) -> str:
         (("after",), _checkpoints),
     ]
     texts = [section(runs) for names, section in sections if any(_there(runs, name) for name in names)]
-    missing = [f"`{variant.name}`" for variant in VARIANTS if not _there(runs, variant.name)]
+    missing = [f"the variant `{variant.name}`" for variant in VARIANTS if not _there(runs, variant.name)]
+    results = _json(runs / "smollm2-study" / "final_results.json")
+    if not any(row["protocol"] == "continue" for row in results["patching"]):
+        missing.append("the protocol `continue`")
     if missing:
-        texts.append(f"Not run yet: the variants {', '.join(missing)} of run.py.\n")
+        texts.append(f"Not run yet: {', '.join(missing)}.\n")
     return "\n".join(texts)
 
 
