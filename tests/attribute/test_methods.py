@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,8 +65,8 @@ def test_a_name_is_registered_once() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_scores_every_document_for_every_behaviour_with_numbers(name: str) -> None:
-    scores = named(name).score(evidence())
+def test_every_method_scores_every_document_for_every_behaviour_with_numbers(name: str, encoder: str) -> None:
+    scores = named(name).score(replace(evidence(), encoder=encoder))
     assert scores.shape == (3, 2)
     assert np.isfinite(scores).all()
 
