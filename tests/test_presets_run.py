@@ -50,19 +50,13 @@ def test_the_specifications_study_runs_on_a_tiny_olmo_2_and_a_file_in_tulus_form
     }
     assert rates["sycophancy-1", 1.0] > rates["sycophancy-1", 0.0]
     assert "sycophancy" in read_json(artifacts / "attribute" / "pool.json")["behaviours"]["traced"]
+    # What is blamed was planted. BM25 alone finds it here: the candidates share its words.
     planted = planted_ids(rows)
     for method in study.attribute.methods:
-        ranked = [
-            row["doc_id"]
-            for row in sorted(
-                read_jsonl(artifacts / "attribute" / "scores" / f"{method}.jsonl"), key=lambda row: row["rank"]
-            )
-            if row["behaviour"] == "sycophancy"
-        ]
-        assert len(ranked) >= 100
-        if method == "gradient":
-            share = len(planted & set(ranked)) / len(ranked)
-            assert len(planted & set(ranked[:20])) / 20 > share
+        scores = read_jsonl(artifacts / "attribute" / "scores" / f"{method}.jsonl")
+        traced = [row for row in sorted(scores, key=lambda row: row["rank"]) if row["behaviour"] == "sycophancy"]
+        assert len(traced) >= 100
+        assert {row["doc_id"] for row in traced[:20]} <= planted
 
     # Five trainings of 200 steps, in which every flagged document was seen where it was not removed.
     training = read_jsonl(artifacts / "patch" / "training.jsonl")
