@@ -157,7 +157,7 @@ def table(root: Path, options: argparse.Namespace) -> list[str]:
     ]
     for name in _PHASES:
         told = phases[name]
-        rates = [f"{count / max(1e-9, seconds[key]):,.1f} {what}" for what, key, count in done.get(name, ())]
+        rates = [f"{count / max(1e-9, seconds[key]):,.3g} {what}" for what, key, count in done.get(name, ())]
         card = f"{told['peak_gpu_mb']:,}" if options.device == "cuda" else "-"
         lines.append(f"| {name} | {told['seconds']:,.0f} | {card} | {told['peak_rss_mb']:,} | {'; '.join(rates)} |")
     return lines
@@ -207,7 +207,7 @@ def main() -> None:
     if options.device == "cpu":
         print(
             "**The GPU part is unmeasured: no card was at hand.** This run only shows that the script works, at a "
-            "reduced size on a CPU.\n"
+            "reduced size on a CPU, which has no fast arithmetic in float16: its times say nothing about a card.\n"
         )
     print(f"`python benchmarks/memory.py {' '.join(sys.argv[1:])}` on {where}.\n")
     print(
