@@ -12,7 +12,7 @@ from datablame.run_folder import digest, hash_file, read_json
 
 __all__ = ["Phase", "fingerprint_of", "held_commit"]
 
-_LATER = {"patch": ("micro_batch", "beta")}
+_LATER = {"attribute": ("encoder",), "patch": ("micro_batch", "beta")}
 """Keys that are younger than some run folders: left out while they have their default, so that those stay up to date.
 """
 _LATER_OF_MODELS = ("subfolder", "gguf_file", "attn_implementation")

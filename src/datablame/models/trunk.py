@@ -18,7 +18,7 @@ _TOLERANCE = 1e-4
 
 
 class Trunk:
-    """A model's blocks below `lowest`, and what they make of the documents that were asked for."""
+    """A model's blocks below `lowest`, and what they make of the documents, kept in the machine's own memory."""
 
     def __init__(self, model: Any, lowest: int, states: Mapping[tuple[int, ...], Tensor]) -> None:
         self._model, self._lowest = model, lowest
@@ -31,7 +31,7 @@ class Trunk:
             KeyError: a document that was not given to `trunk_below`.
         """
         rows = [self._states[tuple(example.ids)] for example in examples]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._model.device)
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:
@@ -55,7 +55,7 @@ def trunk_below(model: Any, lowest: int, documents: Sequence[Encoded]) -> Trunk 
     for start in range(0, len(ordered), _ROWS):
         batch = ordered[start : start + _ROWS]
         for ids, row in zip(batch, _entering(model, lowest, batch), strict=True):
-            states[ids] = row[: len(ids)].clone()
+            states[ids] = row[: len(ids)].to("cpu", copy=True)
     trunk = Trunk(model, lowest, states)
     return trunk if _agrees(model, trunk, distinct[ordered[-1]]) else None
 
