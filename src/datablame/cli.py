@@ -273,7 +273,7 @@ def presets(
         typer.echo(json.dumps(titles))
         return
     for preset, title in titles.items():
-        typer.echo(f"{preset:12} {title}")
+        typer.echo(f"{preset:16} {title}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datablame.config import Prompts, Study
 
-__all__ = ["CONTROLS", "DEFAULT_METHODS", "METHODS", "impossible"]
+__all__ = ["CONTROLS", "DEFAULT_METHODS", "METHODS", "OUTSIDE_FAMILY", "impossible"]
 
 METHODS = (
     "gradient",
@@ -27,6 +27,9 @@ DEFAULT_METHODS = tuple(name for name in METHODS if name != "embedding")
 
 CONTROLS = ("untrained", "baseline", "random", "oracle")
 """Arms that are no attribution method's flagged set."""
+
+OUTSIDE_FAMILY = (*CONTROLS, "loss", "gradient-norm")
+"""Controls and confounder controls: not in the family that Holm adjusts for."""
 
 
 def impossible(study: "Study") -> list[str]:

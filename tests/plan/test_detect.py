@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from datablame.patch.compare import compared, comparison
-from datablame.plan.detect import detectable, outputs_needed, smallest_drop, smallest_p
+from datablame.plan.detect import detectable, outputs_needed, smallest_drop
 from datablame.plan.subject import subject_of
-from datablame.stats.permutation import permutation_p
+from datablame.stats.permutation import permutation_p, smallest_p
 from datablame.study_file import load_study
 
 

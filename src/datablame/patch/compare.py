@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.config_checks import CONTROLS
+from datablame.config_checks import OUTSIDE_FAMILY
 from datablame.records import EVERY, LABELS
 from datablame.seeds import stream_key
 from datablame.stats.bootstrap import two_way, two_way_mean
@@ -20,8 +20,6 @@ MIN_SEEDS = 4
 """With three against three seeds no permutation p can be below .10, so none is given."""
 
 _REFERENCES = ("random", "baseline")
-_NO_METHOD = (*CONTROLS, "loss", "gradient-norm")
-"""Controls and confounder controls: not in the family that Holm adjusts for."""
 
 
 def comparison(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -157,7 +155,7 @@ def _difference(mine: NDArray[np.float64], other: NDArray[np.float64], key: int)
 
 
 def _adjust(family: Sequence[dict[str, Any]]) -> None:
-    methods = [result for result in family if result["arm"] not in _NO_METHOD and result["p"] is not None]
+    methods = [result for result in family if result["arm"] not in OUTSIDE_FAMILY and result["p"] is not None]
     for result, adjusted in zip(methods, holm([result["p"] for result in methods]), strict=True):
         result["p_holm"] = adjusted
         result["family"] = len(methods)

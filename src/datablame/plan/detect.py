@@ -1,21 +1,21 @@
 """What a design can show at best: the smallest p that its seeds can give, and what sampling error alone hides."""
 
-from math import comb, sqrt
+from math import sqrt
 from typing import NamedTuple
 
 from datablame.config import Study
-from datablame.config_checks import CONTROLS
+from datablame.config_checks import OUTSIDE_FAMILY
 from datablame.patch.compare import MIN_SEEDS
 from datablame.plan.subject import Subject
 from datablame.stats.intervals import wilson
+from datablame.stats.permutation import smallest_p
 
-__all__ = ["Detectable", "detectable", "outputs_needed", "smallest_drop", "smallest_p"]
+__all__ = ["Detectable", "detectable", "outputs_needed", "smallest_drop"]
 
 _Z_LEVEL, _Z_SHARE = 1.959963984540054, 0.8416212335729143
 """Normal quantiles of a two-sided .05 and of .80."""
 _RATES = (0.1, 0.5)
 _BISECTIONS = 60
-_CONFOUNDERS = ("loss", "gradient-norm")
 
 
 class Detectable(NamedTuple):
@@ -39,7 +39,7 @@ def detectable(study: Study, subject: Subject) -> Detectable:
     """The limits of the study's design."""
     patch = study.patch
     seeds = len(patch.seeds_of(patch.headline))
-    methods = tuple(arm for arm in patch.arms if arm not in (*CONTROLS, *_CONFOUNDERS))
+    methods = tuple(arm for arm in patch.arms if arm not in OUTSIDE_FAMILY)
     least = smallest_p(seeds, seeds) if seeds >= MIN_SEEDS else None
     outputs = len(subject.held_out) * patch.samples
     return Detectable(
@@ -51,11 +51,6 @@ def detectable(study: Study, subject: Subject) -> Detectable:
         drops={rate: smallest_drop(rate, outputs) for rate in _RATES},
         cell_zero_high=wilson(0, study.surface.samples).high,
     )
-
-
-def smallest_p(n: int, m: int) -> float:
-    """The least that an exact two-sided permutation test of n against m seeds can give."""
-    return (2 if n == m else 1) / comb(n + m, n)
 
 
 def outputs_needed(first: float, second: float) -> float:
