@@ -1,0 +1,73 @@
+"""What the benchmarks share: contenders timed in turns in one process, and the machine named.
+
+Machines are noisy and shared, so a result is a ratio of two contenders of one run, never a time. Both clocks are kept:
+wall time is what a user waits for, CPU time is what stays meaningful while something else uses the cores.
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Row", "Times", "interleaved", "machine", "table"]
+
+ROUNDS = 5
+
+
+class Row(NamedTuple):
+    """One line of `make bench`: `ratio` is ours over the peer's time, so that below 1 we are faster."""
+
+    name: str
+    ratio: float
+    note: str
+
+
+class Times(NamedTuple):
+    """Medians over the rounds, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, Times]:
+    """The median times of each contender; one turn of every contender a round, after one that is not counted."""
+    taken: dict[str, list[Times]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, contender in contenders.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            contender()
+            if number:
+                taken[name].append(Times(time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: Times(statistics.median(each.wall for each in all_), statistics.median(each.cpu for each in all_))
+        for name, all_ in taken.items()
+    }
+
+
+def machine() -> str:
+    """Processor, cores, thread count of torch, and versions of Python and torch."""
+    import os
+
+    import torch
+
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return (
+        f"{card or _processor()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [f"| {row.name} | {row.ratio:.2f} | {row.note} |" for row in rows]
+    return "\n".join(["| ours against | ours / theirs | note |", "|---|---:|---|", *lines])
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text(encoding="utf-8").splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
