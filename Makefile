@@ -6,13 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test slow docs notebook clean
+.PHONY: help demo study test slow bench docs notebook clean
 
 help:
 	@echo "make demo    install, run the whole study on the embedded model organism, say where the report is"
 	@echo "make test    install the development tools; linters, types, import layers, tests"
 	@echo "make study   the same study with five training seeds of both protocols"
 	@echo "make slow    the tests that take minutes"
+	@echo "make bench   our kernels against their best peers, and against the ratios of the last committed run"
 	@echo "make docs    write the pages that are generated from the code"
 	@echo "make notebook  write lda_attribution_notebook.ipynb from its source in notebooks/"
 	@echo "make clean   remove .venv and caches; runs/ stays"
@@ -34,6 +35,9 @@ test: $(VENV)/installed-dev
 slow: $(VENV)/installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow
 
+bench: $(VENV)/installed-bench
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
+
 docs: $(VENV)/installed-dev
 	$(BIN)/python scripts/config_reference.py
 
@@ -54,6 +58,11 @@ $(VENV)/installed-dev: $(VENV)/made pyproject.toml constraints.txt
 	@echo "installing datablame and its development tools into $(VENV) (some minutes the first time)"
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: $(VENV)/installed-dev
+	@echo "installing the peers of the benchmarks into $(VENV)"
+	@$(PIP) --editable '.[dev,bench]'
+	@touch $@
 
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

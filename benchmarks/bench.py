@@ -1,0 +1,67 @@
+"""Every comparison in one table, beside the ratios of the last committed run.
+
+    python benchmarks/bench.py             # an hour on two cores; nothing else should run
+    python benchmarks/bench.py --reduced   # minutes, at sizes that say nothing, to see that everything runs
+    python benchmarks/bench.py --write     # keep the ratios as those to compare with
+
+A ratio is ours over theirs in time, medians of interleaved rounds in one process: below 1 we are faster. What moved by
+more than 15 % against `benchmarks/ratios.json` is printed and makes the exit code 1.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import bm25
+import gradients
+import lora
+import sampler
+from measure import Row, machine, table
+
+KEPT = Path(__file__).parent / "ratios.json"
+_MOVED = 0.15
+_SETS = {"sampler": sampler.rows, "gradients": gradients.rows, "lora": lora.rows, "bm25": bm25.rows}
+
+
+def main() -> None:
+    """Measure, print, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(_SETS), default=list(_SETS), help="these sets alone")
+    parser.add_argument("--reduced", action="store_true", help="small sizes, to see that everything runs")
+    parser.add_argument("--write", action="store_true", help="keep these ratios as the ones to compare with")
+    options = parser.parse_args()
+    if options.reduced and options.write:
+        parser.error("--reduced measures nothing worth keeping; leave out --write")
+    found = [row for name in options.only for row in _SETS[name](options.reduced)]
+    print(machine(), end="\n\n")
+    print(table(found))
+    if options.reduced:
+        return
+    kept: dict[str, float] = json.loads(KEPT.read_text(encoding="utf-8"))["ratios"] if KEPT.exists() else {}
+    lines = moved(found, kept)
+    print("\n" + ("\n".join(lines) if lines else f"Nothing moved by more than {_MOVED:.0%} against {KEPT.name}."))
+    if options.write:
+        ratios = {**kept, **{row.name: round(row.ratio, 3) for row in found}}
+        told = {"machine": machine(), "ratios": dict(sorted(ratios.items()))}
+        KEPT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    elif lines:
+        sys.exit(1)
+
+
+def moved(found: list[Row], kept: Mapping[str, float]) -> list[str]:
+    """One line for each ratio that is new or not within 15 % of the one kept."""
+    lines = []
+    for row in found:
+        old = kept.get(row.name)
+        if old is None:
+            lines.append(f"new: {row.name}: {row.ratio:.2f}")
+        elif abs(row.ratio / old - 1) > _MOVED:
+            word = "SLOWER" if row.ratio > old else "faster"
+            lines.append(f"{word}: {row.name}: {old:.2f} -> {row.ratio:.2f} ({row.ratio / old - 1:+.0%})")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
