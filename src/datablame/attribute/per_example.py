@@ -7,6 +7,7 @@ NLL(rejected): its gradient is the same sum over the tokens of both answers, G n
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,16 @@ from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import holding, wide, with_float64
 
-__all__ = ["Directions", "Similarities", "contributions", "directions", "linears", "similarities"]
+__all__ = [
+    "Directions",
+    "Similarities",
+    "contributions",
+    "directions",
+    "gradient_of",
+    "linears",
+    "mean_units",
+    "similarities",
+]
 
 Directions = Mapping[str, Float[Tensor, "behaviours outputs inputs"]]
 """For each Linear layer the mean over a behaviour's queries of their unit gradients."""
@@ -60,21 +70,35 @@ def linears(model: Any, blocks: Sequence[int]) -> dict[str, nn.Linear]:
 
 def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together."""
-    layers = linears(model, blocks)
+    return mean_units(functools.partial(gradient_of, model, blocks=blocks), queries, linears(model, blocks))
+
+
+def gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
+    """The gradient of one query's mean NLL over its response, by layer."""
+    gradient: dict[str, Tensor] = {}
+
+    def keep(name: str, inputs: Tensor, deltas: Tensor) -> None:
+        gradient[name] = deltas[0].T @ inputs[0]
+
+    _pass(model, [query], blocks, keep)
+    return gradient
+
+
+def mean_units(
+    gradient: Callable[[Encoded], Mapping[str, Tensor]],
+    queries: Sequence[Sequence[Encoded]],
+    layers: Mapping[str, nn.Linear],
+) -> Directions:
+    """For each behaviour's queries the mean of what `gradient` makes of them, scaled to unit norm over all layers."""
     numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
-    device = holding(4 * numbers, next(model.parameters()).device)
+    device = holding(4 * numbers, next(iter(layers.values())).weight.device)
     means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
     for behaviour, own in enumerate(queries):
         for query in own:
-            gradient: dict[str, Tensor] = {}
-
-            def keep(name: str, inputs: Tensor, deltas: Tensor, gradient: dict[str, Tensor] = gradient) -> None:
-                gradient[name] = deltas[0].T @ inputs[0]
-
-            _pass(model, [query], blocks, keep)
-            norm = torch.stack([wide(part).pow(2).sum() for part in gradient.values()]).sum().sqrt()
+            parts = gradient(query)
+            norm = torch.stack([wide(part).pow(2).sum() for part in parts.values()]).sum().sqrt()
             if norm > 0:
-                for name, part in gradient.items():
+                for name, part in parts.items():
                     means[name][behaviour] += (part / (norm * len(own)).float().to(part.device)).to(device)
     return means
 
