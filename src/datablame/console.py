@@ -1,7 +1,9 @@
 """What people see: progress with the remaining time on stderr, the outcome on stdout."""
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-__all__ = ["ConsoleProgress", "LateProgress", "outcome"]
+from datablame.errors import Interrupted
+
+__all__ = ["ConsoleProgress", "LateProgress", "outcome", "reporting"]
 
 _PATIENCE_SECONDS = 2.0
 
@@ -103,6 +107,20 @@ class LateProgress:
     def note(self, text: str) -> None:
         """Say one line that stays on the screen."""
         Console(stderr=True).print(text, markup=False, highlight=False)
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[ConsoleProgress]:
+    """Progress of a command that can be resumed: an interrupt says how.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C.
+    """
+    try:
+        with ConsoleProgress() as progress:
+            yield progress
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; run again with --resume to continue") from None
 
 
 def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:
