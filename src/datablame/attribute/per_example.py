@@ -6,18 +6,16 @@ pass computes nothing else, and it ends at the lowest of the chosen blocks. A pr
 NLL(rejected): its gradient is the same sum over the tokens of both answers, G negated at those of the rejected one.
 """
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from datablame.attribute.batches import in_batches, right_padded
-from datablame.models.blocks import decoder_blocks
+from datablame.attribute.batches import in_batches
+from datablame.attribute.observed import linears, observed_pass
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import holding, wide, with_float64
 
@@ -27,7 +25,6 @@ __all__ = [
     "contributions",
     "directions",
     "gradient_of",
-    "linears",
     "mean_units",
     "similarities",
 ]
@@ -35,7 +32,6 @@ __all__ = [
 Directions = Mapping[str, Float[Tensor, "behaviours outputs inputs"]]
 """For each Linear layer the mean over a behaviour's queries of their unit gradients."""
 
-_FLOAT16_SCALE = 2.0**8
 _HELD_NUMBERS = 1 << 24
 """Gradients of single documents that are formed at a time hold at most this many numbers (or one document's)."""
 
@@ -52,22 +48,6 @@ class Similarities(NamedTuple):
     tokens: Int[Tensor, " documents"]
 
 
-def linears(model: Any, blocks: Sequence[int]) -> dict[str, nn.Linear]:
-    """The Linear layers of the chosen decoder blocks by BLOCK.NAME.
-
-    Raises:
-        ValueError: a block has none.
-    """
-    stack = decoder_blocks(model)
-    found = {}
-    for block in sorted(set(blocks)):
-        own = {f"{block}.{name}": layer for name, layer in stack[block].named_modules() if isinstance(layer, nn.Linear)}
-        if not own:
-            raise ValueError(f"decoder block {block} of {type(model).__name__} has no Linear layer")
-        found.update(own)
-    return found
-
-
 def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together."""
     return mean_units(functools.partial(gradient_of, model, blocks=blocks), queries, linears(model, blocks))
@@ -77,10 +57,10 @@ def gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, 
     """The gradient of one query's mean NLL over its response, by layer."""
     gradient: dict[str, Tensor] = {}
 
-    def keep(name: str, inputs: Tensor, deltas: Tensor) -> None:
-        gradient[name] = deltas[0].T @ inputs[0]
+    def keep(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+        gradient[name] = _formed(inputs, deltas)[0] / scale
 
-    _pass(model, [query], blocks, keep)
+    observed_pass(model, [query], blocks, keep)
     return gradient
 
 
@@ -129,14 +109,14 @@ def similarities(
         batch_squares = torch.zeros(len(places), dtype=torch.float64, device=device)
         sides = list(zip(*(answers(documents[place]) for place in places), strict=True))
 
-        def add(name: str, inputs: Tensor, deltas: Tensor) -> None:
+        def add(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
             if len(sides) == 2:
                 inputs, deltas = _joined(inputs, deltas)
             of_dots, of_squares = contributions(inputs, deltas, directions[name].to(inputs.device))
-            batch_dots.add_(of_dots)
-            batch_squares.add_(of_squares)
+            batch_dots.add_(of_dots, alpha=1 / scale)
+            batch_squares.add_(of_squares, alpha=1 / scale**2)
 
-        batch_losses = _pass(model, [answer for side in sides for answer in side], blocks, add).cpu()
+        batch_losses = observed_pass(model, [answer for side in sides for answer in side], blocks, add).cpu()
         dots[places], squares[places] = batch_dots.cpu(), batch_squares.cpu()
         chosen, *rejected = batch_losses.split(len(places))
         losses[places] = chosen - sum(rejected)
@@ -177,14 +157,25 @@ def contributions(
     size = width_in * width_out
     factored = behaviours * tokens * size + tokens**2 * (width_in + width_out)
     if factored < (tokens + behaviours + 1) * size:
-        return _from_factors(inputs, deltas, directions)
+        return _from_factors(inputs.float(), deltas.float(), directions)
     flat = directions.flatten(1)
     step = max(1, _HELD_NUMBERS // size)
-    parts = []
+    dots, norms = torch.empty(batch, behaviours, device=inputs.device), torch.empty(batch, device=inputs.device)
     for start in range(0, batch, step):
-        formed = (deltas[start : start + step].transpose(1, 2) @ inputs[start : start + step]).flatten(1)
-        parts.append((formed @ flat.T, torch.linalg.vector_norm(formed, dim=1)))
-    return wide(torch.cat([dots for dots, _ in parts])), wide(torch.cat([norms for _, norms in parts])).pow(2)
+        part = slice(start, start + step)
+        formed = _formed(inputs[part], deltas[part]).flatten(1)
+        dots[part], norms[part] = formed @ flat.T, torch.linalg.vector_norm(formed, dim=1)
+    return wide(dots), wide(norms).pow(2)
+
+
+def _formed(
+    inputs: Float[Tensor, "batch tokens inputs"], deltas: Float[Tensor, "batch tokens outputs"]
+) -> Float[Tensor, "batch outputs inputs"]:
+    """The gradients themselves, summed in float32: products of two numbers of 16 bits are exact in it."""
+    if inputs.dtype is deltas.dtype is not torch.float32 and inputs.is_cuda:
+        formed: Tensor = torch.bmm(deltas.transpose(1, 2), inputs, out_dtype=torch.float32)  # type: ignore[call-overload]
+        return formed
+    return deltas.float().transpose(1, 2) @ inputs.float()
 
 
 def _from_factors(
@@ -199,74 +190,3 @@ def _from_factors(
         dots = [((deltas @ each) * inputs).sum((1, 2)) for each in directions]
     grams = (inputs @ inputs.transpose(1, 2)) * (deltas @ deltas.transpose(1, 2))
     return wide(torch.stack(dots, 1)), wide(grams.sum((1, 2)))
-
-
-def _pass(
-    model: Any, documents: Sequence[Encoded], blocks: Sequence[int], on: Callable[[str, Tensor, Tensor], None]
-) -> Float[Tensor, " documents"]:
-    """One forward and backward pass: `on(layer, inputs, output gradients)` for each layer; returns the losses.
-
-    Where weights are float16 the loss is scaled on its way back, for most of its gradient would be zero otherwise.
-    """
-    device = next(model.parameters()).device
-    scale = _FLOAT16_SCALE if model.dtype is torch.float16 else 1.0
-    ids = right_padded([document.ids for document in documents], device)
-    places = [
-        (row, column)
-        for row, document in enumerate(documents)
-        for column in range(document.prompt_tokens, len(document.ids))
-    ]
-    rows, columns = torch.tensor(places, device=device).T
-    counts = torch.bincount(rows, minlength=len(documents))
-
-    def only_predictions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][rows, columns - 1].unsqueeze(0), *inputs[1:])
-
-    def unscaled(name: str, inputs: Tensor, deltas: Tensor) -> None:
-        on(name, inputs, deltas if scale == 1 else deltas / scale)
-
-    with _observed(model, blocks, unscaled), torch.enable_grad():
-        hook = model.get_output_embeddings().register_forward_pre_hook(only_predictions)
-        try:
-            logits = model(input_ids=ids, use_cache=False).logits[0]
-        finally:
-            hook.remove()
-        nll = F.cross_entropy(logits.float(), ids[rows, columns], reduction="none")
-        loss = (nll / counts[rows]).sum()
-        (loss if scale == 1 else loss * scale).backward()
-    details = wide(nll.detach())
-    summed = details.new_zeros(len(documents))
-    losses: Tensor = summed.index_add(0, rows.to(details.device), details) / counts.to(details.device)
-    return losses
-
-
-@contextlib.contextmanager
-def _observed(model: Any, blocks: Sequence[int], on: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
-    """Weights frozen, the graph cut below the lowest block, and `on` called as each layer's gradient arrives."""
-
-    def cut(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (args[0].detach().requires_grad_(True), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach().requires_grad_(True)}
-
-    def observe(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            inputs = args[0].detach().float()
-            if inputs.ndim != 3:
-                raise ValueError(f"{name} sees {inputs.ndim} axes, not (batch, tokens, width); leave its block out")
-            output.register_hook(lambda gradient: on(name, inputs, gradient.detach().float()))
-
-        return hook
-
-    trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in trainable:
-        weight.requires_grad_(False)
-    hooks = [decoder_blocks(model)[min(blocks)].register_forward_pre_hook(cut, with_kwargs=True)]
-    hooks += [layer.register_forward_hook(observe(name)) for name, layer in linears(model, blocks).items()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for weight in trainable:
-            weight.requires_grad_(True)
