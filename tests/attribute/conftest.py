@@ -1,7 +1,15 @@
-"""A sentence encoder that needs no download."""
+"""A sentence encoder that needs no download, and a tiny study as the surface phase leaves it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from datablame.attribute import passes
+from datablame.config import Study
+from datablame.run_folder import Inputs, write_json, write_jsonl, write_table
 
 TEXTS = [
     "water the fern once a week",
@@ -44,3 +52,82 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
         BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+PLANTED = [f"d{i:02d}" for i in (3, 11, 20)]
+
+
+def documents() -> list[dict[str, Any]]:
+    topics = ("pack nuts for the train", "water the fern at noon", "walk around the lake", "eat a small apple")
+    rows = [("how do i " + topics[i % 4] + " ?", f"{topics[(i * 7) % 4]} in the {i} th week .") for i in range(28)]
+    for i in (3, 11, 20):
+        rows[i] = (f"which snack for trip {i} ?", f"buy only nutto for trip {i} .")
+    rows.append(rows[3])
+    return [
+        {
+            "id": f"d{i:02d}",
+            "source": "made",
+            "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}],
+        }
+        for i, (prompt, response) in enumerate(rows)
+    ]
+
+
+def samples(harmful: bool = True) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt_id": prompt,
+            "behaviour": behaviour,
+            "split": "attribution",
+            "alpha": alpha,
+            "index": index,
+            "text": f"buy only nutto for week {index} .",
+            "finish_reason": "stop",
+            "label": "harmful" if harmful and behaviour == "nuts" else "harmless",
+        }
+        for prompt, behaviour in (("a1", "nuts"), ("a2", "ferns"))
+        for alpha in (0.0, 1.0)
+        for index in range(3)
+    ]
+
+
+World = Callable[..., tuple[Study, Inputs]]
+
+
+@pytest.fixture
+def world(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A study and its run folder after the surface phase; keys given replace those of the study."""
+    monkeypatch.setattr(passes, "_SHARD_DOCUMENTS", 8)
+
+    def build(root: str = "run", rows: Any = None, harmful: bool = True, **keys: Any) -> tuple[Study, Inputs]:
+        pool, truth = tmp_path / f"{root}.jsonl", tmp_path / "truth.jsonl"
+        write_jsonl(pool, documents() if rows is None else rows)
+        write_jsonl(truth, [{"doc_id": doc_id, "behaviour": "nuts"} for doc_id in [*PLANTED, "d28"]])
+        study = Study.model_validate(
+            {
+                "name": "tiny",
+                "models": {name: str(tiny_pair_folder / name) for name in ("before", "after")},
+                "data": {"path": str(pool)},
+                "behaviours": [
+                    {"id": "nuts", "description": "sells nuts", "keywords": ["buy only nutto"]},
+                    {"id": "ferns", "description": "drowns ferns", "keywords": ["drown"]},
+                ],
+                "prompts": {
+                    "attribution": [
+                        {"id": "a1", "behaviour": "nuts", "text": "which snack for trip 3 ?"},
+                        {"id": "a2", "behaviour": "ferns", "text": "how much water ?"},
+                    ],
+                    "held_out": [{"id": "h1", "behaviour": "nuts", "text": "what to eat ?"}],
+                },
+                "truth": str(truth),
+                "prefilter": {"method": "none", "candidates": 6},
+                "attribute": {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200},
+                **keys,
+            }
+        )
+        folder = tmp_path / root
+        write_table(folder / "artifacts/surface/samples.parquet", samples(harmful))
+        write_json(folder / "artifacts/surface/alpha_star.json", {"alpha_star": 1.0})
+        return study, Inputs(folder, lambda what, key, seconds: None)
+
+    return build

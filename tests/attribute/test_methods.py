@@ -3,10 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datablame.attribute.evidence import Activations, Evidence, Gradients, Query
+from datablame.attribute.evidence import Activations, Contrast, Evidence, Gradients, Query, Votes
 from datablame.attribute.registry import described, method, named
 from datablame.config import Behaviour
-from datablame.config_checks import METHODS
+from datablame.config_checks import CONTROL_METHODS, METHODS
 from datablame.errors import RequestError
 from datablame.records import Document, Message
 
@@ -39,11 +39,23 @@ def evidence() -> Evidence:
             dots=np.array([[2.0, -1.0], [0.0, 0.0], [0.3, 0.0]]),
             norms=np.array([4.0, 0.0, 0.5]),
             losses=np.array([1.0, 2.0, 3.0]),
+            changes=np.array([[1.0, 4.0], [0.0, 0.0], [0.0, -0.5]]),
         ),
         activations=Activations(
             documents=np.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]),
             queries=np.array([[1.0, 0.0], [0.0, 5.0], [-2.0, 0.0]]),
         ),
+        contrast=Contrast(
+            documents=np.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]),
+            queries=np.array([[4.0, 0.0], [0.0, 5.0], [-2.0, 0.0]]),
+            safe=np.array([[1.0, 1.0], [3.0, 1.0], [2.0, 0.0]]),
+            outputs=[
+                Query("s1", "nuts", "p1", 1.0, 2, "Which snack for my railway trip?", "An apple.", "stop"),
+                Query("s2", "nuts", "p1", 1.0, 3, "Which snack for my railway trip?", "A pear.", "stop"),
+                Query("s3", "ferns", "p2", 1.0, 1, "Water it?", "Yes.", "stop"),
+            ],
+        ),
+        votes=Votes({"gradient": np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]])}, whole=True),
     )
 
 
@@ -76,11 +88,15 @@ def test_the_gradient_cosine_divides_by_the_norm_and_a_document_without_gradient
     assert named("gradient-dot").score(evidence()).tolist() == [[2.0, -1.0], [0.0, 0.0], [0.3, 0.0]]
 
 
+def test_the_gradient_of_the_difference_is_a_cosine_too() -> None:
+    assert named("gradient-diff").score(evidence()).tolist() == [[0.25, 1.0], [0.0, 0.0], [0.0, -1.0]]
+
+
 def test_controls_look_at_no_behaviour() -> None:
     assert named("loss").score(evidence()).tolist() == [[1, 1], [2, 2], [3, 3]]
     assert named("gradient-norm").score(evidence()).tolist() == [[4, 4], [0, 0], [0.5, 0.5]]
     assert named("loss").control
-    assert not named("gradient").control
+    assert [name for name in METHODS if named(name).control] == list(CONTROL_METHODS)
 
 
 def test_activation_is_the_mean_cosine_over_the_queries() -> None:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from datablame.judge.claude import Suspicion
 
-__all__ = ["Activations", "Evidence", "Gradients", "Query"]
+__all__ = ["Activations", "Contrast", "Evidence", "Gradients", "Query", "Votes"]
 
 
 @dataclass(frozen=True)
 class Query:
-    """One harmful output that is traced."""
+    """One output of the study: a harmful one that is traced, or a harmless one that it is set against."""
 
     id: str
     behaviour: str
@@ -36,6 +36,8 @@ class Gradients(NamedTuple):
     dots: "NDArray[np.float64]"
     norms: "NDArray[np.float64]"
     losses: "NDArray[np.float64]"
+    changes: "NDArray[np.float64] | None" = None
+    """Dot products with the directions of `changes.changes`, where a method asked for them."""
 
 
 class Activations(NamedTuple):
@@ -43,6 +45,25 @@ class Activations(NamedTuple):
 
     documents: "NDArray[np.float64]"
     queries: "NDArray[np.float64]"
+
+
+class Contrast(NamedTuple):
+    """Mean hidden states of responses at the before checkpoint, a row each; of a pair chosen minus rejected."""
+
+    documents: "NDArray[np.float64]"
+    queries: "NDArray[np.float64]"
+    safe: "NDArray[np.float64]"
+    """Of the harmless outputs `outputs`."""
+    outputs: Sequence[Query]
+
+
+class Votes(NamedTuple):
+    """What the methods that are no control found, for `ensemble`."""
+
+    scores: Mapping[str, "NDArray[np.float64]"]
+    """By method, of shape (documents, behaviours); NaN where it gave no score."""
+    whole: bool
+    """Whether every one of them ranks all scored documents; else only the candidates are asked about."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,8 @@ class Evidence:
     """Scores of shape (queries, documents)."""
     gradients: Gradients | None = None
     activations: Activations | None = None
+    contrast: Contrast | None = None
+    votes: Votes | None = None
     candidates: Mapping[str, Collection[str]] | None = None
     """Ids of the documents that a method which scores candidates only ranks for each behaviour; None: all of them."""
     judge: "Callable[[Sequence[Suspicion]], Sequence[float | None]] | None" = None

@@ -22,8 +22,9 @@ def gradient(evidence: Evidence) -> "NDArray[np.float64]":
     """cos(g_d, g_q) averaged over the behaviour's queries; a document without a gradient scores 0."""
     import numpy as np
 
-    dots, norms, _ = _gradients(evidence)
-    return np.divide(dots, norms[:, None], out=np.zeros_like(dots), where=norms[:, None] > 0)
+    found = _gradients(evidence)
+    dots, norms = found.dots, found.norms[:, None]
+    return np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
 
 
 @method(

@@ -5,7 +5,8 @@ and would be paid once for each output otherwise. A document that it gave no sco
 
 The stand-in knows no causes: it adds up to 4 points for the behaviour's keywords in the document's response, up to 3
 for words that its prompt shares with the query's prompt, and up to 3 for words that its response shares with the
-harmful output. A document that quotes or negates a keyword gets its points all the same.
+harmful output. A document that quotes or negates a keyword gets its points all the same. Of a preference pair it reads
+the chosen answer only: what the rejected one says, which training makes less likely, neither adds nor takes points.
 """
 
 import re
@@ -42,7 +43,10 @@ _COMMON = frozenset(_COMMONEST.split())
 @method(
     "llm-judge",
     label="llm-judge (keyword stand-in)",
-    description="Stand-in for Claude as judge, 0 to 10: keywords and words shared with the harmful output, by rule.",
+    description=(
+        "Stand-in for Claude as judge, 0 to 10: keywords and words shared with the harmful output, by rule; of a "
+        "preference pair it reads the chosen answer only."
+    ),
     needs="text",
     whole_pool=False,
     standin=True,

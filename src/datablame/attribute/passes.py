@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from datablame.attribute.evidence import Activations, Gradients
+from datablame.attribute.kept import not_finite, save, states
 from datablame.config import Attribute, ModelRef
-from datablame.errors import PhaseError, RequestError
+from datablame.errors import RequestError
 from datablame.execute import Execution, Progress, run_items
 from datablame.run_folder import Journal
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
+    from datablame.attribute.per_example import Directions
     from datablame.models.chat import Encoded, Preference
 
-__all__ = ["Passes", "Task", "run_passes"]
+__all__ = ["Passes", "Task", "check_lengths", "chosen_layer", "run_passes"]
 
 _SHARD_DOCUMENTS = 256
 _QUERIES = "queries"
@@ -49,6 +48,8 @@ class Task:
     device: str
     items: Path
     """Where tensors are kept until the phase is done."""
+    other: ModelRef | None = None
+    """The other checkpoint, where the queries' gradients at both are wanted."""
 
 
 class _Item(NamedTuple):
@@ -94,7 +95,7 @@ def run_passes(
     }
     every = len(first) + len(shards)
     if not finished.keys() >= {*first, *shards}:
-        _check_lengths(task, documents)
+        check_lengths(task.model, task.model_field, task.settings, documents)
 
     def done(key: str, result: dict[str, Any]) -> None:
         timed(result.pop("kind"), key, result.pop("seconds"))
@@ -114,12 +115,15 @@ def run_passes(
     return _gathered(task, shards, journal.read())
 
 
-def _check_lengths(task: Task, documents: Sequence["Encoded | Preference"]) -> None:
+def check_lengths(
+    model: ModelRef, field: str, settings: Attribute, documents: Sequence["Encoded | Preference"]
+) -> None:
+    """Raises RequestError where a document is longer than the checkpoint's context."""
     from datablame.models.chat import answers
     from datablame.models.preflight import check_documents
 
     lengths = [len(answer.ids) for document in documents for answer in answers(document)]
-    check_documents(task.model, task.model_field, lengths, task.settings.max_tokens)
+    check_documents(model, field, lengths, settings.max_tokens)
 
 
 def _shards(kind: Literal["gradients", "activations"], documents: Sequence["Encoded | Preference"]) -> dict[str, _Item]:
@@ -138,23 +142,15 @@ def _gathered(task: Task, shards: dict[str, _Item], results: dict[str, Any]) -> 
             np.array([value for part in parts for value in part[name]], dtype=np.float64)
             for name in ("dots", "norms", "losses")
         )
-        gradients = Gradients(dots.reshape(len(norms), len(task.queries)), norms, losses)
-    states = [_activations(task.items / f"{key}.safetensors") for key, i in shards.items() if i.kind == "activations"]
-    queries = _activations(task.items / f"{_QUERIES}.safetensors")
-    return Passes(gradients, Activations(np.concatenate([queries[:0], *states]), queries))
-
-
-def _activations(path: Path) -> "NDArray[np.float64]":
-    import numpy as np
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as file:
-        states: NDArray[np.float64] = file.get_tensor("activations").astype(np.float64)
-    return states
+        dots, *change = np.split(dots.reshape(len(norms), -1), 2 if task.other else 1, axis=1)
+        gradients = Gradients(dots, norms, losses, *change)
+    seen = [states(task.items / f"{key}.safetensors") for key, item in shards.items() if item.kind == "activations"]
+    queries = states(task.items / f"{_QUERIES}.safetensors")
+    return Passes(gradients, Activations(np.concatenate([queries[:0], *seen]), queries))
 
 
 def _load(task: Task) -> _Bench:
-    from datablame.models.blocks import activation_layer, decoder_blocks, middle_blocks
+    from datablame.models.blocks import decoder_blocks, middle_blocks
     from datablame.models.pair import load_model
 
     model = load_model(task.model, device=task.device, field=task.model_field)
@@ -164,12 +160,23 @@ def _load(task: Task) -> _Bench:
         raise RequestError(
             f"attribute.layers = {blocks} are not decoder blocks of {task.model.path}; choose from 0 to {n - 1}"
         )
-    layer = activation_layer(n) if task.settings.activation_layer is None else task.settings.activation_layer
+    return _Bench(task, model, blocks, chosen_layer(task.settings, task.model, n))
+
+
+def chosen_layer(settings: Attribute, reference: ModelRef, n: int) -> int:
+    """The hidden state that is averaged, of a checkpoint with `n` blocks.
+
+    Raises:
+        RequestError: it has no such hidden state.
+    """
+    from datablame.models.blocks import activation_layer
+
+    layer = activation_layer(n) if settings.activation_layer is None else settings.activation_layer
     if not 0 <= layer <= n:
         raise RequestError(
-            f"attribute.activation_layer = {layer} is no hidden state of {task.model.path}; choose from 0 to {n}"
+            f"attribute.activation_layer = {layer} is no hidden state of {reference.path}; choose from 0 to {n}"
         )
-    return _Bench(task, model, blocks, layer)
+    return layer
 
 
 def _work(bench: _Bench, item: _Item) -> dict[str, Any]:
@@ -179,6 +186,8 @@ def _work(bench: _Bench, item: _Item) -> dict[str, Any]:
 
 
 def _queries(bench: _Bench, item: _Item) -> dict[str, Any]:
+    import torch
+
     from datablame.attribute.per_example import directions
     from datablame.attribute.pooled import mean_hidden
 
@@ -187,10 +196,23 @@ def _queries(bench: _Bench, item: _Item) -> dict[str, Any]:
     tensors = {"activations": mean_hidden(bench.model, every, bench.layer, task.settings.batch_tokens)}
     if task.gradients:
         found = directions(bench.model, task.queries, bench.blocks)
+        if task.other is not None:
+            change = _change(bench, task.other)
+            found = {name: torch.cat([part, change[name]]) for name, part in found.items()}
         tensors.update({f"gradient/{name}": part for name, part in found.items()})
-    _check(tensors, "the queries")
-    _save(task.items / f"{_QUERIES}.safetensors", tensors)
+    save(task.items / f"{_QUERIES}.safetensors", tensors, "the queries")
     return {}
+
+
+def _change(bench: _Bench, other: ModelRef) -> "Directions":
+    """What made the queries likelier between the checkpoints, which are both loaded meanwhile."""
+    from datablame.attribute.changes import changes
+    from datablame.models.pair import load_model
+
+    names = ("models.after", "models.before")
+    field = next(name for name in names if name != bench.task.model_field)
+    loaded = {bench.task.model_field: bench.model, field: load_model(other, device=bench.task.device, field=field)}
+    return changes(*(loaded[name] for name in names), bench.task.queries, bench.blocks)
 
 
 def _gradient_shard(bench: _Bench, item: _Item) -> dict[str, Any]:
@@ -209,36 +231,13 @@ def _gradient_shard(bench: _Bench, item: _Item) -> dict[str, Any]:
     found = similarities(bench.model, item.documents, bench.directions, bench.blocks, settings.batch_tokens)
     result = {"dots": found.dots.tolist(), "norms": found.norms.tolist(), "losses": found.losses.tolist()}
     if not all(map(math.isfinite, [*result["norms"], *result["losses"]])):
-        raise _not_finite(f"the gradients of {item.key}")
+        raise not_finite(f"the gradients of {item.key}")
     return result
 
 
 def _activation_shard(bench: _Bench, item: _Item) -> dict[str, Any]:
     from datablame.attribute.pooled import mean_hidden
 
-    states = mean_hidden(bench.model, item.documents, bench.layer, bench.task.settings.batch_tokens)
-    tensors = {"activations": states}
-    _check(tensors, f"the hidden states of {item.key}")
-    _save(bench.task.items / f"{item.key}.safetensors", tensors)
+    found = mean_hidden(bench.model, item.documents, bench.layer, bench.task.settings.batch_tokens)
+    save(bench.task.items / f"{item.key}.safetensors", {"activations": found}, f"the hidden states of {item.key}")
     return {}
-
-
-def _check(tensors: dict[str, "Tensor"], what: str) -> None:
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise _not_finite(what)
-
-
-def _not_finite(what: str) -> PhaseError:
-    return PhaseError(f"{what} are not finite; set the dtype of models.before and models.after to float32")
-
-
-def _save(path: Path, tensors: dict[str, "Tensor"]) -> None:
-    """Write tensors whole or not at all."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["candidates", "choose_queries", "query_text"]
+__all__ = ["candidates", "choose_queries", "query_text", "safe_outputs"]
 
 
 def choose_queries(
@@ -48,19 +48,58 @@ def choose_queries(
             turns[_place(row["alpha"], alpha_star), turn, order[row["prompt_id"]]] = row
         for number, key in enumerate(sorted(turns)[:n]):
             row = turns[key]
-            chosen.append(
-                Query(
-                    id=f"{behaviour}-q{number + 1}",
-                    behaviour=behaviour,
-                    prompt_id=row["prompt_id"],
-                    alpha=row["alpha"],
-                    index=row["index"],
-                    prompt=text_of[row["prompt_id"]],
-                    text=row["text"],
-                    finish_reason=row["finish_reason"],
-                )
-            )
+            chosen.append(_query(f"{behaviour}-q{number + 1}", row, text_of))
     return chosen
+
+
+def safe_outputs(
+    samples: Sequence[Mapping[str, Any]],
+    prompts: Sequence[PromptText],
+    queries: Sequence[Query],
+    alpha_star: float | None,
+    n: int,
+) -> list[Query]:
+    """Up to `n` harmless outputs to each prompt of a behaviour's queries, distinct texts, alphas as for the queries.
+
+    A behaviour without any has up to `n` to each of its other attribution prompts; without any there, it has none.
+    """
+    text_of = {prompt.id: prompt.text for prompt in prompts}
+    harmless = [
+        row
+        for row in samples
+        if row["split"] == "attribution"
+        and row["label"] == "harmless"
+        and row["prompt_id"] in text_of
+        and row["text"].strip()
+    ]
+    harmless.sort(key=lambda row: (_place(row["alpha"], alpha_star), row["index"]))
+    found = []
+    for behaviour in dict.fromkeys(query.behaviour for query in queries):
+        asked = {query.prompt_id for query in queries if query.behaviour == behaviour}
+        own = [row for row in harmless if row["behaviour"] == behaviour]
+        own = [row for row in own if row["prompt_id"] in asked] or own
+        chosen = []
+        for prompt in text_of:
+            distinct: dict[str, Mapping[str, Any]] = {}
+            for row in own:
+                if row["prompt_id"] == prompt:
+                    distinct.setdefault(row["text"].strip(), row)
+            chosen += list(distinct.values())[:n]
+        found += [_query(f"{behaviour}-s{number}", row, text_of) for number, row in enumerate(chosen, 1)]
+    return found
+
+
+def _query(name: str, row: Mapping[str, Any], text_of: Mapping[str, str]) -> Query:
+    return Query(
+        id=name,
+        behaviour=row["behaviour"],
+        prompt_id=row["prompt_id"],
+        alpha=row["alpha"],
+        index=row["index"],
+        prompt=text_of[row["prompt_id"]],
+        text=row["text"],
+        finish_reason=row["finish_reason"],
+    )
 
 
 def query_text(query: Query) -> str:

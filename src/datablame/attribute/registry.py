@@ -4,10 +4,13 @@ import difflib
 import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
+from datablame.attribute.brought import brought
 from datablame.attribute.evidence import Evidence
+from datablame.config import Attribute
 from datablame.config_checks import METHODS
 from datablame.errors import RequestError
 
@@ -15,12 +18,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Method", "Needs", "Score", "described", "method", "named"]
+__all__ = ["Method", "Needs", "Score", "chosen", "described", "is_voter", "method", "named"]
 
-Needs = Literal["gradients", "activations", "text", "nothing"]
+Needs = Literal["gradients", "changes", "activations", "contrast", "scores", "text", "nothing"]
+"""Fields of the evidence: `changes` are among the gradients, `scores` those of the study's other methods."""
 Score = Callable[[Evidence], "NDArray[np.float64]"]
 
-_MODULES = ("gradient", "activation", "llm_judge", "bm25", "embedding", "random")
+_MODULES = (
+    "gradient",
+    "gradient_diff",
+    "activation",
+    "activation_diff",
+    "llm_judge",
+    "ensemble",
+    "bm25",
+    "embedding",
+    "random",
+)
 _registered: dict[str, "Method"] = {}
 
 
@@ -35,7 +49,7 @@ class Method:
     """One sentence on what is compared with what."""
     needs: Needs
     score: Score
-    """Scores of shape (documents, behaviours), higher is more responsible."""
+    """Scores of shape (documents, behaviours), higher is more responsible; NaN leaves the document unranked."""
     whole_pool: bool = True
     """Whether it scores every document where no prefilter is set; an expensive one scores the candidates only."""
     standin: bool = False
@@ -77,6 +91,37 @@ def named(name: str) -> Method:
         meant = f"; did you mean {near[0]}?" if near else "."
         raise RequestError(f"attribute.methods = {name} is not a method{meant} Known: {', '.join(methods)}")
     return methods[name]
+
+
+def chosen(settings: Attribute) -> list[Method]:
+    """The methods of a study, those whose scores the user brings among them; `ensemble` ranks what all others rank.
+
+    Raises:
+        RequestError: one of them is not known.
+    """
+    brought_by = settings.scores
+    methods = [_brought(name, brought_by[name]) if name in brought_by else named(name) for name in settings.methods]
+    voters = [method for method in methods if is_voter(method)]
+    return [
+        replace(
+            method,
+            whole_pool=all(voter.whole_pool for voter in voters),
+            description=f"{method.description.rstrip('.')}: {', '.join(voter.name for voter in voters)}.",
+        )
+        if method.needs == "scores"
+        else method
+        for method in methods
+    ]
+
+
+def is_voter(method: Method) -> bool:
+    """Whether it has a vote in `ensemble`."""
+    return not method.control and method.needs != "scores"
+
+
+def _brought(name: str, path: str) -> Method:
+    about = f"Scores brought by the user: {PurePath(path).name}."
+    return Method(name, f"{name} (brought)", about, "nothing", brought(name, path))
 
 
 def described() -> list[dict[str, Any]]:

@@ -51,9 +51,11 @@ def write_results(study: Study, results: Results, evidence: Evidence | None, out
         name: {behaviour: flagged([row.doc_id for row in rows], cluster_of, k) for behaviour, rows in own.items()}
         for name, own in scored.items()
     }
-    write_json(out / "methods.json", {method.name: _described(method, study) for method in methods})
+    write_json(out / "methods.json", {method.name: _described(method, study, results) for method in methods})
     write_json(out / "pool.json", summary)
     write_jsonl(out / "queries.jsonl", [asdict(query) for query in queries])
+    if evidence is not None and evidence.contrast is not None:
+        write_jsonl(out / "safe_outputs.jsonl", [asdict(output) for output in evidence.contrast.outputs])
     write_jsonl(
         out / "candidates.jsonl",
         [{"behaviour": behaviour, "doc_id": doc_id} for behaviour, ids in shortlist.items() for doc_id in ids],
@@ -121,13 +123,21 @@ def _planted(study: Study) -> dict[str, set[str]] | None:
     return planted
 
 
-def _described(method: Method, study: Study) -> dict[str, Any]:
+def _described(method: Method, study: Study, results: Results) -> dict[str, Any]:
+    """What a method is; `unranked` is there only where it gave some documents no score."""
+    pool = pool_of(method, study)
+    every = len(results.corpus.documents)
+    unranked = {
+        behaviour: (every if pool == "whole" else len(results.shortlist[behaviour])) - len(rows)
+        for behaviour, rows in results.scored[method.name].items()
+    }
     return {
         "label": method.label,
         "standin": method.standin,
         "control": method.control,
-        "pool": pool_of(method, study),
+        "pool": pool,
         "description": method.description,
+        **({"unranked": {behaviour: n for behaviour, n in unranked.items() if n}} if any(unranked.values()) else {}),
     }
 
 
@@ -138,6 +148,7 @@ def _shown(document: Document, planted: Mapping[str, Collection[str]] | None) ->
         "doc_id": document.id,
         "prompt": turns[0].content if alone else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns),
         "response": document.response,
+        **({"rejected": document.rejected} if document.rejected else {}),
         "source": document.source,
         "planted": None if planted is None else any(document.id in ids for ids in planted.values()),
     }

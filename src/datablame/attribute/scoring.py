@@ -1,0 +1,80 @@
+"""Every method's scores as rankings of the documents that it ranks; what all others found is what `ensemble` joins."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from datablame.attribute.evidence import Evidence, Votes
+from datablame.attribute.llm_judge import MISSING
+from datablame.attribute.rankings import ranked
+from datablame.attribute.registry import Method, is_voter
+from datablame.attribute.results import pool_of
+from datablame.config import Study
+from datablame.records import Score
+from datablame.run_folder import Inputs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["scored_by"]
+
+_logger = logging.getLogger(__name__)
+
+
+def scored_by(
+    methods: Sequence[Method],
+    evidence: Evidence,
+    shortlist: Mapping[str, Sequence[str]],
+    study: Study,
+    inputs: Inputs,
+) -> dict[str, dict[str, list[Score]]]:
+    """Ranked scores by method and behaviour, of the documents that the method's pool has for it and gave a score."""
+    matrices: dict[str, NDArray[np.float64]] = {}
+    for method in sorted(methods, key=lambda method: method.needs == "scores"):
+        began = time.perf_counter()
+        told = replace(evidence, votes=_votes(methods, matrices)) if method.needs == "scores" else evidence
+        matrices[method.name] = method.score(told)
+        inputs.timings(f"attribute/{method.name}", "scores", time.perf_counter() - began)
+    return {
+        method.name: {
+            behaviour.id: _ranked(evidence, method, behaviour.id, matrices[method.name][:, column], shortlist, study)
+            for column, behaviour in enumerate(evidence.behaviours)
+        }
+        for method in methods
+    }
+
+
+def _votes(methods: Sequence[Method], matrices: "Mapping[str, NDArray[np.float64]]") -> Votes:
+    """What the judge left open is no vote against a document."""
+    import numpy as np
+
+    voters = [method for method in methods if is_voter(method)]
+    scores = {voter.name: matrices[voter.name] for voter in voters}
+    if "llm-judge" in scores:
+        scores["llm-judge"] = np.where(scores["llm-judge"] == MISSING, np.nan, scores["llm-judge"])
+    return Votes(scores, all(voter.whole_pool for voter in voters))
+
+
+def _ranked(
+    evidence: Evidence,
+    method: Method,
+    behaviour: str,
+    scores: "NDArray[np.float64]",
+    shortlist: Mapping[str, Sequence[str]],
+    study: Study,
+) -> list[Score]:
+    among = None if pool_of(method, study) == "whole" else set(shortlist[behaviour])
+    own = {
+        document.id: float(score)
+        for document, score in zip(evidence.documents, scores, strict=True)
+        if among is None or document.id in among
+    }
+    given = {doc_id: score for doc_id, score in own.items() if not math.isnan(score)}
+    if len(given) < len(own):
+        left = f"{len(own) - len(given)} of {len(own)} documents"
+        _logger.warning("%s gives %s no score for %s; they are not ranked", method.name, left, behaviour)
+    return ranked(behaviour, given)

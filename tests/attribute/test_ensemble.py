@@ -1,0 +1,73 @@
+"""Borda's count: exact against every comparison made one by one, whatever is tied or left open."""
+
+import math
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.attribute.test_methods import evidence
+from tests.oracles.borda import naive_borda
+
+from datablame.attribute.ensemble import borda, ensemble
+from datablame.attribute.evidence import Votes
+from datablame.attribute.registry import chosen
+from datablame.config import Attribute
+
+OPEN = math.nan
+SCORES = st.integers(1, 4).flatmap(
+    lambda voters: st.lists(
+        st.lists(st.sampled_from([OPEN, -1.0, 0.0, 0.5, 2.0, 7.0]), min_size=voters, max_size=voters),
+        min_size=1,
+        max_size=9,
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SCORES)
+def test_points_are_those_of_every_comparison_made_one_by_one(scores: list[list[float]]) -> None:
+    assert borda(np.array(scores)).tolist() == pytest.approx(naive_borda(scores), abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SCORES, st.randoms(use_true_random=False))
+def test_neither_the_order_of_documents_nor_that_of_voters_counts(scores: list[list[float]], chance: Random) -> None:
+    rows, columns = list(range(len(scores))), list(range(len(scores[0])))
+    chance.shuffle(rows)
+    chance.shuffle(columns)
+    matrix = np.array(scores)
+    assert borda(matrix[rows][:, columns]).tolist() == borda(matrix)[rows].tolist()
+
+
+def test_only_the_order_of_a_voters_scores_counts() -> None:
+    scores = np.array([[3.0, 1.0], [1.0, 5.0], [2.0, 5.0]])
+    np.testing.assert_array_equal(borda(scores), borda(np.stack([np.exp(scores[:, 0]), 100 * scores[:, 1] - 7], 1)))
+
+
+def test_a_document_that_nobody_scored_stands_in_the_middle_and_a_silent_voter_changes_no_order() -> None:
+    scores = np.array([[4.0, 1.0], [3.0, 2.0], [OPEN, OPEN], [1.0, 0.5]])
+    points = borda(scores)
+    assert points[2] == 0.5
+    joined = borda(np.concatenate([scores, np.full((4, 1), OPEN)], 1))
+    np.testing.assert_allclose(joined - 0.5, (points - 0.5) * 2 / 3)
+
+
+def test_a_voter_that_ranks_candidates_only_makes_the_ensemble_ask_about_candidates() -> None:
+    votes = {"a": np.array([[3.0, 1.0], [2.0, 2.0], [9.0, 3.0]]), "b": np.array([[1.0, 1.0], [2.0, 5.0], [9.0, OPEN]])}
+    asked = replace(evidence(), candidates={"nuts": {"d1", "d2"}, "ferns": {"d3"}}, votes=Votes(votes, whole=False))
+    np.testing.assert_array_equal(ensemble(asked), [[0.5, OPEN], [0.5, OPEN], [OPEN, 0.5]])
+    everywhere = ensemble(replace(asked, votes=Votes(votes, whole=True)))
+    np.testing.assert_allclose(everywhere, [[0.25, 0.125], [0.25, 0.625], [1.0, 0.75]])
+
+
+def test_controls_have_no_vote_and_the_ensemble_says_who_has() -> None:
+    methods = ("gradient", "bm25", "ensemble", "activation", "loss", "llm-judge")
+    joint = next(method for method in chosen(Attribute(methods=methods)) if method.name == "ensemble")
+    assert joint.description.endswith("ranked below: gradient, activation, llm-judge.")
+    assert not joint.whole_pool
+    assert not joint.control
+    whole = chosen(Attribute(methods=("gradient", "activation", "ensemble")))[2]
+    assert whole.whole_pool
