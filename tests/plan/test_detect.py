@@ -1,4 +1,4 @@
-"""What a design can show: exact floors, the published sample size, a test's own family."""
+"""What a design can show: exact floors, power by simulation, a test's own family."""
 
 from math import comb
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from datablame.patch.compare import compared, comparison
-from datablame.plan.detect import detectable, outputs_needed, smallest_drop
+from datablame.plan.detect import Detectable, detectable
 from datablame.plan.subject import subject_of
 from datablame.stats.permutation import permutation_p, smallest_p
+from datablame.stats.power import Design, powers
 from datablame.study_file import load_study
 
 
@@ -20,23 +21,40 @@ def test_the_smallest_p_is_reached_by_separated_seeds(n: int, m: int) -> None:
     assert smallest_p(n, m) * comb(n + m, n) in (1, 2)
 
 
-def test_ten_to_five_percent_needs_435_outputs_an_arm() -> None:
-    assert 434 < outputs_needed(0.1, 0.05) <= 435
+def told(*overrides: str, name: str = "organism") -> Detectable:
+    study = load_study(name, list(overrides))
+    return detectable(study, subject_of(study, on_gpu=False))
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("outputs", [60, 435, 1000])
-def test_the_smallest_drop_is_the_rate_that_so_many_outputs_tell_apart(rate: float, outputs: int) -> None:
-    low = smallest_drop(rate, outputs)
-    if low is None:
-        assert outputs_needed(rate, 0.0) > outputs
-    else:
-        assert outputs_needed(rate, low) == pytest.approx(outputs, rel=1e-6)
-        assert 0 <= low < rate
+def test_power_is_that_of_the_studys_own_design() -> None:
+    overrides = ["patch.seeds={retrain: [0, 1, 2, 3, 4, 5], continue: [0]}", "patch.samples=7", "patch.margin=0.3"]
+    limits = told(*overrides, "patch.arms=[untrained, baseline, random, gradient, activation, a-a]")
+    assert [(each.what, each.from_rate, each.to_rate) for each in limits.effects] == [
+        (what, rate, pytest.approx(rate * left))
+        for rate in (0.1, 0.5)
+        for what, left in (("a drop of 30 %", 0.7), ("a halving", 0.5), ("a cure", 0.0))
+    ]
+    prompts = limits.outputs // 7
+    for each in limits.effects:
+        again = powers(Design(each.from_rate, each.to_rate, prompts, 7, 6, 2), [each.to_rate], 1000, key=1)[0]
+        assert each.power.low - 0.05 < again.rate < each.power.high + 0.05
+        assert each.power.low <= each.power.rate <= each.power.high
+        assert 100 <= each.simulations <= 400
 
 
-def test_few_outputs_tell_no_rate_from_nothing() -> None:
-    assert smallest_drop(0.1, 20) is None
+def test_a_larger_effect_of_a_commoner_behaviour_is_seen_more_often() -> None:
+    rare, common = [[each.power.rate for each in told().effects if each.from_rate == rate] for rate in (0.1, 0.5)]
+    assert sorted(rare) == rare
+    assert sorted(common) == common
+    assert common[0] >= rare[0]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["patch.seeds=[0, 1, 2]", "patch.seeds=[0, 1, 2, 3]", "patch.arms=[untrained, baseline, random, oracle]"],
+)
+def test_a_design_that_can_show_nothing_has_no_power_to_tell(override: str) -> None:
+    assert told(override).effects == ()
 
 
 def test_the_family_is_the_one_that_holm_adjusts_for() -> None:

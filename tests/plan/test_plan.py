@@ -132,6 +132,7 @@ def warned(*overrides: str, name: str = "olmo2-1b-sound", device: Device = T4) -
     [
         (["patch.seeds=[0, 1, 2]"], "patch.seeds: 3 for continue is too few for a p value"),
         (["patch.seeds=[0, 1, 2, 3]"], "no p can be below 0.0286, times 4 methods 0.114, which is not below .05"),
+        (["patch.arms=[untrained, baseline, random]"], "has no method whose removal is tested"),
         (["patch.size=500"], "patch.size = 500 cannot hold the documents that 4 methods may flag"),
         (["patch.batch=9"], "200 steps see 1800 of the 2000 documents of the fine-tune set; give at least 10"),
         (["surface.max_new_tokens=4090"], "more than the context of 4096 tokens of models.before"),
@@ -146,6 +147,13 @@ def test_a_design_that_cannot_succeed_is_warned_of(
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     assert warning not in warned()
     assert warning in warned(*overrides)
+
+
+def test_a_design_that_would_miss_even_a_full_cure_is_warned_of() -> None:
+    few = ("patch.seeds=[0, 1, 2, 3, 4]", "patch.arms=[untrained, baseline, random, gradient]")
+    told = "see even a full cure less often than not where the harmful rate is 10 % ("
+    assert told in warned(*few, "patch.samples=1", name="smollm2")
+    assert told not in warned(*few, "patch.samples=25", name="smollm2")
 
 
 def test_a_key_is_seen_and_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

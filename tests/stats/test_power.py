@@ -13,13 +13,14 @@ from datablame.stats.intervals import wilson
 from datablame.stats.permutation import smallest_p
 from datablame.stats.power import (
     Design,
-    _studies,
     approximate_power,
     paired_p_rows,
+    powers,
     simulate,
     smallest_adjusted_p,
 )
 from datablame.stats.proportions import pooled_z_p
+from datablame.stats.simulated import drawn_studies
 
 USUAL = Design(from_rate=0.10, to_rate=0.05)
 SAMPLING_ALONE = Design(
@@ -89,16 +90,24 @@ def test_tests_that_ignore_the_seed_raise_false_alarms_and_ours_do_not() -> None
 def test_the_mean_rate_is_the_one_that_was_asked_for() -> None:
     for rate in (0.02, 0.1, 0.5, 0.9):
         wide = Design(rate, 0.0, prompts=4000, samples=1, seeds=1, methods=1, prompt_deviation=2.0, seed_deviation=0.0)
-        drawn = next(iter(_studies(wide, 50, key=5)))
+        drawn = next(iter(drawn_studies(wide, 50, key=5)))
         assert drawn.random.mean() == pytest.approx(rate, abs=0.005)
-        assert drawn.working.sum() == 0
+        assert drawn.working[0].sum() == 0
 
 
 def test_prompts_are_shared_by_the_arms() -> None:
     design = Design(0.3, 0.1, prompts=50, samples=100, seeds=2, methods=1, prompt_deviation=2.0, seed_deviation=0.0)
-    drawn = next(iter(_studies(design, 1, key=6)))
-    rates = [arm.mean((0, 1)) for arm in (drawn.random, drawn.baseline, drawn.idle[0], drawn.working)]
+    drawn = next(iter(drawn_studies(design, 1, key=6)))
+    rates = [arm.mean((0, 1)) for arm in (drawn.random, drawn.baseline, drawn.idle[0], drawn.working[0])]
     assert np.corrcoef(rates).min() > 0.9
+
+
+def test_several_effects_are_looked_at_in_the_same_studies() -> None:
+    alone = simulate(USUAL, 200, key=8).power
+    margin, halved, cured = powers(USUAL, [0.08, 0.05, 0.0], 200, key=8)
+    assert powers(USUAL, [0.05], 200, key=8) == [alone]
+    assert margin.rate < halved.rate == pytest.approx(alone.rate, abs=0.1)
+    assert cured == (1.0, *wilson(200, 200))
 
 
 def test_too_few_seeds_for_the_family_have_no_power() -> None:

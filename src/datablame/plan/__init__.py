@@ -1,5 +1,5 @@
 """What a study will do, need and cost, before anything is loaded."""
 
-from datablame.plan.build import Device, Plan, plan_of, this_device
+from datablame.plan.build import Device, Plan, doubts_of, plan_of, this_device
 
-__all__ = ["Device", "Plan", "plan_of", "this_device"]
+__all__ = ["Device", "Plan", "doubts_of", "plan_of", "this_device"]

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from datablame.config import Study
 from datablame.machine import cards, cores, memory_bytes
 from datablame.plan.calls import Calls, calls_of
-from datablame.plan.cautions import cautions_of
+from datablame.plan.cautions import cautions_of, design_cautions
 from datablame.plan.counts import Counts, counted, work
-from datablame.plan.detect import Detectable, detectable
+from datablame.plan.detect import Detectable, Effect, detectable
 from datablame.plan.memory import CARD_BYTES, HEADROOM, Memory, estimates
 from datablame.plan.subject import Checkpoint, Subject, subject_of
 from datablame.plan.timing import Expected, benchmark, expected
 
-__all__ = ["Device", "Plan", "plan_of", "this_device"]
+__all__ = ["Device", "Plan", "doubts_of", "plan_of", "this_device"]
 
 
 class Device(NamedTuple):
@@ -74,7 +74,7 @@ class Plan:
             "expected_time": None
             if self.expected is None
             else {**self.expected._asdict(), "run": str(self.expected.run)},
-            "detectable": {**self.limits._asdict(), "drops": {f"{r:g}": v for r, v in self.limits.drops.items()}},
+            "detectable": {**self.limits._asdict(), "effects": [_effect(each) for each in self.limits.effects]},
             "warnings": self.cautions,
         }
 
@@ -109,6 +109,11 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     )
 
 
+def doubts_of(study: Study) -> list[str]:
+    """What a study should hear before it starts: that its design cannot succeed, or hardly."""
+    return design_cautions(study, detectable(study, subject_of(study, on_gpu=False)))
+
+
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     found = checkpoint.found
     return {
@@ -119,6 +124,10 @@ def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters_exact": None if found is None else found.shape.counted,
         "source": None if found is None else found.source,
     }
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    return {**effect._asdict(), "power": effect.power._asdict()}
 
 
 def _memory(memory: dict[str, Memory] | None, device_bytes: int, workers: int) -> dict[str, Any] | None:

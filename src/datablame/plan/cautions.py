@@ -4,14 +4,17 @@ from collections.abc import Iterator, Mapping
 
 from datablame.config import Study
 from datablame.machine import memory_bytes
+from datablame.patch.compare import MIN_SEEDS
 from datablame.plan.counts import Counts
 from datablame.plan.detect import Detectable
 from datablame.plan.memory import HEADROOM, Memory, longest_prompt_tokens
 from datablame.plan.subject import Subject
+from datablame.stats.power import LEVEL
 
-__all__ = ["cautions_of"]
+__all__ = ["cautions_of", "design_cautions"]
 
-_LEVEL = 0.05
+_EVEN = 0.5
+"""Power below which a study that works is likelier to miss it."""
 
 
 def cautions_of(
@@ -25,39 +28,56 @@ def cautions_of(
 ) -> list[str]:
     """One line for each, with the field, the value and the remedy."""
     return [
-        *_design(study, limits),
+        *design_cautions(study, limits),
         *_patching(study, subject, counts),
         *_context(study, subject),
         *_memory(memory, device_bytes, workers),
     ]
 
 
-def _design(study: Study, limits: Detectable) -> Iterator[str]:
-    headline = study.patch.headline
-    if limits.smallest_p is None:
-        yield (
-            f"patch.seeds: {limits.seeds} for {headline} is too few for a p value; give at least 4, better 5 "
-            "(without one nothing can be called significant)"
-        )
-    elif limits.smallest_adjusted_p is not None and limits.smallest_adjusted_p >= _LEVEL:
-        yield (
+def design_cautions(study: Study, limits: Detectable) -> list[str]:
+    """That the design cannot succeed whatever the methods find, or would miss even a full cure more often than not."""
+    patch = study.patch
+    headline = patch.headline
+    if not limits.family:
+        return [
+            f"patch.arms = {list(patch.arms)} has no method whose removal is tested, so that the study cannot succeed; "
+            "add one of attribute.methods"
+        ]
+    if limits.smallest_p is None or limits.smallest_adjusted_p is None:
+        return [
+            f"patch.seeds: {limits.seeds} for {headline} is too few for a p value; give at least {MIN_SEEDS}, better "
+            f"{MIN_SEEDS + 1} (without one nothing can be called significant)"
+        ]
+    if limits.smallest_adjusted_p >= LEVEL:
+        return [
             f"patch.seeds: with {limits.seeds} for {headline} no p can be below {limits.smallest_p:.4f}, times "
             f"{len(limits.family)} methods {limits.smallest_adjusted_p:.3f}, which is not below .05; give more seeds "
             "or fewer methods in patch.arms"
-        )
+        ]
+    missed = [each for each in limits.effects if each.to_rate == 0 and each.power.rate < _EVEN]
+    if not missed:
+        return []
+    rates = " and ".join(f"{100 * each.from_rate:g} % ({100 * each.power.rate:.0f} %)" for each in missed)
+    return [
+        f"patch.seeds, patch.samples: {limits.seeds} seeds with {limits.outputs} held-out outputs a training see even "
+        f"a full cure less often than not where the harmful rate is {rates}; give more, or more held-out prompts "
+        "(datablame power searches for a design)"
+    ]
 
 
 def _patching(study: Study, subject: Subject, counts: Counts) -> Iterator[str]:
     patch = study.patch
-    k = patch.k or study.attribute.top_k
+    k = study.ks[-1]
     flagging = [name for name in study.attribute.methods if name != "random"]
     flagged = len(flagging) * k * counts.attribution.behaviours
     if flagged > patch.size:
         yield (
             f"patch.size = {patch.size} cannot hold the documents that {len(flagging)} methods may flag ({k} for each "
-            f"of {counts.attribution.behaviours} behaviours: {flagged}, or more); raise it or lower patch.k"
+            f"of {counts.attribution.behaviours} behaviours: {flagged}, or more); raise it or lower attribute.top_k "
+            "(and the largest of patch.k)"
         )
-    if subject.documents is not None and patch.size >= subject.documents:
+    if subject.documents is not None and patch.size >= subject.documents and patch.intervention != "swap":
         yield (
             f"patch.size = {patch.size} leaves no fillers in a pool of {subject.documents} documents; "
             "lower it or enlarge the pool"

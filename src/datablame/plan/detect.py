@@ -1,21 +1,33 @@
-"""What a design can show at best: the smallest p that its seeds can give, and what sampling error alone hides."""
+"""What a design can show at best: the smallest p that its seeds can give, and its power by simulation."""
 
-from math import sqrt
 from typing import NamedTuple
 
 from datablame.config import Study
 from datablame.config_checks import OUTSIDE_FAMILY
 from datablame.patch.compare import MIN_SEEDS
 from datablame.plan.subject import Subject
+from datablame.seeds import stream_key
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import smallest_p
+from datablame.stats.power import LEVEL, Design, Share, powers
 
-__all__ = ["Detectable", "detectable", "outputs_needed", "smallest_drop"]
+__all__ = ["Detectable", "Effect", "detectable"]
 
-_Z_LEVEL, _Z_SHARE = 1.959963984540054, 0.8416212335729143
-"""Normal quantiles of a two-sided .05 and of .80."""
 _RATES = (0.1, 0.5)
-_BISECTIONS = 60
+"""Harmful rates without removal for which power is told: a rare behaviour and a common one."""
+_FEWEST, _MOST = 100, 400
+_CELLS = 500_000
+"""Cells (arm, study, seed, prompt) to simulate, so that a plan takes a second or two."""
+
+
+class Effect(NamedTuple):
+    """The share of simulated studies of this design that see one method lower the rate so far."""
+
+    what: str
+    from_rate: float
+    to_rate: float
+    power: Share
+    simulations: int
 
 
 class Detectable(NamedTuple):
@@ -29,8 +41,8 @@ class Detectable(NamedTuple):
     smallest_adjusted_p: float | None
     outputs: int
     """Held-out outputs of one training at one alpha: prompts times samples."""
-    drops: dict[float, float | None]
-    """For a rate without removal, the largest rate with removal that differs from it by more than sampling error."""
+    effects: tuple[Effect, ...]
+    """Empty where no effect whatever can be shown: no p value, none below the level, no method, no prompt."""
     cell_zero_high: float
     """Upper Wilson end where a cell of the surface phase shows nothing."""
 
@@ -41,35 +53,31 @@ def detectable(study: Study, subject: Subject) -> Detectable:
     seeds = len(patch.seeds_of(patch.headline))
     methods = tuple(arm for arm in patch.arms if arm not in OUTSIDE_FAMILY)
     least = smallest_p(seeds, seeds) if seeds >= MIN_SEEDS else None
-    outputs = len(subject.held_out) * patch.samples
+    adjusted = None if least is None else min(1.0, least * max(1, len(methods)))
+    prompts = len(subject.held_out)
+    possible = adjusted is not None and adjusted < LEVEL and methods and prompts
     return Detectable(
         seeds=seeds,
         family=methods,
         smallest_p=least,
-        smallest_adjusted_p=None if least is None else min(1.0, least * max(1, len(methods))),
-        outputs=outputs,
-        drops={rate: smallest_drop(rate, outputs) for rate in _RATES},
+        smallest_adjusted_p=adjusted,
+        outputs=prompts * patch.samples,
+        effects=_effects(study, prompts, seeds, len(methods)) if possible else (),
         cell_zero_high=wilson(0, study.surface.samples).high,
     )
 
 
-def outputs_needed(first: float, second: float) -> float:
-    """Outputs an arm to tell two rates apart four times in five at a two-sided .05 (Fleiss 1981, uncorrected).
+def _effects(study: Study, prompts: int, seeds: int, methods: int) -> tuple[Effect, ...]:
+    """A drop of the margin, a halving and a full cure, each of a rare and of a common behaviour.
 
-    n = (z_.975 sqrt(2 q (1 - q)) + z_.80 sqrt(p1 (1 - p1) + p2 (1 - p2)))^2 / (p1 - p2)^2 with q the mean of both.
+    Prompts, trainings and prompts within a training deviate as in `datablame power` by default.
     """
-    mean = (first + second) / 2
-    spread = _Z_LEVEL * sqrt(2 * mean * (1 - mean))
-    spread += _Z_SHARE * sqrt(first * (1 - first) + second * (1 - second))
-    return float((spread / (first - second)) ** 2)
-
-
-def smallest_drop(rate: float, outputs: int) -> float | None:
-    """The largest rate below `rate` that so many outputs an arm tell from it; None where not even 0 is."""
-    if outputs_needed(rate, 0.0) > outputs:
-        return None
-    low, high = 0.0, rate
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if outputs_needed(rate, middle) <= outputs else (low, middle)
-    return low
+    simulations = max(_FEWEST, min(_MOST, _CELLS // ((methods + 5) * seeds * prompts)))
+    shrinkage = {f"a drop of {100 * study.patch.margin:g} %": 1 - study.patch.margin, "a halving": 0.5, "a cure": 0.0}
+    found = []
+    for rate in _RATES:
+        design = Design(rate, 0.0, prompts, study.patch.samples, seeds, methods)
+        to_rates = [rate * left for left in shrinkage.values()]
+        shares = powers(design, to_rates, simulations, stream_key("plan"))
+        found += [Effect(*each, simulations) for each in zip(shrinkage, [rate] * 3, to_rates, shares, strict=True)]
+    return tuple(found)

@@ -1,6 +1,7 @@
 """Permutation tests at the level of training seeds."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 from math import comb
 from typing import NamedTuple
@@ -84,12 +85,10 @@ def permutation_p_rows(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     pooled = np.concatenate([first, second], axis=1)
     n, size = pooled.shape[1], first.shape[1]
     exact = comb(n, size) <= _MOST_SPLITS_A_ROW
-    splits = _all_splits(n, size) if exact else _random_splits(n, size, _DRAWS_A_ROW)
-    # Of each split the weights that turn a row into the difference of its two means.
-    weights = np.full((n, len(splits)), -1 / (n - size))
-    weights[splits, np.arange(len(splits))[:, None]] = 1 / size
+    weights = _weights(n, size, exact)
     observed = np.abs(first.mean(1) - second.mean(1)) - _TIE
-    rows = max(1, _BLOCK // len(splits))
+    splits = weights.shape[1]
+    rows = max(1, _BLOCK // splits)
     extreme = np.concatenate(
         [
             (np.abs(pooled[start : start + rows] @ weights) >= observed[start : start + rows, None]).sum(1)
@@ -97,7 +96,21 @@ def permutation_p_rows(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
         ]
         or [np.zeros(0)]
     )
-    return np.asarray(extreme / len(splits) if exact else (extreme + 1) / (_DRAWS_A_ROW + 1))
+    return np.asarray(extreme / splits if exact else (extreme + 1) / (_DRAWS_A_ROW + 1))
+
+
+@lru_cache(maxsize=4)
+def _weights(n: int, size: int, exact: bool) -> NDArray[np.float64]:
+    """Of each split, in columns, the weights that turn a row into the difference of its two means.
+
+    Of a split into halves and its mirror image, which is as extreme, one stands for both.
+    """
+    splits = _all_splits(n, size) if exact else _random_splits(n, size, _DRAWS_A_ROW)
+    if exact and n == 2 * size:
+        splits = splits[: len(splits) // 2]
+    weights = np.full((n, len(splits)), -1 / (n - size))
+    weights[splits, np.arange(len(splits))[:, None]] = 1 / size
+    return weights
 
 
 def _all_splits(n: int, size: int) -> NDArray[np.intp]:

@@ -1,14 +1,11 @@
 """What a design can show and how often it cries wolf, by simulation of whole studies."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import expit, logit
+from scipy.special import expit
 from scipy.stats import norm
 from scipy.stats import t as students_t
 
@@ -16,6 +13,7 @@ from datablame.stats.crossed import crossed_p_rows
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import holm, permutation_p_rows, smallest_p
 from datablame.stats.proportions import pooled_z_p
+from datablame.stats.simulated import Counts, Design, Drawn, deviation, drawn_studies, intercept, nodes
 
 __all__ = [
     "LEVEL",
@@ -25,66 +23,13 @@ __all__ = [
     "Share",
     "approximate_power",
     "paired_p_rows",
+    "powers",
     "simulate",
     "smallest_adjusted_p",
 ]
 
 LEVEL = 0.05
-_BLOCK = 2_000_000
-"""Cells (arm, study, seed, prompt) that are held at once."""
-_NODES = 101
-Counts = NDArray[np.int64]
 PValues = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Design:
-    """A study of `methods` methods, of which at most one works, with arms `random` and `baseline` to compare with.
-
-    The log odds of a harmful sample are arm + prompt + training + interaction: normal deviations of a prompt (the same
-    in every arm and training), of one training, and of one prompt in one training. Samples are binomial given them.
-    """
-
-    from_rate: float
-    """Mean harmful rate over prompts and trainings without removal."""
-    to_rate: float
-    """The same where the removal works; the log odds of all prompts are shifted alike."""
-    prompts: int = 40
-    samples: int = 25
-    """Outputs of one training for one prompt."""
-    seeds: int = 5
-    """Trainings of a method."""
-    methods: int = 3
-    """The family of Holm's adjustment."""
-    reference_seeds: int | None = None
-    """Trainings of random and of baseline; as many as of a method where None."""
-    prompt_deviation: float = 1.0
-    seed_deviation: float = 0.25
-    interaction_deviation: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be simulated."""
-        if not 0 < self.from_rate < 1 or not 0 <= self.to_rate < 1 or self.from_rate == self.to_rate:
-            raise ValueError(f"rates {self.from_rate} and {self.to_rate} must differ and be shares between 0 and 1")
-        if min(self.prompts, self.samples, self.methods) < 1 or min(self.seeds, self.references) < 1:
-            raise ValueError("prompts, samples, seeds and methods must be at least 1")
-        if min(self.prompt_deviation, self.seed_deviation, self.interaction_deviation) < 0:
-            raise ValueError("deviations must not be below 0")
-
-    @property
-    def references(self) -> int:
-        """Trainings of random and of baseline."""
-        return self.seeds if self.reference_seeds is None else self.reference_seeds
-
-    @property
-    def trainings(self) -> int:
-        """Of all methods, random and baseline."""
-        return self.methods * self.seeds + 2 * self.references
-
-    @property
-    def outputs(self) -> int:
-        """Of all trainings."""
-        return self.trainings * self.prompts * self.samples
 
 
 class Share(NamedTuple):
@@ -129,16 +74,6 @@ class _PValues(NamedTuple):
     crossed: PValues | None
 
 
-class _Drawn(NamedTuple):
-    """Harmful counts (studies, seeds, prompts) of some simulated studies."""
-
-    random: Counts
-    baseline: Counts
-    idle: list[Counts]
-    """A method each; nothing works."""
-    working: Counts
-
-
 def simulate(design: Design, simulations: int, key: int, advance: Callable[[int], object] = lambda done: None) -> Power:
     """Simulate so many studies of a design, with and without an effect; `key` is the stream of random numbers.
 
@@ -150,15 +85,14 @@ def simulate(design: Design, simulations: int, key: int, advance: Callable[[int]
     detections: list[_PValues] = []
     adjusted: list[float] = []
     least: list[float] = []
-    for drawn in _studies(design, simulations, key):
+    for drawn in drawn_studies(design, simulations, key):
+        [working] = drawn.working
         false_alarms.append(_against_random(drawn.idle[0], drawn.random, design.samples))
-        detections.append(_against_random(drawn.working, drawn.random, design.samples))
-        idle = [_larger_p(method, drawn) for method in drawn.idle]
-        working = _larger_p(drawn.working, drawn)
-        for first, *others in np.transpose([working, *idle[1:]]).tolist():
-            adjusted.append(holm([first, *others])[0])
+        detections.append(_against_random(working, drawn.random, design.samples))
+        others = [_larger_p(method, drawn) for method in drawn.idle[1:]]
+        adjusted += _adjusted(working, drawn, others)
         # Holm rejects something exactly where its first step, Bonferroni of the smallest, does.
-        least += np.minimum.reduce(idle).tolist()
+        least += np.minimum.reduce([_larger_p(drawn.idle[0], drawn), *others]).tolist()
         advance(len(working))
     return Power(
         power=_share(np.array(adjusted)),
@@ -167,6 +101,16 @@ def simulate(design: Design, simulations: int, key: int, advance: Callable[[int]
         without_effect=_rejections(false_alarms),
         simulations=simulations,
     )
+
+
+def powers(design: Design, to_rates: Sequence[float], simulations: int, key: int) -> list[Share]:
+    """The `power` of `simulate` for each rate that the removal may lead to, from the same studies, without the rest."""
+    adjusted: list[list[float]] = [[] for _ in to_rates]
+    for drawn in drawn_studies(design, simulations, key, to_rates):
+        others = [_larger_p(method, drawn) for method in drawn.idle[1:]]
+        for found, working in zip(adjusted, drawn.working, strict=True):
+            found += _adjusted(working, drawn, others)
+    return [_share(np.array(found)) for found in adjusted]
 
 
 def smallest_adjusted_p(design: Design) -> float:
@@ -185,10 +129,10 @@ def approximate_power(design: Design) -> float:
     level = least * (np.ceil(LEVEL / design.methods / least * (1 - 1e-9)) - 1)
     if level <= 0:
         return 0.0
-    points, weights = _nodes()
+    points, weights = nodes()
     errors = []
     for rate, seeds in ((design.to_rate, design.seeds), (design.from_rate, design.references)):
-        p = expit(_intercept(rate, design) + _deviation(design) * points)
+        p = expit(intercept(rate, design) + deviation(design) * points)
         slope = p * (1 - p)
         variance = design.seed_deviation**2 * float(weights @ slope) ** 2
         variance += design.interaction_deviation**2 * float(weights @ slope**2) / design.prompts
@@ -200,29 +144,12 @@ def approximate_power(design: Design) -> float:
     return float(weights @ norm.cdf((room + mine * points) / other) ** 2)
 
 
-def _studies(design: Design, simulations: int, key: int) -> Iterator[_Drawn]:
-    random = np.random.Generator(np.random.Philox(key=key))
-    cells = (2 * design.references + (design.methods + 1) * design.seeds) * design.prompts
-    block = max(1, _BLOCK // cells)
-    idle, working = _intercept(design.from_rate, design), _intercept(design.to_rate, design)
-    for start in range(0, simulations, block):
-        studies = min(block, simulations - start)
-        prompts = random.normal(0, design.prompt_deviation, (studies, 1, design.prompts))
-
-        def arm(intercept: float, seeds: int, prompts: PValues = prompts) -> Counts:
-            log_odds = intercept + prompts + random.normal(0, design.seed_deviation, (len(prompts), seeds, 1))
-            log_odds = log_odds + random.normal(0, design.interaction_deviation, (len(prompts), seeds, design.prompts))
-            return np.asarray(random.binomial(design.samples, expit(log_odds)))
-
-        yield _Drawn(
-            random=arm(idle, design.references),
-            baseline=arm(idle, design.references),
-            idle=[arm(idle, design.seeds) for _ in range(design.methods)],
-            working=arm(working, design.seeds),
-        )
+def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> list[float]:
+    """Of each study, Holm's p of the method that works, given those of the others."""
+    return [holm(row)[0] for row in np.transpose([_larger_p(working, drawn), *others]).tolist()]
 
 
-def _larger_p(method: Counts, drawn: _Drawn) -> PValues:
+def _larger_p(method: Counts, drawn: Drawn) -> PValues:
     """The program's p: the larger one against random and against baseline."""
     mine = method.mean(2)
     return np.maximum(*(permutation_p_rows(mine, arm.mean(2)) for arm in (drawn.random, drawn.baseline)))
@@ -262,23 +189,3 @@ def _rejections(blocks: list[_PValues]) -> Rejections:
 def _share(p_values: PValues) -> Share:
     below = int((p_values < LEVEL).sum())
     return Share(below / p_values.size, *wilson(below, p_values.size))
-
-
-def _deviation(design: Design) -> float:
-    return float(np.sqrt(design.prompt_deviation**2 + design.seed_deviation**2 + design.interaction_deviation**2))
-
-
-@lru_cache(maxsize=1)
-def _nodes() -> tuple[PValues, PValues]:
-    points, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    return points, weights / weights.sum()
-
-
-def _intercept(rate: float, design: Design) -> float:
-    """The log odds at which the mean rate over all deviations is `rate`."""
-    if rate == 0:
-        return float("-inf")
-    points, weights = _nodes()
-    spread = _deviation(design) * points
-    centre, far = float(logit(rate)), 10 * (1 + _deviation(design) ** 2)
-    return float(brentq(lambda at: weights @ expit(at + spread) - rate, centre - far, centre + far))
