@@ -7,7 +7,7 @@ import torch
 from tests.conftest import tiny_model
 from tests.oracles.gradients import naive_gradient, naive_similarities
 
-from datablame.attribute import per_example
+from datablame.attribute import per_example, rows
 from datablame.attribute.observed import linears
 from datablame.attribute.per_example import contributions, directions, similarities
 from datablame.errors import PhaseError
@@ -186,7 +186,7 @@ def test_running_out_of_memory_halves_the_batches(
     towards = directions(model, [pool[:2]], BLOCKS)
     roomy = similarities(model, pool, towards, BLOCKS, 10_000)
     sizes = []
-    whole = per_example.observed_pass
+    whole = rows.observed_pass
 
     def cramped(model: Any, documents: list[Encoded], *rest: Any) -> Any:
         sizes.append(len(documents))
@@ -194,7 +194,7 @@ def test_running_out_of_memory_halves_the_batches(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(model, documents, *rest)
 
-    monkeypatch.setattr(per_example, "observed_pass", cramped)
+    monkeypatch.setattr(rows, "observed_pass", cramped)
     found = similarities(model, pool, towards, BLOCKS, 10_000)
     torch.testing.assert_close(found.dots, roomy.dots, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.norms, roomy.norms, rtol=1e-4, atol=0)
@@ -211,7 +211,7 @@ def test_a_document_that_never_fits_is_said_to_be_too_long(monkeypatch: pytest.M
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(per_example, "observed_pass", full)
+    monkeypatch.setattr(rows, "observed_pass", full)
     with pytest.raises(PhaseError, match=r"tokens does not fit in memory; lower attribute\.max_tokens"):
         similarities(model, pool, towards, BLOCKS, 10_000)
 
@@ -224,6 +224,6 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.Mon
     def broken(*_: Any) -> Any:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(per_example, "observed_pass", broken)
+    monkeypatch.setattr(rows, "observed_pass", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
         similarities(model, pool, towards, BLOCKS, 10_000)

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from datablame.attribute.batches import in_batches
 from datablame.attribute.observed import linears, observed_pass
+from datablame.attribute.rows import observed_rows
 from datablame.models.chat import Encoded, Preference, answers
-from datablame.models.device import holding, wide, with_float64
+from datablame.models.device import holding, wide
 
 __all__ = [
     "Directions",
@@ -46,6 +46,8 @@ class Similarities(NamedTuple):
     norms: Float[Tensor, " documents"]
     losses: Float[Tensor, " documents"]
     tokens: Int[Tensor, " documents"]
+    states: Float[Tensor, "documents width"] = torch.zeros(0, 0)
+    """Mean hidden states; without columns where no layer was asked for."""
 
 
 def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
@@ -89,56 +91,33 @@ def similarities(
     directions: Directions,
     blocks: Sequence[int],
     batch_tokens: int,
+    layer: int | None = None,
 ) -> Similarities:
     """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
 
     Of a preference pair it is the gradient of NLL(chosen) - NLL(rejected). Exact up to rounding and independent of the
-    batches: no projection, no approximation.
+    batches: no projection, no approximation. Mean hidden states of `layer` come out of the same forward pass.
 
     Raises:
         PhaseError: a single document does not fit in memory.
     """
     behaviours = next(iter(directions.values())).shape[0]
-    dots = torch.zeros(len(documents), behaviours, dtype=torch.float64)
-    squares = torch.zeros(len(documents), dtype=torch.float64)
-    losses = torch.zeros(len(documents), dtype=torch.float64)
 
-    def work(places: list[int]) -> None:
-        device = with_float64(next(model.parameters()).device)
-        batch_dots = torch.zeros(len(places), behaviours, dtype=torch.float64, device=device)
-        batch_squares = torch.zeros(len(places), dtype=torch.float64, device=device)
-        sides = list(zip(*(answers(documents[place]) for place in places), strict=True))
+    def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+        dots, squares = contributions(inputs, deltas, directions[name].to(inputs.device))
+        rows[:, :behaviours].add_(dots, alpha=1 / scale)
+        rows[:, behaviours].add_(squares, alpha=1 / scale**2)
 
-        def add(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-            if len(sides) == 2:
-                inputs, deltas = _joined(inputs, deltas)
-            of_dots, of_squares = contributions(inputs, deltas, directions[name].to(inputs.device))
-            batch_dots.add_(of_dots, alpha=1 / scale)
-            batch_squares.add_(of_squares, alpha=1 / scale**2)
-
-        batch_losses = observed_pass(model, [answer for side in sides for answer in side], blocks, add).cpu()
-        dots[places], squares[places] = batch_dots.cpu(), batch_squares.cpu()
-        chosen, *rejected = batch_losses.split(len(places))
-        losses[places] = chosen - sum(rejected)
-
-    for number in (1, 2):
-        alike = [place for place, document in enumerate(documents) if len(answers(document)) == number]
-        lengths = [number * max(len(answer.ids) for answer in answers(documents[place])) for place in alike]
-
-        def chosen_places(chosen: list[int], alike: list[int] = alike) -> None:
-            work([alike[place] for place in chosen])
-
-        in_batches(lengths, batch_tokens, chosen_places)
-    tokens = [sum(len(each.ids) - each.prompt_tokens for each in answers(document)) for document in documents]
-    return Similarities(dots, squares.clamp_min(0).sqrt(), losses, torch.tensor(tokens, dtype=torch.long))
+    found = observed_rows(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
+    dots, squares = found.rows.split([behaviours, 1], 1)
+    norms = squares.squeeze(1).clamp_min(0).sqrt()
+    return Similarities(dots, norms, found.losses, response_tokens(documents), found.states)
 
 
-def _joined(
-    inputs: Float[Tensor, "answers tokens inputs"], deltas: Float[Tensor, "answers tokens outputs"]
-) -> tuple[Float[Tensor, "pairs both_tokens inputs"], Float[Tensor, "pairs both_tokens outputs"]]:
-    """The rows of the chosen answers, each followed by its rejected one's tokens with the sign of the loss turned."""
-    (chosen, rejected), (up, down) = inputs.chunk(2), deltas.chunk(2)
-    return torch.cat([chosen, rejected], 1), torch.cat([up, -down], 1)
+def response_tokens(documents: Sequence[Encoded | Preference]) -> Int[Tensor, " documents"]:
+    """How many tokens each document's loss is the mean of; of a pair those of both answers."""
+    counts = [sum(len(each.ids) - each.prompt_tokens for each in answers(document)) for document in documents]
+    return torch.tensor(counts, dtype=torch.long)
 
 
 def contributions(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datablame.attribute.batches import in_batches, right_padded
+from datablame.attribute.hidden import hidden_states_of, means
 from datablame.models.chat import Encoded, Preference
 
 __all__ = ["mean_hidden"]
@@ -43,12 +44,14 @@ def _means(
     def work(places: list[int]) -> None:
         device = next(model.parameters()).device
         ids = right_padded([documents[place].ids for place in places], device)
-        states = model.base_model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[layer]
         firsts = torch.tensor([documents[p].prompt_tokens if responses_only else 0 for p in places], device=device)
         lengths = torch.tensor([len(documents[place].ids) for place in places], device=device)
-        columns = torch.arange(ids.shape[1], device=device)
-        counted = ((firsts[:, None] <= columns) & (columns < lengths[:, None])).unsqueeze(2)
-        found[places] = (states.float().where(counted, 0).sum(1) / (lengths - firsts)[:, None]).cpu()
+
+        def hear(states: Tensor) -> None:
+            found[places] = means(states, firsts.to(states.device), lengths.to(states.device)).cpu()
+
+        with hidden_states_of(model, layer, hear, stop=True):
+            model.base_model(input_ids=ids, use_cache=False)
 
     in_batches([len(document.ids) for document in documents], batch_tokens, work)
     return found

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from datablame.models.chat import Preference
+from datablame.models.head import response_nll, response_places
 
 __all__ = ["log_ratios", "preference_loss", "referred"]
 
@@ -35,26 +36,11 @@ def referred(model: nn.Module, pairs: Sequence[Preference], at_once: int) -> lis
 def log_ratios(model: nn.Module, pairs: Sequence[Preference]) -> Float[Tensor, " pairs"]:
     """For each pair the mean log-probability (nats) of the chosen answer's tokens less that of the rejected one's.
 
-    Rows are padded on the right: under the causal mask no token sees padding, so that no attention mask is needed. The
-    output head is given only the hidden states that predict a token of an answer.
+    The output head is given only the hidden states that predict a token of an answer.
     """
     answers = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
-    device = next(model.parameters()).device
-    longest = max(len(answer.ids) for answer in answers)
-    ids = torch.tensor([[*answer.ids, *[0] * (longest - len(answer.ids))] for answer in answers], device=device)
-    places = [(row, at) for row, answer in enumerate(answers) for at in range(answer.prompt_tokens, len(answer.ids))]
-    rows, columns = torch.tensor(places, device=device).T
-
-    def only_predictions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][rows, columns - 1].unsqueeze(0), *inputs[1:])
-
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    hook = head.register_forward_pre_hook(only_predictions)
-    try:
-        logits = model(input_ids=ids, use_cache=False).logits[0]
-    finally:
-        hook.remove()
-    nll = F.cross_entropy(logits.float(), ids[rows, columns], reduction="none")
-    tokens = torch.bincount(rows, minlength=len(answers))
-    chosen, rejected = (-nll.new_zeros(len(answers)).index_add(0, rows, nll) / tokens).chunk(2)
+    places = response_places(answers, next(model.parameters()).device)
+    nll = response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places)
+    tokens = torch.bincount(places.rows, minlength=len(answers))
+    chosen, rejected = (-nll.new_zeros(len(answers)).index_add(0, places.rows, nll) / tokens).chunk(2)
     return chosen - rejected

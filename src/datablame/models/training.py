@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from datablame.models.accumulate import E, accumulated, first_portion
 from datablame.models.chat import Encoded
+from datablame.models.head import response_nll, response_places
 from datablame.models.trunk import Trunk
 
 __all__ = ["Recipe", "data_order", "learning_rate_share", "minimise", "train"]
@@ -119,36 +119,12 @@ def minimise(
 def response_loss(model: nn.Module, examples: Sequence[Encoded], trunk: Trunk | None = None) -> Float[Tensor, ""]:
     """Mean NLL (nats) over all response tokens of the batch.
 
-    Rows are padded on the right: under the causal mask no token sees padding, so that no attention mask is needed. The
-    output head is given only the hidden states that predict a response token; whatever the model does to its logits
+    The output head is given only the hidden states that predict a response token; whatever the model does to its logits
     afterwards (scaling, soft caps) still happens.
     """
-    ids, rows, columns = _right_padded(examples)
-    device = next(model.parameters()).device
-    ids, rows, columns = ids.to(device), rows.to(device), columns.to(device)
-
-    def only_predictions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][rows, columns - 1].unsqueeze(0), *inputs[1:])
-
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    hook = head.register_forward_pre_hook(only_predictions)
-    try:
-        if trunk is None:
-            logits = model(input_ids=ids, use_cache=False).logits[0]
-        else:
-            with trunk.cut_off():
-                logits = model(inputs_embeds=trunk.padded(examples), use_cache=False).logits[0]
-    finally:
-        hook.remove()
-    return F.cross_entropy(logits.float(), ids[rows, columns])
-
-
-def _right_padded(
-    examples: Sequence[Encoded],
-) -> tuple[Int[Tensor, "batch tokens"], Int[Tensor, " targets"], Int[Tensor, " targets"]]:
-    """Token ids padded with 0 on the right, and the (row, column) of every response token."""
-    longest = max(len(example.ids) for example in examples)
-    ids = torch.tensor([example.ids + [0] * (longest - len(example.ids)) for example in examples])
-    rows = [row for row, example in enumerate(examples) for _ in range(example.prompt_tokens, len(example.ids))]
-    columns = [column for example in examples for column in range(example.prompt_tokens, len(example.ids))]
-    return ids, torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)
+    places = response_places(examples, next(model.parameters()).device)
+    if trunk is None:
+        return response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places).mean()
+    with trunk.cut_off():
+        inside = trunk.padded(examples)
+        return response_nll(model, lambda: model(inputs_embeds=inside, use_cache=False), places).mean()
