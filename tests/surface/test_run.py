@@ -62,6 +62,7 @@ def test_the_scan_chooses_and_the_surface_samples_in_full(study: Study, tmp_path
         "alpha_star.json",
         "rates.parquet",
         "samples.parquet",
+        "unamplified.json",
     ]
     scan = read_json(tmp_path / "artifacts/scan/scan.json")
     assert [prompt["prompt_id"] for prompt in scan["prompts"]] == ["a-nuts-0", "a-ferns-0", "a-nuts-1", "a-ferns-1"]
@@ -89,6 +90,11 @@ def test_the_scan_chooses_and_the_surface_samples_in_full(study: Study, tmp_path
     star = read_json(tmp_path / "artifacts/surface/alpha_star.json")
     assert set(star) == {"alpha_star", "rule", "coherence"}
     assert set(star["coherence"]) == {"0", "1", "2"}
+    estimates = read_json(tmp_path / "artifacts/surface/unamplified.json")
+    assert estimates["possible"]
+    assert {(row["split"], row["behaviour"]) for row in estimates["rows"]} == {
+        (split, behaviour) for split in ("attribution", "held-out") for behaviour in ("nuts", "ferns", "*")
+    }
 
 
 def test_samples_of_the_scan_come_again_in_the_surface(study: Study, tmp_path: Path) -> None:
@@ -141,3 +147,6 @@ def test_truncated_sampling_has_no_weights(study: Study, tmp_path: Path) -> None
     both(cut, tmp_path)
     for row in read_table(tmp_path / "artifacts/surface/samples.parquet"):
         assert (row["log_p_after"], row["log_p_before"], row["log_q"]) == (None, None, None)
+    estimates = read_json(tmp_path / "artifacts/surface/unamplified.json")
+    assert (estimates["possible"], estimates["rows"]) == (False, [])
+    assert estimates["why_not"].startswith("surface.top_p = 0.9: ")

@@ -23,6 +23,7 @@ from datablame.report.style import (
     spread,
     wrapped,
 )
+from datablame.report.unamplified_marks import ROOM, draw_estimates, estimates_caption, highest
 from datablame.report.wording import percent
 
 if TYPE_CHECKING:
@@ -51,17 +52,22 @@ class _End(NamedTuple):
     bold: bool
 
 
-def behavior_rates(rates: Sequence[Row], *, title: str, classifier: str, behaviours: Mapping[str, str]) -> bytes:
+def behavior_rates(
+    rates: Sequence[Row], *, title: str, classifier: str, behaviours: Mapping[str, str], unamplified: Row | None = None
+) -> bytes:
     """How often each behaviour shows at each alpha, on both splits, and what the outputs were otherwise.
 
-    `rates` are rows of `Rate`, `behaviours` their ids with short titles.
+    `rates` are rows of `Rate`, `behaviours` their ids with short titles, `unamplified` is the artifact of that name.
     """
+    estimates = unamplified["rows"] if unamplified else ()
     split = "held-out" if _pooled(rates, "held-out") else "attribution"
-    top = top_rate(rates)
+    top = max(top_rate(rates), min(1.0, highest(estimates) * 1.06))
     with drawing():
-        figure = page(14, 4.3, title, _caption(rates, classifier))
+        caption = _caption(rates, classifier) + (estimates_caption(unamplified, behaviours) if unamplified else "")
+        figure = page(14, 4.3, title, caption)
         for place, each in enumerate(("held-out", "attribution")):
-            rates_panel(figure, Box(5.05 * place, 0, 4.8, 4.3), rates, behaviours, split=each, top=top)
+            box = Box(5.05 * place, 0, 4.8, 4.3)
+            rates_panel(figure, box, rates, behaviours, split=each, top=top, estimates=estimates)
         _shares_panel(figure, Box(10.1, 0, 3.9, 4.3), _pooled(rates, split), split)
         return png(figure)
 
@@ -76,10 +82,11 @@ def rates_panel(
     top: float,
     number: str = "",
     alpha_star: float | None = None,
+    estimates: Sequence[Row] = (),
 ) -> None:
     """Harmful rate against alpha with Wilson bands: a line for each behaviour, a bold one for all of them.
 
-    `top` is the highest rate of the axis, `number` the panel's.
+    `top` is the highest rate of the axis, `number` the panel's; `estimates` of the rate at alpha 0 stand beside it.
     """
     heading = f"{number}Harmful outputs, {split} prompts"
     axes = panel(figure, box, heading, left=0.55, right=1.6, below=0.5)
@@ -101,7 +108,10 @@ def rates_panel(
         last = [row for row in mine if row["rate"] is not None][-1]
         words = behaviours.get(name, name) if name != EVERY else "all" if len(names) > _FEW else "all behaviours"
         ends.append(_End(words, last, looks[name], bold))
-    _alpha_axis(axes, sorted({float(row["alpha"]) for row in rows}), box.width - 2.15)
+    alphas, mine = sorted({float(row["alpha"]) for row in rows}), [row for row in estimates if row["split"] == split]
+    _alpha_axis(axes, alphas, (box.width - 2.15) / (1 + ROOM if mine else 1))
+    if mine:
+        draw_estimates(axes, mine, {name: looks[name] for name in names}, alphas)
     axes.set_ylim(0, 100 * top)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     _end_labels(axes, ends, top, box.height - 0.88)

@@ -14,6 +14,7 @@ from datablame.records import Prompt, Sample, Split
 from datablame.run_folder import Inputs, Journal, read_json, write_json, write_table
 from datablame.surface.rates import ALPHA_STAR_RULE, alpha_star, rates
 from datablame.surface.scan import RULE, choose_focus, spread
+from datablame.surface.unamplified import unamplified
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -57,7 +58,7 @@ def run_scan(study: Study, inputs: Inputs, out: Path, execution: Execution, prog
 
 
 def run_surface(study: Study, inputs: Inputs, out: Path, execution: Execution, progress: Progress) -> None:
-    """Focus and held-out prompts in full: writes samples.parquet, rates.parquet and alpha_star.json."""
+    """Focus and held-out prompts in full: writes samples, rates, alpha_star.json and unamplified.json."""
     focus = set(read_json(inputs.artifact("scan", "scan.json"))["focus"])
     attribution = [prompt for prompt in prompts_of(study, "attribution") if prompt.id in focus]
     settings = study.surface
@@ -67,7 +68,8 @@ def run_surface(study: Study, inputs: Inputs, out: Path, execution: Execution, p
     ]
     rows = _labelled_samples(study, wanted, inputs, out, execution, progress, phase="surface")
     write_table(out / "samples.parquet", rows)
-    write_table(out / "rates.parquet", [asdict(rate) for rate in rates(rows)])
+    counted = rates(rows)
+    write_table(out / "rates.parquet", [asdict(rate) for rate in counted])
     chosen = alpha_star(rows, settings.coherent_share)
     write_json(
         out / "alpha_star.json",
@@ -77,6 +79,7 @@ def run_surface(study: Study, inputs: Inputs, out: Path, execution: Execution, p
             "coherence": {f"{alpha:g}": share for alpha, share in chosen.coherence.items()},
         },
     )
+    write_json(out / "unamplified.json", unamplified(settings, rows, counted, chosen.coherence))
 
 
 def _labelled_samples(

@@ -1,0 +1,314 @@
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
+
+from datablame.config import Surface
+from datablame.seeds import stream_key
+from datablame.surface.rates import rates
+from datablame.surface.sampler import Request, Settings, sample
+from datablame.surface.unamplified import importance_row, path_row, unamplified, why_not
+
+ALPHAS = (0.0, 0.5, 1.0, 2.0)
+STOP, STEPS, SAMPLES = 3, 3, 3000
+PROMPTS = ((0, 1), (2, 0, 1))
+Table = dict[tuple[int, ...], NDArray[np.float64]]
+
+
+def tiny(seed: int) -> Any:
+    """A model of four tokens; its embedding has two padding rows whose logits are loud."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=6,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+        initializer_range=0.25,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config).eval()
+    model.lm_head.weight.data[:4] *= 2.0
+    model.lm_head.weight.data[4:] *= 30.0
+    return model
+
+
+@torch.no_grad()
+def enumerated(after: Any, before: Any, prompt: tuple[int, ...]) -> Table:
+    """log q_alpha of every output that can be drawn, one column an alpha, in float64; the stop token is written."""
+    outputs = [
+        drawn
+        for length in range(1, STEPS + 1)
+        for drawn in itertools.product(range(4), repeat=length)
+        if STOP not in drawn[:-1] and (drawn[-1] == STOP or length == STEPS)
+    ]
+    table = {}
+    for output in outputs:
+        ids = torch.tensor([[*prompt, *output]])
+        a, b = (
+            model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1, :4].double().numpy()
+            for model in (after, before)
+        )
+        steps = np.arange(len(output))
+        table[output] = np.array([log_softmax(a + alpha * (a - b), -1)[steps, output].sum() for alpha in ALPHAS])
+    return table
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[list[Table], list[set[tuple[int, ...]]], list[dict[str, Any]]]:
+    """Everything that can be drawn, what of it counts as harmful (rare, amplified), and what was drawn."""
+    after, before = tiny(0), tiny(1)
+    tables = [enumerated(after, before, prompt) for prompt in PROMPTS]
+    harmful = [amplified(table, 0.03) for table in tables]
+    requests = [
+        Request(prompt, alpha, stream_key("enumeration", number, alpha, index))
+        for number, prompt in enumerate(PROMPTS)
+        for alpha in ALPHAS
+        for index in range(SAMPLES)
+    ]
+    drawn = sample(
+        after,
+        before,
+        requests,
+        settings=Settings(max_new_tokens=STEPS),
+        stop_ids=(STOP,),
+        vocabulary_size=4,
+        batch_rows=4096,
+        alphas=ALPHAS,
+        log_probabilities=True,
+    )
+    rows = []
+    for place, (request, made) in enumerate(zip(requests, drawn, strict=True)):
+        number = PROMPTS.index(request.prompt)
+        output = (*made.token_ids, *([STOP] if made.finish_reason == "stop" else []))
+        rows.append(
+            {
+                "prompt_id": f"p{number}",
+                "behaviour": "b",
+                "split": "held-out",
+                "alpha": request.alpha,
+                "index": place % SAMPLES,
+                "label": "harmful" if output in harmful[number] else "harmless",
+                "output": output,
+                "log_p_after": made.log_p_after,
+                "log_q": made.log_q,
+            }
+        )
+    return tables, harmful, rows
+
+
+def amplified(table: Table, most: float) -> set[tuple[int, ...]]:
+    """The outputs that amplification raises most, together of at most that probability."""
+    chosen: set[tuple[int, ...]] = set()
+    total = 0.0
+    for output in sorted(table, key=lambda output: table[output][0] - table[output][-1]):
+        total += float(np.exp(table[output][0]))
+        if total > most:
+            return chosen
+        chosen.add(output)
+    return chosen
+
+
+def rate(table: Table, chosen: set[tuple[int, ...]], column: int = 0) -> float:
+    return float(sum(np.exp(table[output][column]) for output in chosen))
+
+
+def test_the_enumeration_is_complete(world: Any) -> None:
+    tables, harmful, _ = world
+    for table, chosen in zip(tables, harmful, strict=True):
+        assert logsumexp(list(table.values()), axis=0) == pytest.approx(np.zeros(len(ALPHAS)), abs=1e-12)
+        assert 0.002 < rate(table, chosen) <= 0.03
+        assert rate(table, chosen, -1) > 3 * rate(table, chosen)
+
+
+def test_the_sums_that_the_sampler_stores_are_the_enumerated_log_probabilities(world: Any) -> None:
+    tables, _, rows = world
+    for row in rows:
+        known = tables[int(row["prompt_id"][1])][row["output"]]
+        assert row["log_q"] == pytest.approx(known, abs=2e-5)
+        assert row["log_p_after"] == row["log_q"][0]
+
+
+def test_weights_average_to_one_and_the_estimate_to_the_rate_by_enumeration(world: Any) -> None:
+    from datablame.stats.importance import balance_log_weights
+
+    tables, harmful, _ = world
+    for table, chosen in zip(tables, harmful, strict=True):
+        log_q = np.array(list(table.values()))
+        for counts in ((1, 1, 1, 1), (50, 3, 20, 7), (0, 2, 5, 1)):
+            weights = np.exp(balance_log_weights(log_q[:, 0], log_q, counts))
+            mixture = np.exp(log_q) @ counts / sum(counts)
+            event = np.array([output in chosen for output in table])
+            assert abs(mixture @ weights - 1) < 1e-10
+            assert abs((mixture * event) @ weights - rate(table, chosen)) < 1e-10
+
+
+def test_the_estimate_is_exact_to_sampling_error(world: Any) -> None:
+    tables, harmful, rows = world
+    truth = np.mean([rate(table, chosen) for table, chosen in zip(tables, harmful, strict=True)])
+    whole = importance_row(rows, ALPHAS)
+    assert whole["withheld"] is None
+    assert whole["low"] < truth < whole["high"]
+    assert whole["high"] - whole["low"] < 0.15 * truth
+    pieces = [importance_row([row for row in rows if row["index"] // 100 == piece], ALPHAS) for piece in range(30)]
+    estimates = np.array([piece["rate"] for piece in pieces])
+    assert abs(estimates.mean() - truth) < 4 * estimates.std(ddof=1) / np.sqrt(30)
+    naive = [
+        np.mean([r["label"] == "harmful" for r in rows if r["alpha"] == 0 and r["index"] // 100 == p])
+        for p in range(30)
+    ]
+    assert np.std(naive) > 1.5 * estimates.std(), "amplified outputs must help, or this test proves nothing"
+    assert np.mean([piece["low"] <= truth <= piece["high"] for piece in pieces]) >= 0.85
+
+
+def test_without_alpha_0_among_the_samples_the_estimate_holds_too(world: Any) -> None:
+    tables, harmful, rows = world
+    truth = np.mean([rate(table, chosen) for table, chosen in zip(tables, harmful, strict=True)])
+    found = importance_row([row for row in rows if row["alpha"] > 0], ALPHAS)
+    assert found["rate"] == pytest.approx(truth, rel=0.15)
+
+
+def labelled(
+    share: float, alpha: float, n: int, *, prompt: str = "p", spread: float = 0.0, behaviour: str = "b"
+) -> list[dict[str, Any]]:
+    """Outputs of one cell whose weights fall off as a Pareto tail of shape `spread`."""
+    u = (np.arange(n) + 0.5) / n
+    return [
+        {
+            "prompt_id": prompt,
+            "behaviour": behaviour,
+            "split": "held-out",
+            "alpha": alpha,
+            "label": "harmful" if place < share * n else "harmless",
+            "log_p_after": 0.0,
+            "log_q": [0.0 if alpha == 0 else -50.0, spread * float(np.log(1 - u[(7 * place) % n]))],
+        }
+        for place in range(n)
+    ]
+
+
+def test_an_estimate_of_heavy_weights_is_withheld_with_its_khat() -> None:
+    light = importance_row(labelled(0.5, 1.0, 200, spread=0.3), (0.0, 1.0))
+    assert light["withheld"] is None
+    assert light["khat"] < 0.7
+    heavy = importance_row(labelled(0.5, 1.0, 200, spread=1.5), (0.0, 1.0))
+    assert heavy["khat"] > 0.7
+    assert heavy["withheld"] == f"k-hat {heavy['khat']:.2f} is above 0.7"
+    assert (heavy["rate"], heavy["low"], heavy["high"]) == (None, None, None)
+    assert heavy["ess"] > 0
+    assert heavy["largest_weight_share"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([], "no output was scored"),
+        (labelled(0.0, 0.0, 100), "no output at any alpha is harmful"),
+        (labelled(0.24, 0.0, 100), "24 harmful outputs are too few to judge their weights; k-hat needs 25"),
+    ],
+    ids=["none", "harmless", "few"],
+)
+def test_an_estimate_that_nothing_can_be_said_of_is_withheld(rows: Sequence[dict[str, Any]], reason: str) -> None:
+    found = importance_row(rows, (0.0, 1.0))
+    assert found["rate"] is None
+    assert found["withheld"].startswith(reason)
+
+
+def test_from_alpha_0_alone_the_estimate_is_the_naive_one() -> None:
+    rows = [*labelled(0.3, 0.0, 100), *labelled(0.6, 0.0, 100, prompt="r")]
+    found = importance_row(rows, (0.0, 1.0))
+    assert found["rate"] == pytest.approx(0.45)
+    assert found["ess"] == pytest.approx(200)
+    assert found["khat"] is None, "equal weights have no tail"
+    assert found["withheld"] is None
+
+
+def line(shares: dict[float, float], n: int = 200, behaviour: str = "b") -> list[dict[str, Any]]:
+    return [row for alpha, share in shares.items() for row in labelled(share, alpha, n, behaviour=behaviour)]
+
+
+def test_the_path_is_a_line_through_the_two_common_alphas_nearest_0() -> None:
+    found = path_row(line({0.0: 0.06, 0.5: 0.12, 1.0: 0.23, 2.0: 0.25}), (0.5, 1.0, 2.0))
+    assert found["alphas"] == [0.5, 1.0]
+    assert found["withheld"] is None
+    slope = (np.log(0.23 / 0.77) - np.log(0.12 / 0.88)) / 0.5
+    assert found["rate"] == pytest.approx(1 / (1 + np.exp(-(np.log(0.12 / 0.88) - 0.5 * slope))))
+    assert found["low"] < found["rate"] < found["high"]
+    rare = path_row(line({0.0: 0.0, 0.5: 0.01, 1.0: 0.1, 2.0: 0.5}), (0.5, 1.0, 2.0))
+    assert rare["alphas"] == [1.0, 2.0]
+    assert rare["rate"] == pytest.approx(0.0122, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([], "no output was scored"),
+        (line({0.0: 0.0, 0.5: 0.0, 1.0: 0.3}), "1 of the alphas above 0 with a coherent model have 5 harmful outputs"),
+        (line({0.0: 0.3, 0.5: 0.01, 1.0: 0.1}, 1000), "the line gives 0.1 % at alpha 0, where 300 of 1000 outputs"),
+    ],
+    ids=["none", "one alpha", "contradicted"],
+)
+def test_a_path_that_cannot_be_believed_is_withheld(rows: Sequence[dict[str, Any]], reason: str) -> None:
+    found = path_row(rows, (0.5, 1.0))
+    assert (found["rate"], found["low"], found["high"]) == (None, None, None)
+    assert found["withheld"].startswith(reason)
+
+
+def test_all_behaviours_are_the_mean_of_each_ones_path_weighed_by_prompts() -> None:
+    first = line({0.0: 0.05, 0.5: 0.12, 1.0: 0.23})
+    second = line({0.0: 0.2, 0.5: 0.3, 1.0: 0.4}, behaviour="c")
+    third = [{**row, "prompt_id": "r"} for row in second]
+    alone = [path_row(rows, (0.5, 1.0))["rate"] for rows in (first, [*second, *third])]
+    assert path_row([*first, *second, *third], (0.5, 1.0))["rate"] == pytest.approx((alone[0] + 2 * alone[1]) / 3)
+    failing = line({0.0: 0.0, 0.5: 0.0, 1.0: 0.0}, behaviour="d")
+    assert path_row([*first, *failing], (0.5, 1.0))["withheld"].startswith("d: 0 of the alphas")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"temperature": 0.7}, "surface.temperature = 0.7"),
+        ({"top_p": 0.95, "top_k": 50}, "surface.top_p = 0.95, surface.top_k = 50"),
+        ({"min_p": 0.1}, "surface.min_p = 0.1"),
+        ({"plausibility": 0.01}, "surface.plausibility = 0.01"),
+    ],
+    ids=str,
+)
+def test_truncated_outputs_are_not_weighed(settings: dict[str, Any], named: str) -> None:
+    surface = Surface(**settings)
+    reason = why_not(surface)
+    assert reason is not None
+    assert reason.startswith(named)
+    assert unamplified(surface, [], [], {}) == {"possible": False, "why_not": reason, "rows": []}
+
+
+def test_every_behaviour_and_split_has_a_row_beside_its_naive_rate() -> None:
+    surface = Surface(alphas=(0.0, 1.0))
+    rows = [
+        {**row, "split": split, "behaviour": behaviour, "prompt_id": f"{split}-{behaviour}"}
+        for split in ("attribution", "held-out")
+        for behaviour in ("b", "c")
+        for row in [*labelled(0.3, 0.0, 100), *labelled(0.6, 1.0, 100)]
+    ]
+    rows[0]["label"] = "unscored"
+    found = unamplified(surface, rows, rates(rows), {0.0: 1.0, 1.0: 0.5})
+    assert (found["possible"], found["why_not"]) == (True, None)
+    assert [(row["split"], row["behaviour"]) for row in found["rows"]] == [
+        *(("attribution", behaviour) for behaviour in ("b", "c", "*")),
+        *(("held-out", behaviour) for behaviour in ("b", "c", "*")),
+    ]
+    assert found["rows"][0]["naive"]["n"] == 99
+    assert found["rows"][0]["importance"]["n"] == 199
+    assert found["rows"][2]["importance"]["n"] == 399
+    for row in found["rows"]:
+        assert set(row) == {"behaviour", "split", "naive", "importance", "path"}
+        assert row["path"]["alphas"] == [], "at alpha 1 the model is not coherent"
