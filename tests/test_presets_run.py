@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.finished import finished
 from tests.tiny_olmo2 import planted_ids, tulu_rows, write_pair, write_pool
 
 from datablame.run_folder import read_json, read_jsonl, read_table
@@ -33,7 +34,7 @@ def test_the_specifications_study_runs_on_a_tiny_olmo_2_and_a_file_in_tulus_form
     environment = {key: value for key, value in os.environ.items() if key != "ANTHROPIC_API_KEY"}
     command = [sys.executable, "-m", "datablame", "run", "olmo2-1b", "--out", str(out), *sets]
     done = subprocess.run(command, env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert finished(done, out), done.stderr[-2000:]
 
     study, artifacts = load_study("olmo2-1b"), out / "artifacts"
     assert "NO ANTHROPIC_API_KEY IS SET" in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.finished import finished
 
 _KILLS = 20
 _START_SECONDS = 5.0
@@ -62,20 +63,21 @@ def _contents(root: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_twenty_kills_leave_the_same_bytes(tmp_path: Path) -> None:
     began = time.monotonic()
-    subprocess.run(_command(tmp_path / "calm"), env=_environment(tmp_path / "cache-calm"), check=True)
+    calm_folder, killed_folder = tmp_path / "calm", tmp_path / "killed"
+    assert finished(subprocess.run(_command(calm_folder), env=_environment(tmp_path / "cache-calm")), calm_folder)
     calm_seconds = time.monotonic() - began
     instants = random.Random(0)
     killed_while_running = 0
     for _ in range(_KILLS):
-        process = subprocess.Popen(_command(tmp_path / "killed"), env=_environment(tmp_path / "cache-killed"))
+        process = subprocess.Popen(_command(killed_folder), env=_environment(tmp_path / "cache-killed"))
         try:
             process.wait(instants.uniform(0.5, _START_SECONDS + 2 * calm_seconds / _KILLS))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed_while_running += 1
-    subprocess.run(_command(tmp_path / "killed"), env=_environment(tmp_path / "cache-killed"), check=True)
-    calm, killed = _contents(tmp_path / "calm"), _contents(tmp_path / "killed")
+    assert finished(subprocess.run(_command(killed_folder), env=_environment(tmp_path / "cache-killed")), killed_folder)
+    calm, killed = _contents(calm_folder), _contents(killed_folder)
     assert sorted(calm) == sorted(killed)
     assert [name for name in calm if calm[name] != killed[name]] == []
     assert killed_while_running == _KILLS
@@ -84,8 +86,9 @@ def test_twenty_kills_leave_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_finished_run_resumes_at_once_and_recomputes_nothing(tmp_path: Path) -> None:
     environment = _environment(tmp_path / "cache")
-    subprocess.run(_command(tmp_path / "run"), env=environment, check=True)
+    assert finished(subprocess.run(_command(tmp_path / "run"), env=environment), tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "artifacts").rglob("*")}
-    again = subprocess.run([*_command(tmp_path / "run"), "--json"], env=environment, check=True, capture_output=True)
+    again = subprocess.run([*_command(tmp_path / "run"), "--json"], env=environment, capture_output=True)
+    assert finished(again, tmp_path / "run")
     assert set(json.loads(again.stdout)["skipped"].values()) == {True}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "artifacts").rglob("*")} == before

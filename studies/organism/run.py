@@ -31,11 +31,22 @@ def main() -> None:
         folder = runs / f"seed-{seed}"
         sets = ["--set", f"organism.seed={seed}", "--set", f"seed={seed}"]
         command = [sys.executable, "-m", "datablame", "run", "organism", "--out", str(folder), "--resume", *sets]
-        subprocess.run(command, check=True)
+        _stop_unless_reported(subprocess.run(command, check=False).returncode, folder)
         results.append(json.loads((folder / "final_results.json").read_text(encoding="utf-8")))
     (HERE / "README.md").write_text(_readme(results), encoding="utf-8")
     for name in FIGURES:
         shutil.copy(runs / "seed-0" / name, HERE / name)
+
+
+def _stop_unless_reported(code: int, folder: Path) -> None:
+    """An INVALID verdict ends with exit code 1 and is a result; whatever else fails ends this script too."""
+    if not code:
+        return
+    path = folder / "final_results.json"
+    verdict = json.loads(path.read_text(encoding="utf-8"))["verdict"] if path.exists() else None
+    invalid = verdict is not None and verdict["label"] == "INVALID"
+    if code != 1 or not invalid:
+        sys.exit(code)
 
 
 def _readme(results: list[dict[str, Any]]) -> str:

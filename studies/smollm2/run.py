@@ -74,7 +74,18 @@ def _run(folder: Path, sets: Sequence[str], until: str | None = None) -> None:
         command += ["--until", until]
     # The outcome must not depend on whether a key for a judge happens to be set.
     environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
-    subprocess.run(command, check=True, env=environment)
+    _stop_unless_reported(subprocess.run(command, check=False, env=environment).returncode, folder)
+
+
+def _stop_unless_reported(code: int, folder: Path) -> None:
+    """An INVALID verdict ends with exit code 1 and is a result; whatever else fails ends this script too."""
+    if not code:
+        return
+    path = folder / "final_results.json"
+    verdict = json.loads(path.read_text(encoding="utf-8"))["verdict"] if path.exists() else None
+    invalid = verdict is not None and verdict["label"] == "INVALID"
+    if code != 1 or not invalid:
+        sys.exit(code)
 
 
 def _readme(runs: Path) -> str:

@@ -59,7 +59,19 @@ def _run(made: Path, folder: Path, workers: int, *more: str) -> None:
     command = [sys.executable, "-m", "datablame", "run", str(made / "study.yaml"), "--out", str(folder), "--resume"]
     # The outcome must not depend on whether a key for a judge happens to be set.
     environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
-    subprocess.run([*command, "--workers", str(workers), *more], check=True, env=environment)
+    ended = subprocess.run([*command, "--workers", str(workers), *more], check=False, env=environment)
+    _stop_unless_reported(ended.returncode, folder)
+
+
+def _stop_unless_reported(code: int, folder: Path) -> None:
+    """An INVALID verdict ends with exit code 1 and is a result; whatever else fails ends this script too."""
+    if not code:
+        return
+    path = folder / "final_results.json"
+    verdict = json.loads(path.read_text(encoding="utf-8"))["verdict"] if path.exists() else None
+    invalid = verdict is not None and verdict["label"] == "INVALID"
+    if code != 1 or not invalid:
+        sys.exit(code)
 
 
 def _readme(made: Path, runs: Path) -> str:

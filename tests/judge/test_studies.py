@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.finished import finished
 from tests.judge import server
 from tests.judge.server import ANSWERED, KEY, UNANSWERED, FakeApi, key_of
 
@@ -154,7 +155,7 @@ def test_at_30_percent_faults_every_row_has_a_label_or_a_reason_and_nothing_is_p
     out = tmp_path / "run"
     with server.running(tmp_path / "log.jsonl", faults, slow_seconds=1.5 * TIMEOUT_SECONDS) as api:
         ended = run(api, study_file(tmp_path, tiny_pair_folder), out)
-        assert ended.returncode == 0, ended.stderr
+        assert finished(ended, out), ended.stderr
         rows = [row.outcome for row in api.logged()]
         assert len({*UNANSWERED, *ANSWERED} & set(rows)) >= len((*UNANSWERED, *ANSWERED)) - 2
         assert 0.2 < sum(outcome != "served" for outcome in rows) / len(rows) < 0.4
@@ -162,7 +163,7 @@ def test_at_30_percent_faults_every_row_has_a_label_or_a_reason_and_nothing_is_p
         assert all(times <= limits[digest] for digest, times in api.answered().items())
         assert payments(out).total() == sum(api.answered().values())
         before = len(api.logged())
-        assert run(api, tmp_path / "study.yaml", out).returncode == 0
+        assert finished(run(api, tmp_path / "study.yaml", out), out)
         assert len(api.logged()) == before
 
     samples = read_table(out / "artifacts/surface/samples.parquet")
@@ -173,6 +174,8 @@ def test_at_30_percent_faults_every_row_has_a_label_or_a_reason_and_nothing_is_p
     arms = read_table(out / "artifacts/patch/samples.parquet")
     assert all(row["label"] in ("harmful", "refused", "harmless", "incoherent", "unscored") for row in arms)
     results = read_json(out / "final_results.json")
+    assert "unscored" in results["verdict"]["numbers"]["decided_by"]
+    assert results["verdict"]["label"] == "INVALID"
     judge = results["judge"]
     assert judge["classifier"] == "claude-haiku-5-5"
     assert judge["attribution"] == "claude-sonnet-5-5"
@@ -212,7 +215,7 @@ def test_kill_9_while_asking_and_resume_ask_nothing_again_and_end_with_the_same_
     concurrency = 4
     study = study_file(tmp_path, tiny_pair_folder, concurrency=concurrency, repeats=1)
     with server.running(tmp_path / "calm.jsonl", faults) as calm:
-        assert run(calm, study, tmp_path / "calm").returncode == 0
+        assert finished(run(calm, study, tmp_path / "calm"), tmp_path / "calm")
     out, kills = tmp_path / "killed", 0
     stored: set[tuple[str, int]] = set()
     with server.running(tmp_path / "log.jsonl", faults, seconds=0.05) as api:
@@ -229,7 +232,7 @@ def test_kill_9_while_asking_and_resume_ask_nothing_again_and_end_with_the_same_
             kills += 1
             time.sleep(0.5)
             stored |= {(key, len(api.logged())) for key in kept(out)}
-        assert run(api, study, out).returncode == 0
+        assert finished(run(api, study, out), out)
         rows = api.logged()
         later = {start: {key_of(row.body) for row in rows[start:]} for start in {start for _, start in stored}}
         assert not [key for key, start in stored if key in later[start]]
@@ -248,12 +251,13 @@ def test_max_cost_stops_with_exit_code_3_and_more_money_finishes(tmp_path: Path,
             codes.append(ended.returncode)
             manifest = read_json(out / "manifest.json")
             assert manifest["cost_usd"] <= budget
-            if ended.returncode:
+            if budget < budgets[-1]:
                 last = ended.stderr.strip().splitlines()[-1]
                 assert last.startswith(f"datablame: --max-cost {budget}: ")
                 assert "run again with --resume and a higher --max-cost" in last
                 assert "Traceback" not in ended.stderr
-        assert codes == [3, 3, 0]
+        assert codes[:-1] == [3, 3]
+        assert finished(ended, out)
         limits = allowed(api)
         assert all(times <= limits[digest] for digest, times in api.answered().items())
         assert payments(out).total() == sum(api.answered().values())
@@ -264,7 +268,7 @@ def test_batches_judge_a_whole_study_at_half_the_price(tmp_path: Path, tiny_pair
     study = study_file(tmp_path, tiny_pair_folder, batches=True, repeats=1)
     with server.running(tmp_path / "log.jsonl", faults) as api:
         ended = run(api, study, tmp_path / "run")
-        assert ended.returncode == 0, ended.stderr
+        assert finished(ended, tmp_path / "run"), ended.stderr
         assert {row.batch is not None for row in api.logged()} == {True}
         assert set(api.answered().values()) == {1}
         assert len(api.batches) <= 8
@@ -283,7 +287,7 @@ def test_a_key_that_is_gone_or_wrong_ends_a_resumed_study_in_one_line(tmp_path: 
             assert ended.returncode == 2
             assert ended.stderr.strip().splitlines()[-1].startswith(f"datablame: ANTHROPIC_API_KEY {told}")
             assert "sk-ant-wrong" not in ended.stderr
-        assert run(api, study, out).returncode == 0
+        assert finished(run(api, study, out), out)
         assert read_json(out / "final_results.json")["judge"]["classifier"] == "claude-haiku-5-5"
 
 
@@ -293,7 +297,7 @@ def test_without_a_key_keywords_judge_the_whole_study_and_say_so(tmp_path: Path,
         ended = run(api, study, out, "--until", "scan", key=None)
         assert ended.returncode == 0, ended.stderr
         assert "KEYWORDS LABEL EVERY OUTPUT" in " ".join(ended.stderr.split())
-        assert run(api, study, out).returncode == 0
+        assert finished(run(api, study, out), out)
         assert api.logged() == []
     labels = Counter(row["classifier"] for row in read_table(out / "artifacts/surface/samples.parquet"))
     assert set(labels) == {"keywords"}

@@ -1,0 +1,14 @@
+"""Whether a run ended as its verdict says."""
+
+import subprocess
+from pathlib import Path
+
+from datablame.run_folder import read_json
+
+__all__ = ["finished"]
+
+
+def finished(ended: "subprocess.CompletedProcess[str] | subprocess.CompletedProcess[bytes]", out: Path) -> bool:
+    """Whether a process wrote the report and ended with 1 for INVALID, 0 for every other verdict."""
+    path = out / "final_results.json"
+    return path.exists() and ended.returncode == (read_json(path)["verdict"]["label"] == "INVALID")
