@@ -255,12 +255,24 @@ class Attribute(Section):
     """The weights at which gradients and activations are taken."""
     encoder: str | None = None
     """Of the method `embedding`: a sentence encoder's folder or hub id; none: all-MiniLM-L6-v2."""
+    scores: Mapping[str, str] = {}
+    """Scores of your own, each a method: name and path of a JSONL of `doc_id`, `score` and, if wanted, `behaviour`."""
     max_tokens: PositiveInt = 2048
     """Documents are cut here; one whose response is cut away is excluded and counted."""
     batch_tokens: PositiveInt = 4096
     """Token budget of a batch of documents."""
     duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Jaccard similarity of word 5-grams from which documents are one cluster; 1 means equal text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_scores(cls, value: Any) -> Any:
+        """Every name of `scores` is one of `methods`."""
+        scores = value.get("scores") if isinstance(value, Mapping) else None
+        methods = value.get("methods", DEFAULT_METHODS) if isinstance(value, Mapping) else None
+        if not isinstance(scores, Mapping) or not isinstance(methods, list | tuple):
+            return value
+        return {**value, "methods": [*methods, *(name for name in scores if name not in methods)]}
 
 
 class Training(Section):

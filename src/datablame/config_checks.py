@@ -1,19 +1,31 @@
 """Combinations of keys that cannot be, found before anything runs."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datablame.config import Prompts, Study
 
-__all__ = ["CONTROLS", "DEFAULT_METHODS", "METHODS", "OUTSIDE_FAMILY", "impossible"]
+__all__ = [
+    "CONTROLS",
+    "CONTROL_METHODS",
+    "DEFAULT_METHODS",
+    "INDEPENDENT_OF_K",
+    "METHODS",
+    "OUTSIDE_FAMILY",
+    "impossible",
+]
 
 METHODS = (
     "gradient",
     "gradient-dot",
+    "gradient-diff",
     "activation",
     "activation-centred",
+    "activation-diff",
     "llm-judge",
+    "ensemble",
     "bm25",
     "embedding",
     "random",
@@ -22,14 +34,22 @@ METHODS = (
 )
 """Attribution methods that ship with datablame; `attribute.registry` holds their code."""
 
-DEFAULT_METHODS = tuple(name for name in METHODS if name != "embedding")
-"""Those that need nothing besides the study's own checkpoints."""
+DEFAULT_METHODS = tuple(
+    name for name in METHODS if name not in ("gradient-diff", "activation-diff", "ensemble", "embedding")
+)
+"""Those of the specification and their controls, which need nothing besides the checkpoint of `attribute`."""
+
+CONTROL_METHODS = ("bm25", "embedding", "random", "loss", "gradient-norm")
+"""Methods that another has to beat: they look at words alone, or not at the behaviour."""
 
 CONTROLS = ("untrained", "baseline", "random", "oracle")
 """Arms that are no attribution method's flagged set."""
 
 OUTSIDE_FAMILY = (*CONTROLS, "loss", "gradient-norm")
 """Controls and confounder controls: not in the family that Holm adjusts for."""
+
+_NAME = re.compile(r"(?=.{1,40}$)[a-z0-9]+(-[a-z0-9]+)*")
+"""What names a method in file names, tables and keys of work items."""
 
 
 def impossible(study: "Study") -> list[str]:
@@ -65,9 +85,7 @@ def impossible(study: "Study") -> list[str]:
             f"patch.headline = {study.patch.headline} is not among patch.protocols = {list(study.patch.protocols)}; "
             "add it or choose another headline"
         )
-    for method in study.attribute.methods:
-        if method not in METHODS:
-            problems.append(f"attribute.methods = {method} is not a method; choose from {', '.join(METHODS)}")
+    problems += _method_problems(study)
     for arm in study.patch.arms:
         if arm not in CONTROLS and arm not in study.attribute.methods:
             problems.append(
@@ -86,6 +104,66 @@ def impossible(study: "Study") -> list[str]:
                 f"patch.seeds = {list(study.patch.seeds_of(protocol))} is empty or repeats a seed; list distinct ones"
             )
     return problems
+
+
+def _dose_problems(study: "Study") -> list[str]:
+    """Of the numbers of documents that arms remove, and of the arm that removes a method's last ones."""
+    patch, top_k, ks = study.patch, study.attribute.top_k, study.ks
+    if not ks or len(set(ks)) < len(ks):
+        return [f"patch.k = {list(ks)} is empty or names a number twice; list distinct ones"]
+    problems = []
+    if top_k not in ks:
+        listed = patch.k if isinstance(patch.k, int) else list(ks)
+        problems.append(
+            f"patch.k = {listed} lacks attribute.top_k = {top_k}, the number that decides; add it, or change "
+            "attribute.top_k"
+        )
+    if study.prefilter.method == "bm25" and top_k <= study.prefilter.candidates < ks[-1]:
+        problems.append(
+            f"patch.k = {ks[-1]} is more than the {study.prefilter.candidates} candidates; "
+            "lower it or raise prefilter.candidates"
+        )
+    if patch.bottom_of is not None and patch.bottom_of not in study.attribute.methods:
+        problems.append(
+            f"patch.bottom_of = {patch.bottom_of} is not one of attribute.methods; add it or name one of "
+            f"{', '.join(study.attribute.methods)}"
+        )
+    if "bottom" in patch.arms and patch.bottom_method is None:
+        problems.append(
+            "patch.arms = bottom needs a method whose last documents it removes; add one that is no control to "
+            "patch.arms, or name it in patch.bottom_of"
+        )
+    return problems
+
+
+def _method_problems(study: "Study") -> Iterator[str]:
+    methods, scores = study.attribute.methods, study.attribute.scores
+    if study.attribute.index is not None and study.attribute.projection is None:
+        yield (
+            f"attribute.index = {study.attribute.index} can only keep projected gradients, exact ones are as large as "
+            "the model for each document; set attribute.projection (16, say) or leave the index out"
+        )
+    for name in scores:
+        if name in (*METHODS, *CONTROLS):
+            yield f"attribute.scores.{name} has the name of what ships with datablame; give it another name"
+        elif not _NAME.fullmatch(name):
+            yield (
+                f"attribute.scores.{name} cannot name a file; use at most 40 small letters, digits and single hyphens"
+            )
+    for method in methods:
+        if methods.count(method) > 1:
+            yield f"attribute.methods names {method} twice; remove it"
+        if method not in METHODS and method not in scores:
+            yield (
+                f"attribute.methods = {method} is not a method; choose from {', '.join((*METHODS, *scores))}, or give "
+                "its scores in attribute.scores"
+            )
+    voters = [method for method in methods if method not in (*CONTROL_METHODS, "ensemble")]
+    if "ensemble" in methods and len(set(voters)) < 2:
+        yield (
+            f"attribute.methods = ensemble has {len(set(voters))} methods to join that are no control; "
+            "list two at least, or drop ensemble"
+        )
 
 
 def _prompt_problems(study: "Study", prompts: "Prompts") -> list[str]:

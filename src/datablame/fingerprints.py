@@ -12,7 +12,7 @@ from datablame.run_folder import digest, hash_file, read_json
 
 __all__ = ["Phase", "fingerprint_of", "held_commit"]
 
-_LATER = {"attribute": ("encoder",), "patch": ("micro_batch", "beta")}
+_LATER = {"attribute": ("encoder", "scores", "dtype", "projection"), "patch": ("micro_batch", "beta")}
 """Keys that are younger than some run folders: left out while they have their default, so that those stay up to date.
 """
 _LATER_OF_MODELS = ("subfolder", "gguf_file", "attn_implementation")
@@ -72,8 +72,10 @@ def _part(part: str, study: Study, root: Path) -> Any:
         return _pool_identity(study)
     if part == "judge" and study.judge.rules is not None:
         return {**values["judge"], "contents": _contents(study.judge.rules)}
-    if part == "attribute" and study.truth is not None:
-        return {**values["attribute"], "truth": _contents(study.truth)}
+    if part == "attribute":
+        brought = {name: _contents(path) for name, path in study.attribute.scores.items()}
+        told = {**values["attribute"], **({"scores contents": brought} if brought else {})}
+        return told if study.truth is None else {**told, "truth": _contents(study.truth)}
     return values[part]
 
 

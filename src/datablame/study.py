@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datablame.attribute.brought import check_brought
 from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.execute import Execution, Progress, begin_gpu_peak, free_memory, peak_gpu_mb, peak_rss_mb
@@ -46,7 +47,7 @@ PHASES = (
     ),
     Phase(
         "attribute",
-        1,
+        2,
         "datablame.attribute.run:run",
         ("identity", "pool", "prefilter", "attribute", "attribution judge"),
         ("surface",),
@@ -130,6 +131,7 @@ def run_study(
         write_atomic(root / "study.yaml", dump_study(study))
         freeze(study, root)
         resolved = resolve(study, root, progress)
+        check_brought(resolved)
         calibrate(resolved, Inputs(root, lambda what, key, seconds: None, "calibration", max_cost_usd))
         skipped: dict[str, bool] = {}
         models: dict[str, Any] | None = None

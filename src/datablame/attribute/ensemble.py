@@ -54,4 +54,5 @@ def borda(scores: "NDArray[np.float64]") -> "NDArray[np.float64]":
         known = ~np.isnan(column)
         doubled[known] += 2 * (rankdata(column[known]) - 1) + np.count_nonzero(~known)
         doubled[~known] += n - 1
-    return doubled / (2 * (n - 1) * voters)
+    points: NDArray[np.float64] = doubled / (2 * (n - 1) * voters)
+    return points

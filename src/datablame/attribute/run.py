@@ -2,30 +2,43 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.attribute.evidence import Activations, Evidence, Query
+from datablame.attribute.brought import check_pool, check_scored
+from datablame.attribute.contrast import ContrastTask, run_contrast
+from datablame.attribute.evidence import Activations, Contrast, Evidence, Query
 from datablame.attribute.judged import Judged
-from datablame.attribute.passes import Task, run_passes
+from datablame.attribute.passes import Passes, Task, run_passes
 from datablame.attribute.pool import Corpus, pool_summary, rankable
-from datablame.attribute.queries import candidates, choose_queries, query_text
-from datablame.attribute.rankings import ranked
-from datablame.attribute.registry import Method, named
-from datablame.attribute.results import Results, pool_of, write_results
+from datablame.attribute.queries import candidates, choose_queries, query_text, safe_outputs
+from datablame.attribute.registry import Method, chosen
+from datablame.attribute.results import Results, write_results
+from datablame.attribute.scoring import scored_by
 from datablame.config import Behaviour, Study
 from datablame.corpus import bm25
 from datablame.corpus.documents import read_pool
 from datablame.corpus.duplicates import full_text
+from datablame.corpus.kinds import check_kind
 from datablame.execute import Execution, Progress
 from datablame.records import Score
 from datablame.run_folder import Inputs, Journal, read_json, read_table
 
+if TYPE_CHECKING:
+    from datablame.models.chat import Encoded
+
 __all__ = ["run"]
 
 _logger = logging.getLogger(__name__)
+_PASSES = {
+    "gradients": ("queries", "gradients"),
+    "changes": ("queries", "gradients"),
+    "activations": ("queries", "activations"),
+    "contrast": ("responses",),
+}
+"""The passes that a method needs."""
 
 
 class _Traced(NamedTuple):
@@ -33,6 +46,8 @@ class _Traced(NamedTuple):
 
     behaviours: list[Behaviour]
     queries: list[Query]
+    safe: list[Query]
+    """Harmless outputs that the queries are set against."""
     dropped: list[str]
 
 
@@ -53,8 +68,10 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
     assert study.models is not None
     assert study.prompts is not None
     judge = Judged.of(study, inputs)
-    methods = [judge.told(named(name)) for name in study.attribute.methods]
+    methods = [judge.told(method) for method in chosen(study.attribute)]
     pool = read_pool(study.data, study.seed, progress)
+    check_pool(study, {document.id for document in pool.documents})
+    check_kind(pool.documents, study)
     tokenizer = study_tokenizer(study)
     corpus = rankable(pool.documents, tokenizer, study.attribute, progress)
     traced = _traced(study, inputs)
@@ -64,15 +81,21 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
     with threadpool_limits(execution.threads):
         if traced.queries:
 
-            def passes(places: Sequence[int], seen: Sequence[int]) -> tuple[Any, Activations]:
-                task = _task(study, methods, traced, tokenizer, out)
+            def passes(places: Sequence[int], seen: Sequence[int]) -> tuple[Passes, Contrast | None]:
                 encoded = [corpus.encoded[place] for place in places]
-                timed = _timer(methods, inputs)
-                return run_passes(task, encoded, seen, Journal(out / "journal.jsonl"), execution, progress, timed)
+                journal, timed = Journal(out / "journal.jsonl"), _timer(methods, inputs)
+                task = _task(study, methods, traced, tokenizer, out)
+                found = run_passes(task, encoded, seen, journal, execution, progress, timed)
+                if not any(method.needs == "contrast" for method in methods):
+                    return found, None
+                texts = [*encoded, *(_encoded(tokenizer, output) for output in (*traced.queries, *traced.safe))]
+                states = run_contrast(_contrast_task(study, out), texts, journal, execution, progress, timed)
+                n, m = len(encoded), len(traced.queries)
+                return found, Contrast(states[:n], states[n : n + m], states[n + m :], traced.safe)
 
             shortlist, evidence = _evidence(study, inputs, methods, corpus, traced, passes)
             evidence = replace(evidence, candidates={b: set(ids) for b, ids in shortlist.items()}, judge=judge.asks)
-            scored = _scored(methods, evidence, shortlist, study, inputs)
+            scored = scored_by(methods, evidence, shortlist, study, inputs)
         prompts = (*study.prompts.attribution, *study.prompts.held_out)
         summary = pool_summary(pool, corpus, prompts, traced.queries, shortlist)
         followed = {"traced": [behaviour.id for behaviour in traced.behaviours], "dropped": traced.dropped}
@@ -86,13 +109,14 @@ def _traced(study: Study, inputs: Inputs) -> _Traced:
     samples = read_table(inputs.artifact("surface", "samples.parquet"))
     alpha_star = read_json(inputs.artifact("surface", "alpha_star.json"))["alpha_star"]
     queries = choose_queries(samples, study.prompts.attribution, alpha_star, study.attribute.queries)
+    safe = safe_outputs(samples, study.prompts.attribution, queries, alpha_star, study.attribute.queries)
     shown = {query.behaviour for query in queries}
     behaviours = [behaviour for behaviour in study.behaviours if behaviour.id in shown]
     dropped = [behaviour.id for behaviour in study.behaviours if behaviour.id not in shown]
     if dropped:
         _logger.warning("no harmful output to trace for %s", ", ".join(dropped))
     order = {behaviour.id: place for place, behaviour in enumerate(behaviours)}
-    return _Traced(behaviours, sorted(queries, key=lambda query: order[query.behaviour]), dropped)
+    return _Traced(behaviours, sorted(queries, key=lambda query: order[query.behaviour]), safe, dropped)
 
 
 def _evidence(
@@ -101,7 +125,7 @@ def _evidence(
     methods: Sequence[Method],
     corpus: Corpus,
     traced: _Traced,
-    passes: Callable[[Sequence[int], Sequence[int]], tuple[Any, Activations]],
+    passes: Callable[[Sequence[int], Sequence[int]], tuple[Passes, Contrast | None]],
 ) -> tuple[dict[str, list[str]], Evidence]:
     """The candidates of each behaviour, and what the methods judge the scored documents by.
 
@@ -119,15 +143,17 @@ def _evidence(
     places = [place for place, doc_id in enumerate(ids) if study.prefilter.method == "none" or doc_id in some]
     compared = any(method.needs == "activations" for method in methods)
     seen = [row for row, place in enumerate(places) if compared or ids[place] in some]
-    gradients, activations = passes(places, seen)
+    check_scored(study, {ids[place] for place in places}, [behaviour.id for behaviour in traced.behaviours])
+    found, contrast = passes(places, seen)
     return shortlist, Evidence(
         seed=study.seed,
         documents=[corpus.documents[place] for place in places],
         behaviours=traced.behaviours,
         queries=traced.queries,
         bm25=word_scores[:, places],
-        gradients=gradients,
-        activations=_spread(activations, seen, len(places)),
+        gradients=found.gradients,
+        activations=_spread(found.activations, seen, len(places)),
+        contrast=contrast,
         encoder=study.attribute.encoder,
     )
 
@@ -142,26 +168,35 @@ def _spread(activations: Activations, rows: Sequence[int], n: int) -> Activation
 
 
 def _task(study: Study, methods: Sequence[Method], traced: _Traced, tokenizer: Any, out: Path) -> Task:
-    from datablame.models.chat import encode_pair
-
     assert study.models is not None
     checkpoint = study.attribute.checkpoint
+    at, other = study.models.after, study.models.before
+    if checkpoint == "before":
+        at, other = other, at
     return Task(
-        model=study.models.after if checkpoint == "after" else study.models.before,
+        model=at,
         model_field=f"models.{checkpoint}",
         settings=study.attribute,
         queries=tuple(
-            tuple(
-                encode_pair(tokenizer, query.prompt, query.text, eos=query.finish_reason == "stop")
-                for query in traced.queries
-                if query.behaviour == behaviour.id
-            )
+            tuple(_encoded(tokenizer, query) for query in traced.queries if query.behaviour == behaviour.id)
             for behaviour in traced.behaviours
         ),
-        gradients=any(method.needs == "gradients" for method in methods),
+        gradients=any(method.needs in ("gradients", "changes") for method in methods),
         device=study.models.device,
         items=out / "items",
+        other=other if any(method.needs == "changes" for method in methods) else None,
     )
+
+
+def _contrast_task(study: Study, out: Path) -> ContrastTask:
+    assert study.models is not None
+    return ContrastTask(study.models.before, study.attribute, study.models.device, out / "items")
+
+
+def _encoded(tokenizer: Any, output: Query) -> "Encoded":
+    from datablame.models.chat import encode_pair
+
+    return encode_pair(tokenizer, output.prompt, output.text, eos=output.finish_reason == "stop")
 
 
 def _timer(methods: Sequence[Method], inputs: Inputs) -> Callable[[str, str, float], None]:
@@ -169,32 +204,7 @@ def _timer(methods: Sequence[Method], inputs: Inputs) -> Callable[[str, str, flo
 
     def timed(kind: str, key: str, seconds: float) -> None:
         for method in methods:
-            if method.needs == kind or (kind == "queries" and method.needs in ("gradients", "activations")):
+            if kind in _PASSES.get(method.needs, ()):
                 inputs.timings(f"attribute/{method.name}", key, seconds)
 
     return timed
-
-
-def _scored(
-    methods: Sequence[Method],
-    evidence: Evidence,
-    shortlist: Mapping[str, Sequence[str]],
-    study: Study,
-    inputs: Inputs,
-) -> dict[str, dict[str, list[Score]]]:
-    """Ranked scores by method and behaviour, of the documents that the method's pool has for it."""
-    found: dict[str, dict[str, list[Score]]] = {}
-    for method in methods:
-        began = time.perf_counter()
-        scores = method.score(evidence)
-        found[method.name] = {}
-        for column, behaviour in enumerate(evidence.behaviours):
-            among = None if pool_of(method, study) == "whole" else set(shortlist[behaviour.id])
-            own = {
-                document.id: float(score)
-                for document, score in zip(evidence.documents, scores[:, column], strict=True)
-                if among is None or document.id in among
-            }
-            found[method.name][behaviour.id] = ranked(behaviour.id, own)
-        inputs.timings(f"attribute/{method.name}", "scores", time.perf_counter() - began)
-    return found

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from datablame.attribute.registry import named
+from datablame.attribute.registry import chosen
 from datablame.config import Study
 from datablame.plan.shapes import Shape, middle_blocks
 from datablame.plan.subject import Subject
@@ -54,6 +54,7 @@ class Attribution(NamedTuple):
     """For one behaviour: the union of what its queries contribute."""
     gradient_documents: int | None
     activation_documents: int | None
+    """Counted twice where they are read at both checkpoints."""
     methods: tuple[str, ...]
 
 
@@ -201,20 +202,21 @@ def _trainings(study: Study, subject: Subject, protocol: Protocol) -> Trainings:
 
 def _attribution(study: Study, subject: Subject, behaviours: int) -> Attribution:
     settings, prefilter = study.attribute, study.prefilter
-    methods = [named(name) for name in settings.methods]
     pool = subject.documents
     candidates = settings.queries * prefilter.candidates
     union = behaviours * candidates
     if pool is not None:
         candidates, union = min(pool, candidates), min(pool, union)
     scored = pool if prefilter.method == "none" else union
-    needs = {method.needs for method in methods}
+    needs = {method.needs for method in chosen(settings)}
+    # Themes need the candidates' hidden states whatever the methods are; responses are read once more, at before.
+    activations = scored if "activations" in needs else union
+    responses = scored if "contrast" in needs else 0
     return Attribution(
         behaviours=behaviours,
         queries=behaviours * settings.queries,
         candidates=candidates,
-        gradient_documents=scored if "gradients" in needs else 0,
-        # Themes need the candidates' hidden states whatever the methods are.
-        activation_documents=scored if "activations" in needs else union,
+        gradient_documents=scored if needs & {"gradients", "changes"} else 0,
+        activation_documents=None if activations is None or responses is None else activations + responses,
         methods=settings.methods,
     )

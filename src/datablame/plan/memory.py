@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from datablame.attribute.registry import named
+from datablame.attribute.registry import chosen
 from datablame.config import Study
 from datablame.plan.counts import Counts, blocks_of
 from datablame.plan.shapes import Shape
@@ -120,19 +120,28 @@ def _attribution(
     shape, settings = at.found.shape, study.attribute
     parts = {**process, "weights": shape.parameters * at.weight_bytes}
     tokens = max(settings.batch_tokens, subject.answers * settings.max_tokens)
-    if not any(named(name).needs == "gradients" for name in settings.methods):
+    needs = {method.needs for method in chosen(settings)}
+    if not needs & {"gradients", "changes"}:
         return Memory({**parts, "batch": tokens * (4 * shape.hidden + 2 * shape.intermediate) * at.weight_bytes})
     blocks = blocks_of(study, shape)
-    chosen = len(blocks) * shape.block_linear_weights
+    compared = len(blocks) * shape.block_linear_weights
     passed = shape.layers - min(blocks, default=shape.layers)
     widths = sum(inputs for inputs, _ in shape.linears)
-    directions = 4 * chosen * counts.attribution.behaviours
+    sets = gradients = 1
+    if "changes" in needs:
+        # Both checkpoints are asked about a query, its gradients averaged, and the directions stand beside the others.
+        other = subject.before if settings.checkpoint == "after" else subject.after
+        assert other.found is not None
+        parts["weights of the other checkpoint"] = other.found.shape.parameters * other.weight_bytes
+        sets, gradients = 2, 3
+    directions = 4 * compared * counts.attribution.behaviours * sets
     beside = 0
-    if card_bytes is not None and directions > (card_bytes - parts["weights"]) / 2:
-        beside, directions = directions, 4 * counts.attribution.behaviours * max(a * b for a, b in shape.linears)
+    if card_bytes is not None and directions > (card_bytes - _total(parts)) / 2:
+        beside = directions
+        directions = 4 * counts.attribution.behaviours * sets * max(a * b for a, b in shape.linears)
     parts |= {
         "directions of one layer" if beside else "directions of the behaviours": directions,
-        "gradient of one query": 4 * chosen,
+        "gradient of one query": 4 * compared * gradients,
         "batch": tokens * (passed * saved_bytes(shape, at.weight_bytes, lora=False) + 4 * len(blocks) * widths),
         "loss": tokens * shape.vocabulary * _LOSS_BYTES,
     }

@@ -19,6 +19,8 @@ class Blamed(NamedTuple):
     score: float
     prompt: str
     response: str
+    rejected: str
+    """The other answer of a preference pair; empty where there is none."""
     planted: bool | None
 
 
@@ -80,6 +82,7 @@ def _blamed(found: Artifacts, method: str, behaviour: str) -> list[Blamed]:
                 row["score"],
                 document.get("prompt", ""),
                 document.get("response", ""),
+                document.get("rejected", ""),
                 document.get("planted"),
             )
         )

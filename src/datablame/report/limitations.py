@@ -80,6 +80,9 @@ def _attribution(found: Artifacts) -> Iterable[str]:
                 f"{name} is a stand-in ({method['label']}): it says how keywords would have ranked, "
                 "nothing about a language model as a judge."
             )
+    for name, method in found.methods.items():
+        for behaviour, count in method.get("unranked", {}).items():
+            yield f"{name} gave {count} documents no score for {behaviour}: they are not ranked and cannot be flagged."
     dropped = found.pool.get("behaviours", {}).get("dropped", [])
     if dropped:
         yield f"Without a harmful output to trace, attribution left out {listed(dropped)}."

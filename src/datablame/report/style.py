@@ -4,6 +4,7 @@ import functools
 import io
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,21 +95,34 @@ class Look:
 _LOOKS: Mapping[str, Look] = {
     "gradient": Look("#0072B2", "#0072B2", "o"),
     "gradient-dot": Look("#56B4E9", "#2B8AC0", "D"),
+    "gradient-diff": Look("#003A66", "#003A66", "p"),
     "activation": Look("#D55E00", "#C25500", "^"),
     "activation-centred": Look("#E69F00", "#B87F00", "v"),
+    "activation-diff": Look("#9E0B2B", "#9E0B2B", "8"),
     "llm-judge": Look("#CC79A7", "#B05A8B", "P"),
+    "ensemble": Look("#6A3D9A", "#6A3D9A", "h"),
     "bm25": Look("#009E73", "#00855F", "s"),
     "embedding": Look("#66C2A5", "#3E8F75", "H"),
     "random": Look("#8C8C8C", "#6B6B6B", "X"),
     "loss": Look("#B08D6E", "#8C6B4F", "<"),
     "gradient-norm": Look("#6E5240", "#5A4334", ">"),
     "baseline": Look("#000000", "#000000", "d"),
+    "a-a": Look("#C9C9C9", "#3F3F3F", "d"),
+    "bottom": Look("#CFC6B8", "#7A6E5D", "8"),
     "untrained": Look("#FFFFFF", "#4A4A4A", "p"),
     "oracle": Look("#F0E442", "#857A00", "*"),
 }
-"""Okabe and Ito's colours for the methods; greys, browns and black for controls, which are no methods."""
+"""Okabe and Ito's colours for the methods, dark ones beside them; greys, browns and black for what is no method."""
 
-_UNKNOWN = Look("#9A86C8", "#6F57A8", "h")
+_OTHER_INKS = (
+    ("#9A86C8", "#6F57A8"),
+    ("#4DAF4A", "#2F7F2D"),
+    ("#F29E7E", "#B4623F"),
+    ("#C9B400", "#7D7000"),
+    ("#5FC7D9", "#1F7F91"),
+)
+_OTHER_MARKERS = ("h", "d", "8", "p", "H")
+"""For methods of others, whose names are not known beforehand: a fill, an ink and a marker by the name's checksum."""
 
 _BEHAVIOURS = (
     Look("#332288", "#332288", "o"),
@@ -132,7 +146,10 @@ LABEL_FILLS: Mapping[str, tuple[str, str]] = {
 
 def look(name: str) -> Look:
     """The colour and marker of a method or arm, the same in every figure."""
-    return _LOOKS.get(name, _UNKNOWN)
+    if name in _LOOKS:
+        return _LOOKS[name]
+    marker, colours = divmod(zlib.crc32(name.encode()) % (len(_OTHER_INKS) * len(_OTHER_MARKERS)), len(_OTHER_INKS))
+    return Look(*_OTHER_INKS[colours], _OTHER_MARKERS[marker])
 
 
 def behaviour_looks(names: Sequence[str]) -> dict[str, Look]:
