@@ -261,6 +261,12 @@ class Attribute(Section):
     """Documents are cut here; one whose response is cut away is excluded and counted."""
     batch_tokens: PositiveInt = 4096
     """Token budget of a batch of documents."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the weights for gradients and activations; none: the checkpoint's in this study. Sums stay in float32."""
+    projection: PositiveInt | None = None
+    """Approximate: each layer's gradients are projected at random to a square of this size; none: they are exact."""
+    index: str | None = None
+    """With `projection`: a folder that keeps projected gradients; other queries then need no pass over documents."""
     duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Jaccard similarity of word 5-grams from which documents are one cluster; 1 means equal text."""
 

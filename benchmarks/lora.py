@@ -1,0 +1,157 @@
+"""Steps of LoRA training: ours against peft with the plain transformers Trainer.
+
+    python benchmarks/lora.py             # a quarter of an hour on two cores; nothing else should run
+    python benchmarks/lora.py --write     # and keep it in benchmarks/results/DATE-lora.md
+    python benchmarks/lora.py --reduced   # a minute, at sizes that say nothing, to see that it runs
+
+Both train the same adapters (peft's own modules) on the same documents with the same batch, optimiser and number of
+steps; half of each document is prompt, which is not learned. Ours batches documents of like length, forms logits at the
+response's positions only, and where only upper blocks are adapted starts every step above the frozen ones; making their
+states is part of its time. The Trainer shuffles, pads and computes all logits, as it does by default.
+"""
+
+import argparse
+import contextlib
+import io
+import tempfile
+import warnings
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from gradients import SMALL, SMOLLM2, Shape, documents_of, lengths_of, model_of
+from measure import Row, interleaved, machine, table
+
+from datablame.models.blocks import decoder_blocks
+from datablame.models.chat import Encoded
+from datablame.models.training import Recipe, data_order, train
+from datablame.models.trunk import trunk_below
+from datablame.patch.lora import adapted, target_modules
+
+RESULTS = Path(__file__).parent / "results"
+_RANK = 8
+_RATE = 2e-4
+_UPPER = 8
+
+
+def rows(reduced: bool) -> list[Row]:
+    """Adapters in all blocks, and in the upper ones only."""
+    shape, n, longest, batch, steps, rounds = (SMALL, 12, 16, 4, 3, 1) if reduced else (SMOLLM2, 60, 128, 10, 6, 5)
+    model = model_of(shape)
+    blocks = len(decoder_blocks(model))
+    upper = tuple(range(max(1, blocks - _UPPER), blocks))
+    documents = _halves(documents_of(lengths_of("ragged", n, longest), shape.vocabulary))
+    found = []
+    for name, layers in (("all blocks", None), (f"the upper {len(upper)} of {blocks} blocks", upper)):
+        recipe = Recipe(steps, batch, _RATE)
+        times = interleaved(
+            {
+                "ours": _ours(model, documents, layers, recipe),
+                "peer": _trainer(model, documents, layers, recipe),
+            },
+            rounds,
+        )
+        ours, peer = times["ours"], times["peer"]
+        note = (
+            f"CPU time, {_described(shape)}, {steps} steps of {batch} documents; wall {ours.wall / peer.wall:.2f}, "
+            f"{peer.wall / steps:.2f} against {ours.wall / steps:.2f} s a step"
+        )
+        found.append(Row(f"LoRA in {name}: peft with Trainer", ours.cpu / peer.cpu, note))
+    return found
+
+
+def _described(shape: Shape) -> str:
+    return f"{shape.name}'s shape, rank {_RANK}"
+
+
+def _halves(documents: list[Encoded]) -> list[Encoded]:
+    return [Encoded(document.ids, len(document.ids) // 2) for document in documents]
+
+
+def _ours(
+    model: Any, documents: list[Encoded], layers: tuple[int, ...] | None, recipe: Recipe
+) -> Callable[[], list[float]]:
+    order = data_order([len(document.ids) for document in documents], recipe, key=1)
+
+    def run() -> list[float]:
+        trunk = None if layers is None else trunk_below(model, min(layers), documents)
+        with adapted(model, _RANK, layers, key=1):
+            return train(model, documents, order, recipe, trunk=trunk)
+
+    return run
+
+
+def _trainer(
+    model: Any, documents: list[Encoded], layers: tuple[int, ...] | None, recipe: Recipe
+) -> Callable[[], list[float]]:
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainingArguments
+
+    data = [
+        {"input_ids": row.ids, "labels": [*[-100] * row.prompt_tokens, *row.ids[row.prompt_tokens :]]}
+        for row in documents
+    ]
+    names = target_modules(model, layers)
+
+    def padded(some: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        longest = max(len(row["input_ids"]) for row in some)
+
+        def filled(key: str, value: int) -> torch.Tensor:
+            return torch.tensor([[*row[key], *[value] * (longest - len(row[key]))] for row in some])
+
+        mask = [[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in some]
+        return {
+            "input_ids": filled("input_ids", 0),
+            "labels": filled("labels", -100),
+            "attention_mask": torch.tensor(mask),
+        }
+
+    def run() -> list[float]:
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            owner = get_peft_model(model, LoraConfig(r=_RANK, lora_alpha=2 * _RANK, target_modules=names))
+            told = TrainingArguments(
+                output_dir=scratch,
+                per_device_train_batch_size=recipe.batch,
+                max_steps=recipe.steps,
+                learning_rate=recipe.learning_rate,
+                lr_scheduler_type="cosine",
+                weight_decay=recipe.weight_decay,
+                logging_strategy="no",
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=True,
+                remove_unused_columns=False,
+            )
+            trainer = Trainer(model=owner, args=told, train_dataset=data, data_collator=padded)
+            with contextlib.redirect_stdout(io.StringIO()):
+                loss = trainer.train().training_loss
+            owner.unload()
+        model.requires_grad_(False).eval()
+        return [float(loss)]
+
+    return run
+
+
+def main() -> None:
+    """Measure and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reduced", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--write", action="store_true", help="keep the page in benchmarks/results")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    text = f"{machine()}.\n\nOurs over theirs: below 1 we are faster. Medians of interleaved rounds in one process.\n\n"
+    text += table(rows(options.reduced))
+    print(text)
+    if options.write:
+        today = date.today().isoformat()
+        head = f"# Steps of LoRA training, {today}\n\n`python benchmarks/lora.py --threads {options.threads}`\n\n"
+        (RESULTS / f"{today}-lora.md").write_text(head + text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""How an approximate comparison of gradients ranks documents beside the exact one, on a sample of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datablame.attribute.per_example import Similarities, directions, similarities
+from datablame.errors import PhaseError
+from datablame.models.chat import Encoded, Preference
+from datablame.models.device import ran_out_of_memory
+from datablame.stats.ranking import kendall, spearman
+
+__all__ = ["agreement_with_exact", "sample"]
+
+_DOCUMENTS = 64
+
+
+def sample(n: int) -> list[int]:
+    """Places of at most 64 of `n` documents, evenly spaced."""
+    return sorted({round(i * (n - 1) / (_DOCUMENTS - 1)) for i in range(_DOCUMENTS)}) if n > 1 else [*range(n)]
+
+
+def agreement_with_exact(
+    model: Any,
+    found: Similarities,
+    documents: Sequence[Encoded | Preference],
+    queries: Sequence[Sequence[Encoded]],
+    blocks: Sequence[int],
+    batch_tokens: int,
+) -> dict[str, Any]:
+    """Kendall's tau-b and Spearman's rho of the cosines, a number a behaviour, and their largest difference.
+
+    Exact is the comparison in float32 without projection; the weights are widened for it and narrowed again, which
+    loses nothing. Where they do not fit in memory so, there is only `why_not`.
+    """
+    if any(weight.is_meta for weight in model.parameters()):
+        return {"documents": len(documents), "why_not": "some weights are kept off the device"}
+    kind = model.dtype
+    try:
+        model.float()
+        exact = similarities(model, documents, directions(model, queries, blocks), blocks, batch_tokens)
+    except (PhaseError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, PhaseError) and not ran_out_of_memory(error):
+            raise
+        return {"documents": len(documents), "why_not": "the weights do not fit in memory as float32"}
+    finally:
+        model.to(kind)
+    ours, theirs = (_cosines(each.dots[:, : len(queries)], each.norms) for each in (found, exact))
+    pairs = list(zip(ours.T.tolist(), theirs.T.tolist(), strict=True))
+    return {
+        "documents": len(documents),
+        "kendall": [kendall(*pair) for pair in pairs],
+        "spearman": [spearman(*pair) for pair in pairs],
+        "largest_difference": float((ours - theirs).abs().max()),
+    }
+
+
+def _cosines(
+    dots: Float[Tensor, "documents behaviours"], norms: Float[Tensor, " documents"]
+) -> Float[Tensor, "documents behaviours"]:
+    return torch.where(norms[:, None] > 0, dots / norms[:, None], 0)
