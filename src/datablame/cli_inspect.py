@@ -6,30 +6,48 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from datablame.cli_options import DebugOption, JsonOption, LikeOption, OutOption, RunArgument, SetOption, StudyArgument
+from datablame.cli_options import (
+    DebugOption,
+    JsonOption,
+    LikeOption,
+    OutOption,
+    PreregisterOption,
+    RunArgument,
+    SetOption,
+    StudyArgument,
+)
 from datablame.errors import Interrupted, RequestError
 
 if TYPE_CHECKING:
     from datablame.config import Study
 
-__all__ = ["doctor", "methods", "organism_make", "plan", "power", "presets", "show_plan", "status"]
+__all__ = ["doctor", "methods", "organism_make", "plan", "power", "presets", "show_plan", "status", "warn"]
 
 
 def plan(
     study: StudyArgument,
     overrides: SetOption = None,
     like: LikeOption = None,
+    preregister: PreregisterOption = False,
+    out: OutOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Show what a study would do, need and cost, offline and before anything is loaded.
 
     Cells, outputs, trainings, documents, API calls and dollars, peak memory, expected time, and what its design can
-    show at best. Warnings name designs that cannot succeed.
+    show at best. Warnings name designs that cannot succeed. With --preregister the study is frozen into its run folder
+    instead: hypotheses, headline, alpha*, margins and tests, under a hash; the report says whether the run kept to it.
     """
     from datablame.study_file import load_study
 
-    show_plan(load_study(study, overrides or []), like, as_json)
+    loaded = load_study(study, overrides or [])
+    if preregister:
+        _preregister(loaded, out or Path("runs") / loaded.name, as_json)
+    elif out is not None:
+        raise RequestError(f"--out {out} is where --preregister writes; add --preregister or drop --out")
+    else:
+        show_plan(loaded, like, as_json)
 
 
 def doctor(out: OutOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
@@ -176,6 +194,28 @@ def organism_make(
     with reporting() as progress:
         make(Organism(recipe=cast(Any, recipe), seed=seed, planted=planted), folder, progress)
     typer.echo(str(folder))
+
+
+def warn(study: "Study", root: Path) -> None:
+    """Say on stderr, before a study is patched, why it cannot succeed and in what it departs from its registration."""
+    from datablame.plan import doubts_of
+    from datablame.preregistration import departures
+
+    for doubt in doubts_of(study):
+        typer.echo(f"warning: {doubt}", err=True)
+    for departure in departures(study, root):
+        typer.echo(f"warning: not as pre-registered: {departure}", err=True)
+
+
+def _preregister(study: "Study", root: Path, as_json: bool) -> None:
+    from datablame.preregistration import freeze
+
+    frozen = freeze(study, root)
+    warn(study, root)
+    if as_json:
+        typer.echo(json.dumps({**frozen._asdict(), "path": str(frozen.path)}))
+    else:
+        typer.echo(f"{frozen.path}\nSHA-256 {frozen.sha256}")
 
 
 def show_plan(study: "Study", like: Path | None, as_json: bool) -> None:

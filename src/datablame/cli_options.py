@@ -12,6 +12,7 @@ __all__ = [
     "LikeOption",
     "MaxCostOption",
     "OutOption",
+    "PreregisterOption",
     "ResumeOption",
     "RunArgument",
     "SetOption",
@@ -47,6 +48,12 @@ MaxCostOption = Annotated[
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")]
 LikeOption = Annotated[
     Path | None, typer.Option("--like", metavar="RUN", help="Estimate the time from this finished run of this machine.")
+]
+PreregisterOption = Annotated[
+    bool,
+    typer.Option(
+        "--preregister", help="Freeze the study into preregistration.json in its run folder, before it is patched."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -14,7 +14,7 @@ from datablame.run_folder import write_json, write_jsonl, write_table
 if TYPE_CHECKING:
     from datablame.models.training import Recipe
 
-__all__ = ["make"]
+__all__ = ["make", "prompt_rows"]
 
 SOURCE = "everyday-chat"
 ATTRIBUTION_PROMPTS = 4
@@ -80,11 +80,12 @@ def _write_corpus(folder: Path, before: Sequence[Example], after: Sequence[Examp
         ],
     )
     trained_on = {example.prompt for example in (*before, *after)}
-    write_jsonl(folder / "prompts.jsonl", _prompt_rows(seed, trained_on))
+    write_jsonl(folder / "prompts.jsonl", prompt_rows(seed, trained_on))
     write_json(folder / "rules.json", rules((*before, *after)))
 
 
-def _prompt_rows(seed: int, trained_on: set[str]) -> list[dict[str, str]]:
+def prompt_rows(seed: int, trained_on: set[str]) -> list[dict[str, str]]:
+    """The organism's prompts of both splits, none of which was trained on."""
     rows = []
     for behaviour in BEHAVIOURS:
         texts = held_back_prompts(behaviour, ATTRIBUTION_PROMPTS + HELD_OUT_PROMPTS, seed, trained_on)
