@@ -78,6 +78,7 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
     shortlist: dict[str, list[str]] = {}
     scored: dict[str, dict[str, list[Score]]] = {method.name: {} for method in methods}
     evidence = None
+    inexact: dict[str, Any] = {}
     with threadpool_limits(execution.threads):
         if traced.queries:
 
@@ -86,6 +87,8 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
                 journal, timed = Journal(out / "journal.jsonl"), _timer(methods, inputs)
                 task = _task(study, methods, traced, tokenizer, out)
                 found = run_passes(task, encoded, seen, journal, execution, progress, timed)
+                if found.exactness is not None:
+                    inexact["exactness"] = found.exactness
                 if not any(method.needs == "contrast" for method in methods):
                     return found, None
                 texts = [*encoded, *(_encoded(tokenizer, output) for output in (*traced.queries, *traced.safe))]
@@ -97,7 +100,7 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
             evidence = replace(evidence, candidates={b: set(ids) for b, ids in shortlist.items()}, judge=judge.asks)
             scored = scored_by(methods, evidence, shortlist, study, inputs)
         prompts = (*study.prompts.attribution, *study.prompts.held_out)
-        summary = pool_summary(pool, corpus, prompts, traced.queries, shortlist)
+        summary = {**pool_summary(pool, corpus, prompts, traced.queries, shortlist), **inexact}
         followed = {"traced": [behaviour.id for behaviour in traced.behaviours], "dropped": traced.dropped}
         results = Results(methods, corpus, {**summary, "behaviours": followed}, traced.queries, shortlist, scored)
         write_results(study, results, evidence, out)
