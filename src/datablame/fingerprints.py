@@ -57,6 +57,8 @@ def _part(part: str, study: Study, root: Path) -> Any:
         for name in names:
             if name in values[section] and values[section][name] == _default(study, section, name):
                 del values[section][name]
+    # Where an index lies changes no score.
+    del values["attribute"]["index"]
     if part == "attribution judge":
         return attribution_judge
     if part == "everything":

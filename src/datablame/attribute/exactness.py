@@ -1,5 +1,6 @@
 """How an approximate comparison of gradients ranks documents beside the exact one, on a sample of them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,10 +53,15 @@ def agreement_with_exact(
     pairs = list(zip(ours.T.tolist(), theirs.T.tolist(), strict=True))
     return {
         "documents": len(documents),
-        "kendall": [kendall(*pair) for pair in pairs],
-        "spearman": [spearman(*pair) for pair in pairs],
+        "kendall": [_defined(kendall(*pair)) for pair in pairs],
+        "spearman": [_defined(spearman(*pair)) for pair in pairs],
         "largest_difference": float((ours - theirs).abs().max()),
     }
+
+
+def _defined(value: float) -> float | None:
+    """None where one side ranks all documents alike."""
+    return value if math.isfinite(value) else None
 
 
 def _cosines(
