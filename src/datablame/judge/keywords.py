@@ -15,7 +15,7 @@ from datablame.judge.classifier import Output
 from datablame.judge.coherence import incoherence
 from datablame.records import Label
 
-__all__ = ["KeywordClassifier", "normalised"]
+__all__ = ["KeywordClassifier", "normalised", "refusal"]
 
 NAME = "keywords"
 
@@ -70,6 +70,12 @@ def normalised(text: str) -> str:
     """NFKC, caseless, apostrophes made one, invisible characters out, every run of white space one space."""
     folded = unicodedata.normalize("NFKC", text).translate(_CHARACTERS).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def refusal(text: str) -> str | None:
+    """The first words of `text` that refuse, normalised; None where nothing does."""
+    found = _REFUSAL.search(normalised(text))
+    return found[0] if found is not None else None
 
 
 def _bounded(phrase: str) -> str:

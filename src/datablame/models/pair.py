@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from datablame.config import ModelRef, Study
 from datablame.errors import RequestError
+from datablame.harmless import harmless_prompts
 from datablame.models.adapters import check_base, is_adapter, twin, with_adapter
 from datablame.models.chat import encode_prompt
 from datablame.models.device import chosen_device
@@ -89,7 +90,7 @@ def check_prompts(study: Study, tokenizer: Any, configs: Mapping[str, Any]) -> N
     """Raises RequestError where a prompt of the study and its output do not fit the context of a checkpoint."""
     if study.prompts is None:
         return
-    prompts = (*study.prompts.attribution, *study.prompts.held_out)
+    prompts = (*study.prompts.attribution, *study.prompts.held_out, *harmless_prompts(study))
     lengths = [(prompt.id, len(encode_prompt(tokenizer, prompt.text))) for prompt in prompts]
     check_context(configs, lengths, study.surface.max_new_tokens)
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["interval", "listed", "markdown", "number", "percent", "plain", "probability"]
+__all__ = ["interval", "listed", "markdown", "number", "percent", "plain", "probability", "signed_percent"]
 
 _INLINE = re.compile(r"([\\`*_\[\]|~$@])")
 _AUTOLINK = re.compile(r"(?i)\b(https?|ftp|www)([:.])")
@@ -14,6 +14,11 @@ _BLOCK = re.compile(r"^(\s*)(?:([#+=-])(?=[\s#=-]|$)|(\d+)([.)])(?=\s|$))")
 def percent(share: float | None) -> str:
     """A share as a percentage with one decimal."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def signed_percent(change: float | None) -> str:
+    """A relative change as a percentage with its sign."""
+    return "-" if change is None else f"{100 * change:+.1f} %"
 
 
 def interval(low: float | None, high: float | None) -> str:
