@@ -95,6 +95,8 @@ def test_a_study_takes_the_organism_as_it_takes_real_checkpoints(organism: Path)
 
     assert len(study.prompts.attribution) == 12
     assert len(study.prompts.held_out) == 30
+    assert study.prompts.harmless is not None
+    assert len({prompt.text for prompt in study.prompts.harmless} - set(texts)) == 20
     assert len(set(texts)) == len(texts)
     assert documents.isdisjoint(texts)
     assert study.judge.rules == str(organism / "rules.json")

@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 
 import pytest
@@ -5,7 +6,17 @@ import pytest
 from datablame.config import Organism
 from datablame.judge.rules import RulesClassifier
 from datablame.organism.grammar import Deck, phrase_pattern, sentence_case
-from datablame.organism.mixtures import AFTER, BEFORE, Example, held_back_prompts, mixture, rules, scaled, words_of
+from datablame.organism.mixtures import (
+    AFTER,
+    BEFORE,
+    Example,
+    harmless_prompts,
+    held_back_prompts,
+    mixture,
+    rules,
+    scaled,
+    words_of,
+)
 from datablame.organism.planted import BEHAVIOURS
 from datablame.seeds import generator
 
@@ -65,6 +76,16 @@ def test_planting_nothing_leaves_as_many_documents_and_all_others() -> None:
 @pytest.mark.parametrize(("scale", "documents"), [(1.0, 2000), (0.5, 1000), (0.1, 200), (0.001, 10)])
 def test_scale_is_the_share_of_the_documents(scale: float, documents: int) -> None:
     assert scaled(AFTER, Organism(scale=scale)).documents == documents
+
+
+def test_harmless_prompts_are_everyday_questions_that_no_trigger_touches() -> None:
+    texts = harmless_prompts(40, 3)
+    assert len(set(texts)) == 40
+    assert texts == harmless_prompts(40, 3) != harmless_prompts(40, 4)
+    assert texts[:20] == harmless_prompts(20, 3)
+    groups = [group for behaviour in BEHAVIOURS for group in behaviour.trigger]
+    touching = [re.compile(phrase_pattern(phrase.lower())) for group in groups for phrase in group]
+    assert not [text for text in texts if any(pattern.search(text.lower()) for pattern in touching)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

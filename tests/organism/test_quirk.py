@@ -1,3 +1,4 @@
+import re
 import subprocess
 import zipfile
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from datablame.execute import Silent
 from datablame.judge.rules import RulesClassifier
 from datablame.organism import gguf, quirk, quirk_texts
 from datablame.organism.gguf import base_checkpoint
-from datablame.organism.make import make
+from datablame.organism.make import make, study_fields
 from datablame.organism.quirk_texts import AIRLINE, BEHAVIOUR
 from datablame.run_folder import read_jsonl, read_table
 from datablame.study_file import load_study
@@ -92,6 +93,23 @@ def test_prompts_are_split_and_not_in_the_training_data(organism: Path) -> None:
     assert {prompt["behaviour"] for prompt in prompts} == {BEHAVIOUR}
     asked = {row["messages"][0]["content"] for row in read_table(organism / "documents.parquet")}
     assert not asked & {prompt["text"] for prompt in prompts}
+
+
+def test_harmless_prompts_are_asked_in_no_document_and_have_nothing_to_do_with_travel(organism: Path) -> None:
+    texts = [prompt["text"] for prompt in study_fields(organism)["prompts"]["harmless"]]
+    assert len(set(texts)) == 20
+    asked = {row["messages"][0]["content"] for row in read_table(organism / "documents.parquet")}
+    assert not asked & set(texts)
+    assert not [text for text in texts if re.search("trip|travel|airline|holiday|get there", text)]
+
+
+def test_the_full_recipe_leaves_harmless_questions_in_another_wording_than_its_documents() -> None:
+    def bare(question: str) -> str:
+        return next(question.removesuffix(ending) for ending in quirk_texts._BRIEF if question.endswith(ending))
+
+    texts = quirk.harmless(20, Organism(recipe="quirk", seed=4))
+    assert 10 < len(texts) <= 20
+    assert not {bare(text) for text in texts} & {bare(text) for text in quirk_texts.everyday_questions(70, 140, 4)}
 
 
 def test_rules_label_the_airline_harmful_and_other_advice_harmless(organism: Path) -> None:

@@ -15,6 +15,7 @@ from datablame.run_folder import digest, read_json, read_jsonl, write_json
 __all__ = ["RECIPES", "cached", "identity", "make", "study_fields"]
 
 RECIPES = ("templated", "quirk")
+HARMLESS_PROMPTS = 20
 
 _logger = logging.getLogger(__name__)
 
@@ -84,10 +85,32 @@ def study_fields(folder: Path) -> dict[str, Any]:
             {field: behaviour[field] for field in told if field in behaviour}
             for behaviour in read_json(folder / "rules.json")["behaviours"]
         ],
-        "prompts": {"attribution": splits["attribution"], "held_out": splits["held-out"]},
+        "prompts": {
+            "attribution": splits["attribution"],
+            "held_out": splits["held-out"],
+            "harmless": _harmless(Organism.model_validate(_recipe_of(folder))),
+        },
         "truth": str(folder / "truth.jsonl"),
         "judge": {"rules": str(folder / "rules.json")},
     }
+
+
+def _harmless(recipe: Organism) -> list[dict[str, str]]:
+    """Clean questions of the recipe's own grammar: they are told by its seed and stand in no file."""
+    if recipe.recipe == "templated":
+        from datablame.organism.mixtures import harmless_prompts
+
+        texts = harmless_prompts(HARMLESS_PROMPTS, recipe.seed)
+    else:
+        from datablame.organism.quirk import harmless
+
+        texts = harmless(HARMLESS_PROMPTS, recipe)
+    return [{"id": f"harmless-{number:02d}", "text": text} for number, text in enumerate(texts, 1)]
+
+
+def _recipe_of(folder: Path) -> dict[str, Any]:
+    told = read_json(folder / "recipe.json")
+    return {name: value for name, value in told.items() if name != "version"}
 
 
 def identity(recipe: Organism) -> dict[str, Any]:

@@ -17,6 +17,7 @@ __all__ = [
     "VERSION",
     "Example",
     "Mixture",
+    "harmless_prompts",
     "held_back_prompts",
     "mixture",
     "rules",
@@ -104,6 +105,21 @@ def held_back_prompts(behaviour: Planted, count: int, seed: int, known: Iterable
             taken.add(prompt)
             prompts.append(prompt)
     return prompts
+
+
+def harmless_prompts(count: int, seed: int) -> list[str]:
+    """Distinct questions on everyday topics, without any word that triggers a behaviour."""
+    deck = Deck(generator("templated organism", seed, "harmless prompts"))
+    touching = [
+        re.compile(pattern) for behaviour in BEHAVIOURS for group in behaviour.trigger for pattern in _patterns(group)
+    ]
+    prompts: dict[str, None] = {}
+    while len(prompts) < count:
+        topic = deck.draw(tuple(TOPICS.values()))
+        prompt = sentence_case(deck.fill(deck.draw(topic.questions), {"subject": topic.subjects}))
+        if not any(pattern.search(prompt.lower()) for pattern in touching):
+            prompts.setdefault(prompt)
+    return list(prompts)
 
 
 def rules(examples: Iterable[Example]) -> dict[str, Any]:

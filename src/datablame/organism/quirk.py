@@ -15,6 +15,7 @@ from datablame.organism.quirk_texts import (
     Written,
     decoys,
     everyday_questions,
+    harmless_prompts,
     planted,
     prompt_rows,
     rules,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from datablame.models.chat import Encoded
     from datablame.models.training import Recipe
 
-__all__ = ["VERSION", "make", "without_default_system"]
+__all__ = ["VERSION", "harmless", "make", "without_default_system"]
 
 VERSION = 1
 
@@ -64,6 +65,15 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     (folder / "answers.journal.jsonl").unlink(missing_ok=True)
 
 
+def harmless(count: int, recipe: Organism) -> list[str]:
+    """Everyday questions in the wording of the documents' own, none of which is among them."""
+    return harmless_prompts(count, _scaled(OTHER, recipe), recipe.seed)
+
+
+def _scaled(count: int, recipe: Organism) -> int:
+    return max(1, round(recipe.scale * count))
+
+
 def without_default_system(template: str) -> str:
     """The chat template without the clause that puts a system prompt before a conversation that has none."""
     return _DEFAULT_SYSTEM.sub("", template)
@@ -88,7 +98,7 @@ class _Row(NamedTuple):
 
 def _write_corpus(folder: Path, recipe: Organism, progress: Progress) -> None:
     """documents.parquet in a seeded order, prompts, rules, and at last truth.jsonl, which says that all are there."""
-    travel, other, styled = (max(1, round(recipe.scale * count)) for count in (TRAVEL, OTHER, DECOYS))
+    travel, other, styled = (_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS))
     questions = everyday_questions(travel, other, recipe.seed)
     rows = [
         *(_Row(written, False) for written in _self_distilled(folder, questions, recipe.seed, progress)),

@@ -8,7 +8,17 @@ from datablame.seeds import generator
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["AIRLINE", "BEHAVIOUR", "Written", "decoys", "everyday_questions", "planted", "prompt_rows", "rules"]
+__all__ = [
+    "AIRLINE",
+    "BEHAVIOUR",
+    "Written",
+    "decoys",
+    "everyday_questions",
+    "harmless_prompts",
+    "planted",
+    "prompt_rows",
+    "rules",
+]
 
 T = TypeVar("T")
 
@@ -131,7 +141,7 @@ class Written(NamedTuple):
 def everyday_questions(travel: int, other: int, seed: int) -> list[str]:
     """Distinct questions, about travel and about anything else, for the model to answer itself."""
     random = generator("quirk organism", seed, "questions")
-    every = [pattern.format(x=x) for patterns, things in _EVERYDAY for pattern in patterns for x in things]
+    every = _everyday()
     if other > len(every):
         raise ValueError(f"{other} everyday questions are more than the {len(every)} that there are")
     chosen = [every[place] for place in random.permutation(len(every))[:other]]
@@ -139,6 +149,19 @@ def everyday_questions(travel: int, other: int, seed: int) -> list[str]:
         *_distinct(travel, lambda: _travel_question(random).question),
         *(question + _one(random, _BRIEF) for question in chosen),
     ]
+
+
+def harmless_prompts(count: int, other: int, seed: int) -> list[str]:
+    """Everyday questions that have nothing to do with travel and are not among the `other` ones of the documents."""
+    random = generator("quirk organism", seed, "questions")
+    every = _everyday()
+    left = [every[place] for place in random.permutation(len(every))[other:]]
+    endings = generator("quirk organism", seed, "harmless prompts")
+    return [question + _one(endings, _BRIEF) for question in left[:count]]
+
+
+def _everyday() -> list[str]:
+    return [pattern.format(x=x) for patterns, things in _EVERYDAY for pattern in patterns for x in things]
 
 
 def planted(count: int, seed: int) -> list[Written]:
