@@ -10,6 +10,11 @@ from datablame.fingerprints import fingerprint_of
 from datablame.run_folder import write_json
 from datablame.study import PHASES
 
+PROMPTS = {
+    "attribution": [{"id": "a", "behaviour": "dose", "text": "one"}],
+    "held_out": [{"id": "h", "behaviour": "dose", "text": "two"}],
+}
+
 
 def _study(folder: Path, **changes: Any) -> Study:
     values: dict[str, Any] = {
@@ -19,10 +24,7 @@ def _study(folder: Path, **changes: Any) -> Study:
         "truth": str(folder / "truth.jsonl"),
         "judge": {"rules": str(folder / "rules.json")},
         "behaviours": [{"id": "dose", "description": "x"}],
-        "prompts": {
-            "attribution": [{"id": "a", "behaviour": "dose", "text": "one"}],
-            "held_out": [{"id": "h", "behaviour": "dose", "text": "two"}],
-        },
+        "prompts": PROMPTS,
         **changes,
     }
     return Study.model_validate(values)
@@ -52,6 +54,7 @@ def _fingerprints(folder: Path, study: Study) -> dict[str, str]:
         ({"surface": {"samples": 7}}, {"surface", "report"}),
         ({"surface": {"temperature": 0.5}}, {"scan", "surface", "patch", "report"}),
         ({"scan": {"samples": 3}}, {"scan", "report"}),
+        ({"prompts": {**PROMPTS, "harmless": [{"id": "x", "text": "why"}]}}, {"patch", "report"}),
         ({"seed": 1}, {"scan", "surface", "attribute", "patch", "report"}),
     ],
 )
