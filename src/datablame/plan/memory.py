@@ -27,6 +27,8 @@ _LOGIT_COPIES, _TRUNCATED_COPIES = 12, 20
 in float64; with top-p or top-k the sorted values, their places and sums as well."""
 _LOSS_BYTES = 16
 """For each response token and vocabulary entry: logits as computed, in float32, their softmax and its gradient."""
+_LOSS_BUFFER_BYTES = 12 << 26
+"""At most, where the head is frozen: `models.head` forms 2^26 logits at a time, in float32 with their softmax."""
 _ADAM_BYTES = 12
 """Gradient and two moments in float32."""
 _SAVED = {
@@ -143,9 +145,14 @@ def _attribution(
         "directions of one layer" if beside else "directions of the behaviours": directions,
         "gradient of one query": 4 * compared * gradients,
         "batch": tokens * (passed * saved_bytes(shape, at.weight_bytes, lora=False) + 4 * len(blocks) * widths),
-        "loss": tokens * shape.vocabulary * _LOSS_BYTES,
+        "loss": _loss_bytes(tokens, shape),
     }
     return Memory(parts, beside)
+
+
+def _loss_bytes(tokens: int, shape: Shape, *, trained_head: bool = False) -> int:
+    whole = tokens * shape.vocabulary * _LOSS_BYTES
+    return whole if trained_head else min(whole, _LOSS_BUFFER_BYTES)
 
 
 def saved_bytes(shape: Shape, number_bytes: int, *, lora: bool) -> int:
@@ -193,7 +200,7 @@ def _protocol(study: Study, subject: Subject, sampling: Mapping[str, int], proto
     assert training.batch is not None
     tokens = longest * min(training.batch, study.patch.micro_batch or training.batch)
     kept = saved_bytes(shape, 4 if full else at.weight_bytes, lora=True)
-    step = {"batch": tokens * (shape.layers - trunk) * kept, "loss": tokens * shape.vocabulary * _LOSS_BYTES}
+    step = {"batch": tokens * (shape.layers - trunk) * kept, "loss": _loss_bytes(tokens, shape, trained_head=full)}
     measuring = dict(sampling)
     return {**state, **(step if _total(step) > _total(measuring) else measuring)}
 
