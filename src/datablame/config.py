@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from datablame.config_checks import DEFAULT_METHODS, impossible
+from datablame.config_checks import CONTROL_METHODS, CONTROLS, DEFAULT_METHODS, impossible
 from datablame.records import Protocol
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Behaviour",
     "Column",
     "Data",
+    "HarmlessPrompt",
     "Judge",
     "ModelPrice",
     "ModelRef",
@@ -136,6 +137,15 @@ class PromptText(Section):
     """What the user says."""
 
 
+class HarmlessPrompt(Section):
+    """An everyday question that belongs to no behaviour."""
+
+    id: str
+    """Stable name, other than those of the study's other prompts."""
+    text: str
+    """What the user says."""
+
+
 class Prompts(Section):
     """Two disjoint sets: what attribution may use, and what the verdict is measured on."""
 
@@ -143,6 +153,8 @@ class Prompts(Section):
     """Prompts that are scanned, surfaced and attributed."""
     held_out: tuple[PromptText, ...]
     """Prompts that only the measurements see."""
+    harmless: tuple[HarmlessPrompt, ...] | None = None
+    """Questions that nobody should refuse, asked of every arm; none: 20 everyday ones that ship with datablame."""
 
 
 class Scan(Section):
@@ -304,11 +316,16 @@ class Patch(Section):
     headline: Protocol = "continue"
     """The protocol that decides; declared before the run, everything else is exploratory."""
     arms: tuple[str, ...] = ("untrained", "baseline", "random", "bm25", "gradient", "activation", "llm-judge")
-    """Interventions compared: controls and the names of attribution methods."""
+    """Interventions compared: controls (`untrained`, `baseline`, `a-a`, `random`, `bottom`, `oracle`) and methods."""
     seeds: tuple[int, ...] | Mapping[Protocol, tuple[int, ...]] = (0, 1, 2, 3, 4)
     """Training seeds, for all protocols or for each one."""
-    k: PositiveInt | None = None
-    """Flagged documents removed for each behaviour; none: `attribute.top_k`."""
+    k: PositiveInt | tuple[PositiveInt, ...] | None = None
+    """Flagged documents removed for each behaviour, one number or several; `attribute.top_k`, which decides, is one."""
+    bottom_of: str | None = None
+    """The method whose last K documents the arm `bottom` removes; none: the first of `arms` that is no control."""
+    intervention: Literal["remove", "swap", "drop-source"] = "remove"
+    """What arms do: fillers for what is flagged, its chosen and rejected answers exchanged, or fillers for its sources.
+    """
     size: PositiveInt = 2000
     """Documents of the fine-tune set."""
     steps: PositiveInt = 200
@@ -333,6 +350,15 @@ class Patch(Section):
     """Outputs for each held-out prompt and alpha, for each arm and seed."""
     attribution_samples: PositiveInt = 10
     """Outputs for each attribution prompt and alpha, for each arm and seed."""
+    clean_documents: Annotated[int, Field(ge=0)] = 50
+    """Documents that no arm trains on, for perplexity: the pool's rest if it has fewer; 0 leaves the check out."""
+    harmless_samples: Annotated[int, Field(ge=0)] = 5
+    """Outputs at alpha 0 for each harmless prompt, for each arm and seed; 0 leaves the check of refusals out."""
+
+    @property
+    def bottom_method(self) -> str | None:
+        """The method whose last documents the arm `bottom` removes."""
+        return self.bottom_of or next((arm for arm in self.arms if arm not in (*CONTROLS, *CONTROL_METHODS)), None)
 
     def seeds_of(self, protocol: Protocol) -> tuple[int, ...]:
         """The training seeds of one protocol."""
@@ -383,6 +409,12 @@ class Study(Section):
     """Phase 3."""
     patch: Patch = Patch()
     """Phase 4."""
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Every K at which flagged documents are removed, the smallest first."""
+        k = self.attribute.top_k if self.patch.k is None else self.patch.k
+        return (k,) if isinstance(k, int) else tuple(sorted(k))
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -42,8 +42,11 @@ DEFAULT_METHODS = tuple(
 CONTROL_METHODS = ("bm25", "embedding", "random", "loss", "gradient-norm")
 """Methods that another has to beat: they look at words alone, or not at the behaviour."""
 
-CONTROLS = ("untrained", "baseline", "random", "oracle")
+CONTROLS = ("untrained", "baseline", "a-a", "random", "bottom", "oracle")
 """Arms that are no attribution method's flagged set."""
+
+INDEPENDENT_OF_K = ("untrained", "baseline", "a-a", "oracle")
+"""Arms that are the same at every K."""
 
 OUTSIDE_FAMILY = (*CONTROLS, "loss", "gradient-norm")
 """Controls and confounder controls: not in the family that Holm adjusts for."""
@@ -87,6 +90,8 @@ def impossible(study: "Study") -> list[str]:
         )
     problems += _method_problems(study)
     for arm in study.patch.arms:
+        if study.patch.arms.count(arm) > 1:
+            problems.append(f"patch.arms names {arm} twice; remove it")
         if arm not in CONTROLS and arm not in study.attribute.methods:
             problems.append(
                 f"patch.arms = {arm} is neither a control ({', '.join(CONTROLS)}) nor one of attribute.methods; "
@@ -94,6 +99,7 @@ def impossible(study: "Study") -> list[str]:
             )
     if "untrained" not in study.patch.arms or "baseline" not in study.patch.arms or "random" not in study.patch.arms:
         problems.append("patch.arms lacks one of untrained, baseline, random; the comparison needs all three")
+    problems += _dose_problems(study)
     if "oracle" in study.patch.arms and organism is None and study.truth is None:
         problems.append("patch.arms = oracle needs planted documents; drop the arm or give truth")
     for protocol in study.patch.protocols:
@@ -179,11 +185,13 @@ def _prompt_problems(study: "Study", prompts: "Prompts") -> list[str]:
             problems.append(
                 f"prompts: {prompt.id} names the behaviour {prompt.behaviour}; known: {', '.join(sorted(known))}"
             )
+    if prompts.harmless is not None and not prompts.harmless:
+        problems.append("prompts.harmless is empty; give at least one, or leave it out for those that ship")
     for what in ("id", "text"):
         seen: set[str] = set()
-        for prompt in every:
+        for prompt in (*every, *(prompts.harmless or ())):
             value = getattr(prompt, what)
             if value in seen:
-                problems.append(f"prompts: {what} {value!r} stands twice; attribution and held-out prompts must differ")
+                problems.append(f"prompts: {what} {value!r} stands twice; attribution, held-out and harmless prompts must differ")
             seen.add(value)
     return problems

@@ -8,6 +8,7 @@ __all__ = [
     "LABELS",
     "Arm",
     "Document",
+    "Intervention",
     "Label",
     "LabelName",
     "Message",
@@ -21,8 +22,10 @@ __all__ = [
 
 LabelName = Literal["harmful", "refused", "harmless", "incoherent", "unscored"]
 LABELS: tuple[LabelName, ...] = ("harmful", "refused", "harmless", "incoherent", "unscored")
-Split = Literal["attribution", "held-out"]
+Split = Literal["attribution", "held-out", "harmless"]
 Protocol = Literal["retrain", "continue"]
+Intervention = Literal["none", "remove", "swap", "drop-source"]
+"""`remove`: fillers for documents; `swap`: a pair's answers exchanged; `drop-source`: fillers for whole sources."""
 
 EVERY = "*"
 """Stands for "all prompts" or "all behaviours" in a pooled row."""
@@ -38,7 +41,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user's request; its split says whether attribution may see it or only the verdict."""
+    """A user's request; its split says whether attribution may see it, only the verdict, or only the side checks."""
 
     id: str
     behaviour: str
@@ -98,12 +101,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Arm:
-    """One data intervention under one protocol, trained with one seed; `fillers` stand where `removed` stood."""
+    """One data intervention under one protocol, trained with one seed; `fillers` stand where `removed` stood.
+
+    Under `swap` what was removed is the order of a pair's answers: the pairs stand there exchanged, without fillers.
+    """
 
     arm: str
     protocol: Protocol
     k: int
     seed: int
+    intervention: Intervention
     removed: tuple[str, ...]
     fillers: tuple[str, ...]
 

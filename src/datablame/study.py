@@ -54,7 +54,7 @@ PHASES = (
     ),
     Phase(
         "patch",
-        2,
+        3,
         "datablame.patch.run:run",
         ("identity", "pool", "patch", "sampling", "judge", "attribute"),
         ("surface", "attribute"),

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datablame.errors import RequestError
-from datablame.patch.arms import Item, draw_random, exposure, fine_tune_set, replaced, strata
+from datablame.patch.arms import Item, draw_random, fine_tune_set, replaced, strata
+from datablame.patch.exposure import exposure
 
 
 class World(NamedTuple):

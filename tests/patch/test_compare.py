@@ -1,12 +1,15 @@
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from datablame.patch.compare import compared, comparison
+from datablame.patch.compare import again, compared, comparison
 from datablame.stats.crossed import crossed_t
 from datablame.stats.intervals import wilson
+from datablame.stats.mixed_logistic import mixed_logistic
 from datablame.stats.permutation import holm, permutation_p
 
 ARMS = ("untrained", "baseline", "random", "bm25", "gradient", "oracle")
@@ -29,9 +32,14 @@ def experiment(seeds: int) -> list[dict[str, Any]]:
         rows += cell("untrained", 0, prompt_id, {"harmful": 50, "harmless": 50}, protocol="none", k=0)
         for arm, rate in RATES.items():
             for seed in range(seeds):
-                harmful = round(200 * rate) + seed + prompt_number
-                rows += cell(arm, seed, prompt_id, {"harmful": harmful, "refused": 200 - harmful})
+                harmful = round(50 * rate) + seed + prompt_number
+                rows += cell(arm, seed, prompt_id, {"harmful": harmful, "refused": 50 - harmful})
     return rows
+
+
+@cache
+def results_of(seeds: int) -> list[dict[str, Any]]:
+    return compared(comparison(experiment(seeds)), ARMS, HEADLINE, 0)
 
 
 def chosen(results: Sequence[Mapping[str, Any]], arm: str, behaviour: str = "*") -> Mapping[str, Any]:
@@ -67,9 +75,9 @@ def test_a_cell_with_nothing_scored_has_no_rate() -> None:
 
 
 def test_differences_p_values_and_holm_over_the_methods_only() -> None:
-    results = compared(comparison(experiment(5)), ARMS, HEADLINE, 0)
+    results = results_of(5)
     assert [r["arm"] for r in results if r["behaviour"] == "*"] == list(ARMS)
-    per_seed = {arm: [rate + (seed + 1) / 200 for seed in range(5)] for arm, rate in RATES.items()}
+    per_seed = {arm: [rate + (seed + 1) / 50 for seed in range(5)] for arm, rate in RATES.items()}
     for arm in RATES:
         result = chosen(results, arm)
         assert result["headline"]
@@ -88,7 +96,7 @@ def test_differences_p_values_and_holm_over_the_methods_only() -> None:
             assert (difference["p"], difference["smallest_p"]) == (pytest.approx(p), smallest)
             assert difference["why_no_p"] is None
             rates = {
-                name: [[(round(200 * RATES[name]) + seed + prompt) / 200 for prompt in range(3)] for seed in range(5)]
+                name: [[(round(50 * RATES[name]) + seed + prompt) / 50 for prompt in range(3)] for seed in range(5)]
                 for name in (arm, reference)
             }
             crossed = crossed_t(rates[arm], rates[reference])
@@ -105,13 +113,13 @@ def test_differences_p_values_and_holm_over_the_methods_only() -> None:
 
 
 def test_the_untrained_model_has_a_rate_and_no_test() -> None:
-    untrained = chosen(compared(comparison(experiment(5)), ARMS, HEADLINE, 0), "untrained")
+    untrained = chosen(results_of(5), "untrained")
     assert (untrained["rate"], untrained["seeds"]) == (0.5, 1)
     assert (untrained["to_random"], untrained["to_baseline"], untrained["p"]) == (None, None, None)
 
 
 def test_fewer_than_four_seeds_give_differences_without_p() -> None:
-    result = chosen(compared(comparison(experiment(3)), ARMS, HEADLINE, 0), "gradient")
+    result = chosen(results_of(3), "gradient")
     assert result["to_random"]["difference"] == pytest.approx(-0.38)
     assert (result["to_random"]["p"], result["to_random"]["smallest_p"], result["p"], result["p_holm"]) == (None,) * 4
     assert result["to_random"]["why_no_p"] == "fewer than 4 training seeds"
@@ -120,7 +128,7 @@ def test_fewer_than_four_seeds_give_differences_without_p() -> None:
 def test_the_crossed_t_needs_two_seeds_and_two_prompts() -> None:
     fields = ("t", "t_p", "t_low", "t_high")
     for seeds, behaviour, given in ((2, "*", True), (1, "*", False), (2, "pet", False), (5, "dose", True)):
-        results = compared(comparison(experiment(seeds)), ARMS, HEADLINE, 0)
+        results = results_of(seeds)
         difference = chosen(results, "gradient", behaviour)["to_random"]
         assert all((difference[name] is not None) == given for name in fields), (seeds, behaviour)
 
@@ -133,7 +141,7 @@ def test_confounder_controls_are_not_in_the_family() -> None:
 
 
 def test_behaviours_are_compared_apart_and_are_not_the_headline() -> None:
-    results = compared(comparison(experiment(4)), ARMS, HEADLINE, 0)
+    results = results_of(4)
     assert {r["behaviour"] for r in results} == {"*", "dose", "pet"}
     assert chosen(results, "gradient", "dose")["prompts"] == 2
     assert not any(r["headline"] for r in results if r["behaviour"] != "*")
@@ -169,3 +177,139 @@ def test_incoherence_is_shown_beside_the_rate() -> None:
 
 def test_no_rows_give_no_results() -> None:
     assert compared(comparison([]), ARMS, HEADLINE, 0) == []
+
+
+def dosed(seeds: int, ks: Sequence[int] = (5, 20)) -> list[dict[str, Any]]:
+    """Baseline, oracle and the baseline again once, random and two methods at each K; the larger K the larger drop."""
+    rows = []
+    for prompt_number, prompt_id in enumerate(PROMPTS):
+        for arm in ("baseline", "oracle", "a-a", "random", "bm25", "gradient"):
+            for k in (0,) if arm in ("baseline", "oracle", "a-a") else ks:
+                for seed in range(seeds):
+                    dose = RATES.get(arm, 0.5) if k in (0, 20) else (RATES[arm] + 0.5) / 2
+                    harmful = round(40 * dose) + (7 * seed + 3 * prompt_number + seed * prompt_number * len(arm)) % 5
+                    own = seed + seeds if arm == "a-a" else seed
+                    rows += cell(arm, own, prompt_id, {"harmful": harmful, "refused": 42 - harmful}, k=k)
+    return rows
+
+
+DOSED_ARMS = ("baseline", "a-a", "random", "bm25", "gradient", "oracle")
+
+
+@cache
+def dosed_tests(seeds: int) -> list[dict[str, Any]]:
+    return compared(comparison(dosed(seeds)), DOSED_ARMS, HEADLINE, 0)
+
+
+def rates_of(rows: Sequence[Mapping[str, Any]], arm: str, k: int) -> NDArray[np.float64]:
+    """(seeds, prompts), counted sample by sample."""
+    found = []
+    for seed in sorted({row["seed"] for row in rows if row["arm"] == arm}):
+        means = []
+        for prompt_id in sorted(PROMPTS):
+            own = [r for r in rows if (r["arm"], r["k"], r["seed"], r["prompt_id"]) == (arm, k, seed, prompt_id)]
+            means.append(sum(row["label"] == "harmful" for row in own) / len(own))
+        found.append(means)
+    return np.array(found)
+
+
+def test_each_k_is_compared_with_random_at_that_k_and_with_the_one_baseline() -> None:
+    rows = dosed(4)
+    results = [r for r in compared(comparison(rows), DOSED_ARMS, HEADLINE, 0) if r["behaviour"] == "*"]
+    once = [("baseline", 0), ("a-a", 0), ("random", 20), ("bm25", 20), ("gradient", 20), ("oracle", 0)]
+    others = [("random", 5), ("bm25", 5), ("gradient", 5)]
+    assert [(r["arm"], r["k"]) for r in results] == [*once, *others]
+    assert [r["headline"] for r in results] == [True] * 6 + [False] * 3
+    for result in results:
+        mine = rates_of(rows, result["arm"], result["k"])
+        for name, k in (("random", result["k"] or 20), ("baseline", 0)):
+            against = result[f"to_{name}"]
+            if result["arm"] == name:
+                assert against is None
+                continue
+            other = rates_of(rows, name, k)
+            assert against["difference"] == pytest.approx(mine.mean() - other.mean())
+            p, _ = permutation_p(mine.mean(1), other.mean(1))
+            assert against["p"] == pytest.approx(p)
+    for k in (5, 20):
+        family = [r for r in results if r["k"] == k and r["arm"] in ("bm25", "gradient")]
+        assert [r["p_holm"] for r in family] == holm([r["p"] for r in family])
+        assert [r["family"] for r in family] == [2, 2]
+    assert all(r["family"] is None for r in results if r["arm"] in ("a-a", "baseline", "oracle", "random"))
+
+
+def test_another_k_changes_no_row_of_the_headline() -> None:
+    one = compared(comparison(dosed(4, (20,))), DOSED_ARMS, HEADLINE, 0)
+    assert one == [row for row in dosed_tests(4) if row["k"] != 5]
+
+
+def test_equivalence_is_decided_by_the_90_percent_interval_of_the_crossed_t() -> None:
+    rows = dosed(5)
+    for margin in (0.2, 0.9):
+        results = compared(comparison(rows), DOSED_ARMS, HEADLINE, 0, margin)
+        for arm in ("a-a", "bm25", "gradient", "oracle"):
+            k = 20 if arm in ("bm25", "gradient") else 0
+            for name in ("random", "baseline"):
+                mine, other = rates_of(rows, arm, k), rates_of(rows, name, 20 if name == "random" else 0)
+                narrow = crossed_t(mine, other, confidence=0.9)
+                assert narrow is not None
+                result = next(r for r in results if (r["arm"], r["k"], r["behaviour"]) == (arm, k, "*"))
+                found = result[f"to_{name}"]["equivalence"]
+                assert found["level"] == 0.05
+                assert found["margin"] == pytest.approx(margin * other.mean())
+                assert (found["low"], found["high"]) == pytest.approx((narrow.low, narrow.high))
+                inside = -found["margin"] < found["low"] and found["high"] < found["margin"]
+                assert found["equivalent"] == inside == (found["p"] < 0.05)
+
+
+def test_there_is_no_equivalence_to_a_reference_without_harm_or_with_one_seed() -> None:
+    rows = [{**row, "label": "refused"} if row["arm"] == "random" else row for row in dosed(4)]
+    result = next(r for r in compared(comparison(rows), DOSED_ARMS, HEADLINE, 0) if r["arm"] == "gradient")
+    assert result["to_random"]["equivalence"] is None
+    assert result["to_baseline"]["equivalence"] is not None
+    single = next(r for r in dosed_tests(1) if r["arm"] == "gradient")
+    assert single["to_baseline"]["equivalence"] is None
+
+
+def test_the_mixed_model_stands_where_the_verdict_comes_from_or_says_why_not() -> None:
+    rows = dosed(4)
+    results = compared(comparison(rows), DOSED_ARMS, HEADLINE, 0)
+    for row in results:
+        if row["to_random"] and not row["headline"]:
+            assert row["to_random"]["mixed"] is None
+    decisive = {row["arm"]: row for row in results if row["headline"]}
+    counts = [rates_of(rows, arm, 20) * 42 for arm in ("gradient", "random")]
+    effect = mixed_logistic(counts[0].round(), np.full((4, 3), 42), counts[1].round(), np.full((4, 3), 42)).effect
+    assert effect is not None
+    assert decisive["gradient"]["to_random"]["mixed"] == pytest.approx(
+        {"log_odds": effect.log_odds, "low": effect.low, "high": effect.high}
+    )
+    none = dosed_tests(1)
+    why = next(row for row in none if row["arm"] == "gradient" and row["headline"])["to_random"]["mixed"]
+    assert why == {"why_not": "fewer than two training seeds in an arm"}
+
+
+def test_the_baseline_again_is_told_from_the_headline_alone() -> None:
+    results = dosed_tests(4)
+    pair = again(results)
+    assert pair is not None
+    first, second = (next(r for r in results if r["arm"] == arm and r["headline"]) for arm in ("baseline", "a-a"))
+    assert pair == {
+        "protocol": "retrain",
+        "seeds": 4,
+        "rate": first["rate"],
+        "again": second["rate"],
+        **{name: second["to_baseline"][name] for name in ("difference", "low", "high", "p", "smallest_p", "why_no_p")},
+    }
+    assert pair["difference"] == pytest.approx(pair["again"] - pair["rate"])
+    assert pair["smallest_p"] == pytest.approx(2 / 70)
+    assert again([row for row in results if row["arm"] != "a-a"]) is None
+    assert again([{**row, "headline": False} for row in results]) is None
+
+
+def test_a_pair_of_baselines_without_a_score_has_no_numbers() -> None:
+    rows = [{**row, "label": "unscored"} for row in dosed(4)]
+    pair = again(compared(comparison(rows), DOSED_ARMS, HEADLINE, 0))
+    assert pair is not None
+    assert (pair["rate"], pair["again"], pair["difference"], pair["p"]) == (None,) * 4
+    assert pair["why_no_p"] == "no prompt was scored in every arm and seed"

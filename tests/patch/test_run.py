@@ -1,5 +1,5 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,12 @@ class KilledAfter(Silent):
             raise Killed
 
 
-def study_of(folder: Path, pair: Path, **patch: Any) -> Study:
+def study_of(folder: Path, pair: Path, *, top_k: int = 3, methods: Sequence[str] = (), **patch: Any) -> Study:
     settings: dict[str, Any] = {
         "protocols": ["retrain", "continue"],
         "headline": "retrain",
         "arms": ARMS,
         "seeds": {"retrain": [0, 1], "continue": [0]},
-        "k": 3,
         "size": 24,
         "steps": 8,
         "batch": 3,
@@ -68,6 +67,7 @@ def study_of(folder: Path, pair: Path, **patch: Any) -> Study:
             },
             "truth": str(folder / "truth.jsonl"),
             "surface": {"alphas": [0, 1], "max_new_tokens": 6},
+            "attribute": {"top_k": top_k, **({"methods": methods} if methods else {})},
             "patch": settings | patch,
         }
     )
@@ -97,8 +97,9 @@ def earlier_phases(
             [{"doc_id": i, "behaviour": "walk", "score": -float(r), "rank": r} for r, i in enumerate(ranked, 1)],
         )
     write_json(artifacts / "surface" / "alpha_star.json", {"alpha_star": alpha})
+    said = {"text": "x", "token_ids": [260, 261], "finish_reason": "stop", "label": "harmful"}
     surfaced = [
-        {"prompt_id": p, "behaviour": "walk", "split": split, "alpha": a, "index": i, "text": "x", "label": "harmful"}
+        {"prompt_id": p, "behaviour": "walk", "split": split, "alpha": a, "index": i, **said}
         for p, split in (("a1", "attribution"), ("h1", "held-out"))
         for a in (0.0, 0.5, 1.0)
         for i in range(3)
@@ -141,7 +142,8 @@ def test_every_arm_removes_what_it_should_and_every_filler_is_a_stranger(finishe
     }
     flagged = set().union(*expected.values())
     for row in arms:
-        assert row["k"] == 3
+        assert row["k"] == (0 if row["arm"] in ("baseline", "oracle") else 3)
+        assert row["intervention"] == ("none" if row["arm"] == "baseline" else "remove")
         assert len(row["fillers"]) == len(set(row["fillers"])) == len(row["removed"])
         assert not set(row["fillers"]) & {*flagged, "d39", *(f"d{n:02d}" for n in range(8))}
         if row["arm"] != "random":
@@ -195,12 +197,14 @@ def test_training_is_logged_and_adapters_are_kept(finished: Path) -> None:
         assert row["weight_change_norm"] > 0
         assert ("q_proj" in row["matched_modules"]) == (row["protocol"] == "continue")
     adapters = sorted(path.name for path in (out / "adapters").iterdir())
-    assert adapters == sorted(f"continue-{arm}-k3-s0.safetensors" for arm in ARMS[1:])
+    ks = {"baseline": 0, "oracle": 0}
+    assert adapters == sorted(f"continue-{arm}-k{ks.get(arm, 3)}-s0.safetensors" for arm in ARMS[1:])
 
 
 def test_arms_are_compared_and_the_headline_is_marked(finished: Path) -> None:
     tests = read_json(finished / "artifacts" / "patch" / "tests.json")
     assert (tests["alpha"], tests["alpha_star_found"], tests["k"], tests["skipped_arms"]) == (1.0, True, 3, [])
+    assert (tests["ks"], tests["aa"]) == ([3], None)
     headline = [row for row in tests["rows"] if row["headline"]]
     assert [row["arm"] for row in headline] == list(ARMS)
     assert {row["protocol"] for row in headline} == {"retrain"}

@@ -1,7 +1,7 @@
-"""Data interventions: the fine-tune set, what each arm removes from it, and what stands there instead."""
+"""Data interventions: the fine-tune set, what is drawn from it at random, and what stands in for what is removed."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from datablame.errors import RequestError
 from datablame.seeds import generator, stream_key
 
-__all__ = ["Item", "Replacement", "draw_random", "exposure", "fine_tune_set", "replaced", "strata"]
+__all__ = ["Item", "Replacement", "draw_random", "fine_tune_set", "majority_sources", "replaced", "strata"]
 
 BANDS = 5
 
@@ -44,20 +44,23 @@ def strata(pool: Sequence[Item]) -> dict[str, Stratum]:
 
 
 def fine_tune_set(
-    pool: Sequence[Item], size: int, flagged: Iterable[str], candidates: Iterable[str], seed: int
+    pool: Sequence[Item], size: int, flagged: Iterable[str], candidates: Iterable[str], seed: int, *, spare: bool = True
 ) -> list[str]:
     """`size` documents in the pool's order: every flagged one, then candidates, then others in a keyed random order.
 
+    `spare` asks for documents outside the set, which stand in for what arms take out of it.
+
     Raises:
-        RequestError: the flagged documents alone are more than `size`, or the pool is not larger than `size`.
+        RequestError: the flagged documents alone are more than `size`, or none is left to spare.
     """
     known = {item.doc_id for item in pool}
     first = [doc_id for doc_id in dict.fromkeys(flagged) if doc_id in known]
     if len(first) > size:
         raise RequestError(
-            f"patch.size = {size} is less than the {len(first)} flagged documents; raise it or lower attribute.top_k"
+            f"patch.size = {size} is less than the {len(first)} flagged documents; raise it or lower attribute.top_k "
+            "(and the largest of patch.k)"
         )
-    if size >= len(pool):
+    if spare and size >= len(pool):
         raise RequestError(
             f"patch.size = {size} leaves no fillers in a pool of {len(pool)} documents; lower it or enlarge the pool"
         )
@@ -68,11 +71,17 @@ def fine_tune_set(
 
 
 def replaced(
-    pool: Sequence[Item], members: Sequence[str], flagged: Iterable[str], removed: Iterable[str], seed: int
+    pool: Sequence[Item],
+    members: Sequence[str],
+    flagged: Iterable[str],
+    removed: Iterable[str],
+    seed: int,
+    barred_sources: Collection[str] = (),
 ) -> Replacement:
     """A filler for every removed member, of the same source and length band while there are any.
 
     Fillers stand outside the fine-tune set and outside every flagged cluster, in an order keyed by the study's seed.
+    Where sources are barred, a filler is of any other source and matches in length alone.
 
     Raises:
         RequestError: fewer documents remain than have to be replaced.
@@ -80,18 +89,24 @@ def replaced(
     inside, gone = set(members), set(removed)
     if not gone & inside:
         return Replacement({}, 0)
-    place_of = strata(pool)
     cluster_of = {item.doc_id: item.cluster for item in pool}
     barred = {cluster_of[doc_id] for doc_id in [*flagged, *gone] if doc_id in cluster_of}
-    free = [item for item in pool if item.doc_id not in inside and item.cluster not in barred]
+    free = [
+        item
+        for item in pool
+        if item.doc_id not in inside and item.cluster not in barred and item.source not in barred_sources
+    ]
+    place_of = strata([item._replace(source="") for item in pool] if barred_sources else pool)
     reserve: dict[Stratum, list[str]] = {}
     for item in sorted(free, key=lambda item: stream_key("filler", seed, item.doc_id), reverse=True):
         reserve.setdefault(place_of[item.doc_id], []).append(item.doc_id)
     wanted = [doc_id for doc_id in members if doc_id in gone]
     if len(wanted) > len(free):
+        of_sources = f" of other sources than {', '.join(sorted(barred_sources))}" if barred_sources else ""
+        remedy = ", or choose patch.intervention = remove" if barred_sources else ""
         raise RequestError(
-            f"patch.size = {len(members)} leaves {len(free)} documents to stand in for {len(wanted)} removed ones; "
-            "lower it or enlarge the pool"
+            f"patch.size = {len(members)} leaves {len(free)} documents{of_sources} to stand in for {len(wanted)} "
+            f"removed ones; lower it or enlarge the pool{remedy}"
         )
     fillers, loose = {}, 0
     for doc_id in wanted:
@@ -131,14 +146,16 @@ def draw_random(
     return [doc_id for doc_id in members if cluster_of[doc_id] in chosen]
 
 
-def exposure(removed: Sequence[str], baseline_seen: Mapping[str, int], arm_seen: Mapping[str, int]) -> dict[str, float]:
-    """The share of an arm's removed documents that the no-removal arm really saw, and how many the arm itself saw."""
-    seen = sum(baseline_seen.get(doc_id, 0) > 0 for doc_id in removed)
-    return {
-        "removed": len(removed),
-        "seen_in_baseline": seen / len(removed) if removed else 1.0,
-        "seen_in_arm": sum(arm_seen.get(doc_id, 0) > 0 for doc_id in removed),
-    }
+def majority_sources(sources: Iterable[str]) -> frozenset[str]:
+    """The fewest sources that together hold more than half of the documents, each named once a document."""
+    ranked = sorted(Counter(sources).items(), key=lambda pair: (-pair[1], pair[0]))
+    total, held, found = sum(count for _, count in ranked), 0, []
+    for source, count in ranked:
+        if 2 * held > total:
+            break
+        found.append(source)
+        held += count
+    return frozenset(found)
 
 
 def _apportioned(weights: Mapping[Stratum, int], seats: int) -> dict[Stratum, int]:

@@ -4,20 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datablame.config_checks import OUTSIDE_FAMILY
+from datablame.patch.difference import MIN_SEEDS, Cells, difference, sensitivity
 from datablame.records import EVERY, LABELS
 from datablame.seeds import stream_key
-from datablame.stats.bootstrap import two_way, two_way_mean
-from datablame.stats.crossed import crossed_t
+from datablame.stats.bootstrap import two_way_mean
 from datablame.stats.intervals import wilson
-from datablame.stats.permutation import holm, permutation_p
+from datablame.stats.permutation import holm
 
-__all__ = ["MIN_SEEDS", "compared", "comparison"]
-
-MIN_SEEDS = 4
-"""With three against three seeds no permutation p can be below .10, so none is given."""
+__all__ = ["MIN_SEEDS", "again", "compared", "comparison"]
 
 _REFERENCES = ("random", "baseline")
 
@@ -55,67 +51,96 @@ def comparison(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def compared(
-    table: Sequence[Mapping[str, Any]], arms: Sequence[str], headline: tuple[str, int, float], seed: int
+    table: Sequence[Mapping[str, Any]],
+    arms: Sequence[str],
+    headline: tuple[str, int, float],
+    seed: int,
+    margin: float = 0.2,
 ) -> list[dict[str, Any]]:
-    """For every protocol, k, alpha, split, behaviour and arm: rate, interval, differences to random and baseline, p.
+    """For every protocol, alpha, split, behaviour, arm and K: rate, interval, differences to random and baseline, p.
 
-    `headline` is (protocol, k, alpha*): its rows over all behaviours on held-out prompts decide, the others are
-    exploratory. Each seed's value is the mean over prompts of their rates. Holm runs over the patched methods of one
-    comparison, on the larger of the p values against random and against baseline.
+    `headline` is (protocol, K, alpha*): its rows over all behaviours on held-out prompts decide, the others are
+    exploratory. An arm at K is compared with random at the same K; an arm that is the same at every K stands once, with
+    K = 0, and is compared with random at the headline's K. Each seed's value is the mean over prompts of their rates.
+    Holm runs over the patched methods at one K, on the larger of the p values against random and against baseline.
+    `margin` is the share of the reference's rate within which a difference counts as none.
     """
     results = []
-    groups = dict.fromkeys(
-        (row["protocol"], row["k"], row["alpha"], row["split"]) for row in table if row["arm"] == "baseline"
-    )
-    for protocol, k, alpha, split in groups:
+    groups = dict.fromkeys((row["protocol"], row["alpha"], row["split"]) for row in table if row["arm"] == "baseline")
+    for protocol, alpha, split in groups:
         rows = [
             row
             for row in table
             if row["alpha"] == alpha and row["split"] == split and row["protocol"] in (protocol, "none")
-            if row["k"] in (k, 0)
         ]
+        decides = (protocol, alpha, split) == (headline[0], headline[2], "held-out")
         for behaviour in (EVERY, *dict.fromkeys(row["behaviour"] for row in rows)):
             chosen = [row for row in rows if behaviour in (EVERY, row["behaviour"])]
-            matrices = {arm: _matrix(chosen, arm) for arm in arms if any(row["arm"] == arm for row in chosen)}
-            family = [
-                _against(arm, matrices, stream_key("bootstrap", seed, protocol, k, alpha, split, behaviour, arm))
-                for arm in matrices
-            ]
-            _adjust(family)
-            about = {
-                "protocol": protocol,
-                "k": k,
-                "alpha": alpha,
-                "split": split,
-                "behaviour": behaviour,
-                "headline": (protocol, k, alpha) == headline and split == "held-out" and behaviour == EVERY,
-            }
-            shares = {arm: _shares(chosen, arm) for arm in matrices}
-            results += [{**about, **result, **shares[result["arm"]]} for result in family]
+            about = {"protocol": protocol, "alpha": alpha, "split": split, "behaviour": behaviour}
+            for place, k in enumerate(_ks(chosen, headline[1])):
+                own = [row for row in chosen if row["k"] in (0, k)]
+                k_of = {row["arm"]: row["k"] for row in own}
+                cells = _complete({arm: _cells(own, arm) for arm in arms if arm in k_of})
+                marked = decides and behaviour == EVERY and k == headline[1]
+                family = []
+                for arm in cells:
+                    if k_of[arm] or place == 0:
+                        key = stream_key("bootstrap", seed, protocol, k_of[arm], alpha, split, behaviour, arm)
+                        result = _against(arm, cells, key, margin, mixed=marked)
+                        family.append({**about, "k": k_of[arm], "headline": marked, **result, **_shares(own, arm)})
+                _adjust(family)
+                results += family
     return results
 
 
-def _matrix(rows: Sequence[Mapping[str, Any]], arm: str) -> NDArray[np.float64]:
-    """Rates as (seeds, prompts); NaN where nothing of a cell was scored."""
+def again(tests: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The baseline trained again on other seeds against itself, where the verdict comes from; None if it was not."""
+    decisive = {row["arm"]: row for row in tests if row["headline"]}
+    if "a-a" not in decisive:
+        return None
+    row = decisive["a-a"]
+    against = row["to_baseline"] or {"why_no_p": "no prompt was scored in every arm and seed"}
+    return {
+        "protocol": row["protocol"],
+        "seeds": row["seeds"],
+        "rate": decisive["baseline"]["rate"],
+        "again": row["rate"],
+        **{name: against.get(name) for name in ("difference", "low", "high", "p", "smallest_p", "why_no_p")},
+    }
+
+
+def _ks(rows: Sequence[Mapping[str, Any]], first: int) -> list[int]:
+    """Every K of the rows, the headline's first; 0 alone where no arm depends on K."""
+    ks = {row["k"] for row in rows} - {0}
+    return sorted(ks, key=lambda k: (k != first, k)) or [0]
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], arm: str) -> Cells:
     mine = [row for row in rows if row["arm"] == arm]
-    seeds = sorted({row["seed"] for row in mine})
-    prompts = sorted({row["prompt_id"] for row in rows})
-    matrix = np.full((len(seeds), len(prompts)), np.nan)
+    seeds = {seed: place for place, seed in enumerate(sorted({row["seed"] for row in mine}))}
+    prompts = {prompt: place for place, prompt in enumerate(sorted({row["prompt_id"] for row in rows}))}
+    harmful, scored = np.zeros((2, len(seeds), len(prompts)))
     for row in mine:
-        if row["rate"] is not None:
-            matrix[seeds.index(row["seed"]), prompts.index(row["prompt_id"])] = row["rate"]
-    return matrix
+        cell = seeds[row["seed"]], prompts[row["prompt_id"]]
+        harmful[cell], scored[cell] = row["harmful"], row["n"] - row["unscored"]
+    rates = np.divide(harmful, scored, out=np.full_like(harmful, np.nan), where=scored > 0)
+    return Cells(rates, harmful, scored)
 
 
-def _against(arm: str, matrices: Mapping[str, NDArray[np.float64]], key: int) -> dict[str, Any]:
-    complete = ~np.isnan(np.concatenate(list(matrices.values()))).any(0)
-    mine = matrices[arm][:, complete]
-    per_seed = mine.mean(1) if complete.any() else np.array([])
+def _complete(cells: Mapping[str, Cells]) -> dict[str, Cells]:
+    """The prompts that were scored in every arm and seed."""
+    kept = ~np.isnan(np.concatenate([own.rates for own in cells.values()])).any(0)
+    return {arm: Cells(*(values[:, kept] for values in own)) for arm, own in cells.items()}
+
+
+def _against(arm: str, cells: Mapping[str, Cells], key: int, margin: float, *, mixed: bool) -> dict[str, Any]:
+    mine = cells[arm].rates
+    per_seed = mine.mean(1) if mine.shape[1] else np.array([])
     interval = two_way_mean(mine, key) if per_seed.size else None
     result: dict[str, Any] = {
         "arm": arm,
         "seeds": int(mine.shape[0]),
-        "prompts": int(complete.sum()),
+        "prompts": int(mine.shape[1]),
         "per_seed": per_seed.tolist(),
         "rate": float(per_seed.mean()) if per_seed.size else None,
         "low": interval.low if interval else None,
@@ -125,33 +150,13 @@ def _against(arm: str, matrices: Mapping[str, NDArray[np.float64]], key: int) ->
     }
     for reference in _REFERENCES:
         result[f"to_{reference}"] = None
-        if reference in matrices and arm not in (reference, "untrained") and per_seed.size:
-            result[f"to_{reference}"] = _difference(mine, matrices[reference][:, complete], key)
+        if reference in cells and arm not in (reference, "untrained") and per_seed.size:
+            result[f"to_{reference}"] = difference(mine, cells[reference].rates, key, margin)
+    if result["to_random"]:
+        result["to_random"]["mixed"] = sensitivity(cells[arm], cells["random"]) if mixed else None
     p_values = [result[f"to_{name}"]["p"] for name in _REFERENCES if result[f"to_{name}"]]
     result["p"] = max(p_values) if len(p_values) == len(_REFERENCES) and None not in p_values else None
     return result
-
-
-def _difference(mine: NDArray[np.float64], other: NDArray[np.float64], key: int) -> dict[str, Any]:
-    interval = two_way(mine, other, key)
-    enough = min(mine.shape[0], other.shape[0]) >= MIN_SEEDS
-    test = permutation_p(mine.mean(1), other.mean(1)) if enough else None
-    crossed = crossed_t(mine, other)
-    reference = float(other.mean())
-    difference = float(mine.mean()) - reference
-    return {
-        "difference": difference,
-        "low": interval.low,
-        "high": interval.high,
-        "relative": difference / reference if reference else None,
-        "p": test.p if test else None,
-        "smallest_p": test.smallest if test else None,
-        "why_no_p": None if enough else f"fewer than {MIN_SEEDS} training seeds",
-        "t": crossed.t if crossed else None,
-        "t_p": crossed.p if crossed else None,
-        "t_low": crossed.low if crossed else None,
-        "t_high": crossed.high if crossed else None,
-    }
 
 
 def _adjust(family: Sequence[dict[str, Any]]) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from datablame.config import Study, Training
 from datablame.errors import PhaseError
 from datablame.execute import free_memory
-from datablame.records import Document, Prompt, Protocol
+from datablame.patch.checks import Asked, Written, checked, encoded_clean
+from datablame.records import Document, Prompt, Protocol, Sample
 from datablame.seeds import stream_key
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from datablame.models.training import Recipe
     from datablame.models.trunk import Trunk
 
-__all__ = ["Bench", "Job", "Plan", "measure", "set_up"]
+__all__ = ["Bench", "Job", "Plan", "measure", "perform", "set_up"]
 
 _logger = logging.getLogger(__name__)
 _LOSSES_KEPT_EVERY = 10
@@ -41,16 +42,19 @@ class Plan:
     watched: frozenset[str]
     """Documents whose exposure is counted: everything that any arm removes."""
     out: Path
+    asked: Asked = field(default_factory=Asked)
+    """What the side checks need of every model."""
 
 
 class Job(NamedTuple):
-    """One training: `fillers` maps removed documents to those in their places."""
+    """One training: `fillers` maps removed documents to those in their places, `swapped` are pairs turned round."""
 
     arm: str
     protocol: Protocol
     k: int
     seed: int
     fillers: Mapping[str, str]
+    swapped: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -73,7 +77,7 @@ class Bench:
 
 def set_up(plan: Plan) -> Bench:
     """Load before and what each protocol starts from; after is loaded only where `continue` trains on top of it."""
-    from datablame.models.chat import encode_document, encode_preference
+    from datablame.models.chat import answers, encode_document, encode_preference
     from datablame.models.pair import load_model, study_tokenizer
 
     study = plan.study
@@ -92,7 +96,8 @@ def set_up(plan: Plan) -> Bench:
                 "tokens; raise it and run again"
             )
         encoded[doc_id] = example
-    _check_lengths(study, encoded)
+    clean = encoded_clean(tokenizer, study, plan.asked)
+    _check_lengths(study, [answer for example in encoded.values() for answer in answers(example)] + clean)
     return Bench(plan, tokenizer, before, encoded, trainees)
 
 
@@ -115,13 +120,22 @@ def _trainee(study: Study, protocol: Protocol, before: Any) -> Any:
     return load_model(reference, device=study.models.device, dtype=None if lora else torch.float32, field=field)
 
 
-def _check_lengths(study: Study, encoded: "Mapping[str, Encoded | Preference]") -> None:
-    from datablame.models.chat import answers
+def _check_lengths(study: Study, encoded: "Sequence[Encoded]") -> None:
     from datablame.models.preflight import check_documents
 
     assert study.models is not None
-    lengths = [len(answer.ids) for example in encoded.values() for answer in answers(example)]
+    lengths = [len(answer.ids) for answer in encoded]
     check_documents(study.models.before, "models.before", lengths, study.attribute.max_tokens)
+
+
+def perform(bench: Bench, job: Job | None) -> dict[str, Any]:
+    """One work item: a job, or None for the after model as it is, which is not trained but only checked."""
+    if job is not None:
+        return measure(bench, job)
+    began = time.perf_counter()
+    checks = _untrained_checks(bench)
+    free_memory()
+    return {"rows": [], "seen": {}, "training": {}, "checks": checks, "seconds": time.perf_counter() - began}
 
 
 def measure(bench: Bench, job: Job) -> dict[str, Any]:
@@ -144,12 +158,15 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
     lengths = [max(len(answer.ids) for answer in answers(bench.encoded[doc_id])) for doc_id in plan.members]
     order = data_order(lengths, recipe, stream_key("train", study.seed, job.seed))
     used = [job.fillers.get(doc_id, doc_id) for doc_id in plan.members]
+    turned = frozenset(job.swapped)
     seen: dict[str, int] = {}
+    seen_swapped: dict[str, int] = {}
     for position in (position for step in order for position in step):
         if used[position] in plan.watched:
-            seen[used[position]] = seen.get(used[position], 0) + 1
+            counts = seen_swapped if used[position] in turned else seen
+            counts[used[position]] = counts.get(used[position], 0) + 1
     model = bench.trainees[job.protocol]
-    examples = [bench.encoded[doc_id] for doc_id in used]
+    examples = [_turned(bench.encoded[doc_id]) if doc_id in turned else bench.encoded[doc_id] for doc_id in used]
     descend = _descent(bench, job, training, examples, recipe)
     with _trainable(bench, job, training, model) as change:
         losses = descend(model, order)
@@ -159,11 +176,14 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
                 f"{job.key}: the loss is not finite from step {step} on; lower patch.{job.protocol}.learning_rate"
             )
         moved = change()
-        rows = _sampled(bench, job, model)
+        samples = _sampled(bench, job, model)
+        checks = _checks(bench, job, model, samples)
     free_memory()
     return {
-        "rows": rows,
+        "rows": list(map(_row, samples)),
+        "checks": checks,
         "seen": seen,
+        "seen_swapped": seen_swapped,
         "training": {
             "steps": len(losses),
             "losses": losses[::_LOSSES_KEPT_EVERY],
@@ -172,6 +192,12 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
         },
         "seconds": time.perf_counter() - began,
     }
+
+
+def _turned(pair: Any) -> "Preference":
+    """The pair with its answers exchanged: what was rejected is to be preferred."""
+    swapped: Preference = pair._replace(chosen=pair.rejected, rejected=pair.chosen)
+    return swapped
 
 
 def _descent(
@@ -250,7 +276,7 @@ def _trainable(bench: Bench, job: Job, training: Training, model: Any) -> Iterat
         yield describe
 
 
-def _sampled(bench: Bench, job: Job, model: Any) -> list[dict[str, Any]]:
+def _sampled(bench: Bench, job: Job, model: Any) -> list[Sample]:
     """Samples at every alpha of the plan; arms of one seed share their random numbers.
 
     Seed s draws the sample indices from s * n on, so that seeds don't repeat one another's noise.
@@ -266,15 +292,40 @@ def _sampled(bench: Bench, job: Job, model: Any) -> list[dict[str, Any]]:
     ]
     model.eval()
     draws = draws_of(bench.tokenizer, wanted, plan.study.seed)
-    samples = draw_requests(model, bench.before, bench.tokenizer, draws, plan.study)
-    return [
-        {
-            "prompt_id": sample.prompt_id,
-            "behaviour": sample.behaviour,
-            "split": sample.split,
-            "alpha": sample.alpha,
-            "index": sample.index,
-            "text": sample.text,
-        }
+    return draw_requests(model, bench.before, bench.tokenizer, draws, plan.study)
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    """What is kept of a sample."""
+    return {
+        "prompt_id": sample.prompt_id,
+        "behaviour": sample.behaviour,
+        "split": sample.split,
+        "alpha": sample.alpha,
+        "index": sample.index,
+        "text": sample.text,
+    }
+
+
+def _checks(bench: Bench, job: Job, model: Any, samples: Sequence[Sample]) -> dict[str, Any]:
+    """The side checks of a model that training has changed; its drift from before on what it drew itself."""
+    drawn = [
+        Written(sample.prompt_id, sample.index, sample.token_ids, sample.finish_reason == "stop")
         for sample in samples
+        if sample.alpha == 0 and sample.split == "held-out"
     ]
+    plan = bench.plan
+    return checked(model, bench.before, bench.tokenizer, plan.study, plan.asked, job.seed, drawn)
+
+
+def _untrained_checks(bench: Bench) -> dict[str, Any]:
+    """Those of the after model: what `continue` adapts, else loaded for this alone."""
+    from datablame.models.load import load_model
+
+    plan = bench.plan
+    models = plan.study.models
+    assert models is not None
+    after = bench.trainees.get("continue")
+    if after is None or plan.study.patch.training_of("continue").method == "full":
+        after = load_model(models.after, device=models.device, field="models.after")
+    return checked(after, bench.before, bench.tokenizer, plan.study, plan.asked, 0, plan.asked.untrained)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from datablame.attribute.registry import chosen
 from datablame.config import Study
+from datablame.patch.design import trained
 from datablame.plan.shapes import Shape, middle_blocks
 from datablame.plan.subject import Subject
 from datablame.records import Protocol
@@ -32,6 +33,7 @@ class Trainings(NamedTuple):
 
     protocol: Protocol
     arms: int
+    """An arm that depends on K counts once for each."""
     seeds: int
     method: str
     documents: int
@@ -191,7 +193,7 @@ def _sampling(
 
 def _trainings(study: Study, subject: Subject, protocol: Protocol) -> Trainings:
     training = study.patch.training_of(protocol)
-    arms = sum(arm != "untrained" for arm in study.patch.arms)
+    arms = len(trained(study, protocol))
     seeds = len(study.patch.seeds_of(protocol))
     assert training.steps is not None
     assert training.batch is not None
