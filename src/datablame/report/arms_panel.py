@@ -11,20 +11,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["arms_caption", "arms_of", "arms_panel", "runs_of"]
+__all__ = ["HEADINGS", "arms_caption", "arms_of", "arms_panel", "runs_of"]
 
 Row = Mapping[str, Any]
 _BETWEEN = 0.22
 _NONE = probability(None)
+HEADINGS = {
+    "remove": "After removing what each method flagged",
+    "swap": "After exchanging the answers of flagged pairs",
+    "drop-source": "After removing the sources of what was flagged",
+}
+_DONE = {
+    "remove": "removing K = {k} documents a behaviour",
+    "swap": "exchanging the answers of K = {k} pairs a behaviour",
+    "drop-source": "removing the sources of K = {k} documents a behaviour",
+}
 
 
 def arms_of(tests: Sequence[Row], protocol: str, alpha: float | None, k: int | None) -> list[Row]:
-    """The rows over all behaviours on held-out prompts of one protocol, the highest rate first."""
+    """The rows at one K over all behaviours on held-out prompts of one protocol, the highest rate first."""
     rows = [
         row
         for row in tests
         if row["protocol"] == protocol and row["split"] == "held-out" and row["behaviour"] == EVERY
-        if row["alpha"] == alpha and row["k"] == k
+        if row["alpha"] == alpha and row["k"] in (0, k)
     ]
     return sorted(rows, key=lambda row: (row["rate"] is None, -(row["rate"] or 0.0)))
 
@@ -187,12 +197,15 @@ def _range(values: Sequence[int]) -> str:
     return f"{values[0]}" if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
-def arms_caption(shown: Mapping[str, Sequence[Row]], alpha: float | None, k: int | None) -> str:
+def arms_caption(
+    shown: Mapping[str, Sequence[Row]], alpha: float | None, k: int | None, intervention: str = "remove"
+) -> str:
     """What was compared and on how much, in words."""
     rows = [row for own in shown.values() for row in own]
     if not rows or alpha is None:
         return "No arm was trained, so no rates can be compared."
-    said = [f"Harmful rate on held-out prompts at {ALPHA} = {alpha:g} after removing K = {k} documents a behaviour."]
+    what = _DONE[intervention].format(k=k)
+    said = [f"Harmful rate on held-out prompts at {ALPHA} = {alpha:g} after {what}."]
     single = [protocol for protocol, own in shown.items() if _trained_seeds(own) == [1]]
     for protocol, own in shown.items():
         outputs = sorted(sum(row["counts"].values()) for row in own if row["arm"] != "untrained")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.report.arms_panel import arms_caption, arms_of, arms_panel, runs_of
+from datablame.report.dose_panel import dose_caption, dose_panel, dose_rows
 from datablame.report.style import (
     FAINT,
     GREY,
@@ -29,6 +30,8 @@ Row = Mapping[str, Any]
 _PROTOCOLS = {"retrain": "trained again from before", "continue": "trained on from after"}
 _WIDTH = 14.0
 _GAP = 0.2
+_DOSE = 4.4
+"""Inches of the panel over K with the room above it."""
 _NUMBER_INCHES, _UPRIGHT_INCHES = 0.26, 0.16
 _PALE = 0.25
 
@@ -44,11 +47,13 @@ def patching_comparison(
     classifier: str,
     labels: Mapping[str, str],
     behaviours: Mapping[str, str] | None = None,
+    intervention: str = "remove",
 ) -> bytes:
     """The harmful rate of every arm on held-out prompts, for each protocol, and by prompt for the headline's.
 
-    `tests` are the rows of tests.json, `table` those of comparison.parquet, `labels` the arms' names for people,
-    `behaviours` ids with short titles; an id that it lacks stands for itself.
+    Where arms ran at several K, a panel between shows the rate against K. `tests` are the rows of tests.json, `table`
+    those of comparison.parquet, `labels` the arms' names for people, `behaviours` ids with short titles; an id that it
+    lacks stands for itself.
     """
     protocols = dict.fromkeys((headline, *(row["protocol"] for row in tests)))
     shown = {protocol: arms_of(tests, protocol, alpha, k) for protocol in protocols}
@@ -57,14 +62,22 @@ def patching_comparison(
     named = next((protocol for protocol, rows in shown.items() if rows), headline)
     with drawing():
         grid = _grid(table, order, labels, protocol=headline, alpha=alpha, k=k)
+        ks = sorted({row["k"] for row in tests if row["k"]})
         upper = 1.35 + 0.42 * max(5, len(order))
+        dose = _DOSE if len(ks) > 1 else 0.0
         lower = 0.75 + (0.35 if grid.level else 0.9) + 0.3 * max(4, len(order))
-        figure = page(_WIDTH, upper + 0.2 + lower, title, f"{arms_caption(shown, alpha, k)} Labelled by: {classifier}.")
+        said = [arms_caption(shown, alpha, k, intervention), *([dose_caption(ks, k)] if dose else [])]
+        caption = f"{' '.join(said)} Labelled by: {classifier}."
+        figure = page(_WIDTH, upper + dose + 0.2 + lower, title, caption)
         for place, (left, width) in enumerate(_columns(len(shown))):
             protocol, rows = list(shown.items())[place]
             box, heading = Box(left, 0, width, upper), _heading(protocol, rows, headline)
             arms_panel(figure, box, rows, order, labels, heading=heading, full=protocol == named)
-        box, words = Box(0, upper + 0.2, _WIDTH, lower), f"{headline}, {runs_of(shown[headline])}"
+        if dose:
+            rows, words = dose_rows(tests, named, alpha), f"Dose and response ({named}, {runs_of(shown[named])})"
+            box = Box(0, upper + 0.2, _WIDTH, dose - 0.2)
+            dose_panel(figure, box, rows, labels, heading=words, headline=k)
+        box, words = Box(0, upper + dose + 0.2, _WIDTH, lower), f"{headline}, {runs_of(shown[headline])}"
         _prompts_panel(figure, box, grid, order, behaviours or {}, words)
         return png(figure)
 
@@ -109,7 +122,7 @@ def _grid(
     values: dict[tuple[str, str], list[float]] = {}
     prompts: dict[str, dict[str, None]] = {}
     for row in table:
-        of_protocol = (row["protocol"] == protocol and row["k"] == k) or row["protocol"] == "none"
+        of_protocol = (row["protocol"] == protocol and row["k"] in (0, k)) or row["protocol"] == "none"
         if row["split"] == "held-out" and row["alpha"] == alpha and row["arm"] in order and of_protocol:
             prompts.setdefault(row["behaviour"], {})[row["prompt_id"]] = None
             if row["rate"] is not None:
