@@ -246,6 +246,24 @@ def test_a_hopeless_design_is_registered_with_a_warning(tmp_path: Path) -> None:
     assert (tmp_path / "run" / FILE).exists()
 
 
+def test_a_run_is_warned_once_before_it_starts_and_not_when_patching_has_begun(tmp_path: Path) -> None:
+    path, root = tmp_path / "study.yaml", tmp_path / "run"
+    path.write_text(
+        yaml.safe_dump(without_organism(tmp_path).model_dump(mode="json", by_alias=True, exclude_none=True))
+    )
+    assert preregistered(str(path), out=root).exit_code == 0
+    words = ["run", str(path), "--out", str(root), "--set", "patch.seeds=[0]"]
+    told = CliRunner().invoke(app, words)
+    # It ends at once, for its checkpoints are none.
+    assert isinstance(told.exception, RequestError)
+    assert told.stderr.count("warning: patch.seeds: 1 for retrain is too few for a p value") == 1
+    assert told.stderr.count("warning: not as pre-registered: patch.seeds: registered {") == 1
+    assert told.stdout == ""
+    assert "warning" not in CliRunner().invoke(app, [*words, "--resume", "--until", "surface"]).stderr
+    write_json(root / "artifacts/patch/begun.json", {"fingerprint": ""})
+    assert "warning" not in CliRunner().invoke(app, [*words, "--resume"]).stderr
+
+
 def test_a_run_keeps_to_what_was_registered_and_its_report_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
