@@ -55,13 +55,15 @@ def test_the_cache_is_as_large_as_a_real_one(kind: str, key_value_heads: int, dt
 def test_the_sampler_makes_room_for_what_is_estimated(tiny_pair: Any) -> None:
     import torch
 
-    from datablame.surface.cache import RoomyLayer
-    from datablame.surface.sampler import _Decoder
+    from datablame.surface.decoder import RingDecoder
+    from datablame.surface.prefill import Prompts
 
     model, prompt, rows, steps = tiny_pair.after, (1, 40, 41, 42, 43), 6, 9
-    decoder = _Decoder(model, [prompt], torch.zeros(rows, dtype=torch.long), steps)
+    with torch.inference_mode():
+        decoder = RingDecoder(Prompts(model, [prompt], rows, 100), rows, steps)
+        every = torch.arange(rows)
+        decoder.place([0] * rows, every, every, rows)
     layers = decoder._cache.layers
-    assert all(isinstance(layer, RoomyLayer) for layer in layers)
     real = sum(states.nbytes for layer in layers for states in (layer.keys, layer.values))
     assert cache_bytes(shape(model), rows, len(prompt) + steps - 1, 4) == real
 

@@ -1,21 +1,22 @@
 """Logit difference amplification: samples from after + alpha * (after - before), many rows at once."""
 
-import inspect
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache
 
 from datablame.errors import PhaseError
 from datablame.models.device import ran_out_of_memory, with_float64
-from datablame.seeds import uniforms
-from datablame.surface.cache import RoomyLayer, closing_up, expanded, keep_rows
-from datablame.surface.choice import Settings, choose
+from datablame.surface.batch import Drawn, fill_and_run
+from datablame.surface.branches import forked
+from datablame.surface.capacity import free_bytes_of, row_bytes, rows_that_fit
+from datablame.surface.choice import Settings
+from datablame.surface.decoder import Decoder, RingDecoder, StockDecoder, refillable
+from datablame.surface.graphs import Graphs
+from datablame.surface.prefill import Prompts
 
 __all__ = ["Generation", "Request", "Settings", "sample"]
 
@@ -51,220 +52,126 @@ def sample(
     batch_rows: int,
     alphas: Sequence[float] = (),
     log_probabilities: bool = False,
+    graphs: Callable[..., Graphs] | None = None,
 ) -> list[Generation]:
     """One generation for each request, in the order of the requests.
 
     Token t of a request is the inverse CDF of softmax((a + alpha (a - b)) / temperature), truncated, at its own t-th
     uniform; a and b are float32 logits over the first `vocabulary_size` rows. `log_q[k]` sums log softmax(a + alphas[k]
     (a - b)), given only where the settings truncate nothing. The before model runs only where an alpha other than 0 or
-    log-probabilities need it. A batch that does not fit in memory is halved, and so are those after it.
+    log-probabilities need it, and as one with after where that is before plus LoRA.
+
+    At most `batch_rows` requests run at once, fewer where a graphics card has no room; when one finishes the next takes
+    its place. A batch that runs out of memory is halved; what was finished stays. `graphs` makes the decode steps of a
+    card CUDA graphs (`datablame.surface.graphs.Graphs`).
 
     Raises:
         PhaseError: a single row does not fit in memory.
     """
-    drawn: dict[int, Generation] = {}
-    waiting = list(_batches(requests, batch_rows, apart=not log_probabilities))[::-1]
-    while waiting:
-        places = waiting.pop()
-        rows = [requests[place] for place in places]
-        needed = log_probabilities or any(row.alpha != 0 for row in rows)
-        try:
-            generations = _sample_batch(
-                [after, before] if needed else [after],
-                rows,
-                settings=settings,
-                stop_ids=stop_ids,
-                vocabulary_size=vocabulary_size,
-                alphas=tuple(alphas) if settings.untruncated else None,
-                log_probabilities=log_probabilities,
+    if not requests:
+        return []
+    work = _work(after, before, requests, both=log_probabilities)
+    drawn = Drawn(
+        [request.key for request in requests],
+        [request.alpha for request in requests],
+        settings=settings,
+        stop_ids=stop_ids,
+        vocabulary_size=vocabulary_size,
+        weighed=(tuple(alphas) if settings.untruncated else ()) if log_probabilities else None,
+        # Tokens are chosen in float64, which Apple's cards lack; the models may lie on several devices.
+        device=with_float64(after.device),
+    )
+    capacity = min(batch_rows, len(requests))
+    while not _ran(work, drawn, settings.max_new_tokens, capacity, graphs):
+        if capacity == 1:
+            left = min(len(requests[place].prompt) for place in (~drawn.done).nonzero().squeeze(1).tolist())
+            raise PhaseError(
+                f"one output after a prompt of {left} tokens does not fit in memory; lower surface.max_new_tokens, or "
+                "set the dtype of models.before and models.after to float16"
             )
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not ran_out_of_memory(error):
-                raise
-        else:
-            drawn.update(zip(places, generations, strict=True))
-            continue
-        waiting = _halved([places, *waiting[::-1]], requests)[::-1]
-    return [drawn[place] for place in range(len(requests))]
+        torch.cuda.empty_cache()
+        drawn.forget_unfinished()
+        capacity //= 2
+        _logger.warning("memory ran out; outputs are now sampled %d at a time", capacity)
+    return _generations(
+        drawn.tokens,
+        drawn.sums,
+        set(stop_ids),
+        log_probabilities=log_probabilities,
+        log_q=settings.untruncated,
+    )
 
 
-def _halved(batches: Sequence[list[int]], requests: Sequence[Request]) -> list[list[int]]:
-    """The batches in their order, cut so that none has more than half of the first one's rows."""
-    first = batches[0]
-    if len(first) == 1:
-        raise PhaseError(
-            f"one output after a prompt of {len(requests[first[0]].prompt)} tokens does not fit in memory; lower "
-            "surface.max_new_tokens, or set the dtype of models.before and models.after to float16"
-        )
-    torch.cuda.empty_cache()
-    rows = len(first) // 2
-    _logger.warning("memory ran out; outputs are now sampled %d at a time", rows)
-    return [batch[start : start + rows] for batch in batches for start in range(0, len(batch), rows)]
+class _Work(NamedTuple):
+    """The distinct prompts, each request's, and which trees of modules serve which requests in which order."""
+
+    prompts: list[tuple[int, ...]]
+    numbers: list[int]
+    queues: list[tuple[list[Any], list[int]]]
 
 
-def _batches(requests: Sequence[Request], batch_rows: int, *, apart: bool) -> Iterator[list[int]]:
-    """Places of the requests, a prompt's together and prompts of one length together; alpha 0 `apart`, if asked."""
-    first = {prompt: place for place, prompt in reversed(list(enumerate(request.prompt for request in requests)))}
-    groups: dict[bool, list[int]] = {}
-    for place in sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), first[requests[i].prompt], i)):
-        groups.setdefault(apart and requests[place].alpha == 0, []).append(place)
-    for group in groups.values():
-        for start in range(0, len(group), batch_rows):
-            yield group[start : start + batch_rows]
+def _work(after: Any, before: Any, requests: Sequence[Request], *, both: bool) -> _Work:
+    """Prompts from the shortest on, a prompt's requests together; alpha 0 apart, where after serves, unless `both`."""
+    prompts = sorted(dict.fromkeys(request.prompt for request in requests), key=len)
+    number = {prompt: place for place, prompt in enumerate(prompts)}
+    numbers = [number[request.prompt] for request in requests]
+    order = sorted(range(len(requests)), key=lambda place: (numbers[place], place))
+    plain = [place for place in order if not both and requests[place].alpha == 0]
+    amplified = [place for place in order if both or requests[place].alpha != 0]
+    queues: list[tuple[list[Any], list[int]]] = [([after], plain)] if plain else []
+    if amplified:
+        tree = forked(after, before)
+        queues.append(([after, before] if tree is None else [tree], amplified))
+    return _Work(prompts, numbers, queues)
 
 
 @torch.inference_mode()
-def _sample_batch(
-    models: Sequence[Any],
-    rows: Sequence[Request],
-    *,
-    settings: Settings,
-    stop_ids: Sequence[int],
-    vocabulary_size: int,
-    alphas: tuple[float, ...] | None,
-    log_probabilities: bool,
-) -> list[Generation]:
-    # Tokens are chosen in float64, which Apple's cards lack; the models may lie on several devices.
-    device = with_float64(models[0].device)
-    steps = settings.max_new_tokens
-    prompts = list(dict.fromkeys(row.prompt for row in rows))
-    number = {prompt: place for place, prompt in enumerate(prompts)}
-    expansion = torch.tensor([number[row.prompt] for row in rows], device=device)
-    decoders = [_Decoder(model, prompts, expansion, steps) for model in models]
-
-    alpha = torch.tensor([[row.alpha] for row in rows], dtype=torch.float32, device=device)
-    uniform = _uniforms(rows, settings).to(device)
-    is_stop = torch.zeros(vocabulary_size, dtype=torch.bool)
-    is_stop[[token for token in stop_ids if token < vocabulary_size]] = True
-    is_stop = is_stop.to(device)
-    tokens = torch.full((len(rows), steps), -1, device=device)
-    sums = torch.zeros(len(rows), 2 + len(alphas or ()), dtype=torch.float64, device=device)
-    live = torch.arange(len(rows), device=device)
-    logits = [decoder.first for decoder in decoders]
-
-    for step in range(steps):
-        a, *rest = (each[:, :vocabulary_size].to(device).float() for each in logits)
-        difference = a - rest[0] if rest else None
-        mixed = a if difference is None else torch.addcmul(a, alpha, difference)
-        chosen = choose(mixed, a, uniform[:, step], settings)
-        tokens[live, step] = chosen
-        if log_probabilities and difference is not None:
-            sums[live] += _log_probabilities(a, rest[0], difference, chosen, alphas or ())
-        alive = ~is_stop[chosen]
-        if step == steps - 1:
-            break
-        kept, holes = closing_up(alive)
-        if len(kept) == 0:
-            break
-        if len(kept) < len(live):
-            live, chosen, alpha, uniform = live[kept], chosen[kept], alpha[kept], uniform[kept]
-            for decoder in decoders:
-                decoder.keep(kept, holes)
-        logits = [decoder.step(chosen) for decoder in decoders]
-
-    return _generations(tokens, sums, set(stop_ids), alphas, log_probabilities=log_probabilities)
+def _ran(work: _Work, drawn: Drawn, steps: int, capacity: int, graphs: Callable[..., Graphs] | None) -> bool:
+    """Draw what is not done, at most `capacity` rows at once; False where memory ran out."""
+    columns = len(work.prompts[-1]) + steps - 1
+    read: dict[int, Prompts] = {}
+    try:
+        for models, queue in work.queues:
+            waiting = [place for place in queue if not drawn.done[place]]
+            if not waiting:
+                continue
+            rows = min(capacity, len(waiting))
+            decoders: list[Decoder]
+            if all(refillable(model) for model in models):
+                for model in models:
+                    read.setdefault(id(model), Prompts(model, work.prompts, capacity, capacity * columns))
+                prompts = [read[id(model)] for model in models]
+                rows = _rows(prompts, work.numbers[waiting[0]], columns, rows)
+                decoders = [RingDecoder(each, rows, steps, graphs) for each in prompts]
+            else:
+                decoders = [StockDecoder(model, work.prompts, steps) for model in models]
+            fill_and_run(decoders, drawn, waiting, work.numbers, rows)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
-class _Decoder:
-    """One model over a batch of rows: the prompts read once, then a token at a time for every row still going."""
-
-    def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], expansion: Tensor, steps: int) -> None:
-        device = model.device
-        expansion = expansion.to(device)
-        lengths = [len(prompt) for prompt in prompts]
-        longest = max(lengths)
-        ragged = min(lengths) < longest
-        # What stands in a masked place has no influence; 0 is a token of every vocabulary.
-        ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-        mask = torch.tensor([[0] * (longest - n) + [1] * n for n in lengths], device=device) if ragged else None
-        positions = (
-            (mask.cumsum(1) - 1).clamp(min=0) if mask is not None else torch.arange(longest, device=device)[None]
-        )
-        cache = DynamicCache(config=model.config)
-        # transformers 5.24 renamed the argument; 5.40 drops the old name.
-        old = "past_key_values"
-        self._name = old if old in inspect.signature(model.forward).parameters else "cache"
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._name: cache},
-        )
-        room = longest + steps - 1
-        self._model, self._device = model, device
-        self._cache = expanded(cache, expansion, room)
-        self.first: Float[Tensor, "rows embedding"] = output.logits[:, -1][expansion]
-        self._tokens = longest
-        self._position = positions[:, -1:][expansion] if ragged else positions[:, -1:]
-        self._ragged = ragged
-        # A mask of four dimensions passes through transformers as it is, where a flat one is rebuilt at every step.
-        self._ready_made = model.config._attn_implementation == "sdpa" and all(
-            isinstance(layer, RoomyLayer) for layer in self._cache.layers
-        )
-        self._mask: Tensor | None = None
-        if mask is not None:
-            full = torch.nn.functional.pad(mask[expansion], (0, steps), value=1)
-            additive = torch.zeros(full.shape, dtype=model.dtype, device=device).masked_fill(full == 0, -math.inf)
-            self._mask = additive[:, None, None, :] if self._ready_made else full
-
-    def step(self, chosen: Int[Tensor, " rows"]) -> Float[Tensor, "rows embedding"]:
-        """The logits after each row's chosen token."""
-        chosen = chosen.to(self._device)
-        self._tokens += 1
-        self._position = self._position + 1
-        logits: Tensor = self._model(
-            input_ids=chosen[:, None],
-            attention_mask=None if self._mask is None else self._mask[..., : self._tokens],
-            position_ids=self._position,
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._name: self._cache},
-        ).logits
-        return logits[:, -1]
-
-    def keep(self, kept: Int[Tensor, " kept"], holes: Int[Tensor, " holes"]) -> None:
-        """Drop the rows that finished."""
-        kept, holes = kept.to(self._device), holes.to(self._device)
-        keep_rows(self._cache, kept, holes)
-        if self._ragged:
-            self._position = self._position[kept]
-        if self._mask is not None:
-            self._mask = self._mask[kept]
-
-
-def _log_probabilities(
-    a: Float[Tensor, "rows vocabulary"],
-    b: Float[Tensor, "rows vocabulary"],
-    difference: Float[Tensor, "rows vocabulary"],
-    chosen: Int[Tensor, " rows"],
-    alphas: Sequence[float],
-) -> Float[Tensor, "rows terms"]:
-    """The chosen tokens' log p_after, log p_before and every log q_k."""
-    place = chosen[:, None]
-    after, before = (each.log_softmax(-1).gather(-1, place) for each in (a, b))
-    amplified = [
-        after if alpha == 0 else torch.add(a, difference, alpha=alpha).log_softmax(-1).gather(-1, place)
-        for alpha in alphas
-    ]
-    return torch.cat([after, before, *amplified], -1).double()
-
-
-def _uniforms(rows: Sequence[Request], settings: Settings) -> Float[Tensor, "rows steps"]:
-    steps = settings.max_new_tokens
-    if settings.temperature == 0:
-        return torch.zeros(len(rows), steps, dtype=torch.float64)
-    return torch.stack([torch.from_numpy(uniforms(row.key, steps)) for row in rows])
+def _rows(prompts: Sequence[Prompts], first: int, columns: int, most: int) -> int:
+    """`most`, or what a graphics card that all models are on has room for."""
+    free = free_bytes_of(prompts[0].model.device)
+    if free is None:
+        return most
+    chunks = [each.groups([first])[0][0] for each in prompts]
+    rows = rows_that_fit(sum(row_bytes(chunk, columns) for chunk in chunks), free, most)
+    if rows < most:
+        _logger.info("the card has room for %d outputs at a time, not %d", rows, most)
+    return rows
 
 
 def _generations(
     tokens: Int[Tensor, "rows steps"],
-    sums: Float[Tensor, "rows terms"],
+    sums: Tensor,
     stop_ids: set[int],
-    alphas: tuple[float, ...] | None,
     *,
     log_probabilities: bool,
+    log_q: bool,
 ) -> list[Generation]:
     generations = []
     for ids, (after, before, *amplified) in zip(tokens.tolist(), sums.tolist(), strict=True):
@@ -275,7 +182,7 @@ def _generations(
                 finish_reason="length" if end is None else "stop",
                 log_p_after=after if log_probabilities else None,
                 log_p_before=before if log_probabilities else None,
-                log_q=tuple(amplified) if log_probabilities and alphas is not None else None,
+                log_q=tuple(amplified) if log_probabilities and log_q else None,
             )
         )
     return generations

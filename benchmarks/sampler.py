@@ -1,0 +1,253 @@
+"""The two-model sampler against plain loops and `generate`, in one table.
+
+    python benchmarks/sampler.py                  # a quarter of an hour on two idle cores
+    python benchmarks/sampler.py --reduced        # a minute, at sizes that say nothing
+    python benchmarks/sampler.py --write          # the same into benchmarks/results/DATE-sampler.md
+    python benchmarks/sampler.py --device cuda    # OLMo-2-1B's shape in bfloat16: tokens per second by batch
+
+Ratios of CPU time, medians of interleaved rounds in one process: below 1 ours is faster. Weights are random, in the
+shape of SmolLM2-135M; nothing stops before its last token but where it is said, so that all draw equally many tokens.
+`generate` runs one model and mixes nothing: no two-model sampler that runs its models in turn is faster than twice it.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from gradients import SMALL, SMOLLM2, Shape, model_of
+from measure import ROUNDS, Row, Times, interleaved, machine, table
+
+from datablame.models.adapters import twin
+from datablame.models.blocks import decoder_blocks
+from datablame.seeds import stream_key
+from datablame.surface.sampler import Request, Settings, sample
+
+_BATCH, _PROMPT, _NEW = 50, 32, 64
+_PROXY_SHAPES = ((8, 512), (512, 8), (8, 8))
+"""Prompt and new tokens of Liu et al. (2024, arXiv 2401.08565), who time proxy-tuning with them."""
+_PROXY_BATCH = 8
+_STOP_SHARE = 1 / 24
+"""Of the vocabulary, where outputs end at random lengths."""
+_TWO = "two passes of generate, batch"
+
+
+class Size(NamedTuple):
+    """The shape of the models, and how much of everything is drawn."""
+
+    shape: Shape
+    threads: int
+    rounds: int
+    batch: int
+    new: int
+    proxy: tuple[tuple[int, int], ...]
+    growth: tuple[int, ...]
+
+
+FULL = Size(SMOLLM2, 2, ROUNDS, _BATCH, _NEW, _PROXY_SHAPES, (50, 100, 200, 400))
+REDUCED = Size(SMALL, 1, 1, 8, 8, ((8, 16), (16, 8), (8, 8)), (8, 16))
+
+
+def pair_of(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """After and before with weights of their own."""
+    after, before = (model_of(shape, device, dtype) for _ in range(2))
+    for weight in after.parameters():
+        weight.data += 0.3 * weight.std() * torch.randn_like(weight) if weight.ndim > 1 else 0
+    return after, before
+
+
+def adapted(before: Any, layers: Sequence[int]) -> Any:
+    """Before's weights with LoRA of rank 8 on all Linear layers of the blocks."""
+    from peft import LoraConfig, get_peft_model
+
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(r=8, target_modules=names, layers_to_transform=list(layers), init_lora_weights=False)
+    return get_peft_model(twin(before), config).get_base_model().eval().requires_grad_(False)
+
+
+def requests(size: Size, n: int, tokens: int = _PROMPT, alpha: float = 1.0) -> list[Request]:
+    """`n` requests after one prompt."""
+    prompt = tuple(range(10, 10 + tokens))
+    return [Request(prompt, alpha, stream_key("benchmark", index)) for index in range(n)]
+
+
+def ours(after: Any, before: Any, wanted: Sequence[Request], size: Size, new: int, **options: Any) -> None:
+    """Both models in full: no alpha is 0, nothing is truncated."""
+    options = {"stop_ids": (), "batch_rows": size.batch, "settings": Settings(new), **options}
+    sample(after, before, wanted, vocabulary_size=size.shape.vocabulary, **options)
+
+
+@torch.inference_mode()
+def generated(model: Any, size: Size, n: int, tokens: int, new: int) -> None:
+    """One model's `generate`, sampling from everything."""
+    ids = torch.arange(10, 10 + tokens).expand(n, -1)
+    settings = {"do_sample": True, "top_k": 0, "top_p": 1.0, "max_new_tokens": new, "min_new_tokens": new}
+    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
+
+
+@torch.inference_mode()
+def plain_loop(after: Any, before: Any, tokens: int, new: int) -> None:
+    """One output, both models over all tokens again at every step."""
+    ids = torch.arange(10, 10 + tokens)[None]
+    for _ in range(new):
+        a, b = (model(input_ids=ids, use_cache=False).logits[:, -1] for model in (after, before))
+        ids = torch.cat([ids, torch.multinomial((2 * a - b).softmax(-1), 1)], 1)
+
+
+@torch.inference_mode()
+def cached_loop(after: Any, before: Any, tokens: int, new: int) -> None:
+    """One output, each model with the cache of transformers."""
+    from transformers import DynamicCache
+
+    models = [(model, DynamicCache(config=model.config)) for model in (after, before)]
+    ids = torch.arange(10, 10 + tokens)[None]
+    for _ in range(new):
+        a, b = (model(input_ids=ids, cache=cache, use_cache=True).logits[:, -1] for model, cache in models)
+        ids = torch.multinomial((2 * a - b).softmax(-1), 1)
+
+
+def rows(reduced: bool = False) -> list[Row]:
+    """Every comparison on this machine's CPU."""
+    size = REDUCED if reduced else FULL
+    torch.set_num_threads(size.threads)
+    after, before = pair_of(size.shape)
+    return [
+        *_against_loops(after, before, size),
+        *_proxy_shapes(after, before, size),
+        *_refilling(after, before, size),
+        *_lora(before, size),
+    ]
+
+
+def _against_loops(after: Any, before: Any, size: Size) -> list[Row]:
+    n, new = size.batch, size.new
+    times = interleaved(
+        {
+            "ours": lambda: ours(after, before, requests(size, n), size, new),
+            "plain": lambda: plain_loop(after, before, _PROMPT, new),
+            "cached": lambda: cached_loop(after, before, _PROMPT, new),
+            "generate": lambda: generated(after, size, n, _PROMPT, new),
+        },
+        size.rounds,
+    )
+    shape = f"{_PROMPT} to {new} tokens"
+    one = f"{n} outputs of ours against {n} times one of theirs"
+    return [
+        _row(f"Sampler, {shape}: {_TWO} {n}", times, "generate", 2, "the floor of two models; target 1.15"),
+        _row(f"Sampler, {shape}: plain loop, no caches", times, "plain", n, f"{one}; target .05"),
+        _row(f"Sampler, {shape}: caches, one at a time", times, "cached", n, one),
+    ]
+
+
+def _proxy_shapes(after: Any, before: Any, size: Size) -> list[Row]:
+    found, n = [], min(_PROXY_BATCH, size.batch)
+    for tokens, new in size.proxy:
+        wanted = requests(size, n, tokens)
+        # One prompt would be read once by ours and n times by generate.
+        wanted = [each._replace(prompt=(*each.prompt[:-1], 100 + i)) for i, each in enumerate(wanted)]
+        contenders: dict[str, Callable[[], object]] = {
+            "ours": partial(ours, after, before, wanted, size, new),
+            "generate": partial(generated, after, size, n, tokens, new),
+        }
+        times = interleaved(contenders, size.rounds)
+        note = "every output after a prompt of its own"
+        found.append(_row(f"Sampler, {tokens} to {new} tokens: {_TWO} {n}", times, "generate", 2, note))
+    return found
+
+
+def _refilling(after: Any, before: Any, size: Size) -> list[Row]:
+    """Outputs of random lengths: what joins rows that are going on, against batches that only shrink."""
+    wanted = requests(size, 3 * size.batch)
+    groups = [wanted[start : start + size.batch] for start in range(0, len(wanted), size.batch)]
+    stop_ids = range(1, size.shape.vocabulary, round(1 / _STOP_SHARE))
+
+    def shrinking() -> None:
+        for group in groups:
+            ours(after, before, group, size, size.new, stop_ids=stop_ids)
+
+    contenders: dict[str, Callable[[], object]] = {
+        "ours": lambda: ours(after, before, wanted, size, size.new, stop_ids=stop_ids),
+        "shrinking": shrinking,
+    }
+    note = f"ours without refilling; outputs end at any token with probability 1/{round(1 / _STOP_SHARE)}"
+    name = f"Sampler, {len(wanted)} ragged outputs: batches of {size.batch} that shrink"
+    return [_row(name, interleaved(contenders, size.rounds), "shrinking", 1, note)]
+
+
+def _lora(before: Any, size: Size) -> list[Row]:
+    """One pass for both branches against two passes."""
+    found, blocks = [], len(decoder_blocks(before))
+    for layers in (range(blocks), range(blocks - max(1, blocks // 4), blocks)):
+        after = adapted(before, layers)
+        wanted = requests(size, size.batch)
+        # The same numbers in tensors of their own: nothing is shared, so that the branches run apart.
+        apart = model_of(size.shape)
+        contenders: dict[str, Callable[[], object]] = {
+            "ours": partial(ours, after, before, wanted, size, size.new),
+            "apart": partial(ours, after, apart, wanted, size, size.new),
+        }
+        note = "the same models, after and before in turn"
+        name = f"Sampler, LoRA on {len(layers)} of {blocks} blocks: two passes, batch {size.batch}"
+        found.append(_row(name, interleaved(contenders, size.rounds), "apart", 1, note))
+    return found
+
+
+def _row(name: str, times: dict[str, Times], peer: str, factor: float, note: str) -> Row:
+    wall = times["ours"].wall / (factor * times[peer].wall)
+    print(f"{name}: {times['ours']} against {factor} x {times[peer]}", file=sys.stderr, flush=True)
+    return Row(name, times["ours"].cpu / (factor * times[peer].cpu), f"{note}; wall {wall:.3f}")
+
+
+def growth(size: Size) -> list[tuple[int, float]]:
+    """Samples and CPU seconds of ours."""
+    torch.set_num_threads(size.threads)
+    after, before = pair_of(size.shape)
+    contenders: dict[str, Callable[[], object]] = {
+        str(n): partial(ours, after, before, requests(size, n), size, size.new // 4) for n in size.growth
+    }
+    times = interleaved(contenders, size.rounds)
+    return [(n, times[str(n)].cpu) for n in size.growth]
+
+
+def on_cpu(size: Size) -> str:
+    """Both tables as Markdown."""
+    found = rows(size is REDUCED)
+    grown = growth(size)
+    first = grown[0][1] / grown[0][0]
+    lines = [f"| {n:,} | {seconds / n / first:.2f} |" for n, seconds in grown]
+    head = "| samples | time a sample, relative to the first row |\n|---:|---:|"
+    return "\n\n".join([table(found), "\n".join([head, *lines])])
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reduced", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--write", action="store_true", help="into benchmarks/results/, under today's date")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: tokens per second on a card")
+    parser.add_argument("--card", action="store_true", help="the part for cards, with --reduced on a CPU too")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no card; leave it out, or see that it runs with --card --reduced")
+    options.card |= options.device == "cuda"
+    if options.card:
+        from sampler_card import on_card
+
+        body = on_card(options.device, options.reduced)
+    else:
+        body = on_cpu(REDUCED if options.reduced else FULL)
+    text = f"{machine()}\n\n{body}"
+    print(text)
+    if options.write:
+        suffix = "-card" if options.card else ""
+        path = Path(__file__).parent / "results" / f"{date.today()}-sampler{suffix}.md"
+        command = " ".join(["python benchmarks/sampler.py", *sys.argv[1:]])
+        path.write_text(f"# The sampler, {date.today()}\n\n`{command}` on {text}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
