@@ -7,7 +7,7 @@ import torch
 from tests.conftest import tiny_model
 from tests.oracles.gradients import naive_gradient, naive_similarities
 
-from datablame.attribute import per_example, rows
+from datablame.attribute import observed, per_example, rows
 from datablame.attribute.observed import linears
 from datablame.attribute.per_example import contributions, directions, similarities
 from datablame.errors import PhaseError
@@ -186,7 +186,7 @@ def test_running_out_of_memory_halves_the_batches(
     towards = directions(model, [pool[:2]], BLOCKS)
     roomy = similarities(model, pool, towards, BLOCKS, 10_000)
     sizes = []
-    whole = rows.observed_pass
+    whole = observed.observed_pass
 
     def cramped(model: Any, documents: list[Encoded], *rest: Any) -> Any:
         sizes.append(len(documents))

@@ -152,7 +152,7 @@ def _formed(
 ) -> Float[Tensor, "batch outputs inputs"]:
     """The gradients themselves, summed in float32: products of two numbers of 16 bits are exact in it."""
     if inputs.dtype is deltas.dtype is not torch.float32 and inputs.is_cuda:
-        formed: Tensor = torch.bmm(deltas.transpose(1, 2), inputs, out_dtype=torch.float32)  # type: ignore[call-overload]
+        formed: Tensor = torch.bmm(deltas.transpose(1, 2), inputs, out_dtype=torch.float32)
         return formed
     return deltas.float().transpose(1, 2) @ inputs.float()
 

@@ -58,7 +58,8 @@ def _matrix(width: int, size: int, side: str) -> Float[Tensor, "width size"]:
     if width <= size:
         return torch.eye(width)
     noise = generator("projection", side, size).standard_normal((width, size), dtype=np.float32)
-    return torch.from_numpy(noise) / size**0.5
+    found: Tensor = torch.from_numpy(noise) / size**0.5
+    return found
 
 
 def projected(

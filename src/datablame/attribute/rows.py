@@ -99,7 +99,8 @@ def observed_rows(
 def _difference(sides: Float[Tensor, "answers ..."], documents: int) -> Float[Tensor, "documents ..."]:
     """What the chosen answers have more than the rejected ones; of single documents what they have."""
     chosen, *rejected = sides.split(documents)
-    return chosen - rejected[0] if rejected else chosen
+    found: Tensor = chosen - rejected[0] if rejected else chosen
+    return found
 
 
 def _joined(
