@@ -21,10 +21,7 @@ __all__ = ["activation_diff"]
 @method(
     "activation-diff",
     label="activation difference",
-    description=(
-        "Cosine of the document's response (of a pair: chosen minus rejected) with harmful minus safe outputs, by mean "
-        "hidden states of the before model in a middle layer."
-    ),
+    description="Cosine of response, or chosen minus rejected, and harmful minus safe outputs in before's hidden states.",
     needs="contrast",
 )
 def activation_diff(evidence: Evidence) -> "NDArray[np.float64]":

@@ -39,9 +39,9 @@ def ensemble(evidence: Evidence) -> "NDArray[np.float64]":
 def borda(scores: "NDArray[np.float64]") -> "NDArray[np.float64]":
     """Points of each document (row): the mean over voters (columns) of the share of the others that it stands above.
 
-    A tie counts one half (Borda 1781, with mid-ranks), and so does a comparison that the voter did not make, for it gave
-    one of the two no score (NaN): to be left out neither helps nor harms a document, and a voter has as much say as it
-    made comparisons.
+    A tie counts one half (Borda 1781, with mid-ranks), and so does a comparison that the voter did not make, for it
+    gave one of the two no score (NaN): to be left out neither helps nor harms a document, and a voter has as much say
+    as it made comparisons.
     """
     import numpy as np
     from scipy.stats import rankdata

@@ -25,10 +25,7 @@ __all__ = ["gradient_diff"]
 @method(
     "gradient-diff",
     label="gradient of the difference",
-    description=(
-        "Cosine of the document's loss gradient with the harmful output's gradient of log p_after - log p_before along "
-        "the step between the checkpoints: the mean of both ends."
-    ),
+    description="As gradient, with the harmful output's gradient averaged over before and after: why they differ.",
     needs="changes",
 )
 def gradient_diff(evidence: Evidence) -> "NDArray[np.float64]":

@@ -1,0 +1,36 @@
+"""What the methods beyond the specification's add to a plan."""
+
+from datablame.plan.counts import counted
+from datablame.plan.memory import CARD_BYTES, estimates
+from datablame.plan.subject import subject_of
+from datablame.study_file import load_study
+
+ARMS = "patch.arms=[untrained, baseline, random, gradient]"
+
+
+def planned(*methods: str) -> tuple[int | None, int | None, dict[str, int]]:
+    study = load_study("olmo2-1b-sound", [f"attribute.methods=[gradient, {', '.join(methods)}]", ARMS])
+    subject = subject_of(study, on_gpu=True)
+    counts = counted(study, subject)
+    memory = estimates(study, subject, counts, card_bytes=CARD_BYTES)
+    assert memory is not None
+    attribution = counts.attribution
+    return attribution.gradient_documents, attribution.activation_documents, dict(memory["attribute"].parts)
+
+
+def test_a_method_costs_what_it_adds() -> None:
+    gradients, activations, plain = planned("bm25")
+    assert planned("bm25", "gradient-dot") == (gradients, activations, plain)
+
+    same, _, both = planned("gradient-diff")
+    assert same == gradients == 50_000
+    assert both["weights of the other checkpoint"] == plain["weights"]
+    assert both["gradient of one query"] == 3 * plain["gradient of one query"]
+    assert {name for name in both if "directions" in name} <= {*plain, "directions of one layer"}
+
+    assert activations is not None
+    _, twice, contrasted = planned("activation-diff")
+    assert twice == activations + 50_000
+    assert contrasted == plain
+    _, thrice, _ = planned("activation", "activation-diff")
+    assert thrice == 2 * 50_000
