@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from datablame.cli_inspect import doctor, methods, organism_make, plan, power, presets, show_plan, status
+from datablame.cli_inspect import doctor, methods, organism_make, plan, power, presets, show_plan, status, warn
 from datablame.cli_options import (
     DebugOption,
     DryRunOption,
@@ -50,7 +50,10 @@ _REMEDIES = {
 
 
 def main() -> None:
-    """Run the command line; exit 0 done, 1 a phase failed, 2 a bad request, 3 no money left, 130 interrupted."""
+    """Run the command line.
+
+    Exit 0 done, 1 a phase failed or the verdict is INVALID, 2 a bad request, 3 no money left, 130 interrupted.
+    """
     debug = "--debug" in sys.argv
     try:
         app()
@@ -79,7 +82,8 @@ def run(
     """Run a whole study: scan, surface, attribute, patch, report.
 
     Everything lands in one run folder, with index.html as the page to open. A run that was stopped at any instant goes
-    on with --resume and ends with the same files.
+    on with --resume and ends with the same files. The exit code is 1 where the verdict is INVALID, with everything
+    written; FAILURE and INCONCLUSIVE are results too.
     """
     from datablame.study import PHASES, open_run
     from datablame.study_file import load_study
@@ -92,7 +96,10 @@ def run(
         show_plan(loaded, None, as_json)
         return
     root = out or Path("runs") / loaded.name
-    _advance(root, open_run(root, loaded, resume=resume), workers, as_json, max_cost, until=until)
+    opened = open_run(root, loaded, resume=resume)
+    if until in (None, "patch", "report") and not (root / "artifacts" / "patch").exists():
+        warn(opened, root)
+    _advance(root, opened, workers, as_json, max_cost, until=until)
 
 
 app.command()(plan)
@@ -156,8 +163,10 @@ def _print_outcome(root: Path, skipped: dict[str, bool], as_json: bool) -> None:
         headline = [row for row in found["patching"] if row["headline"]]
         told = {"verdict": found["verdict"], "findings": found["findings"], "headline": headline}
         typer.echo(json.dumps({"run": str(root), "skipped": skipped, **told}))
-        return
-    outcome(root, skipped, results)
+    else:
+        outcome(root, skipped, results)
+    if results is not None and results["verdict"]["label"] == "INVALID":
+        raise typer.Exit(1)
 
 
 def _fail(message: str, code: int, debug: bool) -> None:

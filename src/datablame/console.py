@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from datablame.errors import Interrupted
+from datablame.report.wording import plain
 
 __all__ = ["ConsoleProgress", "LateProgress", "outcome", "reporting"]
 
@@ -124,15 +125,20 @@ def reporting() -> Iterator[ConsoleProgress]:
 
 
 def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:
-    """Print what the run found and where to look."""
+    """Print the verdict first, then what the run found and where to look."""
+    from datablame.report.verdict import MEANINGS
+
     console = Console()
+    if results is not None:
+        verdict = results["verdict"]
+        console.print(f"verdict: {verdict['label']}. {MEANINGS[verdict['label']]}", highlight=False, soft_wrap=True)
+        for text in verdict["reasons"]:
+            console.print(f"- {plain(text)}", highlight=False, markup=False, soft_wrap=True)
     fresh = [name for name, was_skipped in skipped.items() if not was_skipped]
     console.print(f"ran {', '.join(fresh)}" if fresh else "everything is up to date", highlight=False)
     if results is None:
         console.print(f"artifacts: {root / 'artifacts'}", highlight=False, soft_wrap=True)
         return
-    verdict = results["verdict"]
-    console.print(f"verdict: {verdict['label'] if verdict else 'not decided by this version'}", highlight=False)
     headline = [row for row in results["patching"] if row["headline"]]
     if headline:
         console.print(_arms(headline))

@@ -8,12 +8,14 @@ from datablame.attribute.agreement import agreement
 from datablame.attribute.quality import ceilings, prefilter_recall, quality
 from datablame.attribute.rankings import ranked
 from datablame.config import Study
+from datablame.patch.checks import COMPARED, judged
 from datablame.patch.compare import compared, comparison
 from datablame.records import LABELS
 from datablame.run_folder import Inputs, append_timing, write_json, write_jsonl, write_table
 from datablame.seeds import generator
 from datablame.study_file import dump_study
 from datablame.surface.rates import alpha_star, rates
+from datablame.surface.unamplified import unamplified
 
 HOSTILE = (
     "<script>alert(1)</script></title> [click](javascript:alert(2)) **bold** | cell | `code`"
@@ -69,6 +71,7 @@ def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> Inputs
     star = alpha_star(samples, 0.8)
     coherence = {f"{alpha:g}": share for alpha, share in star.coherence.items()}
     write_json(surface / "alpha_star.json", {"alpha_star": star.alpha, "rule": "the rule", "coherence": coherence})
+    write_json(surface / "unamplified.json", unamplified(study.surface, samples, rates(samples), star.coherence))
     _write_attribution(root / "artifacts/attribute", surfaced)
     _write_patching(root / "artifacts/patch", study, samples, surfaced)
     append_timing(root, "attribute/gradient", "0", 1.25)
@@ -179,9 +182,42 @@ def _write_patching(out: Path, study: Study, samples: list[dict[str, Any]], surf
                 for row in samples:
                     if row["alpha"] != 1:
                         label = "harmful" if random.random() < level * row["alpha"] / 2 else "harmless"
-                        rows.append({**row, "label": label, "arm": arm, "protocol": protocol, "k": 2, "seed": seed})
+                        k = 0 if arm in ("baseline", "oracle") else 2
+                        rows.append({**row, "label": label, "arm": arm, "protocol": protocol, "k": k, "seed": seed})
     table = comparison(rows) if surfaced else []
     tests = compared(table, study.patch.arms, ("retrain", 2, 2.0), 0) if surfaced else []
     write_table(out / "comparison.parquet", table)
     write_json(out / "tests.json", {"alpha": 2.0 if surfaced else None, "k": 2 if surfaced else None, "rows": tests})
-    write_json(out / "exposure.json", {"rows": [], "least_seen_in_baseline": 0.9, "passed": True})
+    trained = [
+        {"arm": arm, "protocol": protocol, "k": 0 if arm == "oracle" else 2, "seed": seed}
+        for protocol in study.patch.protocols
+        for seed in study.patch.seeds_of(protocol)
+        for arm in ("random", "gradient", "activation", "oracle")
+    ]
+    seen = [{**row, "removed": 4, "seen_in_baseline": 1.0, "seen_in_arm": 0} for row in trained if surfaced]
+    write_json(out / "exposure.json", {"rows": seen, "least_seen_in_baseline": 0.9, "passed": True})
+    write_json(out / "checks.json", _checks(study, trained if surfaced else []))
+
+
+def _checks(study: Study, trained: list[dict[str, Any]]) -> dict[str, Any]:
+    """Side checks of every arm; that of activation on clean text does not hold."""
+    baselines = [
+        {"arm": "baseline", "protocol": protocol, "k": 0, "seed": seed}
+        for protocol in study.patch.protocols
+        for seed in study.patch.seeds_of(protocol)
+    ]
+    untrained: dict[str, Any] = {"arm": "untrained", "protocol": "none", "k": 0, "seed": 0}
+    rows = [
+        {
+            **name,
+            **{"perplexity": 3.3 if name["arm"] == "activation" else 3.0, "clean_tokens": 900},
+            **{"kl": 0.125, "kl_tokens": 1000, "weight_change_norm": None if name["arm"] == "untrained" else 1.5},
+            **{"refused_harmless": name["arm"] == "gradient", "harmless_outputs": 100, "coherent": 0.95},
+        }
+        for name in ([untrained, *baselines, *trained] if trained else [])
+    ]
+    return {
+        **{"clean_documents": 50, "clean_documents_wanted": 50, "clean_ids": [], "harmless_prompts": 20},
+        **{"refusals_by": "keywords", "absent": {"perplexity": None, "refusal": None}},
+        **{"thresholds": {**COMPARED, "coherence": 0.8}, "rows": rows, "arms": judged(rows, 0.8, {})},
+    }

@@ -2,22 +2,26 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datablame.config import Study
 from datablame.records import EVERY
+from datablame.report.registration import read_registration
 from datablame.run_folder import Inputs, read_json, read_jsonl, read_table
 
 __all__ = ["Artifacts", "arm_labels", "read_artifacts"]
 
 Row = Mapping[str, Any]
 
+_NO_ESTIMATES: Row = {"possible": False, "why_not": "the surface phase made no estimate", "rows": ()}
 _CONTROL_LABELS = {
     "untrained": "untrained",
     "baseline": "baseline (no removal)",
+    "a-a": "baseline again (A/A)",
     "random": "random",
+    "bottom": "bottom (ranked last)",
     "oracle": "oracle (all planted)",
 }
 
@@ -53,6 +57,19 @@ class Artifacts:
     """What the classifier is worth against people's labels; None where the study has none."""
     patch_alpha: float | None
     k: int | None
+    """The K that decides."""
+    ks: Sequence[int] = ()
+    """Every K at which flagged documents were removed."""
+    aa: Row | None = None
+    """The baseline trained again on other seeds against itself; None where it was not."""
+    unamplified: Row = field(default_factory=lambda: dict(_NO_ESTIMATES))
+    """The rate at alpha 0 estimated from amplified outputs."""
+    checks: Row = field(default_factory=dict)
+    """Side checks of every arm; empty in runs that made none."""
+    arms: Sequence[Row] = ()
+    """What each training removed and what stands there instead."""
+    preregistration: Row = field(default_factory=dict)
+    """What was registered, what the patch phase began with, and the study as it ran; empty where nothing was."""
 
     @property
     def behaviours(self) -> list[str]:
@@ -80,13 +97,16 @@ class Artifacts:
         """The rows that decide: headline protocol, held-out prompts, alpha*, all behaviours."""
         return [row for row in self.tests if row["headline"]]
 
-    def tested(self, *, protocol: str, behaviour: str = EVERY, split: str = "held-out") -> dict[str, Row]:
-        """Arms of one comparison at alpha*, by name."""
+    def tested(
+        self, *, protocol: str, behaviour: str = EVERY, split: str = "held-out", k: int | None = None
+    ) -> dict[str, Row]:
+        """Arms of one comparison at alpha*, by name; at the K that decides where none is given."""
         return {
             row["arm"]: row
             for row in self.tests
             if (row["protocol"], row["behaviour"], row["split"], row["alpha"])
             == (protocol, behaviour, split, self.patch_alpha)
+            if row["k"] in (0, self.k if k is None else k)
         }
 
     def label(self, arm: str) -> str:
@@ -132,6 +152,12 @@ def read_artifacts(study: Study, inputs: Inputs) -> Artifacts:
         calibration=_json(inputs.root / "artifacts" / "calibration.json", None),
         patch_alpha=tests["alpha"],
         k=tests["k"],
+        ks=tests.get("ks", ()),
+        aa=tests.get("aa"),
+        unamplified=_json(inputs.artifact("surface", "unamplified.json"), dict(_NO_ESTIMATES)),
+        checks=_json(inputs.artifact("patch", "checks.json"), {}),
+        arms=_jsonl(inputs.artifact("patch", "arms.jsonl")),
+        preregistration=read_registration(inputs.root),
     )
 
 

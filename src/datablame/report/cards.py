@@ -5,7 +5,8 @@ from typing import NamedTuple
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts
 from datablame.report.findings import pooled_rate
-from datablame.report.wording import number, percent, probability
+from datablame.report.verdict import Verdict
+from datablame.report.wording import listed, number, percent, probability
 
 __all__ = ["Card", "cards"]
 
@@ -18,9 +19,10 @@ class Card(NamedTuple):
     text: str
 
 
-def cards(found: Artifacts) -> list[Card]:
-    """Surfaced, blamed, removed, and the best that removal could do; what a run lacks is left out."""
-    made = [_surfaced(found), _blamed(found), *_removed(found)]
+def cards(found: Artifacts, decided: Verdict) -> list[Card]:
+    """The verdict, surfaced, blamed, removed, and the best that removal could do; what a run lacks is left out."""
+    judged = Card("Verdict", decided.label, f"decided by: {listed(decided.decided_by)}")
+    made = [judged, _surfaced(found), _blamed(found), *_removed(found)]
     return [card for card in made if card is not None]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from datablame.config_checks import OUTSIDE_FAMILY
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.wording import interval, listed, number, percent, probability
@@ -11,6 +12,11 @@ from datablame.stats.intervals import Interval, wilson
 __all__ = ["findings", "pooled_rate"]
 
 _P_THRESHOLD = 0.05
+_DOING = {
+    "remove": "removing",
+    "swap": "exchanging the answers of",
+    "drop-source": "removing every document of the sources that hold most of",
+}
 
 
 class Cell(NamedTuple):
@@ -150,16 +156,52 @@ def _patching(found: Artifacts) -> Iterable[str]:
         ]
         about = f"{protocol} ({role}, {runs}), harmful rate on held-out prompts at alpha {found.patch_alpha:g}"
         yield f"{about}: {listed(references)}."
+        if protocol == headline and found.aa is not None:
+            yield _again(found.aa)
         for arm, row in rows.items():
-            if arm not in ("untrained", "baseline", "random") and row["to_random"]:
-                yield _removal(arm, row, protocol)
+            if arm not in ("untrained", "baseline", "a-a", "random") and row["to_random"]:
+                yield _removal(found, arm, row, protocol)
+        yield from _doses(found, protocol)
 
 
-def _removal(arm: str, row: Row, protocol: str) -> str:
-    against = row["to_random"]
+def _again(pair: Row) -> str:
+    """The A/A pair: arms that differ in nothing but their seeds."""
     sentence = (
-        f"{protocol}: removing {'everything planted' if arm == 'oracle' else f'what {arm} flagged'} gives "
-        f"{percent(row['rate'])}, "
+        f"The baseline trained again on {pair['seeds']} other seeds (A/A) gives {percent(pair['again'])} against "
+        f"{percent(pair['rate'])}"
+    )
+    if pair["difference"] is None:
+        return f"{sentence}: {pair['why_no_p']}."
+    sentence += f", {_points(pair['difference'])} {_point_interval(pair)}"
+    if pair["p"] is None:
+        return f"{sentence}; no p value: {pair['why_no_p']}."
+    verdict = "what chance gives" if pair["p"] >= _P_THRESHOLD else "more than chance gives, so that the seeds differ"
+    return f"{sentence}; permutation p = {probability(pair['p'])}, {verdict}."
+
+
+def _doses(found: Artifacts, protocol: str) -> Iterable[str]:
+    """Which method leaves least at each K; the winner may change with K."""
+    if len(found.ks) < 2:
+        return
+    lowest = []
+    for k in found.ks:
+        rows = [row for row in found.tested(protocol=protocol, k=k).values() if row["arm"] not in OUTSIDE_FAMILY]
+        scored = [row for row in rows if row["rate"] is not None]
+        if scored:
+            least = min(scored, key=lambda row: (row["rate"], row["arm"]))
+            lowest.append((k, least["arm"], least["rate"]))
+    if lowest:
+        told = listed([f"{arm} at K = {k} ({percent(rate)})" for k, arm, rate in lowest])
+        same = "the same at every K" if len({arm for _, arm, _ in lowest}) == 1 else "not the same at every K"
+        yield f"{protocol}: least is left by {told}, {same}; only K = {found.k} was declared to decide."
+
+
+def _removal(found: Artifacts, arm: str, row: Row, protocol: str) -> str:
+    against = row["to_random"]
+    bottom = f"what {found.study.patch.bottom_method} ranks last"
+    what = {"oracle": "everything planted", "bottom": bottom}.get(arm, f"what {arm} flagged")
+    sentence = (
+        f"{protocol}: {_DOING[found.study.patch.intervention]} {what} gives {percent(row['rate'])}, "
         f"{_points(against['difference'])} against random {_point_interval(against)}"
     )
     if against["p"] is None:

@@ -105,7 +105,9 @@ def needed(found: Artifacts, methods: Sequence[Candidate]) -> Needed | None:
     )
     key = stream_key("verdict", "power", found.study.seed)
     power = simulate(design, _SIMULATIONS, key)
-    likely = [other for other in candidates(design, _TRAINING_COST) if approximate_power(other) >= _LIKELY]
+    # The study has its prompts; fewer would not make it cheaper.
+    others = [other for other in candidates(design, _TRAINING_COST) if other.prompts >= prompts]
+    likely = [other for other in others if approximate_power(other) >= _LIKELY]
     return Needed(
         design=design,
         power=power,

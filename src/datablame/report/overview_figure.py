@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datablame.records import EVERY
-from datablame.report.arms_panel import arms_caption, arms_of, arms_panel, runs_of
+from datablame.report.arms_panel import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
 from datablame.report.figures import counted, rates_panel, top_rate
 from datablame.report.style import (
     ALPHA,
@@ -47,16 +47,18 @@ def final_results(
     k: int | None,
     classifier: str,
     labels: Mapping[str, str],
+    verdict: str,
     summary: Sequence[str],
     behaviours: Mapping[str, str] | None = None,
+    intervention: str = "remove",
 ) -> bytes:
-    """Rates against alpha, agreement of methods, what patching did, and the summary's sentences.
+    """Rates against alpha, agreement of methods, what patching did, and the verdict with the summary's sentences.
 
     `behaviours` gives ids short titles; an id that it lacks stands for itself.
     """
     arms = arms_of(tests, headline, alpha, k)
     with drawing():
-        caption = _caption(rates, agreement, arms, headline, alpha, k)
+        caption = _caption(rates, agreement, alpha, f"3: {arms_caption({headline: arms}, alpha, k, intervention)}")
         figure = page(14.6, 9.6, title, f"{caption} Labelled by: {classifier}.")
         split = "held-out" if any(row["split"] == "held-out" and row["n"] for row in rates) else "attribution"
         top = top_rate(rates)
@@ -65,10 +67,10 @@ def final_results(
             figure, box, rates, behaviours or {}, split=split, top=top, number="1  ", alpha_star=alpha if arms else None
         )
         _agreement_panel(figure, Box(7.5, 0, 7.1, 4.4), agreement, labels)
-        heading = f"3  After removing what each method flagged ({headline}, {runs_of(arms)})"
+        heading = f"3  {HEADINGS[intervention]} ({headline}, {runs_of(arms)})"
         order = [row["arm"] for row in arms]
         arms_panel(figure, Box(0, 4.75, 7.1, 4.85), arms, order, labels, heading=heading, full=True)
-        _summary_panel(figure, Box(7.5, 4.75, 7.1, 4.85), summary)
+        _summary_panel(figure, Box(7.5, 4.75, 7.1, 4.85), verdict, summary)
         return png(figure)
 
 
@@ -115,9 +117,9 @@ def _pooled(agreement: Sequence[Row]) -> list[Row]:
     return [row for row in agreement if row["behaviour"] == EVERY]
 
 
-def _summary_panel(figure: "Figure", box: Box, sentences: Sequence[str]) -> None:
+def _summary_panel(figure: "Figure", box: Box, verdict: str, sentences: Sequence[str]) -> None:
     """The sentences as large as they fit; those for which the smallest type leaves no room are counted."""
-    axes = panel(figure, box, "4  Summary")
+    axes = panel(figure, box, f"4  Verdict: {verdict}")
     axes.set_axis_off()
     if not sentences:
         nothing(axes, "the study has no finding")
@@ -153,14 +155,7 @@ def _height(blocks: Sequence[Sequence[str]], size: float) -> float:
     return lines * size * _LEADING / POINTS
 
 
-def _caption(
-    rates: Sequence[Row],
-    agreement: Sequence[Row],
-    arms: Sequence[Row],
-    headline: str,
-    alpha: float | None,
-    k: int | None,
-) -> str:
+def _caption(rates: Sequence[Row], agreement: Sequence[Row], alpha: float | None, of_arms: str) -> str:
     split = "held-out" if any(row["split"] == "held-out" and row["n"] for row in rates) else "attribution"
     said = [f"1: Wilson 95 % intervals, {counted(rates, split)}."]
     if alpha is not None:
@@ -173,5 +168,4 @@ def _caption(
             f"2: mean over behaviours; two random sets of K would have {between} ({len(chances)} {pairs} of methods, "
             "each over the documents that both scored)."
         )
-    said.append(f"3: {arms_caption({headline: arms}, alpha, k)}")
-    return " ".join(said)
+    return " ".join([*said, of_arms])

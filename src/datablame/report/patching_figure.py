@@ -74,9 +74,11 @@ def patching_comparison(
             box, heading = Box(left, 0, width, upper), _heading(protocol, rows, headline)
             arms_panel(figure, box, rows, order, labels, heading=heading, full=protocol == named)
         if dose:
-            rows, words = dose_rows(tests, named, alpha), f"Dose and response ({named}, {runs_of(shown[named])})"
-            box = Box(0, upper + 0.2, _WIDTH, dose - 0.2)
-            dose_panel(figure, box, rows, labels, heading=words, headline=k)
+            words, box = (
+                f"Dose and response ({named}, {runs_of(shown[named])})",
+                Box(0, upper + 0.2, _WIDTH, dose - 0.2),
+            )
+            dose_panel(figure, box, dose_rows(tests, named, alpha), labels, heading=words, headline=k)
         box, words = Box(0, upper + dose + 0.2, _WIDTH, lower), f"{headline}, {runs_of(shown[headline])}"
         _prompts_panel(figure, box, grid, order, behaviours or {}, words)
         return png(figure)

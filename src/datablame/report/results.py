@@ -6,6 +6,8 @@ from typing import Any
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.corrections import with_corrections
+from datablame.report.preregistered import Preregistration
+from datablame.report.verdict import Verdict
 
 __all__ = ["SCHEMA_VERSION", "final_results", "phase2_results"]
 
@@ -28,12 +30,18 @@ def phase2_results(found: Artifacts) -> dict[str, Any]:
         "alpha_star": found.alpha_star,
         "focus_prompts": found.scan["focus"],
         "rates": list(found.rates),
+        "unamplified": found.unamplified,
         "samples": [{field: sample[field] for field in _SAMPLE_FIELDS} for sample in found.samples],
     }
 
 
 def final_results(
-    found: Artifacts, findings: Sequence[str], limitations: Sequence[str], timings: Mapping[str, float]
+    found: Artifacts,
+    decided: Verdict,
+    registration: Preregistration,
+    findings: Sequence[str],
+    limitations: Sequence[str],
+    timings: Mapping[str, float],
 ) -> dict[str, Any]:
     """The results under the names that programs rely on; `seconds` alone differs between equal runs."""
     return {
@@ -45,12 +53,16 @@ def final_results(
             "classifier": found.classifier,
             "behaviours": found.behaviours,
             "headline": {"protocol": found.study.patch.headline, "k": found.k, "alpha": found.patch_alpha},
+            "ks": list(found.ks),
+            "intervention": found.study.patch.intervention,
         },
-        "verdict": None,
+        "verdict": decided.as_json(),
+        "preregistration": registration.as_json(),
         "findings": list(findings),
         "limitations": list(limitations),
         "alpha_star": found.alpha_star,
         "rates": with_corrections(found),
+        "unamplified": found.unamplified,
         "calibration": found.calibration,
         "attribution": {name: _method(found, name, timings) for name in found.methods},
         "judge": {
@@ -63,7 +75,9 @@ def final_results(
         "prefilter_recall": found.quality["prefilter_recall"],
         "agreement": found.agreement["rows"],
         "patching": list(found.tests),
+        "aa": found.aa,
         "exposure": found.exposure,
+        "checks": found.checks or None,
         "pool": found.pool,
         "themes": found.themes,
         "flagged": found.flagged,

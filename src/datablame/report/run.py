@@ -12,8 +12,11 @@ from datablame.report.cards import cards
 from datablame.report.case_study import case_study
 from datablame.report.findings import findings
 from datablame.report.limitations import limitations
+from datablame.report.preregistered import Preregistration, compare
 from datablame.report.render import data_uri, rendered
 from datablame.report.results import final_results, phase2_results
+from datablame.report.unamplified_table import unamplified_table
+from datablame.report.verdict import Verdict, verdict
 from datablame.report.wording import plain
 from datablame.run_folder import Inputs, read_timings, write_atomic, write_json
 
@@ -41,11 +44,13 @@ def run(study: Study, inputs: Inputs, out: Path, execution: "Execution", progres
     after_patch(study, inputs)
     progress.advance()
     found = read_artifacts(study, inputs)
-    said, limits = findings(found), limitations(found)
-    _write_overview(found, inputs.root, said)
-    write_json(inputs.root / "final_results.json", final_results(found, said, limits, read_timings(inputs.root)))
+    decided, said, limits = verdict(found), findings(found), limitations(found)
+    _write_overview(found, inputs.root, decided, said)
+    registration = compare(found.preregistration.get("registered"), study, found)
+    results = final_results(found, decided, registration, said, limits, read_timings(inputs.root))
+    write_json(inputs.root / "final_results.json", results)
     progress.advance()
-    _write_texts(found, inputs.root, said, limits)
+    _write_texts(found, inputs.root, decided, registration, said, limits)
     progress.advance()
 
 
@@ -60,6 +65,7 @@ def after_surface(study: Study, inputs: Inputs) -> None:
         title=study.title or study.name,
         classifier=found.labelled_by,
         behaviours=_titles(found),
+        unamplified=found.unamplified,
     )
     write_atomic(inputs.root / "behavior_rates.png", picture)
 
@@ -84,11 +90,12 @@ def after_patch(study: Study, inputs: Inputs) -> None:
         classifier=found.labelled_by,
         labels=arm_labels(found.methods),
         behaviours=_titles(found),
+        intervention=study.patch.intervention,
     )
     write_atomic(inputs.root / "patching_comparison.png", picture)
 
 
-def _write_overview(found: Artifacts, root: Path, said: list[str]) -> None:
+def _write_overview(found: Artifacts, root: Path, decided: Verdict, said: list[str]) -> None:
     from datablame.report.overview_figure import final_results as overview
 
     picture = overview(
@@ -101,8 +108,10 @@ def _write_overview(found: Artifacts, root: Path, said: list[str]) -> None:
         k=found.k,
         classifier=found.labelled_by,
         labels=arm_labels(found.methods),
-        summary=_summary(said, found.study.patch.headline),
+        verdict=decided.label,
+        summary=_summary(decided, said),
         behaviours=_titles(found),
+        intervention=found.study.patch.intervention,
     )
     write_atomic(root / "final_results.png", picture)
 
@@ -111,28 +120,40 @@ def _titles(found: Artifacts) -> dict[str, str]:
     return {behaviour: behaviour.replace("-", " ") for behaviour in found.behaviours}
 
 
-def _summary(said: list[str], headline: str) -> list[str]:
-    """The findings that fit a panel: what surfaced, what was found, what removal did in the headline protocol."""
-    surfaced = said[:1]
+def _summary(decided: Verdict, said: list[str]) -> list[str]:
+    """The verdict in a sentence, what decided it, what was found of the planted, and what else to know."""
     found = [text for text in said if text.startswith("Precision")][:1]
-    removed = [text for text in said if text.startswith(f"{headline}: removing")][:5]
-    return [*surfaced, *found, *removed]
+    return [decided.meaning, *decided.deciding, *found, *decided.notes]
 
 
-def _write_texts(found: Artifacts, root: Path, said: list[str], limits: list[str]) -> None:
+def _write_texts(
+    found: Artifacts,
+    root: Path,
+    decided: Verdict,
+    registration: Preregistration,
+    said: list[str],
+    limits: list[str],
+) -> None:
     study = found.study
     protocols = [study.patch.headline, *(name for name in study.patch.protocols if name != study.patch.headline)]
     values: dict[str, Any] = {
         "study": study,
         "found": found,
+        "verdict": decided,
+        "registration": registration,
         "findings": said,
-        "cards": cards(found),
+        "cards": cards(found, decided),
         "limitations": limits,
         "case": case_study(found),
         "rates": tables.rates_table(found),
+        "unamplified": unamplified_table(found),
         "quality": tables.quality_table(found),
         "agreement": tables.agreement_table(found),
-        "patching": [tables.patching_table(found, protocol) for protocol in protocols],
+        "patching": [
+            *(tables.patching_table(found, protocol) for protocol in protocols),
+            *(table for protocol in protocols for table in tables.dose_tables(found, protocol)),
+        ],
+        "checks": tables.checks_table(found),
         "by_behaviour": tables.behaviour_table(found, study.patch.headline),
         "themes": tables.themes_table(found),
         "skipped": tables.skipped_table(found),

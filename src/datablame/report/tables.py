@@ -7,12 +7,14 @@ from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.corrections import corrected
 from datablame.report.findings import pooled_rate
-from datablame.report.wording import interval, number, percent, probability
+from datablame.report.wording import interval, number, percent, probability, signed_percent
 
 __all__ = [
     "Table",
     "agreement_table",
     "behaviour_table",
+    "checks_table",
+    "dose_tables",
     "patching_table",
     "quality_table",
     "rates_table",
@@ -142,6 +144,29 @@ def patching_table(found: Artifacts, protocol: str) -> Table:
     )
 
 
+def dose_tables(found: Artifacts, protocol: str) -> list[Table]:
+    """One protocol's arms at each K; no table where there is one K."""
+    at = {k: found.tested(protocol=protocol, k=k) for k in found.ks}
+    arms = {arm: row["k"] for rows in at.values() for arm, row in rows.items()}
+    rows = [
+        [found.label(arm), *(_dose(own.get(arm)) for own in at.values())]
+        for arm, k in arms.items()
+        if k or arm == "baseline"
+    ]
+    about = (
+        f"{protocol}, dose and response: harmful rate on held-out prompts at each K, with the difference to random at "
+        f"the same K in points; K = {found.k} is the headline's, the others are exploratory."
+    )
+    return [Table(about, ["arm", *(f"K = {k}" for k in at)], rows)] if len(at) > 1 and rows else []
+
+
+def _dose(row: Row | None) -> str:
+    if row is None or row["rate"] is None:
+        return "-"
+    against = row["to_random"] if row["k"] else None
+    return percent(row["rate"]) + (f" ({100 * against['difference']:+.1f})" if against else "")
+
+
 def behaviour_table(found: Artifacts, protocol: str) -> Table:
     """The same arms for each behaviour."""
     arms = found.tested(protocol=protocol)
@@ -151,6 +176,41 @@ def behaviour_table(found: Artifacts, protocol: str) -> Table:
         for arm in arms
     ]
     return Table(f"{protocol}: the same rates for each behaviour (exploratory).", ["arm", *by_behaviour], rows)
+
+
+def checks_table(found: Artifacts) -> Table:
+    """What each arm costs besides: clean text, harmless prompts, coherence, and how far it went from before."""
+    checks = found.checks
+    rows = []
+    for row in checks.get("arms", ()):
+        if row["k"] not in (0, found.k):
+            continue
+        own = row["protocol"] in ("none", found.study.patch.headline)
+        points = row["refusal_change"]
+        rows.append(
+            [
+                found.label(row["arm"]) + ("" if own else f", {row['protocol']}"),
+                number(row["perplexity"], 3),
+                signed_percent(row["perplexity_change"]),
+                percent(row["refusal"]) + ("" if points is None else f" ({100 * points:+.1f})"),
+                percent(row["coherent"]),
+                number(row["kl"], 3),
+                number(row["weight_change_norm"]),
+                "yes" if row["holds"] else "no",
+            ]
+        )
+    limits = checks.get("thresholds", {"perplexity": None, "refusal": None, "coherence": None})
+    missing = "".join(f" No {name}: {why}." for name, why in checks.get("absent", {}).items() if why)
+    return Table(
+        f"Side checks, mean over seeds: perplexity on {checks.get('clean_documents', 0)} clean documents that no arm "
+        f"trains on; refusals of {checks.get('harmless_prompts', 0)} harmless prompts at alpha 0, told by "
+        f"{checks.get('refusals_by', 'nobody')}; coherent outputs to held-out prompts where arms are compared; "
+        "KL(arm || before) in nats per token on the arm's own outputs; norm of the change of weights. An arm holds "
+        f"when perplexity is at most {percent(limits['perplexity'])} and refusals at most {percent(limits['refusal'])} "
+        f"(points) above its protocol's baseline, and {percent(limits['coherence'])} or more are coherent.{missing}",
+        ["arm", "perplexity", "change", "refusals", "coherent", "KL", "norm", "holds"],
+        rows,
+    )
 
 
 def themes_table(found: Artifacts) -> Table:

@@ -18,7 +18,9 @@ Label = Literal["INVALID", "FAILURE", "SUCCESS", "PARTIAL", "INCONCLUSIVE"]
 MEANINGS: Mapping[Label, str] = {
     "INVALID": "A gate failed, so that the numbers of this study say nothing about attribution or removal.",
     "FAILURE": "The study could answer, and the answer is negative.",
-    "SUCCESS": "The behaviour surfaces, the methods differ, and what one of them flagged causes it: removal lowers it.",
+    "SUCCESS": (
+        "The behaviour surfaces, the methods differ, and removing what one of them flagged lowers it beyond chance."
+    ),
     "PARTIAL": "Removing what a method flagged lowers the behaviour, but not everything that a success takes is shown.",
     "INCONCLUSIVE": "This study can neither show an effect nor rule one out.",
 }
@@ -196,7 +198,7 @@ def _inconclusive(it: _Evidence, missing: Needed | None) -> _Decision:
         reasons.append(f"To show a rise as large as this one it takes about {prompts} held-out prompts.")
     if missing is not None:
         reasons.append(missing.sentence())
-    return _Decision(["no rule"], reasons)
+    return _Decision(["no other rule"], reasons)
 
 
 _ORDER: Sequence[tuple[Label, Callable[[_Evidence], _Decision]]] = (
