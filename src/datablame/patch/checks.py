@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPARED", "Asked", "Written", "checked", "clean_documents", "drift_outputs", "encoded_clean", "judged"]
 
-DRIFT_OUTPUTS = 100
-"""Outputs on which an arm's divergence from before is computed: a mean over some thousand positions."""
+DRIFT_OUTPUTS = 50
+"""Outputs of one training on which its divergence from before is computed: a mean over about a thousand positions."""
 
 COMPARED = {"perplexity": 0.02, "refusal": 0.03}
 """How much an arm may lose against the no-removal arm: 2 % of its perplexity, 3 points of refusals."""
