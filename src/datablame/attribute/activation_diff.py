@@ -21,7 +21,7 @@ __all__ = ["activation_diff"]
 @method(
     "activation-diff",
     label="activation difference",
-    description="Cosine of response, or chosen minus rejected, and harmful minus safe outputs in before's hidden states.",
+    description="Cosine of response, or chosen minus rejected, and harmful minus safe outputs, as before sees them.",
     needs="contrast",
 )
 def activation_diff(evidence: Evidence) -> "NDArray[np.float64]":
