@@ -192,6 +192,8 @@ def _prompt_problems(study: "Study", prompts: "Prompts") -> list[str]:
         for prompt in (*every, *(prompts.harmless or ())):
             value = getattr(prompt, what)
             if value in seen:
-                problems.append(f"prompts: {what} {value!r} stands twice; attribution, held-out and harmless prompts must differ")
+                problems.append(
+                    f"prompts: {what} {value!r} stands twice; attribution, held-out and harmless prompts must differ"
+                )
             seen.add(value)
     return problems
