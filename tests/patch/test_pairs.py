@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.patch.test_run import ONE, earlier_phases, study_of
@@ -9,7 +10,11 @@ from datablame.execute import Silent
 from datablame.patch.run import run
 from datablame.run_folder import read_jsonl, write_jsonl
 
-PATCH = {"protocols": ["retrain"], "arms": ["untrained", "baseline", "random", "gradient"], "seeds": [0]}
+PATCH: dict[str, Any] = {
+    "protocols": ["retrain"],
+    "arms": ["untrained", "baseline", "random", "gradient"],
+    "seeds": [0],
+}
 
 
 def paired(folder: Path, rows: slice) -> None:

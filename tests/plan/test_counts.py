@@ -69,6 +69,15 @@ def test_the_sound_study_passes_the_whole_pool() -> None:
     assert [each.trainings for each in counts.trainings] == [9 * 5]
 
 
+def test_an_arm_is_trained_at_each_k_and_once_where_k_changes_nothing() -> None:
+    trainings = counts_of(load_study("olmo2-1b-dpo", ["patch.k=[5, 20]"])).trainings
+    assert {each.protocol: (each.arms, each.seeds) for each in trainings} == {
+        # Baseline and, where the verdict comes from, baseline again; the other seven at both K.
+        "retrain": (2 + 7 * 2, 5),
+        "continue": (1 + 7 * 2, 1),
+    }
+
+
 def test_no_gradients_are_counted_where_no_method_needs_them() -> None:
     study = load_study("olmo2-1b", ["attribute.methods=[bm25]", "patch.arms=[untrained, baseline, random, bm25]"])
     attribution = counts_of(study).attribution

@@ -131,9 +131,10 @@ def warned(*overrides: str, name: str = "olmo2-1b-sound", device: Device = T4) -
     ("overrides", "warning"),
     [
         (["patch.seeds=[0, 1, 2]"], "patch.seeds: 3 for continue is too few for a p value"),
-        (["patch.seeds=[0, 1, 2, 3]"], "no p can be below 0.0286, times 4 methods 0.114, which is not below .05"),
+        (["patch.seeds=[0, 1, 2, 3]"], "no p can be below 0.0286, times 5 methods 0.143, which is not below .05"),
         (["patch.arms=[untrained, baseline, random]"], "has no method whose removal is tested"),
-        (["patch.size=500"], "patch.size = 500 cannot hold the documents that 4 methods may flag"),
+        (["patch.size=500"], "patch.size = 500 cannot hold the documents that 5 methods may flag"),
+        (["patch.k=[20, 60]"], "patch.size = 2000 cannot hold the documents that 5 methods may flag (60 for each"),
         (["patch.batch=9"], "200 steps see 1800 of the 2000 documents of the fine-tune set; give at least 10"),
         (["surface.max_new_tokens=4090"], "more than the context of 4096 tokens of models.before"),
         (["surface.batch_rows=2048"], "surface needs about"),

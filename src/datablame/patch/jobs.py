@@ -29,7 +29,7 @@ def targets_of(
 ) -> Flags:
     """The documents that each arm is about, at every K: flagged, planted, or a method's last."""
     arms = dict.fromkeys(cell for protocol in study.patch.protocols for cell in trained(study, protocol))
-    targets = {}
+    targets: dict[tuple[str, int], Sequence[str]] = {}
     for arm, k in arms:
         if arm == "bottom" and study.patch.bottom_method is not None:
             targets[arm, k] = last_clusters(rankings[study.patch.bottom_method], cluster_of, members, k)

@@ -1,10 +1,8 @@
 """One arm in a worker: train on its documents, sample with LDA against before."""
 
-import contextlib
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,19 +11,17 @@ from datablame.config import Study, Training
 from datablame.errors import PhaseError
 from datablame.execute import free_memory
 from datablame.patch.checks import Asked, Written, checked, encoded_clean
+from datablame.patch.trainable import trainable
 from datablame.records import Document, Prompt, Protocol, Sample
 from datablame.seeds import stream_key
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from datablame.models.chat import Encoded, Preference
     from datablame.models.training import Recipe
     from datablame.models.trunk import Trunk
 
 __all__ = ["Bench", "Job", "Plan", "measure", "perform", "set_up"]
 
-_logger = logging.getLogger(__name__)
 _LOSSES_KEPT_EVERY = 10
 
 
@@ -168,7 +164,8 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
     model = bench.trainees[job.protocol]
     examples = [_turned(bench.encoded[doc_id]) if doc_id in turned else bench.encoded[doc_id] for doc_id in used]
     descend = _descent(bench, job, training, examples, recipe)
-    with _trainable(bench, job, training, model) as change:
+    adapter = plan.out / "adapters" / f"{job.key}.safetensors"
+    with trainable(model, study, training, job.seed, adapter) as change:
         losses = descend(model, order)
         if not all(map(math.isfinite, losses)):
             step = next(step for step, loss in enumerate(losses) if not math.isfinite(loss))
@@ -229,51 +226,6 @@ def _trunk(bench: Bench, protocol: Protocol, training: Training) -> "Trunk | Non
         documents: list[Any] = list(bench.encoded.values())
         bench.trunks[protocol] = trunk_below(model, min(training.layers), documents)
     return bench.trunks[protocol]
-
-
-class _Change:
-    """Says how far training moved the weights, while they are still moved."""
-
-    def __init__(self, model: "nn.Module", start: dict[str, Any]) -> None:
-        self._model, self._start = model, start
-
-    def __call__(self) -> dict[str, Any]:
-        # Parameters, for the state dict lists tied weights twice.
-        total = sum(
-            float((parameter.detach().float() - self._start[name].float()).pow(2).sum())
-            for name, parameter in self._model.named_parameters()
-        )
-        return {"weight_change_norm": math.sqrt(total), "modules": len(self._start), "matched_modules": ["all"]}
-
-
-@contextlib.contextmanager
-def _trainable(bench: Bench, job: Job, training: Training, model: Any) -> Iterator[Any]:
-    """The model ready to train; yields a function that describes the change. Afterwards the model is as it was."""
-    from datablame.patch.lora import adapted, adapter_norm, save_adapter
-
-    if training.method == "full":
-        start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        model.requires_grad_(True)
-        try:
-            yield _Change(model, start)
-        finally:
-            model.load_state_dict(start)
-            model.requires_grad_(False)
-        return
-    study = bench.plan.study
-    key = stream_key("adapter", study.seed, job.seed)
-    with adapted(model, study.patch.rank, training.layers, key) as adapter:
-
-        def describe() -> dict[str, Any]:
-            save_adapter(adapter, bench.plan.out / "adapters" / f"{job.key}.safetensors")
-            matched = sorted({name.rpartition(".")[2] for name in adapter.modules})
-            norm = adapter_norm(adapter)
-            _logger.info(
-                "%s: LoRA on %d modules (%s), norm %.3g", job.key, len(adapter.modules), ", ".join(matched), norm
-            )
-            return {"weight_change_norm": norm, "modules": len(adapter.modules), "matched_modules": matched}
-
-        yield describe
 
 
 def _sampled(bench: Bench, job: Job, model: Any) -> list[Sample]:
