@@ -66,6 +66,12 @@ def exposed(found: Artifacts, arm: str = "gradient", protocol: str = "retrain", 
     return replace(found, exposure={**found.exposure, "rows": rows})
 
 
+def dropping_sources(found: Artifacts) -> Artifacts:
+    """Flagged documents decide which sources go, and are not themselves what has to be seen."""
+    patch = found.study.patch.model_copy(update={"intervention": "drop-source"})
+    return replace(found, study=found.study.model_copy(update={"patch": patch}))
+
+
 def unscored(found: Artifacts, arm: str, missing: int, n: int) -> Artifacts:
     counts = {"harmful": 1, "refused": 0, "harmless": n - missing - 1, "incoherent": 0, "unscored": missing}
     return row(found, arm, counts=counts)
@@ -261,6 +267,8 @@ AT_THE_BORDER: Mapping[str, Change] = {
     "kappa": labelled(0.6),
     "a-a": paired(0.05),
     "reproduction": lambda f: row(row(f, "baseline", rate=0.25), "untrained", rate=0.5),
+    "another K has other flags": lambda f: exposed(f, k=1, removed=2),
+    "whole sources are dropped": lambda f: exposed(dropping_sources(f), removed=3),
     "oracle has no flags": lambda f: exposed(f, "oracle", removed=40),
 }
 
@@ -559,6 +567,7 @@ def test_every_page_shows_the_verdict_with_its_reasons(tmp_path: Path) -> None:
     told = results["verdict"]
     assert (told["label"], set(told)) == ("SUCCESS", {"label", "reasons", "numbers"})
     page = (tmp_path / "index.html").read_text()
+    assert "decided by: gradient" in page
     assert page.index('class="verdict SUCCESS"') < page.index('class="cards"') < page.index('id="findings"')
     for name, every in (
         ("index.html", True),
