@@ -189,8 +189,7 @@ def _prompt_problems(study: "Study", prompts: "Prompts") -> list[str]:
         problems.append("prompts.harmless is empty; give at least one, or leave it out for those that ship")
     for what in ("id", "text"):
         seen: set[str] = set()
-        for prompt in (*every, *(prompts.harmless or ())):
-            value = getattr(prompt, what)
+        for value in (getattr(prompt, what) for prompt in (*every, *(prompts.harmless or ()))):
             if value in seen:
                 problems.append(
                     f"prompts: {what} {value!r} stands twice; attribution, held-out and harmless prompts must differ"

@@ -112,7 +112,7 @@ def test_withheld_estimates_are_not_drawn_and_the_others_are(tmp_path: Path) -> 
             patch.setattr("datablame.report.figures.estimates_caption", lambda *_: "")
             return behavior_rates(list(found.rates), unamplified=estimates(*rows), **options)
 
-    bare = {"importance": {**NO_FIGURE, "withheld": "w"}, "path": {**NO_FIGURE, "withheld": "w"}}
+    bare: dict[str, Any] = {"importance": {**NO_FIGURE, "withheld": "w"}, "path": {**NO_FIGURE, "withheld": "w"}}
     none = drawn(row("dose", **bare))
     assert drawn(row("dose", importance=bare["importance"])) != none
     assert drawn(row("dose", path=bare["path"])) != none

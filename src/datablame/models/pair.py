@@ -90,8 +90,9 @@ def check_prompts(study: Study, tokenizer: Any, configs: Mapping[str, Any]) -> N
     """Raises RequestError where a prompt of the study and its output do not fit the context of a checkpoint."""
     if study.prompts is None:
         return
-    prompts = (*study.prompts.attribution, *study.prompts.held_out, *harmless_prompts(study))
-    lengths = [(prompt.id, len(encode_prompt(tokenizer, prompt.text))) for prompt in prompts]
+    texts = [(prompt.id, prompt.text) for prompt in (*study.prompts.attribution, *study.prompts.held_out)]
+    texts += [(prompt.id, prompt.text) for prompt in harmless_prompts(study)]
+    lengths = [(prompt_id, len(encode_prompt(tokenizer, text))) for prompt_id, text in texts]
     check_context(configs, lengths, study.surface.max_new_tokens)
 
 
