@@ -8,11 +8,16 @@ from datablame.errors import PhaseError
 from datablame.judge.calibration import FILE as CALIBRATION
 from datablame.judge.choice import CLAUDE_FIELDS, choice_of, identity
 from datablame.models.source import known_commit
+from datablame.report.registration import FILE as REGISTRATION
 from datablame.run_folder import digest, hash_file, read_json
 
 __all__ = ["Phase", "fingerprint_of", "held_commit"]
 
-_LATER = {"attribute": ("encoder", "scores", "dtype", "projection"), "patch": ("micro_batch", "beta")}
+_LATER = {
+    "surface": ("cuda_graphs",),
+    "attribute": ("encoder", "scores", "dtype", "projection"),
+    "patch": ("micro_batch", "beta"),
+}
 """Keys that are younger than some run folders: left out while they have their default, so that those stay up to date.
 """
 _LATER_OF_MODELS = ("subfolder", "gguf_file", "attn_implementation")
@@ -59,15 +64,23 @@ def _part(part: str, study: Study, root: Path) -> Any:
                 del values[section][name]
     # Where an index lies changes no score.
     del values["attribute"]["index"]
+    prompts = values["prompts"]
+    if prompts and prompts["harmless"] is None:
+        del prompts["harmless"]
     if part == "attribution judge":
         return attribution_judge
     if part == "everything":
         calibration = None if study.judge.calibration is None else _contents(str(root / CALIBRATION))
         return values if calibration is None else {**values, "calibration": calibration}
+    if part == "registration":
+        return _contents(str(root / REGISTRATION))
     if part == "identity":
-        keys = ("seed", "behaviours", "prompts", "truth")
+        keys = ("seed", "behaviours", "truth")
         models, organism = _models_identity(study, root), _organism_identity(study)
-        return {**{key: values[key] for key in keys}, "models": models, "organism": organism}
+        asked = {"prompts": prompts and {split: prompts[split] for split in ("attribution", "held_out")}}
+        return {**{key: values[key] for key in keys}, **asked, "models": models, "organism": organism}
+    if part == "harmless":
+        return (prompts or {}).get("harmless")
     if part == "sampling":
         return {key: values["surface"][key] for key in _SAMPLING}
     if part == "pool":

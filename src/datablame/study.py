@@ -16,6 +16,8 @@ from datablame.fingerprints import Phase, fingerprint_of, held_commit
 from datablame.judge.calibration import calibrate
 from datablame.judge.choice import freeze
 from datablame.manifest import write_manifest
+from datablame.references import begun_under
+from datablame.report.registration import BEGUN, FILE
 from datablame.run_folder import (
     Inputs,
     append_peak,
@@ -36,10 +38,10 @@ _SCRATCH = ("journal*.jsonl", "items", "begun.json", "*.part")
 
 
 PHASES = (
-    Phase("scan", 2, "datablame.surface.run:run_scan", ("identity", "scan", "sampling", "judge")),
+    Phase("scan", 3, "datablame.surface.run:run_scan", ("identity", "scan", "sampling", "judge")),
     Phase(
         "surface",
-        2,
+        3,
         "datablame.surface.run:run_surface",
         ("identity", "surface", "judge"),
         ("scan",),
@@ -56,11 +58,17 @@ PHASES = (
         "patch",
         3,
         "datablame.patch.run:run",
-        ("identity", "pool", "patch", "sampling", "judge", "attribute"),
+        ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"),
         ("surface", "attribute"),
         "datablame.report.run:after_patch",
     ),
-    Phase("report", 1, "datablame.report.run:run", ("everything",), ("scan", "surface", "attribute", "patch")),
+    Phase(
+        "report",
+        2,
+        "datablame.report.run:run",
+        ("everything", "registration"),
+        ("scan", "surface", "attribute", "patch"),
+    ),
 )
 """The five phases of a study. A phase's version grows when the same inputs give other artifacts."""
 
@@ -73,7 +81,7 @@ class PhaseState(NamedTuple):
 
 
 def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
-    """The study of a run folder, which is made where there is none.
+    """The study of a run folder, which is made where there is none; it may hold a registration of the study before.
 
     Raises:
         RequestError: the folder holds another study, holds one already and `resume` is not set, or holds none.
@@ -82,7 +90,7 @@ def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
     if not path.exists():
         if study is None:
             raise RequestError(f"{root} holds no study.yaml; datablame run STUDY --out {root} begins one")
-        if root.exists() and any(root.iterdir()):
+        if root.exists() and any(path.name.removesuffix(".part") != FILE for path in root.iterdir()):
             raise RequestError(f"{root} holds files but no study.yaml; choose an empty folder with --out")
         return study
     held = load_study(str(path))
@@ -212,8 +220,11 @@ def _run_phase(
     fingerprint = fingerprint_of(phase, study, root)
     begun = read_json(out / "begun.json") if (out / "begun.json").exists() else None
     if begun is None or begun["fingerprint"] != fingerprint:
+        registered = begun_under(study, root, out) if phase.name == "patch" else None
         shutil.rmtree(out, ignore_errors=True)
         begun = {"fingerprint": fingerprint, "threads": execution.threads, "device": _device_of(resolved)}
+        if registered is not None:
+            write_json(root / BEGUN, registered)
         write_json(out / "begun.json", begun)
     resolved = _on_device(resolved, begun.get("device", "cpu"))
     workers = execution.workers if _device_of(resolved) == "cpu" else 1
@@ -257,7 +268,7 @@ def _outputs(phase: Phase, out: Path, root: Path) -> list[Path]:
     scratch = {path for pattern in _SCRATCH for path in out.glob(pattern)}
     own = [p for p in out.rglob("*") if p.name != "done.json" and not scratch & {p, *p.parents}]
     if phase.name == "report":
-        kept = {"run.lock", "timings.jsonl", "manifest.json", "study.yaml"}
+        kept = {"run.lock", "timings.jsonl", "manifest.json", "study.yaml", FILE}
         own += [p for p in [*root.glob("*"), *root.glob("writeup/*")] if p.is_file() and p.name not in kept]
     return own
 
