@@ -49,7 +49,7 @@ PHASES = (
     ),
     Phase(
         "attribute",
-        2,
+        3,
         "datablame.attribute.run:run",
         ("identity", "pool", "prefilter", "attribute", "attribution judge"),
         ("surface",),
