@@ -59,7 +59,7 @@ def test_both_models_logits_come_out_of_one_pass(layers: list[int] | None, rows:
 
 def test_blocks_below_the_adapter_read_each_row_once() -> None:
     after, before = pair([2, 3])
-    tree = forked(after, before)
+    tree: Any = forked(after, before)
     rows: list[int] = []
     for block in tree.model.layers:
         block.mlp.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
@@ -94,7 +94,8 @@ def test_the_trees_given_are_not_changed() -> None:
 def test_the_fork_takes_no_memory_of_weights() -> None:
     after, before = pair()
     own = {weight.data_ptr() for weight in (*after.parameters(), *before.parameters())}
-    assert {weight.data_ptr() for weight in forked(after, before).parameters()} == own
+    tree: Any = forked(after, before)
+    assert {weight.data_ptr() for weight in tree.parameters()} == own
 
 
 def test_sixteen_bit_weights_with_a_float32_adapter_part_as_peft_does() -> None:

@@ -139,7 +139,8 @@ def test_items_are_fixed_by_the_study_and_put_alpha_0_first() -> None:
     assert [len(item) for item in items.values()] == [128] * 15 + [80]
     assert {each.alpha for each in items["0000"]} == {0.0}
     assert sorted((e.alpha, e.index) for item in items.values() for e in item) == [(e.alpha, e.index) for e in wanted]
-    assert max(len(item) for item in run._items(wanted, batch_rows=50).values()) == 50
+    assert max(len(item) for item in run._items(wanted, batch_rows=50).values()) == 125
+    assert max(len(item) for item in run._items(wanted[:300], batch_rows=50).values()) == 50
 
 
 def test_truncated_sampling_has_no_weights(study: Study, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def unamplified_table(found: Artifacts) -> Table:
     why_not = found.unamplified["why_not"]
     about = (
         "The rate at alpha 0, three times: counted among the outputs at alpha 0; weighed (importance sampling) from "
-        "the outputs of all alphas (p / sum of pi q), with effective sample size, largest weight's share and Pareto k-hat "
+        "the outputs of all alphas (p / sum of pi q), with effective sample size, largest weight's share and k-hat "
         "(above .7 no figure is quoted); read off a line through the log odds at the two nearest alphas where the "
         "behaviour is common. 95 % intervals for these prompts; the line's holds only where the log odds are straight."
     )

@@ -31,7 +31,7 @@ def method_text(method: Candidate) -> str:
     coherent = listed([_change(drop).removesuffix(" than") for drop in method.coherent_drops.values()])
     p = "no p value" if method.p_holm is None else f"Holm-adjusted p = {probability(method.p_holm)}"
     checks = {True: "side checks hold", False: "side checks do not hold", None: "no side checks"}[method.holds]
-    control = ", a control of words alone" if method.control else ""
+    control = " (a control that goes by words alone)" if method.control else ""
     return (
         f"Removing what {method.arm}{control} flagged leaves {percent(method.rate)} harmful, {against} (among coherent "
         f"outputs {coherent}); {p}; {checks}"

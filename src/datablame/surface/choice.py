@@ -73,7 +73,7 @@ def chosen_log_probabilities(
             total = mixed.sub_(top).exp_().sum(-1, keepdim=True, dtype=torch.float64)
             return at - top.double() - total.log()
 
-        after, before = (log_probability(_amplified(buffer, each[rows], None, None)) for each in (a, b))
+        after, before = (log_probability(_amplified(buffer, each[rows], None, 0.0)) for each in (a, b))
         amplified = [
             after if alpha == 0 else log_probability(_amplified(buffer, a[rows], b[rows], alpha)) for alpha in alphas
         ]
@@ -97,7 +97,7 @@ def _amplified(
     buffer: Float[Tensor, "rows padded"],
     a: Float[Tensor, "rows vocabulary"],
     b: Float[Tensor, "rows vocabulary"] | None,
-    alpha: Float[Tensor, "rows 1"] | float | None,
+    alpha: Float[Tensor, "rows 1"] | float,
 ) -> Float[Tensor, "rows vocabulary"]:
     """The float32 logits a + alpha (a - b), written into the buffer."""
     mixed = buffer[:, : a.shape[-1]].copy_(a)

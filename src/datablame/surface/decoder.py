@@ -62,7 +62,7 @@ class RingDecoder:
     def place(
         self, numbers: Sequence[int], survivors: Int[Tensor, " on"], rows: Int[Tensor, " on"], count: int
     ) -> None:
-        """The survivors of the prompts become these rows, of `count` in all; what was read ends before the next column."""
+        """The survivors of the prompts become these rows, of `count` in all; their columns end before the next."""
         survivors, rows = survivors.to(self._device), rows.to(self._device)
         staying = [numbers[place] for place in survivors.tolist()]
         lengths = [self._prompts.lengths[number] for number in staying]
@@ -106,7 +106,8 @@ class RingDecoder:
         self._mask[:n, :, :, column] = 0
         logits = self._forward(n) if self._graphs is None else self._graphs(n)
         self._position[:n] += 1
-        return logits[: n * self._prompts.branches].unflatten(0, (n, self._prompts.branches))
+        branched: Tensor = logits[: n * self._prompts.branches].unflatten(0, (n, self._prompts.branches))
+        return branched
 
     def join(self) -> None:
         """Wait for the model's own stream, where it has one."""

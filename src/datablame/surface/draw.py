@@ -9,6 +9,7 @@ from datablame.models.chat import encode_prompt
 from datablame.models.pair import stop_tokens, vocabulary_of
 from datablame.records import Prompt, Sample
 from datablame.seeds import stream_key
+from datablame.surface.graphs import Graphs
 from datablame.surface.sampler import Generation, Request, Settings, sample
 
 __all__ = ["Draw", "draw", "draw_requests", "draws_of", "requests_for", "settings_of"]
@@ -73,6 +74,7 @@ def draw_requests(
         batch_rows=study.surface.batch_rows,
         alphas=study.surface.alphas,
         log_probabilities=log_probabilities,
+        graphs=Graphs if study.surface.cuda_graphs and after.device.type == "cuda" else None,
     )
     return [_sample(tokenizer, each, made) for each, made in zip(draws, generations, strict=True)]
 

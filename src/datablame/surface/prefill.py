@@ -92,7 +92,7 @@ def _read(model: Any, prompts: Sequence[tuple[int, ...]], branches: int) -> Chun
     ).logits[:, -1]
     n = len(prompts)
     states = [tuple(t.unflatten(0, (n, len(t) // n)) for t in (layer.keys, layer.values)) for layer in cache.layers]
-    return Chunk(logits.unflatten(0, (n, branches)), states)  # type: ignore[arg-type]
+    return Chunk(logits.unflatten(0, (n, branches)), states)
 
 
 def left_padded(

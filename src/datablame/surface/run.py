@@ -160,8 +160,11 @@ def _every(prompts: Sequence[Prompt], alphas: Sequence[float], samples: int) -> 
 
 
 def _items(wanted: Sequence[Wanted], batch_rows: int) -> dict[str, list[Wanted]]:
-    """Batches fixed by the study alone, alpha 0 first, for there the before model may rest."""
-    rows = min(batch_rows, max(_SMALLEST_ITEM_ROWS, -(-len(wanted) // _ITEMS)))
+    """Fixed by the study alone, alpha 0 first, for there the before model may rest.
+
+    An item larger than a batch keeps the batch full: the sampler refills it from the item.
+    """
+    rows = max(min(batch_rows, _SMALLEST_ITEM_ROWS), -(-len(wanted) // _ITEMS))
     ordered = sorted(wanted, key=lambda each: each.alpha != 0)
     return {f"{start // rows:04d}": ordered[start : start + rows] for start in range(0, len(ordered), rows)}
 

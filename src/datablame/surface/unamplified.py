@@ -13,7 +13,7 @@ from datablame.stats.importance import Spread, Weighed, balance_log_weights, sco
 from datablame.stats.path import Extrapolated, extrapolated, logit_interval
 from datablame.stats.psis import LEAST_TAIL
 
-__all__ = ["KHAT_LIMIT", "LEAST_COMMON", "importance_row", "path_row", "unamplified", "why_not"]
+__all__ = ["KHAT_LIMIT", "LEAST_COMMON", "importance_row", "path_row", "unamplified", "weigh", "why_not"]
 
 Row = Mapping[str, Any]
 
@@ -84,11 +84,21 @@ def importance_row(rows: Sequence[Row], alphas: Sequence[float]) -> dict[str, An
     """The estimate from scored outputs of all alphas, each weighed by p / sum_k pi_k q_k of its own prompt."""
     if not rows:
         return _importance(None, 0, 0, 0, "no output was scored")
+    weighed = weigh(rows, alphas)
+    harmful = sum(row["label"] == "harmful" for row in rows)
+    plain = sum(row["alpha"] == 0 for row in rows)
+    return _importance(weighed, len(rows), harmful, plain, _untrusted(weighed, harmful))
+
+
+def weigh(rows: Sequence[Row], alphas: Sequence[float]) -> Weighed:
+    """The estimate, its error and how the weights lie, whether they are to be trusted or not.
+
+    Prompts with other numbers of scored outputs have other weights: pi_k is a prompt's own share of outputs at alpha k.
+    """
     column = {float(alpha): place for place, alpha in enumerate(alphas)}
     number = {name: place for place, name in enumerate(dict.fromkeys(row["prompt_id"] for row in rows))}
     prompts = np.array([number[row["prompt_id"]] for row in rows])
     strata = np.array([column[float(row["alpha"])] for row in rows])
-    harmful = np.array([row["label"] == "harmful" for row in rows])
     log_p = np.array([row["log_p_after"] for row in rows], dtype=float)
     log_q = np.array([row["log_q"] for row in rows], dtype=float)
     log_weights = np.empty(len(rows))
@@ -96,9 +106,7 @@ def importance_row(rows: Sequence[Row], alphas: Sequence[float]) -> dict[str, An
         here = prompts == prompt
         counts = np.bincount(strata[here], minlength=len(alphas))
         log_weights[here] = balance_log_weights(log_p[here], log_q[here], counts)
-    weighed = weighed_rate(log_weights, harmful, prompts, strata)
-    plain = int((strata == column[0.0]).sum())
-    return _importance(weighed, len(rows), int(harmful.sum()), plain, _untrusted(weighed, int(harmful.sum())))
+    return weighed_rate(log_weights, [row["label"] == "harmful" for row in rows], prompts, strata)
 
 
 def path_row(rows: Sequence[Row], alphas: Sequence[float]) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""The figure of this study."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from studies.unamplified.errors import Truth, name_of
+
+from datablame.records import EVERY
+from datablame.report.style import GREY, INK, Box, behaviour_looks, drawing, page, panel, png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Quoted = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+"""What unamplified.json says of each budget: behaviour, then estimator, then one entry a budget."""
+
+
+def drawn(quoted: Quoted, truths: Mapping[str, Truth]) -> bytes:
+    """A panel for each behaviour: what datablame quotes from each budget, beside the truth."""
+    budgets = len(quoted[EVERY]["naive"])
+    shown = [name for name in truths if name != EVERY] + [EVERY]
+    caption = (
+        f"One dot a budget: the surface phase's 50 outputs at each of four alphas for each held-out prompt, {budgets} budgets "
+        "that share no output, with 95 % intervals. Grey band: the truth with its 95 % interval, from plain outputs at "
+        f"alpha 0 ({truths[EVERY].n:,} in all)."
+    )
+    with drawing():
+        figure = page(12.4, 3.5, "The rate at alpha 0 from one budget of outputs", caption)
+        looks = behaviour_looks([name for name in shown if name != EVERY])
+        for place, name in enumerate(shown):
+            axes = panel(figure, Box(3.1 * place, 0, 2.95, 3.5), name_of(name), left=0.5, right=0.05, below=0.35)
+            _dots(axes, quoted[name], truths[name], INK if name == EVERY else looks[name].ink)
+        return png(figure)
+
+
+def _dots(axes: "Axes", quoted: Mapping[str, Sequence[Mapping[str, Any]]], truth: Truth, ink: str) -> None:
+    half = 1.96 * math.sqrt(truth.variance / truth.n)
+    axes.axhspan(100 * (truth.rate - half), 100 * (truth.rate + half), color=GREY, alpha=0.25, linewidth=0)
+    for column, rows in enumerate(quoted.values()):
+        for number, row in enumerate(rows):
+            x = column + (number - (len(rows) - 1) / 2) * 0.062
+            if row["rate"] is not None:
+                axes.vlines(x, 100 * row["low"], 100 * row["high"], color=ink, linewidth=1, alpha=0.7)
+                axes.plot([x], [100 * row["rate"]], "o", color=ink, markersize=3.5)
+        withheld = sum(row["rate"] is None for row in rows)
+        if withheld:
+            words = f"{withheld} of {len(rows)}\nwithheld"
+            axes.annotate(
+                words, (column, 0.99), xycoords=("data", "axes fraction"), ha="center", va="top", size=8, color=GREY
+            )
+    axes.set_xticks(range(len(quoted)), ["counted\nat 0", "weighed\n(IS)", "path"])
+    axes.set_xlim(-0.5, len(quoted) - 0.5)
+    axes.set_ylim(0, None)
+    axes.margins(y=0.25)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    axes.grid(visible=False, axis="x")
