@@ -28,6 +28,7 @@ from studies.unamplified.errors import (
     pooled,
     truth_of,
 )
+from studies.unamplified.figure import Quoted, drawn
 
 from datablame.config import Study
 from datablame.execute import Execution, Silent
