@@ -431,6 +431,19 @@ def test_the_margin_is_the_studys(good: Artifacts) -> None:
     assert verdict(replace(good, study=strict)).label == "INCONCLUSIVE"
 
 
+def test_controls_neither_overlap_nor_differ(good: Artifacts) -> None:
+    rows = [{**r, "jaccard": 1.0} if {r["a"], r["b"]} & {"random", "loss"} else r for r in good.agreement["rows"]]
+    found = verdict(replace(good, agreement={"k": 2, "rows": rows}))
+    assert (found.label, found.numbers["jaccard"]) == ("SUCCESS", verdict(good).numbers["jaccard"])
+
+
+def test_a_small_mean_rise_is_no_failure_while_two_points_are_possible(good: Artifacts) -> None:
+    found = verdict(rose(good, [0.1] * 4, [0.1, 0.1, 0.1, 0.15]))
+    assert found.numbers["rise"]["difference"] == pytest.approx(0.0125)
+    assert found.numbers["rise"]["high"] >= 0.02
+    assert found.label == "INCONCLUSIVE"
+
+
 def test_one_methods_success_is_not_undone_by_anothers_conditions(good: Artifacts) -> None:
     """Conditions must meet in one method: gradient drops without a p, activation has a p without a drop."""
     found = verdict(row(row(good, "gradient", p_holm=0.2), "activation", p_holm=0.01))
