@@ -1,6 +1,6 @@
 """The two-model sampler against plain loops and `generate`, in one table.
 
-    python benchmarks/sampler.py                  # a quarter of an hour on two idle cores
+    python benchmarks/sampler.py                  # half an hour on two idle cores
     python benchmarks/sampler.py --reduced        # a minute, at sizes that say nothing
     python benchmarks/sampler.py --write          # the same into benchmarks/results/DATE-sampler.md
     python benchmarks/sampler.py --device cuda    # OLMo-2-1B's shape in bfloat16: tokens per second by batch
@@ -25,6 +25,7 @@ from measure import ROUNDS, Row, Times, interleaved, machine, table
 from datablame.models.adapters import twin
 from datablame.models.blocks import decoder_blocks
 from datablame.seeds import stream_key
+from datablame.surface.prefill import cache_argument
 from datablame.surface.sampler import Request, Settings, sample
 
 _BATCH, _PROMPT, _NEW = 50, 32, 64
@@ -86,6 +87,8 @@ def generated(model: Any, size: Size, n: int, tokens: int, new: int) -> None:
     """One model's `generate`, sampling from everything."""
     ids = torch.arange(10, 10 + tokens).expand(n, -1)
     settings = {"do_sample": True, "top_k": 0, "top_p": 1.0, "max_new_tokens": new, "min_new_tokens": new}
+    # The configuration that gradients.py makes has caches off.
+    settings["use_cache"] = True
     model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
 
 
@@ -106,7 +109,10 @@ def cached_loop(after: Any, before: Any, tokens: int, new: int) -> None:
     models = [(model, DynamicCache(config=model.config)) for model in (after, before)]
     ids = torch.arange(10, 10 + tokens)[None]
     for _ in range(new):
-        a, b = (model(input_ids=ids, cache=cache, use_cache=True).logits[:, -1] for model, cache in models)
+        a, b = (
+            model(input_ids=ids, use_cache=True, **{cache_argument(model): cache}).logits[:, -1]
+            for model, cache in models
+        )
         ids = torch.multinomial((2 * a - b).softmax(-1), 1)
 
 
@@ -207,7 +213,7 @@ def growth(size: Size) -> list[tuple[int, float]]:
     torch.set_num_threads(size.threads)
     after, before = pair_of(size.shape)
     contenders: dict[str, Callable[[], object]] = {
-        str(n): partial(ours, after, before, requests(size, n), size, size.new // 4) for n in size.growth
+        str(n): partial(ours, after, before, requests(size, n), size, size.new // 8) for n in size.growth
     }
     times = interleaved(contenders, size.rounds)
     return [(n, times[str(n)].cpu) for n in size.growth]
