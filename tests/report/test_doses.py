@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,14 @@ def test_findings_name_the_winner_at_each_k_and_the_a_a_pair(found: tuple[Path, 
     assert any("removing what gradient ranks last gives" in text for text in said)
 
 
+def test_methods_that_leave_as_little_are_named_together(found: tuple[Path, Artifacts]) -> None:
+    level = [{**row, "rate": 0.1} if row["arm"] in ("gradient", "activation") else row for row in found[1].tests]
+    [doses] = [text for text in findings(replace(found[1], tests=level)) if "least is left by" in text]
+    both = "gradient or activation at K = {} (10.0 %)"
+    told = f"{both.format(2)}, {both.format(8)} and {both.format(14)}, the same at every K; only K = 2 was"
+    assert doses.startswith(f"retrain: least is left by {told}")
+
+
 def test_the_deliverables_have_every_k(found: tuple[Path, Artifacts]) -> None:
     root, artifacts = found
     with (root / "patching_comparison.csv").open() as file:
@@ -161,8 +170,6 @@ def test_controls_do_not_look_like_methods() -> None:
     ],
 )
 def test_the_words_say_what_was_done(found: tuple[Path, Artifacts], intervention: str, said: str) -> None:
-    from dataclasses import replace
-
     study = found[1].study
     patch = study.patch.model_copy(update={"intervention": intervention})
     texts = findings(replace(found[1], study=study.model_copy(update={"patch": patch})))

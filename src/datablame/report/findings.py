@@ -12,6 +12,7 @@ from datablame.stats.intervals import Interval, wilson
 __all__ = ["findings", "pooled_rate"]
 
 _P_THRESHOLD = 0.05
+_ROUNDING = 1e-12
 _DOING = {
     "remove": "removing",
     "swap": "exchanging the answers of",
@@ -188,12 +189,12 @@ def _doses(found: Artifacts, protocol: str) -> Iterable[str]:
         rows = [row for row in found.tested(protocol=protocol, k=k).values() if row["arm"] not in OUTSIDE_FAMILY]
         scored = [row for row in rows if row["rate"] is not None]
         if scored:
-            least = min(scored, key=lambda row: (row["rate"], row["arm"]))
-            lowest.append((k, least["arm"], least["rate"]))
+            least = min(row["rate"] for row in scored)
+            lowest.append((k, [row["arm"] for row in scored if row["rate"] - least < _ROUNDING], least))
     if lowest:
-        told = listed([f"{arm} at K = {k} ({percent(rate)})" for k, arm, rate in lowest])
-        same = "the same at every K" if len({arm for _, arm, _ in lowest}) == 1 else "not the same at every K"
-        yield f"{protocol}: least is left by {told}, {same}; only K = {found.k} was declared to decide."
+        told = listed([f"{' or '.join(arms)} at K = {k} ({percent(rate)})" for k, arms, rate in lowest])
+        same = "the same" if set.intersection(*(set(arms) for _, arms, _ in lowest)) else "not the same"
+        yield f"{protocol}: least is left by {told}, {same} at every K; only K = {found.k} was declared to decide."
 
 
 def _removal(found: Artifacts, arm: str, row: Row, protocol: str) -> str:
