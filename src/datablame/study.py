@@ -49,7 +49,7 @@ PHASES = (
     ),
     Phase(
         "attribute",
-        3,
+        4,
         "datablame.attribute.run:run",
         ("identity", "pool", "prefilter", "attribute", "attribution judge"),
         ("surface",),
@@ -64,7 +64,7 @@ PHASES = (
     ),
     Phase(
         "report",
-        2,
+        3,
         "datablame.report.run:run",
         ("everything", "registration"),
         ("scan", "surface", "attribute", "patch"),

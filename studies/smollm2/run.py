@@ -9,13 +9,14 @@ finished is not computed again. The README has the sections of the variants that
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from studies.running import run_study, take_over
 
 HERE = Path(__file__).parent
 FIGURES = ("behavior_rates.png", "patching_comparison.png", "final_results.png")
@@ -50,42 +51,18 @@ def main() -> None:
     options = parser.parse_args()
     runs = options.runs
     folder = runs / "smollm2-study"
-    _run(folder, ())
+    run_study(HERE / "study.yaml", folder)
     for variant in VARIANTS:
         if variant.name not in options.variants:
             continue
         other = runs / f"smollm2-{variant.name}"
-        if variant.shares and not other.exists():
-            for phase in ("scan", "surface"):
-                shutil.copytree(folder / "artifacts" / phase, other / "artifacts" / phase)
-            shutil.copy(folder / "study.yaml", other / "study.yaml")
-        _run(other, variant.sets, variant.until)
+        if variant.shares:
+            take_over(folder, other, ("scan", "surface"))
+        run_study(HERE / "study.yaml", other, sets=variant.sets, until=variant.until)
     (HERE / "README.md").write_text(_readme(runs), encoding="utf-8")
     shutil.copy(folder / "case_study.md", HERE / "case_study.md")
     for name in FIGURES:
         shutil.copy(folder / name, HERE / name)
-
-
-def _run(folder: Path, sets: Sequence[str], until: str | None = None) -> None:
-    command = [sys.executable, "-m", "datablame", "run", str(HERE / "study.yaml"), "--out", str(folder), "--resume"]
-    for override in sets:
-        command += ["--set", override]
-    if until is not None:
-        command += ["--until", until]
-    # The outcome must not depend on whether a key for a judge happens to be set.
-    environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
-    _stop_unless_reported(subprocess.run(command, check=False, env=environment).returncode, folder)
-
-
-def _stop_unless_reported(code: int, folder: Path) -> None:
-    """An INVALID verdict ends with exit code 1 and is a result; whatever else fails ends this script too."""
-    if not code:
-        return
-    path = folder / "final_results.json"
-    verdict = json.loads(path.read_text(encoding="utf-8"))["verdict"] if path.exists() else None
-    invalid = verdict is not None and verdict["label"] == "INVALID"
-    if code != 1 or not invalid:
-        sys.exit(code)
 
 
 def _readme(runs: Path) -> str:

@@ -9,7 +9,6 @@ reading of 80 outputs, with which the rules' labels are compared.
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from studies.running import run_study, take_over
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -41,37 +43,15 @@ def main() -> None:
     prepare = [sys.executable, str(ROOT / "examples/sycophancy/prepare.py"), str(made), "--seed", str(SEED)]
     subprocess.run([*prepare, *(["--packages", str(given.packages)] if given.packages else [])], check=True)
     main_run, at_before = given.runs / "sycophancy", given.runs / "sycophancy-before"
-    _run(made, main_run, given.workers)
-    if not at_before.exists():
-        for phase in ("scan", "surface"):
-            shutil.copytree(main_run / "artifacts" / phase, at_before / "artifacts" / phase)
-        shutil.copy(main_run / "study.yaml", at_before / "study.yaml")
-    _run(made, at_before, given.workers, "--set", "attribute.checkpoint=before", "--until", "attribute")
-    base = f"models.after={made / 'before'}"
-    quiet = ("--set", base, "--set", "surface.alphas=[0]", "--set", "scan.alphas=[0]", "--until", "surface")
-    _run(made, given.runs / "sycophancy-base", given.workers, *quiet)
+    study, workers = made / "study.yaml", ("--workers", str(given.workers))
+    run_study(study, main_run, *workers)
+    take_over(main_run, at_before, ("scan", "surface"))
+    run_study(study, at_before, *workers, sets=["attribute.checkpoint=before"], until="attribute")
+    quiet = [f"models.after={made / 'before'}", "surface.alphas=[0]", "scan.alphas=[0]"]
+    run_study(study, given.runs / "sycophancy-base", *workers, sets=quiet, until="surface")
     (HERE / "README.md").write_text(_readme(made, given.runs), encoding="utf-8")
     for name in FIGURES:
         shutil.copy(main_run / name, HERE / name)
-
-
-def _run(made: Path, folder: Path, workers: int, *more: str) -> None:
-    command = [sys.executable, "-m", "datablame", "run", str(made / "study.yaml"), "--out", str(folder), "--resume"]
-    # The outcome must not depend on whether a key for a judge happens to be set.
-    environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
-    ended = subprocess.run([*command, "--workers", str(workers), *more], check=False, env=environment)
-    _stop_unless_reported(ended.returncode, folder)
-
-
-def _stop_unless_reported(code: int, folder: Path) -> None:
-    """An INVALID verdict ends with exit code 1 and is a result; whatever else fails ends this script too."""
-    if not code:
-        return
-    path = folder / "final_results.json"
-    verdict = json.loads(path.read_text(encoding="utf-8"))["verdict"] if path.exists() else None
-    invalid = verdict is not None and verdict["label"] == "INVALID"
-    if code != 1 or not invalid:
-        sys.exit(code)
 
 
 def _readme(made: Path, runs: Path) -> str:

@@ -9,13 +9,13 @@ the samples and rankings of the first over and only train anew. The README has w
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from studies.running import run_study, take_over
 
 HERE = Path(__file__).parent
 SHARED = ("scan", "surface", "attribute")
@@ -68,34 +68,13 @@ def main() -> None:
     for situation in wanted:
         folder = options.runs / situation.name
         if situation.shares:
-            _take_over(options.runs / first.name, folder)
+            take_over(options.runs / first.name, folder, SHARED)
         # Of the first, a study that shares needs the rankings only.
         until = "attribute" if situation is first and options.only not in (None, first.name) else None
-        _run(situation, folder, until)
+        code = run_study("organism", folder, sets=situation.sets, until=until)
+        if until is None:
+            _exit_code(folder).write_text(f"{code}\n", encoding="utf-8")
     (HERE / "README.md").write_text(_readme(options.runs), encoding="utf-8")
-
-
-def _take_over(source: Path, folder: Path) -> None:
-    """Copy samples and rankings into a folder that has none."""
-    for phase in SHARED:
-        if not (folder / "artifacts" / phase).exists():
-            shutil.copytree(source / "artifacts" / phase, folder / "artifacts" / phase)
-    if not (folder / "study.yaml").exists():
-        shutil.copy(source / "study.yaml", folder / "study.yaml")
-
-
-def _run(situation: Situation, folder: Path, until: str | None) -> None:
-    """Run or resume, and keep the exit code beside the folder; 1 is a verdict here where the report was written."""
-    command = [sys.executable, "-m", "datablame", "run", "organism", "--out", str(folder), "--resume"]
-    for override in situation.sets:
-        command += ["--set", override]
-    command += ["--until", until] if until is not None else []
-    environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
-    code = subprocess.run(command, env=environment, check=False).returncode
-    if code and (code != 1 or not _finished(folder)):
-        sys.exit(code)
-    if until is None:
-        _exit_code(folder).write_text(f"{code}\n", encoding="utf-8")
 
 
 def _exit_code(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """A sentence encoder that needs no download, and a tiny study as the surface phase leaves it."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from datablame.attribute import passes
 from datablame.config import Study
 from datablame.run_folder import Inputs, write_json, write_jsonl, write_table
+from datablame.surface.rates import rates
 
 TEXTS = [
     "water the fern once a week",
@@ -127,6 +129,8 @@ def world(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         )
         folder = tmp_path / root
         write_table(folder / "artifacts/surface/samples.parquet", samples(harmful))
+        counted = [asdict(rate) for rate in rates(samples(harmful))]
+        write_table(folder / "artifacts/surface/rates.parquet", counted)
         write_json(folder / "artifacts/surface/alpha_star.json", {"alpha_star": 1.0})
         return study, Inputs(folder, lambda what, key, seconds: None)
 

@@ -10,7 +10,7 @@ from datablame.attribute.work import work
 from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.execute import Execution, Silent
-from datablame.run_folder import Inputs, read_json, read_jsonl
+from datablame.run_folder import Inputs, read_json, read_jsonl, write_table
 
 BOTH = Execution(workers=1, threads=1)
 
@@ -101,7 +101,7 @@ def test_the_pool_summary_tells_what_was_left_out_and_what_repeats_a_prompt(worl
     assert pool["clusters"] == 28
     assert pool["excluded"] == {}
     assert next(iter(pool["skipped_rows"].values()))["count"] == 1
-    assert pool["behaviours"] == {"traced": ["nuts"], "dropped": ["ferns"]}
+    assert pool["behaviours"] == {"traced": ["nuts"], "dropped": ["ferns"], "no_rise": False}
     assert pool["prompt_matches"] == [{"doc_id": "d03", "prompt_id": "a1"}, {"doc_id": "d28", "prompt_id": "a1"}]
     assert pool["query_matches"] == []
 
@@ -156,7 +156,43 @@ def test_without_a_harmful_output_the_artifacts_are_empty(world: World) -> None:
             assert content == b"", name
     assert json.loads(files["agreement.json"])["rows"] == []
     assert json.loads(files["themes.json"])["themes"] == []
-    assert json.loads(files["pool.json"])["behaviours"] == {"traced": [], "dropped": ["nuts", "ferns"]}
+    assert json.loads(files["pool.json"])["behaviours"] == {
+        "traced": [],
+        "dropped": ["nuts", "ferns"],
+        "no_rise": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("plain", "amplified", "traced"),
+    [
+        ([0.01, 0.0, 0.02, 0.01], [0.0, 0.01, 0.02, 0.01], False),
+        ([0.3, 0.4, 0.5, 0.6], [0.1, 0.0, 0.2, 0.1], False),
+        ([0.0, 0.0, 0.0, 0.0], [0.01, 0.01, 0.01, 0.01], True),
+        ([0.0, 0.1, 0.0, 0.1], [0.1, 0.0, 0.2, 0.0], True),
+        ([0.0, 0.0, 0.0, 0.0], [0.5, 0.4, 0.6, 0.5], True),
+        ([0.01], [0.0], True),
+    ],
+    ids=["accidents", "a fall", "small but shown", "wide", "a rise", "one prompt cannot tell"],
+)
+def test_harmful_outputs_are_traced_unless_nothing_rose(
+    world: World, plain: list[float], amplified: list[float], traced: bool
+) -> None:
+    study, inputs = world(
+        attribute={"methods": ["bm25", "random"], "top_k": 3}, patch={"arms": ["untrained", "baseline", "random"]}
+    )
+    counted = [
+        {"split": "held-out", "prompt_id": f"h{number}", "behaviour": "nuts", "alpha": alpha, "rate": rate}
+        for number, pair in enumerate(zip(plain, amplified, strict=True))
+        for alpha, rate in zip((0.0, 1.0), pair, strict=True)
+    ]
+    write_table(inputs.root / "artifacts/surface/rates.parquet", counted)
+    files = attributed((study, inputs))
+    assert bool(rows_of(files, "queries.jsonl")) is traced
+    assert bool(json.loads(files["flagged.json"])["bm25"]) is traced
+    followed = {"traced": ["nuts"], "dropped": ["ferns"], "no_rise": False}
+    stopped = {"traced": [], "dropped": ["nuts", "ferns"], "no_rise": True}
+    assert json.loads(files["pool.json"])["behaviours"] == (followed if traced else stopped)
 
 
 def test_without_truth_nothing_is_said_about_it(world: World) -> None:

@@ -39,7 +39,7 @@ def experiment(seeds: int) -> list[dict[str, Any]]:
 
 @cache
 def results_of(seeds: int) -> list[dict[str, Any]]:
-    return compared(comparison(experiment(seeds)), ARMS, HEADLINE, 0)
+    return compared(comparison(experiment(seeds)), ARMS, HEADLINE, 0, 0.2)
 
 
 def chosen(results: Sequence[Mapping[str, Any]], arm: str, behaviour: str = "*") -> Mapping[str, Any]:
@@ -135,7 +135,7 @@ def test_the_crossed_t_needs_two_seeds_and_two_prompts() -> None:
 
 def test_confounder_controls_are_not_in_the_family() -> None:
     rows = [{**row, "arm": "gradient-norm"} if row["arm"] == "bm25" else row for row in experiment(5)]
-    results = compared(comparison(rows), ("baseline", "random", "gradient-norm", "gradient"), HEADLINE, 0)
+    results = compared(comparison(rows), ("baseline", "random", "gradient-norm", "gradient"), HEADLINE, 0, 0.2)
     assert chosen(results, "gradient-norm")["p_holm"] is None
     assert chosen(results, "gradient")["p_holm"] == chosen(results, "gradient")["p"]
 
@@ -151,7 +151,7 @@ def test_other_alphas_splits_and_protocols_are_compared_apart_and_are_not_the_he
     rows = experiment(4)
     for changed in ({"alpha": 0.0}, {"split": "attribution"}, {"protocol": "continue"}):
         rows += [{**row, **changed} for row in experiment(4) if row["arm"] != "untrained" or "protocol" not in changed]
-    results = [r for r in compared(comparison(rows), ARMS, HEADLINE, 0) if r["behaviour"] == "*"]
+    results = [r for r in compared(comparison(rows), ARMS, HEADLINE, 0, 0.2) if r["behaviour"] == "*"]
     assert len(results) == 4 * len(ARMS)
     headline = [r for r in results if r["headline"]]
     assert {(r["protocol"], r["alpha"], r["split"]) for r in headline} == {("retrain", 1.0, "held-out")}
@@ -161,7 +161,7 @@ def test_other_alphas_splits_and_protocols_are_compared_apart_and_are_not_the_he
 def test_a_prompt_with_an_unscored_cell_is_left_out_of_the_comparison() -> None:
     rows = [row for row in experiment(4) if (row["arm"], row["seed"], row["prompt_id"]) != ("bm25", 1, "pet-1")]
     rows += cell("bm25", 1, "pet-1", {"unscored": 7})
-    results = compared(comparison(rows), ARMS, HEADLINE, 0)
+    results = compared(comparison(rows), ARMS, HEADLINE, 0, 0.2)
     assert chosen(results, "gradient")["prompts"] == 2
     assert chosen(results, "gradient", "pet")["rate"] is None
     assert chosen(results, "gradient", "pet")["to_random"] is None
@@ -169,14 +169,14 @@ def test_a_prompt_with_an_unscored_cell_is_left_out_of_the_comparison() -> None:
 
 def test_incoherence_is_shown_beside_the_rate() -> None:
     rows = cell("baseline", 0, "dose-1", {"harmful": 4, "harmless": 4, "incoherent": 2, "unscored": 3})
-    result = compared(comparison(rows), ("baseline",), HEADLINE, 0)[0]
+    result = compared(comparison(rows), ("baseline",), HEADLINE, 0, 0.2)[0]
     assert result["rate"] == pytest.approx(0.4)
     assert result["rate_of_coherent"] == pytest.approx(0.5)
     assert result["counts"] == {"harmful": 4, "refused": 0, "harmless": 4, "incoherent": 2, "unscored": 3}
 
 
 def test_no_rows_give_no_results() -> None:
-    assert compared(comparison([]), ARMS, HEADLINE, 0) == []
+    assert compared(comparison([]), ARMS, HEADLINE, 0, 0.2) == []
 
 
 def dosed(seeds: int, ks: Sequence[int] = (5, 20)) -> list[dict[str, Any]]:
@@ -198,7 +198,7 @@ DOSED_ARMS = ("baseline", "a-a", "random", "bm25", "gradient", "oracle")
 
 @cache
 def dosed_tests(seeds: int) -> list[dict[str, Any]]:
-    return compared(comparison(dosed(seeds)), DOSED_ARMS, HEADLINE, 0)
+    return compared(comparison(dosed(seeds)), DOSED_ARMS, HEADLINE, 0, 0.2)
 
 
 def rates_of(rows: Sequence[Mapping[str, Any]], arm: str, k: int) -> NDArray[np.float64]:
@@ -215,7 +215,7 @@ def rates_of(rows: Sequence[Mapping[str, Any]], arm: str, k: int) -> NDArray[np.
 
 def test_each_k_is_compared_with_random_at_that_k_and_with_the_one_baseline() -> None:
     rows = dosed(4)
-    results = [r for r in compared(comparison(rows), DOSED_ARMS, HEADLINE, 0) if r["behaviour"] == "*"]
+    results = [r for r in compared(comparison(rows), DOSED_ARMS, HEADLINE, 0, 0.2) if r["behaviour"] == "*"]
     once = [("baseline", 0), ("a-a", 0), ("random", 20), ("bm25", 20), ("gradient", 20), ("oracle", 0)]
     others = [("random", 5), ("bm25", 5), ("gradient", 5)]
     assert [(r["arm"], r["k"]) for r in results] == [*once, *others]
@@ -239,7 +239,7 @@ def test_each_k_is_compared_with_random_at_that_k_and_with_the_one_baseline() ->
 
 
 def test_another_k_changes_no_row_of_the_headline() -> None:
-    one = compared(comparison(dosed(4, (20,))), DOSED_ARMS, HEADLINE, 0)
+    one = compared(comparison(dosed(4, (20,))), DOSED_ARMS, HEADLINE, 0, 0.2)
     assert one == [row for row in dosed_tests(4) if row["k"] != 5]
 
 
@@ -264,7 +264,7 @@ def test_equivalence_is_decided_by_the_90_percent_interval_of_the_crossed_t() ->
 
 def test_there_is_no_equivalence_to_a_reference_without_harm_or_with_one_seed() -> None:
     rows = [{**row, "label": "refused"} if row["arm"] == "random" else row for row in dosed(4)]
-    result = next(r for r in compared(comparison(rows), DOSED_ARMS, HEADLINE, 0) if r["arm"] == "gradient")
+    result = next(r for r in compared(comparison(rows), DOSED_ARMS, HEADLINE, 0, 0.2) if r["arm"] == "gradient")
     assert result["to_random"]["equivalence"] is None
     assert result["to_baseline"]["equivalence"] is not None
     single = next(r for r in dosed_tests(1) if r["arm"] == "gradient")
@@ -273,7 +273,7 @@ def test_there_is_no_equivalence_to_a_reference_without_harm_or_with_one_seed() 
 
 def test_the_mixed_model_stands_where_the_verdict_comes_from_or_says_why_not() -> None:
     rows = dosed(4)
-    results = compared(comparison(rows), DOSED_ARMS, HEADLINE, 0)
+    results = compared(comparison(rows), DOSED_ARMS, HEADLINE, 0, 0.2)
     for row in results:
         if row["to_random"] and not row["headline"]:
             assert row["to_random"]["mixed"] is None
@@ -309,7 +309,7 @@ def test_the_baseline_again_is_told_from_the_headline_alone() -> None:
 
 def test_a_pair_of_baselines_without_a_score_has_no_numbers() -> None:
     rows = [{**row, "label": "unscored"} for row in dosed(4)]
-    pair = again(compared(comparison(rows), DOSED_ARMS, HEADLINE, 0))
+    pair = again(compared(comparison(rows), DOSED_ARMS, HEADLINE, 0, 0.2))
     assert pair is not None
     assert (pair["rate"], pair["again"], pair["difference"], pair["p"]) == (None,) * 4
     assert pair["why_no_p"] == "no prompt was scored in every arm and seed"

@@ -185,7 +185,7 @@ def _write_patching(out: Path, study: Study, samples: list[dict[str, Any]], surf
                         k = 0 if arm in ("baseline", "oracle") else 2
                         rows.append({**row, "label": label, "arm": arm, "protocol": protocol, "k": k, "seed": seed})
     table = comparison(rows) if surfaced else []
-    tests = compared(table, study.patch.arms, ("retrain", 2, 2.0), 0) if surfaced else []
+    tests = compared(table, study.patch.arms, ("retrain", 2, 2.0), 0, 0.2) if surfaced else []
     write_table(out / "comparison.parquet", table)
     write_json(out / "tests.json", {"alpha": 2.0 if surfaced else None, "k": 2 if surfaced else None, "rows": tests})
     trained = [

@@ -49,7 +49,7 @@ def patched(ks: tuple[int, ...], seeds: int = 4, *, alpha: float = 1.0, k: int =
                         for draw in random.random(60)
                     ]
     table = comparison(outputs)
-    return compared(table, list(ARMS), ("retrain", k, alpha), 0), table
+    return compared(table, list(ARMS), ("retrain", k, alpha), 0, 0.2), table
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def patch_rows(
                             for draw in random.random(20)
                         ]
     table = comparison(outputs)
-    return compared(table, list(arms), ("retrain", 20, 1.0), 0), table
+    return compared(table, list(arms), ("retrain", 20, 1.0), 0, 0.2), table
 
 
 def agreement_rows(methods: Sequence[str] = METHODS) -> Rows:

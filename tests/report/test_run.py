@@ -109,7 +109,7 @@ def test_nothing_surfaced_is_reported_as_such(tmp_path: Path) -> None:
     results = json.loads((root / "final_results.json").read_text())
     schema = json.loads((resources.files("datablame.report") / "final_results.schema.json").read_text())
     jsonschema.validate(results, schema)
-    assert "No harmful output was found to trace, so that no document is blamed." in results["findings"]
+    assert "No harmful output was found, so that nothing was traced and no document is blamed." in results["findings"]
     assert "Nothing was removed, so that no arm was trained." in results["findings"]
     assert "No harmful output was found" in (root / "case_study.md").read_text()
 

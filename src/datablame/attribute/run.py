@@ -24,6 +24,7 @@ from datablame.corpus.duplicates import full_text
 from datablame.corpus.kinds import check_kind
 from datablame.execute import Execution, Progress
 from datablame.records import Score
+from datablame.rise import rise
 from datablame.run_folder import Inputs, Journal, read_json, read_table
 
 if TYPE_CHECKING:
@@ -49,12 +50,14 @@ class _Traced(NamedTuple):
     safe: list[Query]
     """Harmless outputs that the queries are set against."""
     dropped: list[str]
+    """Behaviours without a harmful output; all of them where there is no rise."""
+    no_rise: bool
 
 
 def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress: Progress) -> None:
     """Score the pool or the BM25 candidates by every method: writes queries, candidates, scores and comparisons.
 
-    Without a harmful output there is nothing to trace, and the artifacts are empty.
+    Without a harmful output, or without a rise, there is nothing to trace, and the artifacts are empty.
 
     Raises:
         RequestError: the pool cannot be read, no document's response fits, or the checkpoint lacks a layer.
@@ -101,7 +104,11 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
             scored = scored_by(methods, evidence, shortlist, study, inputs)
         prompts = (*study.prompts.attribution, *study.prompts.held_out)
         summary = {**pool_summary(pool, corpus, prompts, traced.queries, shortlist), **inexact}
-        followed = {"traced": [behaviour.id for behaviour in traced.behaviours], "dropped": traced.dropped}
+        followed = {
+            "traced": [behaviour.id for behaviour in traced.behaviours],
+            "dropped": traced.dropped,
+            "no_rise": traced.no_rise,
+        }
         results = Results(methods, corpus, {**summary, "behaviours": followed}, traced.queries, shortlist, scored)
         write_results(study, results, evidence, out)
         judge.write(out)
@@ -111,6 +118,14 @@ def _traced(study: Study, inputs: Inputs) -> _Traced:
     assert study.prompts is not None
     samples = read_table(inputs.artifact("surface", "samples.parquet"))
     alpha_star = read_json(inputs.artifact("surface", "alpha_star.json"))["alpha_star"]
+    risen = rise(read_table(inputs.artifact("surface", "rates.parquet")), alpha_star, study.seed)
+    if risen is not None and risen.absent:
+        _logger.warning(
+            "amplification raises the harmful rate on held-out prompts by %.1f points [%.1f, %.1f]: this is no rise, "
+            "so that no output is traced and no document is blamed",
+            *(100 * share for share in (risen.difference, risen.low, risen.high)),
+        )
+        return _Traced([], [], [], [behaviour.id for behaviour in study.behaviours], no_rise=True)
     queries = choose_queries(samples, study.prompts.attribution, alpha_star, study.attribute.queries)
     safe = safe_outputs(samples, study.prompts.attribution, queries, alpha_star, study.attribute.queries)
     shown = {query.behaviour for query in queries}
@@ -119,7 +134,8 @@ def _traced(study: Study, inputs: Inputs) -> _Traced:
     if dropped:
         _logger.warning("no harmful output to trace for %s", ", ".join(dropped))
     order = {behaviour.id: place for place, behaviour in enumerate(behaviours)}
-    return _Traced(behaviours, sorted(queries, key=lambda query: order[query.behaviour]), safe, dropped)
+    queries.sort(key=lambda query: order[query.behaviour])
+    return _Traced(behaviours, queries, safe, dropped, no_rise=False)
 
 
 def _evidence(

@@ -55,7 +55,7 @@ def compared(
     arms: Sequence[str],
     headline: tuple[str, int, float],
     seed: int,
-    margin: float = 0.2,
+    margin: float,
 ) -> list[dict[str, Any]]:
     """For every protocol, alpha, split, behaviour, arm and K: rate, interval, differences to random and baseline, p.
 

@@ -93,6 +93,16 @@ class Artifacts:
         return dict(sorted(Counter(reasons).items()))
 
     @property
+    def no_rise(self) -> bool:
+        """Whether attribution traced nothing because the harmful rate does not rise."""
+        return bool(self.pool.get("behaviours", {}).get("no_rise", False))
+
+    @property
+    def untraced(self) -> str:
+        """Why there is no traced output, in words."""
+        return "The harmful rate does not rise" if self.no_rise else "No harmful output was found"
+
+    @property
     def headline(self) -> list[Row]:
         """The rows that decide: headline protocol, held-out prompts, alpha*, all behaviours."""
         return [row for row in self.tests if row["headline"]]

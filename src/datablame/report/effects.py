@@ -1,54 +1,17 @@
-"""What decides a verdict besides its gates: the rise, each method's drops, and how far methods agree."""
+"""What decides a verdict besides its gates and the rise: each method's drops, and how far methods agree."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import stdev
 from typing import Any
 
 from datablame.config_checks import OUTSIDE_FAMILY
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.gates import LEVEL, beyond
-from datablame.seeds import stream_key
-from datablame.stats.bootstrap import two_way
 
-__all__ = ["Candidate", "Rise", "all_flag_the_same", "candidates", "mean_jaccard", "no_p_value", "rise"]
+__all__ = ["Candidate", "all_flag_the_same", "candidates", "mean_jaccard", "no_p_value"]
 
 _REFERENCES = ("random", "baseline")
-
-
-@dataclass(frozen=True)
-class Rise:
-    """rate(alpha*) - rate(0) of the untrained model over held-out prompts, with a 95 % bootstrap interval over them."""
-
-    alpha: float
-    plain: float
-    amplified: float
-    difference: float
-    low: float
-    high: float
-    prompts: int
-    deviation: float
-    """Standard deviation of the prompts' differences."""
-
-
-def rise(found: Artifacts) -> Rise | None:
-    """None without alpha*, or where fewer than two held-out prompts were scored at both amplifications."""
-    alpha = found.alpha_star["alpha_star"]
-    rates: dict[str, dict[float, float]] = {}
-    for row in found.rates:
-        if row["split"] == "held-out" and row["prompt_id"] != EVERY and row["rate"] is not None:
-            rates.setdefault(row["prompt_id"], {})[row["alpha"]] = row["rate"]
-    both = [
-        (own[0.0], own[alpha]) for _, own in sorted(rates.items()) if alpha is not None and {0.0, alpha} <= own.keys()
-    ]
-    if len(both) < 2:
-        return None
-    plain, amplified = [first for first, _ in both], [last for _, last in both]
-    interval = two_way([amplified], [plain], stream_key("verdict", "rise", found.study.seed))
-    before, after = sum(plain) / len(both), sum(amplified) / len(both)
-    spread = stdev(last - first for first, last in both)
-    return Rise(alpha, before, after, after - before, interval.low, interval.high, len(both), spread)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 from datablame.config_checks import OUTSIDE_FAMILY
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
+from datablame.report.gates import LEVEL
 from datablame.report.wording import interval, listed, number, percent, probability
 from datablame.stats.intervals import Interval, wilson
 
 __all__ = ["findings", "pooled_rate"]
 
-_P_THRESHOLD = 0.05
 _ROUNDING = 1e-12
 _DOING = {
     "remove": "removing",
@@ -85,7 +85,7 @@ def _move(first: Cell, last: Cell, top: float) -> str:
 
 def _attribution(found: Artifacts) -> Iterable[str]:
     if not found.queries:
-        yield "No harmful output was found to trace, so that no document is blamed."
+        yield f"{found.untraced}, so that nothing was traced and no document is blamed."
         return
     if not found.quality["truth"]:
         return
@@ -176,7 +176,7 @@ def _again(pair: Row) -> str:
     sentence += f", {_points(pair['difference'])} {_point_interval(pair)}"
     if pair["p"] is None:
         return f"{sentence}; no p value: {pair['why_no_p']}."
-    verdict = "what chance gives" if pair["p"] >= _P_THRESHOLD else "more than chance gives, so that the seeds differ"
+    verdict = "what chance gives" if pair["p"] >= LEVEL else "more than chance gives, so that the seeds differ"
     return f"{sentence}; permutation p = {probability(pair['p'])}, {verdict}."
 
 
@@ -207,7 +207,7 @@ def _removal(found: Artifacts, arm: str, row: Row, protocol: str) -> str:
     )
     if against["p"] is None:
         return f"{sentence}; no p value: {against['why_no_p']}."
-    verdict = "" if against["p"] < _P_THRESHOLD else ", which chance may give"
+    verdict = "" if against["p"] < LEVEL else ", which chance may give"
     holm = f", Holm-adjusted {probability(row['p_holm'])} against both controls" if row["p_holm"] is not None else ""
     return f"{sentence}; permutation p = {probability(against['p'])}{verdict}{holm}."
 

@@ -7,12 +7,12 @@ from typing import Any
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.wording import number, percent, probability
 
-__all__ = ["LEVEL", "Gate", "beyond", "gates", "told"]
+__all__ = ["LEAST_KAPPA", "LEVEL", "MOST_UNSCORED", "REPRODUCED", "Gate", "beyond", "gates", "told"]
 
 LEVEL = 0.05
-_MOST_UNSCORED = 0.02
-_LEAST_KAPPA = 0.6
-_REPRODUCED = 0.5
+MOST_UNSCORED = 0.02
+LEAST_KAPPA = 0.6
+REPRODUCED = 0.5
 _LEAST_SEEN = 0.9
 _ROUNDING = 1e-9
 
@@ -103,26 +103,26 @@ def _unscored(found: Artifacts) -> Gate:
     for row in found.headline:
         counted[row["arm"]] = (row["counts"]["unscored"], sum(row["counts"].values()))
     shares = {name: unscored / n for name, (unscored, n) in counted.items() if n}
-    numbers = {"most": _MOST_UNSCORED, "shares": shares}
+    numbers = {"most": MOST_UNSCORED, "shares": shares}
     if not shares:
         return Gate("unscored", None, "there are no outputs", numbers)
     worst = max(shares, key=lambda name: shares[name])
     unscored, n = counted[worst]
     where = "the surface phase" if worst == "surface" else f"the arm {worst} at alpha*"
     text = f"{percent(shares[worst])} of the outputs of {where} have no label ({unscored} of {n})"
-    failed = beyond(shares[worst], _MOST_UNSCORED)
-    return Gate("unscored", not failed, f"{text}, more than {percent(_MOST_UNSCORED)}" if failed else text, numbers)
+    failed = beyond(shares[worst], MOST_UNSCORED)
+    return Gate("unscored", not failed, f"{text}, more than {percent(MOST_UNSCORED)}" if failed else text, numbers)
 
 
 def _agreement(found: Artifacts) -> Gate:
     if found.calibration is None:
         missing = "there is no set of outputs labelled by people (judge.calibration)"
-        return Gate("classifier", None, missing, {"least": _LEAST_KAPPA, "kappa": None})
+        return Gate("classifier", None, missing, {"least": LEAST_KAPPA, "kappa": None})
     kappa, n = float(found.calibration["kappa"]), found.calibration["n"]
-    failed = beyond(_LEAST_KAPPA, kappa)
+    failed = beyond(LEAST_KAPPA, kappa)
     told = f"the classifier's kappa with people is {number(kappa)} on {n} labelled outputs"
-    text = f"{told}, under {number(_LEAST_KAPPA, 1)}" if failed else told
-    return Gate("classifier", not failed, text, {"least": _LEAST_KAPPA, "kappa": kappa, "n": n})
+    text = f"{told}, under {number(LEAST_KAPPA, 1)}" if failed else told
+    return Gate("classifier", not failed, text, {"least": LEAST_KAPPA, "kappa": kappa, "n": n})
 
 
 def _amplification(found: Artifacts) -> Gate:
@@ -163,11 +163,11 @@ def _reproduction(found: Artifacts) -> Gate:
     rows = {row["arm"]: row for row in found.headline}
     rates = {name: rows[name]["rate"] if name in rows else None for name in ("untrained", "baseline")}
     untrained, baseline = rates.values()
-    numbers = {**rates, "least_share": _REPRODUCED}
+    numbers = {**rates, "least_share": REPRODUCED}
     if untrained is None or baseline is None:
         missing = " and ".join(name for name, rate in rates.items() if rate is None)
         return Gate("reproduction", None, f"the headline has no rate of {missing}", numbers)
-    failed = beyond(_REPRODUCED * untrained, baseline)
+    failed = beyond(REPRODUCED * untrained, baseline)
     told = f"the no-removal arm has {percent(baseline)} at alpha*"
     if failed:
         return Gate("reproduction", False, f"{told}, under half of the after model's {percent(untrained)}", numbers)

@@ -6,8 +6,9 @@ from math import ceil
 from typing import Any
 
 from datablame.report.artifacts import Artifacts, Row
-from datablame.report.effects import Candidate, Rise
+from datablame.report.effects import Candidate
 from datablame.report.wording import percent
+from datablame.rise import Rise
 from datablame.seeds import stream_key
 from datablame.stats.cheapest import TARGET, Cheapest, candidates, cheapest
 from datablame.stats.deviations import deviations

@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
 from datablame.report.artifacts import Artifacts, Row
-from datablame.report.effects import Candidate, Rise, all_flag_the_same, candidates, mean_jaccard, no_p_value, rise
+from datablame.report.effects import Candidate, all_flag_the_same, candidates, mean_jaccard, no_p_value
 from datablame.report.gates import LEVEL, Gate, beyond, gates, told
 from datablame.report.needed import Needed, needed, prompts_for
 from datablame.report.verdict_wording import interval_text, lacking, method_text, no_p_text, points, rise_text, share
 from datablame.report.wording import listed, number
+from datablame.rise import LEAST_RISE, Rise, rise
 
 __all__ = ["MEANINGS", "Label", "Verdict", "verdict"]
 
@@ -26,7 +27,6 @@ MEANINGS: Mapping[Label, str] = {
 }
 """One sentence for each, for people who read no further."""
 
-_LEAST_RISE = 0.02
 _MOST_OVERLAP = 0.5
 _LEAST_SEEDS = 5
 
@@ -62,6 +62,8 @@ class _Evidence(NamedTuple):
 
     gates: list[Gate]
     surfaced: bool
+    stopped: bool
+    """Whether attribution traced nothing, for there is no rise."""
     flagged: bool
     rise: Rise | None
     methods: list[Candidate]
@@ -98,8 +100,9 @@ def verdict(found: Artifacts) -> Verdict:
     evidence = _Evidence(
         gates=gates(found),
         surfaced=bool(found.queries),
+        stopped=found.no_rise,
         flagged=any(ids for own in found.flagged.values() for ids in own.values()),
-        rise=rise(found),
+        rise=rise(found.rates, found.alpha_star["alpha_star"], found.study.seed),
         methods=candidates(found),
         jaccard=mean_jaccard(found),
         same_flags=all_flag_the_same(found),
@@ -128,7 +131,7 @@ def _made(label: Label, decided: _Decision, evidence: _Evidence, missing: Needed
         "thresholds": {
             "level": LEVEL,
             "margin": evidence.margin,
-            "least_rise": _LEAST_RISE,
+            "least_rise": LEAST_RISE,
             "most_overlap": _MOST_OVERLAP,
             "least_seeds_of_partial": _LEAST_SEEDS,
         },
@@ -144,12 +147,13 @@ def _invalid(it: _Evidence) -> _Decision:
 
 def _failure(it: _Evidence) -> _Decision:
     found = {}
-    if not it.surfaced:
+    if not it.surfaced and not it.stopped:
         found["nothing surfaced"] = "No behaviour surfaced: no output was harmful, so that there is nothing to trace."
-    elif not it.flagged:
+    elif it.surfaced and not it.flagged:
         found["nothing flagged"] = "No method flagged a document, so that there is nothing to remove."
-    if it.rise is not None and beyond(_LEAST_RISE, it.rise.high):
-        found["no rise"] = f"{rise_text(it.rise)}; its upper end is under {points(_LEAST_RISE)} points."
+    if it.rise is not None and it.rise.small:
+        then = ", so that no output was traced" if it.stopped else ""
+        found["no rise"] = f"{rise_text(it.rise)}; its upper end is under {points(LEAST_RISE)} points{then}."
     if it.methods and all(method.equivalent for method in it.methods):
         found["no effect"] = (
             f"Every method's 90 % interval against random lies within +-{share(it.margin)} of random's rate: "

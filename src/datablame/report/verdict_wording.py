@@ -1,9 +1,10 @@
 """Sentences of the verdict: a rise, a method and what it lacks, each with its numbers."""
 
 from datablame.report.artifacts import Row
-from datablame.report.effects import Candidate, Rise
+from datablame.report.effects import Candidate
 from datablame.report.gates import LEVEL
 from datablame.report.wording import listed, percent, probability
+from datablame.rise import Rise
 from datablame.stats.permutation import smallest_p
 
 __all__ = ["interval_text", "lacking", "method_text", "no_p_text", "points", "rise_text", "share"]

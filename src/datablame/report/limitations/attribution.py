@@ -70,7 +70,9 @@ def unranked(found: Artifacts) -> Iterable[str]:
 def dropped_behaviours(found: Artifacts) -> Iterable[str]:
     """Behaviours without an output to trace."""
     dropped = found.pool.get("behaviours", {}).get("dropped", [])
-    if dropped:
+    if found.no_rise:
+        yield "Without a rise of the harmful rate, no output was traced and no document was blamed."
+    elif dropped:
         yield (
             f"Without a harmful output to trace, attribution left out {len(dropped)} of {len(found.behaviours)} "
             f"behaviours: {listed(dropped)}."

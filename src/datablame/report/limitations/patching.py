@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
+from datablame.report.gates import REPRODUCED
 from datablame.report.limitations.surfacing import without_label
 from datablame.report.wording import listed, number, percent
 from datablame.stats.intervals import wilson
@@ -20,7 +21,6 @@ __all__ = [
     "unscored_arms",
 ]
 
-_REPRODUCED = 0.5
 _NEARER = 0.5
 """Share of baseline's divergence from before under which an arm has clearly less to amplify."""
 
@@ -62,7 +62,7 @@ def reproduction(found: Artifacts) -> Iterable[str]:
     for protocol in found.study.patch.protocols:
         rows = found.tested(protocol=protocol)
         untrained, baseline = rows.get("untrained"), rows.get("baseline")
-        if untrained and baseline and (untrained["rate"] or 0) * _REPRODUCED > (baseline["rate"] or 0):
+        if untrained and baseline and (untrained["rate"] or 0) * REPRODUCED > (baseline["rate"] or 0):
             yield (
                 f"In {protocol}, training without any removal brings the rate to {percent(baseline['rate'])}, under "
                 f"half of the after model's {percent(untrained['rate'])}: the behaviour is not reproduced."

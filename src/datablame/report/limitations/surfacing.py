@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.findings import pooled_rate
+from datablame.report.gates import LEAST_KAPPA, MOST_UNSCORED
 from datablame.report.wording import listed, number, percent
 
 __all__ = [
@@ -23,8 +24,6 @@ __all__ = [
     "without_label",
 ]
 
-_MOST_UNSCORED = 0.02
-_LEAST_KAPPA = 0.6
 _FEW_POSITIVES = 10
 """Harmful outputs in a calibration set below which sensitivity is hardly known."""
 _EXACT = ("rules", "no classifier")
@@ -51,13 +50,13 @@ def no_calibration(found: Artifacts) -> Iterable[str]:
 
 def poor_agreement(found: Artifacts) -> Iterable[str]:
     """Kappa under the gate's .6."""
-    if found.calibration is None or found.calibration["kappa"] >= _LEAST_KAPPA:
+    if found.calibration is None or found.calibration["kappa"] >= LEAST_KAPPA:
         return
     low, high = found.calibration["kappa_interval"]
     yield (
         f"The classifier agrees poorly with people: Cohen's kappa is {number(found.calibration['kappa'])} "
         f"[{number(low)}, {number(high)}] on {found.calibration['n']} labelled outputs, under "
-        f"{number(_LEAST_KAPPA, 1)}."
+        f"{number(LEAST_KAPPA, 1)}."
     )
 
 
@@ -119,7 +118,7 @@ def without_label(what: str, unscored: int, n: int, reasons: Mapping[str, int]) 
     """How many have no label, why, and whether that is too many."""
     share = unscored / max(1, n)
     told = listed([f"{count} because {reason}" for reason, count in reasons.items()])
-    much = f", more than {percent(_MOST_UNSCORED)}, so that the rates may be biased" if share > _MOST_UNSCORED else ""
+    much = f", more than {percent(MOST_UNSCORED)}, so that the rates may be biased" if share > MOST_UNSCORED else ""
     return f"{unscored} of {n} {what} have no label ({told}); they count neither way{much}."
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from datablame.report.artifacts import Artifacts
+from datablame.report.gates import LEVEL
 from datablame.report.wording import listed, percent, probability
 
 __all__ = [
@@ -17,7 +18,6 @@ __all__ = [
 ]
 
 _SMALLEST_P_SEEDS = 4
-_LEVEL = 0.05
 _ALIKE = 0.8
 """Share of common words (Jaccard) from which two prompts are one prompt in other words."""
 
@@ -48,7 +48,7 @@ def smallest_p_of_the_family(found: Artifacts) -> Iterable[str]:
     for row in found.headline:
         against = [row[f"to_{name}"] for name in ("random", "baseline") if row[f"to_{name}"]]
         least = [test["smallest_p"] for test in against if test["smallest_p"] is not None]
-        if row["family"] and least and max(least) * row["family"] >= _LEVEL:
+        if row["family"] and least and max(least) * row["family"] >= LEVEL:
             yield (
                 f"The smallest p that {row['seeds']} training seeds can give is {max(least):.4f}, times "
                 f"{row['family']} methods {max(least) * row['family']:.3f}, which is not below .05: no method could "
@@ -82,7 +82,7 @@ def mixed_model(found: Artifacts) -> Iterable[str]:
             continue
         apart = mixed["low"] > 0 or mixed["high"] < 0
         opposite = apart and test["difference"] * mixed["log_odds"] < 0
-        if apart != (test["p"] < _LEVEL) or opposite:
+        if apart != (test["p"] < LEVEL) or opposite:
             yield (
                 f"{row['arm']} against random: the permutation test (p = {probability(test['p'])}) and the logistic "
                 f"mixed model (log odds {mixed['log_odds']:+.2f} [{mixed['low']:+.2f}, {mixed['high']:+.2f}]) "
