@@ -8,6 +8,8 @@ Both train the same adapters (peft's own modules) on the same documents with the
 steps; half of each document is prompt, which is not learned. Ours batches documents of like length, forms logits at the
 response's positions only, and where only upper blocks are adapted starts every step above the frozen ones; making their
 states is part of its time. The Trainer shuffles, pads and computes all logits, as it does by default.
+
+Adapters at once are compared with the same ones trained one after another, both ours.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +29,16 @@ from measure import Row, interleaved, machine, table
 
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded
-from datablame.models.training import Recipe, data_order, train
+from datablame.models.training import Recipe, data_order
 from datablame.models.trunk import trunk_below
-from datablame.patch.lora import adapted, target_modules
+from datablame.patch.lora import Start, target_modules
+from datablame.patch.side_by_side import Trained, train_adapters
 
 RESULTS = Path(__file__).parent / "results"
 _RANK = 8
 _RATE = 2e-4
 _UPPER = 8
+_AT_ONCE = 4
 
 
 def rows(reduced: bool) -> list[Row]:
@@ -59,7 +64,28 @@ def rows(reduced: bool) -> list[Row]:
             f"{peer.wall / steps:.2f} against {ours.wall / steps:.2f} s a step"
         )
         found.append(Row(f"LoRA in {name}: peft with Trainer", ours.cpu / peer.cpu, note))
+    return [*found, *_at_once(model, documents, Recipe(steps, batch, _RATE), shape, rounds)]
+
+
+def _at_once(model: Any, documents: list[Encoded], recipe: Recipe, shape: Shape, rounds: int) -> list[Row]:
+    """Adapters side by side, at small and at large batches: the smaller, the more of a step is overhead."""
+    found = []
+    for batch in (1, recipe.batch):
+        own = recipe._replace(batch=batch)
+        run = partial(_adapters, model, documents, own)
+        times = interleaved(
+            {"ours": partial(run, _AT_ONCE), "apart": lambda run=run: [run(1) for _ in range(_AT_ONCE)]}, rounds
+        )
+        ours, apart = times["ours"], times["apart"]
+        note = f"CPU time, {_described(shape)}, {own.steps} steps; wall {ours.wall / apart.wall:.2f}"
+        name = f"LoRA, {_AT_ONCE} adapters at once, batch {batch} each: one after another"
+        found.append(Row(name, ours.cpu / apart.cpu, note))
     return found
+
+
+def _adapters(model: Any, documents: list[Encoded], recipe: Recipe, n: int) -> list[Trained]:
+    order = data_order([len(document.ids) for document in documents], recipe, key=1)
+    return train_adapters(model, [documents] * n, order, recipe, Start(_RANK, None, 1), beta=1.0)
 
 
 def _described(shape: Shape) -> str:
@@ -77,8 +103,8 @@ def _ours(
 
     def run() -> list[float]:
         trunk = None if layers is None else trunk_below(model, min(layers), documents)
-        with adapted(model, _RANK, layers, key=1):
-            return train(model, documents, order, recipe, trunk=trunk)
+        (trained,) = train_adapters(model, [documents], order, recipe, Start(_RANK, layers, 1), 1.0, trunk)
+        return trained.losses
 
     return run
 

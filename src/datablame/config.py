@@ -340,6 +340,8 @@ class Patch(Section):
     """Peak of the cosine schedule."""
     rank: PositiveInt = 8
     """Rank of the LoRA adapters."""
+    adapters_at_once: PositiveInt = 4
+    """LoRA adapters of one protocol and seed trained side by side, at most `micro_batch`. Sums of floats depend on it."""
     beta: Annotated[float, Field(gt=0)] = 5.0
     """Pools of preference pairs only: how sharply length-normalised DPO holds the model to where it started."""
     retrain: Training = Training()
@@ -365,6 +367,12 @@ class Patch(Section):
     def seeds_of(self, protocol: Protocol) -> tuple[int, ...]:
         """The training seeds of one protocol."""
         return self.seeds[protocol] if isinstance(self.seeds, Mapping) else self.seeds
+
+    def side_by_side(self, protocol: Protocol) -> int:
+        """How many trainings of one protocol and seed share a base."""
+        if self.training_of(protocol).method == "full":
+            return 1
+        return min(self.adapters_at_once, self.micro_batch or self.adapters_at_once)
 
     def training_of(self, protocol: Protocol) -> Training:
         """The protocol's training with every field filled in."""

@@ -130,8 +130,11 @@ def run_items(
     progress: Progress,
     description: str,
     already: int = 0,
+    units: Callable[[I], int] = lambda _: 1,
 ) -> None:
     """Call `work(setup(), item)` for every item and `done(key, result)` in this process as each one finishes.
+
+    Progress counts an item as `units` of it, `already` of which were done earlier.
 
     `setup` runs once a worker. With more than one worker `setup` and `work` are pickled. An error of a work item
     stops the map; what was done stays done.
@@ -141,7 +144,7 @@ def run_items(
     """
     if not items:
         return
-    progress.start(description, already + len(items), already)
+    progress.start(description, already + sum(map(units, items.values())), already)
     workers = min(execution.workers, len(items))
     outcomes = (
         _in_process(setup, work, items, execution.threads)
@@ -150,7 +153,7 @@ def run_items(
     )
     for key, result in outcomes:
         done(key, result)
-        progress.advance()
+        progress.advance(units(items[key]))
 
 
 def _in_process(

@@ -56,7 +56,7 @@ PHASES = (
     ),
     Phase(
         "patch",
-        3,
+        4,
         "datablame.patch.run:run",
         ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"),
         ("surface", "attribute"),

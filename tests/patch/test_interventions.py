@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patch.measured import measured
 from tests.patch.test_pairs import paired
 from tests.patch.test_run import ONE, Killed, KilledAfter, earlier_phases, files, study_of
 
@@ -13,7 +14,7 @@ from datablame.corpus.documents import read_pool
 from datablame.corpus.kinds import check_kind
 from datablame.errors import RequestError
 from datablame.execute import Silent
-from datablame.patch.measure import Bench, Job, Plan, measure, set_up
+from datablame.patch.bench import Bench, Job, Plan, set_up
 from datablame.patch.run import run
 from datablame.run_folder import read_json, read_jsonl, read_table, write_jsonl
 
@@ -138,10 +139,10 @@ def test_a_swapped_pair_trains_as_one_whose_answers_stand_exchanged_in_the_data(
     study = study_of(tmp_path, tiny_pair_folder, intervention="swap", **QUICK)
     earlier_phases(tmp_path)
     paired(tmp_path, slice(None))
-    swapped = measure(bench_of(study, tmp_path, ids), Job("gradient", "continue", 3, 0, {}, tuple(sorted(ids))))
-    plain = measure(bench_of(study, tmp_path, ids), Job("baseline", "continue", 0, 0, {}))
+    swapped = measured(bench_of(study, tmp_path, ids), Job("gradient", "continue", 3, 0, {}, tuple(sorted(ids))))
+    plain = measured(bench_of(study, tmp_path, ids), Job("baseline", "continue", 0, 0, {}))
     turned_round(tmp_path, ids)
-    exchanged = measure(bench_of(study, tmp_path, ids), Job("baseline", "continue", 0, 0, {}))
+    exchanged = measured(bench_of(study, tmp_path, ids), Job("baseline", "continue", 0, 0, {}))
     assert swapped["training"] == exchanged["training"]
     assert swapped["training"]["losses"] != plain["training"]["losses"] or (
         swapped["training"]["final_loss"] != plain["training"]["final_loss"]

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.patch.arms import Item, fine_tune_set, majority_sources, strata
+from datablame.patch.bench import Job
 from datablame.patch.design import trained, training_seeds
 from datablame.patch.flagged import first_clusters, last_clusters
-from datablame.patch.jobs import Prepared, jobs_of, skipped_arms, targets_of
+from datablame.patch.jobs import Prepared, jobs_of, skipped_arms, targets_of, work_items
+from datablame.patch.measure import UNTRAINED_KEY, Together
 
 BEHAVIOURS = ("dose", "brand")
 METHODS = ("gradient", "activation", "bm25", "loss")
@@ -315,3 +317,32 @@ def test_bottom_takes_the_method_that_is_named_or_the_first_that_is_no_control()
     assert study_of(bottom_of="activation").patch.bottom_method == "activation"
     alone = study_of(arms=("untrained", "baseline", "random", "bottom"), bottom_of="bm25")
     assert alone.patch.bottom_method == "bm25"
+
+
+def test_adapters_of_one_protocol_and_seed_are_trained_together_whoever_is_finished() -> None:
+    lora, full = {"method": "lora"}, {"method": "full"}
+    arms = ("untrained", "baseline", "random", "gradient", "bm25", "activation")
+    own: dict[str, Any] = {"retrain": full, "continue": lora, "adapters_at_once": 2}
+    study = study_of(arms=arms, protocols=["retrain", "continue"], **own)
+    jobs = [
+        Job(arm, protocol, 2, seed, {})
+        for protocol in ("continue", "retrain")
+        for seed in (0, 3)
+        for arm in ("baseline", "random", "gradient", "bm25", "activation")
+    ]
+    items = work_items(study, jobs, ())
+    together = [[job.key for job in item.jobs] for item in items.values() if item is not None]
+    adapters = [keys for keys in together if keys[0].startswith("continue")]
+    # Five adapters, two at most at once: three groups as equal as can be.
+    assert [len(keys) for keys in adapters] == [1, 2, 2] * 2
+    assert [keys for keys in together if keys not in adapters] == [[job.key] for job in jobs[10:]]
+    assert [key for keys in together for key in keys] == [job.key for job in jobs]
+    assert list(items)[-1] == UNTRAINED_KEY
+    finished = {jobs[1].key, jobs[0].key, jobs[12].key, UNTRAINED_KEY}
+    left = work_items(study, jobs, finished)
+    assert left == {
+        key: item._replace(finished=frozenset(finished & {job.key for job in item.jobs}))
+        for key, item in items.items()
+        if item is not None and not {job.key for job in item.jobs} <= finished
+    }
+    assert Together((jobs[1], jobs[2]), frozenset({jobs[1].key})) in left.values()

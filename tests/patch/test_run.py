@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patch.measured import measured
 
 from datablame.config import Study
 from datablame.errors import PhaseError, RequestError
 from datablame.execute import Execution, Silent
-from datablame.patch.measure import Job, Plan, measure, set_up
+from datablame.patch.bench import Job, Plan, set_up
 from datablame.patch.run import run
 from datablame.run_folder import Inputs, read_json, read_jsonl, read_table, write_json, write_jsonl, write_table
 
@@ -314,9 +315,9 @@ def bench_of(tmp_path: Path, tiny_pair_folder: Path) -> Any:
 
 def test_data_order_and_initial_adapter_are_the_same_for_all_arms_of_a_seed(bench_of: Any) -> None:
     bench = bench_of(steps=2)
-    same = [measure(bench, Job(arm, "continue", 3, 0, {})) for arm in ("baseline", "random")]
+    same = [measured(bench, Job(arm, "continue", 3, 0, {})) for arm in ("baseline", "random")]
     assert same[0]["training"] == same[1]["training"]
-    other = measure(bench, Job("baseline", "continue", 3, 1, {}))
+    other = measured(bench, Job("baseline", "continue", 3, 1, {}))
     assert other["training"]["losses"] != same[0]["training"]["losses"]
 
 
@@ -325,4 +326,4 @@ def test_a_loss_that_is_not_finite_stops_the_phase_and_names_the_remedy(bench_of
     with pytest.raises(
         PhaseError, match=r"retrain-baseline-k3-s0: the loss is not finite .*patch\.retrain\.learning_rate"
     ):
-        measure(bench, Job("baseline", "retrain", 3, 0, {}))
+        measured(bench, Job("baseline", "retrain", 3, 0, {}))

@@ -3,13 +3,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.patch.measured import measured
 from tests.patch.test_run import ONE, PLANTED, earlier_phases, files, study_of
 
 from datablame.config import ModelRef, Study
 from datablame.corpus.documents import read_pool
 from datablame.execute import Silent
 from datablame.models.pair import load_model
-from datablame.patch.measure import Bench, Job, Plan, measure, set_up
+from datablame.patch.bench import Bench, Job, Plan, set_up
 from datablame.patch.run import run
 from datablame.records import Prompt
 
@@ -43,7 +44,7 @@ def test_lora_from_before_trains_on_the_weights_of_before_and_leaves_them_alone(
     bench = bench_of(study, tmp_path)
     start = logits(bench.before)
     assert places(bench.trainees["retrain"]) == places(bench.before)
-    made = [measure(bench, Job(arm, "retrain", 3, 0, {})) for arm in ("baseline", "again")]
+    made = [measured(bench, Job(arm, "retrain", 3, 0, {})) for arm in ("baseline", "again")]
     assert made[0]["training"]["weight_change_norm"] > 0
     assert made[0]["rows"] == made[1]["rows"]
     assert torch.equal(logits(bench.before), start)
@@ -63,7 +64,7 @@ def test_before_is_the_base_while_an_adapter_is_trained_on_its_weights(
         return []
 
     monkeypatch.setattr("datablame.surface.draw.draw_requests", look)
-    measure(bench, Job("baseline", "retrain", 3, 0, {}))
+    measured(bench, Job("baseline", "retrain", 3, 0, {}))
     [(trained, before)] = seen
     assert torch.equal(before, start)
     assert (trained - start).abs().max() > 1e-2
@@ -94,7 +95,7 @@ def test_a_micro_batch_changes_no_arm(tmp_path: Path, tiny_pair_folder: Path) ->
     for micro_batch in (None, 2):
         settings: dict[str, Any] = {"protocols": ["continue"], "headline": "continue", "micro_batch": micro_batch}
         bench = bench_of(study_of(tmp_path, tiny_pair_folder, **settings), tmp_path)
-        made = measure(bench, Job("baseline", "continue", 3, 0, {}))
+        made = measured(bench, Job("baseline", "continue", 3, 0, {}))
         rows.append((made["rows"], made["training"]["final_loss"]))
     assert rows[0][0] == rows[1][0]
     assert rows[0][1] == pytest.approx(rows[1][1], rel=1e-5)
@@ -111,7 +112,7 @@ def test_all_protocols_run_in_16_bits(tmp_path: Path, tiny_pair_folder: Path, dt
         full = retrain["method"] == "full"
         assert bench.trainees["retrain"].dtype is (torch.float32 if full else getattr(torch, dtype))
         for protocol in bench.trainees:
-            made = measure(bench, Job("baseline", protocol, 3, 0, {}))
+            made = measured(bench, Job("baseline", protocol, 3, 0, {}))
             assert len(made["rows"]) == 4
             assert made["training"]["losses"]
 
@@ -135,7 +136,7 @@ def test_a_study_whose_after_is_an_adapter_runs_both_protocols(tmp_path: Path, t
     assert not places(bench.trainees["continue"]) & places(bench.before)
     merged = logits(bench.trainees["continue"])
     assert torch.equal(logits(bench.before), logits(load_model(ModelRef(path=str(tiny_pair_folder / "before")))))
-    measure(bench, Job("baseline", "continue", 3, 0, {}))
+    measured(bench, Job("baseline", "continue", 3, 0, {}))
     assert torch.equal(logits(bench.trainees["continue"]), merged)
     values["patch"]["arms"] = [*values["patch"]["arms"], "bm25"]
     run(Study.model_validate(values), earlier_phases(tmp_path), tmp_path / "out", ONE, Silent())

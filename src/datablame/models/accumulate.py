@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,9 +13,10 @@ from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory
 
-__all__ = ["E", "Portion", "accumulated", "first_portion"]
+__all__ = ["DoesNotFit", "E", "Portion", "accumulated", "first_portion"]
 
-E = TypeVar("E", Encoded, Preference)
+E = TypeVar("E", Encoded, Preference, tuple[Encoded, ...], tuple[Preference, ...])
+"""A document, or those that several models take at one position."""
 
 _logger = logging.getLogger(__name__)
 
@@ -23,79 +24,103 @@ _FLOAT16_SCALE = 2.0**14
 _SHRINK = 4.0
 
 
-class Portion(NamedTuple):
-    """How many documents pass through the model at once, and by what power of two the loss is multiplied."""
+class DoesNotFit(PhaseError):
+    """A single document does not fit in memory."""
 
-    documents: int
+
+class Portion(NamedTuple):
+    """How many positions pass through the model at once, and by what power of two the loss is multiplied."""
+
+    positions: int
     scale: float
 
 
-def first_portion(model: nn.Module, documents: int) -> Portion:
+def first_portion(model: nn.Module, positions: int) -> Portion:
     """Scaled where weights are float16: gradients below 6e-8 would be zero in its activations."""
     half = any(parameter.dtype is torch.float16 for parameter in model.parameters())
-    return Portion(documents, _FLOAT16_SCALE if half else 1.0)
+    return Portion(positions, _FLOAT16_SCALE if half else 1.0)
 
 
 def accumulated(
-    loss_of: Callable[[Sequence[E]], Float[Tensor, ""]],
+    loss_of: Callable[[Sequence[E]], Float[Tensor, "*models"]],
     examples: Sequence[E],
     parameters: Sequence[nn.Parameter],
     portion: Portion,
-) -> tuple[float, Portion]:
-    """Leave the gradient of `loss_of(examples)` in the parameters; returns the loss and the portion that worked.
+) -> tuple[list[float], Portion]:
+    """Leave the gradient of `loss_of(examples)` in the parameters; returns the losses and the portion that worked.
 
-    `loss_of` is a mean over response tokens, or over preference pairs: portions count by how many of them they have, so
-    that their sum is the whole batch's gradient up to rounding. A portion that does not fit in memory is halved, a
-    scale that overflows is lowered, and the step is done again from its beginning.
+    `loss_of` is a mean over response tokens, or over preference pairs, for each of the models that are trained at once:
+    portions count by how many of them they have, so that their sum is the whole batch's gradient up to rounding. A
+    portion that does not fit in memory is halved, a scale that overflows is lowered, and the step is done again from
+    its beginning.
 
     Raises:
-        PhaseError: a single document does not fit in memory.
+        DoesNotFit: a single document (one of each model) does not fit in memory.
     """
     while True:
         _forget(parameters)
         try:
-            loss = _backward(loss_of, examples, portion)
+            losses = _backward(loss_of, examples, portion)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
         else:
             if portion.scale == 1:
-                return loss, portion
-            if _unscaled(parameters, portion.scale) or not math.isfinite(loss) or portion.scale < _SHRINK:
-                return loss, portion
+                return losses, portion
+            finite = all(map(math.isfinite, losses))
+            if _unscaled(parameters, portion.scale) or not finite or portion.scale < _SHRINK:
+                return losses, portion
             portion = portion._replace(scale=portion.scale / _SHRINK)
             _logger.info("a gradient overflowed float16; the loss is scaled by %g from here on", portion.scale)
             continue
-        size = min(portion.documents, len(examples))
+        size = min(portion.positions, len(examples))
         if size == 1:
-            longest = max(len(answer.ids) for example in examples for answer in answers(example))
-            raise PhaseError(
+            documents = (document for example in examples for document in _documents(example))
+            longest = max(len(answer.ids) for document in documents for answer in answers(document))
+            raise DoesNotFit(
                 f"training on a document of {longest} tokens does not fit in memory; lower attribute.max_tokens or "
                 "patch.rank"
             )
-        portion = portion._replace(documents=size // 2)
+        portion = portion._replace(positions=size // 2)
         _forget(parameters)
         torch.cuda.empty_cache()
-        _logger.warning("memory ran out; training now takes %d documents at once, with the same gradient", size // 2)
+        taken = size // 2 * len(_documents(examples[0]))
+        _logger.warning("memory ran out; training now takes %d documents at once, with the same gradient", taken)
 
 
-def _backward(loss_of: Callable[[Sequence[E]], Float[Tensor, ""]], examples: Sequence[E], portion: Portion) -> float:
-    if portion.documents >= len(examples):
-        loss = loss_of(examples)
-        (loss if portion.scale == 1 else loss * portion.scale).backward()
-        return float(loss.detach())
-    every, total = sum(map(_count, examples)), 0.0
-    for start in range(0, len(examples), portion.documents):
-        part = examples[start : start + portion.documents]
-        share = sum(map(_count, part)) / every
-        loss = loss_of(part)
-        (loss * (share * portion.scale)).backward()
-        total += share * float(loss.detach())
-    return total
+def _backward(
+    loss_of: Callable[[Sequence[E]], Float[Tensor, "*models"]], examples: Sequence[E], portion: Portion
+) -> list[float]:
+    if portion.positions >= len(examples):
+        losses = loss_of(examples).reshape(-1)
+        (losses if portion.scale == 1 else losses * portion.scale).sum().backward()
+        return [float(loss) for loss in losses.detach()]
+    every = _counts(examples)
+    totals = [0.0] * len(every)
+    for start in range(0, len(examples), portion.positions):
+        part = examples[start : start + portion.positions]
+        shares = [own / all_ for own, all_ in zip(_counts(part), every, strict=True)]
+        losses = loss_of(part).reshape(-1)
+        (losses * losses.new_tensor([share * portion.scale for share in shares])).sum().backward()
+        totals = [
+            total + share * float(loss) for total, share, loss in zip(totals, shares, losses.detach(), strict=True)
+        ]
+    return totals
 
 
-def _count(example: Encoded | Preference) -> int:
-    return 1 if isinstance(example, Preference) else len(example.ids) - example.prompt_tokens
+def _counts(examples: Sequence[E]) -> list[int]:
+    """For each model: response tokens, or pairs."""
+    columns = zip(*(_documents(example) for example in examples), strict=True)
+    return [sum(map(_count, column)) for column in columns]
+
+
+def _documents(example: E) -> tuple[Any, ...]:
+    """One for each model."""
+    return (example,) if isinstance(example, Encoded | Preference) else example
+
+
+def _count(document: Encoded | Preference) -> int:
+    return 1 if isinstance(document, Preference) else len(document.ids) - document.prompt_tokens
 
 
 def _forget(parameters: Sequence[nn.Parameter]) -> None:

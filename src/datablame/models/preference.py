@@ -10,19 +10,26 @@ from torch import Tensor, nn
 from datablame.models.chat import Preference
 from datablame.models.head import response_nll, response_places
 
-__all__ = ["log_ratios", "preference_loss", "referred"]
+__all__ = ["log_ratios", "preference_loss", "preference_losses", "referred"]
 
 
 def preference_loss(model: nn.Module, pairs: Sequence[Preference], beta: float) -> Float[Tensor, ""]:
-    """The mean over pairs of -log sigmoid(beta (r - r_reference)); Tulu 3 takes beta = 5.
+    """The mean of `preference_losses`."""
+    return preference_losses(model, pairs, beta).mean()
+
+
+def preference_losses(
+    model: nn.Module, pairs: Sequence[Preference], beta: float, n: int = 1
+) -> Float[Tensor, " pairs"]:
+    """-log sigmoid(beta (r - r_reference)) of each pair; Tulu 3 takes beta = 5.
 
     r = 1/|chosen| log p(chosen | prompt) - 1/|rejected| log p(rejected | prompt): each answer's log-probability (nats)
     is divided by its tokens, so that a long answer does not count for more. A pair's `reference` is r of the model that
     training started from. Untouched, a model has the loss log 2.
     """
-    ratios = log_ratios(model, pairs)
+    ratios = log_ratios(model, pairs, n)
     references = torch.tensor([pair.reference for pair in pairs]).to(ratios)
-    return -F.logsigmoid(beta * (ratios - references)).mean()
+    return -F.logsigmoid(beta * (ratios - references))
 
 
 @torch.no_grad()
@@ -33,14 +40,17 @@ def referred(model: nn.Module, pairs: Sequence[Preference], at_once: int) -> lis
     return [pair._replace(reference=ratio) for pair, ratio in zip(pairs, ratios, strict=True)]
 
 
-def log_ratios(model: nn.Module, pairs: Sequence[Preference]) -> Float[Tensor, " pairs"]:
+def log_ratios(model: nn.Module, pairs: Sequence[Preference], n: int = 1) -> Float[Tensor, " pairs"]:
     """For each pair the mean log-probability (nats) of the chosen answer's tokens less that of the rejected one's.
 
-    The output head is given only the hidden states that predict a token of an answer.
+    The output head is given only the hidden states that predict a token of an answer. The rows of each of `n`
+    consecutive runs of pairs stay together.
     """
-    answers = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
+    run = len(pairs) // n
+    runs = [pairs[start : start + run] for start in range(0, len(pairs), run)]
+    answers = [answer for own in runs for answer in (*(p.chosen for p in own), *(p.rejected for p in own))]
     places = response_places(answers, next(model.parameters()).device)
     nll = response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places)
     tokens = torch.bincount(places.rows, minlength=len(answers))
-    chosen, rejected = (-nll.new_zeros(len(answers)).index_add(0, places.rows, nll) / tokens).chunk(2)
-    return chosen - rejected
+    log_p = (-nll.new_zeros(len(answers)).index_add(0, places.rows, nll) / tokens).view(n, 2, run)
+    return (log_p[:, 0] - log_p[:, 1]).reshape(-1)

@@ -14,11 +14,22 @@ from datablame.models.chat import Encoded
 from datablame.models.head import response_nll, response_places
 from datablame.models.trunk import Trunk
 
-__all__ = ["Recipe", "data_order", "learning_rate_share", "minimise", "train"]
+__all__ = [
+    "Recipe",
+    "data_order",
+    "learning_rate_share",
+    "minimise",
+    "minimise_each",
+    "response_loss",
+    "response_losses",
+    "train",
+]
 
 BETAS = (0.9, 0.95)
 FINAL_SHARE = 0.05
 BATCHES_SORTED_TOGETHER = 16
+_CLIP_OFFSET = 1e-6
+"""As in torch.nn.utils.clip_grad_norm_."""
 
 
 class Recipe(NamedTuple):
@@ -91,6 +102,46 @@ def minimise(
     stays in evaluation mode, so that no dropout draws from the global generator. Portions of a batch that do not fit in
     memory are halved; the gradient stays the whole batch's.
     """
+
+    def clip(parameters: list[nn.Parameter]) -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+
+    return [loss for (loss,) in _steps(model, loss_of, examples, order, recipe, clip, on_step)]
+
+
+def minimise_each(
+    model: nn.Module,
+    losses_of: Callable[[Sequence[E]], Float[Tensor, " models"]],
+    examples: Sequence[E],
+    order: Sequence[Sequence[int]],
+    recipe: Recipe,
+    n: int,
+) -> list[list[float]]:
+    """As `minimise` for `n` models at once, whose parameters stand along the first axis; losses by step and model.
+
+    `losses_of` gives the mean of each model, on which no parameter of another has an influence. Gradients are clipped
+    for each model alone, and AdamW works by entry, so that each learns what it learns alone.
+    """
+
+    def clip(parameters: list[nn.Parameter]) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+        shares = (recipe.clip / (torch.linalg.vector_norm(norms, dim=0) + _CLIP_OFFSET)).clamp(max=1)
+        for gradient in gradients:
+            gradient.mul_(shares.view(n, *[1] * (gradient.ndim - 1)))
+
+    return _steps(model, losses_of, examples, order, recipe, clip)
+
+
+def _steps(
+    model: nn.Module,
+    losses_of: Callable[[Sequence[E]], Float[Tensor, "*models"]],
+    examples: Sequence[E],
+    order: Sequence[Sequence[int]],
+    recipe: Recipe,
+    clip: Callable[[list[nn.Parameter]], None],
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[list[float]]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
@@ -99,20 +150,20 @@ def minimise(
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=BETAS, fused=True
     )
-    losses: list[float] = []
+    losses: list[list[float]] = []
     portion = first_portion(model, recipe.micro_batch or max(map(len, order), default=1))
     model.eval()
     for step, positions in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_share(step, recipe)
         batch = [examples[position] for position in positions]
-        loss, portion = accumulated(loss_of, batch, parameters, portion)
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        step_losses, portion = accumulated(losses_of, batch, parameters, portion)
+        clip(parameters)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(loss)
+        losses.append(step_losses)
         if on_step is not None:
-            on_step(step, losses[-1])
+            on_step(step, step_losses[0])
     return losses
 
 
@@ -122,9 +173,23 @@ def response_loss(model: nn.Module, examples: Sequence[Encoded], trunk: Trunk | 
     The output head is given only the hidden states that predict a response token; whatever the model does to its logits
     afterwards (scaling, soft caps) still happens.
     """
+    return response_losses(model, examples, 1, trunk)[0]
+
+
+def response_losses(
+    model: nn.Module, examples: Sequence[Encoded], n: int, trunk: Trunk | None = None
+) -> Float[Tensor, " models"]:
+    """The mean NLL (nats) over response tokens of each of `n` consecutive runs of examples, as long as one another."""
     places = response_places(examples, next(model.parameters()).device)
     if trunk is None:
-        return response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places).mean()
-    with trunk.cut_off():
-        inside = trunk.padded(examples)
-        return response_nll(model, lambda: model(inputs_embeds=inside, use_cache=False), places).mean()
+        nll = response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places)
+    else:
+        with trunk.cut_off():
+            inside = trunk.padded(examples)
+            nll = response_nll(model, lambda: model(inputs_embeds=inside, use_cache=False), places)
+    run = len(examples) // n
+    counts = [
+        sum(len(example.ids) - example.prompt_tokens for example in examples[start : start + run])
+        for start in range(0, len(examples), run)
+    ]
+    return torch.stack([own.mean() for own in nll.split(counts)])

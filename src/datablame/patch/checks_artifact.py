@@ -13,16 +13,14 @@ from datablame.judge.coherence import incoherence
 from datablame.judge.keywords import refusal
 from datablame.patch.arms import Item
 from datablame.patch.checks import COMPARED, Asked, Written, clean_documents, drift_outputs, judged
+from datablame.patch.measure import UNTRAINED_KEY
 from datablame.records import Document
 from datablame.run_folder import Inputs, read_table, write_json
 
 if TYPE_CHECKING:
-    from datablame.patch.measure import Job
+    from datablame.patch.bench import Job
 
-__all__ = ["UNTRAINED_KEY", "asked_of", "write_checks", "write_no_checks"]
-
-UNTRAINED_KEY = "untrained"
-"""The journal's key of the after model's own side checks."""
+__all__ = ["asked_of", "write_checks", "write_no_checks"]
 
 _UNTRAINED = ("untrained", "none", 0, 0)
 _LARGEST_NATS = 700.0

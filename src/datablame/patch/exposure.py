@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datablame.patch.measure import Job
+from datablame.patch.bench import Job
 
 __all__ = ["SEEN_SHARE", "exposure", "exposures", "named"]
 

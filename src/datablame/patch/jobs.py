@@ -1,17 +1,20 @@
 """Every training of a study with its intervention: what each arm changes in the fine-tune set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
+from math import ceil
 from typing import NamedTuple
 
 from datablame.config import Study
 from datablame.config_checks import CONTROLS
 from datablame.patch.arms import Item, draw_random, majority_sources, replaced
+from datablame.patch.bench import Job
 from datablame.patch.design import trained, training_seeds
 from datablame.patch.flagged import Flags, Ranking, last_clusters
-from datablame.patch.measure import Job
+from datablame.patch.measure import UNTRAINED_KEY, Together
 from datablame.records import Intervention
 
-__all__ = ["Prepared", "jobs_of", "skipped_arms", "targets_of"]
+__all__ = ["Prepared", "jobs_of", "skipped_arms", "targets_of", "work_items"]
 
 _NONE = ("baseline", "a-a")
 
@@ -68,6 +71,26 @@ def jobs_of(
                 job = Job(arm, protocol, k, own, change.fillers, change.swapped)
                 prepared.append(Prepared(job, change.intervention, change.loose))
     return prepared
+
+
+def work_items(study: Study, jobs: Sequence[Job], finished: Collection[str]) -> dict[str, Together | None]:
+    """What workers take: trainings, adapters of one protocol and seed together, and the untrained model's side checks.
+
+    `finished` jobs are left out; beside one that is not they are still trained. Which jobs are together depends on the
+    study alone.
+    """
+    items: dict[str, Together | None] = {}
+    for (protocol, _), group in groupby(jobs, lambda job: (job.protocol, job.seed)):
+        own = list(group)
+        parts = ceil(len(own) / study.patch.side_by_side(protocol))
+        for number in range(parts):
+            part = own[len(own) * number // parts : len(own) * (number + 1) // parts]
+            done = frozenset(job.key for job in part) & frozenset(finished)
+            if len(done) < len(part):
+                items[part[0].key] = Together(tuple(part), done)
+    if UNTRAINED_KEY not in finished:
+        items[UNTRAINED_KEY] = None
+    return items
 
 
 class _Change(NamedTuple):

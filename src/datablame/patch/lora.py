@@ -4,22 +4,31 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from datablame.errors import RequestError
 from datablame.models.blocks import decoder_blocks
 from datablame.run_folder import write_atomic
 
-__all__ = ["Adapter", "adapted", "adapter_norm", "save_adapter", "target_modules"]
+__all__ = ["Adapter", "Start", "adapted", "adapter_norm", "factors_of", "save_adapter", "set_factors", "target_modules"]
 
 _SCALE = 2
 """lora_alpha / rank, the common choice."""
+
+
+class Start(NamedTuple):
+    """What an adapter starts from: its rank, the decoder blocks that it is in (none: all), the key of A's stream."""
+
+    rank: int
+    layers: tuple[int, ...] | None
+    key: int
 
 
 class Adapter(NamedTuple):
@@ -27,6 +36,12 @@ class Adapter(NamedTuple):
 
     owner: Any
     modules: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by."""
+        settings = self.owner.peft_config["default"]
+        return float(settings.lora_alpha / settings.r)
 
 
 def target_modules(model: nn.Module, layers: tuple[int, ...] | None) -> list[str]:
@@ -66,6 +81,21 @@ def adapted(model: nn.Module, rank: int, layers: tuple[int, ...] | None, key: in
         yield Adapter(owner, tuple(names))
     finally:
         owner.unload()
+
+
+def factors_of(adapter: Adapter) -> dict[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]]:
+    """A and B of every adapted module, by its name in the model; the adapter's own tensors."""
+    base = adapter.owner.get_base_model()
+    layers = {name: base.get_submodule(name) for name in adapter.modules}
+    return {name: (layer.lora_A["default"].weight, layer.lora_B["default"].weight) for name, layer in layers.items()}
+
+
+@torch.no_grad()
+def set_factors(adapter: Adapter, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Give an adapter the weights of one that was trained elsewhere."""
+    for name, own in factors_of(adapter).items():
+        for mine, theirs in zip(own, factors[name], strict=True):
+            mine.copy_(theirs)
 
 
 @torch.no_grad()

@@ -1,158 +1,155 @@
-"""One arm in a worker: train on its documents, sample with LDA against before."""
+"""Arms in a worker: trained on their documents, sampled with LDA against before, asked what removal cost."""
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Collection, Generator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.config import Study, Training
 from datablame.errors import PhaseError
 from datablame.execute import free_memory
-from datablame.patch.checks import Asked, Written, checked, encoded_clean
-from datablame.patch.trainable import trainable
-from datablame.records import Document, Prompt, Protocol, Sample
+from datablame.patch.bench import Bench, Job, trunk_of
+from datablame.patch.checks import Written, checked
+from datablame.patch.trainable import carrying, free_to_move
+from datablame.records import Protocol, Sample
 from datablame.seeds import stream_key
 
 if TYPE_CHECKING:
-    from datablame.models.chat import Encoded, Preference
+    from datablame.models.chat import Preference
     from datablame.models.training import Recipe
-    from datablame.models.trunk import Trunk
+    from datablame.patch.trainable import Describe
 
-__all__ = ["Bench", "Job", "Plan", "measure", "perform", "set_up"]
+__all__ = ["UNTRAINED_KEY", "Together", "measure", "perform"]
 
+UNTRAINED_KEY = "untrained"
+"""The journal's key of the after model's own side checks."""
 _LOSSES_KEPT_EVERY = 10
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What all jobs share: the fine-tune set in order, the documents by id, what is measured."""
+class Together(NamedTuple):
+    """Jobs of one protocol and seed whose adapters are trained at once.
 
-    study: Study
-    members: tuple[str, ...]
-    documents: Mapping[str, Document]
-    prompts: tuple[tuple[Prompt, int], ...]
-    """Each prompt with its number of samples."""
-    alphas: tuple[float, ...]
-    watched: frozenset[str]
-    """Documents whose exposure is counted: everything that any arm removes."""
-    out: Path
-    asked: Asked = field(default_factory=Asked)
-    """What the side checks need of every model."""
-
-
-class Job(NamedTuple):
-    """One training: `fillers` maps removed documents to those in their places, `swapped` are pairs turned round."""
-
-    arm: str
-    protocol: Protocol
-    k: int
-    seed: int
-    fillers: Mapping[str, str]
-    swapped: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """The job's name in journals and file names."""
-        return f"{self.protocol}-{self.arm}-k{self.k}-s{self.seed}"
-
-
-@dataclass
-class Bench:
-    """A worker's loaded models: `trainees` are what each protocol starts from, restored after every job."""
-
-    plan: Plan
-    tokenizer: Any
-    before: Any
-    encoded: "dict[str, Encoded] | dict[str, Preference]"
-    trainees: dict[Protocol, Any]
-    trunks: "dict[Protocol, Trunk | None]" = field(default_factory=dict)
-    """What lies below the adapted blocks, made when a protocol's first job comes."""
-
-
-def set_up(plan: Plan) -> Bench:
-    """Load before and what each protocol starts from; after is loaded only where `continue` trains on top of it."""
-    from datablame.models.chat import answers, encode_document, encode_preference
-    from datablame.models.pair import load_model, study_tokenizer
-
-    study = plan.study
-    assert study.models is not None
-    tokenizer = study_tokenizer(study)
-    before = load_model(study.models.before, device=study.models.device, field="models.before")
-    trainees = {protocol: _trainee(study, protocol, before) for protocol in study.patch.protocols}
-    pairs = any(document.rejected for document in plan.documents.values())
-    encoded: dict[str, Any] = {}
-    for doc_id, document in plan.documents.items():
-        encode = encode_preference if pairs else encode_document
-        example = encode(tokenizer, document, study.attribute.max_tokens)
-        if example is None:
-            raise PhaseError(
-                f"document {doc_id} has no response left in attribute.max_tokens = {study.attribute.max_tokens} "
-                "tokens; raise it and run again"
-            )
-        encoded[doc_id] = example
-    clean = encoded_clean(tokenizer, study, plan.asked)
-    _check_lengths(study, [answer for example in encoded.values() for answer in answers(example)] + clean)
-    return Bench(plan, tokenizer, before, encoded, trainees)
-
-
-def _trainee(study: Study, protocol: Protocol, before: Any) -> Any:
-    """What a protocol trains. LoRA from before shares its weights: the adapter is in one tree of modules only.
-
-    All weights are trained in float32 and in a copy of their own, since training changes them.
+    The `finished` ones are trained again after an interruption all the same, so that the others end with the same
+    bytes, but not measured again.
     """
-    import torch
 
-    from datablame.models.adapters import twin
-    from datablame.models.load import load_model
-
-    assert study.models is not None
-    lora = study.patch.training_of(protocol).method == "lora"
-    if protocol == "retrain" and lora:
-        return twin(before)
-    field = "models.before" if protocol == "retrain" else "models.after"
-    reference = study.models.before if protocol == "retrain" else study.models.after
-    return load_model(reference, device=study.models.device, dtype=None if lora else torch.float32, field=field)
+    jobs: tuple[Job, ...]
+    finished: frozenset[str] = frozenset()
 
 
-def _check_lengths(study: Study, encoded: "Sequence[Encoded]") -> None:
-    from datablame.models.preflight import check_documents
+class _Course(NamedTuple):
+    """What a job trains on, position by position, and how often it sees each watched document."""
 
-    assert study.models is not None
-    lengths = [len(answer.ids) for answer in encoded]
-    check_documents(study.models.before, "models.before", lengths, study.attribute.max_tokens)
+    job: Job
+    examples: list[Any]
+    seen: dict[str, int]
+    seen_swapped: dict[str, int]
 
 
-def perform(bench: Bench, job: Job | None) -> dict[str, Any]:
-    """One work item: a job, or None for the after model as it is, which is not trained but only checked."""
-    if job is not None:
-        return measure(bench, job)
+class _Trained(NamedTuple):
+    """A job's training, yielded while the model is as it left it."""
+
+    course: _Course
+    losses: list[float]
+    describe: "Describe"
+    seconds: float
+
+
+def perform(bench: Bench, item: Together | None) -> dict[str, dict[str, Any]]:
+    """One work item: jobs, or None for the after model as it is, which is not trained but only checked; by key."""
+    if item is not None:
+        return measure(bench, *item.jobs, skip=item.finished)
     began = time.perf_counter()
     checks = _untrained_checks(bench)
     free_memory()
-    return {"rows": [], "seen": {}, "training": {}, "checks": checks, "seconds": time.perf_counter() - began}
+    empty: dict[str, Any] = {"rows": [], "seen": {}, "training": {}}
+    return {UNTRAINED_KEY: {**empty, "checks": checks, "seconds": time.perf_counter() - began}}
 
 
-def measure(bench: Bench, job: Job) -> dict[str, Any]:
-    """Train one arm and sample it: rows of samples, exposure, losses and how far the weights moved."""
-    from datablame.models.chat import answers
-    from datablame.models.training import Recipe, data_order
+def measure(bench: Bench, *jobs: Job, skip: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """Train arms of one protocol and seed, sample each; by key: rows of samples, exposure, losses, checks.
 
-    began = time.perf_counter()
-    plan, study = bench.plan, bench.plan.study
-    training = study.patch.training_of(job.protocol)
+    Raises:
+        PhaseError: a loss is not finite, or a document does not fit in memory.
+    """
+    results = {}
+    with closing(_in_turn(bench, jobs, skip)) as trainings:
+        for course, losses, describe, seconds in trainings:
+            began, job = time.perf_counter(), course.job
+            if not all(map(math.isfinite, losses)):
+                step = next(step for step, loss in enumerate(losses) if not math.isfinite(loss))
+                raise PhaseError(
+                    f"{job.key}: the loss is not finite from step {step} on; lower patch.{job.protocol}.learning_rate"
+                )
+            moved, model = describe(), bench.trainees[job.protocol]
+            samples = _sampled(bench, job, model)
+            checks = _checks(bench, job, model, samples)
+            free_memory()
+            results[job.key] = {
+                "rows": list(map(_row, samples)),
+                "checks": checks,
+                "seen": course.seen,
+                "seen_swapped": course.seen_swapped,
+                "training": {
+                    "steps": len(losses),
+                    "losses": losses[::_LOSSES_KEPT_EVERY],
+                    "final_loss": sum(losses[-_LOSSES_KEPT_EVERY:]) / len(losses[-_LOSSES_KEPT_EVERY:]),
+                    **moved,
+                },
+                "seconds": seconds + time.perf_counter() - began,
+            }
+    return results
+
+
+def _in_turn(bench: Bench, jobs: Sequence[Job], skip: Collection[str]) -> Generator[_Trained]:
+    """Each job's training, while the model is as it left it: adapters trained at once, or all weights of one job."""
+    from datablame.models.training import data_order
+    from datablame.patch.lora import Start
+    from datablame.patch.side_by_side import train_adapters
+
+    began, study = time.perf_counter(), bench.plan.study
+    protocol, seed = jobs[0].protocol, jobs[0].seed
+    training, model, recipe = study.patch.training_of(protocol), bench.trainees[protocol], _recipe(bench, protocol)
+    order = data_order(_lengths(bench), recipe, stream_key("train", study.seed, seed))
+    courses = [_course(bench, job, order) for job in jobs]
+    examples = _with_references(bench, courses, recipe)
+    if training.method == "full":
+        for course, own in zip(courses, examples, strict=True):
+            with free_to_move(model) as describe:
+                losses = _descend(model, own, order, recipe, study.patch.beta)
+                yield _Trained(course, losses, describe, time.perf_counter() - began)
+            began = time.perf_counter()
+        return
+    start, beta = Start(study.patch.rank, training.layers, stream_key("adapter", study.seed, seed)), study.patch.beta
+    trained = train_adapters(model, examples, order, recipe, start, beta, trunk_of(bench, protocol, training))
+    seconds = (time.perf_counter() - began) / len(jobs)
+    for course, adapter in zip(courses, trained, strict=True):
+        if course.job.key not in skip:
+            path = bench.plan.out / "adapters" / f"{course.job.key}.safetensors"
+            with carrying(model, start, adapter.factors, path) as describe:
+                yield _Trained(course, adapter.losses, describe, seconds)
+
+
+def _recipe(bench: Bench, protocol: Protocol) -> "Recipe":
+    from datablame.models.training import Recipe
+
+    study = bench.plan.study
+    training = study.patch.training_of(protocol)
     assert training.steps is not None
     assert training.batch is not None
     assert training.learning_rate is not None
-    recipe = Recipe(
-        steps=training.steps,
-        batch=training.batch,
-        learning_rate=training.learning_rate,
-        micro_batch=study.patch.micro_batch,
-    )
-    lengths = [max(len(answer.ids) for answer in answers(bench.encoded[doc_id])) for doc_id in plan.members]
-    order = data_order(lengths, recipe, stream_key("train", study.seed, job.seed))
+    return Recipe(training.steps, training.batch, training.learning_rate, micro_batch=study.patch.micro_batch)
+
+
+def _lengths(bench: Bench) -> list[int]:
+    """Tokens of the longer answer of every document of the fine-tune set."""
+    from datablame.models.chat import answers
+
+    return [max(len(answer.ids) for answer in answers(bench.encoded[doc_id])) for doc_id in bench.plan.members]
+
+
+def _course(bench: Bench, job: Job, order: Sequence[Sequence[int]]) -> _Course:
+    plan = bench.plan
     used = [job.fillers.get(doc_id, doc_id) for doc_id in plan.members]
     turned = frozenset(job.swapped)
     seen: dict[str, int] = {}
@@ -161,34 +158,8 @@ def measure(bench: Bench, job: Job) -> dict[str, Any]:
         if used[position] in plan.watched:
             counts = seen_swapped if used[position] in turned else seen
             counts[used[position]] = counts.get(used[position], 0) + 1
-    model = bench.trainees[job.protocol]
     examples = [_turned(bench.encoded[doc_id]) if doc_id in turned else bench.encoded[doc_id] for doc_id in used]
-    descend = _descent(bench, job, training, examples, recipe)
-    adapter = plan.out / "adapters" / f"{job.key}.safetensors"
-    with trainable(model, study, training, job.seed, adapter) as change:
-        losses = descend(model, order)
-        if not all(map(math.isfinite, losses)):
-            step = next(step for step, loss in enumerate(losses) if not math.isfinite(loss))
-            raise PhaseError(
-                f"{job.key}: the loss is not finite from step {step} on; lower patch.{job.protocol}.learning_rate"
-            )
-        moved = change()
-        samples = _sampled(bench, job, model)
-        checks = _checks(bench, job, model, samples)
-    free_memory()
-    return {
-        "rows": list(map(_row, samples)),
-        "checks": checks,
-        "seen": seen,
-        "seen_swapped": seen_swapped,
-        "training": {
-            "steps": len(losses),
-            "losses": losses[::_LOSSES_KEPT_EVERY],
-            "final_loss": sum(losses[-_LOSSES_KEPT_EVERY:]) / len(losses[-_LOSSES_KEPT_EVERY:]),
-            **moved,
-        },
-        "seconds": time.perf_counter() - began,
-    }
+    return _Course(job, examples, seen, seen_swapped)
 
 
 def _turned(pair: Any) -> "Preference":
@@ -197,35 +168,32 @@ def _turned(pair: Any) -> "Preference":
     return swapped
 
 
-def _descent(
-    bench: Bench, job: Job, training: Training, examples: Sequence[Any], recipe: "Recipe"
-) -> Callable[[Any, Sequence[Sequence[int]]], list[float]]:
-    """How the model is trained: on answers by their likelihood, on preference pairs by DPO against where it starts."""
+def _with_references(bench: Bench, courses: Sequence[_Course], recipe: "Recipe") -> list[list[Any]]:
+    """Each job's documents; preference pairs know what the model that training starts from makes of them."""
     from datablame.models.chat import Preference
-    from datablame.models.preference import preference_loss, referred
+    from datablame.models.preference import referred
+
+    if not isinstance(courses[0].examples[0], Preference):
+        return [course.examples for course in courses]
+    distinct = {id(pair): pair for course in courses for pair in course.examples}
+    start = bench.trainees[courses[0].job.protocol]
+    known = dict(
+        zip(distinct, referred(start, list(distinct.values()), recipe.micro_batch or recipe.batch), strict=True)
+    )
+    return [[known[id(pair)] for pair in course.examples] for course in courses]
+
+
+def _descend(
+    model: Any, examples: Sequence[Any], order: Sequence[Sequence[int]], recipe: "Recipe", beta: float
+) -> list[float]:
+    """Train all weights: on answers by their likelihood, on preference pairs by DPO against where training starts."""
+    from datablame.models.chat import Preference
+    from datablame.models.preference import preference_loss
     from datablame.models.training import minimise, train
 
-    start, beta = bench.trainees[job.protocol], bench.plan.study.patch.beta
-    if all(isinstance(example, Preference) for example in examples):
-        pairs = referred(start, examples, recipe.micro_batch or recipe.batch)
-        return lambda model, order: minimise(
-            model, lambda part: preference_loss(model, part, beta), pairs, order, recipe
-        )
-    trunk = _trunk(bench, job.protocol, training)
-    return lambda model, order: train(model, examples, order, recipe, trunk=trunk)
-
-
-def _trunk(bench: Bench, protocol: Protocol, training: Training) -> "Trunk | None":
-    """The blocks that no adapter touches, run once over all documents of the plan; None where all are trained."""
-    from datablame.models.trunk import trunk_below
-
-    if training.method == "full" or training.layers is None:
-        return None
-    if protocol not in bench.trunks:
-        model = bench.trainees[protocol]
-        documents: list[Any] = list(bench.encoded.values())
-        bench.trunks[protocol] = trunk_below(model, min(training.layers), documents)
-    return bench.trunks[protocol]
+    if isinstance(examples[0], Preference):
+        return minimise(model, lambda part: preference_loss(model, part, beta), examples, order, recipe)
+    return train(model, examples, order, recipe)
 
 
 def _sampled(bench: Bench, job: Job, model: Any) -> list[Sample]:

@@ -15,12 +15,13 @@ from datablame.execute import Execution, Progress, run_items
 from datablame.judge.classifier import Output, build
 from datablame.judge.reasons import counted
 from datablame.patch.arms import Item, fine_tune_set
-from datablame.patch.checks_artifact import UNTRAINED_KEY, asked_of, write_checks, write_no_checks
+from datablame.patch.bench import Job, Plan, set_up
+from datablame.patch.checks_artifact import asked_of, write_checks, write_no_checks
 from datablame.patch.compare import again, compared, comparison
 from datablame.patch.exposure import SEEN_SHARE, exposures, named
 from datablame.patch.flagged import flags_of, read_clusters, read_rankings
-from datablame.patch.jobs import Prepared, jobs_of, skipped_arms, targets_of
-from datablame.patch.measure import Job, Plan, perform, set_up
+from datablame.patch.jobs import Prepared, jobs_of, skipped_arms, targets_of, work_items
+from datablame.patch.measure import Together, perform
 from datablame.records import Arm, Document, Prompt
 from datablame.run_folder import (
     Inputs,
@@ -145,24 +146,27 @@ def _measured(
             if each.label == "unscored":
                 row[_WHY] = each.reason
 
-    def done(key: str, result: dict[str, Any]) -> None:
-        inputs.timings("patch/arm", key, result.pop("seconds"))
+    def done(_: str, found: dict[str, dict[str, Any]]) -> None:
+        for key, result in found.items():
+            inputs.timings("patch/arm", key, result.pop("seconds"))
         try:
             if not classifier.at_once:
-                label(result["rows"])
+                label([row for result in found.values() for row in result["rows"]])
         finally:
-            # Without labels where the judge stopped the run: the arm need not be trained again.
-            journal.append(key, result)
+            # Without labels where the judge stopped the run: the arms need not be trained again.
+            for key, result in found.items():
+                journal.append(key, result)
 
     run_items(
         functools.partial(set_up, plan),
         perform,
-        {key: job for key, job in _work(jobs).items() if key not in finished},
+        work_items(plan.study, jobs, frozenset(finished)),
         execution=execution,
         done=done,
         progress=progress,
         description="patch: training and measuring arms",
         already=len(finished),
+        units=_arms,
     )
     results = journal.read()
     rows = [row for result in results.values() for row in result["rows"]]
@@ -175,9 +179,8 @@ def _measured(
     return results
 
 
-def _work(jobs: Sequence[Job]) -> dict[str, Job | None]:
-    """The work items by key: every training, and at last the untrained model's side checks."""
-    return {**{job.key: job for job in jobs}, UNTRAINED_KEY: None}
+def _arms(item: Together | None) -> int:
+    return len(item.jobs) - len(item.finished) if item is not None else 1
 
 
 def _write(

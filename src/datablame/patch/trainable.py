@@ -1,4 +1,4 @@
-"""A model made ready to train, all of it or through an adapter, and given back as it was."""
+"""A model made ready to train, all of it, or given an adapter that was trained, and given back as it was."""
 
 import contextlib
 import logging
@@ -7,46 +7,46 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.config import Study, Training
-from datablame.seeds import stream_key
-
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["trainable"]
+    from datablame.patch.lora import Start
+    from datablame.patch.side_by_side import Factors
+
+__all__ = ["Describe", "carrying", "free_to_move"]
 
 _logger = logging.getLogger(__name__)
 
+Describe = Callable[[], dict[str, Any]]
+"""Says how far training moved the model."""
+
 
 @contextlib.contextmanager
-def trainable(
-    model: "nn.Module", study: Study, training: Training, seed: int, adapter_file: Path
-) -> Iterator[Callable[[], dict[str, Any]]]:
-    """The model ready to train; yields a function that says how far training moved it and keeps the adapter.
+def free_to_move(model: "nn.Module") -> Iterator[Describe]:
+    """The model with all weights trainable; afterwards they are what they were."""
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.requires_grad_(True)
+    try:
+        yield lambda: _change(model, start)
+    finally:
+        model.load_state_dict(start)
+        model.requires_grad_(False)
 
-    Afterwards the model is as it was. An adapter starts from the study's and the training's seed alone.
-    """
-    from datablame.patch.lora import adapted, adapter_norm, save_adapter
 
-    if training.method == "full":
-        start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        model.requires_grad_(True)
-        try:
-            yield lambda: _change(model, start)
-        finally:
-            model.load_state_dict(start)
-            model.requires_grad_(False)
-        return
-    key = stream_key("adapter", study.seed, seed)
-    with adapted(model, study.patch.rank, training.layers, key) as adapter:
+@contextlib.contextmanager
+def carrying(model: "nn.Module", start: "Start", factors: "Factors", file: Path) -> Iterator[Describe]:
+    """The model with a trained adapter, which describing it keeps in a file; afterwards the model is as it was."""
+    from datablame.patch.lora import adapted, adapter_norm, save_adapter, set_factors
+
+    with adapted(model, *start) as adapter:
+        set_factors(adapter, factors)
 
         def describe() -> dict[str, Any]:
-            save_adapter(adapter, adapter_file)
+            save_adapter(adapter, file)
             matched = sorted({name.rpartition(".")[2] for name in adapter.modules})
             norm = adapter_norm(adapter)
-            name, modules = adapter_file.stem, len(adapter.modules)
-            _logger.info("%s: LoRA on %d modules (%s), norm %.3g", name, modules, ", ".join(matched), norm)
-            return {"weight_change_norm": norm, "modules": modules, "matched_modules": matched}
+            _logger.info("%s: LoRA on %d modules (%s), norm %.3g", file.stem, len(factors), ", ".join(matched), norm)
+            return {"weight_change_norm": norm, "modules": len(factors), "matched_modules": matched}
 
         yield describe
 

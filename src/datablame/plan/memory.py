@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from datablame.attribute.registry import chosen
 from datablame.config import Study
+from datablame.patch.design import trained
 from datablame.plan.counts import Counts, blocks_of
 from datablame.plan.shapes import Shape
 from datablame.plan.subject import Checkpoint, Subject
@@ -192,13 +193,14 @@ def _protocol(study: Study, subject: Subject, sampling: Mapping[str, int], proto
     # Below the adapters nothing is kept for backward, and what comes out of there is made once for every document.
     trunk = 0 if training.layers is None or full else min(training.layers)
     adapted = shape.layers if training.layers is None else len(training.layers)
-    trained = shape.parameters if full else lora_weights(shape, study.patch.rank, adapted)
+    weights = shape.parameters if full else lora_weights(shape, study.patch.rank, adapted)
+    at_once = min(study.patch.side_by_side(protocol), len(trained(study, protocol)))
     # Full training keeps the weights that it started from; an adapter is its own start.
-    state = {"trained weights and optimiser": trained * (4 + _ADAM_BYTES)}
+    state = {"trained weights and optimiser": at_once * weights * (4 + _ADAM_BYTES)}
     if trunk:
         state["hidden states below the adapters"] = 2 * study.patch.size * longest * shape.hidden * at.weight_bytes
     assert training.batch is not None
-    tokens = longest * min(training.batch, study.patch.micro_batch or training.batch)
+    tokens = longest * min(at_once * training.batch, study.patch.micro_batch or at_once * training.batch)
     kept = saved_bytes(shape, 4 if full else at.weight_bytes, lora=True)
     step = {"batch": tokens * (shape.layers - trunk) * kept, "loss": _loss_bytes(tokens, shape, trained_head=full)}
     measuring = dict(sampling)
