@@ -341,7 +341,7 @@ class Patch(Section):
     rank: PositiveInt = 8
     """Rank of the LoRA adapters."""
     adapters_at_once: PositiveInt = 4
-    """LoRA adapters of one protocol and seed trained side by side, at most `micro_batch`. Sums of floats depend on it."""
+    """LoRA adapters of one protocol and seed trained side by side, at most `micro_batch`. Float sums depend on it."""
     beta: Annotated[float, Field(gt=0)] = 5.0
     """Pools of preference pairs only: how sharply length-normalised DPO holds the model to where it started."""
     retrain: Training = Training()
