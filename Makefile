@@ -62,6 +62,8 @@ $(VENV)/installed-dev: $(VENV)/made pyproject.toml constraints.txt
 $(VENV)/installed-bench: $(VENV)/installed-dev
 	@echo "installing the peers of the benchmarks into $(VENV)"
 	@$(PIP) --editable '.[dev,bench]'
+	@# The peers ask for it and do not use it; built for CUDA, it breaks transformers beside a torch for CPUs.
+	@$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio
 	@touch $@
 
 $(VENV)/made:

@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py             # an hour on two cores; nothing else should run
     python benchmarks/bench.py --reduced   # minutes, at sizes that say nothing, to see that everything runs
-    python benchmarks/bench.py --write     # keep the ratios as those to compare with
+    python benchmarks/bench.py --write     # keep the ratios as those to compare with, and results/DATE-bench.md
 
 A ratio is ours over theirs in time, medians of interleaved rounds in one process: below 1 we are faster. What moved by
 more than 15 % against `benchmarks/ratios.json` is printed and makes the exit code 1.
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import bm25
@@ -35,8 +36,8 @@ def main() -> None:
     if options.reduced and options.write:
         parser.error("--reduced measures nothing worth keeping; leave out --write")
     found = [row for name in options.only for row in _SETS[name](options.reduced)]
-    print(machine(), end="\n\n")
-    print(table(found))
+    text = f"{machine()}\n\n{table(found)}"
+    print(text)
     if options.reduced:
         return
     kept: dict[str, float] = json.loads(KEPT.read_text(encoding="utf-8"))["ratios"] if KEPT.exists() else {}
@@ -46,6 +47,10 @@ def main() -> None:
         ratios = {**kept, **{row.name: round(row.ratio, 3) for row in found}}
         told = {"machine": machine(), "ratios": dict(sorted(ratios.items()))}
         KEPT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        name = "-".join(["bench", *(options.only if options.only != list(_SETS) else [])])
+        head = f"# Our kernels against their peers, {date.today().isoformat()}\n\n`python benchmarks/bench.py` on "
+        page = KEPT.parent / "results" / f"{date.today().isoformat()}-{name}.md"
+        page.write_text(f"{head}{text}\n", encoding="utf-8")
     elif lines:
         sys.exit(1)
 

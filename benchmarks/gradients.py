@@ -166,27 +166,32 @@ def _sizes(reduced: bool) -> list[tuple[Shape, str, int, int, int]]:
     return [(shape, kind, n, longest, rounds) for kind in ("equal-length", "ragged")]
 
 
-def growth(reduced: bool) -> tuple[list[Row], list[str]]:
-    """CPU seconds and peak memory against the number of documents, each number in a process of its own."""
-    sizes = [100, 200] if reduced else [1000, 5000, 20_000, _POOL]
+def grown(reduced: bool) -> tuple[dict[int, Times], dict[int, float]]:
+    """Seconds and peak memory in MB by the number of documents, each number in a process of its own."""
     times: dict[int, Times] = {}
     peaks: dict[int, float] = {}
-    for n in sizes:
+    for n in [100, 200] if reduced else [1000, 5000, 20_000, _POOL]:
         told = subprocess.run(
             [sys.executable, __file__, "--documents", str(n)], check=True, capture_output=True, text=True
         ).stdout.split()
         times[n], peaks[n] = Times(float(told[0]), float(told[1])), float(told[2])
-    least, most = sizes[0], sizes[-1]
+    return times, peaks
+
+
+def growth(reduced: bool) -> tuple[list[Row], list[str]]:
+    """How CPU time and peak memory grow with the number of documents."""
+    times, peaks = grown(reduced)
+    least, *_, most = times
     linear = (times[most].cpu / most) / (times[least].cpu / least)
     lines = [
         f"| {n:,} | {times[n].cpu:.2f} | {times[n].cpu / n / (times[least].cpu / least):.2f} | {peaks[n]:,.0f} |"
-        for n in sizes
+        for n in times
     ]
     note = f"CPU time a document of {most:,} over that of {least:,}, {SMALL.name}; 1 is linear"
-    grown = f"peak memory over that of {least:,} documents, {SMALL.name}; 1 is constant"
+    constant = f"peak memory over that of {least:,} documents, {SMALL.name}; 1 is constant"
     return [
         Row(f"gradients, growth to {most:,} documents: time", linear, note),
-        Row(f"gradients, growth to {most:,} documents: memory", peaks[most] / peaks[least], grown),
+        Row(f"gradients, growth to {most:,} documents: memory", peaks[most] / peaks[least], constant),
     ], lines
 
 
@@ -255,12 +260,12 @@ def _wait(device: str) -> None:
 def page(reduced: bool) -> str:
     """What is kept: the machine, the ratios, the seconds and the growth."""
     found = [measured(*each) for each in _sizes(reduced)]
-    grown, lines = growth(reduced)
+    found_growth, lines = growth(reduced)
     return "\n".join(
         [
             f"{machine()}.\n",
             "Ours over theirs: below 1 we are faster. Medians of interleaved rounds in one process.\n",
-            table([*itertools.chain(*(rows for rows, _ in found)), *grown]),
+            table([*itertools.chain(*(rows for rows, _ in found)), *found_growth]),
             "\n| documents | contender | CPU seconds | wall seconds |\n|---|---|---:|---:|",
             *itertools.chain(*(seconds for _, seconds in found)),
             "\n| documents | CPU seconds | a document, relative to the first row | peak memory, MB |",

@@ -116,17 +116,12 @@ def cached_loop(after: Any, before: Any, tokens: int, new: int) -> None:
         ids = torch.multinomial((2 * a - b).softmax(-1), 1)
 
 
-def rows(reduced: bool = False) -> list[Row]:
-    """Every comparison on this machine's CPU."""
+def rows(reduced: bool = False, only: Sequence[str] = ()) -> list[Row]:
+    """Every comparison on this machine's CPU, or those named."""
     size = REDUCED if reduced else FULL
     torch.set_num_threads(size.threads)
     after, before = pair_of(size.shape)
-    return [
-        *_against_loops(after, before, size),
-        *_proxy_shapes(after, before, size),
-        *_refilling(after, before, size),
-        *_lora(before, size),
-    ]
+    return [row for name, found in _SETS.items() if not only or name in only for row in found(after, before, size)]
 
 
 def _against_loops(after: Any, before: Any, size: Size) -> list[Row]:
@@ -173,10 +168,10 @@ def _refilling(after: Any, before: Any, size: Size) -> list[Row]:
 
     def shrinking() -> None:
         for group in groups:
-            ours(after, before, group, size, size.new, stop_ids=stop_ids)
+            ours(after, before, group, size, size.new // 2, stop_ids=stop_ids)
 
     contenders: dict[str, Callable[[], object]] = {
-        "ours": lambda: ours(after, before, wanted, size, size.new, stop_ids=stop_ids),
+        "ours": lambda: ours(after, before, wanted, size, size.new // 2, stop_ids=stop_ids),
         "shrinking": shrinking,
     }
     note = f"ours without refilling; outputs end at any token with probability 1/{round(1 / _STOP_SHARE)}"
@@ -184,7 +179,7 @@ def _refilling(after: Any, before: Any, size: Size) -> list[Row]:
     return [_row(name, interleaved(contenders, size.rounds), "shrinking", 1, note)]
 
 
-def _lora(before: Any, size: Size) -> list[Row]:
+def _lora(_: Any, before: Any, size: Size) -> list[Row]:
     """One pass for both branches against two passes."""
     found, blocks = [], len(decoder_blocks(before))
     for layers in (range(blocks), range(blocks - max(1, blocks // 4), blocks)):
@@ -193,8 +188,8 @@ def _lora(before: Any, size: Size) -> list[Row]:
         # The same numbers in tensors of their own: nothing is shared, so that the branches run apart.
         apart = model_of(size.shape)
         contenders: dict[str, Callable[[], object]] = {
-            "ours": partial(ours, after, before, wanted, size, size.new),
-            "apart": partial(ours, after, apart, wanted, size, size.new),
+            "ours": partial(ours, after, before, wanted, size, size.new // 4),
+            "apart": partial(ours, after, apart, wanted, size, size.new // 4),
         }
         note = "the same models, after and before in turn"
         name = f"Sampler, LoRA on {len(layers)} of {blocks} blocks: two passes, batch {size.batch}"
@@ -208,6 +203,14 @@ def _row(name: str, times: dict[str, Times], peer: str, factor: float, note: str
     return Row(name, times["ours"].cpu / (factor * times[peer].cpu), f"{note}; wall {wall:.3f}")
 
 
+_SETS: dict[str, Callable[[Any, Any, Size], list[Row]]] = {
+    "loops": _against_loops,
+    "proxy": _proxy_shapes,
+    "refilling": _refilling,
+    "lora": _lora,
+}
+
+
 def growth(size: Size) -> list[tuple[int, float]]:
     """Samples and CPU seconds of ours."""
     torch.set_num_threads(size.threads)
@@ -219,20 +222,22 @@ def growth(size: Size) -> list[tuple[int, float]]:
     return [(n, times[str(n)].cpu) for n in size.growth]
 
 
-def on_cpu(size: Size) -> str:
-    """Both tables as Markdown."""
-    found = rows(size is REDUCED)
-    grown = growth(size)
-    first = grown[0][1] / grown[0][0]
-    lines = [f"| {n:,} | {seconds / n / first:.2f} |" for n, seconds in grown]
-    head = "| samples | time a sample, relative to the first row |\n|---:|---:|"
-    return "\n\n".join([table(found), "\n".join([head, *lines])])
+def on_cpu(reduced: bool, only: Sequence[str]) -> str:
+    """The comparisons and the growth as Markdown."""
+    parts = [table(rows(reduced, only))] if set(only) != {"growth"} else []
+    if not only or "growth" in only:
+        grown = growth(REDUCED if reduced else FULL)
+        first = grown[0][1] / grown[0][0]
+        lines = [f"| {n:,} | {seconds / n / first:.2f} |" for n, seconds in grown]
+        parts.append("\n".join(["| samples | time a sample, relative to the first row |", "|---:|---:|", *lines]))
+    return "\n\n".join(parts)
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reduced", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--only", nargs="+", choices=[*_SETS, "growth"], default=[], help="these comparisons alone")
     parser.add_argument("--write", action="store_true", help="into benchmarks/results/, under today's date")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: tokens per second on a card")
     parser.add_argument("--card", action="store_true", help="the part for cards, with --reduced on a CPU too")
@@ -245,7 +250,7 @@ def main() -> None:
 
         body = on_card(options.device, options.reduced)
     else:
-        body = on_cpu(REDUCED if options.reduced else FULL)
+        body = on_cpu(options.reduced, options.only)
     text = f"{machine()}\n\n{body}"
     print(text)
     if options.write:
