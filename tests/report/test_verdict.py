@@ -146,7 +146,8 @@ def nothing(found: Artifacts) -> Artifacts:
 def untraced(found: Artifacts) -> Artifacts:
     """A few outputs are harmful by accident, and none was traced."""
     pool = {**found.pool, "behaviours": {"traced": [], "dropped": found.behaviours, "no_rise": True}}
-    return replace(rose(nothing(found), [0.01, 0.0, 0.01], [0.0, 0.01, 0.01]), pool=pool)
+    none: dict[str, dict[str, list[str]]] = {method: {} for method in found.flagged}
+    return replace(rose(nothing(found), [0.01, 0.0, 0.01], [0.0, 0.01, 0.01]), pool=pool, flagged=none)
 
 
 def with_seeds(count: int) -> Change:

@@ -114,10 +114,10 @@ def mean_jaccard(found: Artifacts) -> float | None:
 
 
 def all_flag_the_same(found: Artifacts) -> bool:
-    """Whether there are several methods besides controls and all flag the same documents for every behaviour."""
+    """Whether there are several methods besides controls and all flag the same documents, some at least."""
     proper = [own for name, own in found.flagged.items() if not found.methods.get(name, {}).get("control")]
     sets = [{behaviour: frozenset(ids) for behaviour, ids in own.items() if ids} for own in proper]
-    return len(sets) > 1 and all(other == sets[0] for other in sets[1:])
+    return len(sets) > 1 and bool(sets[0]) and all(other == sets[0] for other in sets[1:])
 
 
 def no_p_value(found: Artifacts) -> Row | None:
