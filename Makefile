@@ -1,5 +1,6 @@
 PYTHON ?= python3
 VENV := .venv
+BENCH := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 # Small models run slower on two threads than on one; cores are used by processes.
@@ -16,7 +17,7 @@ help:
 	@echo "make bench   our kernels against their best peers, and against the ratios of the last committed run"
 	@echo "make docs    write the pages that are generated from the code"
 	@echo "make notebook  write lda_attribution_notebook.ipynb from its source in notebooks/"
-	@echo "make clean   remove .venv and caches; runs/ stays"
+	@echo "make clean   remove .venv, .venv-bench and caches; runs/ stays"
 
 demo: $(VENV)/installed
 	$(BIN)/datablame run organism --out runs/organism --resume
@@ -35,8 +36,8 @@ test: $(VENV)/installed-dev
 slow: $(VENV)/installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow
 
-bench: $(VENV)/installed-bench
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
+bench: $(BENCH)/installed
+	HF_HUB_OFFLINE=1 $(BENCH)/bin/python benchmarks/bench.py
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python scripts/config_reference.py
@@ -45,7 +46,7 @@ notebook: $(VENV)/installed-dev
 	$(BIN)/python scripts/notebook.py
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BENCH) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that a change in src needs no installation; only these two files ask for a new one.
@@ -59,11 +60,13 @@ $(VENV)/installed-dev: $(VENV)/made pyproject.toml constraints.txt
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/installed
 
-$(VENV)/installed-bench: $(VENV)/installed-dev
-	@echo "installing the peers of the benchmarks into $(VENV)"
-	@$(PIP) --editable '.[dev,bench]'
-	@# The peers ask for it and do not use it; built for CUDA, it breaks transformers beside a torch for CPUs.
-	@$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio
+# A place of their own: some of the peers bring packages named tests and examples, which hide ours.
+$(BENCH)/installed: pyproject.toml constraints.txt $(VENV)/made
+	@echo "installing datablame and the peers of the benchmarks into $(BENCH) (some minutes the first time)"
+	@$(PYTHON) -m venv $(BENCH)
+	@$(subst $(VENV)/,$(BENCH)/,$(PIP)) --editable '.[bench]'
+	@# The peers ask for these and do not use them; built for CUDA, they break transformers beside a torch for CPUs.
+	@$(BENCH)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio
 	@touch $@
 
 $(VENV)/made:
