@@ -34,14 +34,20 @@ def one_backward_a_document(model: Any, documents: Sequence[Encoded], query: Enc
         weight.requires_grad_(True)
     try:
 
-        def gradient(document: Encoded) -> Tensor:
+        def gradient(document: Encoded) -> list[Tensor]:
             ids = torch.tensor([document.ids], device=model.device)
             logits = model(input_ids=ids, use_cache=False).logits[0, document.prompt_tokens - 1 : -1].float()
             loss = F.cross_entropy(logits, ids[0, document.prompt_tokens :])
-            return torch.cat([part.flatten().float() for part in torch.autograd.grad(loss, weights)])
+            return [part.flatten().float() for part in torch.autograd.grad(loss, weights)]
+
+        def dot(one: list[Tensor], other: list[Tensor]) -> Tensor:
+            # A layer at a time: one float32 sum over all of them would be off by more than 1e-4.
+            return torch.stack([a @ b for a, b in zip(one, other, strict=True)]).double().sum()
 
         towards = gradient(query)
-        return torch.stack([F.cosine_similarity(gradient(document), towards, dim=0) for document in documents]).cpu()
+        norm = dot(towards, towards).sqrt()
+        own = (gradient(document) for document in documents)
+        return torch.stack([dot(each, towards) / dot(each, each).sqrt() / norm for each in own]).float().cpu()
     finally:
         for weight in weights:
             weight.requires_grad_(False)
