@@ -43,7 +43,8 @@ _AT_ONCE = 4
 
 def rows(reduced: bool) -> list[Row]:
     """Adapters in all blocks, and in the upper ones only."""
-    shape, n, longest, batch, steps, rounds = (SMALL, 12, 16, 4, 3, 1) if reduced else (SMOLLM2, 60, 128, 10, 6, 5)
+    torch.set_num_threads(1 if reduced else 2)
+    shape, n, longest, batch, steps, rounds = (SMALL, 12, 16, 4, 3, 1) if reduced else (SMOLLM2, 16, 96, 4, 3, 5)
     model = model_of(shape)
     blocks = len(decoder_blocks(model))
     upper = tuple(range(max(1, blocks - _UPPER), blocks))
@@ -167,15 +168,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reduced", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--write", action="store_true", help="keep the page in benchmarks/results")
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     text = f"{machine()}.\n\nOurs over theirs: below 1 we are faster. Medians of interleaved rounds in one process.\n\n"
     text += table(rows(options.reduced))
     print(text)
     if options.write:
         today = date.today().isoformat()
-        head = f"# Steps of LoRA training, {today}\n\n`python benchmarks/lora.py --threads {options.threads}`\n\n"
+        head = f"# Steps of LoRA training, {today}\n\n`python benchmarks/lora.py`\n\n"
         (RESULTS / f"{today}-lora.md").write_text(head + text + "\n", encoding="utf-8")
 
 
