@@ -6,8 +6,9 @@
 
 Both train the same adapters (peft's own modules) on the same documents with the same batch, optimiser and number of
 steps; half of each document is prompt, which is not learned. Ours batches documents of like length, forms logits at the
-response's positions only, and where only upper blocks are adapted starts every step above the frozen ones; making their
-states is part of its time. The Trainer shuffles, pads and computes all logits, as it does by default.
+response's positions only, and where only upper blocks are adapted starts every step above the frozen ones: their states
+are made once for all arms, as a study does, which is part of its time and gains nothing for a single arm that sees each
+document once. The Trainer shuffles, pads and computes all logits, as it does by default.
 
 Adapters at once are compared with the same ones trained one after another, both ours.
 """
@@ -17,7 +18,7 @@ import contextlib
 import io
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 from gradients import SMALL, SMOLLM2, Shape, documents_of, lengths_of, model_of
-from measure import Row, interleaved, machine, table
+from measure import Row, Times, interleaved, machine, table
 
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded
@@ -44,28 +45,21 @@ _AT_ONCE = 4
 def rows(reduced: bool) -> list[Row]:
     """Adapters in all blocks, and in the upper ones only."""
     torch.set_num_threads(1 if reduced else 2)
-    shape, n, longest, batch, steps, rounds = (SMALL, 12, 16, 4, 3, 1) if reduced else (SMOLLM2, 16, 96, 4, 3, 5)
+    shape, longest, batch, steps, rounds = (SMALL, 16, 4, 3, 1) if reduced else (SMOLLM2, 96, 4, 3, 5)
     model = model_of(shape)
     blocks = len(decoder_blocks(model))
     upper = tuple(range(max(1, blocks - _UPPER), blocks))
-    documents = _halves(documents_of(lengths_of("ragged", n, longest), shape.vocabulary))
+    documents = _halves(documents_of(lengths_of("ragged", steps * batch, longest), shape.vocabulary))
+    recipe = Recipe(steps, batch, _RATE)
     found = []
-    for name, layers in (("all blocks", None), (f"the upper {len(upper)} of {blocks} blocks", upper)):
-        recipe = Recipe(steps, batch, _RATE)
-        times = interleaved(
-            {
-                "ours": _ours(model, documents, layers, recipe),
-                "peer": _trainer(model, documents, layers, recipe),
-            },
-            rounds,
-        )
-        ours, peer = times["ours"], times["peer"]
-        note = (
-            f"CPU time, {_described(shape)}, {steps} steps of {batch} documents; wall {ours.wall / peer.wall:.2f}, "
-            f"{peer.wall / steps:.2f} against {ours.wall / steps:.2f} s a step"
-        )
-        found.append(Row(f"LoRA in {name}: peft with Trainer", ours.cpu / peer.cpu, note))
-    return [*found, *_at_once(model, documents, Recipe(steps, batch, _RATE), shape, rounds)]
+    for arms, layers in ((1, None), (1, upper), (_AT_ONCE, upper)):
+        ours, trainer = _ours(model, documents, layers, recipe, arms), _trainer(model, documents, layers, recipe)
+        times = interleaved({"ours": ours, "peer": lambda run=trainer, n=arms: [run() for _ in range(n)]}, rounds)
+        where = "all blocks" if layers is None else f"the upper {len(layers)} of {blocks} blocks"
+        also = f", {arms} arms" if arms > 1 else ""
+        note = f"CPU time, {_described(shape)}, {steps} steps of {batch} documents; {_wall(times, 'peer')}"
+        found.append(Row(f"LoRA in {where}{also}: peft with Trainer", times["ours"].cpu / times["peer"].cpu, note))
+    return [*found, *_at_once(model, documents, recipe, shape, rounds)]
 
 
 def _at_once(model: Any, documents: list[Encoded], recipe: Recipe, shape: Shape, rounds: int) -> list[Row]:
@@ -77,16 +71,19 @@ def _at_once(model: Any, documents: list[Encoded], recipe: Recipe, shape: Shape,
         times = interleaved(
             {"ours": partial(run, _AT_ONCE), "apart": lambda run=run: [run(1) for _ in range(_AT_ONCE)]}, rounds
         )
-        ours, apart = times["ours"], times["apart"]
-        note = f"CPU time, {_described(shape)}, {own.steps} steps; wall {ours.wall / apart.wall:.2f}"
+        note = f"CPU time, {_described(shape)}, {own.steps} steps; {_wall(times, 'apart')}"
         name = f"LoRA, {_AT_ONCE} adapters at once, batch {batch} each: one after another"
-        found.append(Row(name, ours.cpu / apart.cpu, note))
+        found.append(Row(name, times["ours"].cpu / times["apart"].cpu, note))
     return found
 
 
 def _adapters(model: Any, documents: list[Encoded], recipe: Recipe, n: int) -> list[Trained]:
     order = data_order([len(document.ids) for document in documents], recipe, key=1)
     return train_adapters(model, [documents] * n, order, recipe, Start(_RANK, None, 1), beta=1.0)
+
+
+def _wall(times: Mapping[str, Times], peer: str) -> str:
+    return f"wall {times['ours'].wall / times[peer].wall:.2f}"
 
 
 def _described(shape: Shape) -> str:
@@ -98,14 +95,13 @@ def _halves(documents: list[Encoded]) -> list[Encoded]:
 
 
 def _ours(
-    model: Any, documents: list[Encoded], layers: tuple[int, ...] | None, recipe: Recipe
-) -> Callable[[], list[float]]:
+    model: Any, documents: list[Encoded], layers: tuple[int, ...] | None, recipe: Recipe, arms: int
+) -> Callable[[], list[Trained]]:
     order = data_order([len(document.ids) for document in documents], recipe, key=1)
 
-    def run() -> list[float]:
+    def run() -> list[Trained]:
         trunk = None if layers is None else trunk_below(model, min(layers), documents)
-        (trained,) = train_adapters(model, [documents], order, recipe, Start(_RANK, layers, 1), 1.0, trunk)
-        return trained.losses
+        return train_adapters(model, [documents] * arms, order, recipe, Start(_RANK, layers, 1), 1.0, trunk)
 
     return run
 

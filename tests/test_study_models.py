@@ -13,7 +13,7 @@ from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.execute import Execution, Silent
 from datablame.fingerprints import _part
-from datablame.study import run_study, states
+from datablame.study import _on_device, run_study, states
 
 OLD, NEW = "a" * 40, "b" * 40
 ONE = Execution(workers=1, threads=1)
@@ -125,6 +125,17 @@ def test_a_begun_phase_goes_on_where_it_began(tiny_pair_folder: Path, tmp_path: 
     del begun["device"]
     (out / "begun.json").write_text(json.dumps(begun))
     assert scanned(study, root)
+
+
+@pytest.mark.parametrize(
+    ("device", "said", "decided"), [("cuda:1", "auto", "none"), ("cpu", "auto", "bm25"), ("cuda", "bm25", "bm25")]
+)
+def test_where_a_phase_began_decides_whether_it_scores_the_whole_pool(
+    device: str, said: str, decided: str, tiny_pair_folder: Path
+) -> None:
+    study = study_of(*(str(tiny_pair_folder / name) for name in ("before", "after")))
+    study = study.model_copy(update={"prefilter": study.prefilter.model_copy(update={"method": said})})
+    assert _on_device(study, device).prefilter.method == decided
 
 
 def test_keys_that_are_not_used_leave_older_runs_up_to_date(tiny_pair_folder: Path, tmp_path: Path) -> None:

@@ -246,10 +246,16 @@ class Judge(Section):
 class Prefilter(Section):
     """How the candidates that every method scores are chosen from the pool."""
 
-    method: Literal["bm25", "none"] = "bm25"
-    """`bm25`: the union of the top documents of a behaviour's queries; `none`: numerical methods score the pool."""
+    method: Literal["auto", "bm25", "none"] = "auto"
+    """`bm25`: the union of the top documents of a behaviour's queries; `none`: numerical methods score the pool;
+    `auto`: `none` on a graphics card, `bm25` on a CPU."""
     candidates: PositiveInt = 100
     """Documents that each query contributes."""
+
+    def on(self, device: str) -> "Prefilter":
+        """With `auto` decided for models on this device (`cpu`, `cuda`, `cuda:1`)."""
+        decided = "bm25" if device == "cpu" else "none"
+        return self.model_copy(update={"method": decided}) if self.method == "auto" else self
 
 
 class Attribute(Section):

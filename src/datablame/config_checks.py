@@ -76,7 +76,7 @@ def impossible(study: "Study") -> list[str]:
     for name, alphas in (("surface", study.surface.alphas), ("scan", study.scan.alphas)):
         if len(set(alphas)) < len(alphas):
             problems.append(f"{name}.alphas = {list(alphas)} names a value twice; remove it")
-    if study.prefilter.method == "bm25" and study.attribute.top_k > study.prefilter.candidates:
+    if study.prefilter.method != "none" and study.attribute.top_k > study.prefilter.candidates:
         problems.append(
             f"attribute.top_k = {study.attribute.top_k} is more than the {study.prefilter.candidates} candidates; "
             "lower it or raise prefilter.candidates"
@@ -124,7 +124,7 @@ def _dose_problems(study: "Study") -> list[str]:
             f"patch.k = {listed} lacks attribute.top_k = {top_k}, the number that decides; add it, or change "
             "attribute.top_k"
         )
-    if study.prefilter.method == "bm25" and top_k <= study.prefilter.candidates < ks[-1]:
+    if study.prefilter.method != "none" and top_k <= study.prefilter.candidates < ks[-1]:
         problems.append(
             f"patch.k = {ks[-1]} is more than the {study.prefilter.candidates} candidates; "
             "lower it or raise prefilter.candidates"

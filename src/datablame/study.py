@@ -252,7 +252,8 @@ def _device_of(study: Study) -> str:
 
 
 def _on_device(study: Study, device: str) -> Study:
-    """A begun phase goes on where it began: sums of floats depend on the device."""
+    """A begun phase goes on where it began: sums of floats depend on the device, and which documents are scored may."""
+    study = study.model_copy(update={"prefilter": study.prefilter.on(device)})
     if study.models is None or study.models.device == device:
         return study
     return study.model_copy(update={"models": study.models.model_copy(update={"device": device})})

@@ -62,6 +62,17 @@ def test_every_preset_is_planned_offline_without_torch_and_nothing_is_written(na
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_whole_pool_is_scored_where_a_card_allows_it_unless_the_study_says_otherwise() -> None:
+    def scored(device: Device, *overrides: str) -> int:
+        documents: int = planned("olmo2-1b", *overrides, device=device)["phases"]["attribute"]["gradient_documents"]
+        return documents
+
+    few = scored(T4)
+    assert few < 50_000
+    assert [scored(device, "prefilter.method=auto") for device in (T4, CPU)] == [50_000, few]
+    assert [scored(device, "prefilter.method=none") for device in (T4, CPU)] == [50_000, 50_000]
+
+
 def test_people_read_everything_and_a_dry_run_prints_the_same(tmp_path: Path) -> None:
     shown = asked("plan", "olmo2-1b", cwd=tmp_path)
     dry = asked("run", "olmo2-1b", "--dry-run", cwd=tmp_path)

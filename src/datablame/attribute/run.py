@@ -109,7 +109,8 @@ def run(study: Study, inputs: Inputs, out: Path, execution: Execution, progress:
             "dropped": traced.dropped,
             "no_rise": traced.no_rise,
         }
-        results = Results(methods, corpus, {**summary, "behaviours": followed}, traced.queries, shortlist, scored)
+        summary |= {"behaviours": followed, "prefilter": study.prefilter.method}
+        results = Results(methods, corpus, summary, traced.queries, shortlist, scored)
         write_results(study, results, evidence, out)
         judge.write(out)
 

@@ -86,6 +86,7 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
         RequestError: `like` is no run of this machine.
     """
     here = device or this_device("auto" if study.models is None else study.models.device)
+    study = study.model_copy(update={"prefilter": study.prefilter.on("cuda" if here.on_gpu else "cpu")})
     subject = subject_of(study, on_gpu=here.on_gpu)
     counts = counted(study, subject)
     memory = estimates(study, subject, counts, card_bytes=here.memory_bytes if here.on_gpu else None)

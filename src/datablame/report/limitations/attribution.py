@@ -97,7 +97,8 @@ def unknown_ceiling(found: Artifacts) -> Iterable[str]:
     """Nobody looked at the documents that the prefilter left out."""
     candidates = found.pool.get("candidates", {})
     known = any(row["ceiling"] is not None for row in found.quality["ceilings"])
-    if found.study.prefilter.method == "bm25" and candidates and not known:
+    prefilter = found.pool.get("prefilter", found.study.prefilter.method)
+    if prefilter == "bm25" and candidates and not known:
         yield (
             f"Methods ranked at most {max(candidates.values())} BM25 candidates of {found.pool['documents']} documents "
             "for a behaviour; how much of what they would rank first the prefilter hides is unknown "
