@@ -11,7 +11,6 @@ more than 15 % against `benchmarks/ratios.json` is printed and makes the exit co
 import argparse
 import json
 import sys
-from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
@@ -19,10 +18,9 @@ import bm25
 import gradients
 import lora
 import sampler
-from measure import Row, machine, table
+from measure import MOVED, machine, moved, table
 
 KEPT = Path(__file__).parent / "ratios.json"
-_MOVED = 0.15
 _SETS = {"sampler": sampler.rows, "gradients": gradients.rows, "lora": lora.rows, "bm25": bm25.rows}
 
 
@@ -42,7 +40,7 @@ def main() -> None:
         return
     kept: dict[str, float] = json.loads(KEPT.read_text(encoding="utf-8"))["ratios"] if KEPT.exists() else {}
     lines = moved(found, kept)
-    print("\n" + ("\n".join(lines) if lines else f"Nothing moved by more than {_MOVED:.0%} against {KEPT.name}."))
+    print("\n" + ("\n".join(lines) if lines else f"Nothing moved by more than {MOVED:.0%} against {KEPT.name}."))
     if options.write:
         ratios = {**kept, **{row.name: round(row.ratio, 3) for row in found}}
         told = {"machine": machine(), "ratios": dict(sorted(ratios.items()))}
@@ -53,19 +51,6 @@ def main() -> None:
         page.write_text(f"{head}{text}\n", encoding="utf-8")
     elif lines:
         sys.exit(1)
-
-
-def moved(found: list[Row], kept: Mapping[str, float]) -> list[str]:
-    """One line for each ratio that is new or not within 15 % of the one kept."""
-    lines = []
-    for row in found:
-        old = kept.get(row.name)
-        if old is None:
-            lines.append(f"new: {row.name}: {row.ratio:.2f}")
-        elif abs(row.ratio / old - 1) > _MOVED:
-            word = "SLOWER" if row.ratio > old else "faster"
-            lines.append(f"{word}: {row.name}: {old:.2f} -> {row.ratio:.2f} ({row.ratio / old - 1:+.0%})")
-    return lines
 
 
 if __name__ == "__main__":

@@ -6,14 +6,17 @@ wall time is what a user waits for, CPU time is what stays meaningful while some
 
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Row", "Times", "interleaved", "machine", "table"]
+__all__ = ["MOVED", "ROUNDS", "Row", "Times", "interleaved", "machine", "moved", "table"]
 
 ROUNDS = 5
+MOVED = 0.15
+"""A ratio that is so much off the one kept is told."""
 
 
 class Row(NamedTuple):
@@ -40,10 +43,25 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int = RO
             contender()
             if number:
                 taken[name].append(Times(time.perf_counter() - wall, time.process_time() - cpu))
+        told = ", ".join(f"{name} {each[-1].wall:.2f} s" for name, each in taken.items() if each)
+        print(f"round {number} of {rounds}: {told or 'warm'}", file=sys.stderr, flush=True)
     return {
         name: Times(statistics.median(each.wall for each in all_), statistics.median(each.cpu for each in all_))
         for name, all_ in taken.items()
     }
+
+
+def moved(found: list[Row], kept: Mapping[str, float]) -> list[str]:
+    """One line for each ratio that is new or not within `MOVED` of the one kept."""
+    lines = []
+    for row in found:
+        old = kept.get(row.name)
+        if old is None:
+            lines.append(f"new: {row.name}: {row.ratio:.2f}")
+        elif abs(row.ratio / old - 1) > MOVED:
+            word = "SLOWER" if row.ratio > old else "faster"
+            lines.append(f"{word}: {row.name}: {old:.2f} -> {row.ratio:.2f} ({row.ratio / old - 1:+.0%})")
+    return lines
 
 
 def machine() -> str:
