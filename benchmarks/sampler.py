@@ -12,7 +12,7 @@ shape of SmolLM2-135M; nothing stops before its last token but where it is said,
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -137,8 +137,9 @@ def _against_loops(after: Any, before: Any, size: Size) -> list[Row]:
     )
     shape = f"{_PROMPT} to {new} tokens"
     one = f"{n} outputs of ours against {n} times one of theirs"
+    speed = f"the floor of two models; target 1.15; {_speed(times, n * new)}"
     return [
-        _row(f"Sampler, {shape}: {_TWO} {n}", times, "generate", 2, "the floor of two models; target 1.15"),
+        _row(f"Sampler, {shape}: {_TWO} {n}", times, "generate", 2, speed),
         _row(f"Sampler, {shape}: plain loop, no caches", times, "plain", n, f"{one}; target .05"),
         _row(f"Sampler, {shape}: caches, one at a time", times, "cached", n, one),
     ]
@@ -155,7 +156,7 @@ def _proxy_shapes(after: Any, before: Any, size: Size) -> list[Row]:
             "generate": partial(generated, after, size, n, tokens, new),
         }
         times = interleaved(contenders, size.rounds)
-        note = "every output after a prompt of its own"
+        note = f"every output after a prompt of its own; {_speed(times, n * new)}"
         found.append(_row(f"Sampler, {tokens} to {new} tokens: {_TWO} {n}", times, "generate", 2, note))
     return found
 
@@ -195,6 +196,10 @@ def _lora(_: Any, before: Any, size: Size) -> list[Row]:
         name = f"Sampler, LoRA on {len(layers)} of {blocks} blocks: two passes, batch {size.batch}"
         found.append(_row(name, interleaved(contenders, size.rounds), "apart", 1, note))
     return found
+
+
+def _speed(times: Mapping[str, Times], tokens: int) -> str:
+    return f"{tokens / times['ours'].wall:,.0f} tokens/s"
 
 
 def _row(name: str, times: dict[str, Times], peer: str, factor: float, note: str) -> Row:
