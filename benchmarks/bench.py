@@ -1,6 +1,6 @@
 """Every comparison in one table, beside the ratios of the last committed run.
 
-    python benchmarks/bench.py             # an hour on two cores; nothing else should run
+    python benchmarks/bench.py             # an hour and a half on two cores; nothing else should run
     python benchmarks/bench.py --reduced   # minutes, at sizes that say nothing, to see that everything runs
     python benchmarks/bench.py --write     # keep the ratios as those to compare with, and results/DATE-bench.md
 

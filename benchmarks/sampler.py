@@ -1,6 +1,6 @@
 """The two-model sampler against plain loops and `generate`, in one table.
 
-    python benchmarks/sampler.py                  # half an hour on two idle cores
+    python benchmarks/sampler.py                  # an hour on two idle cores
     python benchmarks/sampler.py --reduced        # a minute, at sizes that say nothing
     python benchmarks/sampler.py --write          # the same into benchmarks/results/DATE-sampler.md
     python benchmarks/sampler.py --device cuda    # OLMo-2-1B's shape in bfloat16: tokens per second by batch
