@@ -30,8 +30,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2
-	$(TEST_ENV) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb tests
 
 slow: $(VENV)/installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow
