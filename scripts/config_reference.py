@@ -52,7 +52,7 @@ def _section(name: str, model: type[BaseModel]) -> str:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    cells = [f"`{field.alias or name}`", _type(field), _default(field), field.description or ""]
+    cells = [f"`{field.alias or name}`", _type(field), _default(field), " ".join((field.description or "").split())]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
