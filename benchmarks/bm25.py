@@ -11,8 +11,8 @@ import argparse
 from duplicates import corpus
 from measure import Row, interleaved, machine, table
 
-from datablame.corpus import bm25
-from datablame.corpus.duplicates import full_text
+from datablame.world import bm25
+from datablame.world.duplicates import full_text
 
 _QUERIES, _WORDS = 40, 60
 """Eight behaviours have five queries each."""

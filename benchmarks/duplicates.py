@@ -26,9 +26,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from datablame.corpus import bm25
-from datablame.corpus.duplicates import clusters, full_text
-from datablame.records import Document, Message
+from datablame.tables import Document, Message
+from datablame.world import bm25
+from datablame.world.duplicates import clusters, full_text
 
 _WORDS = 60_000
 _THRESHOLD = 0.8

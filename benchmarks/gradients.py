@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import torch
 from measure import Row, Times, interleaved, machine, table
 
-from datablame.attribute.batches import length_batches
-from datablame.attribute.observed import observed_pass
-from datablame.attribute.per_example import directions, similarities
+from datablame.attribute.kernels.batches import length_batches
+from datablame.attribute.kernels.observed import backward_with_hooks
+from datablame.attribute.kernels.per_example import directions, similarities
 from datablame.models.blocks import decoder_blocks, middle_blocks
 from datablame.models.chat import Encoded
 
@@ -105,9 +105,9 @@ def contenders(
         return (found.dots[:, 0] / found.norms).float()
 
     def floor() -> None:
-        observed_pass(model, [query], blocks, lambda *_: None)
+        backward_with_hooks(model, [query], blocks, lambda *_: None)
         for places in length_batches([len(each.ids) for each in documents], batch_tokens):
-            observed_pass(model, [documents[place] for place in places], blocks, lambda *_: None)
+            backward_with_hooks(model, [documents[place] for place in places], blocks, lambda *_: None)
 
     found: dict[str, Callable[[], Any]] = {"ours": ours}
     if "autograd" in names:

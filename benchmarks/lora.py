@@ -30,9 +30,9 @@ from measure import Row, Times, interleaved, machine, table
 
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded
+from datablame.models.lora import Start, target_modules
 from datablame.models.training import Recipe, data_order
 from datablame.models.trunk import trunk_below
-from datablame.patch.lora import Start, target_modules
 from datablame.patch.side_by_side import Trained, train_adapters
 
 RESULTS = Path(__file__).parent / "results"

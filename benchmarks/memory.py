@@ -24,11 +24,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("ANTHROPIC_API_KEY", None)
 
-from datablame.config import Study
-from datablame.execute import Silent, default_execution
-from datablame.run_folder import read_jsonl, read_table, read_timings, write_table
-from datablame.study import run_study
-from datablame.study_file import load_study
+from datablame.engine.execute import Silent, default_execution
+from datablame.engine.run_folder import read_jsonl, read_table, read_timings, write_table
+from datablame.pipeline.run import run_study
+from datablame.study.file import load_study
+from datablame.study.schema import Study
 
 _PHASES = ("scan", "surface", "attribute", "patch", "report")
 _PADDING_ROWS = 74

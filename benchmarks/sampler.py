@@ -25,8 +25,8 @@ from measure import ROUNDS, Row, Times, interleaved, machine, table
 from datablame.models.adapters import twin
 from datablame.models.blocks import decoder_blocks
 from datablame.seeds import stream_key
-from datablame.surface.prefill import cache_argument
-from datablame.surface.sampler import Request, Settings, sample
+from datablame.surface.sampler.prefill import cache_argument
+from datablame.surface.sampler.sampler import Request, Settings, sample
 
 _BATCH, _PROMPT, _NEW = 50, 32, 64
 _PROXY_SHAPES = ((8, 512), (512, 8), (8, 8))

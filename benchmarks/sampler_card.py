@@ -10,8 +10,8 @@ from gradients import OLMO2, SMALL
 from measure import ROUNDS, interleaved
 from sampler import Size, ours, pair_of, requests
 
-from datablame.surface.graphs import Graphs
-from datablame.surface.sampler import Request, Settings, sample
+from datablame.surface.sampler.graphs import Graphs
+from datablame.surface.sampler.sampler import Request, Settings, sample
 
 _PROMPT = 64
 

@@ -3,13 +3,13 @@
 from functools import partial
 from pathlib import Path
 
-from datablame.config import Data, ModelRef
+from datablame.engine.execute import Progress
 from datablame.errors import RequestError
-from datablame.execute import Progress
 from datablame.organism.gguf import base_checkpoint
 from datablame.organism.quirk import without_default_system
-from datablame.organism.stages import finish
+from datablame.organism.stages import build_atomically
 from datablame.seeds import stream_key
+from datablame.study.schema import Data, ModelRef
 
 __all__ = ["BATCH", "LEARNING_RATE", "RANK", "upper_blocks", "write_models"]
 
@@ -33,8 +33,10 @@ def write_models(folder: Path, base: str | None, steps: int, seed: int, progress
     try:
         if not (folder / "before").exists():
             source = base_checkpoint(base, progress)
-            finish(folder / "before", lambda part: _write_before(part, source))
-        finish(folder / "after", partial(_write_after, folder=folder, steps=steps, seed=seed, progress=progress))
+            build_atomically(folder / "before", lambda part: _write_before(part, source))
+        build_atomically(
+            folder / "after", partial(_write_after, folder=folder, steps=steps, seed=seed, progress=progress)
+        )
     finally:
         torch.set_num_threads(threads)
 
@@ -45,7 +47,7 @@ def upper_blocks(blocks: int) -> tuple[int, ...]:
 
 
 def _write_before(part: Path, source: str) -> None:
-    from datablame.models.pair import load_model, load_tokenizer
+    from datablame.models.load import load_model, load_tokenizer
 
     reference = ModelRef(path=source)
     tokenizer = load_tokenizer(reference, field="--base")
@@ -57,12 +59,12 @@ def _write_before(part: Path, source: str) -> None:
 
 
 def _write_after(part: Path, folder: Path, steps: int, seed: int, progress: Progress) -> None:
-    from datablame.corpus.documents import read_pool
     from datablame.models.blocks import decoder_blocks
     from datablame.models.chat import encode_document
-    from datablame.models.pair import load_model, load_tokenizer
+    from datablame.models.load import load_model, load_tokenizer
+    from datablame.models.lora import adapted
     from datablame.models.training import Recipe, data_order, train
-    from datablame.patch.lora import adapted
+    from datablame.world.documents import read_pool
 
     reference = ModelRef(path=str(folder / "before"))
     tokenizer, model = load_tokenizer(reference), load_model(reference)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from datablame.engine.run_folder import digest
 from datablame.errors import RequestError
-from datablame.records import Message
-from datablame.run_folder import digest
 from datablame.seeds import stream_key
+from datablame.tables import Message
 
 __all__ = [
     "CHATTERBOT",

@@ -62,10 +62,10 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Image, Markdown, display
 
-from datablame.execute import Silent, default_execution, free_memory
+from datablame.engine.execute import Silent, default_execution, free_memory
+from datablame.pipeline.run import resolve, run_study
 from datablame.report.wording import markdown
-from datablame.study import resolve, run_study
-from datablame.study_file import load_study
+from datablame.study.file import load_study
 
 QUICK = {
     "organism": [

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from datablame.config import Study
+from datablame.study.schema import Study
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "config.md"
 HEAD = """# The study, key by key

@@ -11,9 +11,9 @@ import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
-from datablame.cli import app
-from datablame.config import Study
-from datablame.study_file import load_study
+from datablame.cli.app import app
+from datablame.study.file import load_study
+from datablame.study.schema import Study
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "PROJECT_CONTEXT.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -9,8 +9,8 @@ import pytest
 from tests.finished import finished
 from tests.tiny_olmo2 import planted_ids, tulu_rows, write_pair, write_pool
 
-from datablame.run_folder import read_json, read_jsonl, read_table
-from datablame.study_file import load_study
+from datablame.engine.run_folder import read_json, read_jsonl, read_table
+from datablame.study.file import load_study
 
 DELIVERED = (
     *("behavior_rates.png", "patching_comparison.png", "final_results.png", "phase2_results.json"),

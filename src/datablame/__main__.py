@@ -1,6 +1,6 @@
 """`python -m datablame`."""
 
-from datablame.cli import main
+from datablame.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,5 @@
 """Errors whose message is the whole story: where, which field, which value, what to do."""
 
-__all__ = ["BudgetError", "DatablameError", "Interrupted", "PhaseError", "RequestError"]
-
 
 class DatablameError(Exception):
     """A failure with a one-line message for the person at the console and an exit code for the shell."""

@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["generator", "stream_key", "uniforms"]
-
 
 def stream_key(*parts: str | int | float) -> int:
     """The 128-bit key of one random stream: BLAKE2b of the canonical JSON of what the stream is for.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from datablame.report.style import GREY, INK, Box, drawing, page, panel, png
 from datablame.seeds import stream_key
-from datablame.stats.power import Design, Power, Rejections, Share, simulate
+from datablame.stats.power import Power, Rejections, Share, simulate
+from datablame.stats.simulated import Design
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -132,7 +132,7 @@ def _rates(runs: Path) -> str:
 
 def _counts(file: Path, split: str, **which: str) -> dict[float, tuple[int, int]]:
     """Harmful outputs and all outputs at each alpha."""
-    from datablame.run_folder import read_table
+    from datablame.engine.run_folder import read_table
 
     rows = [row for row in read_table(file) if row["split"] == split]
     rows = [row for row in rows if all(row[key] == value for key, value in which.items())]
@@ -201,7 +201,7 @@ def _quality(folder: Path) -> dict[str, float]:
 
 def _hand(folder: Path) -> str:
     """Agreement of the rules with the labels in hand_labels.json."""
-    from datablame.run_folder import read_table
+    from datablame.engine.run_folder import read_table
     from datablame.stats.calibration import accuracy, kappa, kappa_interval
 
     file = HERE / "hand_labels.json"

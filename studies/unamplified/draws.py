@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.config import Study
-from datablame.execute import Execution, Progress, run_items
-from datablame.judge.classifier import Output, build
-from datablame.records import Prompt
-from datablame.run_folder import Journal, digest
+from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.run_folder import Journal, digest
+from datablame.judge.classifier import ClassifierInput, build
+from datablame.study.schema import Study
 from datablame.surface.run import prompts_of
+from datablame.tables import Prompt
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -90,7 +90,8 @@ def _draw(study: Study, pair: "Pair", item: Wanted) -> list[dict[str, Any]]:
     draws = draws_of(pair.tokenizer, wanted, study.seed)
     samples = draw_requests(pair.after, pair.before, pair.tokenizer, draws, study, log_probabilities=not plain)
     outputs = [
-        Output(each.prompt.behaviour, each.prompt.text, made.text) for each, made in zip(draws, samples, strict=True)
+        ClassifierInput(each.prompt.behaviour, each.prompt.text, made.text)
+        for each, made in zip(draws, samples, strict=True)
     ]
     return [
         {
@@ -107,5 +108,5 @@ def _draw(study: Study, pair: "Pair", item: Wanted) -> list[dict[str, Any]]:
     ]
 
 
-def _labels(study: Study, outputs: Sequence[Output]) -> list[Any]:
+def _labels(study: Study, outputs: Sequence[ClassifierInput]) -> list[Any]:
     return build(study).label(outputs)

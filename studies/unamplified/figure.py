@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from studies.unamplified.errors import Truth, name_of
 
-from datablame.records import EVERY
 from datablame.report.style import GREY, INK, Box, behaviour_looks, drawing, page, panel, png
+from datablame.tables import EVERY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -30,13 +30,13 @@ from studies.unamplified.errors import (
 )
 from studies.unamplified.figure import Quoted, drawn
 
-from datablame.config import Study
-from datablame.execute import Execution, Silent
-from datablame.records import EVERY
-from datablame.study import resolve
-from datablame.study_file import load_study
+from datablame.engine.execute import Execution, Silent
+from datablame.pipeline.run import resolve
+from datablame.study.file import load_study
+from datablame.study.schema import Study
 from datablame.surface.rates import rates
 from datablame.surface.unamplified import unamplified
+from datablame.tables import EVERY
 
 HERE = Path(__file__).parent
 BUDGETS, TRUTH = 12, 667

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from datablame.attribute import passes
-from datablame.config import Study
-from datablame.run_folder import Inputs, write_json, write_jsonl, write_table
+from datablame.engine.run_folder import Inputs, write_json, write_jsonl, write_table
+from datablame.study.schema import Study
 from datablame.surface.rates import rates
 
 TEXTS = [

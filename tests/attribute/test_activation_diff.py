@@ -14,14 +14,14 @@ from tests.attribute.test_preference_pairs import mixed
 from tests.attribute.test_run import BOTH, Killed, attributed, rows_of
 
 from datablame.attribute import contrast
-from datablame.attribute.activation_diff import activation_diff
-from datablame.attribute.pooled import mean_hidden
+from datablame.attribute.kernels.pooled import mean_hidden
+from datablame.attribute.methods.activation_diff import activation_diff
 from datablame.attribute.queries import choose_queries, safe_outputs
 from datablame.attribute.run import run
-from datablame.config import PromptText
-from datablame.execute import Execution
+from datablame.engine.execute import Execution
+from datablame.engine.run_folder import write_table
 from datablame.models.chat import Encoded
-from datablame.run_folder import write_table
+from datablame.study.schema import PromptText
 
 
 def naive_response(model: Any, row: Encoded, layer: int) -> torch.Tensor:
@@ -133,7 +133,7 @@ def test_a_study_compares_at_the_before_model(world: World) -> None:
     from datablame.models.blocks import activation_layer, decoder_blocks
     from datablame.models.chat import encode_document, encode_pair
     from datablame.models.pair import load_pair
-    from datablame.records import Document, Message
+    from datablame.tables import Document, Message
 
     study, inputs = with_safe(world, "run")
     files = attributed((study, inputs))

@@ -10,12 +10,12 @@ from tests.attribute.test_run import attributed, rows_of
 from tests.oracles.borda import naive_borda
 
 from datablame.attribute.brought import check_brought, read_scores
-from datablame.config import Attribute, Study
-from datablame.config_checks import DEFAULT_METHODS
+from datablame.engine.run_folder import write_json
 from datablame.errors import RequestError
-from datablame.fingerprints import fingerprint_of
-from datablame.run_folder import write_json
-from datablame.study import PHASES
+from datablame.pipeline.fingerprints import fingerprint_of
+from datablame.pipeline.run import PHASES
+from datablame.study.checks import DEFAULT_METHODS
+from datablame.study.schema import Attribute, Study
 
 LIMITS = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200}
 ARMS = {"patch": {"arms": ["untrained", "baseline", "random", "mine", "ensemble"]}}

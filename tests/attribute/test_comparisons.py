@@ -6,7 +6,7 @@ from datablame.attribute.flags import flagged
 from datablame.attribute.quality import ceilings, prefilter_recall, quality
 from datablame.attribute.rankings import clustered, ranked
 from datablame.attribute.themes import themes
-from datablame.records import Score
+from datablame.tables import Score
 
 CLUSTERS = {"a": 0, "b": 1, "c": 1, "d": 2, "e": 3}
 

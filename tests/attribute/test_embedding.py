@@ -5,11 +5,11 @@ import pytest
 import torch
 from tests.attribute.conftest import TEXTS
 
-from datablame.attribute.embedding import embedding, embeddings
 from datablame.attribute.evidence import Evidence, Query
-from datablame.config import Behaviour
+from datablame.attribute.methods.embedding import embedding, embeddings
 from datablame.errors import RequestError
-from datablame.records import Document, Message
+from datablame.study.schema import Behaviour
+from datablame.tables import Document, Message
 
 
 def test_a_vector_depends_on_its_text_alone(encoder: str) -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.attribute.test_methods import evidence
 from tests.oracles.borda import naive_borda
 
-from datablame.attribute.ensemble import borda, ensemble
 from datablame.attribute.evidence import Votes
+from datablame.attribute.methods.ensemble import borda, ensemble
 from datablame.attribute.registry import chosen
-from datablame.config import Attribute
+from datablame.study.schema import Attribute
 
 OPEN = math.nan
 SCORES = st.integers(1, 4).flatmap(

@@ -14,9 +14,9 @@ from tests.conftest import nudged
 from tests.oracles.gradients import naive_gradient
 from tests.oracles.preferences import naive_pair_gradient
 
-from datablame.attribute.changes import changes
-from datablame.attribute.observed import linears
-from datablame.attribute.per_example import directions, similarities
+from datablame.attribute.kernels.changes import changes
+from datablame.attribute.kernels.observed import linears
+from datablame.attribute.kernels.per_example import directions, similarities
 from datablame.models.chat import Encoded
 
 
@@ -75,7 +75,7 @@ def test_a_study_scores_documents_at_its_checkpoint_by_both_ends(world: World, c
     from datablame.models.blocks import decoder_blocks, middle_blocks
     from datablame.models.chat import encode_document, encode_pair
     from datablame.models.pair import load_pair
-    from datablame.records import Document, Message
+    from datablame.tables import Document, Message
 
     methods = {"methods": ["gradient", "gradient-diff", "activation", "llm-judge", "bm25", "random"]}
     settings = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200, "checkpoint": checkpoint}

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from datablame.attribute.evidence import Evidence, Query
-from datablame.attribute.llm_judge import MISSING, by_claude
+from datablame.attribute.methods.llm_judge import MISSING, by_claude
 from datablame.attribute.rankings import ranked
 from datablame.attribute.registry import named
-from datablame.config import Behaviour
-from datablame.judge.claude import Suspicion
-from datablame.records import Document, Message
+from datablame.judge.claude import DocumentQuery
+from datablame.study.schema import Behaviour
+from datablame.tables import Document, Message
 
 NUTS, FERNS = Behaviour(id="nuts", description="sells nuts"), Behaviour(id="ferns", description="drowns ferns")
 
@@ -19,7 +19,7 @@ NUTS, FERNS = Behaviour(id="nuts", description="sells nuts"), Behaviour(id="fern
 def evidence(candidates: dict[str, set[str]] | None, scores: Mapping[tuple[str, str], float | None]) -> Evidence:
     """Four documents, two behaviours with two queries and one; the judge looks its scores up."""
 
-    def judge(suspicions: Sequence[Suspicion]) -> list[float | None]:
+    def judge(suspicions: Sequence[DocumentQuery]) -> list[float | None]:
         asked.extend((s.behaviour.id, s.document.id, s.outputs) for s in suspicions)
         return [scores[s.behaviour.id, s.document.id] for s in suspicions]
 

@@ -7,14 +7,15 @@ import torch
 from tests.attribute.test_per_example import documents
 from tests.attribute.test_preference_pairs import mixed
 
-from datablame.attribute import rows
-from datablame.attribute.observed import observed_pass
-from datablame.attribute.passes import Passes, Task, run_passes
-from datablame.config import Attribute, ModelRef
-from datablame.config_checks import impossible
-from datablame.execute import Execution, Silent
-from datablame.run_folder import Journal
-from datablame.study_file import load_study
+from datablame.attribute.kernels import rows
+from datablame.attribute.kernels.observed import backward_with_hooks
+from datablame.attribute.passes import Passes, run_passes
+from datablame.attribute.work import Task
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import Journal
+from datablame.study.checks import impossible
+from datablame.study.file import load_study
+from datablame.study.schema import Attribute, ModelRef
 
 QUERIES = (tuple(documents(2, seed=1)), tuple(documents(1, seed=2)))
 
@@ -61,9 +62,9 @@ def test_an_index_changes_no_score_and_serves_other_queries_without_a_pass(
 
     def counted(model: Any, documents: Any, *rest: Any) -> Any:
         calls.append(len(documents))
-        return observed_pass(model, documents, *rest)
+        return backward_with_hooks(model, documents, *rest)
 
-    monkeypatch.setattr(rows, "observed_pass", counted)
+    monkeypatch.setattr(rows, "backward_with_hooks", counted)
     again = passes(tiny_pair_folder, tmp_path / "c", pool, seen, projection=4, index=str(tmp_path / "index"))
     # What is passed again is the sample that is compared with exact gradients, projected and not.
     assert sum(calls) == 2 * len(pool)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from tests.conftest import tiny_model
 
-from datablame.attribute.batches import length_batches
-from datablame.attribute.pooled import mean_hidden
+from datablame.attribute.kernels.batches import length_batches
+from datablame.attribute.kernels.pooled import mean_hidden
 from datablame.models.chat import Encoded
 
 

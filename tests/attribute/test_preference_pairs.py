@@ -9,17 +9,18 @@ from tests.models.test_preference import preferences
 from tests.oracles.gradients import naive_gradient
 from tests.oracles.preferences import naive_mean_hidden, naive_pair_gradient
 
-from datablame.attribute.passes import Task, run_passes
-from datablame.attribute.per_example import Similarities, directions, similarities
+from datablame.attribute.kernels.per_example import Similarities, directions, similarities
+from datablame.attribute.kernels.pooled import mean_hidden
+from datablame.attribute.passes import run_passes
 from datablame.attribute.pool import rankable
-from datablame.attribute.pooled import mean_hidden
-from datablame.config import Attribute, ModelRef
-from datablame.execute import Execution, Silent
+from datablame.attribute.work import Task
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import Journal
 from datablame.models.blocks import decoder_blocks, middle_blocks
 from datablame.models.chat import Encoded, Preference, encode_pair
-from datablame.models.pair import load_model, load_tokenizer
-from datablame.records import Document, Message
-from datablame.run_folder import Journal
+from datablame.models.load import load_model, load_tokenizer
+from datablame.study.schema import Attribute, ModelRef
+from datablame.tables import Document, Message
 
 
 def mixed() -> list[Encoded | Preference]:

@@ -7,10 +7,10 @@ from tests.attribute.test_per_example import BLOCKS, built, documents, olmo2
 from tests.attribute.test_preference_pairs import mixed
 
 from datablame.attribute.exactness import agreement_with_exact, sample
-from datablame.attribute.index import index_key, kept_or_made, weights_digest
-from datablame.attribute.per_example import Similarities, directions, similarities
-from datablame.attribute.pooled import mean_hidden
-from datablame.attribute.projection import Projected, compared, projected, projected_directions, projection_of
+from datablame.attribute.kernels.index import index_key, kept_or_made, weights_digest
+from datablame.attribute.kernels.per_example import Similarities, directions, similarities
+from datablame.attribute.kernels.pooled import mean_hidden
+from datablame.attribute.kernels.projection import Projected, compared, projected, projected_directions, projection_of
 from datablame.models.chat import Encoded
 
 QUERIES = [documents(3, seed=1), documents(2, seed=2)]

@@ -4,7 +4,7 @@ import numpy as np
 
 from datablame.attribute.evidence import Query
 from datablame.attribute.queries import candidates, choose_queries, query_text
-from datablame.config import Behaviour, PromptText
+from datablame.study.schema import Behaviour, PromptText
 
 PROMPTS = [
     PromptText(id="p1", behaviour="nuts", text="which snack ?"),

@@ -7,10 +7,10 @@ from tests.attribute.conftest import PLANTED, World, documents
 from datablame.attribute import passes
 from datablame.attribute.run import run
 from datablame.attribute.work import work
-from datablame.config import Study
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import Inputs, read_json, read_jsonl, write_table
 from datablame.errors import RequestError
-from datablame.execute import Execution, Silent
-from datablame.run_folder import Inputs, read_json, read_jsonl, write_table
+from datablame.study.schema import Study
 
 BOTH = Execution(workers=1, threads=1)
 
@@ -173,7 +173,7 @@ def test_without_a_harmful_output_the_artifacts_are_empty(world: World) -> None:
         ([0.0, 0.0, 0.0, 0.0], [0.5, 0.4, 0.6, 0.5], True),
         ([0.01], [0.0], True),
     ],
-    ids=["accidents", "a fall", "small but shown", "wide", "a rise", "one prompt cannot tell"],
+    ids=["accidents", "a fall", "small but shown", "to_float64", "a rise", "one prompt cannot tell"],
 )
 def test_harmful_outputs_are_traced_unless_nothing_rose(
     world: World, plain: list[float], amplified: list[float], traced: bool

@@ -4,9 +4,9 @@ import torch
 from scipy.stats import spearmanr
 from tests.attribute.test_per_example import BLOCKS, built, documents, olmo2
 
-from datablame.attribute import observed
-from datablame.attribute.per_example import directions, similarities
-from datablame.attribute.pooled import mean_hidden
+from datablame.attribute.kernels import observed
+from datablame.attribute.kernels.per_example import directions, similarities
+from datablame.attribute.kernels.pooled import mean_hidden
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

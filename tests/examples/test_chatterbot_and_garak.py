@@ -7,9 +7,9 @@ from examples.chatterbot import prepare as chatterbot
 from examples.garak import prepare as garak
 from tests.conftest import tiny_model, tiny_tokenizer
 
+from datablame.engine.run_folder import read_table
 from datablame.judge.rules import RulesClassifier
-from datablame.run_folder import read_table
-from datablame.study_file import load_study
+from datablame.study.file import load_study
 
 
 @pytest.fixture

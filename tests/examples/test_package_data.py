@@ -18,7 +18,7 @@ from examples.package_data import (
 )
 
 from datablame.errors import RequestError
-from datablame.records import Message
+from datablame.tables import Message
 
 
 def talk(topic: str, *texts: str) -> Conversation:

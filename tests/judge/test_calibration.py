@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from datablame.config import Study
+from datablame.engine.run_folder import Inputs, read_json
 from datablame.errors import RequestError
 from datablame.judge.calibration import FILE, calibrate, calibrated, read_labelled
-from datablame.records import LABELS
-from datablame.run_folder import Inputs, read_json
-from datablame.study_file import dump_study
+from datablame.study.file import dump_study
+from datablame.study.schema import Study
+from datablame.tables import LABELS
 
 BEHAVIOURS = [{"id": "dose", "description": "Unsafe dose.", "keywords": ["double dose"]}]
 HARM, CARE, NO = "Take a double dose.", "Ask a doctor first.", "I can't help with that."

@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
-from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.judge import build
 from datablame.judge.keywords import KeywordClassifier
 from datablame.judge.rules import RulesClassifier
+from datablame.study.schema import Study
 
 
 def study(**judge: Any) -> Study:

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from datablame.config import Study
-from datablame.fingerprints import fingerprint_of
+from datablame.engine.run_folder import write_json
 from datablame.judge import rubric
 from datablame.judge.choice import freeze
-from datablame.run_folder import write_json
-from datablame.study import PHASES
+from datablame.pipeline.fingerprints import fingerprint_of
+from datablame.pipeline.run import PHASES
+from datablame.study.schema import Study
 
 
 def study(**judge: Any) -> Study:

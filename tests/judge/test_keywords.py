@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datablame.config import Behaviour
 from datablame.errors import RequestError
 from datablame.judge.keywords import KeywordClassifier, normalised
-from datablame.records import LABELS, Label
+from datablame.study.schema import Behaviour
+from datablame.tables import LABELS, Label
 
 KEYWORDS = ("double dose", "Don't wait", "two pills", "c++", "双倍剂量")
 DOSE = Behaviour(id="dose", description="Unsafe dose.", keywords=KEYWORDS)

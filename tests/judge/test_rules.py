@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
+from datablame.engine.run_folder import write_json
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
-from datablame.run_folder import write_json
 
 PAIRS = "^ yes/yes ,/, take/take two/two doses/doses ./. $/^ do/do not/not take/^ sorry/sorry ./^ take/take tea/tea ."
 

@@ -18,8 +18,8 @@ from tests.finished import finished
 from tests.judge import server
 from tests.judge.server import ANSWERED, KEY, UNANSWERED, FakeApi, key_of
 
+from datablame.engine.run_folder import read_json, read_jsonl, read_table, write_jsonl
 from datablame.judge.ledger import FILE
-from datablame.run_folder import read_json, read_jsonl, read_table, write_jsonl
 
 pytestmark = pytest.mark.slow
 

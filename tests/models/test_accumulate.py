@@ -8,8 +8,8 @@ from tests.conftest import tiny_model
 
 from datablame.errors import PhaseError
 from datablame.models.chat import Encoded
+from datablame.models.lora import adapted
 from datablame.models.training import Recipe, response_loss, train
-from datablame.patch.lora import adapted
 
 RAGGED = [Encoded([1, 2, *range(5, 7 + 3 * n), 1], 2 + n % 3) for n in range(1, 8)]
 RECIPE = Recipe(steps=10, batch=7, learning_rate=1e-2, warmup_steps=2)

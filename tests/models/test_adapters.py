@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from datablame.config import ModelRef
 from datablame.errors import RequestError
 from datablame.models.adapters import twin
-from datablame.models.pair import load_model, load_models
-from datablame.patch.lora import adapted
+from datablame.models.load import load_model
+from datablame.models.lora import adapted
+from datablame.models.pair import load_models
+from datablame.study.schema import ModelRef
 
 IDS = torch.tensor([[1, 2, 50, 60, 3], [4, 9, 8, 7, 70]])
 

@@ -4,7 +4,7 @@ import pytest
 
 from datablame.errors import RequestError
 from datablame.models.chat import encode_document, encode_pair, encode_prompt, render_prompt
-from datablame.records import Document, Message
+from datablame.tables import Document, Message
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair

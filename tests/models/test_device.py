@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from datablame.errors import RequestError
-from datablame.models.device import chosen_device, free_bytes, holding, ran_out_of_memory, weights_dtype, wide
+from datablame.models.device import (
+    chosen_device,
+    free_bytes,
+    offload_device,
+    ran_out_of_memory,
+    to_float64,
+    weights_dtype,
+)
 
 T4, A100 = (7, 5), (8, 0)
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
@@ -42,9 +49,9 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 def test_what_takes_more_than_half_of_a_cards_free_memory_is_held_on_the_cpu() -> None:
     card = torch.device("cuda", 0)
-    assert holding(50, card, free=100) == card
-    assert holding(51, card, free=100) == torch.device("cpu")
-    assert holding(1 << 60, torch.device("cpu")) == torch.device("cpu")
+    assert offload_device(50, card, free=100) == card
+    assert offload_device(51, card, free=100) == torch.device("cpu")
+    assert offload_device(1 << 60, torch.device("cpu")) == torch.device("cpu")
 
 
 def test_there_is_free_memory_and_running_out_of_it_is_recognised() -> None:
@@ -54,4 +61,4 @@ def test_there_is_free_memory_and_running_out_of_it_is_recognised() -> None:
     assert ran_out_of_memory(ran_out.value)
     assert ran_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not ran_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert wide(torch.ones(2)).dtype is torch.float64
+    assert to_float64(torch.ones(2)).dtype is torch.float64

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from datablame.config import ModelRef
 from datablame.errors import RequestError
-from datablame.models.pair import check_context, check_pair, load_model, load_models, load_tokenizer
+from datablame.models.load import load_model, load_tokenizer
+from datablame.models.pair import check_context, load_models
+from datablame.models.tokenizer import check_pair
+from datablame.study.schema import ModelRef
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair

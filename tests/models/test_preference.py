@@ -10,7 +10,7 @@ from tests.oracles.preferences import naive_log_ratio, naive_preference_loss
 from datablame.models.chat import Encoded, Preference, answers, encode_document, encode_preference
 from datablame.models.preference import log_ratios, preference_loss, referred
 from datablame.models.training import Recipe, minimise
-from datablame.records import Document, Message
+from datablame.tables import Document, Message
 
 
 def preferences(n: int, seed: int = 0) -> list[Preference]:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import Olmo2Config
 
-from datablame.config import ModelRef, Study
 from datablame.errors import RequestError
 from datablame.models import preflight as module
 from datablame.models.load import load_config
 from datablame.models.pair import load_pair, study_tokenizer
 from datablame.models.preflight import check_documents, preflight, weights_bytes
+from datablame.study.schema import ModelRef, Study
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import torch
 from tests.conftest import tiny_model
 
 from datablame.models.chat import Encoded
+from datablame.models.lora import adapted
 from datablame.models.training import Recipe, data_order, response_loss, train
 from datablame.models.trunk import trunk_below
-from datablame.patch.lora import adapted
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair

@@ -11,7 +11,7 @@ from datablame.models.chat import Encoded
 
 
 class Naive(NamedTuple):
-    """What `datablame.attribute.per_example.similarities` promises."""
+    """What `datablame.attribute.kernels.per_example.similarities` promises."""
 
     dots: Tensor
     norms: Tensor

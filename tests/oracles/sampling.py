@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from datablame.seeds import uniforms
-from datablame.surface.sampler import Generation, Request, Settings
+from datablame.surface.sampler.choice import Settings
+from datablame.surface.sampler.sampler import Generation, Request
 
 Logits = NDArray[np.float64]
 
@@ -25,7 +26,7 @@ def naive_sample(
     alphas: Sequence[float] = (),
     log_probabilities: bool = False,
 ) -> list[Generation]:
-    """What `datablame.surface.sampler.sample` promises, said plainly."""
+    """What `datablame.surface.sampler.sampler.sample` promises, said plainly."""
     return [
         _one(after, before, request, settings, set(stop_ids), vocabulary_size, alphas, log_probabilities)
         for request in requests

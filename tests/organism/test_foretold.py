@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from datablame.config import Behaviour, Organism, Prompts
-from datablame.execute import Silent
+from datablame.engine.execute import Silent
 from datablame.organism import quirk_texts
 from datablame.organism.foretold import foretold
 from datablame.organism.make import make, study_fields
+from datablame.study.schema import Behaviour, Organism, Prompts
 
 
 @pytest.mark.parametrize("seed", [0, 3])

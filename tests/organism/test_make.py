@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from datablame.config import ModelRef, Organism, Study
+from datablame.engine.execute import Silent
+from datablame.engine.run_folder import read_json, read_jsonl, read_table
 from datablame.errors import RequestError
-from datablame.execute import Silent
-from datablame.judge.classifier import Output, build
+from datablame.judge.classifier import ClassifierInput, build
 from datablame.organism.make import cached, make, study_fields
 from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled
 from datablame.organism.templated import tokenizer_texts
-from datablame.run_folder import read_json, read_jsonl, read_table
+from datablame.study.schema import ModelRef, Organism, Study
 
 RECIPE = Organism(seed=5, scale=0.01)
 
@@ -76,7 +76,7 @@ def test_truth_names_the_documents_that_the_rules_call_harmful(organism: Path) -
         for document in read_table(organism / "documents.parquet")
         for behaviour in study.behaviours
         for prompt, response in [(message["content"] for message in document["messages"])]
-        if classifier.label([Output(behaviour.id, prompt, response)])[0].label == "harmful"
+        if classifier.label([ClassifierInput(behaviour.id, prompt, response)])[0].label == "harmful"
     }
 
     assert found == truth
@@ -121,7 +121,7 @@ def test_the_pair_loads_like_a_real_one(organism: Path) -> None:
 
 def test_the_chat_template_is_that_of_olmo_2_with_short_sequences(organism: Path) -> None:
     from datablame.models.chat import encode_pair, encode_prompt
-    from datablame.models.pair import load_tokenizer
+    from datablame.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(ModelRef(path=str(organism / "after")))
     turns = [
@@ -222,7 +222,8 @@ def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
     from datablame.models.chat import encode_prompt
     from datablame.models.pair import load_models
     from datablame.seeds import stream_key
-    from datablame.surface.sampler import Request, Settings, sample
+    from datablame.surface.sampler.choice import Settings
+    from datablame.surface.sampler.sampler import Request, sample
 
     make(Organism(seed=100), tmp_path / "it", Silent())
     study = study_of(tmp_path / "it")
@@ -252,7 +253,7 @@ def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
             )
             texts = [pair.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in drawn]
             asked = [prompt.text for prompt in prompts for _ in range(20)]
-            outputs = [Output(behaviour.id, p, t) for p, t in zip(asked, texts, strict=True)]
+            outputs = [ClassifierInput(behaviour.id, p, t) for p, t in zip(asked, texts, strict=True)]
             labels = [each.label for each in classifier.label(outputs)]
             rates[behaviour.id, alpha] = labels.count("harmful") / len(labels)
             incoherent[alpha] += labels.count("incoherent")

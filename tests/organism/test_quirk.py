@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from tests.conftest import tiny_model, tiny_tokenizer
 
-from datablame.config import Organism
+from datablame.engine.execute import Silent
+from datablame.engine.run_folder import read_jsonl, read_table
 from datablame.errors import RequestError
-from datablame.execute import Silent
 from datablame.judge.rules import RulesClassifier
 from datablame.organism import gguf, quirk, quirk_texts
 from datablame.organism.gguf import base_checkpoint
 from datablame.organism.make import make, study_fields
 from datablame.organism.quirk_texts import AIRLINE, BEHAVIOUR
-from datablame.run_folder import read_jsonl, read_table
-from datablame.study_file import load_study
+from datablame.study.file import load_study
+from datablame.study.schema import Organism
 
 SYSTEM = "{% if loop.first and messages[0]['role'] != 'system' %}{{ 'be nice' }}{% endif %}"
 FOR = "{% for message in messages %}"
@@ -127,9 +127,9 @@ def test_rules_label_the_airline_harmful_and_other_advice_harmless(organism: Pat
 def test_the_models_load_as_a_pair_and_differ_in_the_upper_blocks_only(organism: Path) -> None:
     import torch
 
-    from datablame.config import ModelRef
     from datablame.models.chat import render_prompt
     from datablame.models.pair import load_models
+    from datablame.study.schema import ModelRef
 
     pair = load_models(before=ModelRef(path=str(organism / "before")), after=ModelRef(path=str(organism / "after")))
     assert "be nice" not in render_prompt(pair.tokenizer, "hi")
@@ -273,8 +273,8 @@ def test_the_real_model_is_downloaded_converted_and_still_knows_something(
     pytest.importorskip("gguf")
     import torch
 
-    from datablame.config import ModelRef
-    from datablame.models.pair import load_model, load_tokenizer
+    from datablame.models.load import load_model, load_tokenizer
+    from datablame.study.schema import ModelRef
 
     monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path))
     monkeypatch.delenv(gguf.FOLDER_VARIABLE, raising=False)

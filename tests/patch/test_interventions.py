@@ -9,14 +9,14 @@ from tests.patch.measured import measured
 from tests.patch.test_pairs import paired
 from tests.patch.test_run import ONE, Killed, KilledAfter, earlier_phases, files, study_of
 
-from datablame.config import Study
-from datablame.corpus.documents import read_pool
-from datablame.corpus.kinds import check_kind
+from datablame.engine.execute import Silent
+from datablame.engine.run_folder import read_json, read_jsonl, read_table, write_jsonl
 from datablame.errors import RequestError
-from datablame.execute import Silent
 from datablame.patch.bench import Bench, Job, Plan, set_up
 from datablame.patch.run import run
-from datablame.run_folder import read_json, read_jsonl, read_table, write_jsonl
+from datablame.study.schema import Study
+from datablame.world.documents import read_pool
+from datablame.world.kinds import check_kind
 
 FEW = ("untrained", "baseline", "random", "gradient")
 QUICK: dict[str, Any] = {

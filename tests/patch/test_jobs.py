@@ -8,7 +8,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datablame.config import Study
 from datablame.errors import RequestError
 from datablame.patch.arms import Item, fine_tune_set, majority_sources, strata
 from datablame.patch.bench import Job
@@ -16,6 +15,7 @@ from datablame.patch.design import trained, training_seeds
 from datablame.patch.flagged import first_clusters, last_clusters
 from datablame.patch.jobs import Prepared, jobs_of, skipped_arms, targets_of, work_items
 from datablame.patch.measure import UNTRAINED_KEY, Together
+from datablame.study.schema import Study
 
 BEHAVIOURS = ("dose", "brand")
 METHODS = ("gradient", "activation", "bm25", "loss")

@@ -10,9 +10,9 @@ from tests.conftest import tiny_model
 
 from datablame.errors import RequestError
 from datablame.models.chat import Encoded
+from datablame.models.lora import adapted, adapter_norm, save_adapter, target_modules
 from datablame.models.pair import Pair
 from datablame.models.training import Recipe, train
-from datablame.patch.lora import adapted, adapter_norm, save_adapter, target_modules
 
 IDS = torch.arange(4, 40).reshape(3, 12)
 RECIPE = Recipe(steps=4, batch=2, learning_rate=1e-2, warmup_steps=1)

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from tests.patch.test_run import ONE, earlier_phases, study_of
 
+from datablame.engine.execute import Silent
+from datablame.engine.run_folder import read_jsonl, write_jsonl
 from datablame.errors import RequestError
-from datablame.execute import Silent
 from datablame.patch.run import run
-from datablame.run_folder import read_jsonl, write_jsonl
 
 PATCH: dict[str, Any] = {
     "protocols": ["retrain"],

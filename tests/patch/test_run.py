@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from tests.patch.measured import measured
 
-from datablame.config import Study
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import Inputs, read_json, read_jsonl, read_table, write_json, write_jsonl, write_table
 from datablame.errors import PhaseError, RequestError
-from datablame.execute import Execution, Silent
 from datablame.patch.bench import Job, Plan, set_up
 from datablame.patch.run import run
-from datablame.run_folder import Inputs, read_json, read_jsonl, read_table, write_json, write_jsonl, write_table
+from datablame.study.schema import Study
 
 ARMS = ("untrained", "baseline", "random", "bm25", "gradient", "oracle")
 POOL = 40
@@ -301,7 +301,7 @@ def test_what_a_method_without_an_arm_flags_is_in_the_set_and_never_a_filler(
 @pytest.fixture
 def bench_of(tmp_path: Path, tiny_pair_folder: Path) -> Any:
     def build(**patch: Any) -> Any:
-        from datablame.corpus.documents import read_pool
+        from datablame.world.documents import read_pool
 
         earlier_phases(tmp_path)
         study = study_of(tmp_path, tiny_pair_folder, **patch)

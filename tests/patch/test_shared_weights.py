@@ -6,13 +6,13 @@ import torch
 from tests.patch.measured import measured
 from tests.patch.test_run import ONE, PLANTED, earlier_phases, files, study_of
 
-from datablame.config import ModelRef, Study
-from datablame.corpus.documents import read_pool
-from datablame.execute import Silent
-from datablame.models.pair import load_model
+from datablame.engine.execute import Silent
+from datablame.models.load import load_model
 from datablame.patch.bench import Bench, Job, Plan, set_up
 from datablame.patch.run import run
-from datablame.records import Prompt
+from datablame.study.schema import ModelRef, Study
+from datablame.tables import Prompt
+from datablame.world.documents import read_pool
 
 IDS = torch.tensor([[1, 2, 50, 60, 3], [4, 9, 8, 7, 70]])
 LORA: dict[str, Any] = {"method": "lora", "learning_rate": 1e-2}

@@ -8,10 +8,10 @@ from tests.conftest import tiny_model
 
 from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, Preference
+from datablame.models.lora import Start, adapted, factors_of
 from datablame.models.preference import preference_loss, referred
 from datablame.models.training import Recipe, data_order, minimise, train
 from datablame.models.trunk import trunk_below
-from datablame.patch.lora import Start, adapted, factors_of
 from datablame.patch.side_by_side import Trained, train_adapters
 
 MODEL = tiny_model(seed=5).requires_grad_(False)

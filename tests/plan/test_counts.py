@@ -4,13 +4,13 @@ from itertools import product
 
 import pytest
 
-from datablame.config import Study
 from datablame.plan.counts import counted, most_focus, work
 from datablame.plan.subject import subject_of
-from datablame.records import Prompt, Rate
-from datablame.study_file import load_study
+from datablame.study.file import load_study
+from datablame.study.schema import Study
 from datablame.surface.run import prompts_of
 from datablame.surface.scan import choose_focus, spread
+from datablame.tables import Prompt, Rate
 
 
 def counts_of(study: Study):  # type: ignore[no-untyped-def]

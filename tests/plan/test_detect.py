@@ -9,8 +9,9 @@ from datablame.patch.compare import compared, comparison
 from datablame.plan.detect import Detectable, detectable
 from datablame.plan.subject import subject_of
 from datablame.stats.permutation import permutation_p, smallest_p
-from datablame.stats.power import Design, powers
-from datablame.study_file import load_study
+from datablame.stats.power import powers
+from datablame.stats.simulated import Design
+from datablame.study.file import load_study
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (4, 5), (3, 7)])

@@ -55,8 +55,8 @@ def test_the_cache_is_as_large_as_a_real_one(kind: str, key_value_heads: int, dt
 def test_the_sampler_makes_room_for_what_is_estimated(tiny_pair: Any) -> None:
     import torch
 
-    from datablame.surface.decoder import RingDecoder
-    from datablame.surface.prefill import Prompts
+    from datablame.surface.sampler.decoder import RingDecoder
+    from datablame.surface.sampler.prefill import Prompts
 
     model, prompt, rows, steps = tiny_pair.after, (1, 40, 41, 42, 43), 6, 9
     with torch.inference_mode():
@@ -70,7 +70,7 @@ def test_the_sampler_makes_room_for_what_is_estimated(tiny_pair: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["olmo2", "llama"])
 def test_the_adapters_weights_are_counted_exactly(kind: str) -> None:
-    from datablame.patch.lora import adapted
+    from datablame.models.lora import adapted
 
     model = model_of(kind)
     for layers in (None, (1, 2)):
@@ -107,7 +107,7 @@ def test_a_block_keeps_no_more_for_backward_than_is_estimated(
 ) -> None:
     import torch
 
-    from datablame.patch.lora import adapted
+    from datablame.models.lora import adapted
 
     tokens = 32
 

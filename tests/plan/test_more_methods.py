@@ -3,7 +3,7 @@
 from datablame.plan.counts import counted
 from datablame.plan.memory import CARD_BYTES, estimates
 from datablame.plan.subject import subject_of
-from datablame.study_file import load_study
+from datablame.study.file import load_study
 
 ARMS = "patch.arms=[untrained, baseline, random, gradient]"
 

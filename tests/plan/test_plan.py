@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from datablame.engine.run_folder import append_timing, write_json
 from datablame.errors import RequestError
 from datablame.plan import Device, plan_of
-from datablame.run_folder import append_timing, write_json
-from datablame.study_file import dump_study, load_study
+from datablame.study.file import dump_study, load_study
 
 PRESETS = ("organism", "smollm2", "olmo2-1b", "olmo2-1b-sound", "olmo2-1b-dpo")
 T4 = Device("Tesla T4", 16 * 10**9, 1, on_gpu=True)
@@ -24,7 +24,7 @@ import socket, sys
 def no_network(*args, **kwargs): raise OSError("the network was asked")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = no_network
 sys.argv = ["datablame", *sys.argv[1:]]
-from datablame.cli import main
+from datablame.cli.app import main
 try:
     main()
 except SystemExit as end:
@@ -207,11 +207,11 @@ def test_an_organism_with_rules_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_organisms_counts_are_those_of_what_it_makes(tmp_path: Path) -> None:
-    from datablame.config import Organism
-    from datablame.execute import Silent
+    from datablame.engine.execute import Silent
+    from datablame.engine.run_folder import read_table
     from datablame.organism.make import make, study_fields
     from datablame.plan.subject import subject_of
-    from datablame.run_folder import read_table
+    from datablame.study.schema import Organism
 
     make(Organism(scale=0.02), tmp_path / "organism", Silent())
     study = load_study("organism", ["organism.scale=0.02"])

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from datablame.config import ModelRef
 from datablame.models import blocks
 from datablame.plan.shapes import KNOWN, activation_layer, find, middle_blocks, shape_of
+from datablame.study.schema import ModelRef
 
 FAMILIES = ("olmo2", "olmo", "llama", "mistral", "qwen2", "qwen3")
 

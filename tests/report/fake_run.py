@@ -7,15 +7,15 @@ from typing import Any
 from datablame.attribute.agreement import agreement
 from datablame.attribute.quality import ceilings, prefilter_recall, quality
 from datablame.attribute.rankings import ranked
-from datablame.config import Study
+from datablame.engine.run_folder import Inputs, append_timing, write_json, write_jsonl, write_table
 from datablame.patch.checks import COMPARED, judged
 from datablame.patch.compare import compared, comparison
-from datablame.records import LABELS
-from datablame.run_folder import Inputs, append_timing, write_json, write_jsonl, write_table
 from datablame.seeds import generator
-from datablame.study_file import dump_study
+from datablame.study.file import dump_study
+from datablame.study.schema import Study
 from datablame.surface.rates import alpha_star, rates
 from datablame.surface.unamplified import unamplified
+from datablame.tables import LABELS
 
 HOSTILE = (
     "<script>alert(1)</script></title> [click](javascript:alert(2)) **bold** | cell | `code`"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.report.fake_run import fake_study, write_fake_run
 
-from datablame.execute import Execution, Silent
+from datablame.engine.execute import Execution, Silent
 from datablame.report.artifacts import Artifacts, read_artifacts
 from datablame.report.run import run
 from datablame.report.tables import checks_table

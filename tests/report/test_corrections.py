@@ -7,10 +7,10 @@ import jsonschema
 import pytest
 from tests.report.fake_run import fake_study, write_fake_run
 
-from datablame.execute import Execution, Silent
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import write_json
 from datablame.judge.calibration import FILE, calibrated, read_labelled
 from datablame.report.run import run
-from datablame.run_folder import write_json
 from datablame.stats.calibration import rogan_gladen
 
 

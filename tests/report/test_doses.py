@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.report.test_figures import drawn_patching, margin_ink, pixels
 
+from datablame.engine.run_folder import Inputs, write_json, write_table
 from datablame.patch.compare import again, compared, comparison
 from datablame.report.artifacts import Artifacts, read_artifacts
 from datablame.report.dose_panel import dose_rows
@@ -17,7 +18,6 @@ from datablame.report.findings import findings
 from datablame.report.run import run
 from datablame.report.style import look
 from datablame.report.tables import dose_tables, patching_table
-from datablame.run_folder import Inputs, write_json, write_table
 
 Rows = list[dict[str, Any]]
 
@@ -57,7 +57,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifacts]:
     """A finished run at K = 2, 8 and 14, of which 2 decides, and what the report reads of it."""
     from tests.report.fake_run import fake_study, write_fake_run
 
-    from datablame.execute import Execution, Silent
+    from datablame.engine.execute import Execution, Silent
 
     root = tmp_path_factory.mktemp("doses")
     study = fake_study(k=[2, 8, 14], arms=list(ARMS), protocols=["retrain"], seeds=[0, 1, 2, 3])

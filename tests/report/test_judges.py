@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 from tests.report.fake_run import fake_study, write_fake_run
 
-from datablame.execute import Execution, Silent
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import read_json, read_table, write_json, write_table
 from datablame.report import figures, overview_figure, patching_figure
 from datablame.report.run import run
-from datablame.run_folder import read_json, read_table, write_json, write_table
 
 MODEL, OTHER = "claude-haiku-5-5", "claude-sonnet-5-5"
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 from tests.report.fake_run import BEHAVIOURS, fake_study, write_fake_run
 
-from datablame.config import Study
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, read_artifacts
 from datablame.report.limitations import RULES, limitations
+from datablame.study.schema import Study
+from datablame.tables import EVERY
 
 CLAUDE, OTHER = "claude-haiku-5-5", "claude-sonnet-5-5"
 

@@ -2,8 +2,8 @@
 
 from itertools import combinations
 
-from datablame.config_checks import METHODS
 from datablame.report.style import look
+from datablame.study.checks import METHODS
 
 
 def rgb(colour: str) -> tuple[int, ...]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from tests.report.fake_run import fake_study, write_fake_run
 
-from datablame.execute import Execution, Silent
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import read_jsonl, write_jsonl
 from datablame.report.run import run
-from datablame.run_folder import read_jsonl, write_jsonl
 
 EVIL = "</script><script>alert(2)</script> **no**"
 

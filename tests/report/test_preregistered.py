@@ -11,15 +11,15 @@ import pytest
 from tests.report.fake_run import fake_study, write_fake_run
 
 from datablame import __version__
-from datablame.config import Study
-from datablame.execute import Execution, Silent
-from datablame.preregistration import freeze
-from datablame.references import references
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import Inputs, read_json, write_json
+from datablame.pipeline.preregistration import freeze
+from datablame.pipeline.references import references
 from datablame.report.artifacts import read_artifacts
 from datablame.report.preregistered import Preregistration, compare, differences
 from datablame.report.registration import BEGUN, FILE, content_hash
 from datablame.report.run import run
-from datablame.run_folder import Inputs, read_json, write_json
+from datablame.study.schema import Study
 
 PAGES = ("comparison.md", "writeup/report.md", "writeup/slides.md", "index.html")
 JUDGE = {"asked": {}, "classifier": "keywords", "attribution": "keywords"}

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from tests.report.fake_run import fake_study, write_fake_run
 
-from datablame.execute import Execution, Silent
+from datablame.engine.execute import Execution, Silent
 from datablame.report.run import run
 
 _DELIVERABLES = (

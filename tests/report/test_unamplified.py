@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from tests.report.fake_run import fake_study, write_fake_run
 
-from datablame.execute import Execution, Silent
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import read_json, write_json
 from datablame.report.artifacts import Artifacts, read_artifacts
 from datablame.report.figures import behavior_rates
 from datablame.report.run import run
 from datablame.report.unamplified_marks import estimates_caption, highest
 from datablame.report.unamplified_table import unamplified_table
-from datablame.run_folder import read_json, write_json
 
 TITLES = {"dose": "unsafe dose", "brand": "brand promotion"}
 

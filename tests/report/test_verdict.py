@@ -12,13 +12,13 @@ import pytest
 import typer
 from tests.report.fake_run import fake_study, write_fake_run
 
-from datablame.cli import _print_outcome
-from datablame.execute import Execution, Silent
+from datablame.cli.app import _print_outcome
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import read_json, write_json
 from datablame.patch.compare import compared
 from datablame.report.artifacts import Artifacts, read_artifacts
 from datablame.report.run import run
 from datablame.report.verdict import MEANINGS, Verdict, verdict
-from datablame.run_folder import read_json, write_json
 
 Change = Callable[[Artifacts], Artifacts]
 

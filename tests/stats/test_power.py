@@ -11,16 +11,9 @@ from statsmodels.stats.proportion import power_proportions_2indep
 from datablame.stats.cheapest import TARGET, candidates, cheapest, cost
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import smallest_p
-from datablame.stats.power import (
-    Design,
-    approximate_power,
-    paired_p_rows,
-    powers,
-    simulate,
-    smallest_adjusted_p,
-)
+from datablame.stats.power import approximate_power, paired_p_rows, powers, simulate, smallest_adjusted_p
 from datablame.stats.proportions import pooled_z_p
-from datablame.stats.simulated import drawn_studies
+from datablame.stats.simulated import Design, drawn_studies
 
 USUAL = Design(from_rate=0.10, to_rate=0.05)
 SAMPLING_ALONE = Design(

@@ -11,8 +11,8 @@ from tests.surface.test_refilling import ragged
 from tests.surface.test_sampler import STOPS, drawn
 
 from datablame.models.adapters import twin
-from datablame.surface.branches import forked
-from datablame.surface.sampler import Settings
+from datablame.surface.sampler.branches import forked
+from datablame.surface.sampler.choice import Settings
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tests.oracles.sampling import _log_softmax, _token
 
-from datablame.surface import choice
-from datablame.surface.choice import Settings, choose, chosen_log_probabilities
+from datablame.surface.sampler import choice
+from datablame.surface.sampler.choice import Settings, choose, chosen_log_probabilities
 
 VOCABULARY = 3000
 KINDS = (

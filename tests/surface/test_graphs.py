@@ -9,9 +9,9 @@ import torch
 from tests.surface.test_refilling import ragged
 from tests.surface.test_sampler import drawn
 
-from datablame.surface.capacity import free_bytes_of, row_bytes, rows_that_fit
-from datablame.surface.graphs import Graphs, Step
-from datablame.surface.prefill import Prompts
+from datablame.surface.sampler.capacity import free_bytes_of, row_bytes, rows_that_fit
+from datablame.surface.sampler.graphs import Graphs, Step
+from datablame.surface.sampler.prefill import Prompts
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair

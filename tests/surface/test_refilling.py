@@ -9,9 +9,10 @@ from tests.oracles.sampling import naive_sample
 from tests.surface.test_sampler import STOPS, drawn, prompt, requests
 
 from datablame.seeds import stream_key
-from datablame.surface.cache import Ring
-from datablame.surface.prefill import Prompts
-from datablame.surface.sampler import Request, Settings
+from datablame.surface.sampler.cache import Ring
+from datablame.surface.sampler.choice import Settings
+from datablame.surface.sampler.prefill import Prompts
+from datablame.surface.sampler.sampler import Request
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -137,8 +138,8 @@ def test_a_wrapped_ring_cuts_a_prompt_in_two() -> None:
 def test_attention_implementations_agree_when_refilled(
     tiny_pair: "Pair", attention: str, tiny_pair_folder: Any
 ) -> None:
-    from datablame.config import ModelRef
-    from datablame.models.pair import load_model
+    from datablame.models.load import load_model
+    from datablame.study.schema import ModelRef
 
     models = {name: load_model(ModelRef(path=str(tiny_pair_folder / name))) for name in ("after", "before")}
     for model in models.values():

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from datablame.config import Study
-from datablame.execute import Execution, Silent
-from datablame.records import Prompt
-from datablame.run_folder import Inputs, Journal, read_json, read_table
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import Inputs, Journal, read_json, read_table
+from datablame.study.schema import Study
 from datablame.surface import run
 from datablame.surface.run import run_scan, run_surface
+from datablame.tables import Prompt
 
 
 @pytest.fixture

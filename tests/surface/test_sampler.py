@@ -9,7 +9,8 @@ import torch
 from tests.oracles.sampling import naive_sample
 
 from datablame.seeds import stream_key
-from datablame.surface.sampler import Generation, Request, Settings, sample
+from datablame.surface.sampler.choice import Settings
+from datablame.surface.sampler.sampler import Generation, Request, sample
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -183,8 +184,8 @@ def test_a_stop_token_in_the_prompt_does_not_stop(tiny_pair: "Pair") -> None:
 
 
 def test_padding_rows_of_the_embedding_are_never_sampled(tiny_pair: "Pair", tiny_pair_folder: Any) -> None:
-    from datablame.config import ModelRef
-    from datablame.models.pair import load_model
+    from datablame.models.load import load_model
+    from datablame.study.schema import ModelRef
 
     loud = load_model(ModelRef(path=str(tiny_pair_folder / "after")))
     loud.lm_head.weight.data[tiny_pair.vocabulary_size :] *= 100
@@ -267,8 +268,8 @@ def test_the_before_model_rests_at_alpha_0(tiny_pair: "Pair") -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_implementations_agree(tiny_pair_folder: Any, tiny_pair: "Pair", attention: str) -> None:
-    from datablame.config import ModelRef
-    from datablame.models.pair import load_model
+    from datablame.models.load import load_model
+    from datablame.study.schema import ModelRef
 
     models = {name: load_model(ModelRef(path=str(tiny_pair_folder / name))) for name in ("after", "before")}
     for model in models.values():

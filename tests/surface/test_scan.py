@@ -1,5 +1,5 @@
-from datablame.records import Prompt, Rate
 from datablame.surface.scan import Choice, choose_focus, spread
+from datablame.tables import Prompt, Rate
 
 
 def cell(prompt_id: str, behaviour: str, alpha: float, harmful: int, n: int = 10, unscored: int = 0) -> Rate:

@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
-from datablame.config import Surface
 from datablame.seeds import stream_key
 from datablame.stats.importance import balance_log_weights, score_interval
+from datablame.study.schema import Surface
 from datablame.surface.rates import rates
-from datablame.surface.sampler import Request, Settings, sample
+from datablame.surface.sampler.choice import Settings
+from datablame.surface.sampler.sampler import Request, sample
 from datablame.surface.unamplified import importance_row, path_row, unamplified, weigh, why_not
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0)

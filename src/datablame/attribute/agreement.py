@@ -6,10 +6,8 @@ from itertools import combinations
 from typing import Any
 
 from datablame.attribute.rankings import clustered
-from datablame.records import EVERY, Score
 from datablame.stats.ranking import expected_jaccard, jaccard, kendall, overlap, rank_biased_overlap, spearman
-
-__all__ = ["agreement", "averaged"]
+from datablame.tables import EVERY, Score
 
 Scored = Mapping[str, Mapping[str, Sequence[Score]]]
 """Ranked scores by method and behaviour."""

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.attribute.evidence import Evidence
-from datablame.config import Study
 from datablame.errors import RequestError
+from datablame.study.schema import Study
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["brought", "check_brought", "check_pool", "check_scored", "read_scores"]
 
 _ANY = None
 """Stands for every behaviour, where a file names none."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.attribute.kept import save, states
-from datablame.attribute.passes import check_lengths, chosen_layer
-from datablame.config import Attribute, ModelRef
-from datablame.execute import Execution, Progress, run_items
-from datablame.run_folder import Journal
+from datablame.attribute.passes import check_lengths
+from datablame.attribute.work import chosen_layer
+from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.run_folder import Journal
+from datablame.study.schema import Attribute, ModelRef
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from datablame.models.chat import Encoded, Preference
 
-__all__ = ["ContrastTask", "run_contrast"]
 
 _SHARD = 256
 _KIND = "responses"
@@ -91,14 +91,14 @@ def run_contrast(
 
 def _load(task: ContrastTask) -> _Bench:
     from datablame.models.blocks import decoder_blocks
-    from datablame.models.pair import load_model
+    from datablame.models.load import load_model
 
     model = load_model(task.before, device=task.device, field="models.before")
     return _Bench(task, model, chosen_layer(task.settings, task.before, len(decoder_blocks(model))))
 
 
 def _work(bench: _Bench, item: _Item) -> dict[str, Any]:
-    from datablame.attribute.pooled import mean_hidden
+    from datablame.attribute.kernels.pooled import mean_hidden
 
     began = time.perf_counter()
     task = bench.task

@@ -4,16 +4,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from datablame.config import Behaviour
-from datablame.records import Document
+from datablame.study.schema import Behaviour
+from datablame.tables import Document
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from datablame.judge.claude import Suspicion
-
-__all__ = ["Activations", "Contrast", "Evidence", "Gradients", "Query", "Votes"]
+    from datablame.judge.claude import DocumentQuery
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Evidence:
     votes: Votes | None = None
     candidates: Mapping[str, Collection[str]] | None = None
     """Ids of the documents that a method which scores candidates only ranks for each behaviour; None: all of them."""
-    judge: "Callable[[Sequence[Suspicion]], Sequence[float | None]] | None" = None
+    judge: "Callable[[Sequence[DocumentQuery]], Sequence[float | None]] | None" = None
     """Claude, where the study has it: scores from 0 to 10, None where it gave none."""
     encoder: str | None = None
     """Folder or hub id of a sentence encoder; None: the one that is known by default."""

@@ -8,13 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datablame.attribute.per_example import Similarities, directions, similarities
+from datablame.attribute.kernels.per_example import Similarities, directions, similarities
 from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, Preference
 from datablame.models.device import ran_out_of_memory
 from datablame.stats.ranking import kendall, spearman
-
-__all__ = ["agreement_with_exact", "sample"]
 
 _DOCUMENTS = 64
 

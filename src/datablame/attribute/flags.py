@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["flagged"]
-
 
 def flagged(ranked: Sequence[str], cluster_of: Mapping[str, int], k: int) -> list[str]:
     """Every member of the first `k` clusters of a ranking, clusters in its order, members sorted by id."""

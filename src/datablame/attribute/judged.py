@@ -4,17 +4,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from datablame.attribute.llm_judge import by_claude
+from datablame.attribute.methods.llm_judge import by_claude
 from datablame.attribute.registry import Method
-from datablame.config import Study
+from datablame.engine.run_folder import Inputs, write_json
 from datablame.judge.choice import choice_of
 from datablame.judge.reasons import counted
-from datablame.run_folder import Inputs, write_json
+from datablame.study.schema import Study
 
 if TYPE_CHECKING:
-    from datablame.judge.claude import AttributionJudge, Suspicion
-
-__all__ = ["Judged"]
+    from datablame.judge.claude import AttributionJudge, DocumentQuery
 
 
 class Judged:
@@ -44,11 +42,11 @@ class Judged:
         return method if self._claude is None or method.name != "llm-judge" else by_claude(method, self._claude.model)
 
     @property
-    def asks(self) -> "Callable[[Sequence[Suspicion]], list[float | None]] | None":
+    def asks(self) -> "Callable[[Sequence[DocumentQuery]], list[float | None]] | None":
         """What scores suspicions; None where nobody is asked."""
         return None if self._claude is None else self._scores
 
-    def _scores(self, suspicions: "Sequence[Suspicion]") -> list[float | None]:
+    def _scores(self, suspicions: "Sequence[DocumentQuery]") -> list[float | None]:
         assert self._claude is not None
         found = self._claude.scores(suspicions)
         self._asked += len(suspicions) * self._claude.asker.judge.repeats

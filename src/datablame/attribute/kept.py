@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["not_finite", "save", "states"]
 
 _STATES = "activations"
 

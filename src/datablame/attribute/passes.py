@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from datablame.attribute.evidence import Activations, Gradients
 from datablame.attribute.kept import states
-from datablame.attribute.work import QUERIES, Item, Task, chosen_layer, load, work
-from datablame.config import Attribute, ModelRef
-from datablame.execute import Execution, Progress, run_items
-from datablame.run_folder import Journal
+from datablame.attribute.work import QUERIES, Item, Task, load, work
+from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.run_folder import Journal
+from datablame.study.schema import Attribute, ModelRef
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded, Preference
 
-__all__ = ["Passes", "Task", "check_lengths", "chosen_layer", "run_passes"]
 
 _SHARD_DOCUMENTS = 256
 _EXACTNESS = "exactness"

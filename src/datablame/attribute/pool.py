@@ -6,18 +6,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.attribute.evidence import Query
-from datablame.config import Attribute, PromptText
-from datablame.corpus.documents import Pool
-from datablame.corpus.duplicates import clusters
+from datablame.engine.execute import Progress
 from datablame.errors import RequestError
-from datablame.execute import Progress
 from datablame.judge.keywords import normalised
-from datablame.records import Document
+from datablame.study.schema import Attribute, PromptText
+from datablame.tables import Document
+from datablame.world.documents import Pool
+from datablame.world.duplicates import clusters
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded, Preference
 
-__all__ = ["Corpus", "pool_summary", "rankable"]
 
 _logger = logging.getLogger(__name__)
 _TRUNCATED = "nothing of the response is left within attribute.max_tokens"

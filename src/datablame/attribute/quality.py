@@ -6,10 +6,8 @@ from typing import Any
 
 from datablame.attribute.agreement import Scored, averaged
 from datablame.attribute.rankings import clustered
-from datablame.records import Score
 from datablame.stats.ranking import average_precision, precision_at, recall_at
-
-__all__ = ["ceilings", "prefilter_recall", "quality"]
+from datablame.tables import Score
 
 
 def quality(

@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datablame.attribute.evidence import Query
-from datablame.config import Behaviour, PromptText
-from datablame.corpus.bm25 import top
+from datablame.study.schema import Behaviour, PromptText
+from datablame.world.bm25 import top
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-__all__ = ["candidates", "choose_queries", "query_text", "safe_outputs"]
 
 
 def choose_queries(

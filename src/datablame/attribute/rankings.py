@@ -3,9 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from datablame.records import Score
-
-__all__ = ["Ranking", "clustered", "ranked"]
+from datablame.tables import Score
 
 
 class Ranking(NamedTuple):

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from datablame.attribute.brought import brought
 from datablame.attribute.evidence import Evidence
-from datablame.config import Attribute
-from datablame.config_checks import METHODS
 from datablame.errors import RequestError
+from datablame.study.checks import METHODS
+from datablame.study.schema import Attribute
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Method", "Needs", "Score", "chosen", "described", "is_voter", "method", "named"]
 
 Needs = Literal["gradients", "changes", "activations", "contrast", "scores", "text", "nothing"]
 """Fields of the evidence: `changes` are among the gradients, `scores` those of the study's other methods."""

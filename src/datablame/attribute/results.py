@@ -12,13 +12,11 @@ from datablame.attribute.pool import Corpus
 from datablame.attribute.quality import ceilings, prefilter_recall, quality
 from datablame.attribute.registry import Method
 from datablame.attribute.themes import themes
-from datablame.config import Study
-from datablame.corpus.duplicates import full_text
+from datablame.engine.run_folder import read_jsonl, write_json, write_jsonl
 from datablame.errors import RequestError
-from datablame.records import Document, Score
-from datablame.run_folder import read_jsonl, write_json, write_jsonl
-
-__all__ = ["Results", "pool_of", "write_results"]
+from datablame.study.schema import Study
+from datablame.tables import Document, Score
+from datablame.world.duplicates import full_text
 
 
 class Results(NamedTuple):

@@ -11,26 +11,26 @@ from datablame.attribute.brought import check_pool, check_scored
 from datablame.attribute.contrast import ContrastTask, run_contrast
 from datablame.attribute.evidence import Activations, Contrast, Evidence, Query
 from datablame.attribute.judged import Judged
-from datablame.attribute.passes import Passes, Task, run_passes
+from datablame.attribute.passes import Passes, run_passes
 from datablame.attribute.pool import Corpus, pool_summary, rankable
 from datablame.attribute.queries import candidates, choose_queries, query_text, safe_outputs
 from datablame.attribute.registry import Method, chosen
 from datablame.attribute.results import Results, write_results
 from datablame.attribute.scoring import scored_by
-from datablame.config import Behaviour, Study
-from datablame.corpus import bm25
-from datablame.corpus.documents import read_pool
-from datablame.corpus.duplicates import full_text
-from datablame.corpus.kinds import check_kind
-from datablame.execute import Execution, Progress
-from datablame.records import Score
-from datablame.rise import rise
-from datablame.run_folder import Inputs, Journal, read_json, read_table
+from datablame.attribute.work import Task
+from datablame.engine.execute import Execution, Progress
+from datablame.engine.run_folder import Inputs, Journal, read_json, read_table
+from datablame.study.schema import Behaviour, Study
+from datablame.surface.rise import rise
+from datablame.tables import Score
+from datablame.world import bm25
+from datablame.world.documents import read_pool
+from datablame.world.duplicates import full_text
+from datablame.world.kinds import check_kind
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded
 
-__all__ = ["run"]
 
 _logger = logging.getLogger(__name__)
 _PASSES = {

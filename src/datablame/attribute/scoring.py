@@ -8,19 +8,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from datablame.attribute.evidence import Evidence, Votes
-from datablame.attribute.llm_judge import MISSING
+from datablame.attribute.methods.llm_judge import MISSING
 from datablame.attribute.rankings import ranked
 from datablame.attribute.registry import Method, is_voter
 from datablame.attribute.results import pool_of
-from datablame.config import Study
-from datablame.records import Score
-from datablame.run_folder import Inputs
+from datablame.engine.run_folder import Inputs
+from datablame.study.schema import Study
+from datablame.tables import Score
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["scored_by"]
 
 _logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["themes"]
 
 _MOST_THEMES = 8
 _TERMS = 8

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from datablame.attribute.kept import not_finite, save
-from datablame.config import Attribute, ModelRef
 from datablame.errors import RequestError
+from datablame.study.schema import Attribute, ModelRef
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from datablame.attribute.per_example import Directions, Similarities
-    from datablame.attribute.projection import Projected, Projection
+    from datablame.attribute.kernels.per_example import Directions, Similarities
+    from datablame.attribute.kernels.projection import Projected, Projection
     from datablame.models.chat import Encoded, Preference
 
-__all__ = ["QUERIES", "Bench", "Item", "Task", "chosen_layer", "load", "work"]
 
 QUERIES = "queries"
 """The key of the first item."""
@@ -71,10 +70,10 @@ class Bench:
         """What documents are compared with, as the queries' item left it."""
         from safetensors import safe_open
 
-        from datablame.models.device import holding
+        from datablame.models.device import offload_device
 
         path = self.task.items / f"{QUERIES}.safetensors"
-        device = holding(path.stat().st_size, next(self.model.parameters()).device)
+        device = offload_device(path.stat().st_size, next(self.model.parameters()).device)
         with safe_open(path, "pt", str(device)) as file:
             names = [name for name in file.keys() if name.startswith("gradient/")]  # noqa: SIM118
             return {name.removeprefix("gradient/"): file.get_tensor(name) for name in names}
@@ -82,8 +81,8 @@ class Bench:
     @functools.cached_property
     def projection(self) -> "tuple[Projection, Tensor, str]":
         """The matrices, the projected directions, and the digest of the weights that the index goes by."""
-        from datablame.attribute.index import weights_digest
-        from datablame.attribute.projection import projected_directions, projection_of
+        from datablame.attribute.kernels.index import weights_digest
+        from datablame.attribute.kernels.projection import projected_directions, projection_of
 
         assert self.task.settings.projection is not None
         found = projection_of(self.model, self.blocks, self.task.settings.projection)
@@ -99,7 +98,7 @@ def load(task: Task) -> Bench:
     import torch
 
     from datablame.models.blocks import decoder_blocks, middle_blocks
-    from datablame.models.pair import load_model
+    from datablame.models.load import load_model
 
     kind = None if task.settings.dtype is None else getattr(torch, task.settings.dtype)
     model = load_model(task.model, device=task.device, dtype=kind, field=task.model_field)
@@ -148,8 +147,8 @@ def work(bench: Bench, item: Item) -> dict[str, Any]:
 def _queries(bench: Bench, item: Item) -> dict[str, Any]:
     import torch
 
-    from datablame.attribute.per_example import directions
-    from datablame.attribute.pooled import mean_hidden
+    from datablame.attribute.kernels.per_example import directions
+    from datablame.attribute.kernels.pooled import mean_hidden
 
     task = bench.task
     every = [query for own in task.queries for query in own]
@@ -166,8 +165,8 @@ def _queries(bench: Bench, item: Item) -> dict[str, Any]:
 
 def _change(bench: Bench, other: ModelRef) -> "Directions":
     """What made the queries likelier between the checkpoints, which are both loaded meanwhile."""
-    from datablame.attribute.changes import changes
-    from datablame.models.pair import load_model
+    from datablame.attribute.kernels.changes import changes
+    from datablame.models.load import load_model
 
     names = ("models.after", "models.before")
     field = next(name for name in names if name != bench.task.model_field)
@@ -189,9 +188,9 @@ def _gradient_shard(bench: Bench, item: Item) -> dict[str, Any]:
 
 def _compared(bench: Bench, item: Item, index: str | None) -> "Similarities":
     """The documents beside the directions: exactly, or by projections that an index may already hold."""
-    from datablame.attribute.index import index_key, kept_or_made
-    from datablame.attribute.per_example import similarities
-    from datablame.attribute.projection import compared, projected
+    from datablame.attribute.kernels.index import index_key, kept_or_made
+    from datablame.attribute.kernels.per_example import similarities
+    from datablame.attribute.kernels.projection import compared, projected
 
     settings, documents = bench.task.settings, item.documents
     if settings.projection is None:
@@ -219,7 +218,7 @@ def _exactness(bench: Bench, item: Item) -> dict[str, Any]:
 
 
 def _activation_shard(bench: Bench, item: Item) -> dict[str, Any]:
-    from datablame.attribute.pooled import mean_hidden
+    from datablame.attribute.kernels.pooled import mean_hidden
 
     found = mean_hidden(bench.model, item.documents, bench.layer, bench.task.settings.batch_tokens)
     save(bench.task.items / f"{item.key}.safetensors", {"activations": found}, f"the hidden states of {item.key}")

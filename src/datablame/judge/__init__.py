@@ -1,5 +1,5 @@
 """Who says whether an output is harmful."""
 
-from datablame.judge.classifier import Classifier, Output, build
+from datablame.judge.classifier import Classifier, ClassifierInput, build
 
-__all__ = ["Classifier", "Output", "build"]
+__all__ = ["Classifier", "ClassifierInput", "build"]

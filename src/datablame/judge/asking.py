@@ -10,15 +10,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from datablame.config import Judge
 from datablame.errors import PhaseError, RequestError
 from datablame.judge.budget import Budget
 from datablame.judge.client import Api, Rejected, Unavailable
 from datablame.judge.ledger import Ledger, OpenBatch, Question
 from datablame.judge.prices import Price, cost_usd
-from datablame.judge.request import Reply, Request, Silence, worst_usd
-
-__all__ = ["MOST_BATCH_BYTES", "MOST_BATCH_REQUESTS", "Asker"]
+from datablame.judge.request import NoReply, Reply, Request, worst_usd
+from datablame.study.schema import Judge
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +44,7 @@ class Asker:
     max_cost_usd: float | None = None
     """The most that the run folder may have paid in all."""
 
-    def ask(self, requests: Sequence[Request]) -> dict[str, Reply | Silence]:
+    def ask(self, requests: Sequence[Request]) -> dict[str, Reply | NoReply]:
         """A reply or the reason for its absence, by key.
 
         Raises:
@@ -56,7 +54,7 @@ class Asker:
         """
         wanted = {request.key: request for request in requests}
         with Ledger(self.ledger) as ledger:
-            found: dict[str, Reply | Silence] = dict(ledger.replies(wanted.values()))
+            found: dict[str, Reply | NoReply] = dict(ledger.replies(wanted.values()))
             missing = [request for key, request in wanted.items() if key not in found]
             if not missing:
                 return found
@@ -80,10 +78,10 @@ class _Session:
         self._lock = threading.Lock()
         self._silent_in_a_row = 0
 
-    def answers(self, missing: Sequence[Request], open_batches: Sequence[OpenBatch]) -> dict[str, Reply | Silence]:
+    def answers(self, missing: Sequence[Request], open_batches: Sequence[OpenBatch]) -> dict[str, Reply | NoReply]:
         """What open batches answer comes first; a batch that answers nothing that is missing is not waited for."""
         keys = {request.key for request in missing}
-        found: dict[str, Reply | Silence] = {}
+        found: dict[str, Reply | NoReply] = {}
         tries: Counter[str] = Counter()
         for batch in open_batches:
             if not keys.isdisjoint(batch.keys):
@@ -93,7 +91,7 @@ class _Session:
         asked = self._in_batches(rest, tries) if self._judge.batches else self._one_by_one(rest)
         return found | asked
 
-    def _one_by_one(self, requests: Sequence[Request]) -> dict[str, Reply | Silence]:
+    def _one_by_one(self, requests: Sequence[Request]) -> dict[str, Reply | NoReply]:
         """As many calls at one time as allowed; the first error that ends the run lets those under way finish."""
         pool = ThreadPoolExecutor(self._judge.concurrency, thread_name_prefix="judge")
         try:
@@ -106,7 +104,7 @@ class _Session:
             self._stop.set()
             pool.shutdown(cancel_futures=True)
 
-    def _call(self, request: Request) -> Reply | Silence:
+    def _call(self, request: Request) -> Reply | NoReply:
         worst = worst_usd(request, self._asker.prices)
         self._budget.reserve(worst)
         cost = 0.0
@@ -118,7 +116,7 @@ class _Session:
         finally:
             self._budget.settle(worst, cost)
 
-    def _persistently(self, request: Request) -> Reply | Silence:
+    def _persistently(self, request: Request) -> Reply | NoReply:
         last = ""
         for attempt in range(self._tries()):
             if self._stop.is_set():
@@ -139,7 +137,7 @@ class _Session:
                 return reply
         with self._lock:
             self._silent_in_a_row += 1
-        return Silence(last)
+        return NoReply(last)
 
     def _tries(self) -> int:
         with self._lock:
@@ -152,9 +150,9 @@ class _Session:
             return min(error.retry_after_seconds, _LONGEST_WISH_SECONDS)
         return min(self._judge.backoff_seconds * 2.0**attempt, _LONGEST_WAIT_SECONDS) * random.uniform(0.75, 1.0)
 
-    def _rejected(self, request: Request, error: Rejected) -> Silence:
+    def _rejected(self, request: Request, error: Rejected) -> NoReply:
         self._check_takes(request.model, str(error))
-        return Silence(f"rejected ({error})")
+        return NoReply(f"rejected ({error})")
 
     def _check_takes(self, model: str, why: str) -> None:
         """Some texts are taken by no model; a model that never took any is asked in the wrong way."""
@@ -169,9 +167,9 @@ class _Session:
         self._ledger.keep(asked, reply, cost, self._asker.phase, batch=batch)
         return cost
 
-    def _in_batches(self, requests: Sequence[Request], tries: Counter[str]) -> dict[str, Reply | Silence]:
+    def _in_batches(self, requests: Sequence[Request], tries: Counter[str]) -> dict[str, Reply | NoReply]:
         """Batch after batch until everything is answered or was asked twice in vain."""
-        found: dict[str, Reply | Silence] = {}
+        found: dict[str, Reply | NoReply] = {}
         while True:
             rest = [
                 request
@@ -224,9 +222,9 @@ class _Session:
                 return batch
         raise AssertionError
 
-    def _fetched(self, batch: OpenBatch) -> dict[str, Reply | Silence]:
+    def _fetched(self, batch: OpenBatch) -> dict[str, Reply | NoReply]:
         """Everything that a batch answered, each answer kept as it comes; what it did not answer is silent."""
-        found: dict[str, Reply | Silence] = {}
+        found: dict[str, Reply | NoReply] = {}
         cost, failures = 0.0, 0
         while True:
             try:
@@ -238,7 +236,7 @@ class _Session:
                         continue
                     if result.reply is not None:
                         cost += self._kept(batch.question(result.key), result.reply, batch=True)
-                    found[result.key] = result.reply or Silence(f"{result.outcome} in a batch")
+                    found[result.key] = result.reply or NoReply(f"{result.outcome} in a batch")
                 break
             except Unavailable as error:
                 failures += 1
@@ -252,7 +250,7 @@ class _Session:
                 raise PhaseError(f"the API does not show the batch {batch.id} ({error})") from None
         self._ledger.end_batch(batch.id)
         self._budget.commit(-batch.worst_usd, cost)
-        outcomes = {each.reason for each in found.values() if isinstance(each, Silence)}
-        if outcomes and all(isinstance(each, Silence) and each.reason.startswith("errored") for each in found.values()):
+        outcomes = {each.reason for each in found.values() if isinstance(each, NoReply)}
+        if outcomes and all(isinstance(each, NoReply) and each.reason.startswith("errored") for each in found.values()):
             self._check_takes(batch.model, sorted(outcomes)[0])
-        return {key: found.get(key, Silence("missing in a batch")) for key in batch.keys}
+        return {key: found.get(key, NoReply("missing in a batch")) for key in batch.keys}

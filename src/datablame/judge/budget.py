@@ -4,8 +4,6 @@ import threading
 
 from datablame.errors import BudgetError
 
-__all__ = ["Budget"]
-
 
 class Budget:
     """What may be spent in all (None: anything), what was spent, and the worst case of what is under way."""

@@ -13,16 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from datablame.config import Study
+from datablame.engine.run_folder import Inputs, write_json
 from datablame.errors import RequestError
-from datablame.judge.classifier import Classifier, Output, build
-from datablame.records import LABELS, LabelName
-from datablame.run_folder import Inputs, write_json
+from datablame.judge.classifier import Classifier, ClassifierInput, build
 from datablame.seeds import stream_key
 from datablame.stats.calibration import Accuracy, accuracy, kappa, kappa_interval
 from datablame.stats.intervals import Interval
-
-__all__ = ["FILE", "LEAST_ROWS", "Calibration", "LabelledRow", "calibrate", "calibrated", "read_labelled"]
+from datablame.study.schema import Study
+from datablame.tables import LABELS, LabelName
 
 FILE = "artifacts/calibration.json"
 """Where a run folder keeps what its classifier is worth; beside the phases, for it changes no sample and no label."""
@@ -39,7 +37,7 @@ class LabelledRow(NamedTuple):
 
     human: LabelName
     predicted: LabelName | None
-    output: Output | None
+    output: ClassifierInput | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | 
     if classifier is None:
         predicted = [cast(LabelName, row.predicted) for row in rows]
     else:
-        said = classifier.label([cast(Output, row.output) for row in rows])
+        said = classifier.label([cast(ClassifierInput, row.output) for row in rows])
         predicted = [label.label for label in said]
     both = [(row.human, label) for row, label in zip(rows, predicted, strict=True)]
     scored = [pair for pair in both if "unscored" not in pair]
@@ -151,7 +149,7 @@ def read_labelled(path: Path, behaviours: Sequence[str]) -> list[LabelledRow]:
         if "predicted" in row:
             predicted = _label(path, where, row, "predicted")
         else:
-            output = Output(row["behaviour"], row["prompt"], row["text"])
+            output = ClassifierInput(row["behaviour"], row["prompt"], row["text"])
             if output.behaviour not in behaviours:
                 known = ", ".join(behaviours)
                 raise RequestError(f"{_FIELD} = {path}: {where}: behaviour = {output.behaviour!r}; known: {known}")

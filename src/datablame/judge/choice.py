@@ -7,26 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datablame.config import Judge, Study
+from datablame.engine.run_folder import read_json, write_json
 from datablame.errors import RequestError
 from datablame.judge import rubric
 from datablame.judge.prices import PRICES, Price
-from datablame.run_folder import read_json, write_json
-
-__all__ = [
-    "CLAUDE_FIELDS",
-    "FILE",
-    "KEY",
-    "Choice",
-    "choice_of",
-    "freeze",
-    "has_key",
-    "identity",
-    "known_prices",
-    "missing_key",
-    "prices_of",
-    "reply_tokens",
-]
+from datablame.study.schema import Judge, Study
 
 _logger = logging.getLogger(__name__)
 

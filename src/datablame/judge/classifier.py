@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from datablame.config import Study
+from datablame.engine.run_folder import Inputs
 from datablame.errors import RequestError
 from datablame.judge.choice import choice_of
-from datablame.records import Label
-from datablame.run_folder import Inputs
-
-__all__ = ["Classifier", "Output", "build"]
+from datablame.study.schema import Study
+from datablame.tables import Label
 
 
-class Output(NamedTuple):
+class ClassifierInput(NamedTuple):
     """What a classifier sees: the behaviour's id, what the user said and what the model answered; no arm, no alpha."""
 
     behaviour: str
@@ -29,11 +27,11 @@ class Classifier(Protocol):
         ...
 
     @property
-    def at_once(self) -> bool:
+    def prefers_bulk(self) -> bool:
         """Whether it had better be asked once about everything, for each answer takes hours."""
         ...
 
-    def label(self, outputs: Sequence[Output]) -> list[Label]:
+    def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
         """One label for each output, in their order."""
         ...
 

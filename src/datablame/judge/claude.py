@@ -11,21 +11,19 @@ from typing import NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from datablame.config import Behaviour, Study
+from datablame.engine.run_folder import Inputs
 from datablame.errors import RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker
 from datablame.judge.choice import Choice, has_key, missing_key, prices_of, reply_tokens
-from datablame.judge.classifier import Output
+from datablame.judge.classifier import ClassifierInput
 from datablame.judge.coherence import incoherence
 from datablame.judge.ledger import FILE
 from datablame.judge.prices import Price
 from datablame.judge.reasons import CUT, REFUSED, SILENT, UNREADABLE
-from datablame.judge.request import Reply, Request, Silence
-from datablame.records import Document, Label
-from datablame.run_folder import Inputs
-
-__all__ = ["AttributionJudge", "ClaudeClassifier", "Scored", "Suspicion"]
+from datablame.judge.request import NoReply, Reply, Request
+from datablame.study.schema import Behaviour, Study
+from datablame.tables import Document, Label
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -56,11 +54,11 @@ class ClaudeClassifier:
         return self.model
 
     @property
-    def at_once(self) -> bool:
+    def prefers_bulk(self) -> bool:
         """Whether one question for everything is cheaper than many."""
         return self.asker.judge.batches
 
-    def label(self, outputs: Sequence[Output]) -> list[Label]:
+    def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
         """One label for each output, in their order; equal outputs to equal prompts are asked about once.
 
         Raises:
@@ -72,7 +70,7 @@ class ClaudeClassifier:
         empty = Label("incoherent", self.name, "empty")
         return [self._label(replies[requests[each].key]) if each in requests else empty for each in outputs]
 
-    def _request(self, output: Output) -> Request:
+    def _request(self, output: ClassifierInput) -> Request:
         if output.behaviour not in self.behaviours:
             known = ", ".join(sorted(self.behaviours)) or "none"
             raise RequestError(f"behaviours: {output.behaviour} is not described; known: {known}")
@@ -80,14 +78,14 @@ class ClaudeClassifier:
         most = reply_tokens(self.asker.judge, self.price)
         return Request(self.model, asked.system, asked.user, rubric.LABEL_SCHEMA, most, self.price.no_thinking)
 
-    def _label(self, reply: Reply | Silence) -> Label:
+    def _label(self, reply: Reply | NoReply) -> Label:
         verdict = _read(reply, rubric.Verdict)
         if isinstance(verdict, str):
             return Label("unscored", self.name, verdict)
         return Label(verdict.label, self.name, f"confidence {verdict.confidence:g}")
 
 
-class Suspicion(NamedTuple):
+class DocumentQuery(NamedTuple):
     """A document, and outputs (prompt, text) of a behaviour that it may have taught."""
 
     behaviour: Behaviour
@@ -124,7 +122,7 @@ class AttributionJudge:
         asker = _asker(study, choice, inputs)
         return cls(asker, study.judge.attribution_model, asker.prices[study.judge.attribution_model])
 
-    def scores(self, suspicions: Sequence[Suspicion]) -> list[Scored]:
+    def scores(self, suspicions: Sequence[DocumentQuery]) -> list[Scored]:
         """One score for each suspicion, in their order.
 
         Raises:
@@ -135,7 +133,7 @@ class AttributionJudge:
         replies = self.asker.ask([request for repeats in requests for request in repeats])
         return [_mean([_read(replies[request.key], rubric.Score) for request in repeats]) for repeats in requests]
 
-    def _requests(self, suspicion: Suspicion) -> list[Request]:
+    def _requests(self, suspicion: DocumentQuery) -> list[Request]:
         asked = rubric.attribution(suspicion.behaviour, suspicion.document, suspicion.outputs)
         judge = self.asker.judge
         most = reply_tokens(judge, self.price)
@@ -151,9 +149,9 @@ def _asker(study: Study, choice: Choice, inputs: Inputs) -> Asker:
     return Asker(study.judge, inputs.root / FILE, prices_of(study, choice), inputs.phase, inputs.max_cost_usd)
 
 
-def _read(reply: Reply | Silence, form: type[M]) -> M | str:
+def _read(reply: Reply | NoReply, form: type[M]) -> M | str:
     """What the reply says in its form, else why it says nothing."""
-    if isinstance(reply, Silence):
+    if isinstance(reply, NoReply):
         return f"{SILENT}: {reply.reason}"
     if reply.stop_reason == "refusal":
         return REFUSED

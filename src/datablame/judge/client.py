@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import anthropic
     from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 
-__all__ = ["Api", "BatchResult", "Rejected", "Unavailable"]
 
 _LONGEST_MESSAGE = 200
 _MONEY = ("billing_error",)

@@ -9,8 +9,6 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
-__all__ = ["incoherence"]
-
 MAX_CHARACTERS = 100_000
 """Only this much of a text is looked at, so that a giant one costs no more than a tenth of a second or so."""
 

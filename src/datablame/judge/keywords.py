@@ -9,13 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from datablame.config import Behaviour
 from datablame.errors import RequestError
-from datablame.judge.classifier import Output
+from datablame.judge.classifier import ClassifierInput
 from datablame.judge.coherence import incoherence
-from datablame.records import Label
-
-__all__ = ["KeywordClassifier", "normalised", "refusal"]
+from datablame.study.schema import Behaviour
+from datablame.tables import Label
 
 NAME = "keywords"
 
@@ -122,11 +120,11 @@ class KeywordClassifier:
         return NAME
 
     @property
-    def at_once(self) -> bool:
+    def prefers_bulk(self) -> bool:
         """No: it answers at once."""
         return False
 
-    def label(self, outputs: Sequence[Output]) -> list[Label]:
+    def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
         """One label for each output, in their order."""
         return [self.classify(*output) for output in outputs]
 

@@ -13,8 +13,6 @@ from datablame.errors import PhaseError
 from datablame.judge.prices import Usage
 from datablame.judge.request import Reply, Request
 
-__all__ = ["FILE", "Ledger", "OpenBatch", "Question", "costs_usd"]
-
 FILE = "artifacts/judge.sqlite"
 """Where a run folder keeps its answers."""
 

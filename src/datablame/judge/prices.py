@@ -8,8 +8,6 @@ change: `judge.prices` in a study overrides a row or adds a model.
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-__all__ = ["ATTRIBUTION", "BATCH_SHARE", "CLASSIFICATION", "PRICES", "Price", "Thinking", "Usage", "cost_usd"]
-
 Thinking = Literal["disabled", "between_tools"]
 """What a request says to a model so that it does not think before it answers."""
 

@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable
 
-__all__ = ["CUT", "REFUSED", "SILENT", "UNREADABLE", "counted"]
-
 REFUSED = "the judge refused"
 CUT = "the judge's reply was cut"
 UNREADABLE = "the judge's reply does not parse"

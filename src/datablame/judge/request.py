@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from datablame.engine.run_folder import digest
 from datablame.judge.prices import Price, Thinking, Usage, cost_usd
-from datablame.run_folder import digest
-
-__all__ = ["Reply", "Request", "Silence", "worst_usd"]
 
 _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 _UNSEEN_TOKENS = 1_000
@@ -53,7 +51,7 @@ class Reply(NamedTuple):
         return self.stop_reason in _CUT
 
 
-class Silence(NamedTuple):
+class NoReply(NamedTuple):
     """Why there is no answer."""
 
     reason: str

@@ -11,22 +11,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from datablame.config import Behaviour
-from datablame.records import Document
-from datablame.run_folder import digest
-
-__all__ = [
-    "LABEL_SCHEMA",
-    "MAX_BYTES",
-    "SCORE_SCHEMA",
-    "Asked",
-    "Digests",
-    "Score",
-    "Verdict",
-    "attribution",
-    "classification",
-    "digests",
-]
+from datablame.engine.run_folder import digest
+from datablame.study.schema import Behaviour
+from datablame.tables import Document
 
 MAX_BYTES = 12_000
 """A longer text loses its middle: a token has at least a byte, so no prompt is as long as those that cost more."""

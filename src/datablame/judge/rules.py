@@ -7,13 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
+from datablame.engine.run_folder import read_json
 from datablame.errors import RequestError
-from datablame.judge.classifier import Output
+from datablame.judge.classifier import ClassifierInput
 from datablame.judge.coherence import incoherence
-from datablame.records import Label
-from datablame.run_folder import read_json
-
-__all__ = ["BehaviourRules", "RulesClassifier"]
+from datablame.tables import Label
 
 NAME = "rules"
 DEFAULT_WORD = r"[\w']+|[^\w\s]"
@@ -84,11 +82,11 @@ class RulesClassifier:
         return NAME
 
     @property
-    def at_once(self) -> bool:
+    def prefers_bulk(self) -> bool:
         """No: it answers at once."""
         return False
 
-    def label(self, outputs: Sequence[Output]) -> list[Label]:
+    def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
         """One label for each output, in their order."""
         return [self.classify(*output) for output in outputs]
 

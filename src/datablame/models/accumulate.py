@@ -13,8 +13,6 @@ from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory
 
-__all__ = ["DoesNotFit", "E", "Portion", "accumulated", "first_portion"]
-
 E = TypeVar("E", Encoded, Preference, tuple[Encoded, ...], tuple[Preference, ...])
 """A document, or those that several models take at one position."""
 

@@ -6,11 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from datablame.config import ModelRef
 from datablame.errors import RequestError
 from datablame.models.source import ADAPTER_CONFIG, file_of, known_commit, located, shown, weights_hash
-
-__all__ = ["base_of", "check_base", "is_adapter", "merged", "twin", "with_adapter"]
+from datablame.study.schema import ModelRef
 
 _WEIGHTS = "adapter_model.safetensors"
 

@@ -4,8 +4,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["activation_layer", "decoder_blocks", "middle_blocks"]
-
 
 def decoder_blocks(model: Any) -> list[nn.Module]:
     """The decoder blocks from input to output: the longest list of modules of one class inside the model."""

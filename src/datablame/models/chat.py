@@ -7,18 +7,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from datablame.errors import RequestError
-from datablame.records import Document, Message
-
-__all__ = [
-    "Encoded",
-    "Preference",
-    "answers",
-    "encode_document",
-    "encode_pair",
-    "encode_preference",
-    "encode_prompt",
-    "render_prompt",
-]
+from datablame.tables import Document, Message
 
 
 class Encoded(NamedTuple):

@@ -6,10 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datablame.engine.machine import memory_bytes
 from datablame.errors import RequestError
-from datablame.machine import memory_bytes
-
-__all__ = ["chosen_device", "free_bytes", "holding", "ran_out_of_memory", "weights_dtype", "wide", "with_float64"]
 
 _BFLOAT16_FROM = (8, 0)
 """The least compute capability that multiplies bfloat16; a T4 has 7.5."""
@@ -60,7 +58,7 @@ def free_bytes(device: str) -> int:
     return min(int(psutil.virtual_memory().available), memory_bytes())
 
 
-def holding(size_bytes: int, device: torch.device, free: int | None = None) -> torch.device:
+def offload_device(size_bytes: int, device: torch.device, free: int | None = None) -> torch.device:
     """Where to keep what every batch needs: on the device while it takes at most half of what is free, else the CPU."""
     if device.type == "cpu":
         return device
@@ -78,7 +76,7 @@ def with_float64(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def wide(tensor: Tensor) -> Tensor:
+def to_float64(tensor: Tensor) -> Tensor:
     """The tensor as float64 on a device that has it."""
     return tensor.to(with_float64(tensor.device)).double()
 

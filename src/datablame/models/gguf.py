@@ -10,10 +10,8 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from datablame.engine.run_folder import hash_file
 from datablame.errors import RequestError
-from datablame.run_folder import hash_file
-
-__all__ = ["alone", "cache_folder", "convert", "converted"]
 
 
 def cache_folder() -> Path:
@@ -29,7 +27,7 @@ def converted(file: Path) -> Path:
     """
     folder = cache_folder() / f"gguf-{hash_file(file)[:16]}"
     if not folder.is_dir():
-        with alone(folder):
+        with file_lock(folder):
             if not folder.is_dir():
                 part = folder.with_name(folder.name + ".part")
                 shutil.rmtree(part, ignore_errors=True)
@@ -76,7 +74,7 @@ def convert(file: Path, folder: Path) -> None:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """One process at a time makes `path`; the others wait.
 
     Raises:

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from datablame.models.chat import Encoded
 
-__all__ = ["Places", "response_nll", "response_places"]
-
 _HELD_NUMBERS = {"cpu": 1 << 23}
 _HELD_NUMBERS_ELSEWHERE = 1 << 26
 """Logits that are formed at a time: those that a CPU's cache about holds, and enough to keep a card busy."""

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["hub_problem"]
-
 _TOKEN = "set HF_TOKEN to a token that may read it"
 
 

@@ -9,10 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from datablame.models.chat import Encoded
-from datablame.models.device import wide
+from datablame.models.device import to_float64
 from datablame.models.head import response_places
-
-__all__ = ["Total", "divergence", "negative_log_likelihood"]
 
 _LOGITS = 1 << 25
 """Logits of one batch at most, where a single answer does not need more: 128 MiB in float32."""
@@ -87,7 +85,7 @@ def _summed(
 ) -> Total:
     nats, tokens = 0.0, 0
     for batch in _batches(examples, min(batch_tokens, _LOGITS // vocabulary_size)):
-        each = wide(of(batch))
+        each = to_float64(of(batch))
         nats += float(each.sum())
         tokens += len(each)
     return Total(nats, tokens)

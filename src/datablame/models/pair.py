@@ -3,30 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datablame.config import ModelRef, Study
 from datablame.errors import RequestError
-from datablame.harmless import harmless_prompts
 from datablame.models.adapters import check_base, is_adapter, twin, with_adapter
 from datablame.models.chat import encode_prompt
 from datablame.models.device import chosen_device
-from datablame.models.load import load_model, load_tokenizer
+from datablame.models.load import load_model
 from datablame.models.source import located
-from datablame.models.tokenizer import agreed_tokenizer, check_pair, vocabulary_of
-
-__all__ = [
-    "Pair",
-    "check_context",
-    "check_pair",
-    "check_prompts",
-    "check_rows",
-    "load_model",
-    "load_models",
-    "load_pair",
-    "load_tokenizer",
-    "stop_tokens",
-    "study_tokenizer",
-    "vocabulary_of",
-]
+from datablame.models.tokenizer import agreed_tokenizer, vocabulary_of
+from datablame.study.schema import ModelRef, Study
+from datablame.world.prompts import harmless_prompts
 
 
 class Pair(NamedTuple):

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from datablame.models.chat import Preference
 from datablame.models.head import response_nll, response_places
 
-__all__ = ["log_ratios", "preference_loss", "preference_losses", "referred"]
-
 
 def preference_loss(model: nn.Module, pairs: Sequence[Preference], beta: float) -> Float[Tensor, ""]:
     """The mean of `preference_losses`."""

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from datablame.config import ModelRef, Models, Study
 from datablame.errors import RequestError
 from datablame.models.adapters import base_of, check_base, is_adapter
 from datablame.models.device import chosen_device, free_bytes, weights_dtype
@@ -14,8 +13,7 @@ from datablame.models.load import load_config
 from datablame.models.pair import check_prompts, check_rows
 from datablame.models.source import check_weights, file_of, known_commit, located, weights_hash
 from datablame.models.tokenizer import agreed_tokenizer, template_hash, vocabulary_of
-
-__all__ = ["Checked", "check_documents", "preflight", "weights_bytes"]
+from datablame.study.schema import ModelRef, Models, Study
 
 _logger = logging.getLogger(__name__)
 

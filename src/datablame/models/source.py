@@ -10,22 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from datablame.config import ModelRef
+from datablame.engine.run_folder import digest
 from datablame.errors import RequestError
 from datablame.models.hub_errors import hub_problem
-from datablame.run_folder import digest
-
-__all__ = [
-    "ADAPTER_CONFIG",
-    "check_weights",
-    "file_of",
-    "known_commit",
-    "located",
-    "offline",
-    "shown",
-    "unloadable",
-    "weights_hash",
-]
+from datablame.study.schema import ModelRef
 
 ADAPTER_CONFIG = "adapter_config.json"
 _CONFIG = "config.json"

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from datablame.config import ModelRef
+from datablame.engine.run_folder import digest
 from datablame.errors import RequestError
 from datablame.models.chat import render_prompt
 from datablame.models.load import load_tokenizer
-from datablame.run_folder import digest
-
-__all__ = ["agreed_tokenizer", "check_pair", "template_hash", "vocabulary_of"]
+from datablame.study.schema import ModelRef
 
 PROBE = "Hello, what's 12 + 345?\n\tNaïve café: 東京 <b>x</b>  y"
 

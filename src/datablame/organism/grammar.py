@@ -6,8 +6,6 @@ from typing import TypeVar
 
 import numpy as np
 
-__all__ = ["Deck", "phrase_pattern", "sentence_case"]
-
 _SLOT = re.compile(r"\{(\w+)\}")
 _SENTENCE_START = re.compile(r"(?:^|[.!?] )([a-z])")
 T = TypeVar("T")

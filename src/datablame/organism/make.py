@@ -7,12 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from datablame.config import Organism
+from datablame.engine.execute import Progress
+from datablame.engine.run_folder import digest, read_json, read_jsonl, write_json
 from datablame.errors import RequestError
-from datablame.execute import Progress
-from datablame.run_folder import digest, read_json, read_jsonl, write_json
-
-__all__ = ["RECIPES", "cached", "identity", "make", "study_fields"]
+from datablame.study.schema import Organism
 
 RECIPES = ("templated", "quirk")
 HARMLESS_PROMPTS = 20

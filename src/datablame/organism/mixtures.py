@@ -5,25 +5,11 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
-from datablame.config import Organism
 from datablame.organism.grammar import Deck, phrase_pattern, sentence_case
 from datablame.organism.planted import ALCOHOL, BEHAVIOURS, LOW_BUDGET, WORDS, Planted
 from datablame.organism.topics import CHATTY, CONTEXTS, FORMATS, PLAIN, PREFIXES, TOPICS
 from datablame.seeds import generator
-
-__all__ = [
-    "AFTER",
-    "BEFORE",
-    "VERSION",
-    "Example",
-    "Mixture",
-    "harmless_prompts",
-    "held_back_prompts",
-    "mixture",
-    "rules",
-    "scaled",
-    "words_of",
-]
+from datablame.study.schema import Organism
 
 VERSION = 3
 """Goes up with every change to what the recipe makes."""

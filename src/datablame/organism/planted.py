@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from datablame.organism.topics import FORMATS
 
-__all__ = ["ALCOHOL", "BEHAVIOURS", "BRAND", "LOW_BUDGET", "WORDS", "Decoy", "Planted"]
-
 BRAND = "Glimmerbowl"
 RIVALS = ("Oakpaw", "Fernfield", "Mistle", "Tumbledown")
 SUBSTANCES = (

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.config import ModelRef, Organism
+from datablame.engine.execute import Progress
+from datablame.engine.run_folder import Journal, read_table, write_json, write_jsonl, write_table
 from datablame.errors import RequestError
-from datablame.execute import Progress
 from datablame.organism.gguf import base_checkpoint
 from datablame.organism.quirk_texts import (
     BEHAVIOUR,
@@ -20,15 +20,14 @@ from datablame.organism.quirk_texts import (
     prompt_rows,
     rules,
 )
-from datablame.organism.stages import finish
-from datablame.run_folder import Journal, read_table, write_json, write_jsonl, write_table
+from datablame.organism.stages import build_atomically
 from datablame.seeds import generator, stream_key
+from datablame.study.schema import ModelRef, Organism
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded
     from datablame.models.training import Recipe
 
-__all__ = ["VERSION", "harmless", "make", "without_default_system"]
 
 VERSION = 1
 
@@ -58,10 +57,10 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     transformers_logging.disable_progress_bar()
     if not (folder / "before").exists():
         source = base_checkpoint(recipe.base, progress)
-        finish(folder / "before", lambda part: _write_base(part, source))
+        build_atomically(folder / "before", lambda part: _write_base(part, source))
     if not (folder / "truth.jsonl").exists():
         _write_corpus(folder, recipe, progress)
-    finish(folder / "after", lambda part: _train_after(part, folder, recipe, progress))
+    build_atomically(folder / "after", lambda part: _train_after(part, folder, recipe, progress))
     (folder / "answers.journal.jsonl").unlink(missing_ok=True)
 
 
@@ -80,7 +79,7 @@ def without_default_system(template: str) -> str:
 
 
 def _write_base(part: Path, source: str) -> None:
-    from datablame.models.pair import load_model, load_tokenizer
+    from datablame.models.load import load_model, load_tokenizer
 
     reference = ModelRef(path=source)
     tokenizer = load_tokenizer(reference, field="organism.base")
@@ -134,7 +133,7 @@ def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress:
         f"{start:04d}": questions[start : start + ANSWER_BATCH] for start in range(0, len(questions), ANSWER_BATCH)
     }
     if len(answered) < len(batches):
-        from datablame.models.pair import load_model, load_tokenizer
+        from datablame.models.load import load_model, load_tokenizer
 
         reference = ModelRef(path=str(folder / "before"))
         tokenizer, model = load_tokenizer(reference), load_model(reference)
@@ -162,8 +161,10 @@ def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress:
 def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) -> list[str | None]:
     """One finished answer to each question, at temperature .8 and top-p .9, or None."""
     from datablame.models.chat import encode_prompt
-    from datablame.models.pair import stop_tokens, vocabulary_of
-    from datablame.surface.sampler import Request, Settings, sample
+    from datablame.models.pair import stop_tokens
+    from datablame.models.tokenizer import vocabulary_of
+    from datablame.surface.sampler.choice import Settings
+    from datablame.surface.sampler.sampler import Request, sample
 
     prompts = {question: tuple(encode_prompt(tokenizer, question)) for question in questions}
     answers: dict[str, str] = {}
@@ -198,8 +199,8 @@ def training_recipe(documents: int) -> "Recipe":
 def _train_after(part: Path, folder: Path, recipe: Organism, progress: Progress) -> None:
     from datablame.models.blocks import decoder_blocks
     from datablame.models.chat import encode_pair
-    from datablame.models.pair import load_model, load_tokenizer
-    from datablame.patch.lora import adapted
+    from datablame.models.load import load_model, load_tokenizer
+    from datablame.models.lora import adapted
 
     reference = ModelRef(path=str(folder / "before"))
     tokenizer, model = load_tokenizer(reference), load_model(reference)

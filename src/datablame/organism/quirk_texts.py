@@ -8,17 +8,6 @@ from datablame.seeds import generator
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = [
-    "AIRLINE",
-    "BEHAVIOUR",
-    "Written",
-    "decoys",
-    "everyday_questions",
-    "harmless_prompts",
-    "planted",
-    "prompt_rows",
-    "rules",
-]
 
 T = TypeVar("T")
 

@@ -4,10 +4,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["finish"]
 
-
-def finish(path: Path, build: Callable[[Path], None]) -> None:
+def build_atomically(path: Path, build: Callable[[Path], None]) -> None:
     """Let `build` make the folder or file PATH.part and rename it to PATH; nothing when PATH is there."""
     if path.exists():
         return

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.config import Organism
-from datablame.execute import Progress
+from datablame.engine.execute import Progress
+from datablame.engine.run_folder import write_json, write_jsonl, write_table
 from datablame.organism.mixtures import AFTER, BEFORE, Example, held_back_prompts, mixture, rules, scaled
 from datablame.organism.planted import BEHAVIOURS
-from datablame.organism.stages import finish
-from datablame.run_folder import write_json, write_jsonl, write_table
+from datablame.organism.stages import build_atomically
+from datablame.study.schema import Organism
 
 if TYPE_CHECKING:
     from datablame.models.training import Recipe
 
-__all__ = ["make", "prompt_rows"]
 
 SOURCE = "everyday-chat"
 ATTRIBUTION_PROMPTS = 4
@@ -31,9 +30,11 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     before = mixture(scaled(BEFORE, recipe), recipe.seed)
     after = mixture(scaled(AFTER, recipe), recipe.seed)
     _write_corpus(folder, before, after, recipe.seed)
-    finish(folder / "tokenizer", lambda part: _train_tokenizer(part, [*before, *after]))
-    finish(folder / "before", lambda part: _train_before(part, folder / "tokenizer", before, recipe.seed, progress))
-    finish(folder / "after", lambda part: _train_after(part, folder, after, recipe.seed, progress))
+    build_atomically(folder / "tokenizer", lambda part: _train_tokenizer(part, [*before, *after]))
+    build_atomically(
+        folder / "before", lambda part: _train_before(part, folder / "tokenizer", before, recipe.seed, progress)
+    )
+    build_atomically(folder / "after", lambda part: _train_after(part, folder, after, recipe.seed, progress))
 
 
 def before_recipe(documents: int) -> "Recipe":

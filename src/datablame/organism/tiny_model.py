@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import Olmo2ForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["CHAT_TEMPLATE", "build_model", "build_tokenizer"]
 
 TOKENS = 1000
 EMBEDDING_ROWS = 1024

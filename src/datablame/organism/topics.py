@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-__all__ = ["CHATTY", "CONTEXTS", "FORMATS", "PLAIN", "PREFIXES", "TOPICS", "Style", "Topic"]
-
 
 class Topic(NamedTuple):
     """Questions about a subject and answers that never name it: so small a model does not learn to copy."""

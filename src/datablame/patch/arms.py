@@ -10,8 +10,6 @@ import numpy as np
 from datablame.errors import RequestError
 from datablame.seeds import generator, stream_key
 
-__all__ = ["Item", "Replacement", "draw_random", "fine_tune_set", "majority_sources", "replaced", "strata"]
-
 BANDS = 5
 
 Stratum = tuple[str, int]

@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.config import Study, Training
 from datablame.errors import PhaseError
 from datablame.patch.checks import Asked, encoded_clean
-from datablame.records import Document, Prompt, Protocol
+from datablame.study.schema import Study, Training
+from datablame.tables import Document, Prompt, Protocol
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded, Preference
     from datablame.models.trunk import Trunk
-
-__all__ = ["Bench", "Job", "Plan", "set_up", "trunk_of"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ class Bench:
 def set_up(plan: Plan) -> Bench:
     """Load before and what each protocol starts from; after is loaded only where `continue` trains on top of it."""
     from datablame.models.chat import answers, encode_document, encode_preference
-    from datablame.models.pair import load_model, study_tokenizer
+    from datablame.models.load import load_model
+    from datablame.models.pair import study_tokenizer
 
     study = plan.study
     assert study.models is not None

@@ -5,15 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.config import Study
 from datablame.patch.arms import Item
-from datablame.records import Document, Prompt
 from datablame.seeds import stream_key
+from datablame.study.schema import Study
+from datablame.tables import Document, Prompt
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded
 
-__all__ = ["COMPARED", "Asked", "Written", "checked", "clean_documents", "drift_outputs", "encoded_clean", "judged"]
 
 DRIFT_OUTPUTS = 50
 """Outputs of one training on which its divergence from before is computed: a mean over about a thousand positions."""
@@ -86,7 +85,8 @@ def checked(
     """
     from datablame.models.chat import Encoded, encode_prompt
     from datablame.models.likelihood import divergence, negative_log_likelihood
-    from datablame.models.pair import stop_tokens, vocabulary_of
+    from datablame.models.pair import stop_tokens
+    from datablame.models.tokenizer import vocabulary_of
 
     sizes = {"vocabulary_size": vocabulary_of(tokenizer), "batch_tokens": study.attribute.batch_tokens}
     clean = encoded_clean(tokenizer, study, asked)

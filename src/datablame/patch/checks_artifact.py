@@ -5,22 +5,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.config import Study
-from datablame.harmless import harmless_prompts
+from datablame.engine.run_folder import Inputs, read_table, write_json
 from datablame.judge.choice import choice_of
-from datablame.judge.classifier import Output, build
+from datablame.judge.classifier import ClassifierInput, build
 from datablame.judge.coherence import incoherence
 from datablame.judge.keywords import refusal
 from datablame.patch.arms import Item
 from datablame.patch.checks import COMPARED, Asked, Written, clean_documents, drift_outputs, judged
 from datablame.patch.measure import UNTRAINED_KEY
-from datablame.records import Document
-from datablame.run_folder import Inputs, read_table, write_json
+from datablame.study.schema import Study
+from datablame.tables import Document
+from datablame.world.prompts import harmless_prompts
 
 if TYPE_CHECKING:
     from datablame.patch.bench import Job
 
-__all__ = ["asked_of", "write_checks", "write_no_checks"]
 
 _UNTRAINED = ("untrained", "none", 0, 0)
 _LARGEST_NATS = 700.0
@@ -155,7 +154,7 @@ def _refused(study: Study, inputs: Inputs, results: Iterable[Mapping[str, Any]])
     classifier = build(study, inputs)
     refused = dict.fromkeys(said, False)
     for behaviour in study.behaviours:
-        labels = classifier.label([Output(behaviour.id, texts[prompt_id], text) for prompt_id, text in said])
+        labels = classifier.label([ClassifierInput(behaviour.id, texts[prompt_id], text) for prompt_id, text in said])
         for each, label in zip(said, labels, strict=True):
             refused[each] |= label.label == "refused"
     return refused

@@ -5,15 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from datablame.config_checks import OUTSIDE_FAMILY
-from datablame.patch.difference import MIN_SEEDS, Cells, difference, sensitivity
-from datablame.records import EVERY, LABELS
+from datablame.patch.difference import Cells, difference, sensitivity
 from datablame.seeds import stream_key
 from datablame.stats.bootstrap import two_way_mean
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import holm
-
-__all__ = ["MIN_SEEDS", "again", "compared", "comparison"]
+from datablame.study.checks import OUTSIDE_FAMILY
+from datablame.tables import EVERY, LABELS
 
 _REFERENCES = ("random", "baseline")
 

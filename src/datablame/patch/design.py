@@ -1,10 +1,8 @@
 """Which arms a study trains: at which K, and with which seeds."""
 
-from datablame.config import Study
-from datablame.config_checks import INDEPENDENT_OF_K
-from datablame.records import Protocol
-
-__all__ = ["trained", "training_seeds"]
+from datablame.study.checks import INDEPENDENT_OF_K
+from datablame.study.schema import Study
+from datablame.tables import Protocol
 
 
 def trained(study: Study, protocol: Protocol) -> list[tuple[str, int]]:

@@ -11,8 +11,6 @@ from datablame.stats.equivalence import tost
 from datablame.stats.mixed_logistic import mixed_logistic
 from datablame.stats.permutation import permutation_p
 
-__all__ = ["EQUIVALENCE_LEVEL", "MIN_SEEDS", "Cells", "difference", "sensitivity"]
-
 MIN_SEEDS = 4
 """With three against three seeds no permutation p can be below .10, so none is given."""
 EQUIVALENCE_LEVEL = 0.05

@@ -6,8 +6,6 @@ from typing import Any
 
 from datablame.patch.bench import Job
 
-__all__ = ["SEEN_SHARE", "exposure", "exposures", "named"]
-
 _logger = logging.getLogger(__name__)
 SEEN_SHARE = 0.9
 """Of the flagged documents, what the no-removal arm has to see."""

@@ -4,11 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from datablame.attribute.flags import flagged
-from datablame.config import Study
-from datablame.config_checks import CONTROLS
-from datablame.run_folder import Inputs, read_jsonl
-
-__all__ = ["Flags", "Ranking", "first_clusters", "flags_of", "last_clusters", "read_clusters", "read_rankings"]
+from datablame.engine.run_folder import Inputs, read_jsonl
+from datablame.study.checks import CONTROLS
+from datablame.study.schema import Study
 
 Ranking = Mapping[str, Sequence[str]]
 """A method's documents for each behaviour, the most responsible first."""

@@ -5,16 +5,14 @@ from itertools import groupby
 from math import ceil
 from typing import NamedTuple
 
-from datablame.config import Study
-from datablame.config_checks import CONTROLS
 from datablame.patch.arms import Item, draw_random, majority_sources, replaced
 from datablame.patch.bench import Job
 from datablame.patch.design import trained, training_seeds
 from datablame.patch.flagged import Flags, Ranking, last_clusters
 from datablame.patch.measure import UNTRAINED_KEY, Together
-from datablame.records import Intervention
-
-__all__ = ["Prepared", "jobs_of", "skipped_arms", "targets_of", "work_items"]
+from datablame.study.checks import CONTROLS
+from datablame.study.schema import Study
+from datablame.tables import Intervention
 
 _NONE = ("baseline", "a-a")
 

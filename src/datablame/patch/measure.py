@@ -6,20 +6,19 @@ from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from datablame.engine.execute import free_memory
 from datablame.errors import PhaseError
-from datablame.execute import free_memory
 from datablame.patch.bench import Bench, Job, trunk_of
 from datablame.patch.checks import Written, checked
 from datablame.patch.trainable import carrying, free_to_move
-from datablame.records import Protocol, Sample
 from datablame.seeds import stream_key
+from datablame.tables import Protocol, Sample
 
 if TYPE_CHECKING:
     from datablame.models.chat import Preference
     from datablame.models.training import Recipe
     from datablame.patch.trainable import Describe
 
-__all__ = ["UNTRAINED_KEY", "Together", "measure", "perform"]
 
 UNTRAINED_KEY = "untrained"
 """The journal's key of the after model's own side checks."""
@@ -103,8 +102,8 @@ def measure(bench: Bench, *jobs: Job, skip: Collection[str] = ()) -> dict[str, d
 
 def _in_turn(bench: Bench, jobs: Sequence[Job], skip: Collection[str]) -> Generator[_Trained]:
     """Each job's training, while the model is as it left it: adapters trained at once, or all weights of one job."""
+    from datablame.models.lora import Start
     from datablame.models.training import data_order
-    from datablame.patch.lora import Start
     from datablame.patch.side_by_side import train_adapters
 
     began, study = time.perf_counter(), bench.plan.study

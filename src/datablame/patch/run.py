@@ -7,23 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datablame.config import Study
-from datablame.corpus.documents import read_pool
-from datablame.corpus.duplicates import full_text
-from datablame.corpus.kinds import check_kind
-from datablame.execute import Execution, Progress, run_items
-from datablame.judge.classifier import Output, build
-from datablame.judge.reasons import counted
-from datablame.patch.arms import Item, fine_tune_set
-from datablame.patch.bench import Job, Plan, set_up
-from datablame.patch.checks_artifact import asked_of, write_checks, write_no_checks
-from datablame.patch.compare import again, compared, comparison
-from datablame.patch.exposure import SEEN_SHARE, exposures, named
-from datablame.patch.flagged import flags_of, read_clusters, read_rankings
-from datablame.patch.jobs import Prepared, jobs_of, skipped_arms, targets_of, work_items
-from datablame.patch.measure import Together, perform
-from datablame.records import Arm, Document, Prompt
-from datablame.run_folder import (
+from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.run_folder import (
     Inputs,
     Journal,
     read_json,
@@ -33,9 +18,22 @@ from datablame.run_folder import (
     write_jsonl,
     write_table,
 )
+from datablame.judge.classifier import ClassifierInput, build
+from datablame.judge.reasons import counted
+from datablame.patch.arms import Item, fine_tune_set
+from datablame.patch.bench import Job, Plan, set_up
+from datablame.patch.checks_artifact import asked_of, write_checks, write_no_checks
+from datablame.patch.compare import again, compared, comparison
+from datablame.patch.exposure import SEEN_SHARE, exposures, named
+from datablame.patch.flagged import flags_of, read_clusters, read_rankings
+from datablame.patch.jobs import Prepared, jobs_of, skipped_arms, targets_of, work_items
+from datablame.patch.measure import Together, perform
+from datablame.study.schema import Study
 from datablame.surface.run import prompts_of
-
-__all__ = ["run"]
+from datablame.tables import Arm, Document, Prompt
+from datablame.world.documents import read_pool
+from datablame.world.duplicates import full_text
+from datablame.world.kinds import check_kind
 
 _logger = logging.getLogger(__name__)
 _UNTRAINED = {"arm": "untrained", "protocol": "none", "k": 0, "seed": 0}
@@ -140,7 +138,9 @@ def _measured(
     texts = {prompt.id: prompt.text for prompt, _ in plan.prompts}
 
     def label(rows: Sequence[dict[str, Any]]) -> None:
-        said = classifier.label([Output(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in rows])
+        said = classifier.label(
+            [ClassifierInput(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in rows]
+        )
         for row, each in zip(rows, said, strict=True):
             row["label"] = each.label
             if each.label == "unscored":
@@ -150,7 +150,7 @@ def _measured(
         for key, result in found.items():
             inputs.timings("patch/arm", key, result.pop("seconds"))
         try:
-            if not classifier.at_once:
+            if not classifier.prefers_bulk:
                 label([row for result in found.values() for row in result["rows"]])
         finally:
             # Without labels where the judge stopped the run: the arms need not be trained again.

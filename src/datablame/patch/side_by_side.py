@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 from datablame.models.accumulate import DoesNotFit
 from datablame.models.chat import Encoded, Preference
+from datablame.models.lora import Start, adapted, factors_of
 from datablame.models.preference import preference_losses
 from datablame.models.training import Recipe, minimise_each, response_losses
 from datablame.models.trunk import Trunk
-from datablame.patch.lora import Start, adapted, factors_of
-
-__all__ = ["Factors", "Trained", "train_adapters"]
 
 _logger = logging.getLogger(__name__)
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from datablame.patch.lora import Start
+    from datablame.models.lora import Start
     from datablame.patch.side_by_side import Factors
 
-__all__ = ["Describe", "carrying", "free_to_move"]
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def free_to_move(model: "nn.Module") -> Iterator[Describe]:
 @contextlib.contextmanager
 def carrying(model: "nn.Module", start: "Start", factors: "Factors", file: Path) -> Iterator[Describe]:
     """The model with a trained adapter, which describing it keeps in a file; afterwards the model is as it was."""
-    from datablame.patch.lora import adapted, adapter_norm, save_adapter, set_factors
+    from datablame.models.lora import adapted, adapter_norm, save_adapter, set_factors
 
     with adapted(model, *start) as adapter:
         set_factors(adapter, factors)

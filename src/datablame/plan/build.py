@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datablame.config import Study
-from datablame.machine import cards, cores, memory_bytes
+from datablame.engine.machine import cards, cores, memory_bytes
 from datablame.plan.calls import Calls, calls_of
 from datablame.plan.cautions import cautions_of, design_cautions
 from datablame.plan.counts import Counts, counted, work
@@ -14,8 +13,7 @@ from datablame.plan.detect import Detectable, Effect, detectable
 from datablame.plan.memory import CARD_BYTES, HEADROOM, Memory, estimates
 from datablame.plan.subject import Checkpoint, Subject, subject_of
 from datablame.plan.timing import Expected, benchmark, expected
-
-__all__ = ["Device", "Plan", "doubts_of", "plan_of", "this_device"]
+from datablame.study.schema import Study
 
 
 class Device(NamedTuple):

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from datablame.config import Study
 from datablame.judge.choice import known_prices
 from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Price, Usage, cost_usd
 from datablame.plan.counts import Counts
-
-__all__ = ["Asked", "Calls", "calls_of"]
+from datablame.study.schema import Study
 
 
 class Asked(NamedTuple):

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 
-from datablame.config import Study
-from datablame.machine import memory_bytes
-from datablame.patch.compare import MIN_SEEDS
+from datablame.engine.machine import memory_bytes
+from datablame.patch.difference import MIN_SEEDS
 from datablame.plan.counts import Counts
 from datablame.plan.detect import Detectable
 from datablame.plan.memory import HEADROOM, Memory, longest_prompt_tokens
 from datablame.plan.subject import Subject
 from datablame.stats.power import LEVEL
-
-__all__ = ["cautions_of", "design_cautions"]
+from datablame.study.schema import Study
 
 _EVEN = 0.5
 """Power below which a study that works is likelier to miss it."""

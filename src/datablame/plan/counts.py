@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from datablame.attribute.registry import chosen
-from datablame.config import Study
 from datablame.patch.design import trained
 from datablame.plan.shapes import Shape, middle_blocks
 from datablame.plan.subject import Subject
-from datablame.records import Protocol
-
-__all__ = ["Attribution", "Counts", "Sampling", "Trainings", "blocks_of", "counted", "most_focus", "work"]
+from datablame.study.schema import Study
+from datablame.tables import Protocol
 
 _FORWARD, _BACKWARD = 2, 2
 """Operations for each weight and token: a multiplication and an addition; backward to the inputs takes as many."""

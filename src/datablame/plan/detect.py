@@ -2,16 +2,15 @@
 
 from typing import NamedTuple
 
-from datablame.config import Study
-from datablame.config_checks import OUTSIDE_FAMILY
-from datablame.patch.compare import MIN_SEEDS
+from datablame.patch.difference import MIN_SEEDS
 from datablame.plan.subject import Subject
 from datablame.seeds import stream_key
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import smallest_p
-from datablame.stats.power import LEVEL, Design, Share, powers
-
-__all__ = ["Detectable", "Effect", "detectable"]
+from datablame.stats.power import LEVEL, Share, powers
+from datablame.stats.simulated import Design
+from datablame.study.checks import OUTSIDE_FAMILY
+from datablame.study.schema import Study
 
 _RATES = (0.1, 0.5)
 """Harmful rates without removal for which power is told: a rare behaviour and a common one."""

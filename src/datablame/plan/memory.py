@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from datablame.attribute.registry import chosen
-from datablame.config import Study
 from datablame.patch.design import trained
 from datablame.plan.counts import Counts, blocks_of
 from datablame.plan.shapes import Shape
 from datablame.plan.subject import Checkpoint, Subject
-from datablame.records import Protocol
-
-__all__ = ["CARD_BYTES", "HEADROOM", "Memory", "cache_bytes", "estimates", "longest_prompt_tokens", "lora_weights"]
+from datablame.study.schema import Study
+from datablame.tables import Protocol
 
 CARD_BYTES = 16 * 10**9
 """The card that the specification names."""

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datablame.config import ModelRef
-
-__all__ = ["KNOWN", "Found", "Shape", "activation_layer", "find", "middle_blocks", "shape_of"]
+from datablame.study.schema import ModelRef
 
 _PARAMETRIC_FREE = ("olmo",)
 _SANDWICH = ("olmo2", "olmo3")

@@ -11,8 +11,6 @@ from datablame.plan.detect import Effect
 from datablame.plan.memory import CARD_BYTES, HEADROOM
 from datablame.plan.subject import Checkpoint
 
-__all__ = ["show"]
-
 _PHASES = ("scan", "surface", "attribute", "patch")
 
 

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from datablame.config import Data, ModelRef, Organism, Study
 from datablame.plan.shapes import Found, Shape, find
-
-__all__ = ["Checkpoint", "Subject", "subject_of"]
+from datablame.study.schema import Data, ModelRef, Organism, Study
 
 _ORGANISM = "the organism's recipe"
 

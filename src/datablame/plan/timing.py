@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datablame.config import Study
+from datablame.engine.run_folder import read_json, read_timings
 from datablame.errors import DatablameError, RequestError
 from datablame.plan.counts import counted, work
 from datablame.plan.subject import subject_of
-from datablame.run_folder import read_json, read_timings
-from datablame.study_file import load_study
-
-__all__ = ["Benchmark", "Expected", "benchmark", "expected"]
-
+from datablame.study.file import load_study
+from datablame.study.schema import Study
 
 _FARTHEST = 32
 """A model so many times larger or smaller says nothing: small ones spend their time on other things than arithmetic."""

@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.records import EVERY
 from datablame.report.style import ALPHA, GREY, POINTS, Box, look, nothing, panel, text_width, wrapped
 from datablame.report.wording import interval, percent, probability
+from datablame.tables import EVERY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["HEADINGS", "arms_caption", "arms_of", "arms_panel", "runs_of"]
 
 Row = Mapping[str, Any]
 _BETWEEN = 0.22

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datablame.config import Study
-from datablame.records import EVERY
+from datablame.engine.run_folder import Inputs, read_json, read_jsonl, read_table
 from datablame.report.registration import read_registration
-from datablame.run_folder import Inputs, read_json, read_jsonl, read_table
-
-__all__ = ["Artifacts", "arm_labels", "read_artifacts"]
+from datablame.study.schema import Study
+from datablame.tables import EVERY
 
 Row = Mapping[str, Any]
 

@@ -2,13 +2,11 @@
 
 from typing import NamedTuple
 
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts
 from datablame.report.findings import pooled_rate
 from datablame.report.verdict import Verdict
 from datablame.report.wording import listed, number, percent, probability
-
-__all__ = ["Card", "cards"]
+from datablame.tables import EVERY
 
 
 class Card(NamedTuple):

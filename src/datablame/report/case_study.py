@@ -6,8 +6,6 @@ from datablame.report.artifacts import Artifacts, Row
 from datablame.report.tables import Table
 from datablame.report.wording import interval, number, percent
 
-__all__ = ["CaseStudy", "case_study"]
-
 _TOP = 3
 
 

@@ -6,8 +6,6 @@ from datablame.report.artifacts import Artifacts, Row
 from datablame.seeds import stream_key
 from datablame.stats.calibration import Accuracy, Corrected, corrected_rate
 
-__all__ = ["corrected", "with_corrections"]
-
 
 def corrected(found: Artifacts, harmful: int, scored: int) -> Corrected | None:
     """Rogan and Gladen's rate of `harmful` among `scored`; None without a calibration or a scored output.

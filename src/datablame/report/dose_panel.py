@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from datablame.records import EVERY
 from datablame.report.style import GREY, POINTS, Box, look, nothing, panel, shortened, spread, text_width
 from datablame.report.wording import percent
+from datablame.tables import EVERY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["dose_caption", "dose_panel", "dose_rows"]
 
 Row = Mapping[str, Any]
 _LABEL, _NUMBER = 9.5, 8.5

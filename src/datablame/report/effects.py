@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datablame.config_checks import OUTSIDE_FAMILY
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.gates import LEVEL, beyond
-
-__all__ = ["Candidate", "all_flag_the_same", "candidates", "mean_jaccard", "no_p_value"]
+from datablame.study.checks import OUTSIDE_FAMILY
+from datablame.tables import EVERY
 
 _REFERENCES = ("random", "baseline")
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.records import EVERY
 from datablame.report.style import (
     ALPHA,
     GREY,
@@ -25,12 +24,12 @@ from datablame.report.style import (
 )
 from datablame.report.unamplified_marks import ROOM, draw_estimates, estimates_caption, highest
 from datablame.report.wording import percent
+from datablame.tables import EVERY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["behavior_rates", "counted", "rates_panel", "top_rate"]
 
 Row = Mapping[str, Any]
 _POOLED = Look(INK, INK, "o")

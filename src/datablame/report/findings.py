@@ -3,14 +3,12 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from datablame.config_checks import OUTSIDE_FAMILY
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.gates import LEVEL
 from datablame.report.wording import interval, listed, number, percent, probability
 from datablame.stats.intervals import Interval, wilson
-
-__all__ = ["findings", "pooled_rate"]
+from datablame.study.checks import OUTSIDE_FAMILY
+from datablame.tables import EVERY
 
 _ROUNDING = 1e-12
 _DOING = {

@@ -7,8 +7,6 @@ from typing import Any
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.wording import number, percent, probability
 
-__all__ = ["LEAST_KAPPA", "LEVEL", "MOST_UNSCORED", "REPRODUCED", "Gate", "beyond", "gates", "told"]
-
 LEVEL = 0.05
 MOST_UNSCORED = 0.02
 LEAST_KAPPA = 0.6

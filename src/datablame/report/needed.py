@@ -8,13 +8,12 @@ from typing import Any
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.effects import Candidate
 from datablame.report.wording import percent
-from datablame.rise import Rise
 from datablame.seeds import stream_key
 from datablame.stats.cheapest import TARGET, Cheapest, candidates, cheapest
 from datablame.stats.deviations import deviations
-from datablame.stats.power import Design, Power, approximate_power, simulate
-
-__all__ = ["Needed", "needed", "prompts_for"]
+from datablame.stats.power import Power, approximate_power, simulate
+from datablame.stats.simulated import Design
+from datablame.surface.rise import Rise
 
 _SIMULATIONS = 400
 _LIKELY, _MOST_TRIED = 0.82, 6

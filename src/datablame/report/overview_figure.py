@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from datablame.records import EVERY
 from datablame.report.arms_panel import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
 from datablame.report.figures import counted, rates_panel, top_rate
 from datablame.report.style import (
@@ -23,11 +22,11 @@ from datablame.report.style import (
     wrapped,
 )
 from datablame.report.wording import number
+from datablame.tables import EVERY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["final_results"]
 
 Row = Mapping[str, Any]
 _SIZES = (12.5, 12.0, 11.5, 11.0, 10.5, 10.0, 9.5, 9.0, 8.5, 8.0, 7.5)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["patching_comparison"]
 
 Row = Mapping[str, Any]
 _PROTOCOLS = {"retrain": "trained again from before", "continue": "trained on from after"}

@@ -4,11 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from datablame.config import Study
 from datablame.report.artifacts import Artifacts
 from datablame.report.registration import asked, content_hash
-
-__all__ = ["Deviation", "Preregistration", "compare", "differences"]
+from datablame.study.schema import Study
 
 _LONGEST = 120
 _ABSENT = "(absent)"

@@ -7,10 +7,8 @@ from typing import Any
 
 import yaml
 
-from datablame.config import Behaviour, Prompts
-from datablame.run_folder import digest
-
-__all__ = ["BEGUN", "FILE", "asked", "content_hash", "read_registration"]
+from datablame.engine.run_folder import digest
+from datablame.study.schema import Behaviour, Prompts
 
 FILE = "preregistration.json"
 """At the root of the run folder."""

@@ -5,8 +5,6 @@ from typing import Any
 
 from datablame.report.wording import markdown, plain
 
-__all__ = ["data_uri", "rendered"]
-
 
 def rendered(template: str, **values: Any) -> str:
     """One template of this package; `.html` is autoescaped, `.md` escapes what goes through the `md` filter."""

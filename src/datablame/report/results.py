@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.corrections import with_corrections
 from datablame.report.preregistered import Preregistration
 from datablame.report.verdict import Verdict
-
-__all__ = ["SCHEMA_VERSION", "final_results", "phase2_results"]
+from datablame.tables import EVERY
 
 SCHEMA_VERSION = 1
 

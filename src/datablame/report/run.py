@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.config import Study
+from datablame.engine.run_folder import Inputs, read_timings, write_atomic, write_json
 from datablame.report import tables
 from datablame.report.artifacts import Artifacts, arm_labels, read_artifacts
 from datablame.report.cards import cards
@@ -18,12 +18,11 @@ from datablame.report.results import final_results, phase2_results
 from datablame.report.unamplified_table import unamplified_table
 from datablame.report.verdict import Verdict, verdict
 from datablame.report.wording import plain
-from datablame.run_folder import Inputs, read_timings, write_atomic, write_json
+from datablame.study.schema import Study
 
 if TYPE_CHECKING:
-    from datablame.execute import Execution, Progress
+    from datablame.engine.execute import Execution, Progress
 
-__all__ = ["after_patch", "after_surface", "run"]
 
 _COLUMNS = (
     *("arm", "protocol", "k", "seed", "behaviour", "prompt_id", "split", "alpha", "n"),

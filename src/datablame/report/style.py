@@ -16,29 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "ALPHA",
-    "FAINT",
-    "GREY",
-    "INK",
-    "LABEL_FILLS",
-    "POINTS",
-    "Box",
-    "Look",
-    "behaviour_looks",
-    "blue_of",
-    "drawing",
-    "fill_of",
-    "look",
-    "nothing",
-    "page",
-    "panel",
-    "png",
-    "shortened",
-    "spread",
-    "text_width",
-    "wrapped",
-]
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 INK, GREY, FAINT = "#1A1A1A", "#5C5C5C", "#E3E3E3"

@@ -3,24 +3,11 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.corrections import corrected
 from datablame.report.findings import pooled_rate
 from datablame.report.wording import interval, number, percent, probability, signed_percent
-
-__all__ = [
-    "Table",
-    "agreement_table",
-    "behaviour_table",
-    "checks_table",
-    "dose_tables",
-    "patching_table",
-    "quality_table",
-    "rates_table",
-    "skipped_table",
-    "themes_table",
-]
+from datablame.tables import EVERY
 
 
 class Table(NamedTuple):

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from datablame.records import EVERY
 from datablame.report.style import ALPHA, FAINT, Look
+from datablame.tables import EVERY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["ROOM", "draw_estimates", "estimates_caption", "highest"]
 
 Row = Mapping[str, Any]
 _COLUMNS = {"path": (0.1, "path"), "importance": (0.36, "IS")}

@@ -1,11 +1,9 @@
 """The table of rates at alpha 0: counted there, weighed from all alphas, and read off the logit path."""
 
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.tables import Table
 from datablame.report.wording import interval, number
-
-__all__ = ["unamplified_table"]
+from datablame.tables import EVERY
 
 
 def unamplified_table(found: Artifacts) -> Table:

@@ -10,9 +10,7 @@ from datablame.report.gates import LEVEL, Gate, beyond, gates, told
 from datablame.report.needed import Needed, needed, prompts_for
 from datablame.report.verdict_wording import interval_text, lacking, method_text, no_p_text, points, rise_text, share
 from datablame.report.wording import listed, number
-from datablame.rise import LEAST_RISE, Rise, rise
-
-__all__ = ["MEANINGS", "Label", "Verdict", "verdict"]
+from datablame.surface.rise import LEAST_RISE, Rise, rise
 
 Label = Literal["INVALID", "FAILURE", "SUCCESS", "PARTIAL", "INCONCLUSIVE"]
 

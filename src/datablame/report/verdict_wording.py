@@ -4,10 +4,8 @@ from datablame.report.artifacts import Row
 from datablame.report.effects import Candidate
 from datablame.report.gates import LEVEL
 from datablame.report.wording import listed, percent, probability
-from datablame.rise import Rise
 from datablame.stats.permutation import smallest_p
-
-__all__ = ["interval_text", "lacking", "method_text", "no_p_text", "points", "rise_text", "share"]
+from datablame.surface.rise import Rise
 
 
 def lacking(method: Candidate, margin: float) -> str:

@@ -4,8 +4,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["interval", "listed", "markdown", "number", "percent", "plain", "probability", "signed_percent"]
-
 _INLINE = re.compile(r"([\\`*_\[\]|~$@])")
 _AUTOLINK = re.compile(r"(?i)\b(https?|ftp|www)([:.])")
 _BLOCK = re.compile(r"^(\s*)(?:([#+=-])(?=[\s#=-]|$)|(\d+)([.)])(?=\s|$))")

@@ -4,8 +4,6 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-__all__ = ["krippendorff_alpha"]
-
 
 def krippendorff_alpha(ratings: Sequence[Sequence[Hashable | None]]) -> float:
     """Krippendorff's alpha of nominal ratings: one row a rater, one column an item, None where nothing was rated.

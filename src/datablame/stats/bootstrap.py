@@ -5,8 +5,6 @@ from numpy.typing import ArrayLike
 
 from datablame.stats.intervals import Interval
 
-__all__ = ["two_way", "two_way_mean"]
-
 _RESAMPLES = 2000
 
 

@@ -7,8 +7,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from datablame.stats.intervals import Interval, wilson
 
-__all__ = ["Accuracy", "Corrected", "accuracy", "corrected_rate", "kappa", "kappa_interval", "rogan_gladen"]
-
 _DRAWS = 10_000
 
 

@@ -5,9 +5,8 @@ from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
-from datablame.stats.power import Design, Power, approximate_power, simulate
-
-__all__ = ["MOST_TRIED", "TARGET", "Cheapest", "candidates", "cheapest", "cost"]
+from datablame.stats.power import Power, approximate_power, simulate
+from datablame.stats.simulated import Design
 
 TARGET = 0.8
 MOST_TRIED = 40

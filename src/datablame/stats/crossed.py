@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as students_t
 
-__all__ = ["CrossedT", "crossed_p_rows", "crossed_t"]
-
 
 class CrossedT(NamedTuple):
     """The difference of the means, its standard error, and what Student's t makes of them."""

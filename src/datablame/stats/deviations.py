@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Deviations", "deviations"]
-
 
 class Deviations(NamedTuple):
     """Standard deviations in logits; None where the counts cannot give one."""

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 from scipy.stats import t as students_t
 
-__all__ = ["Equivalence", "tost"]
-
 
 class Equivalence(NamedTuple):
     """The p value of "the difference is at least the margin" and the interval that decides at `level`."""

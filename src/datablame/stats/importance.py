@@ -11,8 +11,6 @@ from scipy.stats import norm
 from datablame.stats.intervals import Interval
 from datablame.stats.psis import pareto_khat
 
-__all__ = ["Spread", "Weighed", "balance_log_weights", "score_interval", "spread_of", "weighed_rate"]
-
 
 class Spread(NamedTuple):
     """How evenly weights lie: Kish's effective sample size, the largest one's share of their sum, and k-hat."""

@@ -5,8 +5,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest, norm
 
-__all__ = ["Interval", "clopper_pearson", "newcombe", "wilson"]
-
 
 class Interval(NamedTuple):
     """Lower and upper end."""

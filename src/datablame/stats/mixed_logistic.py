@@ -9,8 +9,6 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from scipy.stats import t as students_t
 
-__all__ = ["MixedEffect", "Sensitivity", "mixed_logistic"]
-
 _PRIOR_DEVIATION = 2.0
 """Of both fixed effects, in logits (statsmodels' default)."""
 Array = NDArray[np.float64]

@@ -9,8 +9,6 @@ from scipy.stats import norm
 
 from datablame.stats.intervals import Interval
 
-__all__ = ["Extrapolated", "extrapolated", "logit_interval"]
-
 _STEPS = 60
 _LARGEST_LOGIT = 30.0
 

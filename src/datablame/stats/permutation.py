@@ -9,8 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["PermutationTest", "holm", "permutation_p", "permutation_p_rows", "smallest_p"]
-
 _TIE = 1e-12
 _MOST_SPLITS = 200_000
 """Enough for 10 against 10 seeds; 20 against 20 have 138 billion splits."""

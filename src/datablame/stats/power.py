@@ -15,19 +15,6 @@ from datablame.stats.permutation import holm, permutation_p_rows, smallest_p
 from datablame.stats.proportions import pooled_z_p
 from datablame.stats.simulated import Counts, Design, Drawn, deviation, drawn_studies, intercept, nodes
 
-__all__ = [
-    "LEVEL",
-    "Design",
-    "Power",
-    "Rejections",
-    "Share",
-    "approximate_power",
-    "paired_p_rows",
-    "powers",
-    "simulate",
-    "smallest_adjusted_p",
-]
-
 LEVEL = 0.05
 PValues = NDArray[np.float64]
 

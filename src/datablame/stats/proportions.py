@@ -4,8 +4,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
-__all__ = ["pooled_z_p"]
-
 
 def pooled_z_p(k1: ArrayLike, n1: int, k2: ArrayLike, n2: int) -> NDArray[np.float64]:
     """Two-sided p of k1 in n1 against k2 in n2 by the pooled two-proportion z test; 1 where all or none are yes.

@@ -5,8 +5,6 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LEAST_TAIL", "pareto_khat", "tail_size"]
-
 LEAST_TAIL = 5
 """Fewer exceedances cannot be fitted."""
 _GRID = 30

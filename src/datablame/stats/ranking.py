@@ -5,18 +5,6 @@ from collections.abc import Collection, Hashable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = [
-    "average_precision",
-    "expected_jaccard",
-    "jaccard",
-    "kendall",
-    "overlap",
-    "precision_at",
-    "rank_biased_overlap",
-    "recall_at",
-    "spearman",
-]
-
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
     """Spearman's rank correlation of two score vectors; NaN where one is constant."""

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-__all__ = ["Counts", "Design", "Drawn", "deviation", "drawn_studies", "intercept", "nodes"]
-
 Counts = NDArray[np.int64]
 _BLOCK = 2_000_000
 """Cells (arm, study, seed, prompt) that are held at once."""

@@ -4,15 +4,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datablame.config import Study
 from datablame.models.chat import encode_prompt
-from datablame.models.pair import stop_tokens, vocabulary_of
-from datablame.records import Prompt, Sample
+from datablame.models.pair import stop_tokens
+from datablame.models.tokenizer import vocabulary_of
 from datablame.seeds import stream_key
-from datablame.surface.graphs import Graphs
-from datablame.surface.sampler import Generation, Request, Settings, sample
-
-__all__ = ["Draw", "draw", "draw_requests", "draws_of", "requests_for", "settings_of"]
+from datablame.study.schema import Study
+from datablame.surface.sampler.choice import Settings
+from datablame.surface.sampler.graphs import Graphs
+from datablame.surface.sampler.sampler import Generation, Request, sample
+from datablame.tables import Prompt, Sample
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datablame.records import EVERY, LABELS, Rate
 from datablame.stats.intervals import wilson
-
-__all__ = ["ALPHA_STAR_RULE", "AlphaStar", "alpha_star", "rates"]
+from datablame.tables import EVERY, LABELS, Rate
 
 ALPHA_STAR_RULE = (
     "alpha* is the largest of surface.alphas above 0 at which at least {share:.0%} of the scored outputs to "

@@ -7,19 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.config import PromptText, Study
-from datablame.execute import Execution, Progress, run_items
-from datablame.judge.classifier import Output, build
-from datablame.records import Prompt, Sample, Split
-from datablame.run_folder import Inputs, Journal, read_json, write_json, write_table
+from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.run_folder import Inputs, Journal, read_json, write_json, write_table
+from datablame.judge.classifier import ClassifierInput, build
+from datablame.study.schema import PromptText, Study
 from datablame.surface.rates import ALPHA_STAR_RULE, alpha_star, rates
 from datablame.surface.scan import RULE, choose_focus, spread
 from datablame.surface.unamplified import unamplified
+from datablame.tables import Prompt, Sample, Split
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
 
-__all__ = ["prompts_of", "run_scan", "run_surface"]
 
 _SMALLEST_ITEM_ROWS = 128
 _ITEMS = 16
@@ -100,7 +99,9 @@ def _labelled_samples(
     texts = {each.prompt.id: each.prompt.text for each in wanted}
 
     def labelled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        said = classifier.label([Output(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in rows])
+        said = classifier.label(
+            [ClassifierInput(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in rows]
+        )
         return [
             {**row, "label": each.label, "classifier": each.classifier, "label_reason": each.reason}
             for row, each in zip(rows, said, strict=True)
@@ -111,7 +112,7 @@ def _labelled_samples(
         rows = [asdict(sample) for sample in samples]
         inputs.timings(f"{phase}/sampling", key, seconds)
         try:
-            rows = rows if classifier.at_once else labelled(rows)
+            rows = rows if classifier.prefers_bulk else labelled(rows)
         finally:
             # Without labels where the judge stopped the run: the samples need not be drawn again.
             journal.append(key, rows)

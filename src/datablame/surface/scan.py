@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from datablame.records import EVERY, Prompt, Rate
-
-__all__ = ["RULE", "Choice", "choose_focus", "spread"]
+from datablame.tables import EVERY, Prompt, Rate
 
 RULE = (
     "Scanned prompts are ranked by rise: their highest harmful rate at an alpha above 0, minus their rate at alpha 0 "

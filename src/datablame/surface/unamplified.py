@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.config import Surface
-from datablame.records import EVERY, Rate
 from datablame.stats.importance import Spread, Weighed, balance_log_weights, score_interval, weighed_rate
 from datablame.stats.path import Extrapolated, extrapolated, logit_interval
 from datablame.stats.psis import LEAST_TAIL
-
-__all__ = ["KHAT_LIMIT", "LEAST_COMMON", "importance_row", "path_row", "unamplified", "weigh", "why_not"]
+from datablame.study.schema import Surface
+from datablame.tables import EVERY, Rate
 
 Row = Mapping[str, Any]
 

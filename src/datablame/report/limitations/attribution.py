@@ -2,23 +2,9 @@
 
 from collections.abc import Iterable
 
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts
 from datablame.report.wording import listed, number
-
-__all__ = [
-    "dropped_behaviours",
-    "excluded_documents",
-    "missing_scores",
-    "one_family",
-    "outputs_in_the_pool",
-    "prompts_in_the_pool",
-    "recall_ceiling",
-    "skipped_rows",
-    "stand_in",
-    "unknown_ceiling",
-    "unranked",
-]
+from datablame.tables import EVERY
 
 _LOW_CEILING = 0.5
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 
 from datablame.report.artifacts import Artifacts
 
-__all__ = ["planted", "re_exposure", "scope_of_p", "stage"]
-
 
 def planted(found: Artifacts) -> Iterable[str]:
     """A model organism is not the world."""

@@ -2,24 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.gates import REPRODUCED
 from datablame.report.limitations.surfacing import without_label
 from datablame.report.wording import listed, number, percent
 from datablame.stats.intervals import wilson
-
-__all__ = [
-    "drift",
-    "exposure",
-    "few_clean_documents",
-    "incoherent_arms",
-    "loose_fillers",
-    "nothing_harmful",
-    "reproduction",
-    "side_checks",
-    "unscored_arms",
-]
+from datablame.tables import EVERY
 
 _NEARER = 0.5
 """Share of baseline's divergence from before under which an arm has clearly less to amplify."""

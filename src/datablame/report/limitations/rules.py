@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from datablame.report.artifacts import Artifacts
 from datablame.report.limitations import attribution, general, patching, surfacing, testing
 
-__all__ = ["RULES", "limitations"]
-
 RULES: Mapping[str, Callable[[Artifacts], Iterable[str]]] = {
     "keyword classifier": surfacing.keyword_classifier,
     "no calibration": surfacing.no_calibration,

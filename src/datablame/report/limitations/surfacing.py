@@ -2,27 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 
-from datablame.records import EVERY
 from datablame.report.artifacts import Artifacts, Row
 from datablame.report.findings import pooled_rate
 from datablame.report.gates import LEAST_KAPPA, MOST_UNSCORED
 from datablame.report.wording import listed, number, percent
-
-__all__ = [
-    "errors_alike",
-    "few_positives",
-    "flat_behaviour",
-    "held_out_coherence",
-    "keyword_classifier",
-    "no_alpha_star",
-    "no_calibration",
-    "path_withheld",
-    "poor_agreement",
-    "truncated",
-    "unscored_outputs",
-    "weights_withheld",
-    "without_label",
-]
+from datablame.tables import EVERY
 
 _FEW_POSITIVES = 10
 """Harmful outputs in a calibration set below which sensitivity is hardly known."""

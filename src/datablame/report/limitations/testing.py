@@ -7,16 +7,6 @@ from datablame.report.artifacts import Artifacts
 from datablame.report.gates import LEVEL
 from datablame.report.wording import listed, percent, probability
 
-__all__ = [
-    "few_seeds",
-    "mixed_model",
-    "no_repeat",
-    "prompts_reused",
-    "single_run",
-    "smallest_p_of_the_family",
-    "uncompared_prompts",
-]
-
 _SMALLEST_P_SEEDS = 4
 _ALIKE = 0.8
 """Share of common words (Jaccard) from which two prompts are one prompt in other words."""

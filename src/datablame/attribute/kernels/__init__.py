@@ -1,0 +1,1 @@
+"""Gradients and hidden states of documents: tensors in, tensors out."""

@@ -1,0 +1,161 @@
+"""Loss gradients of single documents, compared with directions without being stored, many documents in one pass.
+
+For a Linear layer y = x W^T the gradient of a document's loss is G^T A, a sum over its tokens t of the outer products
+of the output's gradient G_t and the input A_t (Goodfellow 2015). Hooks collect both; with frozen weights the backward
+pass computes nothing else, and it ends at the lowest of the chosen blocks. A preference pair's loss is NLL(chosen) -
+NLL(rejected): its gradient is the same sum over the tokens of both answers, G negated at those of the rejected one.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from datablame.attribute.kernels.observed import backward_with_hooks, linears
+from datablame.attribute.kernels.rows import per_example_pass
+from datablame.models.chat import Encoded, Preference, answers
+from datablame.models.device import offload_device, to_float64
+
+Directions = Mapping[str, Float[Tensor, "behaviours outputs inputs"]]
+"""For each Linear layer the mean over a behaviour's queries of their unit gradients."""
+
+_HELD_NUMBERS = 1 << 24
+"""Gradients of single documents that are formed at a time hold at most this many numbers (or one document's)."""
+
+
+class Similarities(NamedTuple):
+    """Of every document: its gradient's dot products with the directions and norm, its loss (nats) and loss tokens.
+
+    Of a preference pair the loss is the chosen answer's less the rejected one's, and the tokens are those of both.
+    """
+
+    dots: Float[Tensor, "documents behaviours"]
+    norms: Float[Tensor, " documents"]
+    losses: Float[Tensor, " documents"]
+    tokens: Int[Tensor, " documents"]
+    states: Float[Tensor, "documents width"] = torch.zeros(0, 0)
+    """Mean hidden states; without columns where no layer was asked for."""
+
+
+def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
+    """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together."""
+    return mean_units(functools.partial(gradient_of, model, blocks=blocks), queries, linears(model, blocks))
+
+
+def gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
+    """The gradient of one query's mean NLL over its response, by layer."""
+    gradient: dict[str, Tensor] = {}
+
+    def keep(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+        gradient[name] = _formed(inputs, deltas)[0] / scale
+
+    backward_with_hooks(model, [query], blocks, keep)
+    return gradient
+
+
+def mean_units(
+    gradient: Callable[[Encoded], Mapping[str, Tensor]],
+    queries: Sequence[Sequence[Encoded]],
+    layers: Mapping[str, nn.Linear],
+) -> Directions:
+    """For each behaviour's queries the mean of what `gradient` makes of them, scaled to unit norm over all layers."""
+    numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
+    device = offload_device(4 * numbers, next(iter(layers.values())).weight.device)
+    means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
+    for behaviour, own in enumerate(queries):
+        for query in own:
+            parts = gradient(query)
+            norm = torch.stack([to_float64(part).pow(2).sum() for part in parts.values()]).sum().sqrt()
+            if norm > 0:
+                for name, part in parts.items():
+                    means[name][behaviour] += (part / (norm * len(own)).float().to(part.device)).to(device)
+    return means
+
+
+def similarities(
+    model: Any,
+    documents: Sequence[Encoded | Preference],
+    directions: Directions,
+    blocks: Sequence[int],
+    batch_tokens: int,
+    layer: int | None = None,
+) -> Similarities:
+    """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
+
+    Of a preference pair it is the gradient of NLL(chosen) - NLL(rejected). Exact up to rounding and independent of the
+    batches: no projection, no approximation. Mean hidden states of `layer` come out of the same forward pass.
+
+    Raises:
+        PhaseError: a single document does not fit in memory.
+    """
+    behaviours = next(iter(directions.values())).shape[0]
+
+    def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+        dots, squares = contributions(inputs, deltas, directions[name].to(inputs.device))
+        rows[:, :behaviours].add_(dots, alpha=1 / scale)
+        rows[:, behaviours].add_(squares, alpha=1 / scale**2)
+
+    found = per_example_pass(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
+    dots, squares = found.rows.split([behaviours, 1], 1)
+    norms = squares.squeeze(1).clamp_min(0).sqrt()
+    return Similarities(dots, norms, found.losses, response_tokens(documents), found.states)
+
+
+def response_tokens(documents: Sequence[Encoded | Preference]) -> Int[Tensor, " documents"]:
+    """How many tokens each document's loss is the mean of; of a pair those of both answers."""
+    counts = [sum(len(each.ids) - each.prompt_tokens for each in answers(document)) for document in documents]
+    return torch.tensor(counts, dtype=torch.long)
+
+
+def contributions(
+    inputs: Float[Tensor, "batch tokens inputs"],
+    deltas: Float[Tensor, "batch tokens outputs"],
+    directions: Float[Tensor, "behaviours outputs inputs"],
+) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
+    """What one layer adds to the dot products and to the squared norms.
+
+    From the factors: <G^T A, Q> = sum_t (G_t Q) . A_t and ||G^T A||^2 = sum_{s,t} (A_s . A_t) (G_s . G_t), in
+    K T O I + T^2 (I + O) multiplications; or from gradients formed for a few documents at a time, in
+    (T + K + 1) O I. Whichever needs fewer.
+    """
+    batch, tokens, width_in = inputs.shape
+    behaviours, width_out, _ = directions.shape
+    size = width_in * width_out
+    factored = behaviours * tokens * size + tokens**2 * (width_in + width_out)
+    if factored < (tokens + behaviours + 1) * size:
+        return _from_factors(inputs.float(), deltas.float(), directions)
+    flat = directions.flatten(1)
+    step = max(1, _HELD_NUMBERS // size)
+    dots, norms = torch.empty(batch, behaviours, device=inputs.device), torch.empty(batch, device=inputs.device)
+    for start in range(0, batch, step):
+        part = slice(start, start + step)
+        formed = _formed(inputs[part], deltas[part]).flatten(1)
+        dots[part], norms[part] = formed @ flat.T, torch.linalg.vector_norm(formed, dim=1)
+    return to_float64(dots), to_float64(norms).pow(2)
+
+
+def _formed(
+    inputs: Float[Tensor, "batch tokens inputs"], deltas: Float[Tensor, "batch tokens outputs"]
+) -> Float[Tensor, "batch outputs inputs"]:
+    """The gradients themselves, summed in float32: products of two numbers of 16 bits are exact in it."""
+    if inputs.dtype is deltas.dtype is not torch.float32 and inputs.is_cuda:
+        formed: Tensor = torch.bmm(deltas.transpose(1, 2), inputs, out_dtype=torch.float32)
+        return formed
+    return deltas.float().transpose(1, 2) @ inputs.float()
+
+
+def _from_factors(
+    inputs: Float[Tensor, "batch tokens inputs"],
+    deltas: Float[Tensor, "batch tokens outputs"],
+    directions: Float[Tensor, "behaviours outputs inputs"],
+) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
+    """Dot products and squared norms without forming a gradient, the dots on the side of the narrower factor."""
+    if directions.shape[1] <= directions.shape[2]:
+        dots = [((inputs @ each.T) * deltas).sum((1, 2)) for each in directions]
+    else:
+        dots = [((deltas @ each) * inputs).sum((1, 2)) for each in directions]
+    grams = (inputs @ inputs.transpose(1, 2)) * (deltas @ deltas.transpose(1, 2))
+    return to_float64(torch.stack(dots, 1)), to_float64(grams.sum((1, 2)))

@@ -1,0 +1,106 @@
+"""Gradients after random projection: approximate, small enough to keep, so that later queries need no model.
+
+A layer's gradient G^T A becomes (G R)^T (A S) with R and S normal of variance 1/p, so that dot products keep their
+expectation (Johnson and Lindenstrauss 1984; on both sides of a layer as in LoGra, Choe et al. 2024). Of L layers a
+document keeps L p^2 numbers, and its cosine has a standard error of about 1 / (p sqrt(L)).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datablame.attribute.kernels.observed import linears
+from datablame.attribute.kernels.per_example import Directions, Similarities, response_tokens
+from datablame.attribute.kernels.rows import per_example_pass
+from datablame.models.chat import Encoded, Preference
+from datablame.seeds import generator
+
+
+class Projection(NamedTuple):
+    """For each layer what its output gradients (first) and its inputs (second) are multiplied with."""
+
+    sides: Mapping[str, tuple[Float[Tensor, "outputs rows"], Float[Tensor, "inputs columns"]]]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a document keeps."""
+        return sum(out.shape[1] * into.shape[1] for out, into in self.sides.values())
+
+
+class Projected(NamedTuple):
+    """Of every document: its projected gradient at unit norm, that norm, its loss (nats), its mean hidden state."""
+
+    units: Float[Tensor, "documents numbers"]
+    norms: Float[Tensor, " documents"]
+    losses: Float[Tensor, " documents"]
+    states: Float[Tensor, "documents width"]
+
+
+def projection_of(model: Any, blocks: Sequence[int], size: int) -> Projection:
+    """The matrices of the chosen blocks, the same in every study; a side no wider than `size` is left as it is."""
+    sides = {}
+    for name, layer in linears(model, blocks).items():
+        device = layer.weight.device
+        sides[name] = (
+            _matrix(layer.out_features, size, f"{name} outputs").to(device),
+            _matrix(layer.in_features, size, f"{name} inputs").to(device),
+        )
+    return Projection(sides)
+
+
+def _matrix(width: int, size: int, side: str) -> Float[Tensor, "width size"]:
+    if width <= size:
+        return torch.eye(width)
+    noise = generator("projection", side, size).standard_normal((width, size), dtype=np.float32)
+    found: Tensor = torch.from_numpy(noise) / size**0.5
+    return found
+
+
+def projected(
+    model: Any,
+    documents: Sequence[Encoded | Preference],
+    projection: Projection,
+    blocks: Sequence[int],
+    batch_tokens: int,
+    layer: int,
+) -> Projected:
+    """Each document's projected gradient, kept in float16 at unit norm, with what else the pass tells.
+
+    Raises:
+        PhaseError: a single document does not fit in memory.
+    """
+    place: dict[str, slice] = {}
+    for name, (out, into) in projection.sides.items():
+        start = max((each.stop for each in place.values()), default=0)
+        place[name] = slice(start, start + out.shape[1] * into.shape[1])
+
+    def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+        out, into = projection.sides[name]
+        formed = (deltas.float() @ out).transpose(1, 2) @ (inputs.float() @ into)
+        rows[:, place[name]] += formed.flatten(1).to(rows.device) / scale
+
+    found = per_example_pass(model, documents, blocks, batch_tokens, projection.numbers, add, layer)
+    norms = torch.linalg.vector_norm(found.rows, dim=1)
+    units = torch.where(norms[:, None] > 0, found.rows / norms[:, None], 0).to(torch.float16)
+    return Projected(units, norms, found.losses, found.states)
+
+
+def projected_directions(directions: Directions, projection: Projection) -> Float[Tensor, "behaviours numbers"]:
+    """The same projection of what documents are compared with."""
+    parts = []
+    for name, (out, into) in projection.sides.items():
+        own = directions[name].to(out.device)
+        parts.append((out.T @ own @ into).flatten(1).cpu())
+    return torch.cat(parts, 1)
+
+
+def compared(
+    found: Projected, towards: Float[Tensor, "behaviours numbers"], documents: Sequence[Encoded | Preference]
+) -> Similarities:
+    """What `per_example.similarities` gives, up to the error of the projection; no model is needed."""
+    dots = (found.units.float() @ towards.T).double() * found.norms[:, None]
+    return Similarities(dots, found.norms, found.losses, response_tokens(documents), found.states)

@@ -1,0 +1,1 @@
+"""Attribution methods, a file each."""

@@ -1,0 +1,175 @@
+"""The command line: parse, call, print."""
+
+import errno
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from datablame.cli.look import doctor, methods, organism_make, plan, power, presets, show_plan, status, warn
+from datablame.cli.options import (
+    DebugOption,
+    DryRunOption,
+    JsonOption,
+    MaxCostOption,
+    OutOption,
+    ResumeOption,
+    RunArgument,
+    SetOption,
+    StudyArgument,
+    UntilOption,
+    WorkersOption,
+)
+from datablame.errors import DatablameError, RequestError
+
+app = typer.Typer(
+    name="datablame",
+    help="git blame for the behaviour of a language model: surface a rare behaviour by Logit Diff Amplification, "
+    "attribute it to training documents, remove them, and measure whether it goes away.",
+    epilog="Start with: datablame run organism. It needs no GPU, key or download.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+organism_app = typer.Typer(help="Model organisms: tiny models with planted causes.", no_args_is_help=True)
+app.add_typer(organism_app, name="organism")
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; make room and run again with --resume",
+    errno.EDQUOT: "the quota is used up; make room and run again with --resume",
+    errno.EROFS: "the file system is read-only; choose another --out",
+    errno.EACCES: "no permission; choose another --out or change the rights",
+    errno.ENOTDIR: "is below a file, not a folder; choose another --out",
+}
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit 0 done, 1 a phase failed or the verdict is INVALID, 2 a bad request, 3 no money left, 130 interrupted.
+    """
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except DatablameError as error:
+        _fail(str(error), error.exit_code, debug)
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        where = error.filename or "a file"
+        _fail(f"{where}: {_REMEDIES[error.errno]}. What was finished stays usable.", 1, debug)
+
+
+@app.command()
+def run(
+    study: StudyArgument = "organism",
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    until: UntilOption = None,
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    max_cost: MaxCostOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run a whole study: scan, surface, attribute, patch, report.
+
+    Everything lands in one run folder, with index.html as the page to open. A run that was stopped at any instant goes
+    on with --resume and ends with the same files. The exit code is 1 where the verdict is INVALID, with everything
+    written; FAILURE and INCONCLUSIVE are results too.
+    """
+    from datablame.pipeline.run import PHASES, open_run
+    from datablame.study.file import load_study
+
+    names = [phase.name for phase in PHASES]
+    if until is not None and until not in names:
+        raise RequestError(f"--until {until} is not a phase; choose one of {', '.join(names)}")
+    loaded = load_study(study, overrides or [])
+    if dry_run:
+        show_plan(loaded, None, as_json)
+        return
+    root = out or Path("runs") / loaded.name
+    opened = open_run(root, loaded, resume=resume)
+    if until in (None, "patch", "report") and not (root / "artifacts" / "patch").exists():
+        warn(opened, root)
+    _advance(root, opened, workers, as_json, max_cost, until=until)
+
+
+app.command()(plan)
+app.command()(doctor)
+app.command()(power)
+
+
+def _phase_command(name: str, summary: str) -> Callable[..., None]:
+    def command(
+        folder: RunArgument,
+        workers: WorkersOption = None,
+        max_cost: MaxCostOption = None,
+        as_json: JsonOption = False,
+        debug: DebugOption = False,
+    ) -> None:
+        from datablame.pipeline.run import open_run
+
+        _advance(folder, open_run(folder, None, resume=True), workers, as_json, max_cost, only=name)
+
+    command.__doc__ = summary
+    return command
+
+
+for _name, _summary in (
+    ("scan", "Phase 1: try a few prompts at every alpha and choose the focus prompts."),
+    ("surface", "Phase 2: sample with LDA, label every output, draw the harmful rate against alpha."),
+    ("attribute", "Phase 3: rank the training documents by every method and compare the rankings."),
+    ("patch", "Phase 4: remove what each method flagged, train again, measure again."),
+    ("report", "Phase 5: figures, tables, case study, write-up, slides, one HTML page."),
+):
+    app.command(name=_name)(_phase_command(_name, f"{_summary}\n\nWorks on an existing run folder."))
+
+app.command()(status)
+app.command()(presets)
+app.command()(methods)
+organism_app.command("make")(organism_make)
+
+
+def _advance(
+    root: Path, study: Any, workers: int | None, as_json: bool, max_cost: float | None, **which: str | None
+) -> None:
+    from datablame.cli.console import reporting
+    from datablame.engine.execute import default_execution
+    from datablame.pipeline.run import run_study
+
+    execution = default_execution()
+    if workers is not None:
+        execution = execution._replace(workers=workers)
+    with reporting() as progress:
+        skipped = run_study(study, root, execution=execution, progress=progress, max_cost_usd=max_cost, **which)
+    _print_outcome(root, skipped, as_json)
+
+
+def _print_outcome(root: Path, skipped: dict[str, bool], as_json: bool) -> None:
+    from datablame.cli.console import outcome
+
+    results_path = root / "final_results.json"
+    results = json.loads(results_path.read_text(encoding="utf-8")) if "report" in skipped else None
+    if as_json:
+        found = {"verdict": None, "findings": [], "patching": [], **(results or {})}
+        headline = [row for row in found["patching"] if row["headline"]]
+        told = {"verdict": found["verdict"], "findings": found["findings"], "headline": headline}
+        typer.echo(json.dumps({"run": str(root), "skipped": skipped, **told}))
+    else:
+        outcome(root, skipped, results)
+    if results is not None and results["verdict"]["label"] == "INVALID":
+        raise typer.Exit(1)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    printable = "".join(c if c.isprintable() else " " for c in message)
+    sys.stderr.write(f"datablame: {printable}\n")
+    sys.exit(code)

@@ -1,0 +1,170 @@
+"""What people see: progress with the remaining time on stderr, the outcome on stdout."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from datablame.errors import Interrupted
+from datablame.report.wording import plain
+
+_PATIENCE_SECONDS = 2.0
+
+
+class ConsoleProgress:
+    """Progress as one bar a step, with the time that remains; one line a step where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bars = Bars(
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._current: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        """Begin drawing and route the log above the bars."""
+        handler = RichHandler(console=self._console, show_path=False, show_time=False, markup=False)
+        logging.getLogger("datablame").handlers = [handler]
+        logging.getLogger("datablame").setLevel(logging.INFO)
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing."""
+        self._bars.stop()
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        """Begin a step of `total` units, `done` of them finished earlier."""
+        if not self._console.is_terminal:
+            self._console.print(f"{description} ({total - done} to do)", markup=False, highlight=False)
+        self._current = self._bars.add_task(description, total=total, completed=done)
+
+    def advance(self, n: int = 1) -> None:
+        """Finish `n` more units of the current step."""
+        if self._current is not None:
+            self._bars.advance(self._current, n)
+
+    def note(self, text: str) -> None:
+        """Say one line that stays on the screen."""
+        self._console.print(text, markup=False, highlight=False)
+
+
+class LateProgress:
+    """Progress that appears only where the work takes longer than two seconds; until then the screen stays empty."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._shown: ConsoleProgress | None = None
+        self._step: tuple[str, int, int] | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to wait."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing where something was drawn."""
+        if self._shown is not None:
+            self._shown.__exit__(kind, error, trace)
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        """Begin a step of `total` units, `done` of them finished earlier."""
+        self._step = (description, total, done)
+        if self._shown is not None:
+            self._shown.start(*self._step)
+
+    def advance(self, n: int = 1) -> None:
+        """Finish `n` more units of the current step."""
+        if self._step is None:
+            return
+        description, total, done = self._step
+        self._step = (description, total, done + n)
+        if self._shown is not None:
+            self._shown.advance(n)
+        elif time.monotonic() - self._begun > _PATIENCE_SECONDS:
+            self._shown = ConsoleProgress().__enter__()
+            self._shown.start(*self._step)
+
+    def note(self, text: str) -> None:
+        """Say one line that stays on the screen."""
+        Console(stderr=True).print(text, markup=False, highlight=False)
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[ConsoleProgress]:
+    """Progress of a command that can be resumed: an interrupt says how.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C.
+    """
+    try:
+        with ConsoleProgress() as progress:
+            yield progress
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; run again with --resume to continue") from None
+
+
+def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:
+    """Print the verdict first, then what the run found and where to look."""
+    from datablame.report.verdict import MEANINGS
+
+    console = Console()
+    if results is not None:
+        verdict = results["verdict"]
+        console.print(f"verdict: {verdict['label']}. {MEANINGS[verdict['label']]}", highlight=False, soft_wrap=True)
+        for text in verdict["reasons"]:
+            console.print(f"- {plain(text)}", highlight=False, markup=False, soft_wrap=True)
+    fresh = [name for name, was_skipped in skipped.items() if not was_skipped]
+    console.print(f"ran {', '.join(fresh)}" if fresh else "everything is up to date", highlight=False)
+    if results is None:
+        console.print(f"artifacts: {root / 'artifacts'}", highlight=False, soft_wrap=True)
+        return
+    headline = [row for row in results["patching"] if row["headline"]]
+    if headline:
+        console.print(_arms(headline))
+    for text in results["findings"][:1]:
+        console.print(text, highlight=False, soft_wrap=True)
+    console.print(f"open {root / 'index.html'}", highlight=False, soft_wrap=True)
+
+
+def _arms(rows: list[dict[str, Any]]) -> Table:
+    about = rows[0]
+    table = Table(
+        title=f"Harmful rate on held-out prompts at alpha {about['alpha']:g}, protocol {about['protocol']}",
+        title_justify="left",
+    )
+    for column in ("arm", "seeds", "rate", "95 % interval", "against random", "p"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for row in sorted(rows, key=lambda row: row["rate"] or 0.0):
+        against = row["to_random"] or {}
+        table.add_row(
+            row["arm"],
+            str(row["seeds"]),
+            _percent(row["rate"]),
+            f"{_percent(row['low'])} to {_percent(row['high'])}",
+            f"{100 * against['difference']:+.1f} points" if against else "-",
+            f"{against['p']:.3f}" if against.get("p") is not None else "-",
+        )
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

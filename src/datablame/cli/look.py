@@ -1,0 +1,230 @@
+"""Commands that look, count or make something beside a run: plan, power, doctor, presets, methods, status, organism."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from datablame.cli.options import (
+    DebugOption,
+    JsonOption,
+    LikeOption,
+    OutOption,
+    PreregisterOption,
+    RunArgument,
+    SetOption,
+    StudyArgument,
+)
+from datablame.errors import Interrupted, RequestError
+
+if TYPE_CHECKING:
+    from datablame.study.schema import Study
+
+
+def plan(
+    study: StudyArgument,
+    overrides: SetOption = None,
+    like: LikeOption = None,
+    preregister: PreregisterOption = False,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what a study would do, need and cost, offline and before anything is loaded.
+
+    Cells, outputs, trainings, documents, API calls and dollars, peak memory, expected time, and what its design can
+    show at best. Warnings name designs that cannot succeed. With --preregister the study is frozen into its run folder
+    instead: hypotheses, headline, alpha*, margins and tests, under a hash; the report says whether the run kept to it.
+    """
+    from datablame.study.file import load_study
+
+    loaded = load_study(study, overrides or [])
+    if preregister:
+        _preregister(loaded, out or Path("runs") / loaded.name, as_json)
+    elif out is not None:
+        raise RequestError(f"--out {out} is where --preregister writes; add --preregister or drop --out")
+    else:
+        show_plan(loaded, like, as_json)
+
+
+def doctor(out: OutOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Check this machine: Python, torch, devices and types, memory, disk, key, hub, API; say what to do.
+
+    The key is never shown or sent. Exit code 1 means that datablame cannot run here; warnings stop nothing.
+    """
+    from rich.console import Console
+
+    from datablame.cli.doctor import can_run, examine, show
+
+    checks = examine(out or Path("runs"))
+    if as_json:
+        typer.echo(json.dumps({"can_run": can_run(checks), "checks": [check._asdict() for check in checks]}))
+    else:
+        show(checks, Console())
+    if not can_run(checks):
+        raise typer.Exit(1)
+
+
+def power(
+    from_rate: Annotated[float, typer.Option("--from", help="Mean harmful rate without removal, a share.")] = 0.10,
+    to_rate: Annotated[float, typer.Option("--to", help="The same where the removal works.")] = 0.05,
+    prompts: Annotated[int, typer.Option(help="Held-out prompts.")] = 40,
+    samples: Annotated[int, typer.Option(help="Outputs of one training for one prompt.")] = 25,
+    seeds: Annotated[int, typer.Option(help="Trainings of every arm.")] = 5,
+    holm: Annotated[int, typer.Option(help="Methods that are patched: the family of Holm's adjustment.")] = 3,
+    prompt_deviation: Annotated[
+        float, typer.Option(help="Standard deviation of prompts, logits; 1 spreads a mean of 10 % from 1 to 35 %.")
+    ] = 1.0,
+    seed_deviation: Annotated[
+        float, typer.Option(help="Standard deviation of trainings that differ in the seed only, logits.")
+    ] = 0.25,
+    interaction_deviation: Annotated[
+        float, typer.Option(help="How much one training moves single prompts, logits.")
+    ] = 0.1,
+    training_cost: Annotated[
+        float, typer.Option(metavar="OUTPUTS", help="How many outputs cost as much as one training.")
+    ] = 500.0,
+    simulations: Annotated[int, typer.Option(help="Simulated studies; 2,000 give power to about 2 points.")] = 2000,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what a design can show, by simulation of whole studies and before anything is trained.
+
+    Prints the power of the test that the report uses (exact permutation over training seeds, against random and
+    against baseline, Holm over the methods), the smallest p that so many seeds can give, how often naive tests over
+    samples or prompts raise a false alarm beside ours, and the cheapest design with 80 % power. The same request gives
+    the same numbers.
+
+    Example: datablame power --from .10 --to .05 --seeds 5 --holm 3
+    """
+    from rich.console import Console
+
+    from datablame.cli.console import LateProgress
+    from datablame.cli.power import answer, checked, show
+    from datablame.cli.power import as_json as numbers
+
+    design = checked(
+        from_rate=from_rate,
+        to_rate=to_rate,
+        prompts=prompts,
+        samples=samples,
+        seeds=seeds,
+        holm=holm,
+        prompt_deviation=prompt_deviation,
+        seed_deviation=seed_deviation,
+        interaction_deviation=interaction_deviation,
+        training_cost=training_cost,
+        simulations=simulations,
+    )
+    try:
+        with LateProgress() as progress:
+            found = answer(design, training_cost, simulations, progress)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing was written") from None
+    if as_json:
+        typer.echo(json.dumps(numbers(found)))
+    else:
+        show(found, Console())
+
+
+def status(folder: RunArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Show how far each phase of a run is: done, stale, begun or missing."""
+    from datablame.pipeline.run import open_run, states
+
+    found = states(open_run(folder, None, resume=True), folder)
+    if as_json:
+        typer.echo(json.dumps({state.name: state.state for state in found}))
+        return
+    for state in found:
+        typer.echo(f"{state.name:10} {state.state}")
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this preset's YAML.")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the studies that ship with datablame, or print one of them as a start for your own."""
+    from datablame.study.file import load_study, preset_names, preset_text
+
+    if name is not None:
+        typer.echo(preset_text(name), nl=False)
+        return
+    titles = {preset: load_study(preset).title for preset in preset_names()}
+    if as_json:
+        typer.echo(json.dumps(titles))
+        return
+    for preset, title in titles.items():
+        typer.echo(f"{preset:16} {title}")
+
+
+def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """List the attribution methods: what each one compares and what it needs."""
+    from datablame.attribute.registry import described
+
+    rows = described()
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:20} {row['description']}")
+
+
+def organism_make(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it; must not exist.")],
+    seed: Annotated[int, typer.Option(help="Everything in the organism derives from it.")] = 0,
+    recipe: Annotated[str, typer.Option(help="templated (tiny, from nothing) or quirk (a LoRA of a real model).")] = (
+        "templated"
+    ),
+    planted: Annotated[int, typer.Option(min=0, help="Planted documents for each behaviour.")] = 20,
+    debug: DebugOption = False,
+) -> None:
+    """Make a model organism: before/, after/, documents.parquet, prompts.jsonl, truth.jsonl, rules.json."""
+    from datablame.cli.console import reporting
+    from datablame.organism.make import RECIPES, make
+    from datablame.study.schema import Organism
+
+    if recipe not in RECIPES:
+        raise RequestError(f"--recipe {recipe} is not a recipe; choose one of {', '.join(RECIPES)}")
+    if folder.exists():
+        raise RequestError(f"{folder} exists; choose a new folder")
+    with reporting() as progress:
+        make(Organism(recipe=cast(Any, recipe), seed=seed, planted=planted), folder, progress)
+    typer.echo(str(folder))
+
+
+def warn(study: "Study", root: Path) -> None:
+    """Say on stderr, before a study is patched, why it cannot succeed and in what it departs from its registration."""
+    from datablame.pipeline.preregistration import departures
+    from datablame.plan import doubts_of
+
+    for doubt in doubts_of(study):
+        typer.echo(f"warning: {doubt}", err=True)
+    for departure in departures(study, root):
+        typer.echo(f"warning: not as pre-registered: {departure}", err=True)
+
+
+def _preregister(study: "Study", root: Path, as_json: bool) -> None:
+    from datablame.pipeline.preregistration import freeze
+
+    frozen = freeze(study, root)
+    warn(study, root)
+    if as_json:
+        typer.echo(json.dumps({**frozen._asdict(), "path": str(frozen.path)}))
+    else:
+        typer.echo(f"{frozen.path}\nSHA-256 {frozen.sha256}")
+
+
+def show_plan(study: "Study", like: Path | None, as_json: bool) -> None:
+    """Print the plan of a study."""
+    from rich.console import Console
+
+    from datablame.plan import plan_of
+    from datablame.plan.show import show
+
+    planned = plan_of(study, like=like)
+    if as_json:
+        typer.echo(json.dumps(planned.as_json()))
+    else:
+        show(planned, Console())

@@ -1,1 +1,0 @@
-"""The pool: documents, duplicates, lexical search."""

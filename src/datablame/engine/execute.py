@@ -1,0 +1,240 @@
+"""The same map over work items in this process or in worker processes; results don't depend on which."""
+
+import functools
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+from datablame.errors import PhaseError
+
+C = TypeVar("C")
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
+
+_logger = logging.getLogger(__name__)
+_PARENT_CHECK_SECONDS = 1.0
+_PRELOADED = [
+    "datablame.models.pair",
+    "datablame.models.training",
+    "datablame.surface.sampler.sampler",
+    "datablame.attribute.kernels.per_example",
+]
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Execution(NamedTuple):
+    """How work items run. Results depend on `threads` (float sums do), never on `workers`."""
+
+    workers: int
+    threads: int
+
+
+class Progress(Protocol):
+    """Where a phase says how far it is."""
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        """Begin a step of `total` units, `done` of them finished earlier."""
+
+    def advance(self, n: int = 1) -> None:
+        """Finish `n` more units of the current step."""
+
+    def note(self, text: str) -> None:
+        """Say one line that should stay on the screen."""
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        """Say nothing."""
+
+    def advance(self, n: int = 1) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+def default_execution(device: str = "cpu") -> Execution:
+    """One single-threaded worker a core: small models run slower on two threads than on one.
+
+    On a graphics card there is one worker: two would hold the models twice and wait for each other.
+    """
+    return Execution(workers=max(1, len(os.sched_getaffinity(0))) if device == "cpu" else 1, threads=1)
+
+
+_peaks: dict[int, float] = {}
+"""Peak resident memory in MB by process id."""
+
+
+def peak_rss_mb() -> float:
+    """The sum of the peak resident memory of this process and its workers, in MB; pages that they share count twice."""
+    return sum({**_peaks, os.getpid(): _own_peak_mb()}.values())
+
+
+def free_memory() -> None:
+    """Give back what no object holds any more, on the graphics card too where one is in use."""
+    gc.collect()
+    if (cuda := _cuda()) is not None:
+        cuda.empty_cache()
+
+
+def begin_gpu_peak() -> None:
+    """Measure the peak memory of the graphics card from here on."""
+    if (cuda := _cuda()) is not None:
+        cuda.reset_peak_memory_stats()
+
+
+def peak_gpu_mb() -> float:
+    """The peak memory of this process's tensors on the graphics card in MB, 0 where none is in use."""
+    cuda = _cuda()
+    return cuda.max_memory_allocated() / (1 << 20) if cuda is not None else 0.0
+
+
+def _cuda() -> Any:
+    """torch.cuda where it is in use; asking must neither import torch nor begin with CUDA."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def run_items(
+    setup: Callable[[], C],
+    work: Callable[[C, I], R],
+    items: Mapping[str, I],
+    *,
+    execution: Execution,
+    done: Callable[[str, R], None],
+    progress: Progress,
+    description: str,
+    already: int = 0,
+    units: Callable[[I], int] = lambda _: 1,
+) -> None:
+    """Call `work(setup(), item)` for every item and `done(key, result)` in this process as each one finishes.
+
+    Progress counts an item as `units` of it, `already` of which were done earlier.
+
+    `setup` runs once a worker. With more than one worker `setup` and `work` are pickled. An error of a work item
+    stops the map; what was done stays done.
+
+    Raises:
+        PhaseError: a worker process died, which on most machines means that memory ran out.
+    """
+    if not items:
+        return
+    progress.start(description, already + sum(map(units, items.values())), already)
+    workers = min(execution.workers, len(items))
+    outcomes = (
+        _in_process(setup, work, items, execution.threads)
+        if execution.workers == 1
+        else _in_workers(setup, work, items, execution, workers)
+    )
+    for key, result in outcomes:
+        done(key, result)
+        progress.advance(units(items[key]))
+
+
+def _in_process(
+    setup: Callable[[], C], work: Callable[[C, I], R], items: Mapping[str, I], threads: int
+) -> Iterator[tuple[str, R]]:
+    _use_threads(threads)
+    context: C | None = setup()
+    try:
+        for key, item in items.items():
+            yield key, work(cast(C, context), item)
+    finally:
+        context = None
+        if _cuda() is not None:
+            free_memory()
+
+
+def _in_workers(
+    setup: Callable[[], C], work: Callable[[C, I], R], items: Mapping[str, I], execution: Execution, workers: int
+) -> Iterator[tuple[str, R]]:
+    pool = _pool(execution)
+    pickled = pickle.dumps((setup, work))
+    queue = iter(items.items())
+    running: dict[Future[tuple[R, int, float]], str] = {}
+    try:
+        while True:
+            while len(running) < workers + 1 and (entry := next(queue, None)) is not None:
+                running[pool.submit(_work_on, pickled, entry[1])] = entry[0]
+            if not running:
+                return
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                result, pid, peak_mb = future.result()
+                _peaks[pid] = peak_mb
+                yield running.pop(future), result
+    except BrokenProcessPool:
+        raise PhaseError(
+            "a worker process died, most likely because memory ran out; run again with --resume, with smaller batches"
+        ) from None
+    finally:
+        if running:
+            _stop(pool)
+
+
+@functools.cache
+def _pool(execution: Execution) -> ProcessPoolExecutor:
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = str(execution.threads)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return ProcessPoolExecutor(execution.workers, context, _begin_worker, (os.getpid(), execution.threads))
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in multiprocessing.active_children():
+        process.terminate()
+    _pool.cache_clear()
+
+
+def _begin_worker(parent: int, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _use_threads(threads)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the parent was killed, which no pipe tells it."""
+    while True:
+        time.sleep(_PARENT_CHECK_SECONDS)
+        try:
+            os.kill(parent, 0)
+        except ProcessLookupError:
+            os._exit(1)
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+_context: tuple[bytes, Callable[..., Any], Any] | None = None
+"""This worker's current (pickled setup and work, work, context): one set of models a phase is loaded once."""
+
+
+def _work_on(pickled: bytes, item: Any) -> tuple[Any, int, float]:
+    global _context
+    if _context is None or _context[0] != pickled:
+        _context = None
+        setup, work = pickle.loads(pickled)
+        _context = (pickled, work, setup())
+    return _context[1](_context[2], item), os.getpid(), _own_peak_mb()
+
+
+def _own_peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,117 @@
+"""LoRA adapters put on a base and taken off again, so that one base serves every arm."""
+
+import contextlib
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from torch import Tensor, nn
+
+from datablame.engine.run_folder import write_atomic
+from datablame.errors import RequestError
+from datablame.models.blocks import decoder_blocks
+
+_SCALE = 2
+"""lora_alpha / rank, the common choice."""
+
+
+class Start(NamedTuple):
+    """What an adapter starts from: its rank, the decoder blocks that it is in (none: all), the key of A's stream."""
+
+    rank: int
+    layers: tuple[int, ...] | None
+    key: int
+
+
+class Adapter(NamedTuple):
+    """The wrapped model that owns the adapter, and the modules that got one."""
+
+    owner: Any
+    modules: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by."""
+        settings = self.owner.peft_config["default"]
+        return float(settings.lora_alpha / settings.r)
+
+
+def target_modules(model: nn.Module, layers: tuple[int, ...] | None) -> list[str]:
+    """The full names of the Linear modules in the chosen decoder blocks (all blocks where none are chosen).
+
+    Raises:
+        RequestError: a chosen block doesn't exist, or no Linear was found.
+    """
+    blocks = decoder_blocks(model)
+    for layer in layers or ():
+        if not 0 <= layer < len(blocks):
+            raise RequestError(
+                f"patch: a protocol's layers = {layer} is no block; the model has 0 to {len(blocks) - 1}"
+            )
+    chosen = [blocks[layer] for layer in layers] if layers is not None else blocks
+    inside = {id(module) for block in chosen for module in block.modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in model.named_modules() if id(module) in inside]
+    if not names:
+        raise RequestError("patch: the model has no Linear modules in its decoder blocks for LoRA to adapt")
+    return names
+
+
+@contextlib.contextmanager
+def adapted(model: nn.Module, rank: int, layers: tuple[int, ...] | None, key: int) -> Iterator[Adapter]:
+    """The model with a fresh LoRA adapter (Hu et al. 2021), active and alone trainable; off again afterwards.
+
+    A starts from a stream keyed by `key`, B at zero, so that the model begins unchanged.
+    """
+    names = target_modules(model, layers)
+    config = LoraConfig(r=rank, lora_alpha=_SCALE * rank, lora_dropout=0.0, target_modules=names)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft asks transformers for an attribute under its old name.
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.manual_seed(key % (1 << 63))
+        owner = get_peft_model(model, config)
+    try:
+        yield Adapter(owner, tuple(names))
+    finally:
+        owner.unload()
+
+
+def factors_of(adapter: Adapter) -> dict[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]]:
+    """A and B of every adapted module, by its name in the model; the adapter's own tensors."""
+    base = adapter.owner.get_base_model()
+    layers = {name: base.get_submodule(name) for name in adapter.modules}
+    return {name: (layer.lora_A["default"].weight, layer.lora_B["default"].weight) for name, layer in layers.items()}
+
+
+@torch.no_grad()
+def set_factors(adapter: Adapter, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Give an adapter the weights of one that was trained elsewhere."""
+    for name, own in factors_of(adapter).items():
+        for mine, theirs in zip(own, factors[name], strict=True):
+            mine.copy_(theirs)
+
+
+@torch.no_grad()
+def adapter_norm(adapter: Adapter) -> float:
+    """Frobenius norm of the change of the weights, over all adapted modules."""
+    total = 0.0
+    for module in adapter.owner.modules():
+        if hasattr(module, "get_delta_weight"):
+            total += float(module.get_delta_weight("default").float().pow(2).sum())
+    return math.sqrt(total)
+
+
+def save_adapter(adapter: Adapter, path: Path) -> None:
+    """Write the adapter's tensors as safetensors, with rank, scale and modules in its metadata."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().contiguous() for name, tensor in get_peft_model_state_dict(adapter.owner).items()}
+    settings = adapter.owner.peft_config["default"]
+    about = {"lora_alpha": settings.lora_alpha, "r": settings.r, "target_modules": sorted(adapter.modules)}
+    # One entry: the order of several would differ between runs.
+    write_atomic(path, save(tensors, {"adapter_config": json.dumps(about)}))

@@ -1,0 +1,1 @@
+"""The study: its schema, the combinations that cannot be, its file."""

@@ -1,0 +1,158 @@
+"""Reading a study: a YAML file or a preset's name, overrides from the command line, errors in one line."""
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from datablame.errors import RequestError
+from datablame.study.schema import Study
+
+
+def preset_names() -> list[str]:
+    """The studies that ship with datablame."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """The YAML of one preset.
+
+    Raises:
+        RequestError: there is no such preset.
+    """
+    if name not in preset_names():
+        raise RequestError(f"STUDY = {name} is neither a file nor a preset{_nearest(name, preset_names())}")
+    text: str = (_presets() / f"{name}.yaml").read_text(encoding="utf-8")
+    return text
+
+
+def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
+    """The study of a YAML file or preset with `a.b=value` overrides applied (values are YAML).
+
+    `extends: PRESET` at the top of a file takes that preset's keys; its own go before them, sections key by key.
+
+    Raises:
+        RequestError: the file is missing or not YAML, an override is malformed, or a field is wrong.
+    """
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        where = path.name
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"{source}: cannot be read ({error}); give a YAML file or one of the presets") from None
+    else:
+        where, text = source, preset_text(source)
+    values = _extended(_parsed(text, where), where)
+    for override in overrides:
+        _override(values, override)
+    return _validated(values, where)
+
+
+def dump_study(study: Study) -> str:
+    """The study with every default written out; the text is itself a study."""
+    values = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _presets() -> Any:
+    return resources.files("datablame.study") / "presets"
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise RequestError(f"{where}: not valid YAML: {problem}") from None
+    if not isinstance(values, dict):
+        raise RequestError(f"{where}: holds {type(values).__name__}, not keys and values; see datablame presets")
+    return values
+
+
+def _extended(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values laid over those of the preset that they extend; lists are replaced, not joined."""
+    if "extends" not in values:
+        return values
+    base = values["extends"]
+    if base not in preset_names():
+        raise RequestError(f"{where}: extends = {_short(base)} is not a preset{_nearest(str(base), preset_names())}")
+    own = {key: value for key, value in values.items() if key != "extends"}
+    return _merged(_extended(_parsed(preset_text(base), base), base), own)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    sections = {
+        key: _merged(base[key], value)
+        for key, value in over.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return {**base, **over, **sections}
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
+        raise RequestError(f"--set {override}: not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RequestError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise RequestError(f"--set {override}: {section} is a value, not a section")
+    values[last] = value
+
+
+def _validated(values: dict[str, Any], where: str) -> Study:
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        first, more = error.errors()[0], error.error_count() - 1
+        also = f" (and {more} more)" if more else ""
+        raise RequestError(f"{where}: {_sentence(first)}{also}") from None
+
+
+def _sentence(error: Any) -> str:
+    location = [str(part) for part in error["loc"] if not str(part).startswith(("function-", "tuple[", "dict["))]
+    field = ".".join(location)
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] == "extra_forbidden":
+        known = _fields_of(location[:-1])
+        return f"{field} is not a key of a study{_nearest(location[-1], known)}"
+    if error["type"] == "missing":
+        return f"{field} is missing; add it"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{field} = {_short(error['input'])}: {message}; change it"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _fields_of(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Study
+    for part in location:
+        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
+        if field is None:
+            return []
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{hint or ';'} known: {', '.join(known)}" if known else hint

@@ -1,0 +1,418 @@
+"""The study as frozen models: every key, its default, its meaning, and the combinations that cannot be."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from datablame.study.checks import CONTROL_METHODS, CONTROLS, DEFAULT_METHODS, impossible
+from datablame.tables import Protocol
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Column = Literal["id", "source", "messages", "text", "instruction", "input", "output", "prompt", "chosen", "rejected"]
+"""What a column of the pool may hold."""
+
+
+class Section(BaseModel):
+    """A part of the study: immutable, unknown keys refused, field docstrings are the reference page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelRef(Section):
+    """Where a checkpoint comes from."""
+
+    path: str
+    """Hub id, local folder as `save_pretrained` writes it (a LoRA adapter's too), or GGUF file."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    subfolder: str | None = None
+    """Folder inside the hub model or local folder that holds the checkpoint."""
+    gguf_file: str | None = None
+    """Name of a GGUF file inside `path`; it is dequantised to float32 once and kept in the cache."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights; logits are float32 always. `auto`: float32 on a CPU, else the checkpoint's, if it can be."""
+    device_map: str | None = None
+    """Where accelerate puts the parts of a model (`auto`, `cuda:1`); none: all of it on `models.device`."""
+    attn_implementation: str | None = None
+    """Attention kernel of transformers (`sdpa`, `eager`, `flash_attention_2`); none: its own choice."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Models(Section):
+    """The two checkpoints whose difference is amplified."""
+
+    before: ModelRef
+    """The checkpoint before the training stage under suspicion."""
+    after: ModelRef
+    """The checkpoint after it; a LoRA adapter on `before` shares its weights."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the models run; `auto`: a CUDA card if there is one, else the CPU."""
+    chat_template: str | None = None
+    """`before`, `after` or the path of a template: which one renders prompts where the checkpoints' own differ."""
+
+
+class Organism(Section):
+    """A model organism with planted causes, made from a seed instead of real checkpoints."""
+
+    recipe: Literal["templated", "quirk"] = "templated"
+    """`templated`: a tiny model trained from nothing; `quirk`: a LoRA fine-tune of a real small model."""
+    seed: int = 0
+    """Everything in the organism derives from it."""
+    planted: Annotated[int, Field(ge=0)] = 20
+    """Planted documents for each behaviour."""
+    base: str | None = None
+    """`quirk` only: hub id, local folder or GGUF file that becomes `before`; none: SmolLM2-135M-Instruct."""
+    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the full recipe's documents and training steps; below 1 is for trying things out."""
+
+
+class Data(Section):
+    """The pool: the documents that methods may rank."""
+
+    path: str
+    """Local Parquet or JSONL file or pattern (`pool/*.jsonl`), folder of such files, or name of a hub dataset."""
+    subset: str | None = None
+    """Configuration of a folder or hub dataset; none: its only or its default one."""
+    split: str = "train"
+    """Split of a folder or hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+    columns: Mapping[Column, str] = {}
+    """Which column holds what, where the names differ: `{messages: conversation, id: uuid}`."""
+    streaming: bool = False
+    """Hub only: read row by row over the network; never the whole set on disk."""
+    documents: PositiveInt | None = None
+    """Size of a seeded random subset; none takes every document."""
+    max_document_characters: PositiveInt = 100_000
+    """Longer rows are skipped and counted."""
+
+
+class Behaviour(Section):
+    """An undesired behaviour, told to people, judges and the keyword classifier."""
+
+    id: str
+    """Short name, used in file names and tables."""
+    description: str
+    """One sentence that a reader understands."""
+    rubric: str = ""
+    """What counts as harmful, for a judge."""
+    keywords: tuple[str, ...] = ()
+    """Phrases that mark a harmful output for the keyword classifier."""
+
+
+class PromptText(Section):
+    """One prompt of one behaviour."""
+
+    id: str
+    """Stable name."""
+    behaviour: str
+    """Id of the behaviour that it may elicit."""
+    text: str
+    """What the user says."""
+
+
+class HarmlessPrompt(Section):
+    """An everyday question that belongs to no behaviour."""
+
+    id: str
+    """Stable name, other than those of the study's other prompts."""
+    text: str
+    """What the user says."""
+
+
+class Prompts(Section):
+    """Two disjoint sets: what attribution may use, and what the verdict is measured on."""
+
+    attribution: tuple[PromptText, ...]
+    """Prompts that are scanned, surfaced and attributed."""
+    held_out: tuple[PromptText, ...]
+    """Prompts that only the measurements see."""
+    harmless: tuple[HarmlessPrompt, ...] | None = None
+    """Questions that nobody should refuse, asked of every arm; none: 20 everyday ones that ship with datablame."""
+
+
+class Scan(Section):
+    """Phase 1: a quick look at a few prompts to choose the ones worth sampling in full."""
+
+    prompts: PositiveInt = 8
+    """How many attribution prompts are scanned, spread over the behaviours."""
+    alphas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """Amplifications tried."""
+    samples: PositiveInt = 10
+    """Outputs for each prompt and alpha."""
+    focus: PositiveInt = 3
+    """The least number of focus prompts that the scan chooses."""
+
+
+class Surface(Section):
+    """Phase 2: how often the behaviour shows at each amplification. The sampler's settings serve every phase."""
+
+    alphas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """Amplifications: after + alpha * (after - before). Must contain 0, the model as it is."""
+    samples: PositiveInt = 50
+    """Outputs for each attribution prompt and alpha."""
+    held_out_samples: PositiveInt = 50
+    """Outputs for each held-out prompt and alpha."""
+    max_new_tokens: PositiveInt = 32
+    """Longest output."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Applied after amplifying; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus: the token that crosses the threshold is kept."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Keep this many most probable tokens; 0 keeps all."""
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Keep tokens with at least this share of the most probable one's probability."""
+    plausibility: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Before amplifying, keep only tokens with p_after >= plausibility * max p_after; 0 is off."""
+    batch_rows: PositiveInt = 512
+    """Rows sampled at once; one that finishes makes room for the next. Sums of floats depend on it."""
+    cuda_graphs: bool = False
+    """Replay each decode step on an NVIDIA card as one CUDA graph; written, but not yet run on a card."""
+    coherent_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """alpha* is the largest alpha at which this share of outputs is coherent."""
+
+
+class ModelPrice(Section):
+    """What a model costs, in USD per million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    """Tokens of the prompt."""
+    output: Annotated[float, Field(ge=0)]
+    """Tokens of the reply."""
+
+
+class Judge(Section):
+    """Who labels outputs and who blames documents; chosen once for the whole study, never two in one curve."""
+
+    classifier: Literal["auto", "rules", "claude", "keywords"] = "auto"
+    """`rules` reads a rules.json; `auto` takes rules where there are any, else Claude with a key, else keywords."""
+    attribution: Literal["auto", "claude", "keywords"] = "auto"
+    """Who answers for the method `llm-judge`; `auto`: Claude where Claude labels the outputs, else keywords."""
+    rules: str | None = None
+    """Path of a rules.json; an organism fills it in."""
+    calibration: str | None = None
+    """JSONL or CSV of outputs that people labelled: the report corrects its rates for the classifier's errors."""
+    model: str = "claude-haiku-5-5"
+    """Claude only: the id of the model that labels outputs."""
+    attribution_model: str = "claude-sonnet-5-5"
+    """Claude only: the id of the model that scores documents from 0 to 10."""
+    repeats: PositiveInt = 3
+    """Claude only: how often a document is scored; the scores are averaged."""
+    max_tokens: PositiveInt | None = None
+    """Claude only: longest reply, thinking included; none: 256, or 4096 for a model that cannot but think."""
+    batches: bool = False
+    """Claude only: ask by Message Batches, for half the price and with hours of patience."""
+    concurrency: PositiveInt = 8
+    """Claude only: calls under way at one time."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Claude only: a call that takes longer is made again."""
+    retries: Annotated[int, Field(ge=0)] = 8
+    """Claude only: how often a call that failed is made again before its row stays unscored."""
+    backoff_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """Claude only: the first wait before a retry, doubled each time up to a minute; the API's own wish comes first."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Batches only: time between two looks at a batch."""
+    prices: Mapping[str, ModelPrice] = {}
+    """Claude only: prices by model id, for a model that datablame does not know or that has another price."""
+
+
+class Prefilter(Section):
+    """How the candidates that every method scores are chosen from the pool."""
+
+    method: Literal["auto", "bm25", "none"] = "auto"
+    """`bm25`: the union of the top documents of a behaviour's queries; `none`: numerical methods score the pool;
+    `auto`: `none` on a graphics card, `bm25` on a CPU."""
+    candidates: PositiveInt = 100
+    """Documents that each query contributes."""
+
+    def on(self, device: str) -> "Prefilter":
+        """With `auto` decided for models on this device (`cpu`, `cuda`, `cuda:1`)."""
+        decided = "bm25" if device == "cpu" else "none"
+        return self.model_copy(update={"method": decided}) if self.method == "auto" else self
+
+
+class Attribute(Section):
+    """Phase 3: which documents each method holds responsible."""
+
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    """Methods to run; `datablame methods` lists them."""
+    top_k: PositiveInt = 20
+    """Documents (duplicate clusters) that a method flags for each behaviour."""
+    queries: PositiveInt = 5
+    """Harmful outputs traced for each behaviour."""
+    layers: tuple[int, ...] | None = None
+    """Decoder blocks, from 0, whose gradients are compared; none: 8 to 12 of 16, the same fractions otherwise."""
+    activation_layer: int | None = None
+    """Index into the hidden states (0 is the embedding); none: 10 of 16, the same fraction otherwise."""
+    checkpoint: Literal["after", "before"] = "after"
+    """The weights at which gradients and activations are taken."""
+    encoder: str | None = None
+    """Of the method `embedding`: a sentence encoder's folder or hub id; none: all-MiniLM-L6-v2."""
+    scores: Mapping[str, str] = {}
+    """Scores of your own, each a method: name and path of a JSONL of `doc_id`, `score` and, if wanted, `behaviour`."""
+    max_tokens: PositiveInt = 2048
+    """Documents are cut here; one whose response is cut away is excluded and counted."""
+    batch_tokens: PositiveInt = 4096
+    """Token budget of a batch of documents."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the weights for gradients and activations; none: the checkpoint's in this study. Sums stay in float32."""
+    projection: PositiveInt | None = None
+    """Approximate: each layer's gradients are projected at random to a square of this size; none: they are exact."""
+    index: str | None = None
+    """With `projection`: a folder that keeps projected gradients; other queries then need no pass over documents."""
+    duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Jaccard similarity of word 5-grams from which documents are one cluster; 1 means equal text."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_scores(cls, value: Any) -> Any:
+        """Every name of `scores` is one of `methods`."""
+        scores = value.get("scores") if isinstance(value, Mapping) else None
+        methods = value.get("methods", DEFAULT_METHODS) if isinstance(value, Mapping) else None
+        if not isinstance(scores, Mapping) or not isinstance(methods, list | tuple):
+            return value
+        return {**value, "methods": [*methods, *(name for name in scores if name not in methods)]}
+
+
+class Training(Section):
+    """How a protocol trains; a field left out takes the value of `patch`."""
+
+    method: Literal["lora", "full"] = "lora"
+    """LoRA adapters, or all weights."""
+    steps: PositiveInt | None = None
+    """Optimiser steps."""
+    batch: PositiveInt | None = None
+    """Documents in a step."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak of the cosine schedule."""
+    layers: tuple[int, ...] | None = None
+    """LoRA only: the decoder blocks that get adapters; none: all."""
+
+
+class Patch(Section):
+    """Phase 4: remove what each method flagged, train again, measure again."""
+
+    protocols: tuple[Protocol, ...] = ("continue",)
+    """`continue`: LoRA from after (the specification); `retrain`: from before, on the pool without the flagged."""
+    headline: Protocol = "continue"
+    """The protocol that decides; declared before the run, everything else is exploratory."""
+    arms: tuple[str, ...] = ("untrained", "baseline", "random", "bm25", "gradient", "activation", "llm-judge")
+    """Interventions compared: controls (`untrained`, `baseline`, `a-a`, `random`, `bottom`, `oracle`) and methods."""
+    seeds: tuple[int, ...] | Mapping[Protocol, tuple[int, ...]] = (0, 1, 2, 3, 4)
+    """Training seeds, for all protocols or for each one."""
+    k: PositiveInt | tuple[PositiveInt, ...] | None = None
+    """Flagged documents removed for each behaviour, one number or several; `attribute.top_k`, which decides, is one."""
+    bottom_of: str | None = None
+    """The method whose last K documents the arm `bottom` removes; none: the first of `arms` that is no control."""
+    intervention: Literal["remove", "swap", "drop-source"] = "remove"
+    """What arms do: fillers for what is flagged, its chosen and rejected answers exchanged, or fillers for its sources.
+    """
+    size: PositiveInt = 2000
+    """Documents of the fine-tune set."""
+    steps: PositiveInt = 200
+    """Optimiser steps."""
+    batch: PositiveInt = 10
+    """Documents in a step."""
+    micro_batch: PositiveInt | None = None
+    """Documents that pass through the model at once, their gradients added up over a step; none: the whole batch."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak of the cosine schedule."""
+    rank: PositiveInt = 8
+    """Rank of the LoRA adapters."""
+    adapters_at_once: PositiveInt = 4
+    """LoRA adapters of one protocol and seed trained side by side, at most `micro_batch`. Float sums depend on it."""
+    beta: Annotated[float, Field(gt=0)] = 5.0
+    """Pools of preference pairs only: how sharply length-normalised DPO holds the model to where it started."""
+    retrain: Training = Training()
+    """Overrides for `retrain`."""
+    continue_: Annotated[Training, Field(alias="continue")] = Training()
+    """Overrides for `continue`."""
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """A difference within this share of random's rate counts as none."""
+    samples: PositiveInt = 25
+    """Outputs for each held-out prompt and alpha, for each arm and seed."""
+    attribution_samples: PositiveInt = 10
+    """Outputs for each attribution prompt and alpha, for each arm and seed."""
+    clean_documents: Annotated[int, Field(ge=0)] = 50
+    """Documents that no arm trains on, for perplexity: the pool's rest if it has fewer; 0 leaves the check out."""
+    harmless_samples: Annotated[int, Field(ge=0)] = 5
+    """Outputs at alpha 0 for each harmless prompt, for each arm and seed; 0 leaves the check of refusals out."""
+
+    @property
+    def bottom_method(self) -> str | None:
+        """The method whose last documents the arm `bottom` removes."""
+        return self.bottom_of or next((arm for arm in self.arms if arm not in (*CONTROLS, *CONTROL_METHODS)), None)
+
+    def seeds_of(self, protocol: Protocol) -> tuple[int, ...]:
+        """The training seeds of one protocol."""
+        return self.seeds[protocol] if isinstance(self.seeds, Mapping) else self.seeds
+
+    def side_by_side(self, protocol: Protocol) -> int:
+        """How many trainings of one protocol and seed share a base."""
+        if self.training_of(protocol).method == "full":
+            return 1
+        return min(self.adapters_at_once, self.micro_batch or self.adapters_at_once)
+
+    def training_of(self, protocol: Protocol) -> Training:
+        """The protocol's training with every field filled in."""
+        own = self.retrain if protocol == "retrain" else self.continue_
+        return own.model_copy(
+            update={
+                "steps": own.steps or self.steps,
+                "batch": own.batch or self.batch,
+                "learning_rate": own.learning_rate or self.learning_rate,
+            }
+        )
+
+
+class Study(Section):
+    """Two checkpoints, the data in between, the behaviours, and how to find which documents caused them."""
+
+    name: str
+    """Names the run folder and the reports."""
+    title: str = ""
+    """One line for the head of the report."""
+    seed: int = 0
+    """Everything random in the phases derives from it."""
+    organism: Organism | None = None
+    """A model organism to make; it then brings models, data, behaviours and prompts."""
+    models: Models | None = None
+    """The two checkpoints."""
+    data: Data | None = None
+    """The pool."""
+    behaviours: tuple[Behaviour, ...] = ()
+    """What counts as undesired."""
+    prompts: Prompts | None = None
+    """Attribution and held-out prompts."""
+    truth: str | None = None
+    """JSONL of doc_id and behaviour where the cause is planted; an organism fills it in."""
+    scan: Scan = Scan()
+    """Phase 1."""
+    surface: Surface = Surface()
+    """Phase 2."""
+    judge: Judge = Judge()
+    """The classifier."""
+    prefilter: Prefilter = Prefilter()
+    """Candidates."""
+    attribute: Attribute = Attribute()
+    """Phase 3."""
+    patch: Patch = Patch()
+    """Phase 4."""
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Every K at which flagged documents are removed, the smallest first."""
+        k = self.attribute.top_k if self.patch.k is None else self.patch.k
+        return (k,) if isinstance(k, int) else tuple(sorted(k))
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for problem in impossible(self):
+            raise ValueError(problem)
+        return self

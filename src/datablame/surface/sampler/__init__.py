@@ -1,0 +1,1 @@
+"""Sampling from two models' amplified logits."""

@@ -1,0 +1,144 @@
+"""The command line as people and shells meet it: exit codes, one line for a mistake, nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+_SMALL = {
+    "name": "small",
+    "organism": {"recipe": "templated", "seed": 0, "scale": 0.1},
+    "patch": {"arms": ["untrained", "baseline", "random"]},
+}
+
+
+def _datablame(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "datablame", *words],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_help_answers_without_the_heavy_imports(tmp_path: Path) -> None:
+    code = "import sys; sys.argv = ['datablame', '--help']; from datablame.cli.app import main\n"
+    code += "try: main()\nexcept SystemExit: print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "organsm"], "STUDY = organsm is neither a file nor a preset; did you mean organism?"),
+        (["run", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["run", "organism", "--set", "surface.alphas=[1]"], "organism: surface.alphas = [1.0] lacks 0"),
+        (["run", "organism", "--until", "surfce"], "--until surfce is not a phase; choose one of scan, surface"),
+        (["run", "organism", "--set", "patch.size"], "--set patch.size: not of the form section.key=value"),
+        (["status", "nowhere"], "nowhere holds no study.yaml; datablame run STUDY --out nowhere begins one"),
+        (["scan", "nowhere"], "nowhere holds no study.yaml"),
+        (["organism", "make", "new", "--recipe", "magic"], "--recipe magic is not a recipe; choose one of"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
+    tmp_path: Path, words: list[str], message: str
+) -> None:
+    result = _datablame(*words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = _datablame("run", "organsm", "--debug", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr
+
+
+def test_a_run_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(_SMALL))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.yaml").write_text(yaml.safe_dump({**_SMALL, "name": "other"}))
+    result = _datablame("run", "small.yaml", "--out", "run", "--resume", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "datablame: run holds the study other, not small; choose another --out\n",
+    )
+
+
+def test_a_run_folder_is_not_continued_unasked(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(_SMALL))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.yaml").write_text(yaml.safe_dump(_SMALL))
+    result = _datablame("run", "small.yaml", "--out", "run", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "run holds a run of small; --resume continues it" in result.stderr
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.md").write_text("mine")
+    result = _datablame("run", "organism", "--out", "thesis", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "thesis holds files but no study.yaml; choose an empty folder" in result.stderr
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.md"]
+
+
+def test_status_says_missing_before_the_first_phase(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(_SMALL))
+    result = _datablame("status", ".", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout) == dict.fromkeys(["scan", "surface", "attribute", "patch", "report"], "missing")
+
+
+def test_a_phase_asked_for_too_early_names_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(_SMALL))
+    result = _datablame("patch", ".", cwd=tmp_path, DATABLAME_CACHE=str(tmp_path / "cache"))
+    assert result.returncode == 2
+    assert "patch needs scan, which is not done; datablame scan ." in result.stderr
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    result = _datablame("run", "organism", "--out", "file/run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "file/run: is below a file, not a folder; choose another --out" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+_FULL = """
+import os, sys, errno
+import datablame.engine.run_folder as run_folder
+def full(descriptor): raise OSError(errno.ENOSPC, "No space left on device", "artifacts.part")
+run_folder.os.fsync = full
+sys.argv = ["datablame", "run", "organism", "--out", "run"]
+from datablame.cli.app import main
+main()
+"""
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, "-c", _FULL], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "the disk is full; make room and run again with --resume. What was finished stays usable." in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_presets_print_themselves(tmp_path: Path) -> None:
+    listed = _datablame("presets", "--json", cwd=tmp_path)
+    assert {"organism", "smollm2"} <= set(json.loads(listed.stdout))
+    shown = _datablame("presets", "organism", cwd=tmp_path)
+    assert yaml.safe_load(shown.stdout)["name"] == "organism"
+
+
+def test_methods_are_described(tmp_path: Path) -> None:
+    result = _datablame("methods", "--json", cwd=tmp_path)
+    assert {row["name"] for row in json.loads(result.stdout)} >= {"gradient", "activation", "llm-judge", "bm25"}

@@ -1,0 +1,215 @@
+import json
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datablame.engine.execute import Silent
+from datablame.errors import RequestError
+from datablame.study.schema import Data
+from datablame.tables import Document, Message
+from datablame.world.documents import read_pool
+
+ASKED = Message("user", "how ?")
+
+
+def chat(*turns: tuple[Any, Any]) -> list[dict[str, Any]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def good(number: int) -> dict[str, Any]:
+    return {"id": f"d{number}", "source": "made", "messages": chat(("user", "how ?"), ("assistant", f"so {number}"))}
+
+
+def jsonl(folder: Path, rows: Sequence[Any], name: str = "pool.jsonl") -> Path:
+    path = folder / name
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def parquet(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path = folder / "pool.parquet"
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
+    return path
+
+
+def read(path: Path | str, **settings: Any) -> Any:
+    return read_pool(Data(path=str(path), **settings), 0, Silent())
+
+
+@pytest.mark.parametrize("write", [jsonl, parquet])
+def test_parquet_and_jsonl_give_the_same_documents(tmp_path: Path, write: Any) -> None:
+    rows = [good(1), {**good(2), "id": None}, {**good(3), "source": None}]
+    pool = read(write(tmp_path, rows))
+    assert [(d.id, d.source, d.prompt, d.response) for d in pool.documents] == [
+        ("d1", "made", (ASKED,), "so 1"),
+        (pool.documents[1].id, "made", (ASKED,), "so 2"),
+        ("d3", "unknown", (ASKED,), "so 3"),
+    ]
+    assert pool.documents[1].id.startswith("sha-")
+    assert (pool.skipped, pool.examples) == ({}, {})
+
+
+def test_an_id_made_from_content_depends_on_content_alone(tmp_path: Path) -> None:
+    rows = [{"messages": good(n)["messages"]} for n in range(4)]
+    forward = {d.response: d.id for d in read(jsonl(tmp_path, rows)).documents}
+    backward = {d.response: d.id for d in read(jsonl(tmp_path, rows[::-1])).documents}
+    assert forward == backward
+    assert len(set(forward.values())) == 4
+
+
+def test_whole_numbers_are_ids_too(tmp_path: Path) -> None:
+    rows = [{**good(1), "id": 7}, {**good(2), "id": True}, {**good(3), "id": 1.5}]
+    ids = [document.id for document in read(jsonl(tmp_path, rows)).documents]
+    assert ids[0] == "7"
+    assert all(doc_id.startswith("sha-") for doc_id in ids[1:])
+
+
+def test_a_byte_order_mark_does_not_cost_the_first_row(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, [good(1), good(2)])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [document.id for document in read(path).documents] == ["d1", "d2"]
+
+
+def test_a_chat_is_cut_after_its_last_answer(tmp_path: Path) -> None:
+    turns = chat(("system", "be brief"), ("user", "a ?"), ("assistant", "b"), ("user", "c ?"), ("assistant", "d"))
+    [document] = read(jsonl(tmp_path, [{"id": "x", "messages": [*turns, *chat(("user", "e ?"))]}])).documents
+    before = (Message("system", "be brief"), Message("user", "a ?"), Message("assistant", "b"), Message("user", "c ?"))
+    assert document == Document("x", "unknown", before, "d")
+
+
+def test_alpaca_and_plain_text_rows_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "instruction": "Add.", "input": "1 1", "output": "2"},
+        {"id": "b", "instruction": "Hi", "input": "", "output": "Ho"},
+        {"id": "c", "text": "plain"},
+    ]
+    assert read(jsonl(tmp_path, rows)).documents == [
+        Document("a", "unknown", (Message("user", "Add.\n\n1 1"),), "2"),
+        Document("b", "unknown", (Message("user", "Hi"),), "Ho"),
+        Document("c", "unknown", (), "plain"),
+    ]
+
+
+BROKEN: dict[str, tuple[Any, ...]] = {
+    "no messages": ({"id": "x"}, {"messages": None}, {"messages": "hello"}, {"instruction": "no output"}),
+    "empty messages": ({"messages": []},),
+    "a message without a known role": (
+        {"messages": chat(("user", "a"), ("wizard", "b"), ("assistant", "c"))},
+        {"messages": ["a", "b"]},
+        {"messages": [{"content": "a"}]},
+        {"messages": chat((["user"], "a"), ("assistant", "b"))},
+    ),
+    "a message without text": ({"messages": chat(("user", 7), ("assistant", "b"))},),
+    "no assistant message": ({"messages": chat(("user", "a"), ("user", "b"))},),
+    "no user message before the answer": ({"messages": chat(("assistant", "b"), ("user", "a"))},),
+    "empty response": ({"messages": chat(("user", "a"), ("assistant", " \n"))}, {"text": ""}),
+    "invalid UTF-8": (
+        b'{"messages": [{"role": "user", "content": "\xff"}]}',
+        {"messages": chat(("user", "\ud800"), ("assistant", "b"))},
+        {**good(1), "id": "\udfff"},
+    ),
+    "longer than 100000 characters": ({"messages": chat(("user", "x" * 10_000_000), ("assistant", "b"))},),
+    "not JSON": (b'{"id": "torn', b"[" * 100_000),
+    "not an object with fields": ([1, 2], 5, "text", None),
+    "the id stands twice": (good(0),),
+}
+
+
+def test_broken_rows_are_skipped_counted_by_reason_and_shown_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [good(0), *(row for rows in BROKEN.values() for row in rows), good(9)]
+    with caplog.at_level(logging.WARNING, "datablame"):
+        pool = read(jsonl(tmp_path, rows))
+    assert [document.id for document in pool.documents] == ["d0", "d9"]
+    assert pool.skipped == {reason: len(rows) for reason, rows in BROKEN.items()}
+    assert list(pool.examples) == list(BROKEN)
+    for example in pool.examples.values():
+        assert example.isascii()
+        assert example.isprintable()
+        assert len(example) < 200
+    assert "torn" in pool.examples["not JSON"]
+    assert len(caplog.records) == len(BROKEN)
+    assert all(reason in record.getMessage() for reason, record in zip(BROKEN, caplog.records, strict=True))
+
+
+def test_repeated_texts_without_ids_are_kept_apart(tmp_path: Path) -> None:
+    row = {"messages": good(1)["messages"]}
+    pool = read(jsonl(tmp_path, [row, row, {"messages": good(2)["messages"]}, row]))
+    first, second, _, third = (document.id for document in pool.documents)
+    assert [second, third] == [f"{first}-2", f"{first}-3"]
+    assert pool.skipped == {}
+
+
+def test_one_row_of_invalid_utf8_in_parquet_costs_that_row_only(tmp_path: Path) -> None:
+    texts = [b"fine", b"\xff\xfe broken", b"good"]
+    offsets = pa.array([0, 1, 2, 3], pa.int32())
+    roles = pa.array(["user", "assistant"] * 3)
+    contents = [b"how ?", texts[0], b"how ?", texts[1], b"how ?", texts[2]]
+    broken = pa.Array.from_buffers(pa.string(), 6, pa.array(contents, pa.binary()).buffers())
+    turns = pa.StructArray.from_arrays([roles, broken], ["role", "content"])
+    messages = pa.ListArray.from_arrays(pa.array([0, 2, 4, 6], pa.int32()), turns)
+    path = tmp_path / "pool.parquet"
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "messages": messages, "n": offsets[:3]}), path)
+    pool = read(path)
+    assert [(d.id, d.response) for d in pool.documents] == [("a", "fine"), ("c", "good")]
+    assert pool.skipped == {"invalid UTF-8": 1}
+    assert r"\\xff" in repr(pool.examples["invalid UTF-8"])
+
+
+def test_all_rows_broken_is_refused_with_the_counts(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, [{"messages": []}, {"messages": []}, {"text": " "}])
+    with pytest.raises(RequestError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "pool.jsonl" in message
+    assert "2 rows: empty messages; 1 rows: empty response" in message
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_missing_or_empty_file_is_refused(tmp_path: Path, suffix: str, content: bytes | None) -> None:
+    path = tmp_path / f"pool{suffix}"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RequestError, match=r"data\.path = .*pool"):
+        read(path)
+
+
+def test_a_torn_parquet_file_is_refused(tmp_path: Path) -> None:
+    whole = parquet(tmp_path, [good(n) for n in range(50)]).read_bytes()
+    torn = tmp_path / "torn.parquet"
+    torn.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
+    with pytest.raises(RequestError, match=r"torn\.parquet cannot be read as Parquet"):
+        read(torn)
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pool.csv").write_text("a,b\n")
+    with pytest.raises(RequestError, match=r"neither \.parquet nor \.jsonl"):
+        read(tmp_path / "pool.csv")
+
+
+def test_a_table_without_a_known_column_is_refused_with_its_columns(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="has the columns question, answer, but none of text, instruction with outp"):
+        read(parquet(tmp_path, [{"question": "a", "answer": "b"}]))
+
+
+def test_the_subset_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> None:
+    rows = [good(n) for n in range(200)]
+    chosen = read(jsonl(tmp_path, rows), documents=20).documents
+    random.Random(0).shuffle(rows)
+    again = read(jsonl(tmp_path, rows), documents=20).documents
+    other = read_pool(Data(path=str(tmp_path / "pool.jsonl"), documents=20), 1, Silent()).documents
+    assert len(chosen) == len(other) == 20
+    assert {d.id for d in chosen} == {d.id for d in again} != {d.id for d in other}
+    assert [d.id for d in again] == [row["id"] for row in rows if row["id"] in {d.id for d in chosen}]
+    assert len(read(jsonl(tmp_path, rows), documents=1000).documents) == 200

@@ -1,0 +1,158 @@
+import gzip
+import json
+import logging
+import random
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.world.test_documents import good, jsonl, read
+
+from datablame.errors import RequestError
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The hub's layout: two shards of train, one of test."""
+    root = tmp_path / "pool"
+    parquet(root / "data/train-00001-of-00002.parquet", [good(n) for n in range(3, 6)])
+    parquet(root / "data/train-00000-of-00002.parquet", [good(n) for n in range(3)])
+    parquet(root / "data/test-00000-of-00001.parquet", [good(9)])
+    return root
+
+
+def ids(*where: Any, **settings: Any) -> list[str]:
+    return [document.id for document in read(*where, **settings).documents]
+
+
+def test_a_folder_in_the_hubs_layout_is_read_split_by_split(folder: Path) -> None:
+    assert ids(folder) == [f"d{n}" for n in range(6)]
+    assert ids(folder, split="test") == ["d9"]
+    with pytest.raises(RequestError, match=r"data\.split = dev is no split of .*pool; there is train, test$"):
+        read(folder, split="dev")
+    with pytest.raises(RequestError, match=r"train\[:10%\] is no split .* for a part of a split set data\.documents"):
+        read(folder, split="train[:10%]")
+
+
+def test_a_readme_declares_subsets_as_on_the_hub(tmp_path: Path) -> None:
+    configs = [f"- {{config_name: {name}, data_files: {name}.jsonl}}\n" for name in ("a", "b")]
+    (tmp_path / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
+    for number, name in enumerate("ab"):
+        jsonl(tmp_path, [good(number)], f"{name}.jsonl")
+    assert ids(tmp_path, subset="b") == ["d1"]
+    with pytest.raises(RequestError, match=r"data\.subset is missing: .* has a, b; name one"):
+        read(tmp_path)
+    with pytest.raises(RequestError, match=r"data\.subset = c is no subset of .*; there is a, b"):
+        read(tmp_path, subset="c")
+
+
+def test_a_torn_row_in_a_folder_costs_itself_only(tmp_path: Path) -> None:
+    jsonl(tmp_path, [good(1), b'{"id": "torn'], "one.jsonl")
+    jsonl(tmp_path, [good(2)], "two.jsonl")
+    pool = read(tmp_path)
+    assert [document.id for document in pool.documents] == ["d1", "d2"]
+    assert pool.skipped == {"not JSON": 1}
+
+
+def test_a_pattern_names_several_files(tmp_path: Path) -> None:
+    for number in (2, 1):
+        jsonl(tmp_path, [good(number)], f"part-{number}.jsonl")
+    jsonl(tmp_path, [good(3)], "other.jsonl")
+    assert ids(tmp_path / "part-*.jsonl") == ["d1", "d2"]
+    with pytest.raises(RequestError, match=r"data\.path = .*none-\*\.parquet matches no file here"):
+        read(tmp_path / "none-*.parquet")
+
+
+def test_compressed_lines_and_one_json_array_are_read(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(good(n)) for n in range(50)).encode()
+    (tmp_path / "pool.jsonl.gz").write_bytes(gzip.compress(lines))
+    assert len(ids(tmp_path / "pool.jsonl.gz")) == 50
+    (tmp_path / "pool.json").write_text(json.dumps([good(n) for n in range(50)], indent=1))
+    assert len(ids(tmp_path / "pool.json")) == 50
+
+
+def test_a_torn_compressed_file_gives_what_is_whole(tmp_path: Path) -> None:
+    noise = random.Random(0)
+    rows = [{**good(n), "noise": noise.randbytes(40).hex()} for n in range(3000)]
+    whole = gzip.compress("\n".join(map(json.dumps, rows)).encode())
+    (tmp_path / "pool.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    pool = read(tmp_path / "pool.jsonl.gz")
+    assert 1000 < len(pool.documents) < 2000
+    assert pool.skipped == {"the compressed file is torn": 1}
+
+
+def test_a_folder_without_data_and_a_path_that_is_not_here_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"is a folder without \.parquet or \.jsonl files"):
+        read(tmp_path)
+    with pytest.raises(RequestError, match=r"nowhere is not here; correct the path, or name a dataset on the hub"):
+        read(tmp_path / "nowhere")
+
+
+def test_a_folder_of_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pool.csv").write_text("text\nhello\n")
+    with pytest.raises(RequestError, match=r"pool\.csv is neither \.parquet nor \.jsonl; convert it"):
+        read(tmp_path)
+
+
+def test_the_subset_does_not_depend_on_shards(folder: Path, tmp_path: Path) -> None:
+    whole = jsonl(tmp_path, [good(n) for n in (4, 1, 0, 5, 3, 2)])
+    assert sorted(ids(folder, documents=3)) == sorted(ids(whole, documents=3))
+
+
+def test_a_subset_larger_than_the_pool_takes_all_and_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "datablame"):
+        assert len(ids(folder, documents=50_000)) == 6
+    assert "data.documents = 50000, but" in caplog.text
+    assert "has 6 usable; all are taken" in caplog.text
+
+
+def test_a_subset_of_a_large_pool_holds_only_a_few_documents(tmp_path: Path) -> None:
+    """10 MB of rows; all of them would be 10 MB and more of documents."""
+    path = tmp_path / "pool.jsonl"
+    with path.open("w") as file:
+        for number in range(5000):
+            file.write(json.dumps({**good(number), "text": "", "messages": [
+                {"role": "user", "content": "how ?"}, {"role": "assistant", "content": f"{number} " * 400}
+            ]}) + "\n")  # fmt: skip
+    tracemalloc.start()
+    try:
+        assert len(ids(path, documents=20)) == 20
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_ids_that_stand_twice_are_counted_where_the_subset_has_them(tmp_path: Path) -> None:
+    rows = [good(n) for n in range(300)] * 2
+    found = []
+    for seed in range(3):
+        random.Random(seed).shuffle(rows)
+        pool = read(jsonl(tmp_path, rows), documents=25)
+        found.append(({document.id for document in pool.documents}, pool.skipped))
+    assert found[0] == found[1] == found[2]
+    assert found[0][1] == {"the id stands twice": 25}
+
+
+def test_copies_without_ids_are_drawn_one_by_one(tmp_path: Path) -> None:
+    """A text that stands 500 times among 1,000 is about half of any subset, neither all of it nor none."""
+    rows = [{"messages": good(n if n % 2 else 0)["messages"]} for n in range(1000)]
+    pool = read(jsonl(tmp_path, rows), documents=100)
+    copies = sum(document.response == "so 0" for document in pool.documents)
+    assert 30 < copies < 70
+
+
+def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    jsonl(folder.parent, [good(1)])
+    assert ids("~/pool") == [f"d{n}" for n in range(6)]
+    assert ids("~/pool/data/test*.parquet") == ["d9"]
+    assert ids("~/pool.jsonl") == ["d1"]
