@@ -11,7 +11,7 @@ from datablame.config import Study
 from datablame.patch.checks import COMPARED, judged
 from datablame.patch.compare import compared, comparison
 from datablame.records import LABELS
-from datablame.run_folder import Inputs, append_timing, write_json, write_jsonl, write_table
+from datablame.run_folder import Inputs, write_json, write_jsonl, write_table
 from datablame.seeds import generator
 from datablame.study_file import dump_study
 from datablame.surface.rates import alpha_star, rates
@@ -74,7 +74,6 @@ def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> Inputs
     write_json(surface / "unamplified.json", unamplified(study.surface, samples, rates(samples), star.coherence))
     _write_attribution(root / "artifacts/attribute", surfaced)
     _write_patching(root / "artifacts/patch", study, samples, surfaced)
-    append_timing(root, "attribute/gradient", "0", 1.25)
     return Inputs(root, lambda what, key, seconds: None)
 
 

@@ -18,7 +18,7 @@ from datablame.report.results import final_results, phase2_results
 from datablame.report.unamplified_table import unamplified_table
 from datablame.report.verdict import Verdict, verdict
 from datablame.report.wording import plain
-from datablame.run_folder import Inputs, read_timings, write_atomic, write_json
+from datablame.run_folder import Inputs, write_atomic, write_json
 
 if TYPE_CHECKING:
     from datablame.execute import Execution, Progress
@@ -47,7 +47,7 @@ def run(study: Study, inputs: Inputs, out: Path, execution: "Execution", progres
     decided, said, limits = verdict(found), findings(found), limitations(found)
     _write_overview(found, inputs.root, decided, said)
     registration = compare(found.preregistration.get("registered"), study, found)
-    results = final_results(found, decided, registration, said, limits, read_timings(inputs.root))
+    results = final_results(found, decided, registration, said, limits)
     write_json(inputs.root / "final_results.json", results)
     progress.advance()
     _write_texts(found, inputs.root, decided, registration, said, limits)
