@@ -7,11 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test slow bench docs notebook clean
+.PHONY: help demo study test test-default portable slow bench docs notebook clean
 
 help:
 	@echo "make demo    install, run the whole study on the embedded model organism, say where the report is"
 	@echo "make test    install the development tools; linters, types, import layers, tests"
+	@echo "make test-default  the tests of attribution and patching as a CPU without AVX adds its floats"
+	@echo "make portable  all tests as three kinds of CPU add their floats, one of them on two threads"
 	@echo "make study   the same study with five training seeds of both protocols"
 	@echo "make slow    the tests that take minutes"
 	@echo "make bench   our kernels against their best peers, and against the ratios of the last committed run"
@@ -31,6 +33,14 @@ test: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb tests
+
+test-default: $(VENV)/installed-dev
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 tests/attribute tests/patch
+
+portable: $(VENV)/installed-dev
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 tests
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 tests
+	env -u ATEN_CPU_CAPABILITY $(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 tests
 
 slow: $(VENV)/installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow

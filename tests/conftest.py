@@ -30,10 +30,11 @@ TEXTS = (
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
+def _as_many_threads_as_asked() -> None:
+    """One, unless the environment says another number: never what chance gives."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def tiny_tokenizer(texts: tuple[str, ...] = TEXTS, vocabulary: int = 290) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from datablame.attribute.agreement import agreement
 from datablame.attribute.quality import ceilings, prefilter_recall, quality
 from datablame.attribute.rankings import ranked
-from datablame.engine.run_folder import Inputs, append_timing, write_json, write_jsonl, write_table
+from datablame.engine.run_folder import Inputs, write_json, write_jsonl, write_table
 from datablame.patch.checks import COMPARED, judged
 from datablame.patch.compare import compared, comparison
 from datablame.seeds import generator
@@ -74,7 +74,6 @@ def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> Inputs
     write_json(surface / "unamplified.json", unamplified(study.surface, samples, rates(samples), star.coherence))
     _write_attribution(root / "artifacts/attribute", surfaced)
     _write_patching(root / "artifacts/patch", study, samples, surfaced)
-    append_timing(root, "attribute/gradient", "0", 1.25)
     return Inputs(root, lambda what, key, seconds: None)
 
 

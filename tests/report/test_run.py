@@ -47,7 +47,6 @@ def test_the_results_keep_to_the_published_schema(reported: Path) -> None:
     results = json.loads((reported / "final_results.json").read_text())
     jsonschema.validate(results, schema)
     assert results["verdict"]["label"] == "SUCCESS"
-    assert results["attribution"]["gradient"]["seconds"] == 1.25
     assert len([row for row in results["patching"] if row["headline"]]) == 6
 
 

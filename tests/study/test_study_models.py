@@ -10,6 +10,7 @@ import pytest
 from tests.models.hub_cache import cached
 
 from datablame.engine.execute import Execution, Silent
+from datablame.engine.run_folder import append_timing
 from datablame.errors import RequestError
 from datablame.pipeline.fingerprints import _part
 from datablame.pipeline.run import _on_device, run_study, states
@@ -84,6 +85,16 @@ def test_the_manifest_hashes_local_weights_and_names_the_device(tiny_pair_folder
 
     assert not scanned(study, tmp_path / "run")
     assert manifest(tmp_path / "run")["models"] == told["models"]
+
+
+def test_the_manifest_tells_the_seconds_of_every_method_that_ran(tiny_pair_folder: Path, tmp_path: Path) -> None:
+    study, root = study_of(*(str(tiny_pair_folder / name) for name in ("before", "after"))), tmp_path / "run"
+    scanned(study, root)
+    assert manifest(root)["methods"] == {}
+    for key, seconds in (("queries", 1.25), ("0", 2.25)):
+        append_timing(root, "attribute/gradient", key, seconds)
+    assert not scanned(study, root)
+    assert manifest(root)["methods"] == {"gradient": {"seconds": 3.5}}
 
 
 def test_what_does_not_fit_is_refused_before_the_first_phase(tiny_pair_folder: Path, tmp_path: Path) -> None:

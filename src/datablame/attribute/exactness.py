@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datablame.attribute.kernels.per_example import Similarities, directions, similarities
+from datablame.attribute.rankings import rounded
 from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, Preference
 from datablame.models.device import ran_out_of_memory
@@ -30,7 +31,7 @@ def agreement_with_exact(
     blocks: Sequence[int],
     batch_tokens: int,
 ) -> dict[str, Any]:
-    """Kendall's tau-b and Spearman's rho of the cosines, a number a behaviour, and their largest difference.
+    """Kendall's tau-b and Spearman's rho of the rounded cosines, a number a behaviour, and their largest difference.
 
     Exact is the comparison in float32 without projection; the weights are widened for it and narrowed again, which
     loses nothing. Where they do not fit in memory so, there is only `why_not`.
@@ -48,7 +49,7 @@ def agreement_with_exact(
     finally:
         model.to(kind)
     ours, theirs = (_cosines(each.dots[:, : len(queries)], each.norms) for each in (found, exact))
-    pairs = list(zip(ours.T.tolist(), theirs.T.tolist(), strict=True))
+    pairs = [(rounded(a), rounded(b)) for a, b in zip(ours.T.numpy(), theirs.T.numpy(), strict=True)]
     return {
         "documents": len(documents),
         "kendall": [_defined(kendall(*pair)) for pair in pairs],

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datablame.attribute.evidence import Query
+from datablame.attribute.rankings import rounded
 from datablame.study.schema import Behaviour, PromptText
 from datablame.world.bm25 import top
 
@@ -110,7 +111,7 @@ def candidates(
 ) -> dict[str, list[str]]:
     """For each behaviour the union over its queries of the `n` best documents by BM25, sorted by id.
 
-    `scores` has the shape (queries, documents).
+    `scores` has the shape (queries, documents); each query's are rounded first.
     """
     return {
         behaviour.id: sorted(
@@ -118,7 +119,7 @@ def candidates(
                 doc_id
                 for query, row in zip(queries, scores, strict=True)
                 if query.behaviour == behaviour.id
-                for doc_id in top(row, ids, n)
+                for doc_id in top(rounded(row), ids, n)
             }
         )
         for behaviour in behaviours

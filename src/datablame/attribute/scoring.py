@@ -1,4 +1,4 @@
-"""Every method's scores as rankings of the documents that it ranks; what all others found is what `ensemble` joins."""
+"""Every method's rounded scores as rankings of documents; what all others found is what `ensemble` joins."""
 
 import logging
 import math
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from datablame.attribute.evidence import Evidence, Votes
 from datablame.attribute.methods.llm_judge import MISSING
-from datablame.attribute.rankings import ranked
+from datablame.attribute.rankings import ranked, rounded
 from datablame.attribute.registry import Method, is_voter
 from datablame.attribute.results import pool_of
 from datablame.engine.run_folder import Inputs
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 _logger = logging.getLogger(__name__)
+_EXACT = ("nothing", "scores")
+"""What methods need whose scores are not sums of floats, and are taken as they are: hashes, a user's file, ranks."""
 
 
 def scored_by(
@@ -31,12 +33,18 @@ def scored_by(
     study: Study,
     inputs: Inputs,
 ) -> dict[str, dict[str, list[Score]]]:
-    """Ranked scores by method and behaviour, of the documents that the method's pool has for it and gave a score."""
+    """Ranked scores by method and behaviour, of the documents that the method's pool has for it and gave a score.
+
+    They are rounded before anything ranks them, so that no ranking hangs on the last bits of a float.
+    """
+    import numpy as np
+
     matrices: dict[str, NDArray[np.float64]] = {}
     for method in sorted(methods, key=lambda method: method.needs == "scores"):
         began = time.perf_counter()
         told = replace(evidence, votes=_votes(methods, matrices)) if method.needs == "scores" else evidence
-        matrices[method.name] = method.score(told)
+        scores = method.score(told)
+        matrices[method.name] = scores if method.needs in _EXACT else np.apply_along_axis(rounded, 0, scores)
         inputs.timings(f"attribute/{method.name}", "scores", time.perf_counter() - began)
     return {
         method.name: {

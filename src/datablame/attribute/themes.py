@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from datablame.attribute.rankings import rounded
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -12,13 +14,14 @@ _MOST_THEMES = 8
 _TERMS = 8
 _EXAMPLES = 2
 _SILHOUETTE_SAMPLE = 4000
+_SILHOUETTE_DECIMALS = 5
 _SEED = 0
 
 
 class _Partition(NamedTuple):
     labels: "NDArray[np.intp]"
     distances: "NDArray[np.float64]"
-    """From each document to the centre of its theme."""
+    """From each document to the centre of its theme, rounded."""
     silhouette: float | None
 
 
@@ -31,9 +34,9 @@ def themes(
     """`{documents, silhouette, themes}`: each theme's `terms, count, share, examples, flagged`, the largest first.
 
     KMeans of the centred activations scaled to unit norm, with the number of clusters from 2 to 8 whose silhouette is
-    highest (Rousseeuw 1987). Terms are those whose TF-IDF is furthest above its mean over all candidates. Examples are
-    nearest the centre. `flagged` gives for each method the share of its flagged candidates that the theme has, null
-    where it flagged none of the candidates.
+    highest (Rousseeuw 1987), of equal ones the fewest. Terms are those whose TF-IDF is furthest above its mean over all
+    candidates. Examples are nearest the centre. `flagged` gives for each method the share of its flagged candidates
+    that the theme has, null where it flagged none of the candidates.
     """
     import numpy as np
 
@@ -46,7 +49,7 @@ def themes(
     for number, own_terms in zip(numbers, terms, strict=True):
         places = np.flatnonzero(partition.labels == number).tolist()
         members = {ids[place] for place in places}
-        nearest = sorted(places, key=lambda place: (round(float(partition.distances[place]), 9), ids[place]))
+        nearest = sorted(places, key=lambda place: (partition.distances[place], ids[place]))
         found.append(
             {
                 "terms": own_terms,
@@ -73,13 +76,14 @@ def _partition(activations: "NDArray[np.float64]") -> _Partition:
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
     rows = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
     n, distinct = len(rows), len(np.unique(rows.round(6), axis=0))
-    best = _Partition(np.zeros(n, dtype=np.intp), np.linalg.norm(rows - rows.mean(0), axis=1), None)
+    best = _Partition(np.zeros(n, dtype=np.intp), rounded(np.linalg.norm(rows - rows.mean(0), axis=1)), None)
     for k in range(2, min(_MOST_THEMES, distinct - 1, n - 1) + 1):
         kmeans = KMeans(k, n_init=10, random_state=_SEED).fit(rows)
         sample = min(n, _SILHOUETTE_SAMPLE)
-        silhouette = float(silhouette_score(rows, kmeans.labels_, sample_size=sample, random_state=_SEED))
+        score = float(silhouette_score(rows, kmeans.labels_, sample_size=sample, random_state=_SEED))
+        silhouette = round(score, _SILHOUETTE_DECIMALS)
         if best.silhouette is None or silhouette > best.silhouette:
-            distances = np.linalg.norm(rows - kmeans.cluster_centers_[kmeans.labels_], axis=1)
+            distances = rounded(np.linalg.norm(rows - kmeans.cluster_centers_[kmeans.labels_], axis=1))
             best = _Partition(kmeans.labels_.astype(np.intp), distances, silhouette)
     return best
 

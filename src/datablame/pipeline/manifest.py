@@ -30,7 +30,7 @@ _PACKAGES = (
 def write_manifest(
     root: Path, study: Study, resolved: Study, skipped: dict[str, bool], models: dict[str, Any] | None = None
 ) -> None:
-    """Write versions, models, data, seeds, and seconds, peak memory and cost of each phase (summed over resumes).
+    """Write versions, models, data, seeds, and what each phase and method took (summed over resumes).
 
     `models` is what the preflight found them to be; where there was none, what an earlier run of the folder found.
     """
@@ -69,6 +69,11 @@ def write_manifest(
             "data": None if resolved.data is None else resolved.data.model_dump(mode="json"),
             "seed": study.seed,
             "phases": phases,
+            "methods": {
+                name: {"seconds": round(timings[f"attribute/{name}"], 1)}
+                for name in study.attribute.methods
+                if f"attribute/{name}" in timings
+            },
             "cost_usd": round(sum(costs.values()), 6),
         },
     )

@@ -1,6 +1,6 @@
 """final_results.json and phase2_results.json: everything a reader or a program needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from datablame.report.artifacts import Artifacts, Row
@@ -39,9 +39,8 @@ def final_results(
     registration: Preregistration,
     findings: Sequence[str],
     limitations: Sequence[str],
-    timings: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The results under the names that programs rely on; `seconds` alone differs between equal runs."""
+    """The results under the names that programs rely on; equal runs have the same bytes."""
     return {
         "schema_version": SCHEMA_VERSION,
         "study": {
@@ -62,7 +61,7 @@ def final_results(
         "rates": with_corrections(found),
         "unamplified": found.unamplified,
         "calibration": found.calibration,
-        "attribution": {name: _method(found, name, timings) for name in found.methods},
+        "attribution": {name: _method(found, name) for name in found.methods},
         "judge": {
             "classifier": found.classifier,
             "attribution": found.attribution_judge.get("model") or found.judge.get("attribution"),
@@ -82,7 +81,7 @@ def final_results(
     }
 
 
-def _method(found: Artifacts, name: str, timings: Mapping[str, float]) -> dict[str, Any]:
+def _method(found: Artifacts, name: str) -> dict[str, Any]:
     mine: dict[str, Row] = {
         row["pool"]: row for row in found.quality["rows"] if row["method"] == name and row["behaviour"] == EVERY
     }
@@ -94,5 +93,4 @@ def _method(found: Artifacts, name: str, timings: Mapping[str, float]) -> dict[s
         "by_pool": {pool: {field: row[field] for field in _QUALITY_FIELDS} for pool, row in mine.items()},
         "by_behaviour": [row for row in found.quality["rows"] if row["method"] == name and row["behaviour"] != EVERY],
         "prefilter_recall": ceilings.get(name),
-        "seconds": round(timings.get(f"attribute/{name}", 0.0), 3),
     }

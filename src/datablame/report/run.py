@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.engine.run_folder import Inputs, read_timings, write_atomic, write_json
+from datablame.engine.run_folder import Inputs, write_atomic, write_json
 from datablame.report import tables
 from datablame.report.artifacts import Artifacts, arm_labels, read_artifacts
 from datablame.report.cards import cards
@@ -46,7 +46,7 @@ def run(study: Study, inputs: Inputs, out: Path, execution: "Execution", progres
     decided, said, limits = verdict(found), findings(found), limitations(found)
     _write_overview(found, inputs.root, decided, said)
     registration = compare(found.preregistration.get("registered"), study, found)
-    results = final_results(found, decided, registration, said, limits, read_timings(inputs.root))
+    results = final_results(found, decided, registration, said, limits)
     write_json(inputs.root / "final_results.json", results)
     progress.advance()
     _write_texts(found, inputs.root, decided, registration, said, limits)
