@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from datablame.engine.execute import Execution, Progress
-from datablame.engine.run_folder import Journal
-from datablame.tables import TABLES, object_of, rows_of
+from datablame.engine.run_folder import Journal, write_atomic
+from datablame.tables import TABLES, encoded, object_of, rows_of
 
 if TYPE_CHECKING:
     from datablame.world import World
@@ -84,3 +84,9 @@ class Phase:
     needs_models: bool = True
     deliver: "Callable[[World, Tables, Path], None] | None" = None
     """Writes the deliverables that the phase makes possible to the root of the run folder."""
+
+
+def write_outputs(outputs: Outputs, folder: Path) -> None:
+    """Write what a phase yields into its folder, each table whole."""
+    for row, rows in outputs.items():
+        write_atomic(folder / TABLES[row].file, encoded(row, rows))
