@@ -154,7 +154,7 @@ def main() -> None:
     """Run the parts, print the table; 0 where every row of exactness passed."""
     began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/card"), help="folder for card.json, card.md and card.log")
+    parser.add_argument("--out", type=Path, default=Path("runs/card"), help="folder for card.json, .md and .log")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--reduced", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--seconds", type=float, default=540, help="for everything together")

@@ -26,7 +26,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 _RELATIVE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
-"""Of dot products relative to the norm, of norms and losses relative to themselves: 5 times what a CPU is off by."""
+"""Of dot products relative to the norm, of norms and losses relative to themselves: 4 times what a CPU is off by."""
 _NATS = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.04}
 """Of log-probabilities a token, at alpha up to 1, which doubles what the logits are off by; likewise."""
 _VOCABULARY, _ROWS = 290, 304
