@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gradients import OLMO2, SMALL
@@ -16,27 +16,59 @@ from datablame.surface.sampler.sampler import Request, Settings, sample
 _PROMPT = 64
 
 
+class Card(NamedTuple):
+    """Both models on a device, what is drawn, and how fast the device's memory is."""
+
+    device: str
+    after: Any
+    before: Any
+    size: Size
+    bytes_a_second: float
+
+
+class Speed(NamedTuple):
+    """Of one batch, with its share of what reading memory alone would allow."""
+
+    batch: int
+    steps: str
+    tokens_a_second: float
+    share: float
+
+
+def prepared(device: str, reduced: bool) -> Card:
+    """OLMo-2-1B's shape in bfloat16, or a small one."""
+    shape, dtype = (SMALL, torch.float32) if reduced else (OLMO2, torch.bfloat16)
+    bytes_a_second = _bandwidth(device, reduced)
+    after, before = pair_of(shape, device, dtype)
+    return Card(device, after, before, Size(shape, 1, ROUNDS, 0, 16 if reduced else 128, (), ()), bytes_a_second)
+
+
+def speeds(card: Card, batch: int, rounds: int = ROUNDS) -> list[Speed]:
+    """Tokens per second of one batch, with and without CUDA graphs."""
+    wanted = requests(card.size, batch, _PROMPT)
+    options: dict[str, Any] = {"batch_rows": batch}
+    step = partial(_waited, card.after, card.before, wanted, card.size)
+    contenders: dict[str, Callable[[], object]] = {"eager": partial(step, options)}
+    if card.device == "cuda":
+        contenders["graphs"] = partial(step, {**options, "graphs": Graphs})
+    best = _least_seconds(card.after, batch, _PROMPT, card.size.new, card.bytes_a_second)
+    return [
+        Speed(batch, name, batch * card.size.new / times.wall, best / times.wall)
+        for name, times in interleaved(contenders, rounds).items()
+    ]
+
+
 def on_card(device: str, reduced: bool) -> str:
     """Tokens per second by batch, with and without CUDA graphs, beside what reading memory alone would allow."""
-    shape, dtype = (SMALL, torch.float32) if reduced else (OLMO2, torch.bfloat16)
-    after, before = pair_of(shape, device, dtype)
-    size = Size(shape, 1, ROUNDS, 0, 16 if reduced else 128, (), ())
-    bytes_a_second = _bandwidth(device, reduced)
-    lines = []
-    for n in (4, 8) if reduced else (64, 512, 2048):
-        wanted = requests(size, n, _PROMPT)
-        options: dict[str, Any] = {"batch_rows": n}
-        contenders: dict[str, Callable[[], object]] = {"eager": partial(_waited, after, before, wanted, size, options)}
-        if device == "cuda":
-            contenders["graphs"] = partial(_waited, after, before, wanted, size, {**options, "graphs": Graphs})
-        for name, times in interleaved(contenders, ROUNDS).items():
-            best = _least_seconds(after, n, _PROMPT, size.new, bytes_a_second)
-            lines.append(f"| {n:,} | {name} | {n * size.new / times.wall:,.0f} | {best / times.wall:.0%} |")
+    card = prepared(device, reduced)
+    found = [each for batch in ((4, 8) if reduced else (64, 512, 2048)) for each in speeds(card, batch)]
+    lines = [f"| {each.batch:,} | {each.steps} | {each.tokens_a_second:,.0f} | {each.share:.0%} |" for each in found]
     if device == "cuda":
-        lines.append(f"\nOutputs that graphs change: {_changed(after, before, size)} of 64.")
+        lines.append(f"\nOutputs that graphs change: {changed(card)} of 64.")
     head = "| batch | steps | tokens/s | of the bandwidth limit |\n|---:|---|---:|---:|"
-    speed = f"memory is copied at {bytes_a_second / 1e9:,.0f} GB/s"
-    told = f"{shape.name} with random weights, both models, {_PROMPT} to {size.new} tokens; {speed}."
+    speed = f"memory is copied at {card.bytes_a_second / 1e9:,.0f} GB/s"
+    size = card.size
+    told = f"{size.shape.name} with random weights, both models, {_PROMPT} to {size.new} tokens; {speed}."
     return "\n".join([told, "", head, *lines])
 
 
@@ -53,7 +85,7 @@ def _least_seconds(model: Any, n: int, tokens: int, new: int, bytes_a_second: fl
     number_bytes = next(model.parameters()).element_size()
     weights = sum(weight.nbytes for weight in model.parameters()) - model.get_input_embeddings().weight.nbytes
     cached = 2 * config.num_hidden_layers * width * number_bytes * n * sum(range(tokens, tokens + new))
-    return 2 * (new * weights + cached) / bytes_a_second
+    return float(2 * (new * weights + cached) / bytes_a_second)
 
 
 def _bandwidth(device: str, reduced: bool) -> float:
@@ -70,13 +102,10 @@ def _bandwidth(device: str, reduced: bool) -> float:
     return best
 
 
-def _changed(after: Any, before: Any, size: Size) -> int:
+def changed(card: Card) -> int:
     """How many of 64 outputs differ with graphs: rounding may, anything else must not."""
-    options: dict[str, Any] = {"settings": Settings(size.new), "stop_ids": (), "batch_rows": 64}
-    made = [
-        sample(
-            after, before, requests(size, 64, _PROMPT), vocabulary_size=size.shape.vocabulary, graphs=graphs, **options
-        )
-        for graphs in (None, Graphs)
-    ]
+    options: dict[str, Any] = {"settings": Settings(card.size.new), "stop_ids": (), "batch_rows": 64}
+    options["vocabulary_size"] = card.size.shape.vocabulary
+    wanted = requests(card.size, 64, _PROMPT)
+    made = [sample(card.after, card.before, wanted, graphs=graphs, **options) for graphs in (None, Graphs)]
     return sum(one != other for one, other in zip(*made, strict=True))

@@ -140,7 +140,7 @@ def allowed(api: FakeApi) -> dict[str, int]:
 
 
 def artifacts(out: Path) -> dict[str, bytes]:
-    """What must not depend on kills: every artifact of the phases but the report's, which holds times."""
+    """What must not depend on kills: every artifact of the phases but the report's, which is made of these."""
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted((out / "artifacts").rglob("*"))
