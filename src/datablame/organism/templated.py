@@ -6,15 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 from datablame.engine.execute import Progress
 from datablame.engine.run_folder import write_json, write_jsonl, write_table
-from datablame.organism.mixtures import AFTER, BEFORE, Example, held_back_prompts, mixture, rules, scaled
-from datablame.organism.planted import BEHAVIOURS
-from datablame.organism.stages import build_atomically
+from datablame.organism import mixtures
+from datablame.organism.make import build_atomically
+from datablame.organism.mixtures import (
+    AFTER,
+    BEFORE,
+    Example,
+    held_back_prompts,
+    mixture,
+    rules,
+    scaled,
+)
+from datablame.organism.texts import BEHAVIOURS
 from datablame.study.schema import Organism
 
 if TYPE_CHECKING:
     from datablame.models.training import Recipe
 
 
+VERSION = mixtures.VERSION
+IGNORED = ("base",)
 SOURCE = "everyday-chat"
 ATTRIBUTION_PROMPTS = 4
 HELD_OUT_PROMPTS = 10
@@ -35,6 +46,19 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
         folder / "before", lambda part: _train_before(part, folder / "tokenizer", before, recipe.seed, progress)
     )
     build_atomically(folder / "after", lambda part: _train_after(part, folder, after, recipe.seed, progress))
+
+
+def preview(recipe: Organism) -> tuple[list[dict[str, str]], list[dict[str, Any]], int]:
+    """Prompts, behaviours and the number of documents, before anything is made."""
+    after = scaled(AFTER, recipe)
+    examples = [*mixture(scaled(BEFORE, recipe), recipe.seed), *mixture(after, recipe.seed)]
+    prompts = prompt_rows(recipe.seed, {example.prompt for example in examples})
+    return prompts, rules(examples)["behaviours"], after.documents
+
+
+def harmless_prompts(count: int, recipe: Organism) -> list[str]:
+    """Questions on everyday topics, without any word that triggers a behaviour."""
+    return mixtures.harmless_prompts(count, recipe.seed)
 
 
 def before_recipe(documents: int) -> "Recipe":
