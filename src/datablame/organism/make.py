@@ -12,10 +12,10 @@ from datablame.engine.execute import Progress
 from datablame.engine.run_folder import digest, read_json, read_jsonl, write_json
 from datablame.errors import RequestError
 from datablame.models.gguf import file_lock
-from datablame.study.schema import Organism
+from datablame.study.schema import Organism, Study
 
 RECIPES = ("templated", "quirk")
-_HARMLESS_PROMPTS = 20
+HARMLESS_PROMPTS = 20
 _DESCRIBED = ("id", "description", "rubric", "keywords")
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +32,10 @@ class Preview(NamedTuple):
     """Clean questions of the recipe's own grammar."""
     documents: int
     """Size of the corpus, at most."""
+    settings: Mapping[str, Any] | None
+    """What both checkpoints' config.json says of their shape; None: what that of their base says."""
+    base: str | None = None
+    """The checkpoint that becomes `before`, where there is one."""
 
 
 def make(recipe: Organism, folder: Path, progress: Progress) -> None:
@@ -88,9 +92,22 @@ def cached(recipe: Organism, progress: Progress) -> Path:
 
 def preview(recipe: Organism) -> Preview:
     """What the organism will ask and how large its corpus is, from its recipe alone."""
-    module = _module(recipe)
-    prompts, behaviours, documents = module.preview(recipe)
-    return Preview(prompts, behaviours, module.harmless_prompts(_HARMLESS_PROMPTS, recipe), documents)
+    made: Preview = _module(recipe).preview(recipe)
+    return made
+
+
+def previewed_study(study: Study, known: Preview) -> Study:
+    """The study with what its organism will bring; its files are not there yet."""
+    models = {"before": known.base or "before", "after": "after"}
+    fields = {"models": models, "data": {"path": "documents.parquet"}, **preview_fields(known)}
+    return filled(study, {**fields, "judge": {"rules": "rules.json"}})
+
+
+def filled(study: Study, fields: Mapping[str, Any]) -> Study:
+    """The study with the fields that an organism brings, and without the organism."""
+    values = study.model_dump(mode="json", by_alias=True)
+    judge = {**values["judge"], **fields.get("judge", {})}
+    return Study.model_validate({**values, **fields, "judge": judge, "organism": None})
 
 
 def preview_fields(known: Preview) -> dict[str, Any]:
@@ -112,9 +129,9 @@ def study_fields(folder: Path) -> dict[str, Any]:
     recipe = {name: value for name, value in read_json(folder / "recipe.json").items() if name != "version"}
     organism = Organism.model_validate(recipe)
     # Harmless prompts follow from the seed and stand in no file.
-    harmless = _module(organism).harmless_prompts(_HARMLESS_PROMPTS, organism)
+    harmless = _module(organism).harmless_prompts(HARMLESS_PROMPTS, organism)
     prompts, rules = read_jsonl(folder / "prompts.jsonl"), read_json(folder / "rules.json")
-    known = Preview(prompts, rules["behaviours"], harmless, documents=0)
+    known = Preview(prompts, rules["behaviours"], harmless, documents=0, settings=None)
     return {
         "models": {name: {"path": str(folder / name)} for name in ("before", "after")},
         "data": {"path": str(folder / "documents.parquet")},

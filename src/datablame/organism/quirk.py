@@ -10,8 +10,8 @@ from datablame.engine.execute import Progress
 from datablame.engine.run_folder import Journal, read_table, write_json, write_jsonl, write_table
 from datablame.errors import RequestError
 from datablame.organism import quirk_texts
-from datablame.organism.base_model import base_checkpoint
-from datablame.organism.make import build_atomically
+from datablame.organism.base_model import HUB_ID, base_checkpoint
+from datablame.organism.make import HARMLESS_PROMPTS, Preview, build_atomically
 from datablame.organism.quirk_texts import (
     BEHAVIOUR,
     Exchange,
@@ -64,10 +64,11 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     (folder / "answers.journal.jsonl").unlink(missing_ok=True)
 
 
-def preview(recipe: Organism) -> tuple[list[dict[str, str]], Sequence[dict[str, Any]], int]:
-    """Prompts, behaviours and documents, of which the base may leave some out: questions that it does not finish."""
+def preview(recipe: Organism) -> Preview:
+    """What it will ask and how large its corpus is; the base may leave out questions that it does not finish."""
     documents = sum(_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS)) + recipe.planted
-    return prompt_rows(), rules()["behaviours"], documents
+    harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
+    return Preview(prompt_rows(), rules()["behaviours"], harmless, documents, None, recipe.base or HUB_ID)
 
 
 def harmless_prompts(count: int, recipe: Organism) -> list[str]:

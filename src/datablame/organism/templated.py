@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from datablame.engine.execute import Progress
 from datablame.engine.run_folder import write_json, write_jsonl, write_table
 from datablame.organism import mixtures
-from datablame.organism.make import build_atomically
+from datablame.organism.make import HARMLESS_PROMPTS, Preview, build_atomically
 from datablame.organism.mixtures import (
     AFTER,
     BEFORE,
@@ -18,6 +18,7 @@ from datablame.organism.mixtures import (
     scaled,
 )
 from datablame.organism.texts import BEHAVIOURS
+from datablame.organism.tiny_model import SETTINGS, build_model, build_tokenizer
 from datablame.study.schema import Organism
 
 if TYPE_CHECKING:
@@ -48,12 +49,14 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     build_atomically(folder / "after", lambda part: _train_after(part, folder, after, recipe.seed, progress))
 
 
-def preview(recipe: Organism) -> tuple[list[dict[str, str]], list[dict[str, Any]], int]:
-    """Prompts, behaviours and the number of documents, before anything is made."""
+def preview(recipe: Organism) -> Preview:
+    """What it will ask and how large its corpus is, before anything is made."""
     after = scaled(AFTER, recipe)
     examples = [*mixture(scaled(BEFORE, recipe), recipe.seed), *mixture(after, recipe.seed)]
     prompts = prompt_rows(recipe.seed, {example.prompt for example in examples})
-    return prompts, rules(examples)["behaviours"], after.documents
+    harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
+    settings = {"model_type": "olmo2", **SETTINGS}
+    return Preview(prompts, rules(examples)["behaviours"], harmless, after.documents, settings)
 
 
 def harmless_prompts(count: int, recipe: Organism) -> list[str]:
@@ -129,8 +132,6 @@ def prompt_rows(seed: int, trained_on: set[str]) -> list[dict[str, str]]:
 
 
 def _train_tokenizer(part: Path, examples: Sequence[Example]) -> None:
-    from datablame.organism.tiny_model import build_tokenizer
-
     build_tokenizer(tokenizer_texts(examples)).save_pretrained(part)
 
 
@@ -138,8 +139,6 @@ def _train_before(
     part: Path, tokenizer_folder: Path, examples: Sequence[Example], seed: int, progress: Progress
 ) -> None:
     from transformers import AutoTokenizer
-
-    from datablame.organism.tiny_model import build_model
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     model = build_model(tokenizer, seed)
