@@ -12,7 +12,7 @@ from datablame.engine.execute import Progress
 from datablame.engine.run_folder import hash_file
 from datablame.errors import RequestError
 from datablame.models.gguf import cache_folder, convert, file_lock
-from datablame.organism.stages import build_atomically
+from datablame.organism.make import build_atomically
 
 _logger = logging.getLogger(__name__)
 
