@@ -151,9 +151,9 @@ def majority_sources(sources: Iterable[str]) -> frozenset[str]:
     for source, count in ranked:
         if 2 * held > total:
             break
-        found.append(source)
+        majority.append(source)
         held += count
-    return frozenset(found)
+    return frozenset(majority)
 
 
 def _apportioned(weights: Mapping[Stratum, int], seats: int) -> dict[Stratum, int]:
