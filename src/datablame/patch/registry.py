@@ -78,5 +78,5 @@ def _of_method(method: Method) -> ArmKind:
         method.look,
         f"what {method.name} flagged",
         lambda data, k, _: data.flags.get((method.name, k), ()),
-        in_family=not method.confounder,
+        in_family=not method.confounds,
     )
