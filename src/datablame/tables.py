@@ -17,7 +17,7 @@ LabelName = Literal["harmful", "refused", "harmless", "incoherent", "unscored"]
 LABELS: tuple[LabelName, ...] = ("harmful", "refused", "harmless", "incoherent", "unscored")
 Split = Literal["attribution", "held-out", "harmless"]
 Protocol = Literal["retrain", "continue"]
-Intervention = Literal["none", "remove", "swap", "drop-source"]
+InterventionKind = Literal["none", "remove", "swap", "drop-source"]
 """`remove`: fillers for documents; `swap`: a pair's answers exchanged; `drop-source`: fillers for whole sources."""
 Pool = Literal["whole", "candidates"]
 """Which documents a method ranks."""
@@ -535,7 +535,7 @@ class Arm:
     k: int
     """0 for an arm that is the same at every K."""
     seed: int
-    intervention: Intervention
+    intervention: InterventionKind
     removed: tuple[str, ...]
     fillers: tuple[str, ...]
     loosely_matched: int

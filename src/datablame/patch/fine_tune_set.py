@@ -1,4 +1,4 @@
-"""Data interventions: the fine-tune set, what is drawn from it at random, and what stands in for what is removed."""
+"""The fine-tune set, what is drawn from it at random, and what stands in for what is removed: pure functions."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -94,21 +94,21 @@ def replaced(
         for item in pool
         if item.doc_id not in inside and item.cluster not in barred and item.source not in barred_sources
     ]
-    place_of = strata([item._replace(source="") for item in pool] if barred_sources else pool)
+    stratum_of = strata([item._replace(source="") for item in pool] if barred_sources else pool)
     reserve: dict[Stratum, list[str]] = {}
     for item in sorted(free, key=lambda item: stream_key("filler", seed, item.doc_id), reverse=True):
-        reserve.setdefault(place_of[item.doc_id], []).append(item.doc_id)
-    wanted = [doc_id for doc_id in members if doc_id in gone]
-    if len(wanted) > len(free):
+        reserve.setdefault(stratum_of[item.doc_id], []).append(item.doc_id)
+    leaving = [doc_id for doc_id in members if doc_id in gone]
+    if len(leaving) > len(free):
         of_sources = f" of other sources than {', '.join(sorted(barred_sources))}" if barred_sources else ""
         remedy = ", or choose patch.intervention = remove" if barred_sources else ""
         raise RequestError(
-            f"patch.size = {len(members)} leaves {len(free)} documents{of_sources} to stand in for {len(wanted)} "
+            f"patch.size = {len(members)} leaves {len(free)} documents{of_sources} to stand in for {len(leaving)} "
             f"removed ones; lower it or enlarge the pool{remedy}"
         )
     fillers, loose = {}, 0
-    for doc_id in wanted:
-        source, band = place_of[doc_id]
+    for doc_id in leaving:
+        source, band = stratum_of[doc_id]
         nearest = min((s for s in reserve if reserve[s]), key=lambda s: (s[0] != source, abs(s[1] - band), s))
         loose += nearest != (source, band)
         fillers[doc_id] = reserve[nearest].pop()
@@ -124,19 +124,19 @@ def draw_random(
     out is made up for by others. Whole clusters are taken; each training seed draws anew.
     """
     cluster_of = {item.doc_id: item.cluster for item in pool}
-    place_of = strata(pool)
+    stratum_of = strata(pool)
     flagged = [[doc_id for doc_id in ids if doc_id in cluster_of] for ids in flagged_by.values()]
     counts = [len({cluster_of[doc_id] for doc_id in ids}) for ids in flagged if ids]
     if not counts:
         return []
     count = round(median(counts))
-    quota = _apportioned(Counter(place_of[doc_id] for ids in flagged for doc_id in ids), count)
+    quota = _apportioned(Counter(stratum_of[doc_id] for ids in flagged for doc_id in ids), count)
     order = generator("random arm", seed, arm_seed).permutation(len(members)).tolist()
     chosen: set[int] = set()
     taken: Counter[Stratum] = Counter()
     for strict in (True, False):
-        for place in order:
-            stratum, cluster = place_of[members[place]], cluster_of[members[place]]
+        for index in order:
+            stratum, cluster = stratum_of[members[index]], cluster_of[members[index]]
             fits = taken[stratum] < quota.get(stratum, 0) if strict else len(chosen) < count
             if fits and cluster not in chosen:
                 chosen.add(cluster)
@@ -147,13 +147,13 @@ def draw_random(
 def majority_sources(sources: Iterable[str]) -> frozenset[str]:
     """The fewest sources that together hold more than half of the documents, each named once a document."""
     ranked = sorted(Counter(sources).items(), key=lambda pair: (-pair[1], pair[0]))
-    total, held, found = sum(count for _, count in ranked), 0, []
+    total, held, majority = sum(count for _, count in ranked), 0, []
     for source, count in ranked:
         if 2 * held > total:
             break
-        found.append(source)
+        majority.append(source)
         held += count
-    return frozenset(found)
+    return frozenset(majority)
 
 
 def _apportioned(weights: Mapping[Stratum, int], seats: int) -> dict[Stratum, int]:

@@ -1,4 +1,4 @@
-"""Several LoRA adapters trained at once on one base: their rows share every product with the frozen weights.
+"""Models trained and given back as they were: several LoRA adapters at once on one base, or all weights.
 
 The adapters of several arms differ in a few documents only. Trained one after another, each of them reads all of the
 base's weights at every step for a handful of rows; side by side they do it together. An adapter sees its own rows only,
@@ -7,7 +7,9 @@ so that it learns what it would learn alone, up to rounding.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -15,13 +17,15 @@ from torch import Tensor, nn
 
 from datablame.models.accumulate import DoesNotFit
 from datablame.models.chat import Encoded, Preference
-from datablame.models.lora import Start, adapted, factors_of
+from datablame.models.lora import Start, adapted, adapter_norm, factors_of, save_adapter, set_factors
 from datablame.models.preference import preference_losses
 from datablame.models.training import Recipe, minimise_each, response_losses
 from datablame.models.trunk import Trunk
 
 _logger = logging.getLogger(__name__)
 
+Describe = Callable[[], dict[str, Any]]
+"""Says how far training moved the model: `weight_change_norm`, `modules`, `matched_modules`."""
 Factors = Mapping[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]]
 """A and B of every adapted module by its name."""
 
@@ -88,7 +92,7 @@ def train_adapters(
     pairs = isinstance(sides[0][0], Preference)
 
     def losses_of(part: Sequence[Any]) -> Float[Tensor, " adapters"]:
-        every = [side[place] for place in range(n) for side in part]
+        every = [side[adapter] for adapter in range(n) for side in part]
         if pairs:
             return preference_losses(model, every, beta, n).view(n, -1).mean(1)
         return response_losses(model, every, n, trunk)
@@ -123,3 +127,40 @@ def _stacked(model: nn.Module, start: Start, n: int) -> Iterator[dict[str, _Side
     finally:
         for name, stack in stacks.items():
             model.set_submodule(name, stack.base)
+
+
+@contextlib.contextmanager
+def full_finetune(model: nn.Module) -> Iterator[Describe]:
+    """The model with all weights trainable; afterwards they are what they were."""
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.requires_grad_(True)
+
+    def describe() -> dict[str, Any]:
+        # Parameters, for the state dict lists tied weights twice.
+        moved = (
+            float((weight.detach().float() - start[name].float()).pow(2).sum())
+            for name, weight in model.named_parameters()
+        )
+        return {"weight_change_norm": math.sqrt(sum(moved)), "modules": len(start), "matched_modules": ["all"]}
+
+    try:
+        yield describe
+    finally:
+        model.load_state_dict(start)
+        model.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def with_adapter(model: nn.Module, start: Start, factors: Factors, file: Path) -> Iterator[Describe]:
+    """The model with a trained adapter, which describing it writes to a file; afterwards the model is as it was."""
+    with adapted(model, *start) as adapter:
+        set_factors(adapter, factors)
+
+        def describe() -> dict[str, Any]:
+            save_adapter(adapter, file)
+            matched = sorted({name.rpartition(".")[2] for name in adapter.modules})
+            norm = adapter_norm(adapter)
+            _logger.info("%s: LoRA on %d modules (%s), norm %.3g", file.stem, len(factors), ", ".join(matched), norm)
+            return {"weight_change_norm": norm, "modules": len(factors), "matched_modules": matched}
+
+        yield describe
