@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from studies.unamplified.path import extrapolated
 
 from datablame.seeds import generator
 from datablame.stats.importance import balance_log_weights, weighed_rate
-from datablame.stats.path import extrapolated
 from datablame.tables import EVERY
 
 Floats = NDArray[np.float64]

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.stats.bootstrap import two_way
-from datablame.stats.crossed import CrossedT, crossed_t
-from datablame.stats.equivalence import tost
+from datablame.stats.crossed import CrossedT, crossed_t, tost
 from datablame.stats.mixed_logistic import mixed_logistic
 from datablame.stats.permutation import permutation_p
 
