@@ -16,7 +16,7 @@ from datablame.study.schema import Study
 from datablame.surface import phase
 from datablame.surface.draw import sample_specs
 from datablame.surface.phase import SCAN, SURFACE, scan_specs, surface_specs
-from datablame.tables import AlphaStar, Label, Prompt, Rate, ScannedPrompt, ScanSample, SurfaceSample, Unamplified
+from datablame.tables import AlphaStar, Label, Prompt, Rate, Scan, ScannedPrompt, ScanSample, SurfaceSample, Unamplified
 from datablame.world import World
 
 
@@ -58,7 +58,7 @@ def both(world: World, execution: Execution = ONE) -> Tables:
 
 def bytes_of(tables: Tables) -> dict[str, bytes]:
     """Every table of both phases."""
-    rows = (ScanSample, ScannedPrompt, SurfaceSample, Rate, AlphaStar, Unamplified)
+    rows = (ScanSample, ScannedPrompt, Scan, SurfaceSample, Rate, AlphaStar, Unamplified)
     return {row.__name__: tables.path(row).read_bytes() for row in rows}
 
 
@@ -70,6 +70,7 @@ def test_the_scan_chooses_and_the_surface_samples_in_full(study: Study, tmp_path
     focus = [prompt.prompt_id for prompt in scanned if prompt.selected]
     assert len(focus) >= 2
     assert scanned[0].alphas == (0.0, 1.0)
+    assert "the first 2 of this ranking" in tables.of(Scan).rule
     assert len(tables.rows(ScanSample)) == len(scan_specs(world)) == 4 * 2 * 3
     samples = tables.rows(SurfaceSample)
     assert len(samples) == len(surface_specs(world, focus))

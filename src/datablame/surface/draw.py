@@ -1,15 +1,16 @@
 """Samples named, and drawn from a model: what every phase that measures a model calls."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any
 
 from datablame.seeds import stream_key
 from datablame.study.schema import Study
 from datablame.tables import Prompt, Sample
 
 
-class SampleSpec(NamedTuple):
+@dataclass(frozen=True)
+class SampleSpec:
     """One sample to be drawn."""
 
     prompt: Prompt

@@ -12,9 +12,9 @@ from datablame.judge.classifier import Classifier, ClassifierInput, build
 from datablame.study.schema import Study
 from datablame.surface.draw import SampleSpec, draw, sample_specs
 from datablame.surface.rates import alpha_star, rates
-from datablame.surface.scan import choose_focus, spread
+from datablame.surface.scan import RULE, choose_focus, spread
 from datablame.surface.unamplified import unamplified, why_not
-from datablame.tables import AlphaStar, Rate, Sample, ScannedPrompt, ScanSample, SurfaceSample, Unamplified
+from datablame.tables import AlphaStar, Rate, Sample, Scan, ScannedPrompt, ScanSample, SurfaceSample, Unamplified
 from datablame.world import World
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ def surface_specs(world: World, focus_ids: Collection[str]) -> list[SampleSpec]:
 def _scan(world: World, tables: Tables, work: Work) -> Outputs:
     """A few samples, and which of their prompts come into focus."""
     samples = _labelled_samples(ScanSample, world, work, scan_specs(world))
-    return {ScanSample: samples, ScannedPrompt: choose_focus(rates(samples), world.study.scan.focus)}
+    focus = world.study.scan.focus
+    return {
+        ScanSample: samples,
+        ScannedPrompt: choose_focus(rates(samples), focus),
+        Scan: Scan(RULE.format(focus=focus)),
+    }
 
 
 def _surface(world: World, tables: Tables, work: Work) -> Outputs:
@@ -134,6 +139,7 @@ def _labelled(classifier: Classifier, texts: Mapping[str, str], samples: Sequenc
     ]
 
 
-def _row(row: type[S], fields: Mapping[str, Any]) -> S:
+def _row(row: type[S], journalled: Mapping[str, Any]) -> S:
     """A row of a journal, where tuples are lists."""
-    return row(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in journalled.items()}
+    return row(**fields)

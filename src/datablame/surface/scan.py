@@ -4,6 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from datablame.tables import EVERY, Prompt, Rate, ScannedPrompt
 
+RULE = (
+    "Scanned prompts are ranked by rise: their highest harmful rate at an alpha above 0, minus their rate at alpha 0 "
+    "(ties: the higher rate, then the order of the study). Focus prompts are the first {focus} of this ranking, and "
+    "the best ranked prompt of every behaviour that showed a harmful output and has none among them."
+)
+
 
 def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
     """`n` prompts taken in turn from each behaviour, in the order given."""
@@ -16,12 +22,7 @@ def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
 
 
 def choose_focus(rates: Sequence[Rate], focus: int) -> list[ScannedPrompt]:
-    """Every scanned prompt in the order of its rates, in focus or not.
-
-    Scanned prompts are ranked by rise: their highest harmful rate at an alpha above 0, minus their rate at alpha 0
-    (ties: the higher rate, then the order of the study). Focus prompts are the first `focus` of this ranking, and the
-    best ranked prompt of every behaviour that showed a harmful output and has none among them.
-    """
+    """Every scanned prompt in the order of its rates, in focus or not by `RULE`."""
     cells: dict[tuple[str, str], dict[float, Rate]] = {}
     for rate in rates:
         if rate.prompt_id != EVERY:

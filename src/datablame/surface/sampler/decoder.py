@@ -102,7 +102,8 @@ class RingDecoder:
             **{self._cache_name: self._cache},
         ).logits[:, -1]
         self._position[:n] += 1
-        return logits.unflatten(0, (n, self._prompts.models))
+        by_model: Tensor = logits.unflatten(0, (n, self._prompts.models))
+        return by_model
 
     def _layers(self, states: Sequence[tuple[Tensor, Tensor]]) -> list[RingLayer]:
         if not isinstance(self._cache.layers[0], RingLayer):
