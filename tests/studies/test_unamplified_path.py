@@ -1,10 +1,14 @@
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, logit
-from studies.unamplified.path import extrapolated, logit_interval
+from studies.unamplified.path import extrapolated, logit_interval, path_row
+
+from datablame.tables import Sample
 
 
 def counts(
@@ -110,3 +114,50 @@ def test_what_does_not_fit_is_refused() -> None:
         extrapolated([1, 2], [1, 2], [3, 4])
     with pytest.raises(ValueError, match="between 0 and trials"):
         extrapolated([1, 2], [[5, 2]], [[3, 4]])
+
+
+def line(shares: dict[float, float], n: int = 200, behaviour: str = "b") -> list[Sample]:
+    """Outputs at each alpha, the share of them harmful."""
+    return [
+        Sample("p", behaviour, "held-out", alpha, i, "", (), "stop", label="harmful" if i < share * n else "harmless")
+        for alpha, share in shares.items()
+        for i in range(n)
+    ]
+
+
+def test_the_path_is_a_line_through_the_two_common_alphas_nearest_0() -> None:
+    found = path_row(line({0.0: 0.06, 0.5: 0.12, 1.0: 0.23, 2.0: 0.25}), (0.5, 1.0, 2.0))
+    assert found["alphas"] == [0.5, 1.0]
+    assert found["withheld"] is None
+    slope = (np.log(0.23 / 0.77) - np.log(0.12 / 0.88)) / 0.5
+    assert found["rate"] == pytest.approx(1 / (1 + np.exp(-(np.log(0.12 / 0.88) - 0.5 * slope))))
+    assert found["low"] < found["rate"] < found["high"]
+    rare = path_row(line({0.0: 0.0, 0.5: 0.01, 1.0: 0.1, 2.0: 0.5}), (0.5, 1.0, 2.0))
+    assert rare["alphas"] == [1.0, 2.0]
+    assert rare["rate"] == pytest.approx(0.0122, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        ([], "no output was scored"),
+        (line({0.0: 0.0, 0.5: 0.0, 1.0: 0.3}), "1 of the alphas above 0 with a coherent model have 5 harmful outputs"),
+        (line({0.0: 0.3, 0.5: 0.01, 1.0: 0.1}, 1000), "the line gives 0.1 % at alpha 0, where 300 of 1000 outputs"),
+    ],
+    ids=["none", "one alpha", "contradicted"],
+)
+def test_a_path_that_cannot_be_believed_is_withheld(samples: Sequence[Sample], reason: str) -> None:
+    found = path_row(samples, (0.5, 1.0))
+    assert (found["rate"], found["low"], found["high"]) == (None, None, None)
+    assert found["withheld"] is not None
+    assert found["withheld"].startswith(reason)
+
+
+def test_all_behaviours_are_the_mean_of_each_ones_path_weighed_by_prompts() -> None:
+    first = line({0.0: 0.05, 0.5: 0.12, 1.0: 0.23})
+    second = line({0.0: 0.2, 0.5: 0.3, 1.0: 0.4}, behaviour="c")
+    third = [replace(sample, prompt_id="r") for sample in second]
+    alone = [path_row(rows, (0.5, 1.0))["rate"] for rows in (first, [*second, *third])]
+    assert path_row([*first, *second, *third], (0.5, 1.0))["rate"] == pytest.approx((alone[0] + 2 * alone[1]) / 3)
+    failing = line({0.0: 0.0, 0.5: 0.0, 1.0: 0.0}, behaviour="d")
+    assert path_row([*first, *failing], (0.5, 1.0))["withheld"].startswith("d: 0 of the alphas")
