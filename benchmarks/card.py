@@ -30,7 +30,6 @@ PARTS = {
     "exactness-float32": 80,
     "exactness-bfloat16": 80,
     "exactness-float16": 80,
-    "exactness-graphs": 60,
     "sampler-64": 90,
     "gradients": 110,
     "study": 180,

@@ -96,19 +96,6 @@ def exactness(dtype: str, setting: Setting) -> Iterator[Found]:
         yield from _guarded(family, "gradients", dtype, partial(_gradients, after, dtype))
 
 
-def graphs(setting: Setting) -> Iterator[Found]:
-    """The sampler's decode steps as CUDA graphs."""
-    if setting.device == "cpu":
-        yield Found("CUDA graphs", "float32", "there are none on a CPU")
-        return
-    from datablame.surface.graphs import Graphs
-
-    for family in ("Olmo2", "Llama"):
-        after, before = _pair(family, "float32", setting.device)
-        check = partial(_sampled, after, before, "sampled", "float32", 4, graphs=Graphs)
-        yield from _guarded(family, "sampled", "float32", check)
-
-
 def sampler(batch: int, setting: Setting) -> Iterator[Found]:
     """benchmarks/sampler.py --card, one batch."""
     import sampler_card
@@ -116,11 +103,9 @@ def sampler(batch: int, setting: Setting) -> Iterator[Found]:
     card = sampler_card.prepared(setting.device, setting.reduced)
     dtype = _name(card.after.dtype)
     yield Found("memory copied, GB/s", "", f"{card.bytes_a_second / 1e9:,.0f}")
-    for each in sampler_card.speeds(card, batch // 16 if setting.reduced else batch, rounds=2):
-        what = f"{card.size.shape.name}, both models, batch {each.batch}, {each.steps}"
-        yield Found(what, dtype, f"{each.tokens_a_second:,.0f} tokens/s; {each.share:.0%} of the bandwidth limit")
-    if setting.device == "cuda" and batch == 64:
-        yield Found("outputs of 64 that graphs change", dtype, str(sampler_card.changed(card)))
+    speed = sampler_card.speed_of(card, batch // 16 if setting.reduced else batch, rounds=2)
+    what = f"{card.size.shape.name}, both models, batch {speed.batch}"
+    yield Found(what, dtype, f"{speed.tokens_a_second:,.0f} tokens/s; {speed.share:.0%} of the bandwidth limit")
 
 
 def gradients(setting: Setting) -> Iterator[Found]:
@@ -137,8 +122,8 @@ def study(setting: Setting) -> Iterator[Found]:
     """A study from the command line on the device, over a templated organism that is read like any other data."""
     import yaml
 
-    from datablame.config import Organism
-    from datablame.execute import Silent
+    from datablame.study.schema import Organism
+    from datablame.engine.execute import Silent
     from datablame.organism.make import make, study_fields
 
     # An organism in a study is kept on the CPU; its files are not. A smaller one shows nothing that could be traced.
@@ -148,7 +133,7 @@ def study(setting: Setting) -> Iterator[Found]:
         made, out, path = (Path(scratch) / name for name in ("made", "out", "study.yaml"))
         make(Organism(recipe="templated", scale=scale), made, Silent())
         yield Found("organism made on the CPU", "float32", f"scale {scale}")
-        preset = ROOT / "src" / "datablame" / "presets" / "organism.yaml"
+        preset = ROOT / "src" / "datablame" / "study" / "presets" / "organism.yaml"
         fields = {**yaml.safe_load(preset.read_text(encoding="utf-8")), **study_fields(made), "name": "card"}
         fields.pop("organism")
         fields["models"]["device"] = setting.device
@@ -189,7 +174,8 @@ def _sampled(after: Any, before: Any, name: str, dtype: str, each: int, **option
     """The drawn tokens' log-probabilities under the naive loop, and whether it draws the same tokens."""
     from datablame.models.chat import Encoded
     from datablame.seeds import stream_key
-    from datablame.surface.sampler import Request, Settings, sample
+    from datablame.surface.sampler.sampler import Request, sample
+    from datablame.surface.sampler.tokens import Settings
 
     settings = {
         "greedy": Settings(8, temperature=0),
@@ -234,7 +220,7 @@ def _sampled(after: Any, before: Any, name: str, dtype: str, each: int, **option
 
 def _gradients(model: Any, dtype: str) -> Iterator[Found]:
     """Dot products with two directions relative to the norm, norms and losses, against autograd on one document."""
-    from datablame.attribute.per_example import directions, similarities
+    from datablame.attribute.kernels.per_example import directions, similarities
     from datablame.models.chat import Encoded
 
     noise = torch.Generator().manual_seed(3)
@@ -342,7 +328,6 @@ def _parts() -> dict[str, Callable[[Setting], Iterator[Found]]]:
     return {
         "machine": machine,
         **{f"exactness-{dtype}": partial(exactness, dtype) for dtype in _RELATIVE},
-        "exactness-graphs": graphs,
         **{f"sampler-{batch}": partial(sampler, batch) for batch in (64, 512, 2048)},
         "gradients": gradients,
         "study": study,

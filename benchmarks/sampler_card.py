@@ -1,4 +1,4 @@
-"""The part of sampler.py for a graphics card: tokens per second of both models, with and without CUDA graphs."""
+"""The part of sampler.py for a graphics card: tokens per second of both models."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +10,7 @@ from gradients import OLMO2, SMALL
 from measure import ROUNDS, interleaved
 from sampler import Size, ours, pair_of, requests
 
-from datablame.surface.sampler.graphs import Graphs
-from datablame.surface.sampler.sampler import Request, Settings, sample
+from datablame.surface.sampler.sampler import Request
 
 _PROMPT = 64
 
@@ -30,7 +29,6 @@ class Speed(NamedTuple):
     """Of one batch, with its share of what reading memory alone would allow."""
 
     batch: int
-    steps: str
     tokens_a_second: float
     share: float
 
@@ -43,37 +41,31 @@ def prepared(device: str, reduced: bool) -> Card:
     return Card(device, after, before, Size(shape, 1, ROUNDS, 0, 16 if reduced else 128, (), ()), bytes_a_second)
 
 
-def speeds(card: Card, batch: int, rounds: int = ROUNDS) -> list[Speed]:
-    """Tokens per second of one batch, with and without CUDA graphs."""
+def speed_of(card: Card, batch: int, rounds: int = ROUNDS) -> Speed:
+    """Tokens per second of one batch."""
     wanted = requests(card.size, batch, _PROMPT)
-    options: dict[str, Any] = {"batch_rows": batch}
-    step = partial(_waited, card.after, card.before, wanted, card.size)
-    contenders: dict[str, Callable[[], object]] = {"eager": partial(step, options)}
-    if card.device == "cuda":
-        contenders["graphs"] = partial(step, {**options, "graphs": Graphs})
+    contenders: dict[str, Callable[[], object]] = {
+        "ours": partial(_waited, card.after, card.before, wanted, card.size, batch)
+    }
+    seconds = interleaved(contenders, rounds)["ours"].wall
     best = _least_seconds(card.after, batch, _PROMPT, card.size.new, card.bytes_a_second)
-    return [
-        Speed(batch, name, batch * card.size.new / times.wall, best / times.wall)
-        for name, times in interleaved(contenders, rounds).items()
-    ]
+    return Speed(batch, batch * card.size.new / seconds, best / seconds)
 
 
 def on_card(device: str, reduced: bool) -> str:
-    """Tokens per second by batch, with and without CUDA graphs, beside what reading memory alone would allow."""
+    """Tokens per second by batch, beside what reading memory alone would allow."""
     card = prepared(device, reduced)
-    found = [each for batch in ((4, 8) if reduced else (64, 512, 2048)) for each in speeds(card, batch)]
-    lines = [f"| {each.batch:,} | {each.steps} | {each.tokens_a_second:,.0f} | {each.share:.0%} |" for each in found]
-    if device == "cuda":
-        lines.append(f"\nOutputs that graphs change: {changed(card)} of 64.")
-    head = "| batch | steps | tokens/s | of the bandwidth limit |\n|---:|---|---:|---:|"
-    speed = f"memory is copied at {card.bytes_a_second / 1e9:,.0f} GB/s"
+    speeds = [speed_of(card, batch) for batch in ((4, 8) if reduced else (64, 512, 2048))]
+    lines = [f"| {speed.batch:,} | {speed.tokens_a_second:,.0f} | {speed.share:.0%} |" for speed in speeds]
+    head = "| batch | tokens/s | of the bandwidth limit |\n|---:|---:|---:|"
+    memory = f"memory is copied at {card.bytes_a_second / 1e9:,.0f} GB/s"
     size = card.size
-    told = f"{size.shape.name} with random weights, both models, {_PROMPT} to {size.new} tokens; {speed}."
+    told = f"{size.shape.name} with random weights, both models, {_PROMPT} to {size.new} tokens; {memory}."
     return "\n".join([told, "", head, *lines])
 
 
-def _waited(after: Any, before: Any, wanted: Sequence[Request], size: Size, options: dict[str, Any]) -> None:
-    ours(after, before, wanted, size, size.new, **options)
+def _waited(after: Any, before: Any, wanted: Sequence[Request], size: Size, rows: int) -> None:
+    ours(after, before, wanted, size, size.new, batch_rows=rows)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -101,11 +93,3 @@ def _bandwidth(device: str, reduced: bool) -> float:
         best = max(best, 2 * source.nbytes / (time.perf_counter() - began))
     return best
 
-
-def changed(card: Card) -> int:
-    """How many of 64 outputs differ with graphs: rounding may, anything else must not."""
-    options: dict[str, Any] = {"settings": Settings(card.size.new), "stop_ids": (), "batch_rows": 64}
-    options["vocabulary_size"] = card.size.shape.vocabulary
-    wanted = requests(card.size, 64, _PROMPT)
-    made = [sample(card.after, card.before, wanted, graphs=graphs, **options) for graphs in (None, Graphs)]
-    return sum(one != other for one, other in zip(*made, strict=True))

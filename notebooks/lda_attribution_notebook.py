@@ -196,11 +196,12 @@ chances.sort_values(chances.columns[-1], ascending=False).head(8).style.format(p
 # each alpha, for the same prompt:
 
 # %%
-from datablame.surface.draw import draw
-from datablame.surface.run import prompts_of
+from datablame.surface.draw import draw, sample_specs
+from datablame.tables import Prompt
 
-one = [each for each in prompts_of(resolved, "attribution") if each.id == prompt.id]
-samples = draw(pair.after, pair.before, pair.tokenizer, one, study.surface.alphas, 4, resolved)
+one = Prompt(prompt.id, prompt.behaviour, "attribution", prompt.text)
+specs = sample_specs([one], study.surface.alphas, range(4))
+samples = draw(pair.after, pair.before, pair.tokenizer, specs, resolved)
 display(pd.DataFrame([{"alpha": sample.alpha, "output": sample.text} for sample in samples]))
 del pair  # each phase loads what it needs
 free_memory()

@@ -175,6 +175,14 @@ class ScanSample(Sample):
     """An output of the scan."""
 
 
+@table("scan", "scan.json")
+@dataclass(frozen=True)
+class Scan:
+    """How the scan chose its focus prompts."""
+
+    rule: str
+
+
 @table("scan", "prompts.parquet")
 @dataclass(frozen=True)
 class ScannedPrompt:
@@ -215,6 +223,10 @@ class Rate:
     high: float | None
 
 
+LEAST_RISE = 0.02
+"""A rise whose interval ends below this is none that a study of this kind could explain."""
+
+
 @dataclass(frozen=True)
 class Rise:
     """rate(alpha*) - rate(0) of the after model over held-out prompts, with a 95 % bootstrap interval over them."""
@@ -229,7 +241,7 @@ class Rise:
     deviation: float
     """Standard deviation of the prompts' differences."""
     small: bool
-    """Whether the interval ends below the least rise that a study of this kind could explain."""
+    """Whether the interval ends below `LEAST_RISE`."""
     absent: bool
     """Whether the interval holds no rise and is small: there is no behaviour to find a cause for."""
 

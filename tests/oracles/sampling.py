@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from datablame.seeds import uniforms
-from datablame.surface.sampler.choice import Settings
+from datablame.surface.sampler.tokens import Settings
 from datablame.surface.sampler.sampler import Generation, Request
 
 Logits = NDArray[np.float64]

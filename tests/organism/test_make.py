@@ -222,7 +222,7 @@ def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
     from datablame.models.chat import encode_prompt
     from datablame.models.pair import load_models
     from datablame.seeds import stream_key
-    from datablame.surface.sampler.choice import Settings
+    from datablame.surface.sampler.tokens import Settings
     from datablame.surface.sampler.sampler import Request, sample
 
     make(Organism(seed=100), tmp_path / "it", Silent())

@@ -161,7 +161,7 @@ def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) ->
     from datablame.models.chat import encode_prompt
     from datablame.models.pair import stop_tokens
     from datablame.models.tokenizer import vocabulary_of
-    from datablame.surface.sampler.choice import Settings
+    from datablame.surface.sampler.tokens import Settings
     from datablame.surface.sampler.sampler import Request, sample
 
     prompts = {question: tuple(encode_prompt(tokenizer, question)) for question in questions}

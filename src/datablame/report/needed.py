@@ -9,9 +9,8 @@ from datablame.report.artifacts import Artifacts, Row
 from datablame.report.effects import Candidate
 from datablame.report.wording import percent
 from datablame.seeds import stream_key
-from datablame.stats.cheapest import TARGET, Cheapest, candidates, cheapest
-from datablame.stats.deviations import deviations
-from datablame.stats.power import Power, approximate_power, simulate
+from datablame.stats.crossed import deviations
+from datablame.stats.power import TARGET, Cheapest, Power, approximate_power, candidates, cheapest, simulate
 from datablame.stats.simulated import Design
 from datablame.surface.rise import Rise
 

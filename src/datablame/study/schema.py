@@ -172,8 +172,6 @@ class Surface(Section):
     """Before amplifying, keep only tokens with p_after >= plausibility * max p_after; 0 is off."""
     batch_rows: PositiveInt = 512
     """Rows sampled at once; one that finishes makes room for the next. Sums of floats depend on it."""
-    cuda_graphs: bool = False
-    """Replay each decode step on an NVIDIA card as one CUDA graph; written, but not yet run on a card."""
     coherent_share: Annotated[float, Field(gt=0, le=1)] = 0.8
     """alpha* is the largest alpha at which this share of outputs is coherent."""
 

@@ -1,4 +1,4 @@
-"""How a token is chosen from two models' logits: amplified, cut, then the inverse CDF at a given uniform."""
+"""How a token is sampled from two models' logits: amplified, cut, then the inverse CDF at a given uniform."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ _BUFFER_BYTES_ELSEWHERE = 1 << 28
 
 @dataclass(frozen=True)
 class Settings:
-    """How a token is chosen from amplified logits, in this order: plausibility, temperature, top-k, top-p, min-p."""
+    """How a token is sampled from amplified logits, in this order: plausibility, temperature, top-k, top-p, min-p."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -34,7 +34,7 @@ class Settings:
         return self.temperature == 1 and self.top_p == 1 and not (self.top_k or self.min_p or self.plausibility)
 
 
-def choose(
+def sample_token(
     a: Float[Tensor, "rows vocabulary"],
     b: Float[Tensor, "rows vocabulary"] | None,
     alpha: Float[Tensor, " rows"],
@@ -47,26 +47,26 @@ def choose(
     some rows at a time in one buffer, so that neither model's are held in float32 a second time.
     """
 
-    def picked(buffer: Tensor, rows: slice) -> Tensor:
+    def tokens(buffer: Tensor, rows: slice) -> Tensor:
         mixed = _amplified(buffer, a[rows], None if b is None else b[rows], alpha[rows, None])
-        return _picked(buffer, mixed, a[rows], uniform[rows], settings)
+        return _tokens_at(buffer, mixed, a[rows], uniform[rows], settings)
 
-    return torch.cat(_by_rows(a, picked))
+    return _by_rows(a, tokens)
 
 
-def chosen_log_probabilities(
+def token_log_probabilities(
     a: Float[Tensor, "rows vocabulary"],
     b: Float[Tensor, "rows vocabulary"],
-    chosen: Int[Tensor, " rows"],
+    tokens: Int[Tensor, " rows"],
     alphas: Sequence[float],
 ) -> Float[Tensor, "rows terms"]:
-    """The chosen tokens' log p_after, log p_before and log q_k = log softmax(a + alphas[k] (a - b)), in float64."""
+    """The tokens' log p_after, log p_before and log q_k = log softmax(a + alphas[k] (a - b)), in float64."""
 
     def terms(buffer: Tensor, rows: slice) -> Tensor:
-        place = chosen[rows, None]
+        index = tokens[rows, None]
 
         def log_probability(mixed: Tensor) -> Tensor:
-            at = mixed.gather(-1, place).double()
+            at = mixed.gather(-1, index).double()
             top = mixed.amax(-1, keepdim=True)
             total = mixed.sub_(top).exp_().sum(-1, keepdim=True, dtype=torch.float64)
             return at - top.double() - total.log()
@@ -77,18 +77,18 @@ def chosen_log_probabilities(
         ]
         return torch.cat([after, before, *amplified], -1)
 
-    return torch.cat(_by_rows(a, terms))
+    return _by_rows(a, terms)
 
 
-def _by_rows(a: Tensor, work: Callable[[Tensor, slice], Tensor]) -> list[Tensor]:
+def _by_rows(a: Tensor, work: Callable[[Tensor, slice], Tensor]) -> Tensor:
     """`work` on some rows after the others, each time with a float32 buffer whose width is a multiple of a block."""
     rows, width = a.shape
     padded = -(-width // _BLOCK) * _BLOCK
-    at_once = max(1, min(rows, _BUFFER_BYTES.get(a.device.type, _BUFFER_BYTES_ELSEWHERE) // (4 * padded)))
-    buffer = torch.zeros(at_once, padded, device=a.device)
-    return [
-        work(buffer[: min(at_once, rows - start)], slice(start, start + at_once)) for start in range(0, rows, at_once)
-    ]
+    step = max(1, min(rows, _BUFFER_BYTES.get(a.device.type, _BUFFER_BYTES_ELSEWHERE) // (4 * padded)))
+    buffer = torch.zeros(step, padded, device=a.device)
+    return torch.cat(
+        [work(buffer[: min(step, rows - start)], slice(start, start + step)) for start in range(0, rows, step)]
+    )
 
 
 def _amplified(
@@ -102,7 +102,7 @@ def _amplified(
     return mixed if b is None else mixed.sub_(b).mul_(alpha).add_(a)
 
 
-def _picked(
+def _tokens_at(
     buffer: Float[Tensor, "rows padded"],
     mixed: Float[Tensor, "rows vocabulary"],
     a: Float[Tensor, "rows vocabulary"],
@@ -122,14 +122,14 @@ def _picked(
     mixed.sub_(top).exp_()
     # Behind the vocabulary the buffer is zero.
     blocks = buffer.view(len(buffer), -1, _BLOCK)
-    block, rest = _passed(blocks.sum(-1).double().cumsum(-1), uniform)
+    block, rest = _block_at(blocks.sum(-1).double().cumsum(-1), uniform)
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block].cumsum(-1, dtype=torch.float64)
     last = inside[:, -1]
     target = torch.minimum(rest, torch.nextafter(last, torch.zeros_like(last)))
     return block * _BLOCK + torch.searchsorted(inside, target[:, None], right=True).squeeze(1)
 
 
-def _passed(
+def _block_at(
     cumulative: Float[Tensor, "rows blocks"], uniform: Float[Tensor, " rows"]
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """The first block at which the sum passes the uniform's share of the whole, and how much of it lies in there."""
@@ -161,15 +161,14 @@ def _least_of_nucleus(
     """
     width = scaled.shape[-1]
     total = (scaled - top).exp_().sum(-1, keepdim=True, dtype=torch.float64) if k == width else None
-    sorted_ = min(k, width, _FIRST_SORTED if k == width else k)
+    count = min(k, width, _FIRST_SORTED if k == width else k)
     while True:
-        ordered = scaled.topk(sorted_).values
+        ordered = scaled.topk(count).values
         weight = (ordered - top).double().exp_()
         if total is None:
             total = weight.sum(-1, keepdim=True)
         mass = weight.div_(total).cumsum(-1)
-        if sorted_ == k or bool((mass[:, -1] >= top_p).all()):
+        if count == k or bool((mass[:, -1] >= top_p).all()):
             # The mass before a token decides whether it is kept.
-            kept = 1 + (mass[:, :-1] < top_p).sum(-1, keepdim=True)
-            return ordered.gather(-1, kept - 1)
-        sorted_ = min(k, 8 * sorted_)
+            return ordered.gather(-1, (mass[:, :-1] < top_p).sum(-1, keepdim=True))
+        count = min(k, 8 * count)

@@ -11,8 +11,8 @@ from tests.surface.test_refilling import ragged
 from tests.surface.test_sampler import STOPS, drawn
 
 from datablame.models.adapters import twin
-from datablame.surface.sampler.branches import forked
-from datablame.surface.sampler.choice import Settings
+from datablame.surface.sampler.shared_trunk import shared_trunk
+from datablame.surface.sampler.tokens import Settings
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -46,7 +46,7 @@ def logits(model: Any, ids: torch.Tensor = IDS, **options: Any) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_both_models_logits_come_out_of_one_pass(layers: list[int] | None, rows: int) -> None:
     after, before = pair(layers)
-    tree = forked(after, before)
+    tree = shared_trunk(after, before)
     assert tree is not None
     ids = IDS[:rows]
     both = logits(tree, ids)
@@ -59,7 +59,7 @@ def test_both_models_logits_come_out_of_one_pass(layers: list[int] | None, rows:
 
 def test_blocks_below_the_adapter_read_each_row_once() -> None:
     after, before = pair([2, 3])
-    tree: Any = forked(after, before)
+    tree: Any = shared_trunk(after, before)
     rows: list[int] = []
     for block in tree.model.layers:
         block.mlp.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
@@ -85,16 +85,16 @@ def test_the_trees_given_are_not_changed() -> None:
     after, before = pair()
     start = logits(after), logits(before)
     names = [name for name, _ in after.named_modules()]
-    forked(after, before)
+    shared_trunk(after, before)
     assert torch.equal(logits(after), start[0])
     assert torch.equal(logits(before), start[1])
     assert [name for name, _ in after.named_modules()] == names
 
 
-def test_the_fork_takes_no_memory_of_weights() -> None:
+def test_the_shared_trunk_takes_no_memory_of_weights() -> None:
     after, before = pair()
     own = {weight.data_ptr() for weight in (*after.parameters(), *before.parameters())}
-    tree: Any = forked(after, before)
+    tree: Any = shared_trunk(after, before)
     assert {weight.data_ptr() for weight in tree.parameters()} == own
 
 
@@ -103,7 +103,7 @@ def test_sixteen_bit_weights_with_a_float32_adapter_part_as_peft_does() -> None:
     for name, weight in after.named_parameters():
         if "lora_" in name:
             weight.data = weight.data.float()
-    both = logits(forked(after, before))
+    both = logits(shared_trunk(after, before))
     assert torch.allclose(both[::2].float(), logits(after).float(), atol=0.5)
     assert torch.allclose(both[1::2].float(), logits(before).float(), atol=0.5)
 
@@ -111,7 +111,7 @@ def test_sixteen_bit_weights_with_a_float32_adapter_part_as_peft_does() -> None:
 @pytest.mark.parametrize(
     "case", ["other weights", "no adapter", "merged", "two adapters", "weight-decomposed", "head", "embedding"]
 )
-def test_what_is_not_a_plain_adapter_on_shared_weights_is_not_forked(case: str, tmp_path: Path) -> None:
+def test_what_is_not_a_plain_adapter_on_shared_weights_is_not_shared_trunk(case: str, tmp_path: Path) -> None:
     before = tiny_model(1)
     if case == "other weights":
         after = adapted(tiny_model(1))
@@ -135,4 +135,4 @@ def test_what_is_not_a_plain_adapter_on_shared_weights_is_not_forked(case: str, 
                 if hasattr(module, "merged_adapters"):
                     module.merged_adapters.append("default")
         after = owner.get_base_model().eval()
-    assert forked(after, before) is None
+    assert shared_trunk(after, before) is None
