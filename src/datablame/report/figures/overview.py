@@ -2,27 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
+from datablame.report.figures import style
 from datablame.report.figures.arms import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
 from datablame.report.figures.rates import counted, rates_panel, shown_split
-from datablame.report.figures.style import (
-    AGREEMENT,
-    ALPHA,
-    GREY,
-    LABEL,
-    POINTS,
-    WIDTH,
-    cells,
-    heading,
-    nothing,
-    page,
-    shortened,
-    wrapped,
-)
-from datablame.report.wording import number
 from datablame.tables import EVERY, Agreement, ArmInfo, ArmTest, Intervention, MethodInfo, Rate
 
 _LEADING, _BETWEEN = 1.4, 0.55
@@ -60,12 +47,14 @@ def overview_figure(
     below = max(4.2, 2 + 0.36 * len(rows))
     blocks = _sentences(summary, max(below, _TALLEST) - 0.6)
     below = max(below, _inches(blocks) + 0.6)
-    with page([4.6, below], title, caption) as (figure, [upper, lower]):
-        (first, second), (third, fourth) = upper.subfigures(1, 2, wspace=0.05), lower.subfigures(1, 2, wspace=0.05)
+    with style.page([4.6, below], title, caption) as (figure, panels):
+        first, second, third, fourth = (
+            panel for row in panels for panel in row.subfigures(1, 2, wspace=0.05, squeeze=False)[0]
+        )
         alpha_star = alpha if rows else None
         rates_panel(first, rates, behaviours, split=shown_split(rates), number="1  ", alpha_star=alpha_star)
         _agreement_panel(second, pooled, {method.name: method.label for method in methods})
-        heading(third, f"3  {HEADINGS[intervention]} ({headline}, {runs_of(rows, infos)})")
+        style.heading(third, f"3  {HEADINGS[intervention]} ({headline}, {runs_of(rows, infos)})")
         arms_panel(third.subplots(), rows, [row.arm for row in rows], infos, full=True)
         _summary_panel(fourth, verdict, blocks)
     return figure
@@ -73,27 +62,27 @@ def overview_figure(
 
 def _agreement_panel(panel: SubFigure, pairs: Sequence[Agreement], labels: Mapping[str, str]) -> None:
     """The lower triangle of method pairs; a method's name ends its row and stands on its column."""
-    heading(panel, "2  Agreement of methods: Jaccard of their first K documents")
+    style.heading(panel, "2  Agreement of methods: Jaccard of their first K documents")
     axes = panel.subplots()
     names = list(dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)))
     if len(names) < 2:
-        nothing(axes, "no two methods ranked the same documents")
+        style.nothing(axes, "no two methods ranked the same documents")
         return
     values = {frozenset((pair.a, pair.b)): pair.jaccard for pair in pairs}
     count = len(names)
-    grid, texts = np.full((count, count), math.nan), [[""] * count for _ in names]
+    grid = np.full((count, count), math.nan)
     for y, row in enumerate(names):
         for x, column in enumerate(names[:y]):
             value = values.get(frozenset((row, column)))
-            grid[y, x], texts[y][x] = -1 if value is None else value, number(value)
-        axes.text(y + 0.1, y + 0.5, shortened(labels.get(row, row), 2.1), va="center", size=LABEL)
-    cells(axes, grid, 1, AGREEMENT, texts)
+            grid[y, x] = -1 if value is None else value
+        axes.text(y + 0.1, y + 0.5, style.shortened(labels.get(row, row), 2.1), va="center", size=style.LABEL)
+    style.cells(axes, grid, 1, style.AGREEMENT, ".2f")
     axes.set(xlim=(0, max(count, 6)), ylim=(max(count, 7), 0), xticks=[], yticks=[])
 
 
 def _sentences(summary: Sequence[str], inches: float) -> list[list[str]]:
     """The lines of each sentence; those for which there is no room are counted."""
-    blocks = [wrapped(sentence, WIDTH / 2 - 0.6, LABEL) for sentence in summary]
+    blocks = [style.wrapped(sentence, style.WIDTH / 2 - 0.6, style.LABEL) for sentence in summary]
     count = len(blocks)
     while len(blocks) > 1 and _inches(blocks) > inches:
         blocks = blocks[:-2]
@@ -103,28 +92,33 @@ def _sentences(summary: Sequence[str], inches: float) -> list[list[str]]:
 
 def _inches(blocks: Sequence[Sequence[str]]) -> float:
     """Inches that the blocks take one under another."""
-    return sum(len(block) + _BETWEEN for block in blocks) * LABEL * _LEADING / POINTS
+    return sum(len(block) + _BETWEEN for block in blocks) * style.LABEL * _LEADING / style.POINTS
 
 
 def _summary_panel(panel: SubFigure, verdict: str, blocks: Sequence[Sequence[str]]) -> None:
-    heading(panel, f"4  Verdict: {verdict}")
+    style.heading(panel, f"4  Verdict: {verdict}")
     axes = panel.subplots()
     if not blocks:
-        nothing(axes, "the study has no finding")
+        style.nothing(axes, "the study has no finding")
         return
     axes.set_axis_off()
     y = 0.0
     for block in blocks:
-        where = {"textcoords": "offset points", "xycoords": "axes fraction", "va": "top", "size": LABEL}
-        axes.annotate("\N{BULLET}", (0, 1), (0, -y), color=GREY, **where)
+        where: dict[str, Any] = {
+            "textcoords": "offset points",
+            "xycoords": "axes fraction",
+            "va": "top",
+            "size": style.LABEL,
+        }
+        axes.annotate("\N{BULLET}", (0, 1), (0, -y), color=style.GREY, **where)
         axes.annotate("\n".join(block), (0, 1), (12, -y), linespacing=_LEADING / 1.2, **where)
-        y += (len(block) + _BETWEEN) * LABEL * _LEADING
+        y += (len(block) + _BETWEEN) * style.LABEL * _LEADING
 
 
 def _caption(rates: Sequence[Rate], pairs: Sequence[Agreement], alpha: float | None) -> str:
     sentences = [f"1: Wilson 95 % intervals, {counted(rates, shown_split(rates))}."]
     if alpha is not None:
-        sentences.append(f"{ALPHA}*: where arms are compared.")
+        sentences.append(f"{style.ALPHA}*: where arms are compared.")
     chances = sorted(pair.jaccard_chance for pair in pairs if pair.jaccard_chance is not None)
     if chances:
         between = f"{chances[0]:.2f}" + (f" to {chances[-1]:.2f}" if chances[-1] - chances[0] >= 0.005 else "")

@@ -1,31 +1,14 @@
 """behavior_rates.png: harmful rates and label shares against alpha."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from datablame.report.figures.style import (
-    ALPHA,
-    FAINT,
-    GREY,
-    INK,
-    LABEL,
-    LABEL_FILLS,
-    POOLED,
-    behaviour_looks,
-    beside,
-    heading,
-    nothing,
-    page,
-    percent_axis,
-    points,
-    shares,
-    shortened,
-    wrapped,
-)
+from datablame.report.figures import style
 from datablame.report.wording import percent
-from datablame.tables import EVERY, LABELS, Look, Rate, Split, Unamplified, UnamplifiedRate
+from datablame.tables import EVERY, Look, Rate, Split, Unamplified, UnamplifiedRate
 
 _LEAST_PRINTED = 4.5
 """Percent of outputs below which a bar has no room for its number."""
@@ -45,16 +28,15 @@ def rates_figure(
 ) -> Figure:
     """How often each behaviour shows at each alpha, on both splits, and what the outputs were otherwise.
 
-    `behaviours` gives ids short titles; an id that it lacks stands for itself. Estimates of the rate at alpha 0 stand
-    beside it.
+    `behaviours` gives ids short titles; an id that it lacks stands for itself. Estimates of the rate at alpha 0 from
+    amplified outputs stand beside it.
     """
     estimates = unamplified.rows if unamplified else ()
     caption = _caption(rates, classifier) + (_estimates_caption(unamplified, behaviours) if unamplified else "")
-    with page([4.3], title, caption) as (figure, [row]):
-        *panels, last = row.subfigures(1, 3, width_ratios=[5, 5, 4.2], wspace=0.05)
-        splits: tuple[Split, Split] = ("held-out", "attribution")
-        for panel, split in zip(panels, splits, strict=True):
-            rates_panel(panel, rates, behaviours, split=split, estimates=estimates)
+    with style.page([4.3], title, caption) as (figure, [row]):
+        first, second, last = row.subfigures(1, 3, width_ratios=[5, 5, 4.2], wspace=0.05, squeeze=False)[0]
+        rates_panel(first, rates, behaviours, split="held-out", estimates=estimates)
+        rates_panel(second, rates, behaviours, split="attribution", estimates=estimates)
         _shares_panel(last, rates, shown_split(rates))
     return figure
 
@@ -73,127 +55,105 @@ def rates_panel(
 
     `number` is the panel's on its page. The axis is the same for both splits.
     """
-    heading(panel, f"{number}Harmful outputs, {split} prompts")
+    style.heading(panel, f"{number}Harmful outputs, {split} prompts")
     axes = panel.subplots()
     rows = sorted((row for row in rates if row.split == split and row.prompt_id == EVERY), key=lambda row: row.alpha)
     scored = {row.behaviour for row in rows if row.rate is not None}
     if not scored:
-        nothing(axes, f"no output to {split} prompts was scored")
+        style.nothing(axes, f"no output to {split} prompts was scored")
         return
     every = dict.fromkeys([*behaviours, *(row.behaviour for row in rows if row.behaviour != EVERY)])
-    looks = {**behaviour_looks(list(every)), EVERY: POOLED}
     names = [name for name in every if name in scored]
     names += [EVERY] if len(names) != 1 and EVERY in scored else []
+    looks = {**style.behaviour_looks(list(every)), EVERY: style.POOLED}
+    titles = {EVERY: "all" if len(names) > _FEW else "all behaviours", **behaviours}
     for name in names:
+        line, look = [row for row in rows if row.behaviour == name], looks[name]
         bold = name == EVERY or len(names) == 1
-        line = [row for row in rows if row.behaviour == name]
-        _line(axes, line, looks[name], bold)
+        _line(axes, line, look, bold)
         end = [row for row in line if row.rate is not None][-1]
-        words = behaviours.get(name, name) if name != EVERY else "all" if len(names) > _FEW else "all behaviours"
-        weight = "bold" if bold else "normal"
-        text = "\n".join([*wrapped(words, 1.32, LABEL, weight, most=2), percent(end.rate)])
+        words, weight = titles.get(name, name), "bold" if bold else "normal"
         if len(names) > _FEW:
-            text = f"{shortened(words, 1.1, LABEL, weight)} {percent(end.rate)}"
-        beside(axes, text, (end.alpha, 100 * (end.rate or 0)), looks[name].ink, bold=bold)
-    alphas = sorted({row.alpha for row in rows})
-    percent_axis(axes, "y", 100 * _top(rates, estimates))
-    axes.grid(visible=False, axis="x")
-    _alpha_axis(axes, alphas)
-    if estimates := [row for row in estimates if row.split == split]:
-        _draw_estimates(axes, estimates, {name: looks[name] for name in names}, alphas)
+            text = f"{style.shortened(words, 1.1, weight=weight)} {percent(end.rate)}"
+        else:
+            text = "\n".join([*style.wrapped(words, 1.32, style.LABEL, weight, most=2), percent(end.rate)])
+        style.beside(axes, text, (end.alpha, 100 * (end.rate or 0)), look.ink, bold=bold)
+    shown = [row for row in estimates if row.split == split]
+    _alpha_axis(axes, sorted({row.alpha for row in rows}), {name: looks[name] for name in names}, shown)
+    style.percent_axis(axes, "y", _top(rates, estimates))
     if alpha_star is not None:
-        axes.axvline(alpha_star, color=GREY, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-        axes.text(
-            *(alpha_star, 1, f"{ALPHA}* "), transform=axes.get_xaxis_transform(), ha="right", va="top", color=GREY
-        )
+        axes.axvline(alpha_star, color=style.GREY, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+        words, where = f"{style.ALPHA}* ", axes.get_xaxis_transform()
+        axes.text(alpha_star, 1, words, transform=where, ha="right", va="top", color=style.GREY)
 
 
 def _line(axes: Axes, rows: Sequence[Rate], look: Look, bold: bool) -> None:
-    alphas, low, high = [row.alpha for row in rows], [row.low for row in rows], [row.high for row in rows]
-    order = 5 if bold else 3
-    band = {"color": look.ink, "alpha": 0.15 if bold else 0.09, "linewidth": 0, "zorder": order - 1}
-    axes.fill_between(alphas, shares(low), shares(high), **band)
-    points(
-        *(axes, look, alphas, shares([row.rate for row in rows]), (low, high)),
-        size=8 if bold else 6.5,
-        linewidth=3 if bold else 1.6,
-        elinewidth=1.8 if bold else 1,
-        markeredgewidth=0.8,
-        zorder=order,
-    )
+    alphas, order = [row.alpha for row in rows], 5 if bold else 3
+    low, high = style.percents([row.low for row in rows]), style.percents([row.high for row in rows])
+    axes.fill_between(alphas, low, high, color=look.ink, alpha=0.15 if bold else 0.09, linewidth=0, zorder=order - 1)
+    widths: dict[str, Any] = {"linewidth": 3 if bold else 1.6, "elinewidth": 1.8 if bold else 1, "markeredgewidth": 0.8}
+    style.points(axes, look, alphas, rows, 8 if bold else 6.5, zorder=order, **widths)
 
 
-def _alpha_axis(axes: Axes, alphas: Sequence[float]) -> None:
-    """Ticks at the measured alphas; where two would touch, the second has no number."""
-    span = alphas[-1] - alphas[0] or 1.0
-    written: list[float] = []
-    for alpha in alphas:
-        if not written or alpha - written[-1] > 0.12 * span:
-            written.append(alpha)
-    axes.set_xlim(alphas[0] - 0.04 * span, alphas[-1] + 0.03 * span)
-    axes.set_xticks(alphas, [f"{alpha:g}" if alpha in written else "" for alpha in alphas])
-    axes.set_xlabel(f"amplification {ALPHA}")
-
-
-def _draw_estimates(
-    axes: Axes, rows: Sequence[UnamplifiedRate], looks: Mapping[str, Look], alphas: Sequence[float]
+def _alpha_axis(
+    axes: Axes, alphas: Sequence[float], looks: Mapping[str, Look], estimates: Sequence[UnamplifiedRate]
 ) -> None:
-    """A small marker with its interval for each series, left of the smallest alpha; withheld ones are left out."""
+    """Ticks at the measured alphas, and left of them a small marker with its interval for each estimate.
+
+    Where two ticks would touch, the second has no number. Withheld estimates are left out.
+    """
     span = alphas[-1] - alphas[0] or 1.0
-    centre = alphas[0] - 0.65 * _ROOM * span
-    estimates = {row.behaviour: row.importance for row in rows}
-    series = [name for name in looks if name in estimates]
-    apart = min(0.042, 0.2 / len(series)) * span if series else 0.0
-    for index, name in enumerate(series):
-        estimate = estimates[name]
-        if estimate.rate is not None:
-            x, y = centre + (index - (len(series) - 1) / 2) * apart, 100 * estimate.rate
-            ends = ([estimate.low], [estimate.high])
-            points(axes, looks[name], [x], [y], ends, size=4.5, elinewidth=1.2, markeredgewidth=0.5, zorder=6)
-    words = [text.get_text() for text in axes.get_xticklabels()]
-    axes.set_xticks([*alphas, centre], [*words, "IS"])
-    axes.set_xlim(left=alphas[0] - (_ROOM + 0.02) * span)
-    axes.axvline(alphas[0] - 0.075 * span, color=FAINT, linewidth=1, zorder=0)
+    names: dict[float, str] = {}
+    for alpha in alphas:
+        near = any(name and alpha - other <= 0.12 * span for other, name in names.items())
+        names[alpha] = "" if near else f"{alpha:g}"
+    if estimates:
+        centre = alphas[0] - 0.65 * _ROOM * span
+        importance = {row.behaviour: row.importance for row in estimates}
+        series = [name for name in looks if name in importance]
+        for index, name in enumerate(series):
+            x = centre + (index - (len(series) - 1) / 2) * min(0.042, 0.2 / len(series)) * span
+            style.points(axes, looks[name], [x], [importance[name]], 4.5, elinewidth=1.2, markeredgewidth=0.5)
+        names[centre] = "IS"
+        axes.axvline(alphas[0] - 0.075 * span, color=style.FAINT, linewidth=1, zorder=0)
+    axes.set_xticks(list(names), list(names.values()))
+    axes.set_xlim(alphas[0] - (_ROOM + 0.02 if estimates else 0.04) * span, alphas[-1] + 0.03 * span)
+    axes.set_xlabel(f"amplification {style.ALPHA}")
 
 
 def _shares_panel(panel: SubFigure, rates: Sequence[Rate], split: Split) -> None:
     rows = _pooled(rates, split)
-    heading(panel, f"What the outputs are, {split} prompts")
+    style.heading(panel, f"What the outputs are, {split} prompts")
     axes = panel.subplots()
     if not rows:
-        nothing(axes, "no output was drawn")
+        style.nothing(axes, "no output was drawn")
         return
     tops = [0.0] * len(rows)
-    for label, (fill, hatch) in LABEL_FILLS.items():
+    for label, (fill, hatch) in style.LABEL_FILLS.items():
         values = [100 * getattr(row, label) / row.n for row in rows]
         if not any(values):
             continue
-        edge = "#A8A8A8" if hatch else "white"
+        harmful, edge = label == "harmful", "#A8A8A8" if hatch else "white"
         bars = axes.bar(range(len(rows)), values, bottom=tops, width=0.76, color=fill, hatch=hatch, edgecolor=edge)
-        harmful = label == "harmful"
-        axes.bar_label(
-            bars,
-            [f"{value:.0f}" if value >= _LEAST_PRINTED else "" for value in values],
-            label_type="center",
-            size=LABEL,
-            color="white" if harmful else INK,
-            bbox={"boxstyle": "round,pad=0.15", "facecolor": fill, "edgecolor": "none"} if hatch else None,
-        )
+        numbers = [f"{value:.0f}" if value >= _LEAST_PRINTED else "" for value in values]
+        plate = {"boxstyle": "round,pad=0.15", "facecolor": fill, "edgecolor": "none"} if hatch else None
+        ink = "white" if harmful else style.INK
+        axes.bar_label(bars, numbers, label_type="center", size=style.LABEL, color=ink, bbox=plate)
         point = (len(rows) - 0.61, tops[-1] + values[-1] / 2)
-        beside(axes, label, point, fill if harmful else INK, bold=harmful, gap=0)
+        style.beside(axes, label, point, fill if harmful else style.INK, bold=harmful, gap=0)
         tops = [top + value for top, value in zip(tops, values, strict=True)]
-    percent_axis(axes, "y", 100)
+    style.percent_axis(axes, "y", 100)
     axes.set_xlim(-0.5, len(rows) - 0.5)
     axes.set_xticks(range(len(rows)), [f"{row.alpha:g}" for row in rows])
     axes.tick_params(axis="x", length=0)
-    axes.set_xlabel(f"amplification {ALPHA}")
+    axes.set_xlabel(f"amplification {style.ALPHA}")
     axes.grid(visible=False)
 
 
 def _top(rates: Sequence[Rate], estimates: Sequence[UnamplifiedRate]) -> float:
     """Where the axis of rates ends: a little above the highest interval that is drawn."""
     highs = [row.high for row in rates if row.prompt_id == EVERY] + [row.importance.high for row in estimates]
-    return min(1.0, max([0.1, *(1.06 * high for high in highs if high is not None)]))
+    return min(100, max([10, *(106 * high for high in highs if high is not None)]))
 
 
 def shown_split(rates: Sequence[Rate]) -> Split:
@@ -203,13 +163,12 @@ def shown_split(rates: Sequence[Rate]) -> Split:
 
 def counted(rates: Sequence[Rate], split: Split) -> str:
     """How many outputs stand behind one alpha of a split's pooled line, in words."""
-    pooled = _pooled(rates, split)
-    prompts = len({row.prompt_id for row in rates if row.split == split} - {EVERY})
-    if not pooled:
+    sizes = sorted({row.n for row in _pooled(rates, split)})
+    if not sizes:
         return "n = 0"
-    sizes = sorted({row.n for row in pooled})
+    prompts = len({row.prompt_id for row in rates if row.split == split} - {EVERY})
     n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return f"n = {n} outputs at each {ALPHA}" + (f" ({prompts} prompts)" if prompts else "")
+    return f"n = {n} outputs at each {style.ALPHA}" + (f" ({prompts} prompts)" if prompts else "")
 
 
 def _pooled(rates: Sequence[Rate], split: Split) -> list[Rate]:
@@ -221,7 +180,7 @@ def _caption(rates: Sequence[Rate], classifier: str) -> str:
     unscored = sum(row.unscored for row in [*_pooled(rates, "held-out"), *_pooled(rates, "attribution")])
     return (
         "Harmful outputs among the scored, with Wilson 95 % intervals; bold: all behaviours pooled. "
-        f"{ALPHA} = 0 is the after model, larger {ALPHA} amplifies what training changed. "
+        f"{style.ALPHA} = 0 is the after model, larger {style.ALPHA} amplifies what training changed. "
         f"Held-out prompts: {counted(rates, 'held-out')}; "
         f"attribution prompts: {counted(rates, 'attribution')}. Labelled by: {classifier}. "
         + (f"{unscored} outputs are unscored and count in no rate." if unscored else "No output is unscored.")
@@ -237,8 +196,9 @@ def _estimates_caption(unamplified: Unamplified, behaviours: Mapping[str, str]) 
     for row in unamplified.rows:
         if row.importance.withheld is not None:
             withheld.setdefault(row.split, []).append(titles.get(row.behaviour, row.behaviour))
-    names = [f"{', '.join(titles)} ({split} prompts)" for split, titles in withheld.items()]
+    names = "; ".join(f"{', '.join(series)} ({split} prompts)" for split, series in withheld.items())
     return (
-        f" Left of {ALPHA} = 0: the rate there, estimated from the outputs of all {ALPHA} by importance sampling (IS), "
-        "95 % intervals. " + (f"Withheld as not to be trusted: {'; '.join(names)}." if names else "None is withheld.")
+        f" Left of {style.ALPHA} = 0: the rate there, estimated from the outputs of all {style.ALPHA} by importance "
+        "sampling (IS), 95 % intervals. "
+        + (f"Withheld as not to be trusted: {names}." if names else "None is withheld.")
     )

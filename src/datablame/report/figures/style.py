@@ -7,7 +7,8 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -23,10 +24,11 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from datablame.report.wording import plain
-from datablame.tables import Look
+from datablame.tables import ArmTest, Importance, Look, Rate
 
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 INK, GREY, FAINT = "#1A1A1A", "#5C5C5C", "#E3E3E3"
+Axis = Literal["x", "y"]
 WIDTH = 14.0
 """Inches of a page between its margins."""
 POINTS = 72
@@ -43,7 +45,6 @@ LABEL = 9.5
 _PERCENT = re.compile(r"(\d) %")
 _SETTINGS: Mapping[Any, Any] = {
     "font.family": _FAMILY,
-    "font.size": 10,
     "text.color": INK,
     "text.parse_math": False,
     "axes.labelsize": LABEL,
@@ -54,15 +55,13 @@ _SETTINGS: Mapping[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": FAINT,
-    "xtick.color": "#9A9A9A",
-    "ytick.color": "#9A9A9A",
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": LABEL,
-    "ytick.labelsize": LABEL,
-    "ytick.major.pad": 5,
+    **{f"{axis}tick.color": "#9A9A9A" for axis in "xy"},
+    **{f"{axis}tick.labelcolor": INK for axis in "xy"},
+    **{f"{axis}tick.labelsize": LABEL for axis in "xy"},
     "hatch.linewidth": 0.5,
 }
+Estimate = Rate | ArmTest | Importance
+"""What has a rate and its interval."""
 POOLED = Look(INK, INK, "o")
 _BEHAVIOURS = (
     Look("#332288", "#332288", "o"),
@@ -81,21 +80,22 @@ LABEL_FILLS: Mapping[str, tuple[str, str]] = {
     "unscored": ("#FFFFFF", "...."),
 }
 """Fill and hatch by label, in the order in which they are stacked; neighbours differ in lightness."""
-HARM = LinearSegmentedColormap.from_list("harm", ["#FFF8F2", "#FABE8C", "#D55E00", "#843200"]).with_extremes(
-    under=FAINT
-)
-AGREEMENT = LinearSegmentedColormap.from_list("agreement", ["#F3F8FC", "#9ECAE6", "#0072B2", "#002E50"]).with_extremes(
-    under=FAINT
-)
-"""Pale to dark; below 0 stands for what is missing."""
+
+
+def _pale_to_dark(*stops: str) -> Colormap:
+    return LinearSegmentedColormap.from_list("pale to dark", stops).with_extremes(under=FAINT)
+
+
+HARM = _pale_to_dark("#FFF8F2", "#FABE8C", "#D55E00", "#843200")
+AGREEMENT = _pale_to_dark("#F3F8FC", "#9ECAE6", "#0072B2", "#002E50")
+"""For heatmaps; what is below 0 is missing."""
 
 
 def behaviour_looks(names: Sequence[str]) -> dict[str, Look]:
     """The colours and markers of a study's behaviours, by their order; past six, colours meet other markers."""
     count = len(_BEHAVIOURS)
-    colours = [_BEHAVIOURS[index % count] for index in range(len(names))]
     markers = [_BEHAVIOURS[(index + index // count) % count].marker for index in range(len(names))]
-    return {name: Look(look.fill, look.ink, marker) for name, look, marker in zip(names, colours, markers, strict=True)}
+    return {name: replace(_BEHAVIOURS[index % count], marker=markers[index]) for index, name in enumerate(names)}
 
 
 @contextmanager
@@ -123,11 +123,11 @@ def page(
             len(heights), 1, height_ratios=heights, squeeze=False, hspace=_GAP * len(heights) / sum(heights)
         )
         yield figure, list(rows[:, 0])
-        figure.draw_without_rendering()
+        engine.execute(figure)
         figure.set_layout_engine("none")
         for axes in figure.axes:
-            for axis in ("x", "y"):
-                _move_apart(axes, axis)
+            _move_apart(axes, 0)
+            _move_apart(axes, 1)
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def nothing(axes: Axes, why: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, style="italic")
 
 
-def shares(values: Sequence[float | None]) -> NDArray[np.float64]:
+def percents(values: Sequence[float | None]) -> NDArray[np.float64]:
     """Shares in percent, NaN where there is none."""
     return np.array([math.nan if value is None else 100 * value for value in values])
 
@@ -168,52 +168,48 @@ def shares(values: Sequence[float | None]) -> NDArray[np.float64]:
 def points(
     axes: Axes,
     look: Look,
-    x: Sequence[float] | NDArray[np.float64],
-    y: Sequence[float] | NDArray[np.float64],
-    ends: tuple[Sequence[float | None], Sequence[float | None]],
-    *,
+    where: Sequence[float],
+    rows: Sequence[Estimate],
     size: float,
-    horizontal: bool = False,
-    **options: Any,
+    axis: Axis = "y",
+    **style: Any,
 ) -> None:
-    """Markers of a look with their intervals, whose `ends` are shares; the values lie along y, or x if `horizontal`."""
-    low, high = shares(ends[0]), shares(ends[1])
-    values = np.asarray(x if horizontal else y, float)
-    axes.errorbar(
-        x,
-        y,
-        **{"xerr" if horizontal else "yerr": np.clip([values - low, high - values], 0, None)},
-        color=look.ink,
-        marker=look.marker,
-        markersize=1.4 * size if look.marker == "*" else size,
-        markerfacecolor=look.fill,
-        markeredgecolor=look.ink if look.fill != look.ink else "white",
-        clip_on=False,
-        **options,
-    )
+    """Markers of a look at rates along an axis with their intervals, and a line through them if its width is given."""
+    rates, low, high = (percents([getattr(row, name) for row in rows]) for name in ("rate", "low", "high"))
+    ends = np.clip([rates - low, high - rates], 0, None)
+    style = {"linestyle": "-" if "linewidth" in line else "", "markeredgewidth": 1, "zorder": 5, **line}
+    style |= {"color": look.ink, "marker": look.marker, "markersize": 1.4 * size if look.marker == "*" else size}
+    style |= {"markerfacecolor": look.fill, "markeredgecolor": look.ink if look.fill != look.ink else "white"}
+    if axis == "x":
+        axes.errorbar(rates, where, xerr=ends, clip_on=False, **style)
+    else:
+        axes.errorbar(where, rates, yerr=ends, clip_on=False, **style)
 
 
-def seeds(axes: Axes, look: Look, x: Sequence[float], y: Sequence[float], size: float) -> None:
-    """A small dot for each training seed."""
-    axes.plot(x, y, "o", markersize=size, color=look.ink, alpha=0.5, markeredgewidth=0, zorder=4, clip_on=False)
+def seeds(axes: Axes, look: Look, where: float, rates: Sequence[float], size: float, axis: Axis = "y") -> None:
+    """A small dot for each training seed, where there are several."""
+    line: list[Any] = [[where] * len(rates), percents(rates)]
+    style: dict[str, Any] = {"color": look.ink, "alpha": 0.5, "markeredgewidth": 0, "markersize": size, "zorder": 4}
+    if len(rates) > 1:
+        axes.plot(*(line[::-1] if axis == "x" else line), "o", clip_on=False, **style)
 
 
-def percent_axis(axes: Axes, axis: str, top: float, margin: float = 0) -> None:
+def percent_axis(axes: Axes, axis: Axis, top: float, margin: float = 0) -> None:
     """Write an axis in percent from 0 to a top, with a share of that below 0 for markers."""
     axes.set(**{f"{axis}lim": (-margin * top, top)})
     getattr(axes, f"{axis}axis").set_major_formatter(lambda value, _: f"{value:g} %")
+    axes.grid(visible=False, axis="x")
 
 
-def cells(
-    axes: Axes, values: NDArray[np.float64], top: float, colours: Colormap, texts: Sequence[Sequence[str]]
-) -> None:
-    """A heatmap from 0 to a top with a text in each cell; NaN leaves a cell out, below 0 is missing."""
+def cells(axes: Axes, values: NDArray[np.float64], top: float, colours: Colormap, form: str | None) -> None:
+    """A heatmap from 0 to a top, its numbers in a form if there is room; NaN leaves a cell out, below 0 is missing."""
     axes.pcolormesh(np.ma.masked_invalid(values), cmap=colours, vmin=0, vmax=top, edgecolors="white", linewidth=1.5)
-    for y, x in np.argwhere(~np.isnan(values)):
-        red, green, blue, _ = colours(values[y, x] / top)
-        ink = GREY if values[y, x] < 0 else INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
-        text = axes.text(x + 0.5, y + 0.5, texts[y][x], ha="center", va="center", size=9, color=ink)
-        text.set_in_layout(False)
+    for y, x in np.argwhere(~np.isnan(values)) if form else ():
+        value = values[y, x]
+        red, green, blue, _ = colours(value / top)
+        ink = GREY if value < 0 else INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
+        text = "-" if value < 0 else f"{value:{form}}"
+        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", size=9, color=ink).set_in_layout(False)
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.grid(visible=False)
@@ -245,43 +241,31 @@ def beside(
 
 def above(axes: Axes, text: str, x: float, colour: str) -> None:
     """Name a vertical line above the axes; names that would touch are moved apart."""
-    axes.text(x, 1.01, text, transform=axes.get_xaxis_transform(), ha="center", size=8.5, color=colour, gid="x")
+    where = axes.get_xaxis_transform()
+    axes.annotate(text, (x, 1), (x, 1.01), textcoords=where, ha="center", size=8.5, color=colour, gid="x")
 
 
-def _move_apart(axes: Axes, axis: str) -> None:
+def _move_apart(axes: Axes, index: int) -> None:
     """Move the labels of one axis apart, as little as needed and within the axes."""
-    labels = [text for text in axes.texts if text.get_gid() == axis]
-    if not labels:
-        return
-    index = "xy".index(axis)
-    boxes = [np.asarray(Text.get_window_extent(label))[:, index] for label in labels]
-    pad = 4.0
-    centres, sizes = np.mean(boxes, axis=1), np.ptp(boxes, axis=1) + pad
-    low, high = np.asarray(axes.bbox)[:, index]
-    to_data = axes.transData.inverted()
-    for label, centre in zip(labels, spread(centres, sizes, low, high), strict=True):
-        value = to_data.transform((centre, centre))[index]
-        if isinstance(label, Annotation):
-            label.xyann = (label.xyann[0], value)
-        else:
-            label.set_x(value)
+    labels = [text for text in axes.texts if isinstance(text, Annotation) and text.get_gid() == "xy"[index]]
+    if labels:
+        boxes = np.array([np.asarray(Text.get_window_extent(label))[:, index] for label in labels])
+        centres = spread(boxes.mean(1), np.ptp(boxes, 1) + 4, *np.asarray(axes.bbox)[:, index])
+        for label, centre in zip(labels, centres, strict=True):
+            position = list(label.xyann)
+            position[index] = axes.transData.inverted().transform((centre, centre))[index]
+            label.xyann = (position[0], position[1])
 
 
-def spread(
-    centres: Sequence[float] | NDArray[np.float64],
-    sizes: Sequence[float] | NDArray[np.float64],
-    low: float,
-    high: float,
-) -> NDArray[np.float64]:
+def spread(centres: NDArray[np.float64], sizes: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
     """Centres of labels that don't touch within [low, high], nearest in squares to where they were."""
     order = np.argsort(centres, kind="stable")
-    ordered = np.asarray(sizes, float)[order]
-    offsets = np.cumsum(np.concatenate([[0.0], (ordered[1:] + ordered[:-1]) / 2]))
-    levels = isotonic_regression(np.asarray(centres, float)[order] - offsets).x
+    ordered = sizes[order]
+    offsets = np.cumsum(np.append(0, (ordered[1:] + ordered[:-1]) / 2))
     first = low + ordered[0] / 2
-    levels = np.clip(levels, first, max(first, high - ordered[-1] / 2 - offsets[-1]))
+    last = max(first, high - ordered[-1] / 2 - offsets[-1])
     result = np.empty(len(order))
-    result[order] = levels + offsets
+    result[order] = np.clip(isotonic_regression(centres[order] - offsets).x, first, last) + offsets
     return result
 
 
