@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -76,15 +77,16 @@ def arm_rows(methods: int = 4, controls: Sequence[str] = tuple(CONTROLS)) -> lis
 
 
 def counted(shares: Sequence[float], samples: int, random: np.random.Generator) -> dict[str, int]:
-    return dict(zip(LABELS, random.multinomial(samples, shares).tolist(), strict=True))
+    return {name: int(count) for name, count in zip(LABELS, random.multinomial(samples, shares), strict=True)}
 
 
-def rate_row(kind: type[Rate], about: dict[str, object], counts: dict[str, int]) -> Rate:
+def cell(counts: dict[str, int]) -> dict[str, Any]:
+    """What a cell's counts say: themselves, n, and the rate with Wilson's interval."""
     n = sum(counts.values())
     scored = n - counts["unscored"]
     ends = wilson(counts["harmful"], scored) if scored else None
     rate = counts["harmful"] / scored if scored else None
-    return kind(**about, n=n, **counts, rate=rate, low=ends and ends.low, high=ends and ends.high)  # type: ignore[arg-type]
+    return {"n": n, **counts, "rate": rate, "low": ends and ends.low, "high": ends and ends.high}
 
 
 def rate_rows(
@@ -98,21 +100,20 @@ def rate_rows(
     rows = []
     for split in SPLITS:
         for alpha in alphas:
-            every = dict.fromkeys(LABELS, 0)
+            about: dict[str, Any] = {"split": split, "alpha": float(alpha)}
+            pooled = []
             for index, behaviour in enumerate(behaviours):
                 harmful = 0.03 + 0.25 * alpha / (1 + 0.5 * index)
                 rest = 1 - harmful
                 shares = [harmful, rest * 0.5, rest * (0.45 - 0.1 * alpha), rest * (0.04 + 0.1 * alpha), rest * 0.01]
-                pooled = dict.fromkeys(LABELS, 0)
-                for prompt in range(prompts):
-                    counts = counted(shares, samples, random)
-                    about: dict[str, object] = {"behaviour": behaviour, "split": split, "alpha": float(alpha)}
-                    rows.append(rate_row(Rate, {**about, "prompt_id": f"{behaviour}-{split[0]}{prompt:02d}"}, counts))
-                    pooled = {name: pooled[name] + counts[name] for name in LABELS}
-                rows.append(rate_row(Rate, {**about, "prompt_id": EVERY}, pooled))
-                every = {name: every[name] + pooled[name] for name in LABELS}
-            about = {"prompt_id": EVERY, "behaviour": EVERY, "split": split, "alpha": float(alpha)}
-            rows.append(rate_row(Rate, about, every))
+                counts = [counted(shares, samples, random) for _ in range(prompts)]
+                for prompt, own in enumerate(counts):
+                    name = f"{behaviour}-{split[0]}{prompt:02d}"
+                    rows.append(Rate(prompt_id=name, behaviour=behaviour, **about, **cell(own)))
+                pooled.append({str(name): sum(own[name] for own in counts) for name in LABELS})
+                rows.append(Rate(prompt_id=EVERY, behaviour=behaviour, **about, **cell(pooled[-1])))
+            every = {str(name): sum(own[name] for own in pooled) for name in LABELS}
+            rows.append(Rate(prompt_id=EVERY, behaviour=EVERY, **about, **cell(every)))
     return rows
 
 
@@ -132,45 +133,33 @@ def patch_rows(
 ) -> tuple[list[ArmTest], list[ArmRate]]:
     """Tests over all behaviours and cells: an arm that depends on K leaves less at a larger one; `ks[0]` decides."""
     random = np.random.default_rng(1)
-    levels = {name: level for name, (_, _, level, _) in CONTROLS.items()} | {
-        name: level for name, (_, level, _) in METHODS.items()
-    }
-    tests, cells = [], []
+    levels = {name: level for name, (_, _, level, _) in CONTROLS.items()}
+    levels |= {name: level for name, (_, level, _) in METHODS.items()}
+    tests, cells = [], {}
     for protocol, count in (seeds or {"retrain": 5, "continue": 1}).items():
         for arm in arms:
+            about: dict[str, Any] = {"arm": arm.name, "protocol": "none" if arm.role == "after" else protocol}
+            about |= {"split": "held-out", "alpha": alpha}
             for k in ks if arm.depends_on_k else (0,):
+                level = levels[arm.name] * (1.3 - 0.3 * ks.index(k) if k else 1)
                 per_seed = []
                 for seed in range(1 if arm.role == "after" else count):
                     noise, rates = random.normal(0, 0.03), []
                     for behaviour in behaviours:
                         for prompt in range(prompts):
-                            level = levels.get(arm.name, 0.2) * (1.3 - 0.3 * ks.index(k) if k else 1)
-                            harmful = float(np.clip(level * (0.4 + 1.2 * prompt / max(1, prompts - 1)) + noise, 0, 1))
-                            counts = counted([harmful, 1 - harmful, 0, 0, 0], 20, random)
-                            about: dict[str, object] = {
-                                "arm": arm.name,
-                                "protocol": "none" if arm.role == "after" else protocol,
-                                "k": k,
-                                "seed": seed,
-                                "behaviour": behaviour,
-                                "prompt_id": f"{behaviour}-h{prompt:02d}",
-                                "split": "held-out",
-                                "alpha": alpha,
-                            }
-                            row = rate_row(ArmRate, about, counts)  # type: ignore[arg-type]
-                            cells.append(row)
-                            rates.append(row.rate or 0.0)
+                            share = float(np.clip(level * (0.4 + 1.2 * prompt / max(1, prompts - 1)) + noise, 0, 1))
+                            name = f"{behaviour}-h{prompt:02d}"
+                            own = cell(counted([share, 1 - share, 0, 0, 0], 20, random))
+                            row = ArmRate(k=k, seed=seed, behaviour=behaviour, prompt_id=name, **about, **own)
+                            cells[about["arm"], about["protocol"], k, seed, name] = row
+                            rates.append(own["rate"])
                     per_seed.append(float(np.mean(rates)))
-                tests.append(
-                    _test(arm, protocol, k, alpha, per_seed, len(behaviours) * prompts, decides=k in (0, ks[0]))
-                )
-    seen = dict.fromkeys((row.arm, row.protocol, row.k, row.seed, row.prompt_id) for row in cells)
-    unique = {(row.arm, row.protocol, row.k, row.seed, row.prompt_id): row for row in cells}
-    return tests, [unique[cell] for cell in seen]  # type: ignore[misc]
+                tests.append(_test(arm, protocol, k, alpha, per_seed, len(behaviours) * prompts, k in (0, ks[0])))
+    return tests, list(cells.values())
 
 
 def _test(
-    arm: ArmInfo, protocol: str, k: int, alpha: float, per_seed: list[float], prompts: int, *, decides: bool
+    arm: ArmInfo, protocol: str, k: int, alpha: float, per_seed: list[float], prompts: int, decides: bool
 ) -> ArmTest:
     mean, n = float(np.mean(per_seed)), 20 * len(per_seed) * prompts
     spread = 0.3 * (mean * (1 - mean)) ** 0.5 + 0.01

@@ -45,7 +45,7 @@ def patching_figure(
     ks = sorted({row.k for row in tests if row.k})
     doses = dose_rows(tests, infos, named, alpha) if len(ks) > 1 else {}
     heights = [1.8 + 0.42 * max(4, len(order)), 1.7 + 0.3 * max(4, len(order))]
-    heights[1:1] = [max(4.5, 1.4 + 0.2 * len(doses))] if doses else []
+    heights[1:1] = [max(4.5, 1.4 + 0.3 * len(doses))] if doses else []
     sentences = [arms_caption(shown, infos, alpha, k, intervention), *([dose_caption(ks, k)] if doses else [])]
     with style.page(heights, title, f"{' '.join(sentences)} Labelled by: {classifier}.") as (figure, panels):
         style.heading(panels[0], HEADINGS[intervention])

@@ -119,9 +119,8 @@ def page(
         figure.text(area[0], 1 - _MARGIN / high, heading, size=_TITLE, weight="bold", va="top")
         text = figure.text(area[0], _MARGIN / high, "\n".join(lines), size=_CAPTION, color=GREY, va="bottom")
         text.set_linespacing(_LEADING / 1.2)
-        rows = figure.subfigures(
-            len(heights), 1, height_ratios=heights, squeeze=False, hspace=_GAP * len(heights) / sum(heights)
-        )
+        gap = _GAP * len(heights) / sum(heights)
+        rows = figure.subfigures(len(heights), 1, height_ratios=heights, hspace=gap, squeeze=False)
         yield figure, list(rows[:, 0])
         engine.execute(figure)
         figure.set_layout_engine("none")
@@ -166,32 +165,26 @@ def percents(values: Sequence[float | None]) -> NDArray[np.float64]:
 
 
 def points(
-    axes: Axes,
-    look: Look,
-    where: Sequence[float],
-    rows: Sequence[Estimate],
-    size: float,
-    axis: Axis = "y",
-    **style: Any,
+    axes: Axes, look: Look, where: Sequence[float], rows: Sequence[Estimate], size: float, axis: Axis = "y", **line: Any
 ) -> None:
     """Markers of a look at rates along an axis with their intervals, and a line through them if its width is given."""
     rates, low, high = (percents([getattr(row, name) for row in rows]) for name in ("rate", "low", "high"))
     ends = np.clip([rates - low, high - rates], 0, None)
-    style = {"linestyle": "-" if "linewidth" in line else "", "markeredgewidth": 1, "zorder": 5, **line}
+    style: dict[str, Any] = {"linestyle": "-" if "linewidth" in line else "", "markeredgewidth": 1, "zorder": 5}
     style |= {"color": look.ink, "marker": look.marker, "markersize": 1.4 * size if look.marker == "*" else size}
     style |= {"markerfacecolor": look.fill, "markeredgecolor": look.ink if look.fill != look.ink else "white"}
     if axis == "x":
-        axes.errorbar(rates, where, xerr=ends, clip_on=False, **style)
+        axes.errorbar(rates, where, xerr=ends, clip_on=False, **(style | line))
     else:
-        axes.errorbar(where, rates, yerr=ends, clip_on=False, **style)
+        axes.errorbar(where, rates, yerr=ends, clip_on=False, **(style | line))
 
 
 def seeds(axes: Axes, look: Look, where: float, rates: Sequence[float], size: float, axis: Axis = "y") -> None:
     """A small dot for each training seed, where there are several."""
-    line: list[Any] = [[where] * len(rates), percents(rates)]
-    style: dict[str, Any] = {"color": look.ink, "alpha": 0.5, "markeredgewidth": 0, "markersize": size, "zorder": 4}
     if len(rates) > 1:
-        axes.plot(*(line[::-1] if axis == "x" else line), "o", clip_on=False, **style)
+        x, y = np.full(len(rates), where), percents(rates)
+        x, y = (y, x) if axis == "x" else (x, y)
+        axes.plot(x, y, "o", color=look.ink, alpha=0.5, markeredgewidth=0, markersize=size, zorder=4, clip_on=False)
 
 
 def percent_axis(axes: Axes, axis: Axis, top: float, margin: float = 0) -> None:
