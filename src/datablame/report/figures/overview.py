@@ -52,9 +52,9 @@ def overview_figure(
             panel for row in panels for panel in row.subfigures(1, 2, wspace=0.05, squeeze=False)[0]
         )
         alpha_star = alpha if rows else None
-        rates_panel(first, rates, behaviours, split=shown_split(rates), number="1  ", alpha_star=alpha_star)
+        rates_panel(first, rates, behaviours, split=shown_split(rates), number="1 ", alpha_star=alpha_star)
         _agreement_panel(second, pooled, {method.name: method.label for method in methods})
-        style.heading(third, f"3  {HEADINGS[intervention]} ({headline}, {runs_of(rows, infos)})")
+        style.heading(third, f"3 {HEADINGS[intervention]} ({headline}, {runs_of(rows, infos)})")
         arms_panel(third.subplots(), rows, [row.arm for row in rows], infos, full=True)
         _summary_panel(fourth, verdict, blocks)
     return figure
@@ -62,7 +62,7 @@ def overview_figure(
 
 def _agreement_panel(panel: SubFigure, pairs: Sequence[Agreement], labels: Mapping[str, str]) -> None:
     """The lower triangle of method pairs; a method's name ends its row and stands on its column."""
-    style.heading(panel, "2  Agreement of methods: Jaccard of their first K documents")
+    style.heading(panel, "2 Agreement of methods: Jaccard of their first K documents")
     axes = panel.subplots()
     names = list(dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)))
     if len(names) < 2:
@@ -96,7 +96,7 @@ def _inches(blocks: Sequence[Sequence[str]]) -> float:
 
 
 def _summary_panel(panel: SubFigure, verdict: str, blocks: Sequence[Sequence[str]]) -> None:
-    style.heading(panel, f"4  Verdict: {verdict}")
+    style.heading(panel, f"4 Verdict: {verdict}")
     axes = panel.subplots()
     if not blocks:
         style.nothing(axes, "the study has no finding")

@@ -5,6 +5,7 @@ import io
 import math
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +43,7 @@ _TITLE, _HEADING, _CAPTION = 15.0, 11.5, 9.0
 _LEADING = 1.45
 LABEL = 9.5
 """Points of names and numbers."""
+_MISSING = "Glyph .* missing from font"
 _PERCENT = re.compile(r"(\d) %")
 _SETTINGS: Mapping[Any, Any] = {
     "font.family": _FAMILY,
@@ -132,7 +134,7 @@ def page(
 @contextmanager
 def _settings() -> Iterator[None]:
     with mpl.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        warnings.filterwarnings("ignore", message=_MISSING)
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
         yield
@@ -266,7 +268,9 @@ def spread(centres: NDArray[np.float64], sizes: NDArray[np.float64], low: float,
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Inches that one line of text takes."""
     font = FontProperties(family=_FAMILY, size=size, weight=weight)
-    return float(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0]) / POINTS
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_MISSING)
+        return float(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0]) / POINTS
 
 
 def wrapped(text: str, inches: float, size: float, weight: str = "normal", most: int | None = None) -> list[str]:
@@ -287,17 +291,22 @@ def wrapped(text: str, inches: float, size: float, weight: str = "normal", most:
             lines[-1] += part
     if most is not None and len(lines) > most:
         last = lines[most - 1]
-        while last and text_width(last + "…", size, weight) > inches:
-            last = last[:-1]
-        lines = [*lines[: most - 1], last.rstrip() + "…"]
+        letters = bisect_right(
+            range(len(last) + 1), inches, key=lambda count: text_width(last[:count] + "…", size, weight)
+        )
+        lines = [*lines[: most - 1], last[: letters - 1].rstrip() + "…"]
     return lines
 
 
 def shortened(name: str, inches: float, size: float = LABEL, weight: str = "normal") -> str:
     """A name on one line, its middle left out where it is longer: names often differ at their end."""
     name = " ".join(plain(name).split())
-    letters, text = len(name), name
-    while letters > 2 and text_width(text, size, weight) > inches:
-        letters -= 1
-        text = f"{name[: (letters + 1) // 2]}…{name[len(name) - letters // 2 :]}"
-    return text
+
+    def cut(letters: int) -> str:
+        return f"{name[: (letters + 1) // 2]}…{name[len(name) - letters // 2 :]}"
+
+    if text_width(name, size, weight) <= inches:
+        return name
+    return cut(
+        max(2, bisect_right(range(len(name)), inches, key=lambda count: text_width(cut(count), size, weight)) - 1)
+    )
