@@ -84,7 +84,7 @@ def assert_readable(figure: Figure) -> None:
     boxes = np.array([Text.get_window_extent(text).extents for text in texts])
     low, high = boxes[:, :2], boxes[:, 2:]
     outside = (low < 0).any(1) | (high > (figure.bbox.width, figure.bbox.height)).any(1)
-    assert not [text.get_text() for text, out in zip(texts, outside, strict=True) if out]
+    assert not [text.get_text() for text, out in zip(texts, np.atleast_1d(outside), strict=True) if out]
     touching = ((np.minimum(high[:, None], high) - np.maximum(low[:, None], low)) > 1).all(-1)
     pairs = [(texts[a].get_text(), texts[b].get_text()) for a, b in np.argwhere(np.triu(touching, 1))]
     assert not pairs
@@ -267,7 +267,7 @@ def test_cells_are_means_over_seeds() -> None:
             for row in order
         ]
     )
-    values = np.ma.getdata(axes.collections[0].get_array())
+    values = axes.collections[0].get_array()
     assert np.asarray(values).reshape(means.shape) == pytest.approx(means)
     assert [text.get_text() for text in axes.texts] == [f"{value:.0f}" for value in means.flat]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["h00", "h01", "h02", "h03"]

@@ -1,5 +1,7 @@
 """Series can be told apart in every figure, in grey too."""
 
+from itertools import pairwise
+
 from datablame.report.figures.style import AGREEMENT, HARM, LABEL_FILLS, behaviour_looks
 
 
@@ -18,7 +20,7 @@ def test_behaviours_have_looks_of_their_own_by_their_order() -> None:
 
 def test_stacked_labels_differ_in_lightness_or_hatch() -> None:
     fills = list(LABEL_FILLS.values())
-    for (above, hatch), (below, other) in zip(fills, fills[1:], strict=False):
+    for (above, hatch), (below, other) in pairwise(fills):
         assert abs(lightness(above) - lightness(below)) > 25 or hatch != other
 
 
