@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -35,14 +35,10 @@ WIDTH = 14.0
 POINTS = 72
 _DPI = 160
 _FAMILY = "DejaVu Sans"
-_MARGIN, _HEADER = 0.28, 0.55
-"""Inches around the page, and for its title."""
-_GAP = 0.3
-"""Inches between two rows."""
-_TITLE, _HEADING, _CAPTION = 15.0, 11.5, 9.0
-_LEADING = 1.45
-LABEL = 9.5
-"""Points of names and numbers."""
+_MARGIN, _HEADER, _GAP = 0.28, 0.55, 0.3
+"""Inches around the page, for its title, and between two rows."""
+_TITLE, _HEADING, LABEL, _CAPTION, _LEADING = 15.0, 11.5, 9.5, 9.0, 1.45
+"""Points of type: `LABEL` is for names and numbers; a caption's lines, as a share of its type."""
 _MISSING = "Glyph .* missing from font"
 _PERCENT = re.compile(r"(\d) %")
 _SETTINGS: Mapping[Any, Any] = {
@@ -169,7 +165,7 @@ def percents(values: Sequence[float | None]) -> NDArray[np.float64]:
 def points(
     axes: Axes, look: Look, where: Sequence[float], rows: Sequence[Estimate], size: float, axis: Axis = "y", **line: Any
 ) -> None:
-    """Markers of a look at rates along an axis with their intervals, and a line through them if its width is given."""
+    """Markers of a look at rates along an axis, with their intervals; a line joins them if its width is given."""
     rates, low, high = (percents([getattr(row, name) for row in rows]) for name in ("rate", "low", "high"))
     ends = np.clip([rates - low, high - rates], 0, None)
     style: dict[str, Any] = {"linestyle": "-" if "linewidth" in line else "", "markeredgewidth": 1, "zorder": 5}
@@ -215,23 +211,10 @@ def beside(
     axes: Axes, text: str, point: tuple[float, float], colour: str, *, bold: bool = False, gap: float = 5
 ) -> None:
     """Name right of the axes what ends at a point; names that would touch are moved apart, with a thin line each."""
-    axes.annotate(
-        text,
-        point,
-        xytext=(1.06, point[1]),
-        textcoords=axes.get_yaxis_transform(),
-        va="center",
-        size=LABEL,
-        weight="bold" if bold else "normal",
-        color=colour,
-        linespacing=1.1,
-        annotation_clip=False,
-        gid="y",
-        arrowprops={
-            **{"arrowstyle": "-", "color": colour, "linewidth": 0.7, "alpha": 0.6},
-            **{"shrinkA": 1, "shrinkB": gap, "relpos": (0, 0.5)},
-        },
-    )
+    style: dict[str, Any] = {"va": "center", "size": LABEL, "weight": "bold" if bold else "normal", "linespacing": 1.1}
+    line = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "alpha": 0.6, "shrinkA": 1, "shrinkB": gap}
+    style |= {"textcoords": axes.get_yaxis_transform(), "arrowprops": line | {"relpos": (0, 0.5)}}
+    axes.annotate(text, point, (1.06, point[1]), color=colour, gid="y", annotation_clip=False, **style)
 
 
 def above(axes: Axes, text: str, x: float, colour: str) -> None:
@@ -290,23 +273,22 @@ def wrapped(text: str, inches: float, size: float, weight: str = "normal", most:
                 lines.append("")
             lines[-1] += part
     if most is not None and len(lines) > most:
-        last = lines[most - 1]
-        letters = bisect_right(
-            range(len(last) + 1), inches, key=lambda count: text_width(last[:count] + "…", size, weight)
-        )
-        lines = [*lines[: most - 1], last[: letters - 1].rstrip() + "…"]
+        full = lines[most - 1]
+        last = _longest(lambda letters: full[:letters].rstrip() + "…", len(full), inches, size, weight)
+        lines = [*lines[: most - 1], last]
     return lines
 
 
 def shortened(name: str, inches: float, size: float = LABEL, weight: str = "normal") -> str:
     """A name on one line, its middle left out where it is longer: names often differ at their end."""
     name = " ".join(plain(name).split())
-
-    def cut(letters: int) -> str:
-        return f"{name[: (letters + 1) // 2]}…{name[len(name) - letters // 2 :]}"
-
     if text_width(name, size, weight) <= inches:
         return name
-    return cut(
-        max(2, bisect_right(range(len(name)), inches, key=lambda count: text_width(cut(count), size, weight)) - 1)
-    )
+    length = len(name)
+    return _longest(lambda n: f"{name[: (n + 1) // 2]}…{name[length - n // 2 :]}", length, inches, size, weight)
+
+
+def _longest(cut: Callable[[int], str], letters: int, inches: float, size: float, weight: str) -> str:
+    """The text cut to as many letters as fit."""
+    fitting = bisect_right(range(letters + 1), inches, key=lambda count: text_width(cut(count), size, weight))
+    return cut(max(0, fitting - 1))
