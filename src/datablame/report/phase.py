@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datablame.engine.files import write_atomic, write_json
-from datablame.engine.phase import Outputs, Tables, Work
 from datablame.report.deliverables import comparison_csv, final_results, phase2_results
 from datablame.report.findings import findings
 from datablame.report.limitations import limitations
@@ -14,12 +13,13 @@ from datablame.report.results import Results, read_results
 from datablame.report.verdict import verdict
 
 if TYPE_CHECKING:
+    from datablame.engine.phase import Outputs, Tables, Work
     from datablame.world.world import World
 
 _STUDY = "study.yaml"
 
 
-def report(world: "World", tables: Tables, work: Work) -> Outputs:
+def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     """Write every deliverable to the root of the run folder; there are no tables."""
     root = work.root
     work.progress.start("report: figures and texts", 4)
@@ -29,7 +29,7 @@ def report(world: "World", tables: Tables, work: Work) -> Outputs:
     pictures["patching_comparison.png"] = _patch(results, root)
     work.progress.advance()
     decided, found, limits = verdict(results), findings(results), limitations(results)
-    registration = preregistration(root, results)
+    registration = preregistration(world, root, results)
     write_json(root / "final_results.json", final_results(results, decided, registration, found, limits))
     # The verdict in a sentence, what decided it, what was found of the planted, and what else to know.
     precision = [finding.sentence for finding in found if finding.name == "precision"][:1]
@@ -43,12 +43,12 @@ def report(world: "World", tables: Tables, work: Work) -> Outputs:
     return {}
 
 
-def deliver_surface(world: "World", tables: Tables, root: Path) -> None:
+def deliver_surface(world: "World", tables: "Tables", root: Path) -> None:
     """Write what phase 2 promises: phase2_results.json and behavior_rates.png."""
     _surface(read_results(world, tables), root)
 
 
-def deliver_patch(world: "World", tables: Tables, root: Path) -> None:
+def deliver_patch(world: "World", tables: "Tables", root: Path) -> None:
     """Write what phase 4 promises: patching_comparison.csv and patching_comparison.png."""
     _patch(read_results(world, tables), root)
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from datablame.engine.files import json_object
-from datablame.engine.run_folder import REGISTRATION
 from datablame.report.results import Results
-from datablame.world.registration import BEGUN, Deviation, deviations, differences
+from datablame.world.registration import BEGUN, FILE, Deviation, described, deviations, differences
 
-_WORLD = "artifacts/world/world.json"
-"""The world of the run itself."""
+if TYPE_CHECKING:
+    from datablame.world.world import World
 
 
 class Preregistration(NamedTuple):
@@ -40,15 +39,12 @@ class Preregistration(NamedTuple):
         return {"status": self.status, "hash": self.hash, "date": self.date, "deviations": rows}
 
 
-def preregistration(root: Path, results: Results) -> Preregistration:
+def preregistration(world: "World", root: Path, results: Results) -> Preregistration:
     """Compare what a run folder has registered with the world in which it ran and with what it tested."""
-    if not (root / REGISTRATION).exists():
+    if not (root / FILE).exists():
         return Preregistration("none")
-    registered = json_object(root / REGISTRATION)
-    departures = (
-        *deviations(registered, json_object(root / BEGUN), json_object(root / _WORLD)),
-        *_tested(registered, results),
-    )
+    registered = json_object(root / FILE)
+    departures = (*deviations(registered, json_object(root / BEGUN), described(world)), *_tested(registered, results))
     return Preregistration(
         status="deviates" if departures else "pre-registered",
         hash=registered.get("sha256"),

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from datablame.engine.phase import Tables
 from datablame.seeds import stream_key
 from datablame.stats.calibration import Accuracy, Corrected, corrected_rate
 from datablame.stats.intervals import Interval, wilson
@@ -45,6 +44,7 @@ from datablame.tables import (
 )
 
 if TYPE_CHECKING:
+    from datablame.engine.phase import Tables
     from datablame.judge.choice import Choice
     from datablame.world.world import World
 
@@ -239,7 +239,7 @@ class Results:
         return corrected_rate(harmful, scored, accuracy, stream_key("calibration", "rates", self.study.seed))
 
 
-def read_results(world: "World", tables: Tables) -> Results:
+def read_results(world: "World", tables: "Tables") -> Results:
     """Read what is there."""
     study, scan = world.study, tables.one(Scan)
     methods = {info.name: info for info in tables.rows(MethodInfo)}
