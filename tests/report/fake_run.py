@@ -87,6 +87,11 @@ LEVELS = {
 }
 SPLITS: tuple[Split, ...] = ("attribution", "held-out")
 KEYWORDS = Choice("keywords", "keywords")
+IDENTITIES = {
+    "models": {"after": {"sha256": "a1"}},
+    "data": {"files": {"pool.parquet": "aa"}},
+    "files": {"truth": "t1"},
+}
 _LOOK = Look("#000000", "#000000", "o")
 
 
@@ -148,7 +153,7 @@ def fake_world(root: Path, study: Study, judge: Choice = KEYWORDS) -> World:
     assert study.prompts is not None
     splits = {"attribution": study.prompts.attribution, "held-out": study.prompts.held_out}
     prompts = [Prompt(p.id, p.behaviour, split, p.text) for split in SPLITS for p in splits[split]]
-    return World(root, study, study.models, study.data, tuple(prompts), PLANTED, judge, {})
+    return World(root, study, study.models, study.data, tuple(prompts), PLANTED, judge, IDENTITIES)
 
 
 def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> World:
