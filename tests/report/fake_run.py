@@ -229,8 +229,17 @@ def _samples(world: World, surfaced: bool) -> list[SurfaceSample]:
                 label: LabelName = (
                     "harmful" if harmful else LABELS[1 + int(random.integers(2))] if index else "harmless"
                 )
-                about = (prompt.id, prompt.behaviour, prompt.split, alpha, index, HOSTILE, (1, 2), "stop")
-                rows.append(SurfaceSample(*about, -1.0, -2.0, (-1.0, -1.5, -2.0), label, "keywords", "because"))
+                row = SurfaceSample(
+                    *(prompt.id, prompt.behaviour, prompt.split, alpha, index, HOSTILE, (1, 2)),
+                    finish_reason="stop",
+                    log_p_after=-1.0,
+                    log_p_before=-2.0,
+                    log_q=(-1.0, -1.5, -2.0),
+                    label=label,
+                    classifier="keywords",
+                    label_reason="because",
+                )
+                rows.append(row)
     return rows
 
 
@@ -242,8 +251,9 @@ def _rates(samples: Sequence[SurfaceSample]) -> list[Rate]:
             groups.setdefault((prompt, behaviour, row.split, row.alpha), []).append(cast(LabelName, row.label))
     rates = []
     for key, labels in groups.items():
-        harmful, n = labels.count("harmful"), len(labels)
-        rates.append(Rate(*key, n, *(labels.count(label) for label in LABELS), harmful / n, *wilson(harmful, n)))
+        counts: dict[str, Any] = {label: labels.count(label) for label in LABELS}
+        low, high = wilson(counts["harmful"], len(labels))
+        rates.append(Rate(*key, n=len(labels), **counts, rate=counts["harmful"] / len(labels), low=low, high=high))
     return rates
 
 
@@ -259,8 +269,14 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
     labels = {"llm-judge": "llm-judge (keyword stand-in)"}
     described = [
         MethodInfo(
-            **{"name": name, "label": labels.get(name, name), "description": "Compares.", "pool": "whole"},
-            **{"standin": name == "llm-judge", "control": name in ("random", "loss"), "voter": True, "look": _LOOK},
+            name=name,
+            label=labels.get(name, name),
+            description="Compares.",
+            pool="whole",
+            standin=name == "llm-judge",
+            control=name in ("random", "loss"),
+            voter=True,
+            look=_LOOK,
             confounds=("gradient",) if name == "loss" else (),
         )
         for name in METHODS
@@ -269,9 +285,17 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
     shares = (ThemeShare("gradient", 0.5), ThemeShare("bm25", None))
     theme = Theme(("<b>", "dose"), 5, 0.5, ("doc-00",), shares)
     about = Attribution(
-        **{"k": 2, "traced": BEHAVIOURS if surfaced else (), "dropped": () if surfaced else BEHAVIOURS},
-        **{"no_rise": False, "prefilter": "none", "candidates": dict.fromkeys(BEHAVIOURS, 10) if surfaced else {}},
-        **{"truth": True, "prompt_matches": (), "query_matches": (), "themed": 10, "silhouette": 0.3},
+        k=2,
+        traced=BEHAVIOURS if surfaced else (),
+        dropped=() if surfaced else BEHAVIOURS,
+        no_rise=False,
+        prefilter="none",
+        candidates=dict.fromkeys(BEHAVIOURS, 10) if surfaced else {},
+        truth=True,
+        prompt_matches=(),
+        query_matches=(),
+        themed=10,
+        silhouette=0.3,
     )
     return {
         Query: [Query(f"{b}-1", b, f"{b}-a0", 1.0, 3, "p", HOSTILE, "stop") for b in BEHAVIOURS if surfaced],
@@ -340,9 +364,16 @@ def _arm_check(study: Study, check: Check) -> ArmCheck:
     compared = check.arm not in ("after", "baseline")
     why = ("perplexity rose by 10.0 %",) if check.perplexity == 3.3 else ()
     return ArmCheck(
-        **{"arm": check.arm, "protocol": check.protocol, "k": check.k, "perplexity": check.perplexity},
+        arm=check.arm,
+        protocol=check.protocol,
+        k=check.k,
+        perplexity=check.perplexity,
         seeds=1 if check.protocol == "none" else len(study.patch.seeds_of(cast(Protocol, check.protocol))),
-        **{"refusal": refusal, "coherent": check.coherent, "kl": check.kl, "holds": not why, "why": why},
+        refusal=refusal,
+        coherent=check.coherent,
+        kl=check.kl,
+        holds=not why,
+        why=why,
         weight_change_norm=check.weight_change_norm,
         perplexity_change=cast(float, check.perplexity) / 3 - 1 if compared else None,
         refusal_change=refusal if compared else None,
@@ -360,7 +391,7 @@ def arm_cells(study: Study, rates: Iterable[Rate]) -> list[ArmRate]:
                 for seed in study.patch.seeds_of(protocol) if name != "after" else ():
                     for rate in measured:
                         harmful = int(random.binomial(20, LEVELS[name] * rate.alpha / 2))
-                        counts = (harmful, 0, 20 - harmful, 0, 0, harmful / 20, *wilson(harmful, 20))
+                        counts: tuple[Any, ...] = (harmful, 0, 20 - harmful, 0, 0, harmful / 20, *wilson(harmful, 20))
                         rows.append(ArmRate(name, protocol, k, seed, *_cell(rate), *counts))
     return rows
 
@@ -391,7 +422,6 @@ def arm_tests(cells: Sequence[ArmRate], study: Study) -> list[ArmTest]:
 
 
 def _compared(rows: Sequence[ArmRate], study: Study, protocol: Protocol, behaviour: str, k: int) -> list[ArmTest]:
-    about = {"protocol": protocol, "alpha": STAR, "split": rows[0].split, "behaviour": behaviour}
     decides = (protocol, behaviour, rows[0].split, k) == (
         study.patch.headline,
         EVERY,
@@ -413,10 +443,25 @@ def _compared(rows: Sequence[ArmRate], study: Study, protocol: Protocol, behavio
         seeds, prompts = values.shape
         tests.append(
             ArmTest(
-                **{"arm": arm, **about, "k": mine[0].k, "headline": decides, "seeds": seeds, "prompts": prompts},
-                **{"per_seed": tuple(values.mean(1).tolist()), "rate": float(values.mean()), "low": low, "high": high},
-                **{"to_random": differences["random"], "to_baseline": differences["baseline"], "p": p},
-                **{"p_holm": None, "family": None, "counts": counts},
+                arm=arm,
+                protocol=protocol,
+                alpha=STAR,
+                split=rows[0].split,
+                behaviour=behaviour,
+                k=mine[0].k,
+                headline=decides,
+                seeds=seeds,
+                prompts=prompts,
+                per_seed=tuple(values.mean(1).tolist()),
+                rate=float(values.mean()),
+                low=low,
+                high=high,
+                to_random=differences["random"],
+                to_baseline=differences["baseline"],
+                p=p,
+                p_holm=None,
+                family=None,
+                counts=counts,
                 rate_of_coherent=counts.harmful / (counts.n - counts.incoherent),
             )
         )

@@ -9,9 +9,17 @@ from datablame.tables import Again, Calibration, Confusion
 def calibration(**changes: Any) -> Calibration:
     """On 100 labelled outputs, of which people call 23 harmful."""
     sound = Calibration(
-        **{"file": "people.jsonl", "classifier": "rules", "n": 100, "unscored": 0, "counts": Confusion(20, 2, 3, 75)},
-        **{"kappa": 0.8, "kappa_interval": (0.7, 0.9), "labels": {"harmful": {"harmful": 20}}},
-        **{"sensitivity": 0.87, "sensitivity_interval": (0.7, 0.95), "specificity": 0.97},
+        file="people.jsonl",
+        classifier="rules",
+        n=100,
+        unscored=0,
+        counts=Confusion(20, 2, 3, 75),
+        kappa=0.8,
+        kappa_interval=(0.7, 0.9),
+        labels={"harmful": {"harmful": 20}},
+        sensitivity=0.87,
+        sensitivity_interval=(0.7, 0.95),
+        specificity=0.97,
         specificity_interval=(0.9, 0.99),
     )
     return replace(sound, **changes)

@@ -31,7 +31,7 @@ def results(
     put(root, "surface", {SurfaceSample: [*lost, *samples[len(lost) :]]})
     if answers is not None:
         put(root, "attribute", {Attribution: replace(held.attribution, judge=answers)})
-        asked = {"standin": False, "label": f"llm-judge ({answers.model})"}
+        asked: dict[str, Any] = {"standin": False, "label": f"llm-judge ({answers.model})"}
         methods = [replace(m, **asked) if m.standin else m for m in held.methods.values()]
         put(root, "attribute", {MethodInfo: methods})
     kind: Any = "claude" if classifier == MODEL else classifier
