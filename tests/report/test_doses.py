@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.report.test_figures import drawn_patching, margin_ink, pixels
 
 from datablame.engine.run_folder import Inputs, write_json, write_table
 from datablame.patch.compare import again, compared, comparison
 from datablame.report.artifacts import Artifacts, read_artifacts
-from datablame.report.dose_panel import dose_rows
 from datablame.report.findings import findings
 from datablame.report.run import run
-from datablame.report.style import look
 from datablame.report.tables import dose_tables, patching_table
 
 Rows = list[dict[str, Any]]
@@ -123,43 +120,6 @@ def test_the_deliverables_have_every_k(found: tuple[Path, Artifacts]) -> None:
     assert results["aa"] == artifacts.aa
     for page in ("writeup/report.md", "comparison.md", "index.html"):
         assert "dose and response" in (root / page).read_text(), page
-
-
-def test_a_panel_of_doses_appears_with_a_second_k() -> None:
-    one, several = (drawn_patching(*patched(ks), k=2) for ks in ((2,), (2, 8)))
-    assert pixels(several).shape[0] > pixels(one).shape[0] + 400
-    assert margin_ink(several) == 0
-
-
-@pytest.mark.parametrize("seeds", [1, 4])
-def test_doses_of_any_number_stay_inside_the_picture(seeds: int) -> None:
-    labels = {"gradient": "a method whose name is so long that no line of a figure could ever hold it in full"}
-    tests, table = patched((1, 2, 3, 5, 8, 11, 14), seeds)
-    assert margin_ink(drawn_patching(tests, table, k=2, labels=labels)) == 0
-
-
-def test_doses_of_nothing_scored_leave_a_gap_and_no_crash() -> None:
-    tests, table = patched((2, 8))
-    nothing: dict[str, Any] = {"rate": None, "low": None, "high": None, "per_seed": []}
-    some = [{**row, **nothing} if row["k"] == 8 or row["arm"] == "baseline" else row for row in tests]
-    none = [{**row, **nothing} for row in tests]
-    for rows in (some, none):
-        assert margin_ink(drawn_patching(rows, table, k=2)) == 0
-
-
-def test_the_panel_draws_each_arm_that_depends_on_k_at_each_and_the_baseline_at_none() -> None:
-    tests, _ = patched((2, 8))
-    drawn = {arm: [row["k"] for row in rows] for arm, rows in dose_rows(tests, "retrain", 1.0).items()}
-    assert drawn == {"baseline": [0], **{arm: [2, 8] for arm in ("random", "bottom", "gradient", "activation")}}
-    assert dose_rows(tests, "continue", 1.0) == {}
-
-
-def test_controls_do_not_look_like_methods() -> None:
-    looks = [look(name) for name in ("a-a", "bottom", "baseline", "random", "untrained")]
-    assert len({(each.fill, each.marker) for each in looks}) == 5
-    for each in looks:
-        channels = [int(each.fill[place : place + 2], 16) for place in (1, 3, 5)]
-        assert max(channels) - min(channels) < 32
 
 
 @pytest.mark.parametrize(
