@@ -76,8 +76,8 @@ def _side_by_side(results: Results, behaviour: str, blamed: Mapping[str, Sequenc
     scores = {(s.method, s.doc_id): s for s in results.scores if s.behaviour == behaviour}
     rows = []
     for document in {row.document.doc_id: row.document for name in methods for row in blamed[name]}.values():
-        found = [scores.get((name, document.doc_id)) for name in methods]
-        cells = [f"{score.rank} ({number(score.score)})" if score else "-" for score in found]
+        ranked = [scores.get((name, document.doc_id)) for name in methods]
+        cells = [f"{score.rank} ({number(score.score)})" if score else "-" for score in ranked]
         rows.append([document.doc_id, {True: "yes", False: "no", None: "?"}[document.planted], *cells])
     return TextTable(
         "Documents that a method ranks among its first three: rank (score) by each method.",

@@ -104,14 +104,14 @@ def _precision(results: Results, rows: Sequence[Quality], within: str) -> str:
 
 def _confounded(results: Results, rows: Sequence[Quality], within: str) -> Iterable[str]:
     precision = {row.method: row.auprc or 0.0 for row in rows}
-    for method, mine in precision.items():
+    for method, similarity in precision.items():
         confounders = [name for name in precision if method in results.methods[name].confounds]
         best = max((precision[name] for name in confounders), default=None)
-        if best is not None and best >= _LITTLE * mine:
+        if best is not None and best >= _LITTLE * similarity:
             label = results.methods[method].label
             yield (
                 f"Within {within} a confounder alone ({' or '.join(confounders)}, average precision {number(best)}) "
-                f"comes within a fifth of {label} ({number(mine)}): there, {label} adds little."
+                f"comes within a fifth of {label} ({number(similarity)}): there, {label} adds little."
             )
 
 

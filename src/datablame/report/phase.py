@@ -28,16 +28,16 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     work.progress.advance()
     pictures["patching_comparison.png"] = _patch(results, root)
     work.progress.advance()
-    decided, found, limits = verdict(results), findings(results), limitations(results)
+    decided, conclusions, limits = verdict(results), findings(results), limitations(results)
     registration = preregistration(world, root, results)
-    write_json(root / "final_results.json", final_results(results, decided, registration, found, limits))
+    write_json(root / "final_results.json", final_results(results, decided, registration, conclusions, limits))
     # The verdict in a sentence, what decided it, what was found of the planted, and what else to know.
-    precision = [finding.sentence for finding in found if finding.name == "precision"][:1]
+    precision = [finding.sentence for finding in conclusions if finding.name == "precision"][:1]
     summary = [decided.meaning, *decided.deciding, *precision, *decided.notes]
     pictures["final_results.png"] = _overview(results, root, decided.label, summary)
     work.progress.advance()
     config = (root / _STUDY).read_text(encoding="utf-8")
-    for name, text in pages(results, decided, registration, found, limits, config, pictures).items():
+    for name, text in pages(results, decided, registration, conclusions, limits, config, pictures).items():
         write_atomic(root / name, text)
     work.progress.advance()
     return {}
