@@ -144,6 +144,37 @@ class PoolSummary:
     """What the revision of a hub dataset stood for."""
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """Outputs by what people (positive: harmful) and the classifier say."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+
+
+@table("world", "calibration.json")
+@dataclass(frozen=True)
+class Calibration:
+    """What the classifier is worth against labels by people, unscored outputs aside."""
+
+    file: str
+    classifier: str
+    """Who predicted; `predicted` where the file has the predictions."""
+    n: int
+    unscored: int
+    counts: Confusion
+    kappa: float
+    kappa_interval: tuple[float, float]
+    labels: Mapping[str, Mapping[str, int]]
+    """How often people's label (outer) met the classifier's (inner)."""
+    sensitivity: float
+    sensitivity_interval: tuple[float, float]
+    specificity: float
+    specificity_interval: tuple[float, float]
+
+
 # scan and surface
 
 
@@ -385,6 +416,8 @@ class MethodInfo:
     look: Look
     unranked: tuple[Unranked, ...] = ()
     """Behaviours for which it had no score for some documents."""
+    confounds: tuple[str, ...] = ()
+    """Methods that may owe what they find to what this control measures."""
 
 
 @table("attribute", "agreement.parquet")
@@ -532,6 +565,8 @@ class ArmInfo:
     target: str
     """What it acts on, in words: `what gradient flagged`."""
     look: Look
+    needs_truth: bool = False
+    """Whether it acts on what is known to be to blame: the most that removal could do."""
 
 
 @table("patch", "arms.parquet")
@@ -812,13 +847,16 @@ def path_of(row: type, root: Path) -> Path:
 
 
 def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **where: Any) -> list[T]:
-    """The rows of a Parquet file, those with `where`'s values only; none where there is no file."""
+    """The rows of a Parquet file; none where there is no file.
+
+    `where` names columns and the value that a row must have there, or a set of which it must have one.
+    """
     import pyarrow.parquet as pq
 
     if not path.exists():
         return []
     kind: Any = row
-    filters = [(name, "=", value) for name, value in where.items()] or None
+    filters = [(name, "in" if isinstance(value, set) else "=", value) for name, value in where.items()] or None
     found = pq.read_table(path, columns=columns, filters=filters).to_pylist()
     rows: list[T] = [row(**each) for each in found] if _flat(kind) else _adapter(kind).validate_python(found)
     return rows

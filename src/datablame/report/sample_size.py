@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
-from datablame.report.artifacts import Artifacts, Row
-from datablame.report.effects import Candidate
+from datablame.report.effects import REFERENCES, Effect
+from datablame.report.results import Results
 from datablame.report.wording import percent
 from datablame.seeds import stream_key
 from datablame.stats.crossed import deviations
 from datablame.stats.power import TARGET, Cheapest, Power, approximate_power, candidates, cheapest, simulate
 from datablame.stats.simulated import Design
-from datablame.surface.rise import Rise
+from datablame.tables import ArmRate, ArmTest, Rise
 
 _SIMULATIONS = 400
 _LIKELY, _MOST_TRIED = 0.82, 6
@@ -26,7 +26,7 @@ _TWO_SIDED, _FOUR_IN_FIVE = 1.959963984540054, 0.8416212335729143
 
 
 @dataclass(frozen=True)
-class Needed:
+class RequiredSampleSize:
     """The study's own design with its power, and the cheapest one that would do; deviations that are guessed named."""
 
     design: Design
@@ -38,18 +38,18 @@ class Needed:
 
     def sentence(self) -> str:
         """In words."""
-        own, best = self.design, self.cheapest
+        design, best = self.design, self.cheapest
         whose = f"{self.largest}'s own drop" if self.largest else "the smallest drop that counts"
         about = (
-            f"To show {whose}, from {percent(own.from_rate)} to {percent(own.to_rate)}, with power "
-            f"{100 * TARGET:.0f} % after Holm over {own.methods}"
+            f"To show {whose}, from {percent(design.from_rate)} to {percent(design.to_rate)}, with power "
+            f"{100 * TARGET:.0f} % after Holm over {design.methods}"
         )
         if best is None:
             takes = "no design of up to 20 seeds, twice the prompts and 100 samples was found that would do"
         else:
             takes = f"it takes {_words(best.design)} (simulated power {percent(best.power.power.rate)})"
         guess = f"; {' and '.join(self.guessed)} deviation assumed, for one run cannot tell" if self.guessed else ""
-        return f"{about}, {takes}; this study's {_words(own)} have {percent(self.power.power.rate)}{guess}."
+        return f"{about}, {takes}; this study's {_words(design)} have {percent(self.power.power.rate)}{guess}."
 
     def as_json(self) -> dict[str, Any]:
         """Its numbers."""
@@ -73,25 +73,25 @@ def _design(design: Design) -> dict[str, Any]:
     return {**asdict(design), "reference_seeds": design.references}
 
 
-def needed(found: Artifacts, methods: Sequence[Candidate]) -> Needed | None:
+def required_sample_size(results: Results, methods: Sequence[Effect]) -> RequiredSampleSize | None:
     """None where there is nothing to lower: no method was patched, or random removal leaves no harmful output.
 
-    The rates are those of `random` and of the method with the largest drop, or the smallest drop that counts
+    The rates are those of random removal and of the method with the largest drop, or the smallest drop that counts
     (`patch.margin`) where no method drops so far. Deviations are estimated from the arms that remove nothing or random
     documents. One stream of random numbers serves every design.
     """
-    rows = {row["arm"]: row for row in found.headline}
-    if not methods or "random" not in rows:
+    reference = results.of_role("random", results.headline)
+    if not methods or reference is None:
         return None
-    margin, reference = found.study.patch.margin, rows["random"]
+    margin = results.study.patch.margin
     best = max(methods, key=lambda method: method.least_drop or 0.0)
-    prompts, samples = reference["prompts"], _samples(found)
-    if not reference["rate"] or best.rate is None or not prompts or not samples:
+    prompts, samples = reference.prompts, _samples(_cells(results, reference))
+    if not reference.rate or best.rate is None or not prompts or not samples:
         return None
-    outputs = prompts * samples * reference["seeds"]
-    start = min(float(reference["rate"]), 1 - 0.5 / outputs)
+    outputs = prompts * samples * reference.seeds
+    start = min(reference.rate, 1 - 0.5 / outputs)
     enough = best.dropped(margin)
-    own = _deviations(found)
+    estimated = _deviations(results)
     design = Design(
         from_rate=start,
         to_rate=min(best.rate, start * (1 - margin)) if enough else start * (1 - margin),
@@ -99,19 +99,18 @@ def needed(found: Artifacts, methods: Sequence[Candidate]) -> Needed | None:
         samples=samples,
         seeds=best.seeds,
         methods=len(methods),
-        reference_seeds=reference["seeds"],
-        **{f"{name}_deviation": _USUAL[name] if value is None else value for name, value in own.items()},
+        reference_seeds=reference.seeds,
+        **{f"{name}_deviation": _USUAL[name] if value is None else value for name, value in estimated.items()},
     )
-    key = stream_key("verdict", "power", found.study.seed)
-    power = simulate(design, _SIMULATIONS, key)
+    key = stream_key("verdict", "power", results.study.seed)
     # The study has its prompts; fewer would not make it cheaper.
     others = [other for other in candidates(design, _TRAINING_COST) if other.prompts >= prompts]
     likely = [other for other in others if approximate_power(other) >= _LIKELY]
-    return Needed(
+    return RequiredSampleSize(
         design=design,
-        power=power,
+        power=simulate(design, _SIMULATIONS, key),
         cheapest=cheapest(likely[:_MOST_TRIED], _TRAINING_COST, _SIMULATIONS, key),
-        guessed=tuple(name for name, value in own.items() if value is None),
+        guessed=tuple(name for name, value in estimated.items() if value is None),
         largest=best.arm if enough else None,
     )
 
@@ -123,29 +122,29 @@ def prompts_for(rise: Rise) -> int | None:
     return ceil(((_TWO_SIDED + _FOUR_IN_FIVE) * rise.deviation / rise.difference) ** 2)
 
 
-def _samples(found: Artifacts) -> int:
-    cells = [row["n"] for row in _cells(found, "random")]
-    return round(sum(cells) / len(cells)) if cells else 0
+def _samples(cells: Sequence[ArmRate]) -> int:
+    return round(sum(cell.n for cell in cells) / len(cells)) if cells else 0
 
 
-def _deviations(found: Artifacts) -> Mapping[str, float | None]:
-    counts = [counted for arm in ("baseline", "random") if (counted := _counts(_cells(found, arm))) is not None]
-    return deviations(counts)._asdict()
+def _deviations(results: Results) -> Mapping[str, float | None]:
+    tests = [results.of_role(role, results.headline) for role in reversed(REFERENCES)]
+    counts = [_counts(_cells(results, test)) for test in tests if test is not None]
+    return deviations([each for each in counts if each is not None])._asdict()
 
 
-def _cells(found: Artifacts, arm: str) -> list[Row]:
-    """The table's rows of one arm where the verdict comes from."""
+def _cells(results: Results, test: ArmTest) -> list[ArmRate]:
+    """The cells of one arm where the verdict comes from."""
     return [
-        row
-        for row in found.comparison
-        if (row["arm"], row["protocol"]) == (arm, found.study.patch.headline)
-        if (row["split"], row["alpha"]) == ("held-out", found.patch_alpha) and row["k"] in (0, found.k)
+        cell
+        for cell in results.comparison
+        if (cell.arm, cell.protocol) == (test.arm, results.study.patch.headline)
+        if (cell.split, cell.alpha) == ("held-out", results.alpha) and cell.k in (0, results.k)
     ]
 
 
-def _counts(cells: Sequence[Row]) -> tuple[list[list[int]], list[list[int]]] | None:
+def _counts(cells: Sequence[ArmRate]) -> tuple[list[list[int]], list[list[int]]] | None:
     """Harmful and scored as (seeds, prompts), of the prompts that were scored in every seed; None without any."""
-    by_cell = {(row["seed"], row["prompt_id"]): (row["harmful"], row["n"] - row["unscored"]) for row in cells}
+    by_cell = {(cell.seed, cell.prompt_id): (cell.harmful, cell.n - cell.unscored) for cell in cells}
     seeds = sorted({seed for seed, _ in by_cell})
     prompts = sorted({prompt for _, prompt in by_cell})
     whole = [p for p in prompts if all(by_cell.get((seed, p), (0, 0))[1] for seed in seeds)]
