@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from datablame.engine.files import locked_file
@@ -21,9 +21,12 @@ KEPT = frozenset((LOCK, TIMINGS, MANIFEST, STUDY, REGISTRATION))
 def locked(root: Path) -> Iterator[None]:
     """Hold the run folder; a second process is refused with the pid and host of the first.
 
+    Where the request is refused before study.yaml is written, the folder is left as it was, or not there if it was not.
+
     Raises:
         RequestError: another process holds it.
     """
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     path = root / LOCK
     try:
         file = locked_file(path, wait=False)
@@ -31,33 +34,32 @@ def locked(root: Path) -> Iterator[None]:
         holder = path.read_text(encoding="utf-8").strip() or "another process"
         raise RequestError(f"{root} is in use by {holder}; wait for it, or choose another --out") from None
     with file:
+        there = set(root.iterdir())
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         try:
             yield
+        except RequestError:
+            if not (root / STUDY).exists():
+                _leave(root, there, made)
+            raise
         finally:
             file.truncate(0)
 
 
-@contextlib.contextmanager
-def clean_if_refused(root: Path) -> Iterator[None]:
-    """Hold the run folder and, where the request is refused, leave it as it was, or not there if it was not."""
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
-    with locked(root):
-        there = set(root.iterdir())
-        try:
-            yield
-        except RequestError:
-            for path in set(root.iterdir()) - there:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if there == {root / LOCK}:
-                (root / LOCK).unlink()
-            for folder in made:
-                # Another process may have begun a run beside this one.
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-            raise
+def _leave(root: Path, there: Collection[Path], made: Sequence[Path]) -> None:
+    """Rid the folder of everything but what was there, the lock too where nothing was; `made` begins with the lowest.
+
+    A process that opened the lock in the meantime sees that it is gone, and begins anew (`files.locked_file`).
+    """
+    lock = root / LOCK
+    for path in set(root.iterdir()) - (set(there) if set(there) != {lock} else set()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in made:
+        # Another process may have begun a run beside this one.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def append_timing(root: Path, what: str, key: str, seconds: float) -> None:

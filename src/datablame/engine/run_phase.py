@@ -1,10 +1,11 @@
 """What is up to date and what runs: a phase works beside its last tables, which stay until the new ones are whole."""
 
+import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from datablame.engine.execute import Execution, Progress, begin_gpu_peak, free_memory, peak_gpu_mb, peak_rss_mb
 from datablame.engine.files import digest, hash_file, json_object, write_json
@@ -15,6 +16,10 @@ from datablame.errors import PhaseError
 if TYPE_CHECKING:
     from datablame.world import World
 
+State = Literal["done", "stale", "begun", "missing"]
+"""`stale`: something that a finished phase depends on was changed, or one of its outputs."""
+
+_logger = logging.getLogger(__name__)
 _BEGUN, _DONE = "begun.json", "done.json"
 _SCRATCH = ("journal*.jsonl", "items", _BEGUN, "*.part")
 
@@ -29,9 +34,9 @@ def part_of(phase: Phase, root: Path) -> Path:
     return root / "artifacts" / f"{phase.name}.part"
 
 
-def has_begun(phase: Phase, root: Path) -> bool:
-    """Whether it has left anything."""
-    return any(any(path.glob("*")) for path in (folder_of(phase, root), part_of(phase, root)))
+def left_by(phase: Phase, root: Path) -> list[Path]:
+    """What the phase has left so far, finished or not; nothing before it has begun."""
+    return sorted((*folder_of(phase, root).glob("*"), *part_of(phase, root).glob("*")))
 
 
 def has_run(phase: Phase, root: Path) -> bool:
@@ -54,43 +59,78 @@ def fingerprint_of(phase: Phase, world: "World") -> str:
     return digest({"phase": phase.name, "version": phase.version, "world": parts, "upstream": upstream})
 
 
-def is_current(phase: Phase, world: "World") -> bool:
+def state_of(phase: Phase, world: "World") -> State:
+    """How far a phase is in this world; this only looks."""
+    root = world.root
+    if not has_run(phase, root):
+        return "begun" if left_by(phase, root) else "missing"
+    return "done" if _is_current(phase, world) and _changed_output(phase, root) is None else "stale"
+
+
+def bring_up_to_date(
+    world: "World",
+    phases: Sequence[Phase],
+    *,
+    execution: Execution,
+    progress: Progress,
+    max_cost_usd: float | None = None,
+    begin: Callable[[Phase], None] = lambda phase: None,
+    reached: Callable[[Phase, bool], None] = lambda phase, skipped: None,
+) -> None:
+    """Run what is not current, in order.
+
+    `begin` is called before the first file of a new start of a phase is written, `reached` of every phase that was
+    looked at, with whether it was skipped for being up to date.
+
+    Raises:
+        DatablameError: a phase failed; what it finished stays.
+    """
+    for phase in phases:
+        current = _is_current(phase, world)
+        changed = _changed_output(phase, world.root) if current else None
+        if changed is not None:
+            _logger.warning("%s runs again: %s is missing or was changed", phase.name, changed)
+        skipped = current and changed is None
+        reached(phase, skipped)
+        if skipped:
+            for path in (_old_of(phase, world.root), part_of(phase, world.root)):
+                shutil.rmtree(path, ignore_errors=True)
+        else:
+            _run_phase(phase, world, execution, progress, max_cost_usd, begin)
+
+
+def _is_current(phase: Phase, world: "World") -> bool:
     """Whether it ran on this world and these outputs of earlier phases; its own outputs are not looked at."""
     root = world.root
     if not has_run(phase, root) or not all(has_run(earlier, root) for earlier in phase.after):
         return False
-    done = json_object(folder_of(phase, root) / _DONE)
-    return done.get("fingerprint") == fingerprint_of(phase, world)
+    return json_object(folder_of(phase, root) / _DONE).get("fingerprint") == fingerprint_of(phase, world)
 
 
-def changed_output(phase: Phase, root: Path) -> str | None:
+def _changed_output(phase: Phase, root: Path) -> str | None:
     """The first output of a finished phase that is missing or was changed, by its path in the run folder."""
     outputs = json_object(folder_of(phase, root) / _DONE).get("outputs", {})
     changed = (name for name, sha in outputs.items() if not (root / name).is_file() or hash_file(root / name) != sha)
     return next(changed, None)
 
 
-def run_phase(
+def _run_phase(
     phase: Phase,
     world: "World",
-    *,
     execution: Execution,
     progress: Progress,
-    max_cost_usd: float | None = None,
-    begin: Callable[[], None] = lambda: None,
+    max_cost_usd: float | None,
+    begin: Callable[[Phase], None],
 ) -> None:
     """Run a phase in PHASE.part, or finish what was begun there, and put it in the place of its last outputs.
 
-    `begin` is called before the first file of a new start is written. What was begun keeps its number of threads.
-
-    Raises:
-        DatablameError: the phase failed; what it finished stays in PHASE.part.
+    What was begun keeps its number of threads.
     """
     root, part, fingerprint = world.root, part_of(phase, world.root), fingerprint_of(phase, world)
     if json_object(part / _DONE).get("fingerprint") != fingerprint:
         begun = json_object(part / _BEGUN)
         if begun.get("fingerprint") != fingerprint:
-            begin()
+            begin(phase)
             shutil.rmtree(part, ignore_errors=True)
             begun = {"fingerprint": fingerprint, "threads": execution.threads}
             write_json(part / _BEGUN, begun)
@@ -98,7 +138,7 @@ def run_phase(
         _fill(part, phase, world, execution, progress, max_cost_usd)
         write_json(part / _DONE, {"fingerprint": fingerprint, "outputs": _outputs(phase, root)})
     _sweep(part)
-    _swap(folder_of(phase, root), part)
+    _swap(phase, root)
 
 
 def _fill(
@@ -144,11 +184,15 @@ def _sweep(part: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _swap(folder: Path, part: Path) -> None:
-    """Two renames; a kill between them leaves the whole new outputs, which the next start puts in place."""
-    old = folder.with_name(f"{folder.name}.old.part")
+def _swap(phase: Phase, root: Path) -> None:
+    """Two renames; a kill between them leaves the whole new outputs, which the next start puts in their place."""
+    folder, old = folder_of(phase, root), _old_of(phase, root)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.replace(old)
-    part.replace(folder)
+    part_of(phase, root).replace(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _old_of(phase: Phase, root: Path) -> Path:
+    return root / "artifacts" / f"{phase.name}.old"

@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.engine.files import digest
+
+if TYPE_CHECKING:
+    from datablame.world.world import World
 
 BEGUN = "artifacts/preregistered.json"
 """Under which registration patching began, with what version and in which world."""
@@ -24,6 +28,24 @@ class Deviation(NamedTuple):
         return f"{self.field}: registered {_shown(self.registered)}, in this run {_shown(self.actual)}"
 
 
+def described(world: "World") -> dict[str, Any]:
+    """A world as a registration holds it: the study's settings, and by content what it asks, looks at and is judged by.
+
+    Where models and files lie is no part of it.
+    """
+    study = world.study.model_dump(mode="json", by_alias=True, exclude={"models", "data", "prompts", "truth"})
+    study["judge"].pop("rules")
+    study["attribute"]["scores"] = list(study["attribute"]["scores"])
+    content = {
+        "study": study,
+        "identities": dict(world.identities),
+        "prompts": {prompt.id: asdict(prompt) for prompt in world.prompts},
+        "judge": asdict(world.judge),
+    }
+    described: dict[str, Any] = json.loads(json.dumps(content))
+    return described
+
+
 def content_hash(registered: Mapping[str, Any]) -> str:
     """The SHA-256 of everything in the file but the hash itself, as JSON with sorted keys."""
     return digest({key: value for key, value in registered.items() if key != "sha256"})
@@ -39,9 +61,19 @@ def deviations(
     Args:
         registered: preregistration.json; a file that holds no object counts as empty, so that its hash is broken.
         begun: `BEGUN`, empty where there is none.
-        now: the world of the run (`registered_part` of it).
+        now: the world of the run, as `described`.
     """
-    return (*_sealed(registered, begun), *differences(registered.get("world", {}), now))
+    return (*_sealed(registered, begun), *departures(registered, now))
+
+
+def departures(registered: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Deviation, ...]:
+    """In what a world differs from the registered one; fields of the study go by their own names."""
+    return differences(_flat(registered.get("world", {})), _flat(now))
+
+
+def _flat(world: Mapping[str, Any]) -> dict[str, Any]:
+    others = {"identities": world.get("identities"), "prompts": world.get("prompts"), "classifier": world.get("judge")}
+    return {**world.get("study", {}), **others}
 
 
 def differences(registered: Any, actual: Any, field: str = "") -> tuple[Deviation, ...]:
