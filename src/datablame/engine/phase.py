@@ -82,7 +82,6 @@ class Phase:
     after: tuple["Phase", ...]
     """The phases whose tables it reads."""
     run: "Callable[[World, Tables, Work], Outputs]"
-    needs_models: bool = True
     deliver: "Callable[[World, Tables, Path], None] | None" = None
     """Writes the deliverables that the phase makes possible to the root of the run folder."""
     delivers: bool = False

@@ -111,3 +111,14 @@ from datablame.engine.files import (  # noqa: E402, F401
     write_table,
 )
 from datablame.engine.journal import Journal  # noqa: E402, F401
+
+
+class Inputs:
+    """Until the branches are merged: gone, phases take `Work` and `Tables`."""
+
+
+def read_table(path: Path) -> list[dict[str, object]]:
+    """Until the branches are merged."""
+    import pyarrow.parquet as pq
+
+    return list(pq.read_table(path).to_pylist())

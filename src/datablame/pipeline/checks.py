@@ -1,4 +1,4 @@
-"""Names of methods and arms, and combinations that hang on what is registered under them, found before anything runs."""
+"""Names of methods and arms, and combinations that hang on what is registered under them, looked at before a run."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

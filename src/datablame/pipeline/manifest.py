@@ -32,9 +32,11 @@ def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str,
             "peak_gpu_mb": round(peaks.get(f"gpu/{name}", 0.0)),
         }
 
-    made = (
-        {} if study.organism is None else {"organism": {**took("organism"), "skipped": "phase/organism" not in timings}}
-    )
+    phases = {"world": took("world")}
+    for name, was_skipped in skipped.items():
+        phases[name] = {**took(name), "skipped": was_skipped, "cost_usd": round(costs.get(name, 0.0), 6)}
+    if study.organism is not None:
+        phases["organism"] = {**took("organism"), "skipped": "phase/organism" not in timings}
     write_json(
         root / MANIFEST,
         {
@@ -48,14 +50,7 @@ def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str,
             "organism": None if study.organism is None else study.organism.model_dump(mode="json"),
             **world.identities,
             "seed": study.seed,
-            "phases": {
-                "world": took("world"),
-                **{
-                    name: {**took(name), "skipped": was_skipped, "cost_usd": round(costs.get(name, 0.0), 6)}
-                    for name, was_skipped in skipped.items()
-                },
-                **made,
-            },
+            "phases": phases,
             "methods": {
                 name: {"seconds": round(timings[f"attribute/{name}"], 1)}
                 for name in study.attribute.methods

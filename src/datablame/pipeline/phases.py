@@ -14,7 +14,6 @@ REPORT = Phase(
     parts=("everything", "registration"),
     after=(SCAN, SURFACE, ATTRIBUTE, PATCH),
     run=report,
-    needs_models=False,
     delivers=True,
 )
 PHASES = (SCAN, replace(SURFACE, deliver=deliver_surface), ATTRIBUTE, replace(PATCH, deliver=deliver_patch), REPORT)
