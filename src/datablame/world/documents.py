@@ -121,15 +121,15 @@ class Reader:
     def _log(self) -> None:
         data, usable, commit = self._data, len(self.chosen), self._source.commit
         for reason, count in self.skipped.items():
-            _logger.warning(
-                "%s: %d rows skipped: %s; the first is %s", data.path, count, reason, self.examples[reason]
-            )
+            _logger.warning("%s: %d rows skipped: %s; the first is %s", data.path, count, reason, self.examples[reason])
         if data.documents is not None and usable < data.documents:
             _logger.warning(
                 "data.documents = %d, but %s has %d usable; all are taken", data.documents, data.path, usable
             )
         if commit is not None and data.revision is None:
-            _logger.warning("%s was read at commit %s; name it as data.revision to read the same again", data.path, commit)
+            _logger.warning(
+                "%s was read at commit %s; name it as data.revision to read the same again", data.path, commit
+            )
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def read_pool(data: Data, seed: int, progress: Progress) -> Documents:
     progress.start("reading the pool", 1)
     source = open_source(data)
     reader = Reader(source, data, seed)
-    documents = [each for each in reader]
+    documents = list(reader)
     progress.advance()
     chosen = [each for each in documents if each.id in reader.chosen]
     return Documents(chosen, reader.skipped, reader.examples, source.commit)

@@ -138,7 +138,7 @@ def _pair(chosen: Any, rejected: Any, prompt: Any) -> _Content | Broken:
 
 
 def _answer(name: str, answer: Any, request: Turns) -> _Content | Broken:
-    if not answer and not isinstance(answer, str) or not isinstance(answer, str | list):
+    if not isinstance(answer, str | list) or answer == []:
         return Broken(f"no {name} answer")
     turns = (Message("assistant", answer),) if isinstance(answer, str) else _turns(answer)
     if isinstance(turns, Broken):

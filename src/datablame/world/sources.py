@@ -37,7 +37,7 @@ class Source(NamedTuple):
     rows: Iterator[Any]
     size_bytes: int | None
     """Of the local files; None for the hub."""
-    count: int | None
+    n_rows: int | None
     """Rows by the files' own counts, where they have one."""
     commit: str | None = None
     """What a hub dataset's revision stood for."""
@@ -85,7 +85,7 @@ def is_pattern(path: str) -> bool:
 def row_count(files: Sequence[Path]) -> int | None:
     """The rows that Parquet files say they have; None where a file has no such count."""
     try:
-        return sum(pq.read_metadata(file).num_rows for file in files)
+        return sum(int(pq.read_metadata(file).num_rows) for file in files)
     except (OSError, pa.ArrowException):
         return None
 
@@ -235,8 +235,8 @@ def _cached_commit(cached: str, data: Data) -> str:
     named = data.revision if _COMMIT.fullmatch(data.revision) else _reference(data.path, data.revision)
     if named != cached:
         raise RequestError(
-            f"data.revision = {data.revision} of {data.path} is not in the cache, which has commit {cached}; name that, "
-            "or unset HF_HUB_OFFLINE"
+            f"data.revision = {data.revision} of {data.path} is not in the cache, which has commit {cached}; name "
+            "that, or unset HF_HUB_OFFLINE"
         )
     return cached
 
