@@ -1,10 +1,10 @@
 """A phase runs beside its last tables: whatever kills it, a resumed run ends with the bytes of one that was not."""
 
+import contextlib
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def killed_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The file system obeys so many times: each fsync, rename and removal is an instant at which a kill may come."""
     left = [calls]
@@ -304,32 +304,21 @@ def test_a_phase_whose_tables_before_are_missing_says_which(tmp_path: Path) -> N
         ran(world_of(tmp_path), (SURFACE,))
 
 
-def test_a_begun_phase_keeps_its_threads_and_a_new_start_is_announced_once(tmp_path: Path) -> None:
-    threads: list[int] = []
-    begun: list[str] = []
-
-    def run(world: World, tables: Tables, work: Work) -> Outputs:
-        threads.append(work.execution.threads)
-        if len(threads) < 3:
-            raise PhaseError("no")
-        return scan(world, tables, work)
-
-    for count, samples in ((1, 1), (2, 2), (1, 2), (3, 2)):
-        try:
+def test_a_new_start_is_told_from_going_on(tmp_path: Path) -> None:
+    starts: list[tuple[str, bool]] = []
+    for phase, samples in ((failing(SCAN), 1), (failing(SCAN), 2), (failing(SCAN), 2), (SCAN, 2), (SCAN, 2)):
+        with contextlib.suppress(PhaseError):
             bring_up_to_date(
                 world_of(tmp_path, scan={"samples": samples}),
-                (replace(SCAN, run=run),),
-                execution=Execution(1, count),
+                (phase,),
+                execution=ONE,
                 progress=Silent(),
-                begin=lambda phase: begun.append(phase.name),
+                before=lambda phase, new: starts.append((phase.name, new)),
             )
-        except PhaseError:
-            continue
-    assert threads == [1, 2, 2]
-    assert begun == ["scan", "scan"]
+    assert starts == [("scan", True), ("scan", True), ("scan", False), ("scan", False)]
 
 
-def test_a_card_has_one_worker(tmp_path: Path) -> None:
+def test_a_card_has_one_worker_and_the_world_says_how_many_threads(tmp_path: Path) -> None:
     executions: list[Execution] = []
 
     def run(world: World, tables: Tables, work: Work) -> Outputs:
@@ -338,5 +327,6 @@ def test_a_card_has_one_worker(tmp_path: Path) -> None:
 
     for name, device in (("one", "cpu"), ("two", "cuda")):
         models = {"before": "b", "after": "a", "device": device}
-        ran(world_of(tmp_path / name, models=models), (replace(SCAN, run=run),), Execution(4, 1))
-    assert executions == [Execution(4, 1), Execution(1, 1)]
+        world = replace(world_of(tmp_path / name, models=models), threads=2)
+        ran(world, (replace(SCAN, run=run),), Execution(4, 1))
+    assert executions == [Execution(4, 2), Execution(1, 2)]

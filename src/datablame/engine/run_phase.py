@@ -74,13 +74,13 @@ def bring_up_to_date(
     execution: Execution,
     progress: Progress,
     max_cost_usd: float | None = None,
-    begin: Callable[[Phase], None] = lambda phase: None,
+    before: Callable[[Phase, bool], None] = lambda phase, new: None,
     reached: Callable[[Phase, bool], None] = lambda phase, skipped: None,
 ) -> None:
-    """Run what is not current, in order.
+    """Run what is not current, in order, in as many threads as the world says.
 
-    `begin` is called before the first file of a new start of a phase is written, `reached` of every phase that was
-    looked at, with whether it was skipped for being up to date.
+    `before` is called before a phase runs, with whether it starts anew; `reached` of every phase that was looked at,
+    with whether it was skipped for being up to date.
 
     Raises:
         DatablameError: a phase failed; what it finished stays.
@@ -96,7 +96,7 @@ def bring_up_to_date(
             for path in (_old_of(phase, world.root), part_of(phase, world.root)):
                 shutil.rmtree(path, ignore_errors=True)
         else:
-            _run_phase(phase, world, execution, progress, max_cost_usd, begin)
+            _run_phase(phase, world, execution, progress, max_cost_usd, before)
 
 
 def _is_current(phase: Phase, world: "World") -> bool:
@@ -120,21 +120,17 @@ def _run_phase(
     execution: Execution,
     progress: Progress,
     max_cost_usd: float | None,
-    begin: Callable[[Phase], None],
+    before: Callable[[Phase, bool], None],
 ) -> None:
-    """Run a phase in PHASE.part, or finish what was begun there, and put it in the place of its last outputs.
-
-    What was begun keeps its number of threads.
-    """
+    """Run a phase in PHASE.part, or finish what was begun there, and put it in the place of its last outputs."""
     root, part, fingerprint = world.root, part_of(phase, world.root), fingerprint_of(phase, world)
     if json_object(part / _DONE).get("fingerprint") != fingerprint:
-        begun = json_object(part / _BEGUN)
-        if begun.get("fingerprint") != fingerprint:
-            begin(phase)
+        new = json_object(part / _BEGUN).get("fingerprint") != fingerprint
+        before(phase, new)
+        if new:
             shutil.rmtree(part, ignore_errors=True)
-            begun = {"fingerprint": fingerprint, "threads": execution.threads}
-            write_json(part / _BEGUN, begun)
-        execution = Execution(execution.workers if world.models.device == "cpu" else 1, begun["threads"])
+            write_json(part / _BEGUN, {"fingerprint": fingerprint})
+        execution = Execution(execution.workers if world.models.device == "cpu" else 1, world.threads)
         _fill(part, phase, world, execution, progress, max_cost_usd)
         write_json(part / _DONE, {"fingerprint": fingerprint, "outputs": _outputs(phase, root)})
     _sweep(part)

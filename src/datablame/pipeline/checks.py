@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datablame.attribute.registry import METHODS, is_voter
 from datablame.errors import RequestError
-from datablame.patch.arms import ARMS, bottom_method
+from datablame.patch.registry import ARMS, bottom_method
 from datablame.study.file import load_study
 from datablame.study.schema import Study
 

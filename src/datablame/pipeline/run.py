@@ -1,7 +1,6 @@
 """Bring a run folder up to date: what is current is skipped, what depends on a change runs again, the rest resumes."""
 
 import time
-from functools import partial
 from pathlib import Path
 
 from datablame import __version__
@@ -21,7 +20,7 @@ from datablame.pipeline.status import states
 from datablame.study.file import dump_study
 from datablame.study.schema import Study
 from datablame.world import World
-from datablame.world.freeze import freeze
+from datablame.world.freeze import ensure_pool, freeze
 from datablame.world.registration import BEGUN, departures, described
 
 
@@ -64,6 +63,13 @@ def run_study(
         work = Work(root, "calibration", root / "artifacts" / "world", execution, progress, _untimed, max_cost_usd)
         calibrate(world.study, world.judge, work)
         skipped: dict[str, bool] = {}
+
+        def before(phase: Phase, new: bool) -> None:
+            if "pool" in phase.parts:
+                ensure_pool(world, execution=execution, progress=progress)
+            if new and phase.name == PATCH.name:
+                _note_registration(world)
+
         try:
             bring_up_to_date(
                 world,
@@ -71,7 +77,7 @@ def run_study(
                 execution=execution,
                 progress=progress,
                 max_cost_usd=max_cost_usd,
-                begin=partial(_note_registration, world),
+                before=before,
                 reached=lambda phase, was_skipped: skipped.__setitem__(phase.name, was_skipped),
             )
         finally:
@@ -130,18 +136,18 @@ def _check_reachable(name: str, study: Study, root: Path) -> None:
             raise RequestError(f"{name} needs {state.name}, which is not done; datablame {state.name} {root}")
 
 
-def _note_registration(world: World, phase: Phase) -> None:
+def _note_registration(world: World) -> None:
     """Before patching leaves anything, write down under which registration and in which world it begins.
 
     The first start decides: a registration that turns up when the phase has left something already is none.
     """
     path, registered = world.root / BEGUN, json_object(world.root / REGISTRATION)
-    if phase.name != PATCH.name or not (registered or path.exists()):
-        return
     if path.exists():
         sha256 = json_object(path).get("sha256")
+    elif registered:
+        sha256 = None if left_by(PATCH, world.root) else registered.get("sha256")
     else:
-        sha256 = None if left_by(phase, world.root) else registered.get("sha256")
+        return
     write_json(path, {"sha256": sha256, "datablame": __version__, "world": described(world)})
 
 

@@ -4,17 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from datablame.engine.files import json_object
-from datablame.engine.run_folder import LOCK, MANIFEST, REGISTRATION, STUDY, TIMINGS
+from datablame.engine.run_folder import LOCK, REGISTRATION, STUDY, TIMINGS
 from datablame.engine.run_phase import State, state_of
 from datablame.errors import RequestError
 from datablame.pipeline.phases import PHASES
 from datablame.study.file import load_study
 from datablame.study.schema import Study
-from datablame.world import World
-from datablame.world.stored import FORMAT, load_world
-
-_WORLD = Path("artifacts", "world", "world.json")
+from datablame.world.world import frozen_content, load
 
 
 class PhaseState(NamedTuple):
@@ -28,7 +24,7 @@ def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
     """The study of a run folder, which is made where there is none; it may hold a registration of the study before.
 
     Raises:
-        RequestError: the folder is older than this version, holds another study, holds one already and `resume` is not
+        RequestError: another version wrote the folder, it holds another study, holds one already and `resume` is not
             set, or holds none.
     """
     path = root / STUDY
@@ -38,7 +34,7 @@ def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
         if not _may_begin(root):
             raise RequestError(f"{root} holds files but no study.yaml; choose an empty folder with --out")
         return study
-    _check_format(root)
+    frozen_content(root)  # Refuses a folder that another version wrote, whose keys may be no longer known.
     held = load_study(str(path))
     if study is None:
         return held
@@ -50,24 +46,21 @@ def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
 
 
 def states(study: Study, root: Path) -> list[PhaseState]:
-    """How far the world and each phase of a run are."""
-    world = load_world(root)
-    if world is None:
+    """How far the world and each phase of a run are, for this study; what it names is not read again."""
+    content = frozen_content(root)
+    if content is None:
         return [PhaseState(name, "missing") for name in ("world", *(phase.name for phase in PHASES))]
-    asked = _asked(world, study)
-    phases = [PhaseState(phase.name, state_of(phase, asked)) for phase in PHASES]
-    return [PhaseState("world", "done" if asked.study == world.study else "stale"), *phases]
-
-
-def _asked(world: World, study: Study) -> World:
-    """The world as it will be once it is frozen for this study: what the study itself says, with nothing looked up."""
-    kept = {"organism", "models", "data", "truth"}
+    world, frozen = load(root), Study.model_validate(content["asked"])
+    if study.judge.rules is None:
+        study = study.model_copy(update={"judge": study.judge.model_copy(update={"rules": frozen.judge.rules})})
+    own = set(Study.model_fields) - {"organism"}
     if study.organism is not None:
-        kept |= {"behaviours", "prompts"}
-    updates = {name: getattr(study, name) for name in Study.model_fields if name not in kept}
-    updates["prefilter"] = study.prefilter.on(world.models.device)
-    updates["judge"] = study.judge.model_copy(update={"rules": study.judge.rules or world.study.judge.rules})
-    return replace(world, study=world.study.model_copy(update=updates))
+        own -= {"models", "data", "behaviours", "prompts", "truth"}
+    changed = {name: getattr(study, name) for name in own if getattr(study, name) != getattr(frozen, name)}
+    # What was decided about the rest stays; models and data are known by content, which nobody has looked at yet.
+    world = replace(world, study=world.study.model_copy(update=changed))
+    phases = [PhaseState(phase.name, state_of(phase, world)) for phase in PHASES]
+    return [PhaseState("world", "stale" if changed else "done"), *phases]
 
 
 def _may_begin(root: Path) -> bool:
@@ -75,14 +68,3 @@ def _may_begin(root: Path) -> bool:
     names = {entry.name.removesuffix(".part") for entry in root.iterdir()} if root.exists() else set()
     begun = {TIMINGS, STUDY, "artifacts"} if LOCK in names else set()
     return names <= {LOCK, REGISTRATION, *begun}
-
-
-def _check_format(root: Path) -> None:
-    """Raises RequestError where another version of datablame has written the run folder."""
-    if not (root / "artifacts").exists() or json_object(root / _WORLD).get("format") == FORMAT:
-        return
-    version = json_object(root / MANIFEST).get("versions", {}).get("datablame", "another version")
-    raise RequestError(
-        f"{root} was written by datablame {version}, whose run folders this version does not read; "
-        "datablame run STUDY --out NEW starts over"
-    )

@@ -6,10 +6,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.engine.files import digest
+from datablame.engine.run_folder import REGISTRATION
+from datablame.world.identity import portable
 
 if TYPE_CHECKING:
     from datablame.world.world import World
 
+FILE = REGISTRATION
+"""At the root of the run folder."""
 BEGUN = "artifacts/preregistered.json"
 """Under which registration patching began, with what version and in which world."""
 _LONGEST = 120
@@ -33,17 +37,15 @@ def described(world: "World") -> dict[str, Any]:
 
     Where models and files lie is no part of it.
     """
-    study = world.study.model_dump(mode="json", by_alias=True, exclude={"models", "data", "prompts", "truth"})
-    study["judge"].pop("rules")
-    study["attribute"]["scores"] = list(study["attribute"]["scores"])
+    study = portable(world.study, world.identities)
     content = {
-        "study": study,
+        "study": {key: value for key, value in study.items() if key not in ("models", "data", "prompts")},
         "identities": dict(world.identities),
         "prompts": {prompt.id: asdict(prompt) for prompt in world.prompts},
         "judge": asdict(world.judge),
     }
-    described: dict[str, Any] = json.loads(json.dumps(content))
-    return described
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain
 
 
 def content_hash(registered: Mapping[str, Any]) -> str:
