@@ -68,7 +68,7 @@ def run_study(
             if "pool" in phase.parts:
                 ensure_pool(world, execution=execution, progress=progress)
             if new and phase.name == PATCH.name:
-                _note_registration(world)
+                note_registration(world)
 
         try:
             bring_up_to_date(
@@ -136,7 +136,7 @@ def _check_reachable(name: str, study: Study, root: Path) -> None:
             raise RequestError(f"{name} needs {state.name}, which is not done; datablame {state.name} {root}")
 
 
-def _note_registration(world: World) -> None:
+def note_registration(world: World) -> None:
     """Before patching leaves anything, write down under which registration and in which world it begins.
 
     The first start decides: a registration that turns up when the phase has left something already is none.
