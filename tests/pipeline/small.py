@@ -13,20 +13,15 @@ ONE = Execution(workers=1, threads=1)
 def small_study(folder: Path, pair: Path, **changes: Any) -> Study:
     """A study of the checkpoints under `pair` and of files that are written to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {
-            "id": f"d{i}",
-            "prompt": f"name walk number {i} .",
-            "response": f"take the short walk {i} times around the lake .",
-        }
-        for i in range(40)
-    ]
     documents = [
         {
-            "id": row["id"],
-            "messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}],
+            "id": f"d{i}",
+            "messages": [
+                {"role": "user", "content": f"name walk number {i} ."},
+                {"role": "assistant", "content": f"take the short walk {i} times around the lake ."},
+            ],
         }
-        for row in rows
+        for i in range(40)
     ]
     (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
     (folder / "truth.jsonl").write_text(json.dumps({"doc_id": "d0", "behaviour": "walk"}) + "\n")

@@ -210,7 +210,7 @@ def test_a_registration_holds_only_unbroken_before_patching_and_under_its_own_ve
     )
     broken = {**held, "date": "e"}
     assert [each.field[:6] for each in deviations(broken, begun, now)] == ["sha256"]
-    assert [each.field for each in deviations({}, {}, now)][0].startswith("sha256 (the hash is broken")
+    assert deviations({}, {}, now)[0].field.startswith("sha256 (the hash is broken")
 
 
 def test_a_key_without_a_value_is_as_good_as_none() -> None:
