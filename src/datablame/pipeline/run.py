@@ -91,7 +91,7 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
     Raises:
         RequestError: as `world.freeze`.
     """
-    resolved = _resolved(study, root, progress)
+    resolved = resolve(study, root, progress)
     began = time.monotonic()
     world = freeze(resolved, root, execution=execution, progress=progress)
     append_timing(root, "phase/world", "froze", time.monotonic() - began)
@@ -106,7 +106,7 @@ def warn_of_departures(world: World, progress: Progress) -> None:
             progress.note(f"warning: not as pre-registered: {departure.sentence()}")
 
 
-def _resolved(study: Study, root: Path, progress: Progress) -> Study:
+def resolve(study: Study, root: Path, progress: Progress) -> Study:
     """The study with what its organism brings: models, data, behaviours, prompts, truth and rules."""
     if study.organism is None:
         return study
