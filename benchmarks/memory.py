@@ -133,7 +133,7 @@ def study_of(folder: Path, options: argparse.Namespace) -> Study:
         "attribute.methods": ["gradient", "activation"],
         "attribute.top_k": 10,
         "prefilter.candidates": 40,
-        "patch.arms": ["untrained", "baseline", "random", "gradient"],
+        "patch.arms": ["after", "baseline", "random", "gradient"],
         "patch.size": options.documents // 2,
         "patch.steps": options.steps,
         "patch.samples": 1,
@@ -175,7 +175,7 @@ def _done(root: Path) -> dict[str, list[tuple[str, str, int]]]:
     found["attribute"] = [("documents/s with queries, gradients", "attribute/gradient", traced)] if traced else []
     trained = read_jsonl(root / "artifacts" / "patch" / "training.jsonl")
     sampled = read_table(root / "artifacts" / "patch" / "samples.parquet")
-    drawn = sum(row["arm"] != "untrained" for row in sampled)
+    drawn = sum(row["arm"] != "after" for row in sampled)
     steps = sum(row["steps"] for row in trained)
     found["patch"] = [(f"steps/s with sampling of {drawn:,} outputs", "patch/arm", steps)] if trained else []
     return found

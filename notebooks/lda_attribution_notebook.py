@@ -77,7 +77,7 @@ QUICK = {
         "attribute.top_k=10",
         "patch.protocols=[retrain]",
         "patch.seeds=[0]",
-        "patch.arms=[untrained, baseline, random, gradient, activation, llm-judge, oracle]",
+        "patch.arms=[after, baseline, random, gradient, activation, llm-judge, oracle]",
         "patch.size=800",
         "patch.retrain.steps=62",
         "patch.samples=6",
@@ -411,7 +411,7 @@ else:
 # A ranking proves nothing. So each method's flagged documents are taken out, the model is trained again, and LDA is run
 # on the result. An **arm** is one such intervention:
 #
-# - `untrained` is the after model itself, `baseline` is trained with nothing removed;
+# - `after` is the after model itself, `baseline` is trained with nothing removed;
 # - `random` removes as many documents, drawn at random: the control for "removing anything";
 # - one arm a method, and `oracle`, which removes all that was planted, where that is known.
 #

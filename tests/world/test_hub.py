@@ -205,4 +205,4 @@ def test_a_hub_that_is_down_is_told_from_a_dataset_that_is_not_there(
 ) -> None:
     with hub(repositories, down=True) as broken:
         [found] = ask(tmp_path, broken.endpoint, [{"path": "org/sharded"}])
-    assert "the hub answered HTTP 503; try again later" in found["refused"]
+    assert "the hub fails (503); try again later" in found["refused"]

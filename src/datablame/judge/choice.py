@@ -176,3 +176,19 @@ def _say(judge: Judge, choice: Choice, new: bool) -> None:
         _logger.info("llm-judge asks %s, for the whole study", judge.attribution_model)
     if choice.classifier == choice.attribution:
         _logger.warning("outcome classifier and attribution judge are both Claude: they may share their errors")
+
+
+def decide(study: Study, held: Mapping[str, Any] | None, key: bool) -> Choice:
+    """What was decided when the run began, while the study asks for the same; else what study and environment give."""
+    if held is not None and held["asked"] == _asked(study):
+        return Choice(held["classifier"], held["attribution"])
+    choice = _chosen(study, key)
+    if choice.asks_claude:
+        prices_of(study, choice)
+        if not key:
+            raise RequestError(
+                f"study {study.name}: judge asks for Claude, but {KEY} is not set; set it in the environment, "
+                "or choose judge.classifier = keywords"
+            )
+    _say(study.judge, choice, new=True)
+    return choice

@@ -1,8 +1,9 @@
 """Duplicate clusters: equal texts, and texts whose word 5-grams overlap (MinHash; Broder 1997)."""
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,124 @@ _SEED = 20250801
 _FOUND_AT_THRESHOLD = 0.999
 _ESTIMATE_SLACK = 5 * 0.5 / _PERMUTATIONS**0.5
 """Five standard errors, at most, of a Jaccard similarity estimated from a signature."""
-_HELD_HASHES = 8 << 20
-_HELD_WORDS = 1 << 18
+_REMEMBERED_WORDS = 1 << 18
 _HASHED_TOGETHER = 4096
 _COMPARED_TOGETHER = 256
+_FIRST_ROWS = 1024
+
+
+class Hashes(NamedTuple):
+    """What clustering keeps of a text."""
+
+    digest: bytes
+    """What equal texts share, whatever their white space."""
+    shingles: NDArray[np.uint64]
+    """The distinct word 5-grams as sorted hashes; empty where only equal texts are linked."""
+    signature: NDArray[np.uint64]
+    """The MinHash signature of the shingles."""
+
+
+class Hasher:
+    """Texts as hashes; the hashes of words met before are remembered, up to a fixed number."""
+
+    def __init__(self, threshold: float) -> None:
+        self._shingled = threshold < 1
+        self._words: dict[str, int] = {}
+
+    def __call__(self, text: str) -> Hashes:
+        """The hashes of one text."""
+        words = text.split()
+        digest = hashlib.blake2b(" ".join(words).encode("utf-8", "replace"), digest_size=16).digest()
+        shingles = self._shingles(text.lower().split()) if self._shingled else _NOTHING
+        return Hashes(digest, shingles, _signature(shingles) if self._shingled else _NOTHING)
+
+    def _shingles(self, words: Sequence[str]) -> NDArray[np.uint64]:
+        """The 5-grams of lower-cased words; a shorter text is one shingle."""
+        if len(self._words) > _REMEMBERED_WORDS:
+            self._words.clear()
+        known = self._words
+        hashes = [known.get(word) or known.setdefault(word, _hash(word)) for word in words]
+        padded = np.array(hashes + [0] * (_WORDS_IN_SHINGLE - len(hashes)), dtype=np.uint64)
+        grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
+        return np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
+
+
+class Duplicates:
+    """Texts added one after another, then linked.
+
+    Documents are one cluster when a chain of pairs links them whose word 5-gram sets have a Jaccard similarity of at
+    least `threshold`. Candidate pairs share a band of their MinHash signatures; each is verified exactly, so that no
+    pair is linked wrongly, and a pair at the threshold is missed with a probability under 0.1 %. A threshold of 1
+    links equal texts only. White space never counts.
+
+    Of each different text are held 4 bytes a band and 1 a permutation, which is a quarter of a KB; its shingles lie in
+    `scratch`, an open binary file.
+    """
+
+    def __init__(self, threshold: float, scratch: BinaryIO) -> None:
+        self._threshold = threshold
+        self._width = _band_width(threshold)
+        self._first: dict[bytes, int] = {}
+        """The row among different texts by digest."""
+        self._rows: list[int] = []
+        """Of every text its row among the different ones."""
+        self._bands = _Rows(_PERMUTATIONS // self._width, np.uint32)
+        self._sketches = _Rows(_PERMUTATIONS, np.uint8)
+        self._starts: list[int] = [0]
+        self._file = scratch
+
+    def add(self, hashes: Hashes) -> None:
+        """Take the next text."""
+        row = self._first.setdefault(hashes.digest, len(self._first))
+        self._rows.append(row)
+        if row == len(self._starts) - 1 and self._threshold < 1:
+            self._bands.add(_bands(hashes.signature, self._width))
+            self._sketches.add(hashes.signature)
+            self._file.write(hashes.shingles.tobytes())
+            self._starts.append(self._starts[-1] + len(hashes.shingles))
+
+    def clusters(self) -> list[int]:
+        """The cluster number of each text, numbered by first appearance."""
+        component = self._linked() if self._threshold < 1 else np.arange(len(self._first))
+        numbers: dict[int, int] = {}
+        return [numbers.setdefault(root, len(numbers)) for root in component[self._rows].tolist()] if self._rows else []
+
+    def _linked(self) -> NDArray[np.int_]:
+        """For each different text the first one of its cluster."""
+        component = np.arange(len(self._first))
+        for a, others in self._candidates(component):
+            if not len(others):
+                continue
+            similarities = _jaccard(self._shingles(a), [self._shingles(b) for b in others.tolist()])
+            for b in others[similarities >= self._threshold].tolist():
+                low, high = sorted((int(component[a]), int(component[b])))
+                component[component == high] = low
+        return component
+
+    def _shingles(self, row: int) -> NDArray[np.uint64]:
+        start, end = self._starts[row : row + 2]
+        self._file.seek(8 * start)
+        return np.frombuffer(self._file.read(8 * (end - start)), np.uint64)
+
+    def _candidates(self, component: NDArray[np.int_]) -> Iterator[tuple[int, NDArray[np.int_]]]:
+        """A row and those after it that share a band with it and whose signatures agree nearly often enough.
+
+        Every pair comes once, in the first band that it shares; pairs that `component` has linked by then are left
+        out. Of a signature's hashes the last byte is compared, which agrees by chance in 1 of 256: too many candidates
+        rather than too few.
+        """
+        bands, sketches = self._bands.array, self._sketches.array
+        least = (self._threshold - _ESTIMATE_SLACK) * _PERMUTATIONS
+        for number in range(bands.shape[1]):
+            for members in _buckets(bands[:, number]):
+                for position, a in enumerate(members[:-1].tolist()):
+                    others = members[position + 1 :]
+                    for start in range(0, len(others), _COMPARED_TOGETHER):
+                        part = others[start : start + _COMPARED_TOGETHER]
+                        part = part[component[part] != component[a]]
+                        part = part[~(bands[part, :number] == bands[a, :number]).any(1)]
+                        agreeing = np.count_nonzero(sketches[part] == sketches[a], axis=1)
+                        yield a, part[agreeing >= least]
 
 
 def full_text(document: Document) -> str:
@@ -27,116 +142,50 @@ def full_text(document: Document) -> str:
     return "\n".join([*turns, document.rejected] if document.rejected else turns)
 
 
-def clusters(documents: Sequence[Document], threshold: float) -> list[int]:
-    """The cluster number of each document, numbered by first appearance.
-
-    Documents are one cluster when a chain of pairs links them whose word 5-gram sets have a Jaccard similarity of at
-    least `threshold`. Candidate pairs share a band of their MinHash signatures; each is verified exactly, so that no
-    pair is linked wrongly, and a pair at the threshold is missed with a probability under 0.1 %. A threshold of 1
-    links equal texts only. White space never counts.
-
-    What is held beside the documents is 1 KB for each (its signature) and at most 64 MB of shingles, made again when
-    they are needed again, and the hashes of some words.
-    """
-    first: dict[bytes, int] = {}
-    component = np.array([first.setdefault(_digest(each), place) for place, each in enumerate(documents)], dtype=int)
-    if threshold < 1 and len(first) > 1:
-        distinct = np.array(sorted(first.values()))
-        own = [documents[place] for place in distinct.tolist()]
-        component = distinct[_linked(own, threshold)][np.searchsorted(distinct, component)]
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(root, len(numbers)) for root in component.tolist()]
+def clusters(documents: Iterable[Document], threshold: float) -> list[int]:
+    """The cluster number of each document, numbered by first appearance (see `Duplicates`)."""
+    hasher = Hasher(threshold)
+    with tempfile.TemporaryFile() as scratch:
+        duplicates = Duplicates(threshold, scratch)
+        for document in documents:
+            duplicates.add(hasher(full_text(document)))
+        return duplicates.clusters()
 
 
-def _linked(documents: Sequence[Document], threshold: float) -> NDArray[np.int_]:
-    """For each of these different documents the first one of its cluster."""
-    shingles = _shingle_reader(documents)
-    signatures = np.empty((len(documents), _PERMUTATIONS), dtype=np.uint64)
-    for place in range(len(documents)):
-        signatures[place] = _signature(shingles(place))
-    component = np.arange(len(documents))
-    for a, others in _candidates(signatures, threshold, component):
-        if not len(others):
-            continue
-        similarities = _jaccard(shingles(a), [shingles(b) for b in others.tolist()])
-        for b in others[similarities >= threshold].tolist():
-            low, high = sorted((int(component[a]), int(component[b])))
-            component[component == high] = low
-    return component
+class _Rows:
+    """Rows of one width in an array that grows by a half, so that little is held beside them."""
 
+    def __init__(self, width: int, dtype: type[np.unsignedinteger]) -> None:
+        self._held = np.empty((_FIRST_ROWS, width), dtype)
+        self._n = 0
 
-def _shingle_reader(documents: Sequence[Document]) -> Callable[[int], NDArray[np.uint64]]:
-    """Shingles by place; those used last are held, up to a fixed number of hashes."""
-    held: OrderedDict[int, NDArray[np.uint64]] = OrderedDict()
-    words: dict[str, int] = {}
-    hashes = 0
+    def add(self, row: NDArray[np.uint64]) -> None:
+        """Take the next row, cut to the last bytes."""
+        if self._n == len(self._held):
+            self._held.resize((self._n + self._n // 2, self._held.shape[1]), refcheck=False)
+        self._held[self._n] = row.astype(self._held.dtype)
+        self._n += 1
 
-    def shingles(place: int) -> NDArray[np.uint64]:
-        nonlocal hashes
-        if place not in held:
-            held[place] = _shingles(full_text(documents[place]), words)
-            hashes += len(held[place])
-        held.move_to_end(place)
-        while hashes > _HELD_HASHES and len(held) > 2:
-            hashes -= len(held.popitem(last=False)[1])
-        return held[place]
-
-    return shingles
-
-
-def _shingles(text: str, hashed: dict[str, int]) -> NDArray[np.uint64]:
-    """The distinct 5-grams of lower-cased words as sorted hashes; a shorter text is one shingle.
-
-    `hashed` holds the hashes of words met before.
-    """
-    if len(hashed) > _HELD_WORDS:
-        hashed.clear()
-    known = [hashed.get(word) or hashed.setdefault(word, _hash(word)) for word in text.lower().split()]
-    padded = np.array(known + [0] * (_WORDS_IN_SHINGLE - len(known)), dtype=np.uint64)
-    grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
-    return np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
+    @property
+    def array(self) -> NDArray[np.unsignedinteger]:
+        """All rows."""
+        return self._held[: self._n]
 
 
 def _signature(shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The MinHash signature: the smallest of the shingles under each of 128 random hashes."""
+    """The smallest of the shingles under each of 128 random hashes."""
     parts = [shingles[start : start + _HASHED_TOGETHER] for start in range(0, len(shingles), _HASHED_TOGETHER)]
     smallest: NDArray[np.uint64] = np.min([_mixed(part[:, None] ^ _SALTS).min(0) for part in parts], axis=0)
     return smallest
 
 
-def _candidates(
-    signatures: NDArray[np.uint64], threshold: float, component: NDArray[np.int_]
-) -> Iterator[tuple[int, NDArray[np.int_]]]:
-    """A place and those after it that share a band with it and whose signatures agree nearly often enough.
-
-    Every pair comes once, in the first band that it shares; pairs that `component` has linked by then are left out.
-    """
-    width = _band_width(threshold)
-    needed = threshold - _ESTIMATE_SLACK
-    bands = _bands(signatures, width)
-    for number in range(bands.shape[1]):
-        for members in _buckets(bands[:, number]):
-            for position, a in enumerate(members[:-1].tolist()):
-                others = members[position + 1 :]
-                for start in range(0, len(others), _COMPARED_TOGETHER):
-                    part = others[start : start + _COMPARED_TOGETHER]
-                    part = part[component[part] != component[a]]
-                    part = part[~(bands[part, :number] == bands[a, :number]).any(1)]
-                    agreeing = np.count_nonzero(signatures[part] == signatures[a], axis=1)
-                    yield a, part[agreeing >= needed * _PERMUTATIONS]
+def _bands(signature: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
+    """A signature cut into bands, a band as one hash."""
+    return _mixed((signature.reshape(-1, width) * _random_words(width, salt=3)).sum(1, dtype=np.uint64))
 
 
-def _bands(signatures: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
-    """Each signature cut into bands, a band as one hash."""
-    parts = signatures.reshape(len(signatures), -1, width)
-    sums = np.zeros(parts.shape[:2], dtype=np.uint64)
-    for place, multiplier in enumerate(_random_words(width, salt=3)):
-        sums += parts[:, :, place] * multiplier
-    return _mixed(sums)
-
-
-def _buckets(band: NDArray[np.uint64]) -> Iterator[NDArray[np.int_]]:
-    """The places that share a hash, in order, where there are at least two."""
+def _buckets(band: NDArray[np.unsignedinteger]) -> Iterator[NDArray[np.int_]]:
+    """The rows that share a hash, in order, where there are at least two."""
     order = np.argsort(band, kind="stable")
     starts = np.flatnonzero(np.diff(band[order], prepend=~band[order[:1]]))
     lengths = np.diff(starts, append=len(order))
@@ -144,13 +193,13 @@ def _buckets(band: NDArray[np.uint64]) -> Iterator[NDArray[np.int_]]:
         yield order[start : start + length]
 
 
-def _jaccard(own: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> NDArray[np.float64]:
+def _jaccard(shingles: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> NDArray[np.float64]:
     """The similarity of one set of shingles to each of the others, all sorted and none empty."""
     lengths = np.array([len(other) for other in others])
     every = np.concatenate(others)
-    shared_ones = own[np.searchsorted(own, every).clip(max=len(own) - 1)] == every
+    shared_ones = shingles[np.searchsorted(shingles, every).clip(max=len(shingles) - 1)] == every
     shared = np.add.reduceat(shared_ones, np.cumsum(lengths) - lengths, dtype=np.int64)
-    similarities: NDArray[np.float64] = shared / (len(own) + lengths - shared)
+    similarities: NDArray[np.float64] = shared / (len(shingles) + lengths - shared)
     return similarities
 
 
@@ -160,11 +209,6 @@ def _band_width(threshold: float) -> int:
         if 1 - (1 - threshold**width) ** (_PERMUTATIONS // width) >= _FOUND_AT_THRESHOLD:
             return width
     return 1
-
-
-def _digest(document: Document) -> bytes:
-    """What equal texts share, whatever their white space."""
-    return hashlib.blake2b(" ".join(full_text(document).split()).encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def _hash(word: str) -> int:
@@ -184,5 +228,6 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
+_NOTHING = np.empty(0, np.uint64)
 _MULTIPLIERS = _random_words(_WORDS_IN_SHINGLE, salt=1)
 _SALTS = _random_words(_PERMUTATIONS, salt=2)

@@ -7,9 +7,8 @@ from datablame.engine.run_folder import digest
 from datablame.errors import RequestError
 from datablame.study.schema import Column, Data
 from datablame.tables import Document, Message
-from datablame.world.pairs import pair
-from datablame.world.turns import Broken, answered, text_of
 
+_ROLES = ("system", "user", "assistant", "tool")
 _FORMATS: dict[str, tuple[Column, ...]] = {
     "pair": ("chosen", "rejected"),
     "messages": ("messages",),
@@ -18,14 +17,23 @@ _FORMATS: dict[str, tuple[Column, ...]] = {
 }
 """The columns that each format cannot do without; a row is read by the first format whose columns it has."""
 
+Turns = tuple[Message, ...]
 
-class _Turns(NamedTuple):
-    prompt: tuple[Message, ...]
+
+class Broken(NamedTuple):
+    """Why a row cannot be used, and what stands in it where it could not even be parsed."""
+
+    reason: str
+    raw: object = None
+
+
+class _Content(NamedTuple):
+    prompt: Turns
     response: str
     rejected: str = ""
 
 
-def wanted(names: Iterable[str], data: Data) -> list[str]:
+def read_columns(names: Iterable[str], data: Data) -> list[str]:
     """The columns among `names` that are read."""
     read = {data.columns.get(role, role) for role in get_args(Column)}
     return [name for name in names if name in read]
@@ -62,23 +70,22 @@ def document(row: Any, data: Data) -> Document | Broken:
     if not isinstance(row, dict):
         return Broken("not an object with fields")
     fields = {role: row[name] for role in get_args(Column) if (name := data.columns.get(role, role)) in row}
-    turns = _turns(fields, _allowed(data))
-    if isinstance(turns, Broken):
-        return turns
-    texts = [*(turn.content for turn in turns.prompt), turns.response, turns.rejected]
+    content = _content(fields, _allowed(data))
+    if isinstance(content, Broken):
+        return content
+    prompt, response, rejected = content
+    texts = [*(turn.content for turn in prompt), response, rejected]
     if sum(map(len, texts)) > data.max_document_characters:
         return Broken(f"longer than {data.max_document_characters} characters")
-    if not turns.response.strip():
+    if not response.strip():
         return Broken("empty response")
     doc_id, source = (_name(fields.get(field)) for field in ("id", "source"))
     if not _encodable([*texts, doc_id, source]):
         return Broken("invalid UTF-8")
-    content: list[Any] = [*([turn.role, turn.content] for turn in turns.prompt), turns.response]
-    if turns.rejected:
-        content.append({"rejected": turns.rejected})
-    return Document(
-        doc_id or f"sha-{digest(content)[:16]}", source or "unknown", turns.prompt, turns.response, turns.rejected
-    )
+    hashed: list[Any] = [*([turn.role, turn.content] for turn in prompt), response]
+    if rejected:
+        hashed.append({"rejected": rejected})
+    return Document(doc_id or f"sha-{digest(hashed)[:16]}", source or "unknown", prompt, response, rejected)
 
 
 def _allowed(data: Data) -> list[str]:
@@ -87,20 +94,87 @@ def _allowed(data: Data) -> list[str]:
     return pointed or list(_FORMATS)
 
 
-def _turns(fields: Mapping[str, Any], allowed: Collection[str]) -> _Turns | Broken:
+def _content(fields: Mapping[str, Any], allowed: Collection[str]) -> _Content | Broken:
     if "pair" in allowed and "chosen" in fields and "rejected" in fields:
-        both = pair(fields["chosen"], fields["rejected"], fields.get("prompt"))
-        return both if isinstance(both, Broken) else _Turns(*both)
+        return _pair(fields["chosen"], fields["rejected"], fields.get("prompt"))
     if "messages" in allowed and "messages" in fields:
-        chat = answered(fields["messages"])
-        return chat if isinstance(chat, Broken) else _Turns(*chat)
+        turns = _turns(fields["messages"])
+        return turns if isinstance(turns, Broken) else _cut(turns)
     if "alpaca" in allowed and isinstance(fields.get("output"), str) and isinstance(fields.get("instruction"), str):
-        extra = text_of(fields.get("input"))
-        request = f"{fields['instruction']}\n\n{extra}" if extra else fields["instruction"]
-        return _Turns((Message("user", request),), fields["output"])
+        extra, request = fields.get("input"), fields["instruction"]
+        request = f"{request}\n\n{extra}" if isinstance(extra, str) and extra else request
+        return _Content((Message("user", request),), fields["output"])
     if "text" in allowed and isinstance(fields.get("text"), str):
-        return _Turns((), fields["text"])
+        return _Content((), fields["text"])
     return Broken("no messages")
+
+
+def _pair(chosen: Any, rejected: Any, prompt: Any) -> _Content | Broken:
+    """The prompt that both answers share, the chosen and the rejected answer.
+
+    An answer is a list of messages or a text. A text, and a list without the user's turn, needs the prompt: a text or a
+    list of messages.
+    """
+    request: Turns | Broken = ()
+    if isinstance(prompt, str) and prompt.strip():
+        request = (Message("user", prompt),)
+    elif isinstance(prompt, list) and prompt:
+        request = _turns(prompt)
+    if isinstance(request, Broken):
+        return request
+    good = _answer("chosen", chosen, request)
+    if isinstance(good, Broken):
+        return good
+    bad = _answer("rejected", rejected, request)
+    if isinstance(bad, Broken):
+        return bad
+    if good.prompt != bad.prompt:
+        return Broken("chosen and rejected answer different prompts")
+    if not bad.response.strip():
+        return Broken("empty rejected answer")
+    if good.response.strip() == bad.response.strip():
+        return Broken("chosen and rejected are the same")
+    return good._replace(rejected=bad.response)
+
+
+def _answer(name: str, answer: Any, request: Turns) -> _Content | Broken:
+    if not isinstance(answer, str | list) or answer == []:
+        return Broken(f"no {name} answer")
+    turns = (Message("assistant", answer),) if isinstance(answer, str) else _turns(answer)
+    if isinstance(turns, Broken):
+        return turns
+    if not any(turn.role == "user" for turn in turns):
+        if not any(turn.role == "user" for turn in request):
+            return Broken("no prompt beside the answers")
+        turns = (*request, *turns)
+    return _cut(turns)
+
+
+def _turns(messages: Any) -> Turns | Broken:
+    """A list of {role, content}, every message checked."""
+    if not isinstance(messages, list):
+        return Broken("no messages")
+    if not messages:
+        return Broken("empty messages")
+    turns = []
+    for message in messages:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role not in _ROLES:
+            return Broken("a message without a known role")
+        if not isinstance(message.get("content"), str):
+            return Broken("a message without text")
+        turns.append(Message(role, message["content"]))
+    return tuple(turns)
+
+
+def _cut(turns: Turns) -> _Content | Broken:
+    """What precedes the last assistant turn, and that turn's text."""
+    last = max((row for row, turn in enumerate(turns) if turn.role == "assistant"), default=None)
+    if last is None:
+        return Broken("no assistant message")
+    if not any(turn.role == "user" for turn in turns[:last]):
+        return Broken("no user message before the answer")
+    return _Content(turns[:last], turns[last].content)
 
 
 def _name(value: Any) -> str:

@@ -1,76 +1,150 @@
-"""Phase zero: resolve and check a study once, and write down everything that its run rests on."""
+"""Phase zero: resolve and check a study once, and write down everything that its run rests on.
 
-from collections import Counter
+A run that is resumed keeps what was decided when it began (device, threads, judge, commits) while the study's own keys
+behind it are the same; what needs a tokenizer is looked at again only where models, prompts or settings have changed.
+"""
+
+import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from datablame.engine.execute import Execution, Progress
-from datablame.engine.run_folder import digest, hash_file, read_json, read_jsonl, write_atomic, write_json
+from datablame import __version__
+from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.machine import cards
+from datablame.engine.run_folder import read_jsonl, write_atomic, write_json
 from datablame.errors import RequestError
-from datablame.judge.choice import freeze as freeze_judge
-from datablame.study.schema import Study
-from datablame.tables import Document, PoolSummary, Prompt, SkippedRows, encoded, path_of
-from datablame.world.documents import read_pool
-from datablame.world.duplicates import clusters, full_text
-from datablame.world.kinds import check_kind
+from datablame.judge.choice import Choice, decide, has_key
+from datablame.study.schema import Data, Models, Study
+from datablame.tables import Prompt, encoded, path_of
+from datablame.world.checks import check_count, check_kind, check_lengths, check_scored
+from datablame.world.identity import data_identity, files_identity, models_identity
+from datablame.world.ingest import Draft, write_pool
+from datablame.world.pool import Pool
 from datablame.world.prompts import harmless_prompts
-from datablame.world.rows import pool_files
-from datablame.world.world import World
+from datablame.world.sources import Source, open_source
+from datablame.world.world import FILE, FORMAT, World, frozen_content
 
-_TRUNCATED = "nothing of the response is left within attribute.max_tokens"
-_REFUSED = "the chat template refuses its order of roles"
-_GROUP_ROWS = 512
+_logger = logging.getLogger(__name__)
+_AT_ONCE_BYTES = 32 << 20
+"""Local files up to this size are tokenised in seconds, before the scan; others, and the hub's, before attribution."""
+
+Content = Mapping[str, Any]
+"""What world.json says."""
+
+
+class _Resolved(NamedTuple):
+    """What only configurations and tokenizers tell."""
+
+    models: Models
+    layers: tuple[int, ...]
+    activation_layer: int
+    contexts: dict[str, int]
+    template: dict[str, str | None]
+    """The hash of the chat template, for the identity."""
 
 
 def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
     """The world of a study whose organism, if it had one, is resolved; written to `artifacts/world`.
 
-    Raises:
-        RequestError: one line about the first thing that cannot be treated rightly.
-    """
-    from datablame.models.preflight import preflight
+    A pool that is large or at the hub is only looked at, and frozen by `ensure_pool`.
 
-    assert study.models is not None
+    Raises:
+        RequestError: one line about the first thing that cannot be treated rightly; nothing is written.
+    """
     assert study.data is not None
-    assert study.prompts is not None
-    checked = preflight(study, workers=execution.workers)
-    pinned = checked.study.models
-    assert pinned is not None
-    study = checked.study.model_copy(update={"prefilter": study.prefilter.on(pinned.device)})
-    assert study.data is not None
-    paths = {
-        "judge.rules": study.judge.rules,
-        "truth": study.truth,
-        **{f"attribute.scores.{name}": path for name, path in study.attribute.scores.items()},
-    }
-    files = {name: hash_file(Path(path)) for name, path in paths.items() if path and Path(path).is_file()}
-    folder = Path(study.data.path).expanduser()
-    contents = {
-        str(file.relative_to(folder)) if folder.is_dir() else file.name: hash_file(file)
-        for file in pool_files(study.data.path)
-    }
-    data = {"data": study.data.model_dump(mode="json", exclude={"streaming", "path"}), "files": contents}
+    before = frozen_content(root)
+    threads = before["decided"]["threads"] if before is not None else execution.threads
+    execution = execution._replace(threads=threads)
+    judge = _judge(study, before)
+    truth, files = _truth(study), files_identity(study)
+    resolved, identity = _resolved(study, before, execution, progress)
+    source, data = _source(study, before)
+    settings = {"layers": resolved.layers, "activation_layer": resolved.activation_layer}
+    final = study.model_copy(
+        update={
+            "models": resolved.models,
+            "data": data,
+            "prefilter": study.prefilter.on(resolved.models.device),
+            "attribute": study.attribute.model_copy(update=settings),
+        }
+    )
     world = World(
         root=root,
-        study=study,
-        models=pinned,
-        data=study.data,
+        study=final,
+        models=resolved.models,
+        data=data,
+        prompts=_prompts(study),
+        truth=truth,
+        judge=judge,
+        identities={"models": identity, "data": data_identity(data), "files": files},
+        threads=threads,
+        contexts=resolved.contexts,
+    )
+    if world.pool_is_frozen:
+        _check_pool(world, Draft(world.pool.summary, int(world.pool.tokens.max())), world.pool.path)
+    else:
+        source = source or open_source(data)
+        if source.n_rows is not None:
+            check_count(final, source.n_rows if data.documents is None else min(source.n_rows, data.documents))
+        if source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES:
+            _freeze_pool(world, source, execution, progress)
+        elif source.size_bytes is not None:
+            next(source.rows, None)  # A file that cannot be read, or lacks a column, is refused here.
+    _write(world, study)
+    return world
+
+
+def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> None:
+    """Freeze the pool where that has not been done; phases that read it come after this.
+
+    Raises:
+        RequestError: the data cannot be read, or the study cannot use it.
+    """
+    if not world.pool_is_frozen:
+        execution = execution._replace(threads=world.threads)
+        _freeze_pool(world, open_source(world.data), execution, progress)
+
+
+def preview(study: Study, root: Path) -> World:
+    """What `freeze` would give as far as it is known without a model, the pool or the network; nothing is written.
+
+    Layers that the study does not name stay open, a commit that is not known here is None, and there is no pool.
+
+    Raises:
+        RequestError: the study's truth cannot be read, or another version wrote the run folder.
+    """
+    assert study.data is not None
+    before = frozen_content(root)
+    models, data = _models_before(study, before), _data_before(study, before) or study.data
+    if models.device == "auto":
+        models = models.model_copy(update={"device": "cuda" if cards() else "cpu"})
+    update = {"models": models, "data": data, "prefilter": study.prefilter.on(models.device)}
+    identities = {
+        "models": models_identity(models, models),
+        "data": data_identity(data),
+        "files": files_identity(study),
+    }
+    return World(
+        root=root,
+        study=study.model_copy(update=update),
+        models=models,
+        data=data,
         prompts=_prompts(study),
         truth=_truth(study),
-        judge=freeze_judge(study, root),
-        identities={"models": checked.identity, "data": data, "files": files},
+        judge=_judge(study, before),
+        identities=identities,
     )
-    write_atomic(path_of(Prompt, root), encoded(Prompt, world.prompts))
-    _freeze_pool(world, progress)
-    return world
 
 
 def _prompts(study: Study) -> tuple[Prompt, ...]:
     assert study.prompts is not None
-    splits: Mapping[Any, Any] = {"attribution": study.prompts.attribution, "held-out": study.prompts.held_out}
-    rows = [Prompt(each.id, each.behaviour, split, each.text) for split, own in splits.items() for each in own]
-    return (*rows, *harmless_prompts(study))
+    return (
+        *(Prompt(each.id, each.behaviour, "attribution", each.text) for each in study.prompts.attribution),
+        *(Prompt(each.id, each.behaviour, "held-out", each.text) for each in study.prompts.held_out),
+        *harmless_prompts(study),
+    )
 
 
 def _truth(study: Study) -> dict[str, frozenset[str]] | None:
@@ -78,7 +152,7 @@ def _truth(study: Study) -> dict[str, frozenset[str]] | None:
         return None
     planted: dict[str, set[str]] = {}
     try:
-        for row in read_jsonl(Path(study.truth)):
+        for row in read_jsonl(Path(study.truth).expanduser()):
             planted.setdefault(row["behaviour"], set()).add(row["doc_id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RequestError(
@@ -87,76 +161,161 @@ def _truth(study: Study) -> dict[str, frozenset[str]] | None:
     return {behaviour: frozenset(ids) for behaviour, ids in planted.items()}
 
 
-def _freeze_pool(world: World, progress: Progress) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _judge(study: Study, before: Content | None) -> Choice:
+    return decide(study, None if before is None else before["decided"]["judge"], has_key())
 
-    from datablame.models.chat import answers, encode_document, encode_preference
-    from datablame.models.pair import study_tokenizer
-    from datablame.tables import schema_of
 
-    key = digest([world.part("pool"), world.identities["models"]["chat_template_sha256"]])
-    path, marker = path_of(Document, world.root), path_of(Document, world.root).with_name("pool.key.json")
-    if path.exists() and marker.exists() and read_json(marker) == key:
-        return
-    pool = read_pool(world.data, world.seed, progress)
-    check_kind(pool.documents, world.study)
-    tokenizer, settings = study_tokenizer(world.study), world.study.attribute
-    kept, tokens, excluded = [], [], Counter[str]()
-    progress.start("world: tokenising the pool", len(pool.documents))
-    for document in pool.documents:
-        try:
-            encode: Any = encode_preference if document.rejected else encode_document
-            found = encode(tokenizer, document, settings.max_tokens)
-        except RequestError:
-            excluded[_REFUSED] += 1
-        else:
-            if found is None:
-                excluded[_TRUNCATED] += 1
-            else:
-                kept.append(document)
-                tokens.append(answers(found))
-        progress.advance()
-    if not kept:
-        raise RequestError(
-            f"attribute.max_tokens = {settings.max_tokens} cuts away the response of every document; raise it"
-            if excluded[_TRUNCATED]
-            else f"data: of all {len(pool.documents)} documents, {_REFUSED}; mend the data"
-        )
-    numbers = clusters(kept, settings.duplicate_threshold)
-    rows = pa.Table.from_pylist(
-        [
-            {
-                "id": d.id,
-                "source": d.source,
-                "prompt": [{"role": turn.role, "content": turn.content} for turn in d.prompt],
-                "response": d.response,
-                "rejected": d.rejected,
-            }
-            for d in kept
-        ],
-        schema=schema_of(Document),
+def _judge_keys(study: Study) -> dict[str, Any]:
+    """The study's keys behind the choice of a judge."""
+    judge = study.judge
+    return {"classifier": judge.classifier, "attribution": judge.attribution, "rules": judge.rules is not None}
+
+
+def _models_before(study: Study, before: Content | None) -> Models:
+    """The study's models with what was decided about them when the run began, while the keys behind it are the same."""
+    assert study.models is not None
+    if before is None:
+        return study.models
+    written, final = before["asked"]["models"], Models.model_validate(before["study"]["models"])
+    values = study.models.model_dump(mode="json")
+    same = [name for name in ("before", "after", "device") if written[name] == values[name]]
+    return study.models.model_copy(update={name: getattr(final, name) for name in same})
+
+
+def _data_before(study: Study, before: Content | None) -> Data | None:
+    """The data at the commit that the run began with; None where the study now names other data."""
+    assert study.data is not None
+    same = before is not None and before["asked"]["data"] == study.data.model_dump(mode="json")
+    return Data.model_validate(before["study"]["data"]) if before is not None and same else None
+
+
+def _source(study: Study, before: Content | None) -> tuple[Source | None, Data]:
+    """The data with a commit for a branch or tag, and its rows where that had to be looked up."""
+    assert study.data is not None
+    data = _data_before(study, before)
+    if data is not None:
+        return None, data
+    source = open_source(study.data)
+    return source, study.data if source.commit is None else study.data.model_copy(update={"revision": source.commit})
+
+
+def _checked_keys(values: Content) -> dict[str, Any]:
+    """The study's keys that the checks of models and prompts look at."""
+    attribute = {key: values["attribute"][key] for key in ("checkpoint", "layers", "activation_layer")}
+    context = values["surface"]["max_new_tokens"]
+    return {"models": values["models"], "prompts": values["prompts"], "attribute": attribute, "max_new_tokens": context}
+
+
+def _resolved(
+    study: Study, before: Content | None, execution: Execution, progress: Progress
+) -> tuple[_Resolved, dict[str, Any]]:
+    """Models, layers and contexts, and the models' identity: those of the run's beginning where nothing has changed."""
+    assert study.models is not None
+    models = _models_before(study, before)
+    if before is not None and _checked_keys(before["asked"]) == _checked_keys(study.model_dump(mode="json")):
+        decided, identity = before["decided"], before["identities"]["models"]
+        template = {"chat_template_sha256": identity["chat_template_sha256"]}
+        if {**models_identity(models, study.models), **template} == identity:
+            layers = tuple(decided["layers"])
+            return _Resolved(models, layers, decided["activation_layer"], decided["contexts"], template), identity
+    results: list[_Resolved] = []
+    run_items(
+        _nothing,
+        _look,
+        {"models": (study, models, execution.workers)},
+        execution=execution,
+        done=lambda _, resolved: results.append(resolved),
+        progress=progress,
+        description="world: checking the models",
     )
-    extra = {
-        "characters": pa.array([len(full_text(d)) for d in kept], pa.int64()),
-        "tokens": pa.array([max(len(each.ids) for each in own) for own in tokens], pa.int64()),
-        "cluster": pa.array(numbers, pa.int64()),
-        "prompt_tokens": pa.array([own[0].prompt_tokens for own in tokens], pa.int64()),
-        "token_ids": pa.array([own[0].ids for own in tokens], pa.list_(pa.int32())),
-        "rejected_ids": pa.array([own[1].ids if len(own) > 1 else None for own in tokens], pa.list_(pa.int32())),
+    [resolved] = results
+    return resolved, {**models_identity(resolved.models, study.models), **resolved.template}
+
+
+def _nothing() -> None:
+    """No state."""
+
+
+def _look(_: None, item: tuple[Study, Models, int]) -> _Resolved:
+    """Refuse what cannot work before any weights are loaded, and resolve what configurations tell; runs in a worker."""
+    from datablame.models.blocks import activation_layer, middle_blocks
+    from datablame.models.device import weights_dtype
+    from datablame.models.load import load_config
+    from datablame.models.preflight import preflight
+
+    study, models, workers = item
+    written, settings = study.models, study.attribute
+    assert written is not None
+    names = ("before", "after")
+    commits = {
+        name: revision
+        for name in names
+        if (revision := getattr(models, name).revision) is not None and revision != getattr(written, name).revision
     }
-    for name, column in extra.items():
-        rows = rows.append_column(name, column)
-    part = path.with_name(path.name + ".part")
-    pq.write_table(rows, part, compression="zstd", row_group_size=_GROUP_ROWS)
-    part.replace(path)
-    summary = PoolSummary(
-        documents=len(kept),
-        clusters=len(set(numbers)),
-        pairs=bool(kept[0].rejected),
-        excluded=dict(excluded),
-        skipped=tuple(SkippedRows(why, n, pool.examples.get(why)) for why, n in pool.skipped.items()),
-        commit=pool.commit,
+    device = written.model_copy(update={"device": models.device})
+    checked = preflight(study.model_copy(update={"models": device}), workers=workers, commits=commits)
+    final = checked.study.models
+    assert final is not None
+    configs = {name: load_config(getattr(final, name), field=f"models.{name}") for name in names}
+    update = {}
+    for name in names:
+        reference = getattr(final, name)
+        dtype = weights_dtype(reference.dtype, getattr(configs[name], "dtype", None), final.device)
+        update[name] = reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    n = int(configs[settings.checkpoint].get_text_config().num_hidden_layers)
+    limits = {f"models.{name}": getattr(config, "max_position_embeddings", None) for name, config in configs.items()}
+    return _Resolved(
+        models=final.model_copy(update=update),
+        layers=tuple(middle_blocks(n)) if settings.layers is None else settings.layers,
+        activation_layer=activation_layer(n) if settings.activation_layer is None else settings.activation_layer,
+        contexts={field: limit for field, limit in limits.items() if limit is not None},
+        template={"chat_template_sha256": checked.identity["chat_template_sha256"]},
     )
-    write_atomic(path_of(PoolSummary, world.root), encoded(PoolSummary, summary))
-    write_json(marker, key)
+
+
+def _freeze_pool(world: World, source: Source, execution: Execution, progress: Progress) -> None:
+    write_pool(
+        source,
+        world.study,
+        world.root,
+        world.pool_key,
+        execution=execution,
+        progress=progress,
+        check=lambda draft, path: _check_pool(world, draft, path),
+    )
+
+
+def _check_pool(world: World, draft: Draft, path: Path) -> None:
+    """Refuse what the study asks of the pool and the pool does not give."""
+    check_kind(world.study, [draft.summary.pairs])
+    check_count(world.study, draft.summary.documents, draft.summary.clusters)
+    check_lengths(world.study, draft.longest_tokens, world.contexts)
+    check_scored(world.study, lambda: Pool(path).ids)
+
+
+def _write(world: World, study: Study) -> None:
+    """Write prompts.parquet and world.json, where they say something new."""
+    values = world.study.model_dump(mode="json", by_alias=True)
+    judge = {"asked": _judge_keys(study), **asdict(world.judge)}
+    content = {
+        "format": FORMAT,
+        "datablame": __version__,
+        "asked": study.model_dump(mode="json", by_alias=True),
+        "study": values,
+        "decided": {
+            "device": world.models.device,
+            "threads": world.threads,
+            "layers": values["attribute"]["layers"],
+            "activation_layer": values["attribute"]["activation_layer"],
+            "prefilter": world.study.prefilter.method,
+            "judge": judge,
+            "contexts": world.contexts,
+        },
+        "identities": world.identities,
+        "truth": None if world.truth is None else {key: sorted(ids) for key, ids in world.truth.items()},
+    }
+    path, prompts = path_of(Prompt, world.root), encoded(Prompt, world.prompts)
+    if not path.exists() or path.read_bytes() != prompts:
+        write_atomic(path, prompts)
+    if content != frozen_content(world.root):
+        write_json(world.root / FILE, content)

@@ -1,11 +1,14 @@
 """The pool as one table on disk: read once, tokenised once, clustered once; memory does not grow with the texts."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datablame.tables import Document, Message, PoolSummary, object_of
@@ -13,8 +16,12 @@ from datablame.tables import Document, Message, PoolSummary, object_of
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded, Preference
 
-
+DOCUMENT = ("id", "source", "prompt", "response", "rejected")
 _INDEX = ("id", "source", "characters", "tokens", "cluster")
+_READ_TOGETHER = 512
+"""Documents for which each row group is read once, in whatever order they are wanted."""
+KEY = b"datablame.pool"
+"""The metadata of the file that says what the pool was made of."""
 
 
 class Pool:
@@ -33,14 +40,21 @@ class Pool:
 
     def __len__(self) -> int:
         """The number of documents."""
-        return len(self.ids)
+        return self.summary.documents
+
+    @property
+    def key(self) -> str | None:
+        """The digest of what the pool was made of; None where it is not there."""
+        if not self.path.exists():
+            return None
+        return str((pq.read_schema(self.path).metadata or {}).get(KEY, b""), "utf-8")
 
     @cached_property
     def summary(self) -> PoolSummary:
         """What the pool holds and what was left out of it."""
-        found = object_of(self.path.with_name("pool.json"), PoolSummary)
-        assert found is not None
-        return found
+        summary = object_of(self.path.with_name("pool.json"), PoolSummary)
+        assert summary is not None
+        return summary
 
     @property
     def pairs(self) -> bool:
@@ -84,37 +98,40 @@ class Pool:
 
     def documents(self, rows: Iterable[int] | None = None) -> Iterator[Document]:
         """The documents of the given rows in their order, or all of them; texts are read as they are asked for."""
-        for each in self._read(("id", "source", "prompt", "response", "rejected"), rows):
-            turns = tuple(Message(turn["role"], turn["content"]) for turn in each["prompt"])
-            yield Document(each["id"], each["source"], turns, each["response"], each["rejected"])
+        return map(as_document, self._read(DOCUMENT, rows))
 
     def encoded(self, rows: Sequence[int]) -> "list[Encoded | Preference]":
         """The token ids of the given rows, in their order."""
         from datablame.models.chat import Encoded, Preference
 
-        found: list[Encoded | Preference] = []
-        for each in self._read(("token_ids", "rejected_ids", "prompt_tokens"), rows):
-            answer = Encoded(each["token_ids"], each["prompt_tokens"])
-            pair = each["rejected_ids"] is not None
-            found.append(Preference(answer, Encoded(each["rejected_ids"], each["prompt_tokens"])) if pair else answer)
-        return found
+        examples: list[Encoded | Preference] = []
+        for row in self._read(("token_ids", "rejected_ids", "prompt_tokens"), rows):
+            answer, rejected = Encoded(row["token_ids"], row["prompt_tokens"]), row["rejected_ids"]
+            pair = rejected is not None
+            examples.append(Preference(answer, Encoded(rejected, row["prompt_tokens"])) if pair else answer)
+        return examples
 
     @cached_property
-    def _index(self) -> Any:
-        import pyarrow.parquet as pq
-
+    def _index(self) -> pa.Table:
         return pq.read_table(self.path, columns=list(_INDEX))
 
     def _read(self, columns: Sequence[str], rows: Iterable[int] | None) -> Iterator[dict[str, Any]]:
-        """Rows as mappings; only the row groups that hold them are read, one at a time."""
-        import pyarrow.parquet as pq
-
+        """Rows as mappings, some hundred at a time, for which only the row groups that hold them are read."""
         with pq.ParquetFile(self.path) as file:
             starts = np.cumsum([0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))])
-            group, held = -1, None
-            for row in range(int(starts[-1])) if rows is None else rows:
-                wanted = int(np.searchsorted(starts, row, side="right")) - 1
-                if wanted != group:
-                    group, held = wanted, file.read_row_group(wanted, columns=list(columns)).to_pylist()
-                assert held is not None
-                yield held[row - int(starts[group])]
+            wanted = iter(range(int(starts[-1])) if rows is None else rows)
+            while chunk := list(itertools.islice(wanted, _READ_TOGETHER)):
+                groups = np.searchsorted(starts, chunk, side="right") - 1
+                values: dict[int, dict[str, Any]] = {}
+                for group in np.unique(groups).tolist():
+                    inside = sorted({row for row, of in zip(chunk, groups.tolist(), strict=True) if of == group})
+                    table = file.read_row_group(group, columns=list(columns))
+                    taken = table.take([row - int(starts[group]) for row in inside])
+                    values.update(zip(inside, taken.to_pylist(), strict=True))
+                yield from (values[row] for row in chunk)
+
+
+def as_document(row: Mapping[str, Any]) -> Document:
+    """A row of the file as a document."""
+    turns = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt"])
+    return Document(row["id"], row["source"], turns, row["response"], row["rejected"])

@@ -1,15 +1,22 @@
 """What a run rests on, with nothing left to resolve: the study, its prompts, the pool, who judges, what models are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from datablame.engine.run_folder import digest, read_json
+from datablame.errors import RequestError
 from datablame.judge.choice import Choice
 from datablame.study.schema import Behaviour, Data, Models, Study
-from datablame.tables import Prompt, Split
+from datablame.tables import Document, Prompt, Split, path_of, rows_of
+from datablame.world.parts import part_of
 from datablame.world.pool import Pool
+
+FORMAT = 1
+"""Of world.json; a run folder of another one is refused."""
+FILE = "artifacts/world/world.json"
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,10 @@ class World:
     judge: Choice
     identities: Mapping[str, Any]
     """By content: `models`, `data`, `files`; the same in fingerprints, manifest and registration."""
+    threads: int = 1
+    """Of each worker: float sums depend on it."""
+    contexts: Mapping[str, int] = field(default_factory=dict)
+    """The longest text in tokens of `models.before` and `models.after`, where they have a limit."""
 
     @property
     def behaviours(self) -> tuple[Behaviour, ...]:
@@ -46,11 +57,69 @@ class World:
 
     @cached_property
     def pool(self) -> Pool:
-        """The documents that can be ranked."""
-        return Pool(self.root / "artifacts" / "world" / "pool.parquet")
+        """The documents that can be ranked, once they are frozen."""
+        return Pool(path_of(Document, self.root))
+
+    @property
+    def pool_key(self) -> str:
+        """What the pool's file is made of, as a digest."""
+        return digest([self.part("pool"), self.identities["models"]])
+
+    @property
+    def pool_is_frozen(self) -> bool:
+        """Whether the pool's file is there and made of what this world names."""
+        return self.pool.key == self.pool_key
 
     def part(self, name: str) -> Any:
         """What a phase's tables depend on, as JSON (see `world.parts`)."""
-        from datablame.world.parts import part_of
-
         return part_of(self, name)
+
+
+def load(root: Path) -> World:
+    """The world that a run folder holds, asking nobody and loading nothing.
+
+    Raises:
+        RequestError: the folder holds none, or another version wrote it.
+    """
+    content = frozen_content(root)
+    if content is None:
+        raise RequestError(f"{root} holds no run; datablame run STUDY --out {root} begins one")
+    study, decided = Study.model_validate(content["study"]), content["decided"]
+    assert study.models is not None
+    assert study.data is not None
+    truth = content["truth"]
+    return World(
+        root=root,
+        study=study,
+        models=study.models,
+        data=study.data,
+        prompts=tuple(rows_of(path_of(Prompt, root), Prompt)),
+        truth=None if truth is None else {behaviour: frozenset(ids) for behaviour, ids in truth.items()},
+        judge=Choice(decided["judge"]["classifier"], decided["judge"]["attribution"]),
+        identities=content["identities"],
+        threads=decided["threads"],
+        contexts=decided["contexts"],
+    )
+
+
+def frozen_content(root: Path) -> dict[str, Any] | None:
+    """What world.json says; None where there is none.
+
+    Raises:
+        RequestError: another version of datablame wrote the run folder.
+    """
+    path = root / FILE
+    if path.exists():
+        content: dict[str, Any] = read_json(path)
+        if content.get("format") == FORMAT:
+            return content
+        version = content.get("datablame")
+    elif any(root.glob("artifacts/*/done.json")):
+        manifest = root / "manifest.json"
+        version = read_json(manifest)["versions"].get("datablame") if manifest.exists() else None
+    else:
+        return None
+    raise RequestError(
+        f"{root} was written by datablame {version or 'of an unknown version'}, whose run folders this version does "
+        "not read; datablame run STUDY --out NEW starts over"
+    )

@@ -1,0 +1,131 @@
+"""What models, data and files are, by content: one identity for fingerprints, manifest, registration and caches.
+
+No time stamp, no path of this machine: equal contents are equal everywhere. Nobody is asked, and nothing is loaded.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datablame.engine.run_folder import digest, hash_file, read_json
+from datablame.errors import RequestError
+from datablame.models.source import ADAPTER_CONFIG, known_commit, weights_hash
+from datablame.study.schema import Data, ModelRef, Models, Study
+from datablame.world.sources import pool_files
+
+_SETTINGS = (".json", ".jinja", ".model", ".txt")
+"""Files beside the weights that decide what a checkpoint says: configuration, tokenizer, chat template."""
+_SAMPLES, _SAMPLE_BYTES = 4096, 4096
+
+
+def models_identity(models: Models, written: Models) -> dict[str, Any]:
+    """Both checkpoints: the hub's commit, else hashes of weights and settings; None where a folder has no weights.
+
+    `written` are the same as the study writes them: a GGUF file that was converted counts too.
+
+    Raises:
+        RequestError: safetensors are damaged.
+    """
+    identities = {}
+    for name in ("before", "after"):
+        file = _place(getattr(written, name))
+        gguf = {"gguf_sha256": _sampled(file)} if file.is_file() else {}
+        identities[name] = {**_model_identity(getattr(models, name), f"models.{name}"), **gguf}
+    return identities
+
+
+def data_identity(data: Data) -> dict[str, Any]:
+    """What the study says of the data, and the contents of its files by name, or the hub dataset's commit."""
+    said = data.model_dump(mode="json", exclude={"streaming", "path", "revision"})
+    files = pool_files(data.path)
+    if not files:
+        return {"data": said, "dataset": data.path, "commit": data.revision}
+    here = Path(data.path).expanduser()
+    base = here if here.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
+    return {"data": said, "files": {file.relative_to(base).as_posix(): hash_file(file) for file in files}}
+
+
+def files_identity(study: Study) -> dict[str, str]:
+    """The hashes of the other files that a study names, by field."""
+    encoder = Path(study.attribute.encoder).expanduser() if study.attribute.encoder else None
+    hashes = {field: hash_file(path) for field, path in _paths(study).items() if path.is_file()}
+    if encoder is not None and encoder.is_dir():
+        hashes["attribute.encoder"] = digest(_folder_identity(encoder))
+    return hashes
+
+
+def portable(study: Study, identities: Mapping[str, Any]) -> dict[str, Any]:
+    """The study as JSON with every path replaced by the hash of what it names; models and data are their identities."""
+    values: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
+    values |= {"models": identities["models"], "data": identities["data"]}
+    del values["attribute"]["index"]  # Where projections are kept changes no score.
+    for field in (*_paths(study), "attribute.encoder"):
+        *sections, name = field.split(".", 2)
+        section = values
+        for key in sections:
+            section = section[key]
+        if field != "models.chat_template" and section[name] is not None:
+            section[name] = identities["files"].get(field, section[name] if field == "attribute.encoder" else None)
+    return values
+
+
+def _paths(study: Study) -> dict[str, Path]:
+    fields = {
+        "judge.rules": study.judge.rules,
+        "judge.calibration": study.judge.calibration,
+        "truth": study.truth,
+        "models.chat_template": study.models.chat_template if study.models is not None else None,
+        **{f"attribute.scores.{name}": path for name, path in study.attribute.scores.items()},
+    }
+    return {field: Path(path).expanduser() for field, path in fields.items() if path is not None}
+
+
+def _model_identity(reference: ModelRef, field: str) -> dict[str, Any]:
+    identity: dict[str, Any] = {"dtype": reference.dtype, "attn_implementation": reference.attn_implementation}
+    folder = _place(reference)
+    if folder.is_file():
+        return identity
+    if not Path(reference.path).expanduser().exists():
+        names = reference.model_dump(mode="json", include={"subfolder", "gguf_file"}, exclude_none=True)
+        commit = reference.revision if _is_commit(reference.revision) else known_commit(reference)
+        return {**identity, "repository": reference.path, **names, "commit": commit}
+    try:
+        return {**identity, **_folder_identity(folder)}
+    except (OSError, ValueError, KeyError) as error:
+        raise RequestError(
+            f"{field} = {reference.path}: its safetensors are damaged ({type(error).__name__}); fetch or save it again"
+        ) from error
+
+
+def _place(reference: ModelRef) -> Path:
+    """The checkpoint's folder or GGUF file, if it is here."""
+    path = Path(reference.path).expanduser()
+    folder = path / reference.subfolder if reference.subfolder else path
+    return folder / reference.gguf_file if reference.gguf_file else folder
+
+
+def _folder_identity(folder: Path) -> dict[str, Any]:
+    """A checkpoint's folder; an adapter's base is a part of it."""
+    settings = {file.name: hash_file(file) for file in sorted(folder.glob("*")) if file.suffix in _SETTINGS}
+    identity = {"weights_sha256": weights_hash(folder), "settings_sha256": digest(settings)}
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return identity
+    base = Path(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "").expanduser()
+    return {**identity, "base": _folder_identity(base)} if base.is_dir() and base != Path() else identity
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def _sampled(file: Path) -> str:
+    """A hash of a large file's size and of 4096 pieces spread over it: training changes weights everywhere."""
+    size = file.stat().st_size
+    sha = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        for start in range(0, size, max(_SAMPLE_BYTES, size // _SAMPLES)):
+            stream.seek(start)
+            sha.update(stream.read(_SAMPLE_BYTES))
+    return sha.hexdigest()

@@ -1,0 +1,270 @@
+"""The pool's file: rows stream into a draft, worker processes tokenise them, duplicates are linked, then it is there.
+
+Never more than some row groups are held, however many or long the documents are: besides, of each document its id, its
+place among the duplicates and its hashes, about 700 bytes. Equal documents give equal bytes, with any number of
+workers.
+"""
+
+import functools
+import logging
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.run_folder import write_atomic
+from datablame.errors import RequestError
+from datablame.study.schema import Study
+from datablame.tables import Document, PoolSummary, encoded, path_of, schema_of
+from datablame.world.checks import check_kind
+from datablame.world.documents import Reader
+from datablame.world.duplicates import Duplicates, Hasher, Hashes, full_text
+from datablame.world.pool import KEY, as_document
+from datablame.world.sources import Source
+
+_logger = logging.getLogger(__name__)
+_GROUP_ROWS, _GROUP_CHARACTERS = 512, 1 << 20
+"""A row group of the file ends with the document that fills it; it is one work item."""
+_TRUNCATED = "nothing of the response is left within attribute.max_tokens"
+_REFUSED = "the chat template refuses its order of roles"
+_TOKENS = pa.list_(pa.int32())
+_COLUMNS = {"characters": pa.int64(), "tokens": pa.int64(), "prompt_tokens": pa.int64()}
+_SCHEMA = functools.reduce(
+    lambda schema, column: schema.append(pa.field(*column)),
+    [*_COLUMNS.items(), ("token_ids", _TOKENS), ("rejected_ids", _TOKENS)],
+    schema_of(Document),
+)
+
+
+class Draft(NamedTuple):
+    """A pool that is whole but not yet in its place."""
+
+    summary: PoolSummary
+    longest_tokens: int
+
+
+class _Tokenised(NamedTuple):
+    """What a worker makes of a row group."""
+
+    table: pa.Table
+    hashes: list[Hashes]
+    excluded: Counter[str]
+
+
+def write_pool(
+    source: Source,
+    study: Study,
+    root: Path,
+    key: str,
+    *,
+    execution: Execution,
+    progress: Progress,
+    check: Callable[[Draft, Path], None],
+) -> None:
+    """Read, tokenise, cluster and check the pool, and put `pool.parquet` and `pool.json` in their places.
+
+    Args:
+        source: the rows.
+        study: with nothing left to resolve.
+        root: the run folder.
+        key: what the pool is made of, as a digest.
+        execution: how row groups are tokenised.
+        progress: hears of it.
+        check: raises where the study cannot use the pool, whose file is given.
+
+    Raises:
+        RequestError: the data cannot be read or used; nothing is left in the run folder.
+    """
+    path = path_of(Document, root)
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    for left in path.parent.glob("pool.*.part"):  # by a kill
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    try:
+        with tempfile.TemporaryDirectory(prefix="pool.", suffix=".part", dir=path.parent) as scratch:
+            draft = _drafted(source, study, Path(scratch), part, key, execution, progress)
+        check(draft, part)
+        write_atomic(path_of(PoolSummary, root), encoded(PoolSummary, draft.summary))
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        for folder in missing:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def _drafted(
+    source: Source, study: Study, scratch: Path, part: Path, key: str, execution: Execution, progress: Progress
+) -> Draft:
+    assert study.data is not None
+    progress.start("world: reading the pool", 1)
+    reader = Reader(source, study.data, study.seed)
+    raw = scratch / "documents.parquet"
+    with pq.ParquetWriter(raw, schema_of(Document), compression="lz4") as writer:
+        for rows in _groups(_of_one_kind(reader, study)):
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema_of(Document)))
+    progress.advance()
+    excluded, longest, read = Counter[str](), 0, len(reader.chosen)
+    with tempfile.TemporaryFile(dir=scratch) as shingles, pq.ParquetFile(raw) as file:
+        duplicates = Duplicates(study.attribute.duplicate_threshold, shingles)
+        items = _items(file, reader.chosen)
+        reader.chosen.clear()
+        with pq.ParquetWriter(scratch / "tokenised.parquet", _SCHEMA, compression="lz4") as writer:
+
+            def take(tokenised: _Tokenised) -> None:
+                nonlocal longest
+                excluded.update(tokenised.excluded)
+                for hashes in tokenised.hashes:
+                    duplicates.add(hashes)
+                if len(tokenised.table):
+                    writer.write_table(tokenised.table)
+                    longest = max(longest, *tokenised.table["tokens"].to_pylist())
+
+            run_items(
+                functools.partial(_set_up, study, raw),
+                _tokenise,
+                items,
+                execution=execution,
+                done=_in_order(list(items), take),
+                progress=progress,
+                description="world: tokenising the pool",
+                units=lambda item: len(item[1]),
+            )
+        clusters = duplicates.clusters()
+    for reason, lost in excluded.items():
+        _logger.warning("%d of %d documents are excluded: %s", lost, read, reason)
+    if not clusters:
+        raise RequestError(
+            f"attribute.max_tokens = {study.attribute.max_tokens} cuts away the response of every document; raise it"
+            if excluded[_TRUNCATED]
+            else f"data: of all {read} documents, {_REFUSED}; mend the data"
+        )
+    pairs = _with_clusters(scratch / "tokenised.parquet", part, clusters, key)
+    counts = {"documents": len(clusters), "clusters": max(clusters) + 1}
+    summary = PoolSummary(
+        **counts, pairs=pairs, excluded=dict(excluded), skipped=reader.skipped_rows, commit=source.commit
+    )
+    return Draft(summary, longest)
+
+
+def _of_one_kind(documents: Iterable[Document], study: Study) -> Iterator[Document]:
+    kinds: set[bool] = set()
+    for document in documents:
+        if bool(document.rejected) not in kinds:
+            kinds.add(bool(document.rejected))
+            check_kind(study, kinds)
+        yield document
+
+
+def _groups(documents: Iterable[Document]) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    characters = 0
+    for document in documents:
+        rows.append(asdict(document))
+        characters += len(full_text(document))
+        if len(rows) == _GROUP_ROWS or characters >= _GROUP_CHARACTERS:
+            yield rows
+            rows, characters = [], 0
+    if rows:
+        yield rows
+
+
+def _items(file: pq.ParquetFile, chosen: Mapping[str, None]) -> dict[str, tuple[int, list[int]]]:
+    """Row groups with the rows of them that belong to the pool, the whole pool for once not being known before."""
+    items = {}
+    for group in range(file.num_row_groups):
+        ids = file.read_row_group(group, columns=["id"])["id"].to_pylist()
+        if rows := [row for row, doc_id in enumerate(ids) if doc_id in chosen]:
+            items[str(group)] = group, rows
+    return items
+
+
+def _in_order(keys: Sequence[str], take: Callable[[_Tokenised], None]) -> Callable[[str, _Tokenised], None]:
+    """Results as they come, taken in the order of their keys."""
+    waiting: dict[str, _Tokenised] = {}
+    remaining = list(reversed(keys))
+
+    def done(key: str, result: _Tokenised) -> None:
+        waiting[key] = result
+        while remaining and remaining[-1] in waiting:
+            take(waiting.pop(remaining.pop()))
+
+    return done
+
+
+class _Tokeniser(NamedTuple):
+    """What a worker holds."""
+
+    tokenizer: Any
+    max_tokens: int
+    hasher: Hasher
+    file: pq.ParquetFile
+
+
+def _set_up(study: Study, raw: Path) -> _Tokeniser:
+    from datablame.models.pair import study_tokenizer
+
+    settings = study.attribute
+    return _Tokeniser(
+        study_tokenizer(study), settings.max_tokens, Hasher(settings.duplicate_threshold), pq.ParquetFile(raw)
+    )
+
+
+def _tokenise(state: _Tokeniser, item: tuple[int, list[int]]) -> _Tokenised:
+    """The documents that the template renders and of which some of every answer is left."""
+    from datablame.models.chat import answers, encode_document, encode_preference
+
+    group, chosen = item
+    table = state.file.read_row_group(group).take(chosen)
+    rows, hashes, excluded = [], [], Counter[str]()
+    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names[len(schema_of(Document)) :]}
+    for row, fields in enumerate(table.to_pylist()):
+        document = as_document(fields)
+        try:
+            encode: Any = encode_preference if document.rejected else encode_document
+            example = encode(state.tokenizer, document, state.max_tokens)
+        except RequestError:
+            excluded[_REFUSED] += 1
+            continue
+        if example is None:
+            excluded[_TRUNCATED] += 1
+            continue
+        text, ids = full_text(document), [answer.ids for answer in answers(example)]
+        rows.append(row)
+        hashes.append(state.hasher(text))
+        columns["characters"].append(len(text))
+        columns["tokens"].append(max(map(len, ids)))
+        columns["prompt_tokens"].append(answers(example)[0].prompt_tokens)
+        columns["token_ids"].append(pa.array(ids[0], pa.int32()))
+        columns["rejected_ids"].append(pa.array(ids[1], pa.int32()) if len(ids) > 1 else None)
+    kept = table.take(pa.array(rows, pa.int64()))
+    arrays = [pa.array(values, _SCHEMA.field(name).type) for name, values in columns.items()]
+    return _Tokenised(pa.Table.from_arrays([*kept.columns, *arrays], schema=_SCHEMA), hashes, excluded)
+
+
+def _with_clusters(tokenised: Path, part: Path, clusters: Sequence[int], key: str) -> bool:
+    """Write the file in whole; returns whether it holds pairs."""
+    at = _SCHEMA.get_field_index("prompt_tokens")
+    schema = _SCHEMA.insert(at, pa.field("cluster", pa.int64())).with_metadata({KEY: key.encode()})
+    start = 0
+    with part.open("wb") as stream, pq.ParquetFile(tokenised) as file:
+        with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                numbers = pa.array(clusters[start : start + len(table)], pa.int64())
+                writer.write_table(table.add_column(at, "cluster", numbers).cast(schema))
+                start += len(table)
+                pairs = bool(table["rejected"][0].as_py())
+        stream.flush()
+        os.fsync(stream.fileno())
+    return pairs
