@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -226,9 +225,9 @@ class Dies(Silent):
 
 
 @pytest.fixture
-def small_groups(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datablame.world.ingest._GROUP_ROWS", 3)
-    yield
+    return
 
 
 @pytest.mark.usefixtures("small_groups")
@@ -322,7 +321,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "attribute.scores.own = SCORES: 1 of 1 documents are not in the pool, the first is d3; take them out, or score "
         "the pool that data names",
     ),
-    ({"truth": "nowhere.jsonl"}, "truth = nowhere.jsonl cannot be read as JSONL of doc_id and behaviour (FileNotFoundE"),
+    (
+        {"truth": "nowhere.jsonl"},
+        "truth = nowhere.jsonl cannot be read as JSONL of doc_id and behaviour (FileNotFoundE",
+    ),
 ]
 
 
