@@ -144,6 +144,37 @@ class PoolSummary:
     """What the revision of a hub dataset stood for."""
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """Outputs by what people (positive: harmful) and the classifier say."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+
+
+@table("world", "calibration.json")
+@dataclass(frozen=True)
+class Calibration:
+    """What the classifier is worth against labels by people, unscored outputs aside."""
+
+    file: str
+    classifier: str
+    """Who predicted; `predicted` where the file has the predictions."""
+    n: int
+    unscored: int
+    counts: Confusion
+    kappa: float
+    kappa_interval: tuple[float, float]
+    labels: Mapping[str, Mapping[str, int]]
+    """How often people's label (outer) met the classifier's (inner)."""
+    sensitivity: float
+    sensitivity_interval: tuple[float, float]
+    specificity: float
+    specificity_interval: tuple[float, float]
+
+
 # scan and surface
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from datablame.cli.app import app
-from datablame.cli.console import LateProgress
+from datablame.cli.console import PATIENCE_SECONDS, ConsoleProgress
 from datablame.cli.power import answer, as_json, checked, show
 from datablame.engine.execute import Silent
 from datablame.errors import RequestError
@@ -109,13 +109,13 @@ def test_progress_shows_itself_only_after_two_seconds(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("datablame.cli.console.time.monotonic", lambda: now[0])
-    with LateProgress() as progress:
+    with ConsoleProgress(PATIENCE_SECONDS) as progress:
         progress.start("quick step", 10)
         progress.advance(5)
         now[0] += 1.9
         progress.advance(1)
     assert capsys.readouterr().err == ""
-    with LateProgress() as progress:
+    with ConsoleProgress(PATIENCE_SECONDS) as progress:
         progress.start("slow step", 10)
         progress.advance(4)
         now[0] += 2.1

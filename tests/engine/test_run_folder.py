@@ -1,77 +1,11 @@
 import json
 import multiprocessing
-import os
 from pathlib import Path
 
 import pytest
 
-from datablame.engine.run_folder import (
-    Journal,
-    append_peak,
-    append_timing,
-    locked,
-    read_peaks,
-    read_table,
-    read_timings,
-    write_atomic,
-    write_table,
-)
+from datablame.engine.run_folder import append_peak, append_timing, locked, read_peaks, read_timings
 from datablame.errors import PhaseError, RequestError
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "rates.json"
-    write_atomic(path, "old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(path, "new")
-    assert path.read_text() == "old"
-
-
-def test_a_journal_gives_back_what_was_appended(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
-    journal.append("a", {"text": "ü\n"})
-    journal.append("b", [1, 2])
-    assert Journal(tmp_path / "journal.jsonl").read() == {"a": {"text": "ü\n"}, "b": [1, 2]}
-
-
-@pytest.mark.parametrize("cut", range(1, 30))
-def test_a_journal_cut_anywhere_in_its_last_line_loses_that_line_only(tmp_path: Path, cut: int) -> None:
-    path = tmp_path / "journal.jsonl"
-    journal = Journal(path)
-    journal.append("a", 1)
-    journal.append("b", "long enough to be cut")
-    path.write_bytes(path.read_bytes()[:-cut])
-    torn = Journal(path)
-    assert torn.read() == {"a": 1}
-    torn.append("c", 3)
-    assert Journal(path).read() == {"a": 1, "c": 3}
-
-
-def test_a_journal_damaged_before_its_end_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    path.write_text('{"key": "a"\n{"key": "b", "payload": 1}\n')
-    with pytest.raises(PhaseError, match="line 1 is damaged"):
-        Journal(path).read()
-
-
-def test_a_journal_line_of_zero_bytes_after_a_power_cut_is_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    Journal(path).append("a", 1)
-    path.write_bytes(path.read_bytes() + b"\0\0\0\n")
-    assert Journal(path).read() == {"a": 1}
-
-
-def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
-    rows = [{"prompt_id": "p", "alpha": 0.5, "token_ids": [1, 2], "log_q": None, "text": "é"}]
-    for name in ("one.parquet", "two.parquet"):
-        write_table(tmp_path / name, rows)
-    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
-    assert read_table(tmp_path / "one.parquet") == rows
 
 
 def _hold(root: Path, held: "multiprocessing.synchronize.Event", free: "multiprocessing.synchronize.Event") -> None:
@@ -104,6 +38,50 @@ def test_the_lock_of_a_killed_process_does_not_stay(tmp_path: Path) -> None:
     holder.join()
     with locked(tmp_path):
         pass
+
+
+def test_the_lock_stays_by_name_and_is_empty_when_nobody_holds_it(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        assert (tmp_path / "run.lock").read_text().startswith("process ")
+    assert (tmp_path / "run.lock").read_bytes() == b""
+
+
+def _begin_and_fail(root: Path, name: str, error: Exception) -> None:
+    with locked(root):
+        (root / "artifacts/world").mkdir(parents=True)
+        (root / name).write_text("x")
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("there", "left"),
+    [
+        ([], []),
+        (["run"], ["run"]),
+        # A lock alone was left by a killed start.
+        (["run", "run/run.lock"], ["run"]),
+        (["run", "run/preregistration.json"], ["run", "run/preregistration.json", "run/run.lock"]),
+    ],
+)
+def test_a_refused_request_leaves_the_folder_as_it_was(tmp_path: Path, there: list[str], left: list[str]) -> None:
+    for name in there:
+        (tmp_path / name).touch() if "/" in name else (tmp_path / name).mkdir()
+    with pytest.raises(RequestError, match="too few"):
+        _begin_and_fail(tmp_path / "run", "timings.jsonl", RequestError("too few"))
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == left
+
+
+def test_a_refused_request_takes_the_folders_above_with_it(tmp_path: Path) -> None:
+    with pytest.raises(RequestError), locked(tmp_path / "runs" / "deep" / "organism"):
+        raise RequestError("no")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [PhaseError("failed"), RequestError("late")])
+def test_what_a_run_has_left_stays_when_it_fails(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        _begin_and_fail(tmp_path / "run", "study.yaml", error)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["artifacts", "run.lock", "study.yaml"]
 
 
 def test_timings_torn_by_a_kill_are_skipped(tmp_path: Path) -> None:

@@ -83,20 +83,22 @@ def run(
     on with --resume and ends with the same files. The exit code is 1 where the verdict is INVALID, with everything
     written; FAILURE and INCONCLUSIVE are results too.
     """
-    from datablame.pipeline.run import PHASES, open_run
-    from datablame.study.file import load_study
+    from datablame.engine.run_phase import left_by
+    from datablame.patch.phase import PATCH
+    from datablame.pipeline.checks import load
+    from datablame.pipeline.phases import NAMES
+    from datablame.pipeline.status import open_run
 
-    names = [phase.name for phase in PHASES]
-    if until is not None and until not in names:
-        raise RequestError(f"--until {until} is not a phase; choose one of {', '.join(names)}")
-    loaded = load_study(study, overrides or [])
+    if until is not None and until not in NAMES:
+        raise RequestError(f"--until {until} is not a phase; choose one of {', '.join(NAMES)}")
+    loaded = load(study, overrides or [])
     if dry_run:
         show_plan(loaded, None, as_json)
         return
     root = out or Path("runs") / loaded.name
     opened = open_run(root, loaded, resume=resume)
-    if until in (None, "patch", "report") and not (root / "artifacts" / "patch").exists():
-        warn(opened, root)
+    if until not in NAMES[: NAMES.index(PATCH.name)] and not left_by(PATCH, root):
+        warn(opened)
     _advance(root, opened, workers, as_json, max_cost, until=until)
 
 
@@ -113,7 +115,7 @@ def _phase_command(name: str, summary: str) -> Callable[..., None]:
         as_json: JsonOption = False,
         debug: DebugOption = False,
     ) -> None:
-        from datablame.pipeline.run import open_run
+        from datablame.pipeline.status import open_run
 
         _advance(folder, open_run(folder, None, resume=True), workers, as_json, max_cost, only=name)
 
@@ -157,10 +159,10 @@ def _print_outcome(root: Path, skipped: dict[str, bool], as_json: bool) -> None:
     results_path = root / "final_results.json"
     results = json.loads(results_path.read_text(encoding="utf-8")) if "report" in skipped else None
     if as_json:
-        found = {"verdict": None, "findings": [], "patching": [], **(results or {})}
-        headline = [row for row in found["patching"] if row["headline"]]
-        told = {"verdict": found["verdict"], "findings": found["findings"], "headline": headline}
-        typer.echo(json.dumps({"run": str(root), "skipped": skipped, **told}))
+        fields = {"verdict": None, "findings": [], "patching": [], **(results or {})}
+        headline = [row for row in fields["patching"] if row["headline"]]
+        decided = {"verdict": fields["verdict"], "findings": fields["findings"], "headline": headline}
+        typer.echo(json.dumps({"run": str(root), "skipped": skipped, **decided}))
     else:
         outcome(root, skipped, results)
     if results is not None and results["verdict"]["label"] == "INVALID":

@@ -17,13 +17,17 @@ from rich.table import Table
 from datablame.errors import Interrupted
 from datablame.report.wording import plain
 
-_PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 2.0
+"""Of whoever asks for something that mostly takes no time."""
 
 
 class ConsoleProgress:
-    """Progress as one bar a step, with the time that remains; one line a step where stderr is no terminal."""
+    """Progress as one bar a step, with the time that remains; one line a step where stderr is no terminal.
 
-    def __init__(self) -> None:
+    With patience, the screen stays empty until the work has taken longer than that.
+    """
+
+    def __init__(self, patience_seconds: float = 0.0) -> None:
         self._console = Console(stderr=True)
         self._bars = Bars(
             TextColumn("{task.description:<34}"),
@@ -34,14 +38,17 @@ class ConsoleProgress:
             TimeRemainingColumn(),
             console=self._console,
         )
-        self._current: TaskID | None = None
+        self._drawn_from = time.monotonic() + patience_seconds if patience_seconds else None
+        self._step: tuple[str, int, int] | None = None
+        self._bar: TaskID | None = None
 
     def __enter__(self) -> Self:
-        """Begin drawing and route the log above the bars."""
-        handler = RichHandler(console=self._console, show_path=False, show_time=False, markup=False)
-        logging.getLogger("datablame").handlers = [handler]
-        logging.getLogger("datablame").setLevel(logging.INFO)
-        self._bars.start()
+        """Begin drawing, or to wait, and route the log above the bars."""
+        if self._drawn_from is None:
+            handler = RichHandler(console=self._console, show_path=False, show_time=False, markup=False)
+            logging.getLogger("datablame").handlers = [handler]
+            logging.getLogger("datablame").setLevel(logging.INFO)
+            self._bars.start()
         return self
 
     def __exit__(
@@ -52,44 +59,9 @@ class ConsoleProgress:
 
     def start(self, description: str, total: int, done: int = 0) -> None:
         """Begin a step of `total` units, `done` of them finished earlier."""
-        if not self._console.is_terminal:
-            self._console.print(f"{description} ({total - done} to do)", markup=False, highlight=False)
-        self._current = self._bars.add_task(description, total=total, completed=done)
-
-    def advance(self, n: int = 1) -> None:
-        """Finish `n` more units of the current step."""
-        if self._current is not None:
-            self._bars.advance(self._current, n)
-
-    def note(self, text: str) -> None:
-        """Say one line that stays on the screen."""
-        self._console.print(text, markup=False, highlight=False)
-
-
-class LateProgress:
-    """Progress that appears only where the work takes longer than two seconds; until then the screen stays empty."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-        self._shown: ConsoleProgress | None = None
-        self._step: tuple[str, int, int] | None = None
-
-    def __enter__(self) -> Self:
-        """Begin to wait."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop drawing where something was drawn."""
-        if self._shown is not None:
-            self._shown.__exit__(kind, error, trace)
-
-    def start(self, description: str, total: int, done: int = 0) -> None:
-        """Begin a step of `total` units, `done` of them finished earlier."""
         self._step = (description, total, done)
-        if self._shown is not None:
-            self._shown.start(*self._step)
+        if self._drawn_from is None:
+            self._draw(*self._step)
 
     def advance(self, n: int = 1) -> None:
         """Finish `n` more units of the current step."""
@@ -97,15 +69,21 @@ class LateProgress:
             return
         description, total, done = self._step
         self._step = (description, total, done + n)
-        if self._shown is not None:
-            self._shown.advance(n)
-        elif time.monotonic() - self._begun > _PATIENCE_SECONDS:
-            self._shown = ConsoleProgress().__enter__()
-            self._shown.start(*self._step)
+        if self._bar is not None:
+            self._bars.advance(self._bar, n)
+        elif self._drawn_from is not None and time.monotonic() > self._drawn_from:
+            self._drawn_from = None
+            self._bars.start()
+            self._draw(*self._step)
 
     def note(self, text: str) -> None:
         """Say one line that stays on the screen."""
-        Console(stderr=True).print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self, description: str, total: int, done: int) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{description} ({total - done} to do)", markup=False, highlight=False)
+        self._bar = self._bars.add_task(description, total=total, completed=done)
 
 
 @contextlib.contextmanager

@@ -37,9 +37,9 @@ def plan(
     show at best. Warnings name designs that cannot succeed. With --preregister the study is frozen into its run folder
     instead: hypotheses, headline, alpha*, margins and tests, under a hash; the report says whether the run kept to it.
     """
-    from datablame.study.file import load_study
+    from datablame.pipeline.checks import load
 
-    loaded = load_study(study, overrides or [])
+    loaded = load(study, overrides or [])
     if preregister:
         _preregister(loaded, out or Path("runs") / loaded.name, as_json)
     elif out is not None:
@@ -100,7 +100,7 @@ def power(
     """
     from rich.console import Console
 
-    from datablame.cli.console import LateProgress
+    from datablame.cli.console import PATIENCE_SECONDS, ConsoleProgress
     from datablame.cli.power import answer, checked, show
     from datablame.cli.power import as_json as numbers
 
@@ -118,7 +118,7 @@ def power(
         simulations=simulations,
     )
     try:
-        with LateProgress() as progress:
+        with ConsoleProgress(PATIENCE_SECONDS) as progress:
             found = answer(design, training_cost, simulations, progress)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
@@ -129,15 +129,15 @@ def power(
 
 
 def status(folder: RunArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Show how far each phase of a run is: done, stale, begun or missing."""
-    from datablame.pipeline.run import open_run, states
+    """Show how far the world and each phase of a run are: done, stale, begun or missing."""
+    from datablame.pipeline.status import open_run, states
 
-    found = states(open_run(folder, None, resume=True), folder)
+    listed = dict(states(open_run(folder, None, resume=True), folder))
     if as_json:
-        typer.echo(json.dumps({state.name: state.state for state in found}))
+        typer.echo(json.dumps(listed))
         return
-    for state in found:
-        typer.echo(f"{state.name:10} {state.state}")
+    for name, state in listed.items():
+        typer.echo(f"{name:10} {state}")
 
 
 def presets(
@@ -194,26 +194,26 @@ def organism_make(
     typer.echo(str(folder))
 
 
-def warn(study: "Study", root: Path) -> None:
-    """Say on stderr, before a study is patched, why it cannot succeed and in what it departs from its registration."""
-    from datablame.pipeline.preregistration import departures
+def warn(study: "Study") -> None:
+    """Say on stderr, before a study is patched, why it cannot succeed."""
     from datablame.plan import doubts_of
 
     for doubt in doubts_of(study):
         typer.echo(f"warning: {doubt}", err=True)
-    for departure in departures(study, root):
-        typer.echo(f"warning: not as pre-registered: {departure}", err=True)
 
 
 def _preregister(study: "Study", root: Path, as_json: bool) -> None:
-    from datablame.pipeline.preregistration import freeze
+    from datablame.cli.console import reporting
+    from datablame.engine.execute import default_execution
+    from datablame.pipeline.preregistration import preregister
 
-    frozen = freeze(study, root)
-    warn(study, root)
+    with reporting() as progress:
+        registration = preregister(study, root, execution=default_execution(), progress=progress)
+    warn(study)
     if as_json:
-        typer.echo(json.dumps({**frozen._asdict(), "path": str(frozen.path)}))
+        typer.echo(json.dumps({**registration._asdict(), "path": str(registration.path)}))
     else:
-        typer.echo(f"{frozen.path}\nSHA-256 {frozen.sha256}")
+        typer.echo(f"{registration.path}\nSHA-256 {registration.sha256}")
 
 
 def show_plan(study: "Study", like: Path | None, as_json: bool) -> None:

@@ -24,12 +24,8 @@ R = TypeVar("R")
 
 _logger = logging.getLogger(__name__)
 _PARENT_CHECK_SECONDS = 1.0
-_PRELOADED = [
-    "datablame.models.pair",
-    "datablame.models.training",
-    "datablame.surface.sampler.sampler",
-    "datablame.attribute.kernels.per_example",
-]
+_PRELOADED = ["torch", "transformers"]
+"""Imported once, before workers are forked; what a phase needs besides is small."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

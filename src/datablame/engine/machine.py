@@ -40,12 +40,12 @@ def cards() -> list[Card]:
         return []
     query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout
+        listing = subprocess.run(query, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    found = []
-    for line in told.splitlines():
+    listed = []
+    for line in listing.splitlines():
         name, _, mebibytes = line.rpartition(",")
         with contextlib.suppress(ValueError):
-            found.append(Card(name.strip(), int(mebibytes) << 20))
-    return found
+            listed.append(Card(name.strip(), int(mebibytes) << 20))
+    return listed

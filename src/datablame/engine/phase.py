@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from datablame.engine.execute import Execution, Progress
-from datablame.engine.run_folder import Journal, write_atomic
+from datablame.engine.files import write_atomic
+from datablame.engine.journal import Journal
 from datablame.tables import TABLES, encoded, object_of, rows_of
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class Tables:
 
     def of(self, row: type[T]) -> T:
         """The row of a table that has one, of a phase that has run."""
-        found = self.one(row)
-        assert found is not None, f"{self.path(row)} is not there"
-        return found
+        only = self.one(row)
+        assert only is not None, f"{self.path(row)} is not there"
+        return only
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ class Phase:
     after: tuple["Phase", ...]
     """The phases whose tables it reads."""
     run: "Callable[[World, Tables, Work], Outputs]"
-    needs_models: bool = True
     deliver: "Callable[[World, Tables, Path], None] | None" = None
     """Writes the deliverables that the phase makes possible to the root of the run folder."""
+    delivers: bool = False
+    """Whether the files at the root of the run folder are its outputs, so that it runs again where one is changed."""
 
 
 def write_outputs(outputs: Outputs, folder: Path) -> None:

@@ -61,9 +61,9 @@ class Registry(Generic[T]):
     def problems(self) -> tuple[str, ...]:
         """What is wrong with others' packages, a sentence each; asking imports everything."""
         package = importlib.import_module(self._package)
-        for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+        for module in sorted(info.name for info in pkgutil.iter_modules(getattr(package, "__path__", []))):
             importlib.import_module(f"{self._package}.{module}")
-        found = []
+        problems = []
         for point in sorted(metadata.entry_points(group=self.group), key=lambda point: (point.name, point.value)):
             before = dict(self._things)
             try:
@@ -71,8 +71,8 @@ class Registry(Generic[T]):
             except Exception as error:
                 # Whatever a stranger's module raises: it must not take ours down with it.
                 self._things = before
-                of = point.dist.name if point.dist is not None else "an unknown package"
+                package_name = point.dist.name if point.dist is not None else "an unknown package"
                 why = " ".join(str(error).split()) or type(error).__name__
-                found.append(f"the {self.kind} {point.name} of the package {of} cannot be used ({why})")
-                _logger.warning("%s", found[-1])
-        return tuple(found)
+                problems.append(f"the {self.kind} {point.name} of the package {package_name} cannot be used ({why})")
+                _logger.warning("%s", problems[-1])
+        return tuple(problems)

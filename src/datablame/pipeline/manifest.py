@@ -1,72 +1,54 @@
 """manifest.json: what made this run folder, and what it took."""
 
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from datablame.engine.run_folder import read_json, read_peaks, read_timings, write_json
+from datablame.engine.files import write_json
+from datablame.engine.run_folder import MANIFEST, read_peaks, read_timings
 from datablame.judge.ledger import costs_usd
 from datablame.study.schema import Study
+from datablame.world import World
 
 _PACKAGES = (
-    "datablame",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "peft",
-    "datasets",
-    "safetensors",
-    "bm25s",
-    "scikit-learn",
-    "numpy",
-    "scipy",
-    "pyarrow",
-    "matplotlib",
-    "anthropic",
+    *("datablame", "torch", "transformers", "tokenizers", "peft", "datasets", "safetensors", "bm25s"),
+    *("scikit-learn", "numpy", "scipy", "pyarrow", "matplotlib", "anthropic"),
 )
 
 
-def write_manifest(
-    root: Path, study: Study, resolved: Study, skipped: dict[str, bool], models: dict[str, Any] | None = None
-) -> None:
-    """Write versions, models, data, seeds, and what each phase and method took (summed over resumes).
+def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str, bool]) -> None:
+    """Write versions, identities, seeds, and what each phase and method took (summed over resumes).
 
-    `models` is what the preflight found them to be; where there was none, what an earlier run of the folder found.
+    `study` is as it was written, `skipped` says of every phase that was asked for whether it was up to date.
     """
-    models = models or _models_of(root, resolved)
     timings, peaks, costs = read_timings(root), read_peaks(root), costs_usd(root)
-    phases: dict[str, dict[str, Any]] = {
-        name: {
+
+    def took(name: str) -> dict[str, Any]:
+        return {
             "seconds": round(timings.get(f"phase/{name}", 0.0), 1),
             "peak_rss_mb": round(peaks.get(f"phase/{name}", 0.0)),
             "peak_gpu_mb": round(peaks.get(f"gpu/{name}", 0.0)),
-            "skipped": was_skipped,
-            "cost_usd": round(costs.get(name, 0.0), 6),
         }
-        for name, was_skipped in skipped.items()
-    }
+
+    phases = {"world": took("world")}
+    for name, was_skipped in skipped.items():
+        phases[name] = {**took(name), "skipped": was_skipped, "cost_usd": round(costs.get(name, 0.0), 6)}
     if study.organism is not None:
-        made = timings.get("phase/organism", 0.0)
-        phases["organism"] = {
-            "seconds": round(made, 1),
-            "peak_rss_mb": round(peaks.get("phase/organism", 0.0)),
-            "peak_gpu_mb": round(peaks.get("gpu/organism", 0.0)),
-            "skipped": made == 0,
-        }
+        phases["organism"] = {**took("organism"), "skipped": "phase/organism" not in timings}
     write_json(
-        root / "manifest.json",
+        root / MANIFEST,
         {
             "study": study.name,
             "versions": {"python": platform.python_version(), **_versions()},
             "machine": {
                 "system": platform.system(),
                 "processor": platform.machine(),
-                "device": (models or {}).get("device", "cpu"),
+                "device": world.models.device,
             },
-            "models": models,
             "organism": None if study.organism is None else study.organism.model_dump(mode="json"),
-            "data": None if resolved.data is None else resolved.data.model_dump(mode="json"),
+            **world.identities,
             "seed": study.seed,
             "phases": phases,
             "methods": {
@@ -79,23 +61,11 @@ def write_manifest(
     )
 
 
-def _models_of(root: Path, resolved: Study) -> dict[str, Any] | None:
-    """The models as the folder's manifest has them, or as the study names them where that has others."""
-    if resolved.models is None:
-        return None
-    asked: dict[str, Any] = resolved.models.model_dump(mode="json", exclude_none=True)
-    held = read_json(root / "manifest.json")["models"] if (root / "manifest.json").exists() else None
-    if held is None:
-        return asked
-    alike = all(asked[name].items() <= held.get(name, {}).items() for name in ("before", "after"))
-    return dict(held) if alike else asked
-
-
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,104 +1,27 @@
-"""The phases in order: what is up to date is skipped, what depends on a change runs again, the rest resumes."""
+"""Bring a run folder up to date: what is current is skipped, what depends on a change runs again, the rest resumes."""
 
-import importlib
-import logging
-import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from datablame.attribute.brought import check_brought
-from datablame.engine.execute import Execution, Progress, begin_gpu_peak, free_memory, peak_gpu_mb, peak_rss_mb
-from datablame.engine.run_folder import (
-    Inputs,
-    append_peak,
-    append_timing,
-    hash_file,
-    locked,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from datablame import __version__
+from datablame.engine.execute import Execution, Progress, peak_rss_mb
+from datablame.engine.files import json_object, write_atomic, write_json
+from datablame.engine.phase import Phase, Work
+from datablame.engine.run_folder import REGISTRATION, STUDY, append_peak, append_timing, locked
+from datablame.engine.run_phase import bring_up_to_date, left_by
 from datablame.errors import RequestError
 from datablame.judge.calibration import calibrate
-from datablame.judge.choice import freeze
-from datablame.pipeline.fingerprints import Phase, fingerprint_of, held_commit
+from datablame.organism.make import cached, study_fields
+from datablame.patch.phase import PATCH
+from datablame.pipeline.checks import check_names
 from datablame.pipeline.manifest import write_manifest
-from datablame.pipeline.references import begun_under
-from datablame.report.registration import BEGUN, FILE
-from datablame.study.file import dump_study, load_study
+from datablame.pipeline.phases import PHASES
+from datablame.pipeline.status import states
+from datablame.study.file import dump_study
 from datablame.study.schema import Study
-
-_logger = logging.getLogger(__name__)
-_WITHOUT_MODELS = ("report",)
-_SCRATCH = ("journal*.jsonl", "items", "begun.json", "*.part")
-
-
-PHASES = (
-    Phase("scan", 3, "datablame.surface.run:run_scan", ("identity", "scan", "sampling", "judge")),
-    Phase(
-        "surface",
-        3,
-        "datablame.surface.run:run_surface",
-        ("identity", "surface", "judge"),
-        ("scan",),
-        "datablame.report.run:after_surface",
-    ),
-    Phase(
-        "attribute",
-        4,
-        "datablame.attribute.run:run",
-        ("identity", "pool", "prefilter", "attribute", "attribution judge"),
-        ("surface",),
-    ),
-    Phase(
-        "patch",
-        4,
-        "datablame.patch.run:run",
-        ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"),
-        ("surface", "attribute"),
-        "datablame.report.run:after_patch",
-    ),
-    Phase(
-        "report",
-        3,
-        "datablame.report.run:run",
-        ("everything", "registration"),
-        ("scan", "surface", "attribute", "patch"),
-    ),
-)
-"""The five phases of a study. A phase's version grows when the same inputs give other artifacts."""
-
-
-class PhaseState(NamedTuple):
-    """Whether a phase is `done`, `stale` (its inputs changed), `begun` or `missing`."""
-
-    name: str
-    state: str
-
-
-def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
-    """The study of a run folder, which is made where there is none; it may hold a registration of the study before.
-
-    Raises:
-        RequestError: the folder holds another study, holds one already and `resume` is not set, or holds none.
-    """
-    path = root / "study.yaml"
-    if not path.exists():
-        if study is None:
-            raise RequestError(f"{root} holds no study.yaml; datablame run STUDY --out {root} begins one")
-        if root.exists() and any(path.name.removesuffix(".part") != FILE for path in root.iterdir()):
-            raise RequestError(f"{root} holds files but no study.yaml; choose an empty folder with --out")
-        return study
-    held = load_study(str(path))
-    if study is None:
-        return held
-    if held.name != study.name:
-        raise RequestError(f"{root} holds the study {held.name}, not {study.name}; choose another --out")
-    if not resume:
-        raise RequestError(f"{root} holds a run of {held.name}; --resume continues it, --out names another folder")
-    return study
+from datablame.world import World
+from datablame.world.freeze import ensure_pool, freeze
+from datablame.world.registration import BEGUN, departures, described
 
 
 def run_study(
@@ -127,60 +50,66 @@ def run_study(
         BudgetError: the next call to a judge might cost more than may be spent.
         PhaseError: a phase failed; what was finished stays.
     """
+    check_names(study)
     if only is not None:
-        for phase in PHASES:
-            if phase.name in _before(only) and not _is_done(phase, study, root):
-                raise RequestError(f"{only} needs {phase.name}, which is not done; datablame {phase.name} {root}")
+        _check_reachable(only, study, root)
     names = [phase.name for phase in PHASES]
-    wanted = PHASES[: names.index(until) + 1 if until is not None else None]
+    phases = [phase for phase in PHASES[: names.index(until) + 1 if until else None] if only in (None, phase.name)]
     with locked(root):
-        write_atomic(root / "study.yaml", dump_study(study))
-        freeze(study, root)
-        resolved = resolve(study, root, progress)
-        check_brought(resolved)
-        calibrate(resolved, Inputs(root, lambda what, key, seconds: None, "calibration", max_cost_usd))
+        world = frozen(study, root, execution=execution, progress=progress)
+        write_atomic(root / STUDY, dump_study(study))
+        if PATCH.name in (phase.name for phase in phases) and not left_by(PATCH, root):
+            warn_of_departures(world, progress)
+        work = Work(root, "calibration", root / "artifacts" / "world", execution, progress, _untimed, max_cost_usd)
+        calibrate(world.study, world.judge, work)
         skipped: dict[str, bool] = {}
-        models: dict[str, Any] | None = None
-        for phase in wanted:
-            if only not in (None, phase.name):
-                continue
-            skipped[phase.name] = _is_done(phase, study, root)
-            try:
-                if not skipped[phase.name]:
-                    if models is None and phase.name not in _WITHOUT_MODELS:
-                        resolved, models = _preflight(resolved, root, execution)
-                    _run_phase(phase, study, resolved, root, execution, progress, max_cost_usd)
-            finally:
-                write_manifest(root, study, resolved, skipped, models)
-        return skipped
+
+        def before(phase: Phase, new: bool) -> None:
+            if "pool" in phase.parts:
+                ensure_pool(world, execution=execution, progress=progress)
+            if new and phase.name == PATCH.name:
+                _note_registration(world)
+
+        try:
+            bring_up_to_date(
+                world,
+                phases,
+                execution=execution,
+                progress=progress,
+                max_cost_usd=max_cost_usd,
+                before=before,
+                reached=lambda phase, was_skipped: skipped.__setitem__(phase.name, was_skipped),
+            )
+        finally:
+            write_manifest(root, study, world, skipped)
+    return skipped
 
 
-def states(study: Study, root: Path) -> list[PhaseState]:
-    """How far each phase of a run is."""
-    found = []
-    for phase in PHASES:
-        folder = root / "artifacts" / phase.name
-        if _is_done(phase, study, root):
-            state = "done"
-        elif (folder / "done.json").exists():
-            state = "stale"
-        else:
-            state = "begun" if (folder / "begun.json").exists() else "missing"
-        found.append(PhaseState(phase.name, state))
-    return found
+def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
+    """The world of a study, its organism made or taken from the cache first.
+
+    Raises:
+        RequestError: as `world.freeze`.
+    """
+    resolved = _resolved(study, root, progress)
+    began = time.monotonic()
+    world = freeze(resolved, root, execution=execution, progress=progress)
+    append_timing(root, "phase/world", "froze", time.monotonic() - began)
+    append_peak(root, "phase/world", peak_rss_mb())
+    return world
 
 
-def _before(name: str) -> set[str]:
-    phase = next(phase for phase in PHASES if phase.name == name)
-    return set(phase.after).union(*(_before(earlier) for earlier in phase.after))
+def warn_of_departures(world: World, progress: Progress) -> None:
+    """Say in what a world that is about to be patched differs from the one that its folder has registered."""
+    if registered := json_object(world.root / REGISTRATION):
+        for departure in departures(registered, described(world)):
+            progress.note(f"warning: not as pre-registered: {departure.sentence()}")
 
 
-def resolve(study: Study, root: Path, progress: Progress) -> Study:
+def _resolved(study: Study, root: Path, progress: Progress) -> Study:
     """The study with what its organism brings: models, data, behaviours, prompts, truth and rules."""
     if study.organism is None:
         return study
-    from datablame.organism.make import cached, study_fields
-
     began = time.monotonic()
     folder = cached(study.organism, progress)
     if (seconds := time.monotonic() - began) > 1:
@@ -195,104 +124,32 @@ def resolve(study: Study, root: Path, progress: Progress) -> Study:
     return Study.model_validate({**values, **fields, "judge": judge, "organism": None})
 
 
-def _preflight(study: Study, root: Path, execution: Execution) -> tuple[Study, dict[str, Any]]:
-    """The study with its models pinned and their identity, after everything that can be refused early was looked at."""
-    from datablame.models.preflight import preflight
+def _check_reachable(name: str, study: Study, root: Path) -> None:
+    """Raises RequestError where a phase whose tables this one reads is not up to date."""
+    named = {phase.name: phase for phase in PHASES}
 
-    assert study.models is not None
-    refs = {"before": study.models.before, "after": study.models.after}
-    commits = {name: commit for name, ref in refs.items() if (commit := held_commit(ref, name, root)) is not None}
-    return preflight(study, workers=execution.workers, commits=commits)
+    def before(phase: Phase) -> set[str]:
+        return {phase.name for phase in phase.after}.union(*map(before, phase.after))
 
-
-def _run_phase(
-    phase: Phase,
-    study: Study,
-    resolved: Study,
-    root: Path,
-    execution: Execution,
-    progress: Progress,
-    max_cost_usd: float | None,
-) -> None:
-    out = root / "artifacts" / phase.name
-    fingerprint = fingerprint_of(phase, study, root)
-    begun = read_json(out / "begun.json") if (out / "begun.json").exists() else None
-    if begun is None or begun["fingerprint"] != fingerprint:
-        registered = begun_under(study, root, out) if phase.name == "patch" else None
-        shutil.rmtree(out, ignore_errors=True)
-        begun = {"fingerprint": fingerprint, "threads": execution.threads, "device": _device_of(resolved)}
-        if registered is not None:
-            write_json(root / BEGUN, registered)
-        write_json(out / "begun.json", begun)
-    resolved = _on_device(resolved, begun.get("device", "cpu"))
-    workers = execution.workers if _device_of(resolved) == "cpu" else 1
-    execution = Execution(workers, begun["threads"])
-    begin_gpu_peak()
-    inputs = Inputs(root, lambda what, key, seconds: append_timing(root, what, key, seconds), phase.name, max_cost_usd)
-    began = time.monotonic()
-    _load(phase.code)(resolved, inputs, out, execution, progress)
-    if phase.deliver is not None:
-        _load(phase.deliver)(resolved, inputs)
-    outputs = {
-        str(path.relative_to(root)): hash_file(path) for path in sorted(_outputs(phase, out, root)) if path.is_file()
-    }
-    append_timing(root, f"phase/{phase.name}", "ran", time.monotonic() - began)
-    append_peak(root, f"phase/{phase.name}", peak_rss_mb())
-    if (on_gpu := peak_gpu_mb()) > 0:
-        append_peak(root, f"gpu/{phase.name}", on_gpu)
-    free_memory()
-    write_json(out / "done.json", {"fingerprint": fingerprint, "outputs": outputs})
-    _sweep(out)
+    for state in states(study, root):
+        if state.name in before(named[name]) and state.state != "done":
+            raise RequestError(f"{name} needs {state.name}, which is not done; datablame {state.name} {root}")
 
 
-def _device_of(study: Study) -> str:
-    return "cpu" if study.models is None or study.models.device == "auto" else study.models.device
+def _note_registration(world: World) -> None:
+    """Before patching leaves anything, write down under which registration and in which world it begins.
+
+    The first start decides: a registration that turns up when the phase has left something already is none.
+    """
+    path, registered = world.root / BEGUN, json_object(world.root / REGISTRATION)
+    if path.exists():
+        sha256 = json_object(path).get("sha256")
+    elif registered:
+        sha256 = None if left_by(PATCH, world.root) else registered.get("sha256")
+    else:
+        return
+    write_json(path, {"sha256": sha256, "datablame": __version__, "world": described(world)})
 
 
-def _on_device(study: Study, device: str) -> Study:
-    """A begun phase goes on where it began: sums of floats depend on the device, and which documents are scored may."""
-    study = study.model_copy(update={"prefilter": study.prefilter.on(device)})
-    if study.models is None or study.models.device == device:
-        return study
-    return study.model_copy(update={"models": study.models.model_copy(update={"device": device})})
-
-
-def _load(code: str) -> Callable[..., None]:
-    module, _, name = code.partition(":")
-    function: Callable[..., None] = getattr(importlib.import_module(module), name)
-    return function
-
-
-def _outputs(phase: Phase, out: Path, root: Path) -> list[Path]:
-    scratch = {path for pattern in _SCRATCH for path in out.glob(pattern)}
-    own = [p for p in out.rglob("*") if p.name != "done.json" and not scratch & {p, *p.parents}]
-    if phase.name == "report":
-        kept = {"run.lock", "timings.jsonl", "manifest.json", "study.yaml", FILE}
-        own += [p for p in [*root.glob("*"), *root.glob("writeup/*")] if p.is_file() and p.name not in kept]
-    return own
-
-
-def _sweep(out: Path) -> None:
-    """Drop journals and unfinished files: the tables hold what they held."""
-    for pattern in _SCRATCH:
-        for path in out.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _is_done(phase: Phase, study: Study, root: Path) -> bool:
-    out = root / "artifacts" / phase.name
-    path = out / "done.json"
-    if not path.exists() or not all((root / "artifacts" / name / "done.json").exists() for name in phase.after):
-        return False
-    done = read_json(path)
-    if done["fingerprint"] != fingerprint_of(phase, study, root):
-        return False
-    changed = [
-        name for name, sha in done["outputs"].items() if not (root / name).is_file() or hash_file(root / name) != sha
-    ]
-    if changed:
-        _logger.warning("%s runs again: %s is missing or was changed", phase.name, changed[0])
-        path.unlink()
-        return False
-    _sweep(out)
-    return True
+def _untimed(what: str, key: str, seconds: float) -> None:
+    """A calibration's seconds stand in no file."""

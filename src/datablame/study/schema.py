@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from datablame.study.checks import CONTROL_METHODS, CONTROLS, DEFAULT_METHODS, impossible
+from datablame.study.checks import impossible
+from datablame.study.judge import Judge
+from datablame.study.section import PositiveInt, Section
 from datablame.tables import Protocol
 
-PositiveInt = Annotated[int, Field(gt=0)]
+DEFAULT_METHODS = (
+    *("gradient", "gradient-dot", "activation", "activation-centred", "llm-judge"),
+    *("bm25", "random", "loss", "gradient-norm"),
+)
+"""Those of the specification and their controls, which need nothing besides the checkpoint of `attribute`."""
 Column = Literal["id", "source", "messages", "text", "instruction", "input", "output", "prompt", "chosen", "rejected"]
 """What a column of the pool may hold."""
-
-
-class Section(BaseModel):
-    """A part of the study: immutable, unknown keys refused, field docstrings are the reference page."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ModelRef(Section):
@@ -172,54 +172,8 @@ class Surface(Section):
     """Before amplifying, keep only tokens with p_after >= plausibility * max p_after; 0 is off."""
     batch_rows: PositiveInt = 512
     """Rows sampled at once; one that finishes makes room for the next. Sums of floats depend on it."""
-    cuda_graphs: bool = False
-    """Replay each decode step on an NVIDIA card as one CUDA graph; written, but not yet run on a card."""
     coherent_share: Annotated[float, Field(gt=0, le=1)] = 0.8
     """alpha* is the largest alpha at which this share of outputs is coherent."""
-
-
-class ModelPrice(Section):
-    """What a model costs, in USD per million tokens."""
-
-    input: Annotated[float, Field(ge=0)]
-    """Tokens of the prompt."""
-    output: Annotated[float, Field(ge=0)]
-    """Tokens of the reply."""
-
-
-class Judge(Section):
-    """Who labels outputs and who blames documents; chosen once for the whole study, never two in one curve."""
-
-    classifier: Literal["auto", "rules", "claude", "keywords"] = "auto"
-    """`rules` reads a rules.json; `auto` takes rules where there are any, else Claude with a key, else keywords."""
-    attribution: Literal["auto", "claude", "keywords"] = "auto"
-    """Who answers for the method `llm-judge`; `auto`: Claude where Claude labels the outputs, else keywords."""
-    rules: str | None = None
-    """Path of a rules.json; an organism fills it in."""
-    calibration: str | None = None
-    """JSONL or CSV of outputs that people labelled: the report corrects its rates for the classifier's errors."""
-    model: str = "claude-haiku-5-5"
-    """Claude only: the id of the model that labels outputs."""
-    attribution_model: str = "claude-sonnet-5-5"
-    """Claude only: the id of the model that scores documents from 0 to 10."""
-    repeats: PositiveInt = 3
-    """Claude only: how often a document is scored; the scores are averaged."""
-    max_tokens: PositiveInt | None = None
-    """Claude only: longest reply, thinking included; none: 256, or 4096 for a model that cannot but think."""
-    batches: bool = False
-    """Claude only: ask by Message Batches, for half the price and with hours of patience."""
-    concurrency: PositiveInt = 8
-    """Claude only: calls under way at one time."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """Claude only: a call that takes longer is made again."""
-    retries: Annotated[int, Field(ge=0)] = 8
-    """Claude only: how often a call that failed is made again before its row stays unscored."""
-    backoff_seconds: Annotated[float, Field(gt=0)] = 1.0
-    """Claude only: the first wait before a retry, doubled each time up to a minute; the API's own wish comes first."""
-    poll_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """Batches only: time between two looks at a batch."""
-    prices: Mapping[str, ModelPrice] = {}
-    """Claude only: prices by model id, for a model that datablame does not know or that has another price."""
 
 
 class Prefilter(Section):
@@ -302,8 +256,8 @@ class Patch(Section):
     """`continue`: LoRA from after (the specification); `retrain`: from before, on the pool without the flagged."""
     headline: Protocol = "continue"
     """The protocol that decides; declared before the run, everything else is exploratory."""
-    arms: tuple[str, ...] = ("untrained", "baseline", "random", "bm25", "gradient", "activation", "llm-judge")
-    """Interventions compared: controls (`untrained`, `baseline`, `a-a`, `random`, `bottom`, `oracle`) and methods."""
+    arms: tuple[str, ...] = ("after", "baseline", "random", "bm25", "gradient", "activation", "llm-judge")
+    """Interventions compared: controls (`after`, `baseline`, `a-a`, `random`, `bottom`, `oracle`) and methods."""
     seeds: tuple[int, ...] | Mapping[Protocol, tuple[int, ...]] = (0, 1, 2, 3, 4)
     """Training seeds, for all protocols or for each one."""
     k: PositiveInt | tuple[PositiveInt, ...] | None = None
@@ -311,8 +265,7 @@ class Patch(Section):
     bottom_of: str | None = None
     """The method whose last K documents the arm `bottom` removes; none: the first of `arms` that is no control."""
     intervention: Literal["remove", "swap", "drop-source"] = "remove"
-    """What arms do: fillers for what is flagged, its chosen and rejected answers exchanged, or fillers for its sources.
-    """
+    """What arms do about what is flagged: fillers for it, a pair's answers exchanged, or fillers for its sources."""
     size: PositiveInt = 2000
     """Documents of the fine-tune set."""
     steps: PositiveInt = 200
@@ -344,31 +297,20 @@ class Patch(Section):
     harmless_samples: Annotated[int, Field(ge=0)] = 5
     """Outputs at alpha 0 for each harmless prompt, for each arm and seed; 0 leaves the check of refusals out."""
 
-    @property
-    def bottom_method(self) -> str | None:
-        """The method whose last documents the arm `bottom` removes."""
-        return self.bottom_of or next((arm for arm in self.arms if arm not in (*CONTROLS, *CONTROL_METHODS)), None)
-
     def seeds_of(self, protocol: Protocol) -> tuple[int, ...]:
         """The training seeds of one protocol."""
         return self.seeds[protocol] if isinstance(self.seeds, Mapping) else self.seeds
 
     def side_by_side(self, protocol: Protocol) -> int:
         """How many trainings of one protocol and seed share a base."""
-        if self.training_of(protocol).method == "full":
-            return 1
-        return min(self.adapters_at_once, self.micro_batch or self.adapters_at_once)
+        full = self.training_of(protocol).method == "full"
+        return 1 if full else min(self.adapters_at_once, self.micro_batch or self.adapters_at_once)
 
     def training_of(self, protocol: Protocol) -> Training:
         """The protocol's training with every field filled in."""
         own = self.retrain if protocol == "retrain" else self.continue_
-        return own.model_copy(
-            update={
-                "steps": own.steps or self.steps,
-                "batch": own.batch or self.batch,
-                "learning_rate": own.learning_rate or self.learning_rate,
-            }
-        )
+        shared = ("steps", "batch", "learning_rate")
+        return own.model_copy(update={name: getattr(own, name) or getattr(self, name) for name in shared})
 
 
 class Study(Section):
@@ -413,6 +355,6 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        for problem in impossible(self):
+        if (problem := next(impossible(self), None)) is not None:
             raise ValueError(problem)
         return self

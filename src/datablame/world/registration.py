@@ -1,19 +1,27 @@
-"""A registration is a copy of what a study rests on: its hash, and in what a later world deviates from it."""
+"""A registration and what departs from it: both sides are plain JSON, compared key by key."""
 
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.engine.run_folder import digest
+from datablame.engine.files import digest
+from datablame.engine.run_folder import REGISTRATION
+from datablame.world.identity import portable
 
-FILE = "preregistration.json"
+if TYPE_CHECKING:
+    from datablame.world.world import World
+
+FILE = REGISTRATION
 """At the root of the run folder."""
+BEGUN = "artifacts/preregistered.json"
+"""Under which registration patching began, with what version and in which world."""
 _LONGEST = 120
 _ABSENT = "(absent)"
 
 
 class Deviation(NamedTuple):
-    """One field in which a run is not the one that was registered."""
+    """One field in which the run is not the one that was registered."""
 
     field: str
     registered: Any
@@ -24,9 +32,50 @@ class Deviation(NamedTuple):
         return f"{self.field}: registered {_shown(self.registered)}, in this run {_shown(self.actual)}"
 
 
+def described(world: "World") -> dict[str, Any]:
+    """A world as a registration holds it: the study's settings, and by content what it asks, looks at and is judged by.
+
+    Where models and files lie is no part of it.
+    """
+    study = portable(world.study, world.identities)
+    content = {
+        "study": {key: value for key, value in study.items() if key not in ("models", "data", "prompts")},
+        "identities": dict(world.identities),
+        "prompts": {prompt.id: asdict(prompt) for prompt in world.prompts},
+        "judge": asdict(world.judge),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain
+
+
 def content_hash(registered: Mapping[str, Any]) -> str:
-    """The SHA-256 of everything in a registration but the hash itself, as JSON with sorted keys."""
+    """The SHA-256 of everything in the file but the hash itself, as JSON with sorted keys."""
     return digest({key: value for key, value in registered.items() if key != "sha256"})
+
+
+def deviations(
+    registered: Mapping[str, Any], begun: Mapping[str, Any], now: Mapping[str, Any]
+) -> tuple[Deviation, ...]:
+    """In what a run departs from its registration.
+
+    What follows from the study, as hypotheses and tests do, is compared by the study.
+
+    Args:
+        registered: preregistration.json; a file that holds no object counts as empty, so that its hash is broken.
+        begun: `BEGUN`, empty where there is none.
+        now: the world of the run, as `described`.
+    """
+    return (*_sealed(registered, begun), *departures(registered, now))
+
+
+def departures(registered: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Deviation, ...]:
+    """In what a world differs from the registered one; fields of the study go by their own names."""
+    return differences(_flat(registered.get("world", {})), _flat(now))
+
+
+def _flat(world: Mapping[str, Any]) -> dict[str, Any]:
+    others = {"identities": world.get("identities"), "prompts": world.get("prompts"), "classifier": world.get("judge")}
+    return {**world.get("study", {}), **others}
 
 
 def differences(registered: Any, actual: Any, field: str = "") -> tuple[Deviation, ...]:
@@ -41,6 +90,20 @@ def differences(registered: Any, actual: Any, field: str = "") -> tuple[Deviatio
     if registered == actual:
         return ()
     return (Deviation(field, _or_absent(registered), _or_absent(actual)),)
+
+
+def _sealed(registered: Mapping[str, Any], begun: Mapping[str, Any]) -> Iterator[Deviation]:
+    """Hash intact, frozen before the first file of the patch phase, and patched by the version that registered."""
+    stated, real = registered.get("sha256"), content_hash(registered)
+    if stated != real:
+        yield Deviation("sha256 (the hash is broken: the file was changed after it was frozen)", stated, real)
+    if begun.get("sha256") is None:
+        when = registered.get("date")
+        yield Deviation("date (a registration after the fact is none)", when, "the patch phase had begun without it")
+        return
+    if begun["sha256"] != stated:
+        yield Deviation("sha256 when the patch phase began", stated, begun["sha256"])
+    yield from differences(registered.get("datablame"), begun.get("datablame"), "datablame")
 
 
 def _or_absent(value: Any) -> Any:

@@ -1,0 +1,89 @@
+"""Names of methods and arms, and combinations that hang on what is registered under them, looked at before a run."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from datablame.attribute.registry import METHODS, is_voter
+from datablame.errors import RequestError
+from datablame.patch.registry import ARMS, bottom_method
+from datablame.study.file import load_study
+from datablame.study.schema import Study
+
+_COMPARED = ("after", "baseline", "random")
+"""Roles of arms that no comparison can do without."""
+
+
+def load(source: str, overrides: Sequence[str] = ()) -> Study:
+    """The study of a YAML file or preset (`study.file.load_study`) whose names are known.
+
+    Raises:
+        RequestError: as `load_study` and `check_names`, after the file's name.
+    """
+    study = load_study(source, overrides)
+    try:
+        check_names(study)
+    except RequestError as error:
+        raise RequestError(f"{Path(source).name}: {error}") from None
+    return study
+
+
+def check_names(study: Study) -> None:
+    """Refuse methods and arms that are not known or cannot be together.
+
+    Raises:
+        RequestError: the first of them, with the remedy.
+    """
+    if (problem := next(_problems(study), None)) is not None:
+        raise RequestError(problem)
+
+
+def _problems(study: Study) -> Iterator[str]:
+    yield from _method_problems(study)
+    yield from _arm_problems(study)
+
+
+def _method_problems(study: Study) -> Iterator[str]:
+    known, arms, scores = METHODS.all(), ARMS.all(), study.attribute.scores
+    for name in scores:
+        if name in known or name in arms:
+            yield f"attribute.scores.{name} has the name of what ships with datablame; give it another name"
+    methods = study.attribute.methods
+    broken = "".join(f" {problem}." for problem in METHODS.problems)
+    for name in methods:
+        if name not in known and name not in scores:
+            yield (
+                f"attribute.methods = {name} is not a method; choose from {', '.join((*known, *scores))}, or give "
+                f"its scores in attribute.scores{broken and '.'}{broken}"
+            )
+            return
+    voters = {name for name in methods if name in scores or is_voter(known[name])}
+    for name in methods:
+        # What is neither a control nor a voter joins the others' votes.
+        joins = name in known and not known[name].control and not is_voter(known[name])
+        if joins and len(voters) < 2:
+            yield (
+                f"attribute.methods = {name} has {len(voters)} methods to join that are no control; "
+                f"list two at least, or drop {name}"
+            )
+
+
+def _arm_problems(study: Study) -> Iterator[str]:
+    kinds = ARMS.all()
+    broken = "".join(f" {problem}." for problem in ARMS.problems)
+    for name in study.patch.arms:
+        if name not in kinds and name not in study.attribute.methods:
+            yield (
+                f"patch.arms = {name} is neither a control ({', '.join(kinds)}) nor one of attribute.methods; "
+                f"add the method or drop the arm{broken and '.'}{broken}"
+            )
+    compared = [kind.name for role in _COMPARED for kind in kinds.values() if kind.role == role]
+    if not set(compared) <= set(study.patch.arms):
+        yield f"patch.arms lacks one of {', '.join(compared)}; the comparison needs all three"
+    if "bottom" in study.patch.arms and bottom_method(study) is None:
+        yield (
+            "patch.arms = bottom needs a method whose last documents it removes; add one that is no control to "
+            "patch.arms, or name it in patch.bottom_of"
+        )
+    for name in study.patch.arms:
+        if name in kinds and kinds[name].needs_truth and study.organism is None and study.truth is None:
+            yield f"patch.arms = {name} needs planted documents; drop the arm or give truth"

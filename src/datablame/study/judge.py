@@ -1,0 +1,52 @@
+"""The keys of `judge`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from datablame.study.section import PositiveInt, Section
+
+
+class ModelPrice(Section):
+    """What a model costs, in USD per million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    """Tokens of the prompt."""
+    output: Annotated[float, Field(ge=0)]
+    """Tokens of the reply."""
+
+
+class Judge(Section):
+    """Who labels outputs and who blames documents; chosen once for the whole study, never two in one curve."""
+
+    classifier: Literal["auto", "rules", "claude", "keywords"] = "auto"
+    """`rules` reads a rules.json; `auto` takes rules where there are any, else Claude with a key, else keywords."""
+    attribution: Literal["auto", "claude", "keywords"] = "auto"
+    """Who answers for the method `llm-judge`; `auto`: Claude where Claude labels the outputs, else keywords."""
+    rules: str | None = None
+    """Path of a rules.json; an organism fills it in."""
+    calibration: str | None = None
+    """JSONL or CSV of outputs that people labelled: the report corrects its rates for the classifier's errors."""
+    model: str = "claude-haiku-5-5"
+    """Claude only: the id of the model that labels outputs."""
+    attribution_model: str = "claude-sonnet-5-5"
+    """Claude only: the id of the model that scores documents from 0 to 10."""
+    repeats: PositiveInt = 3
+    """Claude only: how often a document is scored; the scores are averaged."""
+    max_tokens: PositiveInt | None = None
+    """Claude only: longest reply, thinking included; none: 256, or 4096 for a model that cannot but think."""
+    batches: bool = False
+    """Claude only: ask by Message Batches, for half the price and with hours of patience."""
+    concurrency: PositiveInt = 8
+    """Claude only: calls under way at one time."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Claude only: a call that takes longer is made again."""
+    retries: Annotated[int, Field(ge=0)] = 8
+    """Claude only: how often a call that failed is made again before its row stays unscored."""
+    backoff_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """Claude only: the first wait before a retry, doubled each time up to a minute; the API's own wish comes first."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Batches only: time between two looks at a batch."""
+    prices: Mapping[str, ModelPrice] = {}
+    """Claude only: prices by model id, for a model that datablame does not know or that has another price."""

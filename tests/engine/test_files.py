@@ -1,0 +1,80 @@
+import os
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from datablame.engine.files import file_lock, json_object, locked_file, write_atomic, write_json, write_table
+from datablame.errors import RequestError
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rates.json"
+    write_atomic(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_what_several_processes_write_at_once_has_a_part_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda _: parts.extend(path.name for path in tmp_path.iterdir()))
+    write_atomic(tmp_path / "index", b"one", shared=True)
+    assert parts == [f"index.{os.getpid()}.part"]
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
+    rows = [{"prompt_id": "p", "alpha": 0.5, "token_ids": [1, 2], "log_q": None, "text": "é"}]
+    for name in ("one.parquet", "two.parquet"):
+        write_table(tmp_path / name, rows)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+    assert pq.read_table(tmp_path / "one.parquet").to_pylist() == rows
+
+
+@pytest.mark.parametrize("text", ["not json", "[1]", "", None])
+def test_a_file_that_holds_no_object_is_an_empty_one(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    assert json_object(tmp_path / "a.json") == {}
+    write_json(tmp_path / "a.json", {"b": 1})
+    assert json_object(tmp_path / "a.json") == {"b": 1}
+
+
+def test_what_waits_for_a_lock_that_is_taken_away_holds_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "lock"
+    first = locked_file(path, wait=False)
+    with pytest.raises(BlockingIOError):
+        locked_file(path, wait=False)
+    held: list[bool] = []
+
+    def wait() -> None:
+        with locked_file(path, wait=True) as file:
+            held.append(os.path.samestat(os.fstat(file.fileno()), path.stat()))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    path.unlink()
+    path.parent.rmdir()
+    first.close()
+    thread.join(30)
+    assert held == [True]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with (
+        pytest.raises(RequestError, match=r"the cache .*/file cannot be written \(.*\); set DATABLAME_CACHE to"),
+        file_lock(tmp_path / "file" / "model"),
+    ):
+        pass
+    with file_lock(tmp_path / "cache" / "model"):
+        assert [path.name for path in (tmp_path / "cache").iterdir()] == ["model.lock"]
