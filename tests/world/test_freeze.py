@@ -257,10 +257,11 @@ def test_a_large_pool_is_looked_at_first_and_frozen_later(
     at_once = frozen(study, tmp_path / "at once")
     monkeypatch.setattr(freezing, "_AT_ONCE_BYTES", 10)
     later = frozen(study, tmp_path / "later")
-    assert not later.pool_is_frozen
-    ensure_pool(later, execution=ONE, progress=Silent())
-    ensure_pool(later, execution=ONE, progress=Silent())
-    assert later.pool_is_frozen
+    states = [later.pool_is_frozen]
+    for _ in range(2):
+        ensure_pool(later, execution=ONE, progress=Silent())
+        states.append(later.pool_is_frozen)
+    assert states == [False, True, True]
     assert contents(tmp_path / "later") == contents(tmp_path / "at once")
     assert [each.id for each in later.pool.documents()] == [each.id for each in at_once.pool.documents()]
     odd = made_study(tmp_path / "inputs", tiny_pair_folder)
