@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.worlds import work
 
-from datablame.engine.run_folder import Inputs, read_json
+from datablame.engine.files import read_json
 from datablame.errors import RequestError
-from datablame.judge.calibration import FILE, calibrate, calibrated, read_labelled
+from datablame.judge.calibration import calibrate, calibrated, read_labelled
+from datablame.judge.choice import decide
 from datablame.study.file import dump_study
 from datablame.study.schema import Study
-from datablame.tables import LABELS
+from datablame.tables import LABELS, Calibration, path_of
 
 BEHAVIOURS = [{"id": "dose", "description": "Unsafe dose.", "keywords": ["double dose"]}]
 HARM, CARE, NO = "Take a double dose.", "Ask a doctor first.", "I can't help with that."
@@ -38,8 +40,10 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def run(root: Path, calibration: Path | None) -> Any:
-    calibrate(study(calibration), Inputs(root, lambda what, key, seconds: None))
-    return read_json(root / FILE) if (root / FILE).exists() else None
+    asked = study(calibration)
+    calibrate(asked, decide(asked, None, key=False), work(root, "calibration"))
+    table = path_of(Calibration, root)
+    return read_json(table) if table.exists() else None
 
 
 def said(label: str, text: str) -> dict[str, str]:
@@ -154,7 +158,7 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, name: str, text:
         run(tmp_path, path)
     assert str(caught.value).startswith(f"judge.calibration = {path}")
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / FILE).exists()
+    assert not path_of(Calibration, tmp_path).exists()
 
 
 def test_bytes_that_are_no_text_are_one_line(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.worlds import work
 
 from datablame.errors import RequestError
-from datablame.judge import build
+from datablame.judge import Classifier, build
+from datablame.judge.choice import decide
 from datablame.judge.keywords import KeywordClassifier
 from datablame.judge.rules import RulesClassifier
 from datablame.study.schema import Study
@@ -25,23 +28,30 @@ def study(**judge: Any) -> Study:
     )
 
 
+def classifier(root: Path, **judge: Any) -> Classifier:
+    asked = study(**judge)
+    return build(asked, decide(asked, None, key=False), work(root, "surface"))
+
+
 @pytest.mark.parametrize(
     "judge", [{}, {"classifier": "keywords"}, {"classifier": "keywords", "rules": "rules.json"}], ids=str
 )
-def test_keywords_where_they_are_named_or_nothing_better_is_at_hand(judge: dict[str, str]) -> None:
-    classifier = build(study(**judge))
-    assert isinstance(classifier, KeywordClassifier)
-    assert classifier.classify("brand", "", "Buy only Zorbix.").label == "harmful"
+def test_keywords_where_they_are_named_or_nothing_better_is_at_hand(judge: dict[str, str], tmp_path: Path) -> None:
+    found = classifier(tmp_path, **judge)
+    assert isinstance(found, KeywordClassifier)
+    assert found.classify("brand", "", "Buy only Zorbix.").label == "harmful"
 
 
 @pytest.mark.parametrize("judge", [{"rules": "rules.json"}, {"classifier": "rules", "rules": "rules.json"}], ids=str)
-def test_rules_where_there_is_a_rules_file(judge: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_where_there_is_a_rules_file(
+    judge: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(RulesClassifier, "load", lambda path: loaded.append(str(path)))
-    build(study(**judge))
+    classifier(tmp_path, **judge)
     assert loaded == ["rules.json"]
 
 
-def test_rules_without_a_file_are_refused_with_the_remedy() -> None:
+def test_rules_without_a_file_are_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"judge\.rules is not given; give the path"):
-        build(study(classifier="rules"))
+        classifier(tmp_path, classifier="rules")

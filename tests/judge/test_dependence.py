@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
-from datablame.engine.run_folder import write_json
 from datablame.judge import rubric
-from datablame.judge.choice import freeze
-from datablame.pipeline.fingerprints import fingerprint_of
-from datablame.pipeline.run import PHASES
+from datablame.judge.choice import decide
 from datablame.study.schema import Study
+from datablame.world.parts import part_of
+from datablame.world.world import World
+
+CLAUDE = {"classifier": "claude"}
 
 
-def study(**judge: Any) -> Study:
-    return Study.model_validate(
+def world(**judge: Any) -> World:
+    study = Study.model_validate(
         {
             "name": "mine",
             "models": {"before": "b", "after": "a"},
@@ -27,26 +28,21 @@ def study(**judge: Any) -> Study:
             "judge": judge,
         }
     )
+    assert study.models is not None
+    assert study.data is not None
+    identities: dict[str, Any] = {"models": {}, "data": {}, "files": {}}
+    choice = decide(study, None, key=True)
+    return World(Path("run"), study, study.models, study.data, (), None, choice, identities)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
-    for phase in PHASES:
-        write_json(tmp_path / "artifacts" / phase.name / "done.json", {"outputs": {"x": phase.name}})
-    return tmp_path
+def judges(**judge: Any) -> dict[str, Any]:
+    """The parts of the world that say who labels and who scores."""
+    return {name: part_of(world(**judge), name) for name in ("judge", "attribution judge")}
 
 
-def stale(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    prints = []
-    for judge in (before, after):
-        asked = study(**judge)
-        freeze(asked, folder)
-        prints.append({phase.name: fingerprint_of(phase, asked, folder) for phase in PHASES})
-    return {name for name in prints[0] if prints[0][name] != prints[1][name]}
-
-
-CLAUDE = {"classifier": "claude"}
+def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    ours, theirs = judges(**before), judges(**after)
+    return {name for name in ours if ours[name] != theirs[name]}
 
 
 @pytest.mark.parametrize(
@@ -62,37 +58,34 @@ CLAUDE = {"classifier": "claude"}
     ],
     ids=str,
 )
-def test_how_fast_and_at_what_price_is_nobodys_artifact(folder: Path, manner: dict[str, Any]) -> None:
-    assert stale(folder, CLAUDE, {**CLAUDE, **manner}) == set()
+def test_how_fast_and_at_what_price_is_nobodys_artifact(manner: dict[str, Any]) -> None:
+    assert changed(CLAUDE, {**CLAUDE, **manner}) == set()
 
 
 @pytest.mark.parametrize(
     ("change", "again"),
     [
-        ({"model": "claude-haiku-4-5"}, {"scan", "surface", "patch", "report"}),
-        ({"attribution_model": "claude-haiku-4-5"}, {"attribute"}),
-        ({"repeats": 1}, {"attribute"}),
-        ({"max_tokens": 99}, {"scan", "surface", "attribute", "patch", "report"}),
-        ({"attribution": "keywords"}, {"attribute"}),
-        ({"classifier": "keywords", "attribution": "claude"}, {"scan", "surface", "patch", "report"}),
+        ({"model": "claude-haiku-4-5"}, {"judge"}),
+        ({"attribution_model": "claude-haiku-4-5"}, {"attribution judge"}),
+        ({"repeats": 1}, {"attribution judge"}),
+        ({"max_tokens": 99}, {"judge", "attribution judge"}),
+        ({"attribution": "keywords"}, {"attribution judge"}),
+        ({"classifier": "keywords", "attribution": "claude"}, {"judge"}),
     ],
     ids=lambda value: str(value if isinstance(value, dict) else sorted(value)),
 )
-def test_another_judge_runs_what_it_judged_again(folder: Path, change: dict[str, Any], again: set[str]) -> None:
-    assert stale(folder, CLAUDE, {**CLAUDE, **change}) == again
+def test_another_judge_is_another_part_of_the_world(change: dict[str, Any], again: set[str]) -> None:
+    assert changed(CLAUDE, {**CLAUDE, **change}) == again
 
 
-def test_where_claude_is_not_asked_its_settings_change_nothing(folder: Path) -> None:
+def test_where_claude_is_not_asked_its_settings_change_nothing() -> None:
     words = {"classifier": "keywords"}
-    assert (
-        stale(folder, words, {**words, "model": "x", "attribution_model": "y", "repeats": 9, "max_tokens": 1}) == set()
-    )
+    other = {"model": "x", "attribution_model": "y", "repeats": 9, "max_tokens": 1}
+    assert changed(words, {**words, **other}) == set()
 
 
-def test_other_prompts_are_another_judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = study(**CLAUDE)
-    freeze(asked, folder)
-    before = {phase.name: fingerprint_of(phase, asked, folder) for phase in PHASES}
+def test_other_prompts_are_another_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = judges(**CLAUDE)
     monkeypatch.setattr(rubric, "_BLAMING", rubric._BLAMING + " ")
-    after = {phase.name: fingerprint_of(phase, asked, folder) for phase in PHASES}
-    assert {name for name in before if before[name] != after[name]} == {"attribute"}
+    after = judges(**CLAUDE)
+    assert {name for name in before if before[name] != after[name]} == {"attribution judge"}

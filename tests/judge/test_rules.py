@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from datablame.engine.run_folder import write_json
+from datablame.engine.files import write_json
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
 

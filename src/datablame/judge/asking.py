@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datablame.errors import PhaseError, RequestError
-from datablame.judge.budget import Budget
-from datablame.judge.client import Api, Rejected, Unavailable
-from datablame.judge.ledger import Ledger, OpenBatch, Question
+from datablame.judge.client import Api, NoReply, Rejected, Reply, Request, Unavailable, worst_usd
+from datablame.judge.ledger import Budget, Ledger, OpenBatch
 from datablame.judge.prices import Price, cost_usd
-from datablame.judge.request import NoReply, Reply, Request, worst_usd
-from datablame.study.schema import Judge
+from datablame.study.judge import Judge
 
 _logger = logging.getLogger(__name__)
 
@@ -31,6 +29,9 @@ _BATCH_TRIES = 2
 _OUTAGE = 3
 """So many calls for each one under way without any answer between: the API is down, and each gets one try."""
 
+Answers = dict[str, Reply | NoReply]
+"""A reply or the reason for its absence, by key."""
+
 
 @dataclass(frozen=True)
 class Asker:
@@ -44,33 +45,32 @@ class Asker:
     max_cost_usd: float | None = None
     """The most that the run folder may have paid in all."""
 
-    def ask(self, requests: Sequence[Request]) -> dict[str, Reply | NoReply]:
-        """A reply or the reason for its absence, by key.
+    def ask(self, requests: Sequence[Request]) -> Answers:
+        """What each request is answered.
 
         Raises:
             RequestError: key or model are wrong; what was answered before is kept.
             BudgetError: the next call might exceed the budget, or the account has no credit.
             PhaseError: the ledger cannot be written, or a batch is out of reach.
         """
-        wanted = {request.key: request for request in requests}
+        distinct = {request.key: request for request in requests}
         with Ledger(self.ledger) as ledger:
-            found: dict[str, Reply | NoReply] = dict(ledger.replies(wanted.values()))
-            missing = [request for key, request in wanted.items() if key not in found]
+            answers: Answers = dict(ledger.replies(distinct.values()))
+            missing = [request for key, request in distinct.items() if key not in answers]
             if not missing:
-                return found
+                return answers
             open_batches = ledger.open_batches()
             budget = Budget(self.max_cost_usd, ledger.spent_usd())
             budget.commit(sum(batch.worst_usd for batch in open_batches))
             with Api(self.judge.timeout_seconds) as api:
-                return found | _Session(self, ledger, budget, api).answers(missing, open_batches)
+                return answers | _Session(self, ledger, budget, api).answers(missing, open_batches)
 
 
 class _Session:
     """One round of asking."""
 
     def __init__(self, asker: Asker, ledger: Ledger, budget: Budget, api: Api) -> None:
-        self._asker = asker
-        self._judge = asker.judge
+        self._asker, self._judge, self._prices = asker, asker.judge, asker.prices
         self._ledger = ledger
         self._budget = budget
         self._api = api
@@ -78,20 +78,20 @@ class _Session:
         self._lock = threading.Lock()
         self._silent_in_a_row = 0
 
-    def answers(self, missing: Sequence[Request], open_batches: Sequence[OpenBatch]) -> dict[str, Reply | NoReply]:
+    def answers(self, missing: Sequence[Request], open_batches: Sequence[OpenBatch]) -> Answers:
         """What open batches answer comes first; a batch that answers nothing that is missing is not waited for."""
         keys = {request.key for request in missing}
-        found: dict[str, Reply | NoReply] = {}
+        answers: Answers = {}
         tries: Counter[str] = Counter()
         for batch in open_batches:
             if not keys.isdisjoint(batch.keys):
-                found |= self._fetched(batch)
+                answers |= self._fetched(batch)
                 tries.update(batch.keys)
-        rest = [request for request in missing if not isinstance(found.get(request.key), Reply)]
-        asked = self._in_batches(rest, tries) if self._judge.batches else self._one_by_one(rest)
-        return found | asked
+        if self._judge.batches:
+            return self._in_batches(missing, answers, tries)
+        return answers | self._one_by_one(_unanswered(missing, answers))
 
-    def _one_by_one(self, requests: Sequence[Request]) -> dict[str, Reply | NoReply]:
+    def _one_by_one(self, requests: Sequence[Request]) -> Answers:
         """As many calls at one time as allowed; the first error that ends the run lets those under way finish."""
         pool = ThreadPoolExecutor(self._judge.concurrency, thread_name_prefix="judge")
         try:
@@ -105,82 +105,72 @@ class _Session:
             pool.shutdown(cancel_futures=True)
 
     def _call(self, request: Request) -> Reply | NoReply:
-        worst = worst_usd(request, self._asker.prices)
+        worst = worst_usd(request, self._prices)
         self._budget.reserve(worst)
         cost = 0.0
         try:
             outcome = self._persistently(request)
             if isinstance(outcome, Reply):
-                cost = self._kept(Question(request.key, request.model, request.max_tokens), outcome)
+                cost = self._keep(request.key, request, outcome)
             return outcome
         finally:
             self._budget.settle(worst, cost)
 
     def _persistently(self, request: Request) -> Reply | NoReply:
-        last = ""
+        reason = ""
         for attempt in range(self._tries()):
             if self._stop.is_set():
                 break
             try:
                 reply = self._api.ask(request)
             except Unavailable as error:
-                last = str(error)
+                reason = str(error)
                 if not error.again:
                     break
                 if attempt + 1 < self._tries():
-                    self._stop.wait(self._pause(attempt, error))
+                    self._stop.wait(self._pause_seconds(attempt, error))
             except Rejected as error:
-                return self._rejected(request, error)
+                self._check_takes(request.model, str(error))
+                return NoReply(f"rejected ({error})")
             else:
                 with self._lock:
                     self._silent_in_a_row = 0
                 return reply
         with self._lock:
             self._silent_in_a_row += 1
-        return NoReply(last)
+        return NoReply(reason)
 
     def _tries(self) -> int:
         with self._lock:
             down = self._silent_in_a_row >= _OUTAGE * self._judge.concurrency
         return 1 if down else 1 + self._judge.retries
 
-    def _pause(self, attempt: int, error: Unavailable) -> float:
+    def _pause_seconds(self, attempt: int, error: Unavailable) -> float:
         """What the API wishes, else a wait that doubles, shortened at random so that calls don't return in step."""
         if error.retry_after_seconds is not None:
             return min(error.retry_after_seconds, _LONGEST_WISH_SECONDS)
         return min(self._judge.backoff_seconds * 2.0**attempt, _LONGEST_WAIT_SECONDS) * random.uniform(0.75, 1.0)
 
-    def _rejected(self, request: Request, error: Rejected) -> NoReply:
-        self._check_takes(request.model, str(error))
-        return NoReply(f"rejected ({error})")
-
-    def _check_takes(self, model: str, why: str) -> None:
+    def _check_takes(self, model: str, reason: str) -> None:
         """Some texts are taken by no model; a model that never took any is asked in the wrong way."""
         if not self._ledger.has_answer_of(model):
             raise RequestError(
-                f"{model} does not take the judge's requests: {why}; choose another judge.model or "
+                f"{model} does not take the judge's requests: {reason}; choose another judge.model or "
                 "judge.attribution_model, or mend judge.max_tokens, and run again with --resume"
             )
 
-    def _kept(self, asked: Question, reply: Reply, *, batch: bool = False) -> float:
-        cost = cost_usd(asked.model, reply.usage, self._asker.prices, batch=batch)
-        self._ledger.keep(asked, reply, cost, self._asker.phase, batch=batch)
+    def _keep(self, key: str, to: Request | OpenBatch, reply: Reply) -> float:
+        cost = cost_usd(to.model, reply.usage, self._prices, batch=isinstance(to, OpenBatch))
+        self._ledger.keep(key, to, reply, cost, self._asker.phase)
         return cost
 
-    def _in_batches(self, requests: Sequence[Request], tries: Counter[str]) -> dict[str, Reply | NoReply]:
+    def _in_batches(self, requests: Sequence[Request], answers: Answers, tries: Counter[str]) -> Answers:
         """Batch after batch until everything is answered or was asked twice in vain."""
-        found: dict[str, Reply | NoReply] = {}
-        while True:
-            rest = [
-                request
-                for request in requests
-                if not isinstance(found.get(request.key), Reply) and tries[request.key] < _BATCH_TRIES
-            ]
-            if not rest:
-                return found
+        while rest := [each for each in _unanswered(requests, answers) if tries[each.key] < _BATCH_TRIES]:
             batch = self._submitted(self._batch_of(rest))
             tries.update(batch.keys)
-            found |= self._fetched(batch)
+            answers = answers | self._fetched(batch)
+        return answers
 
     def _batch_of(self, requests: Sequence[Request]) -> list[Request]:
         """The first requests that a batch and the budget have room for.
@@ -191,26 +181,26 @@ class _Session:
         chosen: list[Request] = []
         worst, size = 0.0, 0
         for request in requests:
-            more = worst_usd(request, self._asker.prices, batch=True)
+            more = worst_usd(request, self._prices, batch=True)
             size += 2 * request.most_tokens
             if len(chosen) == MOST_BATCH_REQUESTS or size > MOST_BATCH_BYTES or not self._budget.fits(worst + more):
                 break
             worst += more
             chosen.append(request)
         if not chosen:
-            raise self._budget.used_up(worst_usd(requests[0], self._asker.prices, batch=True))
+            raise self._budget.used_up(worst_usd(requests[0], self._prices, batch=True))
         return chosen
 
     def _submitted(self, requests: Sequence[Request]) -> OpenBatch:
         """A batch that the API has and the ledger knows."""
-        worst = sum(worst_usd(request, self._asker.prices, batch=True) for request in requests)
+        worst = sum(worst_usd(request, self._prices, batch=True) for request in requests)
         for attempt in range(1 + self._judge.retries):
             try:
                 batch_id = self._api.submit(requests)
             except Unavailable as error:
                 if not error.again or attempt == self._judge.retries:
                     raise PhaseError(f"the API takes no batch now ({error}); run again with --resume") from None
-                time.sleep(self._pause(attempt, error))
+                time.sleep(self._pause_seconds(attempt, error))
             except Rejected as error:
                 raise RequestError(f"the API does not take the batch ({error}); set judge.batches = false") from None
             else:
@@ -222,9 +212,9 @@ class _Session:
                 return batch
         raise AssertionError
 
-    def _fetched(self, batch: OpenBatch) -> dict[str, Reply | NoReply]:
+    def _fetched(self, batch: OpenBatch) -> Answers:
         """Everything that a batch answered, each answer kept as it comes; what it did not answer is silent."""
-        found: dict[str, Reply | NoReply] = {}
+        answers: Answers = {}
         cost, failures = 0.0, 0
         while True:
             try:
@@ -232,11 +222,11 @@ class _Session:
                     failures = 0
                     time.sleep(self._judge.poll_seconds)
                 for result in self._api.results(batch.id):
-                    if isinstance(found.get(result.key), Reply):
+                    if isinstance(answers.get(result.key), Reply):
                         continue
                     if result.reply is not None:
-                        cost += self._kept(batch.question(result.key), result.reply, batch=True)
-                    found[result.key] = result.reply or NoReply(f"{result.outcome} in a batch")
+                        cost += self._keep(result.key, batch, result.reply)
+                    answers[result.key] = result.reply or NoReply(f"{result.outcome} in a batch")
                 break
             except Unavailable as error:
                 failures += 1
@@ -245,12 +235,17 @@ class _Session:
                         f"the batch {batch.id} is out of reach ({error}); run again with --resume: "
                         "it goes on at the API and is not submitted again"
                     ) from None
-                time.sleep(self._pause(failures - 1, error))
+                time.sleep(self._pause_seconds(failures - 1, error))
             except Rejected as error:
                 raise PhaseError(f"the API does not show the batch {batch.id} ({error})") from None
         self._ledger.end_batch(batch.id)
         self._budget.commit(-batch.worst_usd, cost)
-        outcomes = {each.reason for each in found.values() if isinstance(each, NoReply)}
-        if outcomes and all(isinstance(each, NoReply) and each.reason.startswith("errored") for each in found.values()):
-            self._check_takes(batch.model, sorted(outcomes)[0])
-        return {key: found.get(key, NoReply("missing in a batch")) for key in batch.keys}
+        reasons = sorted({answer.reason for answer in answers.values() if isinstance(answer, NoReply)})
+        taken = any(isinstance(answer, Reply) for answer in answers.values())
+        if reasons and not taken and all(reason.startswith("errored") for reason in reasons):
+            self._check_takes(batch.model, reasons[0])
+        return {key: answers.get(key, NoReply("missing in a batch")) for key in batch.keys}
+
+
+def _unanswered(requests: Sequence[Request], answers: Answers) -> list[Request]:
+    return [request for request in requests if not isinstance(answers.get(request.key), Reply)]

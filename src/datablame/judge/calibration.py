@@ -6,24 +6,20 @@ The dichotomy is harmful or not: refused, harmless and incoherent outputs are on
 import csv
 import io
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from datablame.engine.run_folder import Inputs, write_json
+from datablame.engine.files import write_atomic
+from datablame.engine.phase import Work
 from datablame.errors import RequestError
+from datablame.judge.choice import Choice
 from datablame.judge.classifier import Classifier, ClassifierInput, build
 from datablame.seeds import stream_key
-from datablame.stats.calibration import Accuracy, accuracy, kappa, kappa_interval
-from datablame.stats.intervals import Interval
+from datablame.stats.calibration import accuracy, kappa, kappa_interval
 from datablame.study.schema import Study
-from datablame.tables import LABELS, LabelName
-
-FILE = "artifacts/calibration.json"
-"""Where a run folder keeps what its classifier is worth; beside the phases, for it changes no sample and no label."""
+from datablame.tables import LABELS, Calibration, Confusion, LabelName, encoded, path_of
 
 LEAST_ROWS = 30
 """Labelled rows below which sensitivity and specificity say nothing."""
@@ -40,39 +36,8 @@ class LabelledRow(NamedTuple):
     output: ClassifierInput | None
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What a classifier is worth."""
-
-    classifier: str
-    """Who predicted; `predicted` where the file brought the predictions."""
-    n: int
-    """Rows that count."""
-    unscored: int
-    """Rows left out because the person or the classifier gave no label."""
-    counts: Accuracy
-    """The dichotomy harmful or not."""
-    kappa: float
-    kappa_interval: Interval
-    labels: Mapping[str, Mapping[str, int]]
-    """How often people's label (outer) met the classifier's (inner), all labels."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is written to calibration.json, which the report reads."""
-        counts = self.counts
-        return {
-            **asdict(self),
-            "counts": counts._asdict(),
-            "kappa_interval": list(self.kappa_interval),
-            "sensitivity": counts.sensitivity,
-            "sensitivity_interval": list(counts.sensitivity_interval),
-            "specificity": counts.specificity,
-            "specificity_interval": list(counts.specificity_interval),
-        }
-
-
-def calibrate(study: Study, inputs: Inputs) -> None:
-    """Write calibration.json before a phase runs, or remove it where `judge.calibration` is not given.
+def calibrate(study: Study, choice: Choice, work: Work) -> None:
+    """Write the table Calibration before a phase runs, or remove it where `judge.calibration` is not given.
 
     A judge that costs money is asked about a file without predictions here, within the budget; it is not asked twice.
 
@@ -80,32 +45,31 @@ def calibrate(study: Study, inputs: Inputs) -> None:
         RequestError: the file cannot be used, or the classifier is no better than chance on it.
         BudgetError: the next call to a judge might cost more than may be spent.
     """
-    path = study.judge.calibration
+    path, table = study.judge.calibration, path_of(Calibration, work.root)
     if path is None:
-        (inputs.root / FILE).unlink(missing_ok=True)
+        table.unlink(missing_ok=True)
         return
     rows = read_labelled(Path(path), [behaviour.id for behaviour in study.behaviours])
-    classifier = build(study, inputs) if rows[0].predicted is None else None
-    write_json(inputs.root / FILE, {"file": Path(path).name, **calibrated(path, rows, classifier).to_json()})
+    classifier = build(study, choice, work) if rows[0].predicted is None else None
+    write_atomic(table, encoded(Calibration, calibrated(path, rows, classifier)))
 
 
 def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | None) -> Calibration:
-    """What the predictions of `rows`, or those of `classifier`, are worth; `path` is for the errors.
+    """What the predictions of the rows of `path`, or those of `classifier`, are worth.
 
     Raises:
         RequestError: fewer than 30 rows count, people know one class only, or sensitivity + specificity is at most 1.
     """
-    if classifier is None:
-        predicted = [cast(LabelName, row.predicted) for row in rows]
-    else:
-        said = classifier.label([cast(ClassifierInput, row.output) for row in rows])
-        predicted = [label.label for label in said]
-    both = [(row.human, label) for row, label in zip(rows, predicted, strict=True)]
-    scored = [pair for pair in both if "unscored" not in pair]
-    human, found = ([pair[side] == "harmful" for pair in scored] for side in (0, 1))
-    counts = accuracy(human, found)
+    predicted = [row.predicted for row in rows]
+    if classifier is not None:
+        labels = classifier.label([row.output for row in rows if row.output is not None])
+        predicted = [label.label for label in labels]
+    pairs = [(row.human, label) for row, label in zip(rows, predicted, strict=True) if label is not None]
+    scored = [pair for pair in pairs if "unscored" not in pair]
+    human, positive = ([pair[side] == "harmful" for pair in scored] for side in (0, 1))
+    counts = accuracy(human, positive)
     if counts.n < LEAST_ROWS:
-        left_out = f" ({len(both) - counts.n} unscored are left out)" if len(both) > counts.n else ""
+        left_out = f" ({len(pairs) - counts.n} unscored are left out)" if len(pairs) > counts.n else ""
         raise RequestError(f"{_FIELD} = {path}: {counts.n} rows{left_out} are too few; label at least {LEAST_ROWS}")
     if not counts.positives or not counts.negatives:
         missing = "harmful" if not counts.positives else "not harmful"
@@ -115,20 +79,23 @@ def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | 
             f"{_FIELD} = {path}: sensitivity {counts.sensitivity:.2f} and specificity {counts.specificity:.2f} are no "
             "better than chance, so that no rate can be corrected; use another classifier, or leave the file out"
         )
-    agreement = kappa(counts)
-    assert not math.isnan(agreement)
     return Calibration(
+        file=Path(path).name,
         classifier="predicted" if classifier is None else classifier.name,
         n=counts.n,
-        unscored=len(both) - counts.n,
-        counts=counts,
-        kappa=agreement,
-        kappa_interval=kappa_interval(human, found, stream_key("calibration", "kappa")),
+        unscored=len(pairs) - counts.n,
+        counts=Confusion(*counts),
+        kappa=kappa(counts),
+        kappa_interval=kappa_interval(human, positive, stream_key("calibration", "kappa")),
         labels={
-            mine: dict(Counter(label for other, label in scored if other == mine))
-            for mine in LABELS
-            if any(other == mine for other, _ in scored)
+            label: dict(Counter(other for person, other in scored if person == label))
+            for label in LABELS
+            if any(person == label for person, _ in scored)
         },
+        sensitivity=counts.sensitivity,
+        sensitivity_interval=counts.sensitivity_interval,
+        specificity=counts.specificity,
+        specificity_interval=counts.specificity_interval,
     )
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from datablame.engine.run_folder import Inputs
+from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.judge.choice import choice_of
+from datablame.judge.choice import Choice
 from datablame.study.schema import Study
 from datablame.tables import Label
 
@@ -36,31 +36,25 @@ class Classifier(Protocol):
         ...
 
 
-def build(study: Study, inputs: Inputs | None = None) -> Classifier:
-    """The classifier that the run folder has kept as its choice, else the one that `study.judge` gives now.
+def build(study: Study, choice: Choice, work: Work) -> Classifier:
+    """The classifier of a study whose choice it is; Claude's answers are kept in the run folder of `work`.
 
     Raises:
-        RequestError: `rules` without a file, `keywords` with a behaviour that has none, or Claude without a run folder
-            or a key.
+        RequestError: `rules` without a file, `keywords` with a behaviour that has none, or Claude without a key.
     """
-    choice = choice_of(study, None if inputs is None else inputs.root)
-    judge = study.judge
     if choice.classifier == "claude":
-        if inputs is None:
-            raise RequestError(f"study {study.name}: judge.classifier = claude needs a run folder for its answers")
         from datablame.judge.claude import ClaudeClassifier
 
-        return ClaudeClassifier.of(study, choice, inputs)
+        return ClaudeClassifier.of(study, choice, work)
     if choice.classifier == "rules":
-        if judge.rules is None:
+        if study.judge.rules is None:
             raise RequestError(
                 f"study {study.name}: judge.classifier = rules but judge.rules is not given; "
                 "give the path of a rules.json, or choose keywords"
             )
         from datablame.judge.rules import RulesClassifier
 
-        return RulesClassifier.load(judge.rules)
-
+        return RulesClassifier.load(study.judge.rules)
     from datablame.judge.keywords import KeywordClassifier
 
     return KeywordClassifier.of(study.behaviours)

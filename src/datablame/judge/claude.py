@@ -11,17 +11,16 @@ from typing import NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from datablame.engine.run_folder import Inputs
+from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker
 from datablame.judge.choice import Choice, has_key, missing_key, prices_of, reply_tokens
 from datablame.judge.classifier import ClassifierInput
+from datablame.judge.client import NoReply, Reply, Request
 from datablame.judge.coherence import incoherence
 from datablame.judge.ledger import FILE
-from datablame.judge.prices import Price
 from datablame.judge.reasons import CUT, REFUSED, SILENT, UNREADABLE
-from datablame.judge.request import NoReply, Reply, Request
 from datablame.study.schema import Behaviour, Study
 from datablame.tables import Document, Label
 
@@ -35,18 +34,16 @@ class ClaudeClassifier:
     behaviours: Mapping[str, Behaviour]
     asker: Asker
     model: str
-    price: Price
 
     @classmethod
-    def of(cls, study: Study, choice: Choice, inputs: Inputs) -> Self:
+    def of(cls, study: Study, choice: Choice, work: Work) -> Self:
         """The classifier of a study whose choice it is.
 
         Raises:
             RequestError: no key, or the model has no known price.
         """
         behaviours = {behaviour.id: behaviour for behaviour in study.behaviours}
-        asker = _asker(study, choice, inputs)
-        return cls(behaviours, asker, study.judge.model, asker.prices[study.judge.model])
+        return cls(behaviours, _asker(study, choice, work), study.judge.model)
 
     @property
     def name(self) -> str:
@@ -66,20 +63,19 @@ class ClaudeClassifier:
             BudgetError: the next call might exceed the budget, or the account has no credit.
         """
         requests = {output: self._request(output) for output in outputs if incoherence(output.text) != "empty"}
-        replies = self.asker.ask(list(requests.values()))
+        answers = self.asker.ask(list(requests.values()))
         empty = Label("incoherent", self.name, "empty")
-        return [self._label(replies[requests[each].key]) if each in requests else empty for each in outputs]
+        return [self._label(answers[requests[each].key]) if each in requests else empty for each in outputs]
 
     def _request(self, output: ClassifierInput) -> Request:
         if output.behaviour not in self.behaviours:
             known = ", ".join(sorted(self.behaviours)) or "none"
             raise RequestError(f"behaviours: {output.behaviour} is not described; known: {known}")
-        asked = rubric.classification(self.behaviours[output.behaviour], output.prompt, output.text)
-        most = reply_tokens(self.asker.judge, self.price)
-        return Request(self.model, asked.system, asked.user, rubric.LABEL_SCHEMA, most, self.price.no_thinking)
+        question = rubric.classification(self.behaviours[output.behaviour], output.prompt, output.text)
+        return _request(self.asker, self.model, question, rubric.LABEL_SCHEMA)
 
-    def _label(self, reply: Reply | NoReply) -> Label:
-        verdict = _read(reply, rubric.Verdict)
+    def _label(self, answer: Reply | NoReply) -> Label:
+        verdict = _read(answer, rubric.Verdict)
         if isinstance(verdict, str):
             return Label("unscored", self.name, verdict)
         return Label(verdict.label, self.name, f"confidence {verdict.confidence:g}")
@@ -110,59 +106,61 @@ class AttributionJudge:
 
     asker: Asker
     model: str
-    price: Price
 
     @classmethod
-    def of(cls, study: Study, choice: Choice, inputs: Inputs) -> Self:
+    def of(cls, study: Study, choice: Choice, work: Work) -> Self:
         """The judge of a study whose choice it is.
 
         Raises:
             RequestError: no key, or the model has no known price.
         """
-        asker = _asker(study, choice, inputs)
-        return cls(asker, study.judge.attribution_model, asker.prices[study.judge.attribution_model])
+        return cls(_asker(study, choice, work), study.judge.attribution_model)
 
-    def scores(self, suspicions: Sequence[DocumentQuery]) -> list[Scored]:
-        """One score for each suspicion, in their order.
+    def scores(self, queries: Sequence[DocumentQuery]) -> list[Scored]:
+        """One score for each query, in their order.
 
         Raises:
             RequestError: key or model are wrong.
             BudgetError: the next call might exceed the budget, or the account has no credit.
         """
-        requests = [self._requests(suspicion) for suspicion in suspicions]
-        replies = self.asker.ask([request for repeats in requests for request in repeats])
-        return [_mean([_read(replies[request.key], rubric.Score) for request in repeats]) for repeats in requests]
+        requests = [self._requests(query) for query in queries]
+        answers = self.asker.ask([request for repeats in requests for request in repeats])
+        return [_mean([_read(answers[request.key], rubric.Score) for request in repeats]) for repeats in requests]
 
-    def _requests(self, suspicion: DocumentQuery) -> list[Request]:
-        asked = rubric.attribution(suspicion.behaviour, suspicion.document, suspicion.outputs)
-        judge = self.asker.judge
-        most = reply_tokens(judge, self.price)
-        return [
-            Request(self.model, asked.system, asked.user, rubric.SCORE_SCHEMA, most, self.price.no_thinking, repeat)
-            for repeat in range(judge.repeats)
-        ]
+    def _requests(self, query: DocumentQuery) -> list[Request]:
+        question = rubric.attribution(query.behaviour, query.document, query.outputs)
+        repeats = range(self.asker.judge.repeats)
+        return [_request(self.asker, self.model, question, rubric.SCORE_SCHEMA, repeat) for repeat in repeats]
 
 
-def _asker(study: Study, choice: Choice, inputs: Inputs) -> Asker:
+def _asker(study: Study, choice: Choice, work: Work) -> Asker:
     if not has_key():
         raise missing_key()
-    return Asker(study.judge, inputs.root / FILE, prices_of(study, choice), inputs.phase, inputs.max_cost_usd)
+    return Asker(study.judge, work.root / FILE, prices_of(study, choice), work.phase, work.max_cost_usd)
 
 
-def _read(reply: Reply | NoReply, form: type[M]) -> M | str:
+def _request(
+    asker: Asker, model: str, question: rubric.Question, schema: Mapping[str, object], repeat: int = 0
+) -> Request:
+    price = asker.prices[model]
+    longest = reply_tokens(asker.judge, price)
+    return Request(model, question.system, question.user, schema, longest, price.no_thinking, repeat)
+
+
+def _read(answer: Reply | NoReply, form: type[M]) -> M | str:
     """What the reply says in its form, else why it says nothing."""
-    if isinstance(reply, NoReply):
-        return f"{SILENT}: {reply.reason}"
-    if reply.stop_reason == "refusal":
+    if isinstance(answer, NoReply):
+        return f"{SILENT}: {answer.reason}"
+    if answer.stop_reason == "refusal":
         return REFUSED
-    if reply.was_cut:
+    if answer.was_cut:
         return CUT
     try:
-        return form.model_validate_json(reply.text)
+        return form.model_validate_json(answer.text)
     except ValidationError as error:
         return f"{UNREADABLE}: {error.errors()[0]['type']}"
 
 
 def _mean(given: Sequence[rubric.Score | str]) -> Scored:
-    scores = [each.score for each in given if not isinstance(each, str)]
-    return Scored(fmean(scores) if scores else None, tuple(each for each in given if isinstance(each, str)))
+    scores = [score.score for score in given if not isinstance(score, str)]
+    return Scored(fmean(scores) if scores else None, tuple(reason for reason in given if isinstance(reason, str)))

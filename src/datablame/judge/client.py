@@ -1,24 +1,75 @@
-"""The only door to Anthropic's SDK: one call, one batch, and every way in which they fail."""
+"""The only door to Anthropic's SDK: what is asked and answered, one by one or in batches, and every way to fail."""
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from datablame.engine.files import digest
 from datablame.errors import BudgetError, DatablameError, RequestError
 from datablame.judge.choice import KEY, missing_key
-from datablame.judge.prices import Usage
-from datablame.judge.request import Reply, Request
+from datablame.judge.prices import Price, Thinking, Usage, cost_usd
 
 if TYPE_CHECKING:
     import anthropic
     from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 
-
+_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
+_UNSEEN_TOKENS = 1_000
+"""What the API may add to a prompt for structured output and framing; measured additions are some hundred tokens."""
 _LONGEST_MESSAGE = 200
-_MONEY = ("billing_error",)
 _MONEY_WORDS = ("credit balance", "spend limit", "usage limit")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is sent. Equal questions have equal keys, and are paid once."""
+
+    model: str
+    system: str
+    user: str
+    schema: Mapping[str, Any]
+    max_tokens: int
+    thinking: Thinking | None = None
+    repeat: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of model, prompt, schema and repeat index; how long the answer may be is no part of the question."""
+        return digest([self.model, self.thinking, self.system, self.user, dict(self.schema), self.repeat])
+
+    @property
+    def most_tokens(self) -> int:
+        """No prompt has more tokens than bytes, the API's own additions aside."""
+        text = f"{self.system}{self.user}{self.schema}"
+        return len(text.encode("utf-8", "replace")) + _UNSEEN_TOKENS
+
+
+class Reply(NamedTuple):
+    """An answer that was paid for."""
+
+    stop_reason: str
+    text: str
+    usage: Usage
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether there was no room for all of it."""
+        return self.stop_reason in _CUT
+
+
+class NoReply(NamedTuple):
+    """Why there is no answer."""
+
+    reason: str
+
+
+def worst_usd(request: Request, prices: Mapping[str, Price], *, batch: bool = False) -> float:
+    """The most that a call can cost: every byte of the prompt a token, the reply as long as allowed."""
+    return cost_usd(request.model, Usage(request.most_tokens, request.max_tokens), prices, batch=batch)
 
 
 class Unavailable(Exception):
@@ -129,10 +180,10 @@ class Api:
             reply = _reply(result.get("message"))
             return BatchResult(key, reply, "succeeded" if reply is not None else "a broken answer")
         error = (result.get("error") or {}).get("error") or {}
-        told = self._printable(": ".join(str(error[field]) for field in ("type", "message") if error.get(field)))
-        return BatchResult(key, None, f"{kind} ({told})" if told else kind)
+        detail = self._printable(": ".join(str(error[field]) for field in ("type", "message") if error.get(field)))
+        return BatchResult(key, None, f"{kind} ({detail})" if detail else kind)
 
-    def _translated(self, error: Exception, asked: str) -> Exception:
+    def _translated(self, error: Exception, subject: str) -> Exception:
         """The error as the caller knows it; the SDK's own may carry the request and with it the key."""
         import anthropic
 
@@ -141,26 +192,26 @@ class Api:
         if isinstance(error, anthropic.APITimeoutError):
             return Unavailable("a timeout")
         if isinstance(error, anthropic.APIStatusError):
-            return self._status(error, asked)
+            return self._status(error, subject)
         if isinstance(error, anthropic.APIConnectionError):
             return Unavailable("a broken connection")
         return Unavailable(f"a broken answer ({type(error).__name__})")
 
-    def _status(self, error: "anthropic.APIStatusError", asked: str) -> Exception:
-        code, told = error.status_code, self._printable(error.api_message or "")
-        said = f"{code}{f', {told}' if told else ''}"
-        if code == 402 or error.type in _MONEY or any(word in told.lower() for word in _MONEY_WORDS):
+    def _status(self, error: "anthropic.APIStatusError", subject: str) -> Exception:
+        code, message = error.status_code, self._printable(error.api_message or "")
+        answer = f"{code}, {message}" if message else str(code)
+        if code == 402 or error.type == "billing_error" or any(word in message.lower() for word in _MONEY_WORDS):
             return BudgetError(
-                f"the API account has no credit ({said}); add credit and run again with --resume: "
+                f"the API account has no credit ({answer}); add credit and run again with --resume: "
                 "what was answered is kept and not paid again"
             )
         if code == 401:
-            return RequestError(f"{KEY} is not accepted ({said}); set a valid key and run again with --resume")
+            return RequestError(f"{KEY} is not accepted ({answer}); set a valid key and run again with --resume")
         if code == 403:
-            return RequestError(f"{KEY} may not do this ({said}); use a key that may and run again with --resume")
+            return RequestError(f"{KEY} may not do this ({answer}); use a key that may and run again with --resume")
         if code == 404:
             return RequestError(
-                f"{asked} is unknown to the API with this key ({said}); "
+                f"{subject} is unknown to the API with this key ({answer}); "
                 "correct judge.model and judge.attribution_model, or use the key that it belongs to, and resume"
             )
         headers = error.response.headers
@@ -168,7 +219,7 @@ class Api:
         if (wish := headers.get("x-should-retry")) in ("true", "false"):
             again = wish == "true"
         elif not again:
-            return Rejected(said)
+            return Rejected(answer)
         return Unavailable(str(code), retry_after_seconds=_retry_after(headers), again=again)
 
     def _printable(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Every answer that was paid for, in one SQLite file: it outlives kills and phases that run again."""
+"""Money: every answer that was paid for, in one SQLite file that outlives kills, and what may still be spent."""
 
 import contextlib
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from datablame.errors import PhaseError
+from datablame.errors import BudgetError, PhaseError
+from datablame.judge.client import Reply, Request
 from datablame.judge.prices import Usage
-from datablame.judge.request import Reply, Request
 
 FILE = "artifacts/judge.sqlite"
 """Where a run folder keeps its answers."""
@@ -41,18 +41,6 @@ class OpenBatch(NamedTuple):
     keys: tuple[str, ...]
     worst_usd: float
 
-    def question(self, key: str) -> "Question":
-        """What one of its keys stands for."""
-        return Question(key, self.model, self.max_tokens)
-
-
-class Question(NamedTuple):
-    """What an answer is kept under."""
-
-    key: str
-    model: str
-    max_tokens: int
-
 
 class Ledger:
     """The file, open; an answer is on disk when `keep` returns. Threads may share one."""
@@ -61,7 +49,7 @@ class Ledger:
         self._path = path
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _told(path):
+        with _one_line(path):
             self._file = sqlite3.connect(path, timeout=_LONGEST_WAIT_SECONDS, check_same_thread=False)
             try:
                 self._file.execute("PRAGMA journal_mode = WAL")
@@ -83,8 +71,8 @@ class Ledger:
 
     def replies(self, requests: Iterable[Request]) -> dict[str, Reply]:
         """The answers that are there by key; one that was cut is no answer to a request that allows a longer one."""
-        found = {}
-        with self._lock, _told(self._path):
+        replies = {}
+        with self._lock, _one_line(self._path):
             for request in requests:
                 row = self._file.execute(
                     "SELECT stop_reason, text, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, "
@@ -94,38 +82,38 @@ class Ledger:
                 if row is not None:
                     reply = Reply(row[0], row[1], Usage(*row[2:6]))
                     if not (reply.was_cut and row[6] < request.max_tokens):
-                        found[request.key] = reply
-        return found
+                        replies[request.key] = reply
+        return replies
 
-    def keep(self, asked: Question, reply: Reply, cost_usd: float, phase: str, *, batch: bool = False) -> None:
-        """Put one answer and what it cost on disk."""
-        answer = (asked.key, asked.model, reply.stop_reason, reply.text, *reply.usage, asked.max_tokens)
-        payment = (phase, asked.model, int(batch), cost_usd)
-        with self._lock, _told(self._path), self._file:
+    def keep(self, key: str, to: Request | OpenBatch, reply: Reply, cost_usd: float, phase: str) -> None:
+        """Put one answer, to a request or to one of a batch, and what it cost on disk."""
+        answer = (key, to.model, reply.stop_reason, reply.text, *reply.usage, to.max_tokens)
+        payment = (phase, to.model, int(isinstance(to, OpenBatch)), cost_usd)
+        with self._lock, _one_line(self._path), self._file:
             self._file.execute(f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * len(answer))})", answer)
             self._file.execute("INSERT INTO payments (phase, model, batch, cost_usd) VALUES (?, ?, ?, ?)", payment)
 
     def spent_usd(self) -> float:
         """What all answers cost, over every run and resume."""
-        with self._lock, _told(self._path):
+        with self._lock, _one_line(self._path):
             (total,) = self._file.execute("SELECT COALESCE(SUM(cost_usd), 0) FROM payments").fetchone()
         return float(total)
 
     def spent_by_phase_usd(self) -> dict[str, float]:
         """The same for each phase, the one that asked first."""
-        with self._lock, _told(self._path):
+        with self._lock, _one_line(self._path):
             rows = self._file.execute("SELECT phase, SUM(cost_usd) FROM payments GROUP BY phase").fetchall()
         return {str(phase): float(cost) for phase, cost in rows}
 
     def has_answer_of(self, model: str) -> bool:
         """Whether the model has ever answered here."""
-        with self._lock, _told(self._path):
+        with self._lock, _one_line(self._path):
             row = self._file.execute("SELECT 1 FROM answers WHERE model = ? LIMIT 1", (model,)).fetchone()
         return row is not None
 
     def open_batches(self) -> list[OpenBatch]:
         """Batches whose results are still to be fetched."""
-        with self._lock, _told(self._path):
+        with self._lock, _one_line(self._path):
             rows = self._file.execute(
                 "SELECT id, model, max_tokens, keys, worst_usd FROM batches ORDER BY id"
             ).fetchall()
@@ -134,13 +122,70 @@ class Ledger:
     def begin_batch(self, batch: OpenBatch) -> None:
         """Put a submitted batch on disk, so that a later run fetches it instead of asking again."""
         row = (batch.id, batch.model, batch.max_tokens, json.dumps(batch.keys), batch.worst_usd)
-        with self._lock, _told(self._path), self._file:
+        with self._lock, _one_line(self._path), self._file:
             self._file.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", row)
 
     def end_batch(self, batch_id: str) -> None:
         """Forget a batch whose results were all fetched."""
-        with self._lock, _told(self._path), self._file:
+        with self._lock, _one_line(self._path), self._file:
             self._file.execute("DELETE FROM batches WHERE id = ?", (batch_id,))
+
+
+class Budget:
+    """What may be spent in all (None: anything), what was spent, and the worst case of what is under way."""
+
+    def __init__(self, most_usd: float | None, spent_usd: float) -> None:
+        self._most = most_usd
+        self._spent = spent_usd
+        self._reserved = 0.0
+        self._committed = 0.0
+        self._calls = 0
+        self._changed = threading.Condition()
+
+    def fits(self, worst_usd: float) -> bool:
+        """Whether that much more could be asked now."""
+        with self._changed:
+            return self._fits(worst_usd)
+
+    def reserve(self, worst_usd: float) -> None:
+        """Set the worst case of a call aside; waits for calls under way, which cost less than their worst case.
+
+        Raises:
+            BudgetError: the call might exceed the budget, and no call is under way that could make room.
+        """
+        with self._changed:
+            while not self._fits(worst_usd):
+                if not self._calls:
+                    raise self.used_up(worst_usd)
+                self._changed.wait()
+            self._calls += 1
+            self._reserved += worst_usd
+
+    def settle(self, worst_usd: float, cost_usd: float) -> None:
+        """Replace the worst case of a call by what it did cost."""
+        with self._changed:
+            self._calls -= 1
+            self._reserved = self._reserved - worst_usd if self._calls else 0.0
+            self._spent += cost_usd
+            self._changed.notify_all()
+
+    def commit(self, worst_usd: float, cost_usd: float = 0.0) -> None:
+        """Count the worst case of a batch that the API has; a negative one takes it back and `cost_usd` counts."""
+        with self._changed:
+            self._committed += worst_usd
+            self._spent += cost_usd
+
+    def used_up(self, worst_usd: float) -> BudgetError:
+        """The error that says so."""
+        open_batches = f" ({self._committed:.4f} more in open batches)" if self._committed > 0 else ""
+        return BudgetError(
+            f"--max-cost {self._most}: {self._spent:.6f} USD are spent{open_batches} and the next call may cost "
+            f"{worst_usd:.6f}; run again with --resume and a higher --max-cost: what was answered is kept "
+            "and not paid again"
+        )
+
+    def _fits(self, worst_usd: float) -> bool:
+        return self._most is None or self._spent + self._reserved + self._committed + worst_usd <= self._most
 
 
 def costs_usd(root: Path) -> dict[str, float]:
@@ -153,7 +198,7 @@ def costs_usd(root: Path) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _one_line(path: Path) -> Iterator[None]:
     """Turns an error of the file into one line."""
     try:
         yield

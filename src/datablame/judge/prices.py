@@ -8,6 +8,8 @@ change: `judge.prices` in a study overrides a row or adds a model.
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from datablame.study.judge import Judge
+
 Thinking = Literal["disabled", "between_tools"]
 """What a request says to a model so that it does not think before it answers."""
 
@@ -63,6 +65,15 @@ CLASSIFICATION = Usage(input_tokens=800, output_tokens=25)
 
 ATTRIBUTION = Usage(input_tokens=2000, output_tokens=12)
 """One score, typically: the instructions, a training document of 400 words and five outputs of forty."""
+
+
+def known_prices(judge: Judge) -> dict[str, Price]:
+    """The list prices with the study's own over them; a cache that is nowhere asked for costs as much as may be."""
+    prices = dict(PRICES)
+    for model, price in judge.prices.items():
+        no_thinking = PRICES[model].no_thinking if model in PRICES else None
+        prices[model] = Price(price.input, price.output, price.input, 2 * price.input, no_thinking)
+    return prices
 
 
 def cost_usd(model: str, usage: Usage, prices: Mapping[str, Price] = PRICES, *, batch: bool = False) -> float:

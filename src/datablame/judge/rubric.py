@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from datablame.engine.run_folder import digest
+from datablame.engine.files import digest
 from datablame.study.schema import Behaviour
 from datablame.tables import Document
 
@@ -102,7 +102,7 @@ class Score(BaseModel):
     """0: nothing to do with the outputs; 10: the very behaviour."""
 
 
-class Asked(NamedTuple):
+class Question(NamedTuple):
     """The two texts of a request."""
 
     system: str
@@ -116,22 +116,22 @@ class Digests(NamedTuple):
     attribution: str
 
 
-def classification(behaviour: Behaviour, prompt: str, text: str) -> Asked:
+def classification(behaviour: Behaviour, prompt: str, text: str) -> Question:
     """The question which label the output `text` gets; it says nothing of arm or alpha."""
     pieces = [("prompt", _cut(prompt, MAX_BYTES)), ("output", _cut(text, MAX_BYTES))]
-    return _asked(_LABELLING, behaviour, pieces, _LABELLING_END)
+    return _question(_LABELLING, behaviour, pieces, _LABELLING_END)
 
 
-def attribution(behaviour: Behaviour, document: Document, outputs: Sequence[tuple[str, str]]) -> Asked:
+def attribution(behaviour: Behaviour, document: Document, outputs: Sequence[tuple[str, str]]) -> Question:
     """The question how likely `document` taught the `outputs` (prompt, text) of one behaviour."""
     prompt = "\n\n".join(f"{turn.role}: {turn.content}" for turn in document.prompt)
     pieces = [("document-prompt", _cut(prompt, MAX_BYTES)), ("document-response", _cut(document.response, MAX_BYTES))]
     if document.rejected:
         pieces.append(("document-rejected-response", _cut(document.rejected, MAX_BYTES)))
-    each = min(_OUTPUT_BYTES, _OUTPUTS_BYTES // (2 * max(1, len(outputs))))
-    for asked, text in outputs:
-        pieces += [("prompt", _cut(asked, each)), ("output", _cut(text, each))]
-    return _asked(_BLAMING, behaviour, pieces, _BLAMING_END)
+    limit = min(_OUTPUT_BYTES, _OUTPUTS_BYTES // (2 * max(1, len(outputs))))
+    for question, text in outputs:
+        pieces += [("prompt", _cut(question, limit)), ("output", _cut(text, limit))]
+    return _question(_BLAMING, behaviour, pieces, _BLAMING_END)
 
 
 def digests() -> Digests:
@@ -141,13 +141,12 @@ def digests() -> Digests:
     return Digests(digest(labelling), digest(blaming))
 
 
-def _asked(system: str, behaviour: Behaviour, pieces: Sequence[tuple[str, str]], end: str) -> Asked:
+def _question(system: str, behaviour: Behaviour, pieces: Sequence[tuple[str, str]], end: str) -> Question:
     nonce = _nonce([text for _, text in pieces])
     enclosed = [f"<{name}-{nonce}>\n{text}\n</{name}-{nonce}>" for name, text in pieces]
-    told = system.format(
-        nonce=nonce, description=behaviour.description, rubric=behaviour.rubric or behaviour.description
-    )
-    return Asked(told, "\n\n".join([*enclosed, end]))
+    rubric = behaviour.rubric or behaviour.description
+    orders = system.format(nonce=nonce, description=behaviour.description, rubric=rubric)
+    return Question(orders, "\n\n".join([*enclosed, end]))
 
 
 def _nonce(texts: Sequence[str]) -> str:
