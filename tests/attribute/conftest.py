@@ -133,7 +133,11 @@ def make(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(loop, "_SHARD_DOCUMENTS", 8)
 
     def build(
-        root: str = "run", rows: Any = None, outputs: list[SurfaceSample] | None = None, rise: Rise | None = None, **keys: Any
+        root: str = "run",
+        rows: Any = None,
+        outputs: list[SurfaceSample] | None = None,
+        rise: Rise | None = None,
+        **keys: Any,
     ) -> Made:
         pool, truth = tmp_path / f"{root}.jsonl", tmp_path / "truth.jsonl"
         write_jsonl(pool, documents() if rows is None else rows)
