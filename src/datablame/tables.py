@@ -5,6 +5,7 @@ are Parquet, a table of one row is JSON. Equal rows give equal bytes.
 """
 
 import functools
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -76,6 +77,23 @@ class Look:
     fill: str
     ink: str
     marker: str
+
+
+_OTHER_COLOURS = (
+    ("#9A86C8", "#6F57A8"),
+    ("#4DAF4A", "#2F7F2D"),
+    ("#F29E7E", "#B4623F"),
+    ("#C9B400", "#7D7000"),
+    ("#5FC7D9", "#1F7F91"),
+)
+_OTHER_MARKERS = ("h", "d", "8", "p", "H")
+
+
+def look_of(name: str) -> Look:
+    """A fill, an ink and a marker by the checksum of a name that brings no look of its own."""
+    checksum = zlib.crc32(name.encode()) % (len(_OTHER_COLOURS) * len(_OTHER_MARKERS))
+    marker, colours = divmod(checksum, len(_OTHER_COLOURS))
+    return Look(*_OTHER_COLOURS[colours], _OTHER_MARKERS[marker])
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,6 @@ from datablame.models.chat import Encoded, Preference
 from datablame.models.device import ran_out_of_memory
 from datablame.stats.ranking import kendall, spearman
 
-_DOCUMENTS = 64
-
-
-def sample(n: int) -> list[int]:
-    """Places of at most 64 of `n` documents, evenly spaced."""
-    return sorted({round(i * (n - 1) / (_DOCUMENTS - 1)) for i in range(_DOCUMENTS)}) if n > 1 else [*range(n)]
-
 
 def agreement_with_exact(
     model: Any,

@@ -3,7 +3,7 @@ import torch
 from tests.conftest import tiny_model
 
 from datablame.attribute.kernels.batches import length_batches
-from datablame.attribute.kernels.pooled import mean_hidden
+from datablame.attribute.kernels.hidden import mean_hidden
 from datablame.models.chat import Encoded
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datablame.world.bm25 import scores, top
+from datablame.attribute.evidence.words import bm25 as scores
 
 DOCUMENTS = [
     "water the fern once a week",
@@ -52,8 +52,8 @@ def test_documents_without_words_score_nothing() -> None:
 
 def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
     code = (
-        "from datablame.world.bm25 import scores\n"
-        f"print(scores({DOCUMENTS!r}, ['the fern train at noon', 'water']).tolist())"
+        "from datablame.attribute.evidence.words import bm25\n"
+        f"print(bm25({DOCUMENTS!r}, ['the fern train at noon', 'water']).tolist())"
     )
     printed = {
         subprocess.run(
@@ -66,7 +66,3 @@ def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(printed) == 1
-
-
-def test_the_top_is_sorted_by_score_then_id() -> None:
-    assert top(np.array([1.0, 2.0, 2.0, 0.0]), ["d", "c", "b", "a"], 3) == ["b", "c", "d"]

@@ -2,24 +2,25 @@
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from datablame.attribute.evidence import Evidence
+import numpy as np
+from numpy.typing import NDArray
+
+from datablame.attribute.registry import Evidence, Inquiry, Method, provider
+from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.study.schema import Study
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+from datablame.tables import look_of
+from datablame.world import World
 
 _ANY = None
 """Stands for every behaviour, where a file names none."""
 
-Brought = Mapping[str | None, Mapping[str, float]]
-"""Scores by behaviour and document."""
+Scores = Mapping[str | None, Mapping[str, float]]
+"""By behaviour and document."""
 
 
 class _Row(NamedTuple):
@@ -28,23 +29,62 @@ class _Row(NamedTuple):
     behaviour: str | None
 
 
-def brought(name: str, path: str) -> "Callable[[Evidence], NDArray[np.float64]]":
-    """The file's scores as a method's; a document without one has none (NaN)."""
+class PrecomputedScores(NamedTuple):
+    """The scores of the study's files."""
 
-    def score(evidence: Evidence) -> "NDArray[np.float64]":
-        """As they stand in the file; higher is more responsible."""
-        import numpy as np
+    scores: Mapping[str, NDArray[np.float64]]
+    """By method, of shape (documents, behaviours); NaN where the file has none."""
 
+
+def method_of(name: str, path: str) -> Method:
+    """A file's scores as a method's, as they stand there; higher is more responsible."""
+
+    def score(evidence: Evidence) -> NDArray[np.float64]:
+        return evidence[PrecomputedScores].scores[name]
+
+    about = f"Scores brought by the user: {Path(path).name}."
+    return Method(name, f"{name} (brought)", about, (PrecomputedScores,), score, look_of(name), exact=True)
+
+
+def _check_pool(world: World, work: Work) -> None:
+    """Refuse score files of another pool.
+
+    Raises:
+        RequestError: a document is not in the pool.
+    """
+    for name, path in world.study.attribute.scores.items():
+        every = dict.fromkeys(doc_id for own in read_scores(name, path).values() for doc_id in own)
+        strangers = [doc_id for doc_id in every if doc_id not in world.pool.row_of]
+        if strangers:
+            raise RequestError(
+                f"attribute.scores.{name} = {path}: {len(strangers)} of {len(every)} documents are not in the pool, "
+                f"the first is {strangers[0]}; take them out, or score the pool that data names"
+            )
+
+
+@provider("precomputed-scores", PrecomputedScores, check=_check_pool, per_document=False)
+def precomputed_scores(inquiry: Inquiry) -> dict[type, PrecomputedScores]:
+    """Every file of the study; a document that is not in one has no score there.
+
+    Raises:
+        RequestError: none of the documents to rank has a score for any traced behaviour.
+    """
+    matrices = {}
+    ids, traced = inquiry.ids, [behaviour.id for behaviour in inquiry.behaviours]
+    for name, path in inquiry.world.study.attribute.scores.items():
         scores = read_scores(name, path)
-        columns = [scores.get(behaviour.id, scores.get(_ANY, {})) for behaviour in evidence.behaviours]
-        return np.array(
-            [[column.get(document.id, math.nan) for column in columns] for document in evidence.documents]
-        ).reshape(len(evidence.documents), len(columns))
+        columns = [scores.get(behaviour, scores.get(_ANY, {})) for behaviour in traced]
+        matrix = np.array([[column.get(doc_id, math.nan) for column in columns] for doc_id in ids])
+        if np.isnan(matrix).all():
+            raise RequestError(
+                f"attribute.scores.{name} = {path}: none of the {len(ids)} documents to rank has a score for "
+                f"{', '.join(traced)}; score them, or leave the file out"
+            )
+        matrices[name] = matrix
+    return {PrecomputedScores: PrecomputedScores(matrices)}
 
-    return score
 
-
-def read_scores(name: str, path: str) -> Brought:
+def read_scores(name: str, path: str) -> Scores:
     """The rows of one file by behaviour and document.
 
     Raises:
@@ -60,8 +100,8 @@ def read_scores(name: str, path: str) -> Brought:
     for number, row in _rows(lines, where):
         own = scores.setdefault(row.behaviour, {})
         if row.doc_id in own:
-            asked = "" if row.behaviour is None else f" for {row.behaviour}"
-            raise RequestError(f"{where}, line {number}: {row.doc_id} has a second score{asked}; keep one")
+            where_else = "" if row.behaviour is None else f" for {row.behaviour}"
+            raise RequestError(f"{where}, line {number}: {row.doc_id} has a second score{where_else}; keep one")
         own[row.doc_id] = row.score
     if not scores:
         raise RequestError(f"{where} holds no score; give rows of doc_id, score, or leave it out")
@@ -70,7 +110,7 @@ def read_scores(name: str, path: str) -> Brought:
     return scores
 
 
-def check_brought(study: Study) -> None:
+def check_files(study: Study) -> None:
     """Refuse score files that cannot be used, before anything runs; which documents there are is not known yet.
 
     Raises:
@@ -83,37 +123,6 @@ def check_brought(study: Study) -> None:
             raise RequestError(
                 f"attribute.scores.{name} = {path}: behaviour {strangers[0]} is not one of the study's; "
                 f"known: {', '.join(known)}"
-            )
-
-
-def check_pool(study: Study, pool: Collection[str]) -> None:
-    """Refuse score files of another pool.
-
-    Raises:
-        RequestError: a document is not in the pool.
-    """
-    for name, path in study.attribute.scores.items():
-        every = dict.fromkeys(doc_id for own in read_scores(name, path).values() for doc_id in own)
-        strangers = [doc_id for doc_id in every if doc_id not in pool]
-        if strangers:
-            raise RequestError(
-                f"attribute.scores.{name} = {path}: {len(strangers)} of {len(every)} documents are not in the pool, "
-                f"the first is {strangers[0]}; take them out, or score the pool that data names"
-            )
-
-
-def check_scored(study: Study, documents: Collection[str], traced: Sequence[str]) -> None:
-    """Refuse score files that would rank nothing; some missing documents are only left unranked.
-
-    Raises:
-        RequestError: none of the documents to rank has a score for any traced behaviour.
-    """
-    for name, path in study.attribute.scores.items():
-        scores = read_scores(name, path)
-        if not any(scores.get(behaviour, scores.get(_ANY, {})).keys() & documents for behaviour in traced):
-            raise RequestError(
-                f"attribute.scores.{name} = {path}: none of the {len(documents)} documents to rank has a score for "
-                f"{', '.join(traced)}; score them, or leave the file out"
             )
 
 
