@@ -11,7 +11,7 @@ kernel counts it (VmHWM), above the libraries' own, and that of its largest work
 
 import argparse
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,7 +25,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from memory import write_tokenizer
 
 from datablame.engine.execute import Execution, Silent
 from datablame.study.schema import Study
@@ -101,7 +100,8 @@ def measure(folder: Path, file: Path, workers: int) -> None:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
 
 def main() -> None:
@@ -114,6 +114,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         return measure(Path(options.measure[0]), Path(options.measure[1]), options.workers)
+    from memory import write_tokenizer  # It needs torch, which the process that is measured does without.
+
     print(f"# Memory of the frozen pool, {date.today().isoformat()}\n")
     print(f"`python benchmarks/world_memory.py {' '.join(sys.argv[1:])}`, {options.workers} workers of one thread.\n")
     print("| documents | words each | data, MB | libraries, MB | peak, MB | a worker, MB | seconds | clusters |")

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
-from datablame.engine.run_folder import digest
+from datablame.engine.files import digest
 from datablame.errors import RequestError
 from datablame.study.schema import Column, Data
 from datablame.tables import Document, Message

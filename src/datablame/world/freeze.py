@@ -6,16 +6,15 @@ behind it are the same; what needs a tokenizer is looked at again only where mod
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datablame import __version__
 from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.files import read_jsonl, write_atomic, write_json
 from datablame.engine.machine import cards
-from datablame.engine.run_folder import read_jsonl, write_atomic, write_json
 from datablame.errors import RequestError
-from datablame.judge.choice import Choice, decide, has_key
+from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.study.schema import Data, Models, Study
 from datablame.tables import Prompt, encoded, path_of
 from datablame.world.checks import check_count, check_kind, check_lengths, check_scored
@@ -57,7 +56,8 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
     before = frozen_content(root)
     threads = before["decided"]["threads"] if before is not None else execution.threads
     execution = execution._replace(threads=threads)
-    judge = _judge(study, before)
+    judge = decide(study, _judge_before(before), has_key())
+    confirm(study, judge, _judge_before(before), has_key())
     truth, files = _truth(study), files_identity(study)
     resolved, identity = _resolved(study, before, execution, progress)
     source, data = _source(study, before)
@@ -133,7 +133,7 @@ def preview(study: Study, root: Path) -> World:
         data=data,
         prompts=_prompts(study),
         truth=_truth(study),
-        judge=_judge(study, before),
+        judge=decide(study, _judge_before(before), has_key()),
         identities=identities,
     )
 
@@ -161,14 +161,8 @@ def _truth(study: Study) -> dict[str, frozenset[str]] | None:
     return {behaviour: frozenset(ids) for behaviour, ids in planted.items()}
 
 
-def _judge(study: Study, before: Content | None) -> Choice:
-    return decide(study, None if before is None else before["decided"]["judge"], has_key())
-
-
-def _judge_keys(study: Study) -> dict[str, Any]:
-    """The study's keys behind the choice of a judge."""
-    judge = study.judge
-    return {"classifier": judge.classifier, "attribution": judge.attribution, "rules": judge.rules is not None}
+def _judge_before(before: Content | None) -> Content | None:
+    return None if before is None else before["decided"]["judge"]
 
 
 def _models_before(study: Study, before: Content | None) -> Models:
@@ -239,37 +233,33 @@ def _nothing() -> None:
 def _look(_: None, item: tuple[Study, Models, int]) -> _Resolved:
     """Refuse what cannot work before any weights are loaded, and resolve what configurations tell; runs in a worker."""
     from datablame.models.blocks import activation_layer, middle_blocks
+    from datablame.models.chat import encode_prompt
     from datablame.models.device import weights_dtype
-    from datablame.models.load import load_config
+    from datablame.models.pair import check_context
     from datablame.models.preflight import preflight
+    from datablame.models.tokenizer import template_hash
 
     study, models, workers = item
     written, settings = study.models, study.attribute
     assert written is not None
-    names = ("before", "after")
-    commits = {
-        name: revision
-        for name in names
-        if (revision := getattr(models, name).revision) is not None and revision != getattr(written, name).revision
-    }
-    device = written.model_copy(update={"device": models.device})
-    checked = preflight(study.model_copy(update={"models": device}), workers=workers, commits=commits)
-    final = checked.study.models
-    assert final is not None
-    configs = {name: load_config(getattr(final, name), field=f"models.{name}") for name in names}
+    revisions = {name: getattr(models, name).revision for name in ("before", "after")}
+    commits = {name: each for name, each in revisions.items() if each not in (None, getattr(written, name).revision)}
+    checked = preflight(written.model_copy(update={"device": models.device}), workers=workers, commits=commits)
+    lengths = [(prompt.id, len(encode_prompt(checked.tokenizer, prompt.text))) for prompt in _prompts(study)]
+    check_context(checked.configs, lengths, study.surface.max_new_tokens)
     update = {}
-    for name in names:
-        reference = getattr(final, name)
-        dtype = weights_dtype(reference.dtype, getattr(configs[name], "dtype", None), final.device)
+    for name in ("before", "after"):
+        reference, config = getattr(checked.models, name), checked.configs[f"models.{name}"]
+        dtype = weights_dtype(reference.dtype, getattr(config, "dtype", None), checked.models.device)
         update[name] = reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    n = int(configs[settings.checkpoint].get_text_config().num_hidden_layers)
-    limits = {f"models.{name}": getattr(config, "max_position_embeddings", None) for name, config in configs.items()}
+    n = int(checked.configs[f"models.{settings.checkpoint}"].get_text_config().num_hidden_layers)
+    limits = {field: getattr(config, "max_position_embeddings", None) for field, config in checked.configs.items()}
     return _Resolved(
-        models=final.model_copy(update=update),
+        models=checked.models.model_copy(update=update),
         layers=tuple(middle_blocks(n)) if settings.layers is None else settings.layers,
         activation_layer=activation_layer(n) if settings.activation_layer is None else settings.activation_layer,
         contexts={field: limit for field, limit in limits.items() if limit is not None},
-        template={"chat_template_sha256": checked.identity["chat_template_sha256"]},
+        template={"chat_template_sha256": template_hash(checked.tokenizer)},
     )
 
 
@@ -296,7 +286,6 @@ def _check_pool(world: World, draft: Draft, path: Path) -> None:
 def _write(world: World, study: Study) -> None:
     """Write prompts.parquet and world.json, where they say something new."""
     values = world.study.model_dump(mode="json", by_alias=True)
-    judge = {"asked": _judge_keys(study), **asdict(world.judge)}
     content = {
         "format": FORMAT,
         "datablame": __version__,
@@ -308,7 +297,7 @@ def _write(world: World, study: Study) -> None:
             "layers": values["attribute"]["layers"],
             "activation_layer": values["attribute"]["activation_layer"],
             "prefilter": world.study.prefilter.method,
-            "judge": judge,
+            "judge": record(study, world.judge),
             "contexts": world.contexts,
         },
         "identities": world.identities,

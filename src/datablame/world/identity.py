@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datablame.engine.run_folder import digest, hash_file, read_json
+from datablame.engine.files import digest, hash_file, read_json
 from datablame.errors import RequestError
 from datablame.models.source import ADAPTER_CONFIG, known_commit, weights_hash
 from datablame.study.schema import Data, ModelRef, Models, Study

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datablame.engine.execute import Execution, Progress, run_items
-from datablame.engine.run_folder import write_atomic
+from datablame.engine.files import write_atomic
 from datablame.errors import RequestError
 from datablame.study.schema import Study
 from datablame.tables import Document, PoolSummary, encoded, path_of, schema_of

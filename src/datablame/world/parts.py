@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from datablame.engine.run_folder import hash_file
+from datablame.engine.files import hash_file
 from datablame.judge.choice import CLAUDE_FIELDS, identity
 from datablame.world.identity import portable
 from datablame.world.registration import FILE

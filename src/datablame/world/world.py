@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datablame.engine.run_folder import digest, read_json
+from datablame.engine.files import digest, read_json
 from datablame.errors import RequestError
 from datablame.judge.choice import Choice
 from datablame.study.schema import Behaviour, Data, Models, Study
