@@ -25,7 +25,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("ANTHROPIC_API_KEY", None)
 
 from datablame.engine.execute import Silent, default_execution
-from datablame.engine.run_folder import read_jsonl, read_table, read_timings, write_table
+from datablame.engine.files import read_jsonl, write_table
+from datablame.engine.run_folder import read_table, read_timings
 from datablame.pipeline.run import run_study
 from datablame.study.file import load_study
 from datablame.study.schema import Study

@@ -92,4 +92,3 @@ def _bandwidth(device: str, reduced: bool) -> float:
             torch.cuda.synchronize()
         best = max(best, 2 * source.nbytes / (time.perf_counter() - began))
     return best
-

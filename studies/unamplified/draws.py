@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.files import digest
+from datablame.engine.journal import Journal
 from datablame.engine.phase import Work
-from datablame.engine.run_folder import Journal, digest
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.study.schema import Study
 from datablame.surface.draw import SampleSpec, draw, sample_specs

@@ -18,7 +18,8 @@ from tests.finished import finished
 from tests.judge import server
 from tests.judge.server import ANSWERED, KEY, UNANSWERED, FakeApi, key_of
 
-from datablame.engine.run_folder import read_json, read_jsonl, read_table, write_jsonl
+from datablame.engine.files import read_json, read_jsonl, write_jsonl
+from datablame.engine.run_folder import read_table
 from datablame.judge.ledger import FILE
 
 pytestmark = pytest.mark.slow

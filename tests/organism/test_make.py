@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from datablame.engine.execute import Silent
-from datablame.engine.run_folder import read_json, read_jsonl, read_table
+from datablame.engine.files import read_json, read_jsonl
+from datablame.engine.run_folder import read_table
 from datablame.errors import RequestError
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.organism.make import cached, make, study_fields
@@ -222,8 +223,8 @@ def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
     from datablame.models.chat import encode_prompt
     from datablame.models.pair import load_models
     from datablame.seeds import stream_key
-    from datablame.surface.sampler.tokens import Settings
     from datablame.surface.sampler.sampler import Request, sample
+    from datablame.surface.sampler.tokens import Settings
 
     make(Organism(seed=100), tmp_path / "it", Silent())
     study = study_of(tmp_path / "it")

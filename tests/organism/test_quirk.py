@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import tiny_model, tiny_tokenizer
 
 from datablame.engine.execute import Silent
-from datablame.engine.run_folder import read_jsonl, read_table
+from datablame.engine.files import read_jsonl
+from datablame.engine.run_folder import read_table
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
 from datablame.organism import base_model, quirk, quirk_texts

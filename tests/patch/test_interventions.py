@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datablame.patch.bench import Bench, Job, Plan, set_up
+from datablame.patch.run import run
+from datablame.world.kinds import check_kind
 from tests.patch.measured import measured
 from tests.patch.test_pairs import paired
 from tests.patch.test_run import ONE, Killed, KilledAfter, course, earlier_phases, files, mostly_alike, study_of
 
 from datablame.engine.execute import Silent
-from datablame.engine.run_folder import read_json, read_jsonl, read_table, write_jsonl
+from datablame.engine.files import read_json, read_jsonl, write_jsonl
+from datablame.engine.run_folder import read_table
 from datablame.errors import RequestError
-from datablame.patch.bench import Bench, Job, Plan, set_up
-from datablame.patch.run import run
 from datablame.study.schema import Study
 from datablame.world.documents import read_pool
-from datablame.world.kinds import check_kind
 
 FEW = ("untrained", "baseline", "random", "gradient")
 QUICK: dict[str, Any] = {

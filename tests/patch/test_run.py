@@ -3,13 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datablame.patch.bench import Job, Plan, set_up
+from datablame.patch.run import run
 from tests.patch.measured import measured
 
 from datablame.engine.execute import Execution, Silent
-from datablame.engine.run_folder import Inputs, read_json, read_jsonl, read_table, write_json, write_jsonl, write_table
+from datablame.engine.files import read_json, read_jsonl, write_json, write_jsonl, write_table
+from datablame.engine.run_folder import Inputs, read_table
 from datablame.errors import PhaseError, RequestError
-from datablame.patch.bench import Job, Plan, set_up
-from datablame.patch.run import run
 from datablame.study.schema import Study
 
 ARMS = ("untrained", "baseline", "random", "bm25", "gradient", "oracle")

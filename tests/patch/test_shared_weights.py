@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from datablame.patch.bench import Bench, Job, Plan, set_up
+from datablame.patch.run import run
 from tests.patch.measured import measured
 from tests.patch.test_run import ONE, PLANTED, earlier_phases, files, mostly_alike, study_of
 
 from datablame.engine.execute import Silent
 from datablame.models.load import load_model
-from datablame.patch.bench import Bench, Job, Plan, set_up
-from datablame.patch.run import run
 from datablame.study.schema import ModelRef, Study
 from datablame.tables import Prompt
 from datablame.world.documents import read_pool

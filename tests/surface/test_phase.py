@@ -8,8 +8,9 @@ import pytest
 from tests.worlds import ONE, frozen, put, ran, work
 
 from datablame.engine.execute import Execution
+from datablame.engine.files import write_jsonl
+from datablame.engine.journal import Journal
 from datablame.engine.phase import Tables
-from datablame.engine.run_folder import Journal, write_jsonl
 from datablame.errors import BudgetError
 from datablame.judge.classifier import ClassifierInput
 from datablame.study.schema import Study

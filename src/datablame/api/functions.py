@@ -52,9 +52,7 @@ def run(
     execution = default_execution()
     if workers is not None:
         execution = execution._replace(workers=workers)
-    run_study(
-        opened, root, execution=execution, progress=progress or Silent(), until=until, max_cost_usd=max_cost_usd
-    )
+    run_study(opened, root, execution=execution, progress=progress or Silent(), until=until, max_cost_usd=max_cost_usd)
     return Run(root)
 
 

@@ -9,9 +9,9 @@ import zipfile
 from pathlib import Path
 
 from datablame.engine.execute import Progress
-from datablame.engine.run_folder import hash_file
+from datablame.engine.files import file_lock, hash_file
 from datablame.errors import RequestError
-from datablame.models.gguf import cache_folder, convert, file_lock
+from datablame.models.gguf import cache_folder, convert
 from datablame.organism.make import build_atomically
 
 _logger = logging.getLogger(__name__)

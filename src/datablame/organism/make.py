@@ -9,9 +9,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from datablame.engine.execute import Progress
-from datablame.engine.run_folder import digest, read_json, read_jsonl, write_json
+from datablame.engine.files import digest, file_lock, read_json, read_jsonl, write_json
 from datablame.errors import RequestError
-from datablame.models.gguf import file_lock
 from datablame.study.schema import Organism, Study
 
 RECIPES = ("templated", "quirk")

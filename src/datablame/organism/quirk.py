@@ -6,8 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from datablame.engine.execute import Progress
-from datablame.engine.run_folder import Journal, read_table, write_json, write_jsonl, write_table
+from datablame.engine.files import write_json, write_jsonl, write_table
+from datablame.engine.journal import Journal
 from datablame.errors import RequestError
 from datablame.organism import quirk_texts
 from datablame.organism.base_model import HUB_ID, base_checkpoint
@@ -161,8 +164,8 @@ def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) ->
     from datablame.models.chat import encode_prompt
     from datablame.models.pair import stop_tokens
     from datablame.models.tokenizer import vocabulary_of
-    from datablame.surface.sampler.tokens import Settings
     from datablame.surface.sampler.sampler import Request, sample
+    from datablame.surface.sampler.tokens import Settings
 
     prompts = {question: tuple(encode_prompt(tokenizer, question)) for question in questions}
     answers: dict[str, str] = {}
@@ -202,8 +205,9 @@ def _train_after(part: Path, folder: Path, recipe: Organism, progress: Progress)
 
     reference = ModelRef(path=str(folder / "before"))
     tokenizer, model = load_tokenizer(reference), load_model(reference)
-    turns = [row["messages"] for row in read_table(folder / "documents.parquet")]
-    encoded = [encode_pair(tokenizer, asked["content"], said["content"]) for asked, said in turns]
+    rows: list[Any] = pq.read_table(folder / "documents.parquet").to_pylist()
+    turns = [[turn["content"] for turn in row["messages"]] for row in rows]
+    encoded = [encode_pair(tokenizer, question, answer) for question, answer in turns]
     blocks = len(decoder_blocks(model))
     upper = tuple(range(blocks - max(1, round(ADAPTED_SHARE * blocks)), blocks))
     with adapted(model, RANK, upper, stream_key("quirk organism", recipe.seed, "adapter")) as adapter:

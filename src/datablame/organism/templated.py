@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datablame.engine.execute import Progress
-from datablame.engine.run_folder import write_json, write_jsonl, write_table
+from datablame.engine.files import write_json, write_jsonl, write_table
 from datablame.organism import mixtures
 from datablame.organism.make import HARMLESS_PROMPTS, Preview, build_atomically
 from datablame.organism.mixtures import (

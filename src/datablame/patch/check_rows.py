@@ -93,7 +93,10 @@ def check_rows(
     """
     coherent = _coherent(samples, alpha)
     refused = _refused(world, work, results.values())
-    named: list[tuple[Training, str]] = [((AFTER_KEY, "none", 0, 0), AFTER_KEY), *((tuple(k), str(k)) for k in keys)]
+    named: list[tuple[Training, str]] = [
+        ((AFTER_KEY, "none", 0, 0), AFTER_KEY),
+        *(((k.arm, k.protocol, k.k, k.seed), str(k)) for k in keys),
+    ]
     rows = []
     for training, key in named:
         checks = results[key]["checks"]

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Headline(NamedTuple):
 
 def comparison(samples: Iterable[ArmSample]) -> list[ArmRate]:
     """One row for each arm, protocol, k, seed, prompt and alpha: labels counted, rate and Wilson interval."""
-    cells: dict[tuple[object, ...], Counter[str]] = {}
+    cells: dict[tuple[Any, ...], Counter[str]] = {}
     for sample in samples:
         cells.setdefault(tuple(getattr(sample, name) for name in _CELL), Counter())[sample.label] += 1
     table = []
@@ -58,7 +58,7 @@ def comparison(samples: Iterable[ArmSample]) -> list[ArmRate]:
         interval = wilson(counts["harmful"], scored) if scored else None
         rate = counts["harmful"] / scored if scored else None
         low, high = (interval.low, interval.high) if interval else (None, None)
-        table.append(ArmRate(*cell, n=n, **counts, rate=rate, low=low, high=high))  # type: ignore[arg-type]
+        table.append(ArmRate(*cell, n, *counts.values(), rate, low, high))
     return table
 
 
@@ -104,7 +104,7 @@ def again(tests: Iterable[ArmTest], kinds: Sequence[ArmKind]) -> Again | None:
         return None
     row, d = decisive["again"], decisive["again"].to_baseline
     why = d.why_no_p if d else "no prompt was scored in every arm and seed"
-    numbers = (d.difference, d.low, d.high, d.p, d.smallest_p) if d else (None,) * 5
+    numbers = (d.difference, d.low, d.high, d.p, d.smallest_p) if d else (None, None, None, None, None)
     return Again(row.protocol, row.seeds, decisive["baseline"].rate, row.rate, *numbers, why)
 
 

@@ -144,7 +144,8 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData:
     if world.truth is not None and any(kind.needs_truth for kind in kinds):
         known = {pool.cluster_of.get(doc_id) for ids in world.truth.values() for doc_id in ids}
         planted = [item.doc_id for item in items if item.cluster in known]
-    bottom, rankings = bottom_method(study), {}
+    bottom = bottom_method(study)
+    rankings: dict[str, list[str]] = {}
     if bottom is not None and any(kind.role == "control" for kind in kinds):
         for score in sorted(tables.rows(Score, method=bottom), key=lambda score: score.rank):
             rankings.setdefault(score.behaviour, []).append(score.doc_id)

@@ -41,7 +41,14 @@ class ArmKind:
     def info(self, label: str | None) -> ArmInfo:
         """As a row of the tables, under the label that its method had in this run."""
         return ArmInfo(
-            self.name, label or self.label, self.role, self.depends_on_k, self.in_family, self.target, self.look
+            self.name,
+            label or self.label,
+            self.role,
+            self.depends_on_k,
+            self.in_family,
+            self.target,
+            self.look,
+            needs_truth=self.needs_truth,
         )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from datablame.attribute.evidence.gradients import Gradients
-from datablame.attribute.phase import planned_reading
+from datablame.attribute.phase import planned_documents
+from datablame.attribute.registry import chosen
 from datablame.patch.trainings import measured_prompts, trainings
 from datablame.plan.shapes import Shape
 from datablame.plan.subject import Subject
@@ -169,20 +170,17 @@ def _trainings(subject: Subject, protocol: Protocol) -> Trainings:
 
 
 def _reading(subject: Subject, behaviours: int) -> Reading:
-    settings, prefilter = subject.study.attribute, subject.study.prefilter
-    pool = subject.documents
-    candidates = settings.queries * prefilter.candidates
-    union = behaviours * candidates
-    if pool is not None:
-        candidates, union = min(pool, candidates), min(pool, union)
-    scored = pool if prefilter.method == "none" else union
-    read = planned_reading(subject.study, scored, union)
-    others = [documents for kind, documents in read.items() if kind is not Gradients]
+    settings, pool = subject.study.attribute, subject.documents
+    candidates = settings.queries * subject.study.prefilter.candidates
+    read = planned_documents(subject.world, chosen(settings), pool, behaviours)
+    # The gradients of a query at both checkpoints cost no pass over documents of their own.
+    gradients = [documents for kind, documents in read.items() if issubclass(kind, Gradients)]
+    others = [documents for kind, documents in read.items() if not issubclass(kind, Gradients)]
     return Reading(
         behaviours=behaviours,
         queries=behaviours * settings.queries,
-        candidates=candidates,
-        gradient_documents=read.get(Gradients, 0),
+        candidates=candidates if pool is None else min(pool, candidates),
+        gradient_documents=None if None in gradients else max((n for n in gradients if n is not None), default=0),
         activation_documents=None if None in others else sum(n for n in others if n is not None),
         methods=settings.methods,
     )

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from datablame.attribute.evidence.gradients import Gradients
-from datablame.attribute.phase import planned_reading
+from datablame.attribute.evidence.gradients import Gradients, MeanGradients
+from datablame.attribute.phase import planned_documents
+from datablame.attribute.registry import chosen
 from datablame.patch.trainings import trainings
 from datablame.plan.counts import Counts, blocks_of
 from datablame.plan.shapes import Shape
@@ -123,15 +124,15 @@ def _attribution(subject: Subject, counts: Counts, process: Mapping[str, int], c
     assert shape is not None
     parts = {**process, "weights": shape.parameters * at.weight_bytes}
     tokens = max(settings.batch_tokens, subject.answers * settings.max_tokens)
-    read = planned_reading(study, None, None)
-    if Gradients not in read:
+    read = planned_documents(subject.world, chosen(settings), None, counts.attribution.behaviours)
+    if not any(issubclass(kind, Gradients) for kind in read):
         return Memory({**parts, "batch": tokens * (4 * shape.hidden + 2 * shape.intermediate) * at.weight_bytes})
     blocks = blocks_of(study, shape)
     compared = len(blocks) * shape.block_linear_weights
     passed = shape.layers - min(blocks, default=shape.layers)
     widths = sum(inputs for inputs, _ in shape.linears)
     sets = gradients = 1
-    if GradientsOfBoth in read:
+    if MeanGradients in read:
         # Both checkpoints are asked about a query, its gradients averaged, and the directions stand beside the others.
         assert other.shape is not None
         parts["weights of the other checkpoint"] = other.shape.parameters * other.weight_bytes

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datablame.engine.run_folder import read_json, read_timings
+from datablame.engine.files import read_json
+from datablame.engine.run_folder import read_timings
 from datablame.errors import DatablameError, RequestError
 from datablame.plan.counts import counted, operations
 from datablame.plan.subject import subject_of

@@ -7,14 +7,14 @@ from matplotlib.axes import Axes
 
 from datablame.report.figures import style
 from datablame.report.wording import interval, percent, probability
-from datablame.tables import EVERY, ArmInfo, ArmTest, Intervention
+from datablame.tables import EVERY, ArmInfo, ArmTest, InterventionKind
 
-HEADINGS: Mapping[Intervention, str] = {
+HEADINGS: Mapping[InterventionKind, str] = {
     "remove": "After removing what each method flagged",
     "swap": "After exchanging the answers of flagged pairs",
     "drop-source": "After removing the sources of what was flagged",
 }
-_DONE: Mapping[Intervention, str] = {
+_DONE: Mapping[InterventionKind, str] = {
     "remove": "removing K = {k} documents a behaviour",
     "swap": "exchanging the answers of K = {k} pairs a behaviour",
     "drop-source": "removing the sources of K = {k} documents a behaviour",
@@ -101,7 +101,7 @@ def arms_caption(
     arms: Mapping[str, ArmInfo],
     alpha: float | None,
     k: int | None,
-    intervention: Intervention,
+    intervention: InterventionKind,
 ) -> str:
     """What was compared and on how much, in words; `shown` are the rows by protocol."""
     if not any(shown.values()) or alpha is None:

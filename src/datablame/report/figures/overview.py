@@ -10,7 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from datablame.report.figures import style
 from datablame.report.figures.arms import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
 from datablame.report.figures.rates import counted, rates_panel, shown_split
-from datablame.tables import EVERY, Agreement, ArmInfo, ArmTest, Intervention, MethodInfo, Rate
+from datablame.tables import EVERY, Agreement, ArmInfo, ArmTest, InterventionKind, MethodInfo, Rate
 
 _LEADING, _BETWEEN = 1.4, 0.55
 """Of the type's size: from line to line, and between two sentences besides."""
@@ -33,7 +33,7 @@ def overview_figure(
     behaviours: Mapping[str, str],
     verdict: str,
     summary: Sequence[str],
-    intervention: Intervention,
+    intervention: InterventionKind,
 ) -> Figure:
     """Rates against alpha, agreement of methods, what patching did, and the verdict with the summary's sentences.
 

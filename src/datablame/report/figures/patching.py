@@ -9,7 +9,7 @@ from datablame.report.figures import style
 from datablame.report.figures.arms import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
 from datablame.report.figures.doses import dose_caption, dose_panel, dose_rows
 from datablame.report.wording import plain
-from datablame.tables import ArmInfo, ArmRate, ArmTest, Intervention
+from datablame.tables import ArmInfo, ArmRate, ArmTest, InterventionKind
 
 _PROTOCOLS = {"retrain": "trained again from before", "continue": "trained on from after"}
 _NUMBER_INCHES, _UPRIGHT_INCHES = 0.26, 0.16
@@ -29,7 +29,7 @@ def patching_figure(
     k: int | None,
     classifier: str,
     behaviours: Mapping[str, str],
-    intervention: Intervention,
+    intervention: InterventionKind,
 ) -> Figure:
     """The harmful rate of every arm on held-out prompts, for each protocol, and by prompt for the headline's.
 
