@@ -101,9 +101,9 @@ def test_every_module_of_evidence_is_one_that_methods_import() -> None:
 
 
 def test_an_unknown_method_gets_the_names_and_the_nearest_one() -> None:
-    with pytest.raises(RequestError, match=r"= gradiant is not a method; did you mean gradient\? Known: activation, "):
+    with pytest.raises(RequestError, match=r"= gradiant is not a method; did you mean gradient\? Known: .*loss"):
         METHODS.named("gradiant")
-    with pytest.raises(RequestError, match=r"= zebra is not a method\. Known: activation, "):
+    with pytest.raises(RequestError, match=r"= zebra is not a method\. Known: .*loss"):
         METHODS.named("zebra")
 
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from datablame.attribute.registry import Evidence, Inquiry, Method, provider
+from datablame.attribute.registry import Inquiry, PrecomputedScores, provider
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.study.schema import Study
-from datablame.tables import look_of
 from datablame.world import World
 
 _ANY = None
@@ -27,23 +25,6 @@ class _Row(NamedTuple):
     doc_id: str
     score: float
     behaviour: str | None
-
-
-class PrecomputedScores(NamedTuple):
-    """The scores of the study's files."""
-
-    scores: Mapping[str, NDArray[np.float64]]
-    """By method, of shape (documents, behaviours); NaN where the file has none."""
-
-
-def method_of(name: str, path: str) -> Method:
-    """A file's scores as a method's, as they stand there; higher is more responsible."""
-
-    def score(evidence: Evidence) -> NDArray[np.float64]:
-        return evidence[PrecomputedScores].scores[name]
-
-    about = f"Scores brought by the user: {Path(path).name}."
-    return Method(name, f"{name} (brought)", about, (PrecomputedScores,), score, look_of(name), exact=True)
 
 
 def _check_pool(world: World, work: Work) -> None:
