@@ -249,7 +249,7 @@ class EvidenceProvider:
     yields: tuple[type, ...]
     collect: Callable[[Inquiry], Collecting | Mapping[type, Any]]
     """Stages of work items, or evidence at once where this process makes it without items."""
-    check: Callable[[World, Work], None]
+    check: Callable[[World, Work], object]
     """Refuses a world in which it cannot work, before anything is read."""
     per_document: bool
     """Whether it works on documents one by one, so that `plan` counts them."""
@@ -262,7 +262,10 @@ PROVIDERS: Registry[EvidenceProvider] = Registry(
 
 
 def provider(
-    name: str, *yields: type, check: Callable[[World, Work], None] = lambda world, work: None, per_document: bool = True
+    name: str,
+    *yields: type,
+    check: Callable[[World, Work], object] = lambda world, work: None,
+    per_document: bool = True,
 ) -> Callable[[Callable[[Inquiry], Any]], Callable[[Inquiry], Any]]:
     """Register a function that collects evidence of these types."""
 

@@ -235,10 +235,10 @@ def _compared(
         return projected(model, documents, projection, blocks, settings.batch_tokens, layer)
 
     if index is None:
-        return compared(make(), towards, documents)
+        return compared(make(), towards)
     weights = state.once("digest", lambda: weights_digest(model))
     key = index_key(weights, blocks, layer, size, documents)
-    return compared(read_or_made(Path(index).expanduser(), key, make), towards, documents)
+    return compared(read_or_made(Path(index).expanduser(), key, make), towards)
 
 
 def _state_item(key: str, rows: list[int], state: WorkerState) -> None:

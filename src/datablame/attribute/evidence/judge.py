@@ -58,7 +58,7 @@ def _judge(world: World, work: Work) -> "AttributionJudge | None":
     return AttributionJudge.of(world.study, world.judge, work)
 
 
-@provider("judge", Judgements, check=lambda world, work: (_judge(world, work), None)[1])
+@provider("judge", Judgements, check=_judge)
 def judge(inquiry: Inquiry) -> dict[type, Judgements]:
     """Every behaviour's candidates, a question or a count for each."""
     claude = _judge(inquiry.world, inquiry.work)
