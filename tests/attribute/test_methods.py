@@ -149,7 +149,7 @@ def test_activation_is_the_mean_cosine_over_the_queries() -> None:
 def test_centred_activations_do_not_change_when_everything_is_shifted() -> None:
     given = evidence()
     documents, queries = given[Activations]
-    other = replace(given, found={Activations: Activations(documents + 7, queries + 7)})
+    other = replace(given, by_type={Activations: Activations(documents + 7, queries + 7)})
     np.testing.assert_allclose(score("activation-centred", given), score("activation-centred", other), atol=1e-9)
     assert not np.allclose(score("activation", given), score("activation", other))
 

@@ -148,12 +148,12 @@ def ceilings(
     """For each method in `whole`: the share of its first K clusters that the prefilter keeps."""
     rows: list[Ceiling] = []
     for method in (name for name in scored if name in whole):
-        own = []
+        of_method: list[Ceiling] = []
         for behaviour, ranking in scored[method].items():
             first = set(clustered(ranking, clusters).order[:k].tolist())
             left = first & _clusters_of(candidates[behaviour], clusters)
-            own.append(Ceiling(method, behaviour, len(left) / len(first) if first else None))
-        rows += with_mean(own)
+            of_method.append(Ceiling(method, behaviour, len(left) / len(first) if first else None))
+        rows += with_mean(of_method)
     return rows
 
 

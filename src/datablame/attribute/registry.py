@@ -37,11 +37,11 @@ class Evidence:
     """Of the documents that are scored."""
     behaviours: Sequence[Behaviour]
     queries: Sequence[Query]
-    found: Mapping[type, Any]
+    by_type: Mapping[type, Any]
 
     def __getitem__(self, kind: type[E]) -> E:
         """The evidence of that type, which the method must have asked for."""
-        evidence: E = self.found[kind]
+        evidence: E = self.by_type[kind]
         return evidence
 
     def queries_of(self, behaviour: Behaviour) -> list[int]:
@@ -58,7 +58,7 @@ class Votes(NamedTuple):
 
     scores: Mapping[str, NDArray[np.float64]]
     """By method, of shape (documents, behaviours); NaN where it gave no score."""
-    asked: NDArray[np.bool_]
+    eligible: NDArray[np.bool_]
     """Which documents every voter ranks for each behaviour: all, or where one ranks candidates only, those."""
 
 

@@ -21,8 +21,8 @@ def type_token_ratios(inquiry: Inquiry) -> Collecting:
     """One stage of items; an item carries row numbers, its worker reads their tokens."""
     rows = inquiry.rows(TypeTokenRatios)
     items = {
-        key: WorkItem(partial(ratios_of, own.tolist()), serves=(TypeTokenRatios,))
-        for key, own in shards("type-token-ratios", rows).items()
+        key: WorkItem(partial(ratios_of, shard.tolist()), serves=(TypeTokenRatios,))
+        for key, shard in shards("type-token-ratios", rows).items()
     }
     results = yield items
     ratios = np.array([ratio for key in items for ratio in results[key]])

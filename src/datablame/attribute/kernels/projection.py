@@ -102,8 +102,7 @@ def projected_directions(directions: Directions, projection: Projection) -> Floa
     """The same projection of what documents are compared with."""
     parts = []
     for name, (out, into) in projection.sides.items():
-        own = directions[name].to(out.device)
-        parts.append((out.T @ own @ into).flatten(1).cpu())
+        parts.append((out.T @ directions[name].to(out.device) @ into).flatten(1).cpu())
     return torch.cat(parts, 1)
 
 

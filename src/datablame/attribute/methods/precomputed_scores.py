@@ -34,7 +34,7 @@ def _check_pool(world: World, work: Work) -> None:
         RequestError: a document is not in the pool.
     """
     for name, path in world.study.attribute.scores.items():
-        every = dict.fromkeys(doc_id for own in read_scores(name, path).values() for doc_id in own)
+        every = dict.fromkeys(doc_id for scores in read_scores(name, path).values() for doc_id in scores)
         strangers = [doc_id for doc_id in every if doc_id not in world.pool.row_of]
         if strangers:
             raise RequestError(
@@ -79,11 +79,11 @@ def read_scores(name: str, path: str) -> Scores:
         raise RequestError(f"{where} cannot be read ({type(error).__name__}); give a JSONL of doc_id, score") from None
     scores: dict[str | None, dict[str, float]] = {}
     for number, row in _rows(lines, where):
-        own = scores.setdefault(row.behaviour, {})
-        if row.doc_id in own:
+        of_behaviour = scores.setdefault(row.behaviour, {})
+        if row.doc_id in of_behaviour:
             where_else = "" if row.behaviour is None else f" for {row.behaviour}"
             raise RequestError(f"{where}, line {number}: {row.doc_id} has a second score{where_else}; keep one")
-        own[row.doc_id] = row.score
+        of_behaviour[row.doc_id] = row.score
     if not scores:
         raise RequestError(f"{where} holds no score; give rows of doc_id, score, or leave it out")
     if _ANY in scores and len(scores) > 1:
