@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +14,6 @@ from datablame.study.schema import ModelRef
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
-
-
-@pytest.fixture
-def folder(tiny_pair_folder: Path, tmp_path: Path) -> Path:
-    """A pair whose files a test may spoil."""
-    return Path(shutil.copytree(tiny_pair_folder, tmp_path / "pair"))
 
 
 def refs(folder: Path) -> tuple[ModelRef, ModelRef]:

@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from datablame.models.pair import study_tokenizer
 from datablame.models.preflight import check_documents, preflight, weights_bytes
 from datablame.models.tokenizer import vocabulary_of
 from datablame.study.schema import ModelRef, Models
-
-
-@pytest.fixture
-def folder(tiny_pair_folder: Path, tmp_path: Path) -> Path:
-    """A pair whose files a test may spoil."""
-    return Path(shutil.copytree(tiny_pair_folder, tmp_path / "pair"))
 
 
 def models_of(folder: Path, **models: Any) -> Models:

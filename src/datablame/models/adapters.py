@@ -74,15 +74,15 @@ def with_adapter(model: Any, reference: ModelRef, field: str) -> Any:
     Raises:
         RequestError: the adapter is no LoRA, is pickled, or its tensors are not those that the model needs.
     """
-    return _adapted(model, reference, field).get_base_model().eval().requires_grad_(False)
+    return _loaded(model, reference, field).get_base_model().eval().requires_grad_(False)
 
 
 def merged(model: Any, reference: ModelRef, field: str) -> Any:
     """The model with the adapter added into its weights, which are changed."""
-    return _adapted(model, reference, field).merge_and_unload().eval().requires_grad_(False)
+    return _loaded(model, reference, field).merge_and_unload().eval().requires_grad_(False)
 
 
-def _adapted(model: Any, reference: ModelRef, field: str) -> Any:
+def _loaded(model: Any, reference: ModelRef, field: str) -> Any:
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
