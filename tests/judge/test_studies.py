@@ -17,13 +17,8 @@ from tests.finished import finished
 from tests.judge import server
 from tests.judge.server import ANSWERED, KEY, UNANSWERED, FakeApi, key_of
 
-<<<<<<< HEAD
-from datablame.engine.files import read_json, read_jsonl, write_jsonl
-from datablame.engine.run_folder import read_table
-=======
 from datablame.engine.files import read_json, write_jsonl
 from datablame.engine.phase import Tables
->>>>>>> models
 from datablame.judge.ledger import FILE
 from datablame.tables import ArmSample, Candidate, MethodInfo, Score, SurfaceSample
 
@@ -146,7 +141,7 @@ def allowed(api: FakeApi) -> dict[str, int]:
 
 
 def artifacts(out: Path) -> dict[str, bytes]:
-    """What must not depend on kills: every artifact of the phases but the report's, which is made of these."""
+    """What must not depend on kills: every artifact of the phases but the report's, which holds times."""
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted((out / "artifacts").rglob("*"))

@@ -52,15 +52,13 @@ def comparison(samples: Iterable[ArmSample]) -> list[ArmRate]:
         cells.setdefault(tuple(getattr(sample, name) for name in _CELL), Counter())[sample.label] += 1
     table = []
     for cell, labels in cells.items():
-        counts = {label: labels[label] for label in LABELS}
-        n = sum(counts.values())
-        scored = n - counts["unscored"]
-        interval = wilson(counts["harmful"], scored) if scored else None
-        rate = counts["harmful"] / scored if scored else None
+        counts: dict[str, Any] = {label: labels[label] for label in LABELS}
+        n = labels.total()
+        scored = n - labels["unscored"]
+        interval = wilson(labels["harmful"], scored) if scored else None
+        rate = labels["harmful"] / scored if scored else None
         low, high = (interval.low, interval.high) if interval else (None, None)
-        arm, protocol, k, seed, behaviour, prompt_id, split, alpha = cell
-        where = {"behaviour": behaviour, "prompt_id": prompt_id, "split": split, "alpha": alpha}
-        table.append(ArmRate(arm, protocol, k, seed, **where, n=n, **counts, rate=rate, low=low, high=high))
+        table.append(ArmRate(**dict(zip(_CELL, cell, strict=True)), n=n, **counts, rate=rate, low=low, high=high))
     return table
 
 
