@@ -26,8 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from datablame.tables import Document, Message
 from datablame.attribute.evidence.words import bm25
+from datablame.tables import Document, Message
 from datablame.world.duplicates import clusters, full_text
 
 _WORDS = 60_000
