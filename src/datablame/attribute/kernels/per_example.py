@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from datablame.attribute.kernels.observed import backward_with_hooks, linears
-from datablame.attribute.kernels.rows import per_example_pass
+from datablame.attribute.kernels.batches import in_batches
+from datablame.attribute.kernels.hidden import hidden_states_of, means
+from datablame.attribute.kernels.hooks import backward_with_hooks, linears
 from datablame.models.chat import Encoded, Preference, answers
-from datablame.models.device import offload_device, to_float64
+from datablame.models.device import offload_device, to_float64, with_float64
 
 Directions = Mapping[str, Float[Tensor, "behaviours outputs inputs"]]
 """For each Linear layer the mean over a behaviour's queries of their unit gradients."""
@@ -43,6 +44,24 @@ class Similarities(NamedTuple):
 def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together."""
     return mean_units(functools.partial(gradient_of, model, blocks=blocks), queries, linears(model, blocks))
+
+
+def mean_directions(models: Sequence[Any], queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
+    """For each behaviour's queries the mean of their gradients averaged over checkpoints, each scaled to unit norm.
+
+    g is the gradient of a query's mean NLL at one checkpoint. Along the step d from before to after, the mean
+    log-probability of the query's tokens changes by -<(g_after + g_before) / 2, d> (the trapezoidal rule for the
+    integral of the gradient along the step: right up to the third power of d).
+    """
+
+    def mean_gradient(query: Encoded) -> dict[str, Float[Tensor, "outputs inputs"]]:
+        at_first, *others = (gradient_of(model, query, blocks) for model in models)
+        return {
+            name: sum((each[name].to(part.device) for each in others), start=part) / len(models)
+            for name, part in at_first.items()
+        }
+
+    return mean_units(mean_gradient, queries, linears(models[0], blocks))
 
 
 def gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
@@ -159,3 +178,99 @@ def _from_factors(
         dots = [((deltas @ each) * inputs).sum((1, 2)) for each in directions]
     grams = (inputs @ inputs.transpose(1, 2)) * (deltas @ deltas.transpose(1, 2))
     return to_float64(torch.stack(dots, 1)), to_float64(grams.sum((1, 2)))
+
+
+Add = Callable[
+    [
+        Float[Tensor, "batch columns"],
+        str,
+        Float[Tensor, "batch tokens inputs"],
+        Float[Tensor, "batch tokens outputs"],
+        float,
+    ],
+    None,
+]
+"""Adds to a batch's rows what a layer has to say: its name, inputs, output gradients and how much too large these are.
+"""
+
+
+class Rows(NamedTuple):
+    """Of every document its row, its loss (nats), and the mean hidden state of the layer that was asked for.
+
+    Of a preference pair the loss and the state are the chosen answer's less the rejected one's.
+    """
+
+    rows: Float[Tensor, "documents columns"]
+    losses: Float[Tensor, " documents"]
+    states: Float[Tensor, "documents width"]
+    """Without columns where no layer was asked for."""
+
+
+def per_example_pass(
+    model: Any,
+    documents: Sequence[Encoded | Preference],
+    blocks: Sequence[int],
+    batch_tokens: int,
+    columns: int,
+    add: Add,
+    layer: int | None = None,
+) -> Rows:
+    """Rows of `columns` numbers that `add` fills in a pass forward and backward; batches hold documents of like length.
+
+    The hidden states come out of the same forward pass.
+
+    Raises:
+        PhaseError: a single document does not fit in memory.
+    """
+    rows = torch.zeros(len(documents), columns, dtype=torch.float64)
+    losses = torch.zeros(len(documents), dtype=torch.float64)
+    states = torch.zeros(len(documents), 0 if layer is None else model.config.hidden_size)
+    device = with_float64(next(model.parameters()).device)
+
+    def work(places: list[int]) -> None:
+        batch = torch.zeros(len(places), columns, dtype=torch.float64, device=device)
+        sides = list(zip(*(answers(documents[place]) for place in places), strict=True))
+        every = [answer for side in sides for answer in side]
+
+        def seen(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+            if len(sides) == 2:
+                inputs, deltas = _joined(inputs, deltas)
+            add(batch, name, inputs, deltas, scale)
+
+        if layer is None:
+            batch_losses = backward_with_hooks(model, every, blocks, seen)
+        else:
+            lengths = torch.tensor([len(each.ids) for each in every])
+
+            def hear(found: Tensor) -> None:
+                ends = lengths.to(found.device)
+                states[places] = _difference(means(found, torch.zeros_like(ends), ends).cpu(), len(places))
+
+            with hidden_states_of(model, layer, hear):
+                batch_losses = backward_with_hooks(model, every, blocks, seen)
+        rows[places], losses[places] = batch.cpu(), _difference(batch_losses.cpu(), len(places))
+
+    for number in (1, 2):
+        alike = [place for place, document in enumerate(documents) if len(answers(document)) == number]
+        spans = [number * max(len(answer.ids) for answer in answers(documents[place])) for place in alike]
+
+        def of_alike(chosen: list[int], alike: list[int] = alike) -> None:
+            work([alike[place] for place in chosen])
+
+        in_batches(spans, batch_tokens, of_alike)
+    return Rows(rows, losses, states)
+
+
+def _difference(sides: Float[Tensor, "answers ..."], documents: int) -> Float[Tensor, "documents ..."]:
+    """What the chosen answers have more than the rejected ones; of single documents what they have."""
+    chosen, *rejected = sides.split(documents)
+    found: Tensor = chosen - rejected[0] if rejected else chosen
+    return found
+
+
+def _joined(
+    inputs: Float[Tensor, "answers tokens inputs"], deltas: Float[Tensor, "answers tokens outputs"]
+) -> tuple[Float[Tensor, "pairs both_tokens inputs"], Float[Tensor, "pairs both_tokens outputs"]]:
+    """The rows of the chosen answers, each followed by its rejected one's tokens with the sign of the loss turned."""
+    (chosen, rejected), (up, down) = inputs.chunk(2), deltas.chunk(2)
+    return torch.cat([chosen, rejected], 1), torch.cat([up, -down], 1)

@@ -3,9 +3,15 @@
 A layer's gradient G^T A becomes (G R)^T (A S) with R and S normal of variance 1/p, so that dot products keep their
 expectation (Johnson and Lindenstrauss 1984; on both sides of a layer as in LoGra, Choe et al. 2024). Of L layers a
 document keeps L p^2 numbers, and its cosine has a standard error of about 1 / (p sqrt(L)).
+
+An index keeps them on disk in files that are named by what they hold, so that nothing has to be kept up to date: the
+hash of the weights, the layers, the projection and the documents' tokens. Another study with other behaviours, prompts
+or samples finds the files of the same documents and makes no pass over them.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datablame.attribute.kernels.observed import linears
-from datablame.attribute.kernels.per_example import Directions, Similarities, response_tokens
-from datablame.attribute.kernels.rows import per_example_pass
-from datablame.models.chat import Encoded, Preference
+from datablame.attribute.kernels.hooks import linears
+from datablame.attribute.kernels.per_example import Directions, Similarities, per_example_pass, response_tokens
+from datablame.attribute.tensor_files import save
+from datablame.engine.files import digest
+from datablame.models.chat import Encoded, Preference, answers
 from datablame.seeds import generator
+
+_INDEX_FORMAT = 1
 
 
 class Projection(NamedTuple):
@@ -104,3 +113,40 @@ def compared(
     """What `per_example.similarities` gives, up to the error of the projection; no model is needed."""
     dots = (found.units.float() @ towards.T).double() * found.norms[:, None]
     return Similarities(dots, found.norms, found.losses, response_tokens(documents), found.states)
+
+
+def weights_digest(model: Any) -> str:
+    """The SHA-256 of all weights with their names, shapes and types."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def index_key(
+    weights: str, blocks: Sequence[int], layer: int, size: int, documents: Sequence[Encoded | Preference]
+) -> str:
+    """What projected gradients depend on: the batches that they were made in change them by rounding only."""
+    tokens = [[[each.prompt_tokens, *each.ids] for each in answers(document)] for document in documents]
+    return digest([_INDEX_FORMAT, weights, list(blocks), layer, size, tokens])
+
+
+def read_or_made(folder: Path, key: str, make: Callable[[], Projected]) -> Projected:
+    """The file of that key, or what `make` makes, which is then written there whole.
+
+    A file that cannot be read is made again.
+
+    Raises:
+        PhaseError: a number that is not finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / f"{key}.safetensors"
+    try:
+        return Projected(**load_file(path))
+    except (OSError, SafetensorError):
+        made = make()
+        save(path, made._asdict(), "the gradients of the documents", shared=True)
+        return made
