@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from datablame.attribute.kernels.observed import backward_with_hooks
 from measure import Row, Times, interleaved, machine, table
 
 from datablame.attribute.kernels.batches import length_batches
+from datablame.attribute.kernels.hooks import backward_with_hooks
 from datablame.attribute.kernels.per_example import directions, similarities
 from datablame.models.blocks import decoder_blocks, middle_blocks
 from datablame.models.chat import Encoded

@@ -6,7 +6,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datablame.api import Run, open, run, study
+    from datablame.api import Run as Run
+    from datablame.api import open as open
+    from datablame.api import run as run
+    from datablame.api import study as study
 
 __version__ = "0.1.0"
 

@@ -41,7 +41,7 @@ def test_only_the_tokens_of_responses_are_averaged_whatever_the_batch(batch_toke
 
 
 def diff(given: ResponseActivations) -> Any:
-    return score("activation-diff", replace(evidence(), found={ResponseActivations: given}))
+    return score("activation-diff", replace(evidence(), by_type={ResponseActivations: given}))
 
 
 def test_each_query_is_set_against_the_safe_outputs_to_its_own_prompt() -> None:

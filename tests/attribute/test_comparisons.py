@@ -62,7 +62,7 @@ def test_agreement_compares_what_both_methods_scored() -> None:
 
 def test_methods_without_a_common_document_or_with_one_score_have_no_coefficient() -> None:
     apart = agreement(scored(m="a", n="d"), CLUSTERS, 2)
-    assert apart[0] == Agreement("m", "n", "x", 0, **NONE)  # type: ignore[arg-type]
+    assert apart[0] == Agreement("m", "n", "x", 0, **NONE)
     constant = {**scored(m="abde"), "n": {"x": ranking("abde", [1.0] * 4)}}
     row = agreement(constant, CLUSTERS, 2)[1]
     assert (row.spearman, row.kendall, row.overlap) == (None, None, 2)
@@ -119,7 +119,7 @@ def test_documents_that_are_all_alike_are_one_theme(n: int) -> None:
     found = themes(ids, ["the same words"] * n, np.ones((n, 4)), {})
     assert found.silhouette is None
     assert [(theme.count, theme.share) for theme in found.themes] == [(n, 1.0)]
-    assert sorted(found.themes[0]["terms"]) == ["same", "the", "words"]
+    assert sorted(found.themes[0].terms) == ["same", "the", "words"]
 
 
 def test_without_candidates_or_words_there_is_little_to_say() -> None:

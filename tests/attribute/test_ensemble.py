@@ -58,9 +58,9 @@ def test_a_voter_that_ranks_candidates_only_makes_the_ensemble_ask_about_candida
     votes = {"a": np.array([[3.0, 1.0], [2.0, 2.0], [9.0, 3.0]]), "b": np.array([[1.0, 1.0], [2.0, 5.0], [9.0, OPEN]])}
     given = evidence()
     asked = np.array([[True, False], [True, False], [False, True]])
-    candidates = replace(given, found={Votes: Votes(votes, asked)})
+    candidates = replace(given, by_type={Votes: Votes(votes, asked)})
     np.testing.assert_array_equal(ensemble(candidates), [[0.5, OPEN], [0.5, OPEN], [OPEN, 0.5]])
-    everywhere = replace(given, found={Votes: Votes(votes, np.full((3, 2), True))})
+    everywhere = replace(given, by_type={Votes: Votes(votes, np.full((3, 2), True))})
     np.testing.assert_allclose(ensemble(everywhere), [[0.25, 0.125], [0.25, 0.625], [1.0, 0.75]])
 
 

@@ -96,7 +96,7 @@ def test_the_method_is_named_after_the_model_and_is_no_stand_in(make: Make, mode
     world = make(judge={"attribution_model": model}).world
     assert method.in_world(world) == method
     assert (method.standin, method.label) == (True, "llm-judge (keyword stand-in)")
-    asked = method.in_world(replace(world, judge=world.judge._replace(attribution="claude")))
+    asked = method.in_world(replace(world, judge=replace(world.judge, attribution="claude")))
     assert (asked.label, asked.standin, asked.score) == (f"llm-judge ({model})", False, method.score)
     assert model in asked.description
 
@@ -104,7 +104,7 @@ def test_the_method_is_named_after_the_model_and_is_no_stand_in(make: Make, mode
 def test_a_judge_without_a_key_is_refused_before_anything_is_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     made = make(attribute={"methods": ["llm-judge"], "top_k": 3}, **CONTROLS)
-    world = replace(made.world, judge=made.world.judge._replace(attribution="claude"))
+    world = replace(made.world, judge=replace(made.world.judge, attribution="claude"))
     with pytest.raises(RequestError, match="ANTHROPIC_API_KEY"):
         phase.run(world, made.tables, work(world.root, "attribute"))
     assert made.tables.rows(MethodInfo) == []

@@ -30,7 +30,7 @@ WIDE = 10_000
 def through(model: Any, pool: Any, size: int, batch_tokens: int = 200) -> Similarities:
     projection = projection_of(model, BLOCKS, size)
     towards = projected_directions(directions(model, QUERIES, BLOCKS), projection)
-    return compared(projected(model, pool, projection, BLOCKS, batch_tokens, 2), towards, pool)
+    return compared(projected(model, pool, projection, BLOCKS, batch_tokens, 2), towards)
 
 
 def cosines(found: Similarities) -> torch.Tensor:
@@ -45,7 +45,6 @@ def test_a_projection_that_keeps_everything_is_exact_up_to_its_16_bits(batch_tok
     torch.testing.assert_close(cosines(found), cosines(exact), rtol=0, atol=1e-3)
     torch.testing.assert_close(found.norms, exact.norms, rtol=1e-4, atol=0)
     torch.testing.assert_close(found.losses, exact.losses, rtol=1e-5, atol=1e-6)
-    assert torch.equal(found.tokens, exact.tokens)
     torch.testing.assert_close(found.states, mean_hidden(model, pool, 2, 100), rtol=1e-4, atol=1e-5)
 
 

@@ -114,7 +114,8 @@ def test_a_document_that_is_the_query_is_reported_for_it_is_no_finding(make: Mak
     assert made.tables.of(Attribution).query_matches == (Match("copy", "nuts-q1"),)
     for method in ("gradient", "activation"):
         first, score = next(iter(scores_of(made, method).items()))
-        assert (first, score) == ("copy", pytest.approx(1, abs=1e-5))
+        assert first == "copy"
+        assert score == pytest.approx(1, abs=1e-5)
 
 
 def test_with_the_prefilter_every_method_ranks_the_candidates_only(make: Make) -> None:

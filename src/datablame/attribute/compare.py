@@ -30,7 +30,7 @@ Scored = Mapping[str, Mapping[str, Ranking]]
 """Ranked documents by method and behaviour."""
 Rows = Mapping[str, NDArray[np.int64]]
 """Rows of the pool by behaviour."""
-R = TypeVar("R", Agreement, Quality, PrefilterRecall, Ceiling)
+R = TypeVar("R")
 
 
 def agreement(scored: Scored, clusters: NDArray[np.int64], k: int) -> list[Agreement]:
@@ -52,14 +52,13 @@ def with_mean(rows: list[R]) -> list[R]:
     """The rows, and the mean of each number over the behaviours that have it, None where none does."""
     if not rows:
         return []
+    first: Any = rows[0]
     means: dict[str, Any] = {}
-    for field in fields(rows[0]):
-        values = [getattr(row, field.name) for row in rows]
-        known = [value for value in values if value is not None]
+    for field in fields(first):
+        known = [value for row in rows if (value := getattr(row, field.name)) is not None]
         if not any(isinstance(value, str) for value in known):
             means[field.name] = sum(known) / len(known) if known else None
-    mean = replace(rows[0], behaviour=EVERY, **means)
-    return [*rows, mean]
+    return [*rows, replace(first, behaviour=EVERY, **means)]
 
 
 def _compared(a: Ranking, b: Ranking, clusters: NDArray[np.int64], k: int) -> dict[str, Any]:
@@ -149,12 +148,12 @@ def ceilings(
     """For each method in `whole`: the share of its first K clusters that the prefilter keeps."""
     rows: list[Ceiling] = []
     for method in (name for name in scored if name in whole):
-        own = []
+        of_method: list[Ceiling] = []
         for behaviour, ranking in scored[method].items():
             first = set(clustered(ranking, clusters).order[:k].tolist())
             left = first & _clusters_of(candidates[behaviour], clusters)
-            own.append(Ceiling(method, behaviour, len(left) / len(first) if first else None))
-        rows += with_mean(own)
+            of_method.append(Ceiling(method, behaviour, len(left) / len(first) if first else None))
+        rows += with_mean(of_method)
     return rows
 
 

@@ -85,8 +85,8 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
             if Words in method.needs:
                 work.timings(f"attribute/{method.name}", "index", reading.seconds)
         inquiry = _inquiry(world, work, methods, trace, reading)
-        found = collect(inquiry, methods) if trace.queries else {}
-        evidence = Evidence(world.seed, inquiry.ids, inquiry.behaviours, inquiry.queries, found)
+        by_type = collect(inquiry, methods) if trace.queries else {}
+        evidence = Evidence(world.seed, inquiry.ids, inquiry.behaviours, inquiry.queries, by_type)
         return _outputs(inquiry, methods, trace, reading, evidence)
 
 
@@ -186,7 +186,7 @@ def _outputs(
     shown = {flag.doc_id for flag in flags if flag.k == study.attribute.top_k}
     by_theme = _themes(inquiry, evidence, [method.name for method in methods], flags)
     shown |= {doc_id for theme in by_theme.themes for doc_id in theme.examples}
-    planted = None if world.truth is None else {b: _rows_of(world, own) for b, own in world.truth.items()}
+    planted = None if world.truth is None else {b: _rows_of(world, ids) for b, ids in world.truth.items()}
     k, shortlist = study.attribute.top_k, inquiry.candidates
     known = planted is not None
     return {
@@ -208,8 +208,8 @@ def _outputs(
 def _attribution(
     inquiry: Inquiry, trace: Traced, reading: _Reading, evidence: Evidence, silhouette: float | None
 ) -> Attribution:
-    gradients: Gradients | None = evidence.found.get(Gradients)
-    judgements: Judgements | None = evidence.found.get(Judgements)
+    gradients: Gradients | None = evidence.by_type.get(Gradients)
+    judgements: Judgements | None = evidence.by_type.get(Judgements)
     some = {row for rows in inquiry.candidates.values() for row in rows.tolist()}
     prefilter: Any = inquiry.world.study.prefilter.method
     return Attribution(
@@ -262,5 +262,5 @@ def _one_shown(world: World, document: Document) -> ShownDocument:
         response=document.response,
         rejected=document.rejected,
         source=document.source,
-        planted=None if world.truth is None else any(document.id in own for own in world.truth.values()),
+        planted=None if world.truth is None else any(document.id in planted for planted in world.truth.values()),
     )

@@ -8,6 +8,7 @@ yields evidence of one or several types. Both are found in our packages and by t
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -36,11 +37,11 @@ class Evidence:
     """Of the documents that are scored."""
     behaviours: Sequence[Behaviour]
     queries: Sequence[Query]
-    found: Mapping[type, Any]
+    by_type: Mapping[type, Any]
 
     def __getitem__(self, kind: type[E]) -> E:
         """The evidence of that type, which the method must have asked for."""
-        evidence: E = self.found[kind]
+        evidence: E = self.by_type[kind]
         return evidence
 
     def queries_of(self, behaviour: Behaviour) -> list[int]:
@@ -57,8 +58,15 @@ class Votes(NamedTuple):
 
     scores: Mapping[str, NDArray[np.float64]]
     """By method, of shape (documents, behaviours); NaN where it gave no score."""
-    asked: NDArray[np.bool_]
+    eligible: NDArray[np.bool_]
     """Which documents every voter ranks for each behaviour: all, or where one ranks candidates only, those."""
+
+
+class PrecomputedScores(NamedTuple):
+    """Evidence of the study's own files, `attribute.scores`."""
+
+    scores: Mapping[str, NDArray[np.float64]]
+    """By method, of shape (documents, behaviours); NaN where the file has none."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +130,8 @@ def chosen(settings: Attribute) -> list[Method]:
     Raises:
         RequestError: one of them is not known.
     """
-    from datablame.attribute.methods.precomputed_scores import method_of
-
     files = settings.scores
-    methods = [method_of(name, files[name]) if name in files else METHODS.named(name) for name in settings.methods]
+    methods = [_precomputed(name, files[name]) if name in files else METHODS.named(name) for name in settings.methods]
     voters = [method for method in methods if is_voter(method)]
     return [
         replace(
@@ -144,12 +150,22 @@ def is_voter(method: Method) -> bool:
     return not method.control and Votes not in method.needs
 
 
+def _precomputed(name: str, path: str) -> Method:
+    """A file's scores as a method's, as they stand there."""
+
+    def score(evidence: Evidence) -> NDArray[np.float64]:
+        return evidence[PrecomputedScores].scores[name]
+
+    about = f"Scores brought by the user: {PurePath(path).name}."
+    return Method(name, f"{name} (brought)", about, (PrecomputedScores,), score, look_of(name), exact=True)
+
+
 def described() -> list[dict[str, Any]]:
     """Name, label, description, needs and flags of every method, as `datablame methods` prints them."""
     fields = ("name", "label", "description", "whole_pool", "standin", "control")
     return [
         {**{field: getattr(each, field) for field in fields}, "needs": [need.__name__ for need in each.needs]}
-        for each in METHODS.all().values()
+        for _, each in sorted(METHODS.all().items())
     ]
 
 
@@ -233,7 +249,7 @@ class EvidenceProvider:
     yields: tuple[type, ...]
     collect: Callable[[Inquiry], Collecting | Mapping[type, Any]]
     """Stages of work items, or evidence at once where this process makes it without items."""
-    check: Callable[[World, Work], None]
+    check: Callable[[World, Work], object]
     """Refuses a world in which it cannot work, before anything is read."""
     per_document: bool
     """Whether it works on documents one by one, so that `plan` counts them."""
@@ -246,7 +262,10 @@ PROVIDERS: Registry[EvidenceProvider] = Registry(
 
 
 def provider(
-    name: str, *yields: type, check: Callable[[World, Work], None] = lambda world, work: None, per_document: bool = True
+    name: str,
+    *yields: type,
+    check: Callable[[World, Work], object] = lambda world, work: None,
+    per_document: bool = True,
 ) -> Callable[[Callable[[Inquiry], Any]], Callable[[Inquiry], Any]]:
     """Register a function that collects evidence of these types."""
 
@@ -269,4 +288,4 @@ def providers_of(kinds: Collection[type]) -> list[EvidenceProvider]:
             broken = "".join(f"; {problem}" for problem in (*METHODS.problems, *PROVIDERS.problems))
             raise RequestError(f"attribute.methods: no evidence provider yields {kind.__name__}{broken}")
     needed = [provider for provider in known if set(provider.yields) & set(kinds)]
-    return sorted(needed, key=lambda provider: provider.per_document)
+    return sorted(needed, key=lambda provider: (provider.per_document, provider.name))

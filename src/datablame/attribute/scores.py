@@ -36,12 +36,12 @@ def rankings_of(inquiry: Inquiry, methods: Sequence[Method], evidence: Evidence)
     for method in sorted(methods, key=lambda method: Votes in method.needs):
         began = time.perf_counter()
         votes = _votes(inquiry, [voter for voter in methods if is_voter(voter)], ballots)
-        found = {**evidence.found, Votes: votes} if Votes in method.needs else evidence.found
-        scores = method.score(replace(evidence, found=found))
-        given = ~np.isnan(scores)
-        filled = scores if method.missing is None else np.where(given, scores, method.missing)
+        by_type = {**evidence.by_type, Votes: votes} if Votes in method.needs else evidence.by_type
+        scores = method.score(replace(evidence, by_type=by_type))
+        known = ~np.isnan(scores)
+        filled = scores if method.missing is None else np.where(known, scores, method.missing)
         matrices[method.name] = filled if method.exact else np.apply_along_axis(rounded, 0, filled)
-        ballots[method.name] = np.where(given, matrices[method.name], np.nan)
+        ballots[method.name] = np.where(known, matrices[method.name], np.nan)
         inquiry.work.timings(f"attribute/{method.name}", "scores", time.perf_counter() - began)
     by_id = id_order(evidence.ids)
     rankings: dict[str, dict[str, Ranking]] = {}
@@ -63,10 +63,10 @@ def _ranked_rows(inquiry: Inquiry, method: Method, behaviour: str) -> NDArray[np
 
 def _votes(inquiry: Inquiry, voters: Sequence[Method], ballots: Mapping[str, NDArray[np.float64]]) -> Votes:
     every = all(voter.whole_pool for voter in voters)
-    asked = np.full((len(inquiry.scored), len(inquiry.behaviours)), every)
+    eligible = np.full((len(inquiry.scored), len(inquiry.behaviours)), every)
     for column, behaviour in enumerate(inquiry.behaviours):
-        asked[np.searchsorted(inquiry.scored, inquiry.candidates[behaviour.id]), column] = True
-    return Votes({voter.name: ballots[voter.name] for voter in voters if voter.name in ballots}, asked)
+        eligible[np.searchsorted(inquiry.scored, inquiry.candidates[behaviour.id]), column] = True
+    return Votes({voter.name: ballots[voter.name] for voter in voters if voter.name in ballots}, eligible)
 
 
 def flags_of(world: World, rankings: Rankings) -> list[Flag]:
@@ -113,8 +113,8 @@ def method_info(inquiry: Inquiry, method: Method, by_behaviour: Mapping[str, Ran
         left = every - len(ranking.order)
         if left:
             unranked.append(Unranked(behaviour, left))
-            said = f"{left} of {every} documents"
-            _logger.warning("%s gives %s no score for %s; they are not ranked", method.name, said, behaviour)
+            share = f"{left} of {every} documents"
+            _logger.warning("%s gives %s no score for %s; they are not ranked", method.name, share, behaviour)
     return MethodInfo(
         name=method.name,
         label=method.label,

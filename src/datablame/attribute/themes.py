@@ -48,21 +48,21 @@ def themes(
     partition = _partition(activations)
     numbers = sorted(set(partition.labels.tolist()), key=lambda i: (-int((partition.labels == i).sum()), i))
     terms = _terms(texts, [partition.labels == number for number in numbers])
-    found = []
+    rows = []
     for number, terms_of_theme in zip(numbers, terms, strict=True):
         indices = np.flatnonzero(partition.labels == number).tolist()
         members = {ids[index] for index in indices}
         nearest = sorted(indices, key=lambda index: (partition.distances[index], ids[index]))
-        found.append(
+        rows.append(
             Theme(
                 terms=tuple(terms_of_theme),
                 count=len(indices),
                 share=len(indices) / len(ids),
                 examples=tuple(ids[index] for index in nearest[:_EXAMPLES]),
-                flagged=tuple(ThemeShare(method, _share(own, members, ids)) for method, own in flagged.items()),
+                flagged=tuple(ThemeShare(method, _share(chosen, members, ids)) for method, chosen in flagged.items()),
             )
         )
-    return Themes(found, partition.silhouette)
+    return Themes(rows, partition.silhouette)
 
 
 def _share(flagged: Collection[str], members: Collection[str], ids: Sequence[str]) -> float | None:
@@ -99,12 +99,12 @@ def _terms(texts: Sequence[str], memberships: Sequence[NDArray[np.bool_]]) -> li
     weights = vectorizer.fit_transform(texts)
     names = vectorizer.get_feature_names_out()
     overall = np.asarray(weights.mean(0)).ravel()
-    found = []
+    terms = []
     for members in memberships:
         above = (np.asarray(weights[members].mean(0)).ravel() - overall).round(9)
         order = sorted(np.flatnonzero(above > 0).tolist(), key=lambda word: (-above[word], names[word]))
-        found.append([str(names[word]) for word in order[:_TERMS]])
+        terms.append([str(names[word]) for word in order[:_TERMS]])
     if len(memberships) == 1:
         order = sorted(range(len(names)), key=lambda word: (-overall[word].round(9), names[word]))
-        found = [[str(names[word]) for word in order[:_TERMS]]]
-    return found
+        terms = [[str(names[word]) for word in order[:_TERMS]]]
+    return terms

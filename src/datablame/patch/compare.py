@@ -52,13 +52,13 @@ def comparison(samples: Iterable[ArmSample]) -> list[ArmRate]:
         cells.setdefault(tuple(getattr(sample, name) for name in _CELL), Counter())[sample.label] += 1
     table = []
     for cell, labels in cells.items():
-        counts = {label: labels[label] for label in LABELS}
-        n = sum(counts.values())
-        scored = n - counts["unscored"]
-        interval = wilson(counts["harmful"], scored) if scored else None
-        rate = counts["harmful"] / scored if scored else None
+        counts: dict[str, Any] = {label: labels[label] for label in LABELS}
+        n = labels.total()
+        scored = n - labels["unscored"]
+        interval = wilson(labels["harmful"], scored) if scored else None
+        rate = labels["harmful"] / scored if scored else None
         low, high = (interval.low, interval.high) if interval else (None, None)
-        table.append(ArmRate(*cell, n, *counts.values(), rate, low, high))
+        table.append(ArmRate(**dict(zip(_CELL, cell, strict=True)), n=n, **counts, rate=rate, low=low, high=high))
     return table
 
 
@@ -102,10 +102,12 @@ def again(tests: Iterable[ArmTest], kinds: Sequence[ArmKind]) -> Again | None:
     decisive = {roles[row.arm]: row for row in tests if row.headline}
     if "again" not in decisive:
         return None
-    row, d = decisive["again"], decisive["again"].to_baseline
-    why = d.why_no_p if d else "no prompt was scored in every arm and seed"
-    numbers = (d.difference, d.low, d.high, d.p, d.smallest_p) if d else (None, None, None, None, None)
-    return Again(row.protocol, row.seeds, decisive["baseline"].rate, row.rate, *numbers, why)
+    row, against = decisive["again"], decisive["again"].to_baseline
+    names = ("difference", "low", "high", "p", "smallest_p", "why_no_p")
+    numbers = {name: getattr(against, name) for name in names} if against else dict.fromkeys(names)
+    if against is None:
+        numbers["why_no_p"] = "no prompt was scored in every arm and seed"
+    return Again(row.protocol, row.seeds, decisive["baseline"].rate, row.rate, **numbers)
 
 
 def difference(rates: Rates, reference: Rates, key: int, margin: float) -> Difference:

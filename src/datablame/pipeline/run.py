@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from datablame import __version__
+from datablame.attribute.methods.precomputed_scores import check_files
 from datablame.engine.execute import Execution, Progress, peak_rss_mb
 from datablame.engine.files import json_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work
@@ -89,9 +90,10 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
     """The world of a study, its organism made or taken from the cache first.
 
     Raises:
-        RequestError: as `world.freeze`.
+        RequestError: as `world.freeze`, or the user's own scores cannot be used.
     """
     resolved = resolve(study, root, progress)
+    check_files(resolved)
     began = time.monotonic()
     world = freeze(resolved, root, execution=execution, progress=progress)
     append_timing(root, "phase/world", "froze", time.monotonic() - began)

@@ -72,10 +72,10 @@ def gradients(inquiry: Inquiry) -> Collecting:
     kinds = (Gradients, MeanGradients) if differentiated else ()
     first = yield {_QUERIES: WorkItem(partial(_query_item, queries, differentiated, both_ends), (*kinds, Activations))}
     items = {}
-    for key, own in shards("gradients" if differentiated else "activations", rows).items():
-        shown = np.flatnonzero(np.isin(own, with_states)).tolist()
+    for key, shard in shards("gradients" if differentiated else "activations", rows).items():
+        shown = np.flatnonzero(np.isin(shard, with_states)).tolist()
         item = partial(_gradient_item, shown) if differentiated else _state_item
-        items[key] = WorkItem(partial(item, key, own.tolist()), (*kinds, *((Activations,) if shown else ())))
+        items[key] = WorkItem(partial(item, key, shard.tolist()), (*kinds, *((Activations,) if shown else ())))
     sampled = differentiated and (settings.projection is not None or first[_QUERIES] in ("float16", "bfloat16"))
     if sampled:
         sample = rows[evenly_spaced(len(rows))].tolist()
@@ -166,16 +166,16 @@ def _query_item(queries: Queries, differentiated: bool, both_ends: bool, state: 
 
     settings, models = state.world.study.attribute, state.world.models
     model, blocks, layer = _checkpoint(state)
-    every = [query for own in queries for query in own]
+    every = [query for group in queries for query in group]
     states = mean_hidden(model, every, layer, settings.batch_tokens)
     save_states(state.folder / f"{_QUERIES}.safetensors", states, "the queries")
-    found = directions(model, queries, blocks) if differentiated else {}
+    towards = directions(model, queries, blocks) if differentiated else {}
     if both_ends:
         other: Role = "before" if settings.checkpoint == "after" else "after"
         beside = load_model(getattr(models, other), device=models.device, field=f"models.{other}")
         means = mean_directions((model, beside), queries, blocks)
-        found = {name: torch.cat([part, means[name]]) for name, part in found.items()}
-    for name, part in found.items():
+        towards = {name: torch.cat([part, means[name]]) for name, part in towards.items()}
+    for name, part in towards.items():
         save(state.folder / f"directions/{name}.safetensors", {"direction": part}, "the queries")
     return str(model.dtype).removeprefix("torch.")
 
@@ -191,19 +191,19 @@ def _directions(state: WorkerState, model: Any) -> "Directions":
         device = offload_device(sum(file.stat().st_size for file in files), next(model.parameters()).device)
         return {file.stem: load_file(file, str(device))["direction"] for file in files}
 
-    found: Directions = state.once("directions", load)
-    return found
+    directions: Directions = state.once("directions", load)
+    return directions
 
 
 def _gradient_item(with_states: list[int], key: str, rows: list[int], state: WorkerState) -> dict[str, Any]:
     settings = state.world.study.attribute
     documents = state.world.pool.encoded(rows)
-    found = _compared(state, documents, settings.index, with_states=bool(with_states))
-    result = {"dots": found.dots.tolist(), "norms": found.norms.tolist(), "losses": found.losses.tolist()}
+    similar = _compared(state, documents, settings.index, with_states=bool(with_states))
+    result = {"dots": similar.dots.tolist(), "norms": similar.norms.tolist(), "losses": similar.losses.tolist()}
     if not all(map(math.isfinite, [*result["norms"], *result["losses"]])):
         raise not_finite(f"the gradients of {key}")
     if with_states:
-        save_states(state.folder / f"{key}.safetensors", found.states[with_states], f"the hidden states of {key}")
+        save_states(state.folder / f"{key}.safetensors", similar.states[with_states], f"the hidden states of {key}")
     return result
 
 
@@ -235,10 +235,10 @@ def _compared(
         return projected(model, documents, projection, blocks, settings.batch_tokens, layer)
 
     if index is None:
-        return compared(make(), towards, documents)
+        return compared(make(), towards)
     weights = state.once("digest", lambda: weights_digest(model))
     key = index_key(weights, blocks, layer, size, documents)
-    return compared(read_or_made(Path(index).expanduser(), key, make), towards, documents)
+    return compared(read_or_made(Path(index).expanduser(), key, make), towards)
 
 
 def _state_item(key: str, rows: list[int], state: WorkerState) -> None:
@@ -246,14 +246,14 @@ def _state_item(key: str, rows: list[int], state: WorkerState) -> None:
 
     model, _, layer = _checkpoint(state)
     documents = state.world.pool.encoded(rows)
-    found = mean_hidden(model, documents, layer, state.world.study.attribute.batch_tokens)
-    save_states(state.folder / f"{key}.safetensors", found, f"the hidden states of {key}")
+    states = mean_hidden(model, documents, layer, state.world.study.attribute.batch_tokens)
+    save_states(state.folder / f"{key}.safetensors", states, f"the hidden states of {key}")
 
 
 def _exactness_item(rows: list[int], queries: Queries, state: WorkerState) -> dict[str, Any]:
     from datablame.attribute.kernels.exactness import agreement_with_exact
 
     documents = state.world.pool.encoded(rows)
-    found = _compared(state, documents, None)
+    similar = _compared(state, documents, None)
     model, blocks, _ = _checkpoint(state)
-    return agreement_with_exact(model, found, documents, queries, blocks, state.world.study.attribute.batch_tokens)
+    return agreement_with_exact(model, similar, documents, queries, blocks, state.world.study.attribute.batch_tokens)

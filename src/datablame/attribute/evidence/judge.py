@@ -58,30 +58,30 @@ def _judge(world: World, work: Work) -> "AttributionJudge | None":
     return AttributionJudge.of(world.study, world.judge, work)
 
 
-@provider("judge", Judgements, check=lambda world, work: (_judge(world, work), None)[1])
+@provider("judge", Judgements, check=_judge)
 def judge(inquiry: Inquiry) -> dict[type, Judgements]:
     """Every behaviour's candidates, a question or a count for each."""
     claude = _judge(inquiry.world, inquiry.work)
     scores = np.full((len(inquiry.scored), len(inquiry.behaviours)), np.nan)
-    positions, texts, given = [], [], []
+    positions, texts, points = [], [], []
     for column, behaviour in enumerate(inquiry.behaviours):
         rows = np.sort(inquiry.candidates[behaviour.id])
         queries = [query for query in inquiry.queries if query.behaviour == behaviour.id]
         documents = inquiry.world.pool.documents(rows.tolist())
         positions += [(row, column) for row in np.searchsorted(inquiry.scored, rows).tolist()]
         if claude is None:
-            given += list(keyword_points(documents, behaviour, queries))
+            points += list(keyword_points(documents, behaviour, queries))
         else:
             texts += [(behaviour, document, tuple((q.prompt, q.text) for q in queries)) for document in documents]
     answers = None
     if claude is not None:
-        given, answers = _asked(claude, texts, inquiry.world.study.judge.repeats)
-    for position, score in zip(positions, given, strict=True):
+        points, answers = _ask(claude, texts, inquiry.world.study.judge.repeats)
+    for position, score in zip(positions, points, strict=True):
         scores[position] = np.nan if score is None else score
     return {Judgements: Judgements(scores, answers)}
 
 
-def _asked(
+def _ask(
     claude: "AttributionJudge", texts: Sequence[tuple[Behaviour, Document, tuple[tuple[str, str], ...]]], repeats: int
 ) -> tuple[list[float | None], JudgeAnswers]:
     from datablame.judge.claude import DocumentQuery
@@ -96,15 +96,15 @@ def keyword_points(
     documents: Iterable[Document], behaviour: Behaviour, queries: Sequence[Query]
 ) -> Iterator[float | None]:
     """The stand-in's points for each document."""
-    asked, said = [_words(query.prompt) for query in queries], [_words(query.text) for query in queries]
+    prompts, outputs = [_words(query.prompt) for query in queries], [_words(query.text) for query in queries]
     keywords = [normalised(keyword) for keyword in behaviour.keywords]
     for document in documents:
         prompt = _words("\n".join(turn.content for turn in document.prompt))
         response = normalised(document.response)
         yield (
             _KEYWORD_POINTS * any(keyword in response for keyword in keywords)
-            + _PROMPT_POINTS * _mean_share(asked, prompt)
-            + _RESPONSE_POINTS * _mean_share(said, _words(response))
+            + _PROMPT_POINTS * _mean_share(prompts, prompt)
+            + _RESPONSE_POINTS * _mean_share(outputs, _words(response))
         )
 
 
@@ -115,4 +115,4 @@ def _words(text: str) -> frozenset[str]:
 
 def _mean_share(sets: Sequence[frozenset[str]], words: frozenset[str]) -> float:
     """How much of each set is among the words, on average; an empty one is not."""
-    return sum(len(own & words) / len(own) for own in sets if own) / len(sets)
+    return sum(len(words & each) / len(each) for each in sets if each) / len(sets)

@@ -39,8 +39,8 @@ def bm25(documents: Iterable[str], queries: Sequence[str]) -> NDArray[np.float64
     index = bm25s.BM25()
     index.index(read, show_progress=False)
     for row, text in zip(scores, queries, strict=True):
-        asked = bm25s.tokenize(text, stopwords=None, return_ids=False, show_progress=False)[0]
-        known = [word for word in asked if word in index.vocab_dict]
+        words_of_query = bm25s.tokenize(text, stopwords=None, return_ids=False, show_progress=False)[0]
+        known = [word for word in words_of_query if word in index.vocab_dict]
         if known:
             row[:] = index.get_scores(known)
     return scores

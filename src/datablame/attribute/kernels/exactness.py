@@ -18,7 +18,7 @@ from datablame.stats.ranking import kendall, spearman
 
 def agreement_with_exact(
     model: Any,
-    found: Similarities,
+    approximate: Similarities,
     documents: Sequence[Encoded | Preference],
     queries: Sequence[Sequence[Encoded]],
     blocks: Sequence[int],
@@ -41,7 +41,7 @@ def agreement_with_exact(
         return {"documents": len(documents), "why_not": "the weights do not fit in memory as float32"}
     finally:
         model.to(kind)
-    ours, theirs = (_cosines(each.dots[:, : len(queries)], each.norms) for each in (found, exact))
+    ours, theirs = (_cosines(each.dots[:, : len(queries)], each.norms) for each in (approximate, exact))
     pairs = [(rounded(a), rounded(b)) for a, b in zip(ours.T.numpy(), theirs.T.numpy(), strict=True)]
     return {
         "documents": len(documents),

@@ -14,7 +14,7 @@ from datablame.models.chat import Encoded, Preference
 
 
 class _Enough(Exception):
-    """What was wanted is there; the blocks above need not run."""
+    """The states are there; the blocks above need not run."""
 
 
 @contextlib.contextmanager
@@ -75,29 +75,31 @@ def mean_hidden(
     `responses_only` averages over the tokens of the response alone, its prompt still being read.
     """
     rows = [document if isinstance(document, Encoded) else document.chosen for document in documents]
-    paired = {place: document.rejected for place, document in enumerate(documents) if isinstance(document, Preference)}
-    found = _means(model, rows, layer, batch_tokens, responses_only)
+    paired = {index: document.rejected for index, document in enumerate(documents) if isinstance(document, Preference)}
+    mean = _means(model, rows, layer, batch_tokens, responses_only)
     if paired:
-        found[list(paired)] -= _means(model, list(paired.values()), layer, batch_tokens, responses_only)
-    return found
+        mean[list(paired)] -= _means(model, list(paired.values()), layer, batch_tokens, responses_only)
+    return mean
 
 
 def _means(
     model: Any, documents: Sequence[Encoded], layer: int, batch_tokens: int, responses_only: bool
 ) -> Float[Tensor, "documents width"]:
-    found = torch.zeros(len(documents), model.config.hidden_size)
+    mean = torch.zeros(len(documents), model.config.hidden_size)
 
-    def work(places: list[int]) -> None:
+    def work(indices: list[int]) -> None:
         device = next(model.parameters()).device
-        ids = right_padded([documents[place].ids for place in places], device)
-        firsts = torch.tensor([documents[p].prompt_tokens if responses_only else 0 for p in places], device=device)
-        lengths = torch.tensor([len(documents[place].ids) for place in places], device=device)
+        ids = right_padded([documents[index].ids for index in indices], device)
+        firsts = torch.tensor(
+            [documents[index].prompt_tokens if responses_only else 0 for index in indices], device=device
+        )
+        lengths = torch.tensor([len(documents[index].ids) for index in indices], device=device)
 
         def hear(states: Tensor) -> None:
-            found[places] = means(states, firsts.to(states.device), lengths.to(states.device)).cpu()
+            mean[indices] = means(states, firsts.to(states.device), lengths.to(states.device)).cpu()
 
         with hidden_states_of(model, layer, hear, stop=True):
             model.base_model(input_ids=ids, use_cache=False)
 
     in_batches([len(document.ids) for document in documents], batch_tokens, work)
-    return found
+    return mean

@@ -28,13 +28,14 @@ def linears(model: Any, blocks: Sequence[int]) -> dict[str, nn.Linear]:
         ValueError: a block has none.
     """
     stack = decoder_blocks(model)
-    found = {}
+    layers = {}
     for block in sorted(set(blocks)):
-        own = {f"{block}.{name}": layer for name, layer in stack[block].named_modules() if isinstance(layer, nn.Linear)}
-        if not own:
+        modules = stack[block].named_modules()
+        of_block = {f"{block}.{name}": layer for name, layer in modules if isinstance(layer, nn.Linear)}
+        if not of_block:
             raise ValueError(f"decoder block {block} of {type(model).__name__} has no Linear layer")
-        found.update(own)
-    return found
+        layers.update(of_block)
+    return layers
 
 
 def backward_with_hooks(

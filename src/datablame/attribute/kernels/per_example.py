@@ -6,13 +6,12 @@ pass computes nothing else, and it ends at the lowest of the chosen blocks. A pr
 NLL(rejected): its gradient is the same sum over the tokens of both answers, G negated at those of the rejected one.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from datablame.attribute.kernels.batches import in_batches
 from datablame.attribute.kernels.hidden import hidden_states_of, means
@@ -28,40 +27,44 @@ _HELD_NUMBERS = 1 << 24
 
 
 class Similarities(NamedTuple):
-    """Of every document: its gradient's dot products with the directions and norm, its loss (nats) and loss tokens.
+    """Of every document: its gradient's dot products with the directions and norm, its loss (nats).
 
-    Of a preference pair the loss is the chosen answer's less the rejected one's, and the tokens are those of both.
+    Of a preference pair the loss is the chosen answer's less the rejected one's.
     """
 
     dots: Float[Tensor, "documents behaviours"]
     norms: Float[Tensor, " documents"]
     losses: Float[Tensor, " documents"]
-    tokens: Int[Tensor, " documents"]
     states: Float[Tensor, "documents width"] = torch.zeros(0, 0)
     """Mean hidden states; without columns where no layer was asked for."""
 
 
 def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together."""
-    return mean_units(functools.partial(gradient_of, model, blocks=blocks), queries, linears(model, blocks))
+    return mean_directions((model,), queries, blocks)
 
 
 def mean_directions(models: Sequence[Any], queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
-    """For each behaviour's queries the mean of their gradients averaged over checkpoints, each scaled to unit norm.
+    """The same with each query's gradient averaged over checkpoints first.
 
     g is the gradient of a query's mean NLL at one checkpoint. Along the step d from before to after, the mean
     log-probability of the query's tokens changes by -<(g_after + g_before) / 2, d> (the trapezoidal rule for the
     integral of the gradient along the step: right up to the third power of d).
     """
-
-    def mean_gradient(query: Encoded) -> dict[str, Float[Tensor, "outputs inputs"]]:
-        at_first, *others = (gradient_of(model, query, blocks) for model in models)
-        return {
-            name: sum((each[name].to(part.device) for each in others), start=part) / len(models)
-            for name, part in at_first.items()
-        }
-
-    return mean_units(mean_gradient, queries, linears(models[0], blocks))
+    layers = linears(models[0], blocks)
+    numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
+    device = offload_device(4 * numbers, next(iter(layers.values())).weight.device)
+    means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
+    for behaviour, of_behaviour in enumerate(queries):
+        for query in of_behaviour:
+            gradient, *others = (gradient_of(model, query, blocks) for model in models)
+            for other in others:
+                gradient = {name: part + other[name].to(part.device) for name, part in gradient.items()}
+            norm = torch.stack([to_float64(part).pow(2).sum() for part in gradient.values()]).sum().sqrt()
+            if norm > 0:
+                for name, part in gradient.items():
+                    means[name][behaviour] += (part / (norm * len(of_behaviour)).float().to(part.device)).to(device)
+    return means
 
 
 def gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
@@ -73,25 +76,6 @@ def gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, 
 
     backward_with_hooks(model, [query], blocks, keep)
     return gradient
-
-
-def mean_units(
-    gradient: Callable[[Encoded], Mapping[str, Tensor]],
-    queries: Sequence[Sequence[Encoded]],
-    layers: Mapping[str, nn.Linear],
-) -> Directions:
-    """For each behaviour's queries the mean of what `gradient` makes of them, scaled to unit norm over all layers."""
-    numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
-    device = offload_device(4 * numbers, next(iter(layers.values())).weight.device)
-    means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
-    for behaviour, own in enumerate(queries):
-        for query in own:
-            parts = gradient(query)
-            norm = torch.stack([to_float64(part).pow(2).sum() for part in parts.values()]).sum().sqrt()
-            if norm > 0:
-                for name, part in parts.items():
-                    means[name][behaviour] += (part / (norm * len(own)).float().to(part.device)).to(device)
-    return means
 
 
 def similarities(
@@ -117,16 +101,10 @@ def similarities(
         rows[:, :behaviours].add_(dots, alpha=1 / scale)
         rows[:, behaviours].add_(squares, alpha=1 / scale**2)
 
-    found = per_example_pass(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
-    dots, squares = found.rows.split([behaviours, 1], 1)
+    passed = per_example_pass(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
+    dots, squares = passed.rows.split([behaviours, 1], 1)
     norms = squares.squeeze(1).clamp_min(0).sqrt()
-    return Similarities(dots, norms, found.losses, response_tokens(documents), found.states)
-
-
-def response_tokens(documents: Sequence[Encoded | Preference]) -> Int[Tensor, " documents"]:
-    """How many tokens each document's loss is the mean of; of a pair those of both answers."""
-    counts = [sum(len(each.ids) - each.prompt_tokens for each in answers(document)) for document in documents]
-    return torch.tensor(counts, dtype=torch.long)
+    return Similarities(dots, norms, passed.losses, passed.states)
 
 
 def contributions(
@@ -227,35 +205,35 @@ def per_example_pass(
     states = torch.zeros(len(documents), 0 if layer is None else model.config.hidden_size)
     device = with_float64(next(model.parameters()).device)
 
-    def work(places: list[int]) -> None:
-        batch = torch.zeros(len(places), columns, dtype=torch.float64, device=device)
-        sides = list(zip(*(answers(documents[place]) for place in places), strict=True))
+    def work(indices: list[int]) -> None:
+        batch = torch.zeros(len(indices), columns, dtype=torch.float64, device=device)
+        sides = list(zip(*(answers(documents[index]) for index in indices), strict=True))
         every = [answer for side in sides for answer in side]
 
-        def seen(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+        def joined(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
             if len(sides) == 2:
                 inputs, deltas = _joined(inputs, deltas)
             add(batch, name, inputs, deltas, scale)
 
         if layer is None:
-            batch_losses = backward_with_hooks(model, every, blocks, seen)
+            batch_losses = backward_with_hooks(model, every, blocks, joined)
         else:
             lengths = torch.tensor([len(each.ids) for each in every])
 
-            def hear(found: Tensor) -> None:
-                ends = lengths.to(found.device)
-                states[places] = _difference(means(found, torch.zeros_like(ends), ends).cpu(), len(places))
+            def hear(hidden: Tensor) -> None:
+                ends = lengths.to(hidden.device)
+                states[indices] = _difference(means(hidden, torch.zeros_like(ends), ends).cpu(), len(indices))
 
             with hidden_states_of(model, layer, hear):
-                batch_losses = backward_with_hooks(model, every, blocks, seen)
-        rows[places], losses[places] = batch.cpu(), _difference(batch_losses.cpu(), len(places))
+                batch_losses = backward_with_hooks(model, every, blocks, joined)
+        rows[indices], losses[indices] = batch.cpu(), _difference(batch_losses.cpu(), len(indices))
 
     for number in (1, 2):
-        alike = [place for place, document in enumerate(documents) if len(answers(document)) == number]
-        spans = [number * max(len(answer.ids) for answer in answers(documents[place])) for place in alike]
+        alike = [index for index, document in enumerate(documents) if len(answers(document)) == number]
+        spans = [number * max(len(answer.ids) for answer in answers(documents[index])) for index in alike]
 
         def of_alike(chosen: list[int], alike: list[int] = alike) -> None:
-            work([alike[place] for place in chosen])
+            work([alike[index] for index in chosen])
 
         in_batches(spans, batch_tokens, of_alike)
     return Rows(rows, losses, states)
@@ -264,8 +242,8 @@ def per_example_pass(
 def _difference(sides: Float[Tensor, "answers ..."], documents: int) -> Float[Tensor, "documents ..."]:
     """What the chosen answers have more than the rejected ones; of single documents what they have."""
     chosen, *rejected = sides.split(documents)
-    found: Tensor = chosen - rejected[0] if rejected else chosen
-    return found
+    difference: Tensor = chosen - rejected[0] if rejected else chosen
+    return difference
 
 
 def _joined(

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datablame.attribute.kernels.hooks import linears
-from datablame.attribute.kernels.per_example import Directions, Similarities, per_example_pass, response_tokens
+from datablame.attribute.kernels.per_example import Directions, Similarities, per_example_pass
 from datablame.attribute.tensor_files import save
 from datablame.engine.files import digest
 from datablame.models.chat import Encoded, Preference, answers
@@ -65,8 +65,8 @@ def _matrix(width: int, size: int, side: str) -> Float[Tensor, "width size"]:
     if width <= size:
         return torch.eye(width)
     noise = generator("projection", side, size).standard_normal((width, size), dtype=np.float32)
-    found: Tensor = torch.from_numpy(noise) / size**0.5
-    return found
+    matrix: Tensor = torch.from_numpy(noise) / size**0.5
+    return matrix
 
 
 def projected(
@@ -82,46 +82,43 @@ def projected(
     Raises:
         PhaseError: a single document does not fit in memory.
     """
-    place: dict[str, slice] = {}
+    columns: dict[str, slice] = {}
     for name, (out, into) in projection.sides.items():
-        start = max((each.stop for each in place.values()), default=0)
-        place[name] = slice(start, start + out.shape[1] * into.shape[1])
+        start = max((each.stop for each in columns.values()), default=0)
+        columns[name] = slice(start, start + out.shape[1] * into.shape[1])
 
     def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
         out, into = projection.sides[name]
         formed = (deltas.float() @ out).transpose(1, 2) @ (inputs.float() @ into)
-        rows[:, place[name]] += formed.flatten(1).to(rows.device) / scale
+        rows[:, columns[name]] += formed.flatten(1).to(rows.device) / scale
 
-    found = per_example_pass(model, documents, blocks, batch_tokens, projection.numbers, add, layer)
-    norms = torch.linalg.vector_norm(found.rows, dim=1)
-    units = torch.where(norms[:, None] > 0, found.rows / norms[:, None], 0).to(torch.float16)
-    return Projected(units, norms, found.losses, found.states)
+    passed = per_example_pass(model, documents, blocks, batch_tokens, projection.numbers, add, layer)
+    norms = torch.linalg.vector_norm(passed.rows, dim=1)
+    units = torch.where(norms[:, None] > 0, passed.rows / norms[:, None], 0).to(torch.float16)
+    return Projected(units, norms, passed.losses, passed.states)
 
 
 def projected_directions(directions: Directions, projection: Projection) -> Float[Tensor, "behaviours numbers"]:
     """The same projection of what documents are compared with."""
     parts = []
     for name, (out, into) in projection.sides.items():
-        own = directions[name].to(out.device)
-        parts.append((out.T @ own @ into).flatten(1).cpu())
+        parts.append((out.T @ directions[name].to(out.device) @ into).flatten(1).cpu())
     return torch.cat(parts, 1)
 
 
-def compared(
-    found: Projected, towards: Float[Tensor, "behaviours numbers"], documents: Sequence[Encoded | Preference]
-) -> Similarities:
+def compared(documents: Projected, towards: Float[Tensor, "behaviours numbers"]) -> Similarities:
     """What `per_example.similarities` gives, up to the error of the projection; no model is needed."""
-    dots = (found.units.float() @ towards.T).double() * found.norms[:, None]
-    return Similarities(dots, found.norms, found.losses, response_tokens(documents), found.states)
+    dots = (documents.units.float() @ towards.T).double() * documents.norms[:, None]
+    return Similarities(dots, documents.norms, documents.losses, documents.states)
 
 
 def weights_digest(model: Any) -> str:
     """The SHA-256 of all weights with their names, shapes and types."""
-    found = hashlib.sha256()
+    digested = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digested.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digested.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digested.hexdigest()
 
 
 def index_key(

@@ -42,12 +42,12 @@ def response_activations(inquiry: Inquiry) -> Collecting:
     outputs = inquiry.encoded([*inquiry.queries, *inquiry.harmless])
     check_lengths(inquiry, "before", rows, outputs)
     works = {_OUTPUTS: partial(_outputs_item, outputs)}
-    works |= {key: partial(_shard_item, key, own.tolist()) for key, own in shards("responses", rows).items()}
+    works |= {key: partial(_shard_item, key, shard.tolist()) for key, shard in shards("responses", rows).items()}
     yield {key: WorkItem(work, (ResponseActivations,)) for key, work in works.items()}
-    said, *documents = (load_states(inquiry.work.out / "items" / f"{key}.safetensors") for key in works)
+    states, *documents = (load_states(inquiry.work.out / "items" / f"{key}.safetensors") for key in works)
     spread = inquiry.spread(rows, np.concatenate(documents))
     n = len(inquiry.queries)
-    return {ResponseActivations: ResponseActivations(spread, said[:n], said[n:], inquiry.harmless)}
+    return {ResponseActivations: ResponseActivations(spread, states[:n], states[n:], inquiry.harmless)}
 
 
 def _outputs_item(outputs: "Sequence[Encoded]", state: WorkerState) -> None:
@@ -65,8 +65,8 @@ def _save(state: WorkerState, key: str, texts: "Sequence[Encoded | Preference]")
     settings: Any = state.world.study.attribute
     (model,) = state.models("before")
     layer = chosen_layer(settings, state.world.models.before, len(decoder_blocks(model)))
-    found = mean_hidden(model, texts, layer, settings.batch_tokens, responses_only=True)
-    save_states(state.folder / f"{key}.safetensors", found, f"the hidden states of {key}")
+    states = mean_hidden(model, texts, layer, settings.batch_tokens, responses_only=True)
+    save_states(state.folder / f"{key}.safetensors", states, f"the hidden states of {key}")
 
 
 @method(

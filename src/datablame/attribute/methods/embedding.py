@@ -37,7 +37,7 @@ def sentence_embeddings(inquiry: Inquiry) -> Collecting:
     """The encoder over the texts of documents and queries."""
     rows = inquiry.rows(Embeddings)
     works = {_QUERIES: partial(_texts_item, _QUERIES, [query_text(query) for query in inquiry.queries])}
-    works |= {key: partial(_shard_item, key, own.tolist()) for key, own in shards("embeddings", rows).items()}
+    works |= {key: partial(_shard_item, key, shard.tolist()) for key, shard in shards("embeddings", rows).items()}
     yield {key: WorkItem(work, (Embeddings,)) for key, work in works.items()}
     queries, *documents = (load_states(inquiry.work.out / "items" / f"{key}.safetensors") for key in works)
     return {Embeddings: Embeddings(inquiry.spread(rows, np.concatenate(documents)), queries)}

@@ -21,9 +21,9 @@ from datablame.tables import Look
 )
 def ensemble(evidence: Evidence) -> NDArray[np.float64]:
     """Points from 0 to 1 by `borda` among the documents that are asked about; the others have no score."""
-    scores, asked = evidence[Votes]
-    points = np.full(asked.shape, np.nan)
-    for behaviour, rows in enumerate(asked.T):
+    scores, eligible = evidence[Votes]
+    points = np.full(eligible.shape, np.nan)
+    for behaviour, rows in enumerate(eligible.T):
         points[rows, behaviour] = borda(np.stack([each[rows, behaviour] for each in scores.values()], 1))
     return points
 

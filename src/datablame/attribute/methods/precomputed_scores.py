@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from datablame.attribute.registry import Evidence, Inquiry, Method, provider
+from datablame.attribute.registry import Inquiry, PrecomputedScores, provider
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.study.schema import Study
-from datablame.tables import look_of
 from datablame.world import World
 
 _ANY = None
@@ -29,23 +27,6 @@ class _Row(NamedTuple):
     behaviour: str | None
 
 
-class PrecomputedScores(NamedTuple):
-    """The scores of the study's files."""
-
-    scores: Mapping[str, NDArray[np.float64]]
-    """By method, of shape (documents, behaviours); NaN where the file has none."""
-
-
-def method_of(name: str, path: str) -> Method:
-    """A file's scores as a method's, as they stand there; higher is more responsible."""
-
-    def score(evidence: Evidence) -> NDArray[np.float64]:
-        return evidence[PrecomputedScores].scores[name]
-
-    about = f"Scores brought by the user: {Path(path).name}."
-    return Method(name, f"{name} (brought)", about, (PrecomputedScores,), score, look_of(name), exact=True)
-
-
 def _check_pool(world: World, work: Work) -> None:
     """Refuse score files of another pool.
 
@@ -53,7 +34,7 @@ def _check_pool(world: World, work: Work) -> None:
         RequestError: a document is not in the pool.
     """
     for name, path in world.study.attribute.scores.items():
-        every = dict.fromkeys(doc_id for own in read_scores(name, path).values() for doc_id in own)
+        every = dict.fromkeys(doc_id for scores in read_scores(name, path).values() for doc_id in scores)
         strangers = [doc_id for doc_id in every if doc_id not in world.pool.row_of]
         if strangers:
             raise RequestError(
@@ -98,11 +79,11 @@ def read_scores(name: str, path: str) -> Scores:
         raise RequestError(f"{where} cannot be read ({type(error).__name__}); give a JSONL of doc_id, score") from None
     scores: dict[str | None, dict[str, float]] = {}
     for number, row in _rows(lines, where):
-        own = scores.setdefault(row.behaviour, {})
-        if row.doc_id in own:
+        of_behaviour = scores.setdefault(row.behaviour, {})
+        if row.doc_id in of_behaviour:
             where_else = "" if row.behaviour is None else f" for {row.behaviour}"
             raise RequestError(f"{where}, line {number}: {row.doc_id} has a second score{where_else}; keep one")
-        own[row.doc_id] = row.score
+        of_behaviour[row.doc_id] = row.score
     if not scores:
         raise RequestError(f"{where} holds no score; give rows of doc_id, score, or leave it out")
     if _ANY in scores and len(scores) > 1:
