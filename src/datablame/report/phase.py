@@ -23,6 +23,8 @@ _STUDY = "study.yaml"
 
 def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     """Write every deliverable to the root of the run folder; there are no tables."""
+    from datablame.report.figures import png
+
     root = work.root
     work.progress.start("report: figures and texts", 4)
     results = read_results(world, tables)
