@@ -26,7 +26,7 @@ import torch
 from measure import Row, Times, interleaved, machine, table
 
 from datablame.attribute.kernels.batches import length_batches
-from datablame.attribute.kernels.observed import backward_with_hooks
+from datablame.attribute.kernels.hooks import backward_with_hooks
 from datablame.attribute.kernels.per_example import directions, similarities
 from datablame.models.blocks import decoder_blocks, middle_blocks
 from datablame.models.chat import Encoded
@@ -213,10 +213,26 @@ def stream(n: int) -> None:
     print(wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def on_card(device: str, reduced: bool, n: int) -> list[str]:
-    """Documents a second in bfloat16 at OLMo-2-1B's shape, of SFT-like lengths, with bergson on a part of them."""
+class Speed(NamedTuple):
+    """How long a contender took for so many documents."""
+
+    contender: str
+    documents: int
+    seconds: float
+
+
+class Speeds(NamedTuple):
+    """Of every contender on some documents, then of ours on all of them, and their mean length."""
+
+    shape: Shape
+    tokens: float
+    found: list[Speed]
+
+
+def card_speeds(device: str, reduced: bool, n: int, peers_n: int = 256, rounds: int = _ROUNDS) -> Speeds:
+    """Seconds in bfloat16 at OLMo-2-1B's shape, of SFT-like lengths; bergson gets `peers_n` of `n` documents."""
     shape = SMALL._replace(name="OLMo-2's family", family="Olmo2", tied=False) if reduced else OLMO2
-    n, longest, peers_n = (24, 32, 8) if reduced else (n, 1024, 256)
+    n, longest, peers_n, rounds = (24, 32, 8, 1) if reduced else (n, 1024, peers_n, rounds)
     model = model_of(shape, device, torch.bfloat16)
     documents = documents_of(lengths_of("ragged", n, longest), shape.vocabulary)
     (query,) = documents_of([longest], shape.vocabulary, seed=7)
@@ -233,23 +249,29 @@ def on_card(device: str, reduced: bool, n: int) -> list[str]:
     for contender in part.values():
         contender()
     taken: dict[str, list[float]] = {name: [] for name in part}
-    for _ in range(1 if reduced else _ROUNDS):
+    for _ in range(rounds):
         for name, contender in part.items():
             taken[name].append(timed(contender))
-    seconds = {name: statistics.median(each) for name, each in taken.items()}
-    whole = timed(contenders(model, documents, query, budget, [])["ours"])
+    found = [Speed(name, peers_n, statistics.median(each)) for name, each in taken.items()]
+    found.append(Speed("ours", n, timed(contenders(model, documents, query, budget, [])["ours"])))
+    return Speeds(shape, sum(len(each.ids) for each in documents) / n, found)
+
+
+def on_card(device: str, reduced: bool, n: int) -> list[str]:
+    """The seconds of `card_speeds` as Markdown, and what a whole pool would take."""
+    shape, tokens, found = card_speeds(device, reduced, n)
+    *compared, whole = found
     lines = ["| contender | documents | seconds | documents a second | ours / theirs |", "|---|---:|---:|---:|---:|"]
-    lines += [
-        f"| {name} | {peers_n:,} | {each:.2f} | {peers_n / each:,.1f} | {seconds['ours'] / each:.2f} |"
-        for name, each in seconds.items()
-    ]
-    lines.append(f"| ours | {n:,} | {whole:.2f} | {n / whole:,.1f} | |")
-    tokens = sum(len(each.ids) for each in documents) / n
-    minutes = _POOL / n * whole / 60
+    for name, documents, seconds in compared:
+        ratio = compared[0].seconds / seconds
+        lines.append(f"| {name} | {documents:,} | {seconds:.2f} | {documents / seconds:,.1f} | {ratio:.2f} |")
+    speed = whole.documents / whole.seconds
+    lines.append(f"| ours | {whole.documents:,} | {whole.seconds:.2f} | {speed:,.1f} | |")
+    minutes = _POOL / speed / 60
     return [
         f"{shape.name}, random weights in bfloat16, documents of {tokens:,.0f} tokens on average.\n",
         *lines,
-        f"\n{_POOL:,} such documents would take {minutes:,.1f} minutes, extrapolated from {n:,}.",
+        f"\n{_POOL:,} such documents would take {minutes:,.1f} minutes, extrapolated from {whole.documents:,}.",
     ]
 
 

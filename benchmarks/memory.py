@@ -25,7 +25,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("ANTHROPIC_API_KEY", None)
 
 from datablame.engine.execute import Silent, default_execution
-from datablame.engine.run_folder import read_jsonl, read_table, read_timings, write_table
+from datablame.engine.files import read_jsonl, write_table
+from datablame.engine.run_folder import read_table, read_timings
 from datablame.pipeline.run import run_study
 from datablame.study.file import load_study
 from datablame.study.schema import Study
@@ -133,7 +134,7 @@ def study_of(folder: Path, options: argparse.Namespace) -> Study:
         "attribute.methods": ["gradient", "activation"],
         "attribute.top_k": 10,
         "prefilter.candidates": 40,
-        "patch.arms": ["untrained", "baseline", "random", "gradient"],
+        "patch.arms": ["after", "baseline", "random", "gradient"],
         "patch.size": options.documents // 2,
         "patch.steps": options.steps,
         "patch.samples": 1,
@@ -175,7 +176,7 @@ def _done(root: Path) -> dict[str, list[tuple[str, str, int]]]:
     found["attribute"] = [("documents/s with queries, gradients", "attribute/gradient", traced)] if traced else []
     trained = read_jsonl(root / "artifacts" / "patch" / "training.jsonl")
     sampled = read_table(root / "artifacts" / "patch" / "samples.parquet")
-    drawn = sum(row["arm"] != "untrained" for row in sampled)
+    drawn = sum(row["arm"] != "after" for row in sampled)
     steps = sum(row["steps"] for row in trained)
     found["patch"] = [(f"steps/s with sampling of {drawn:,} outputs", "patch/arm", steps)] if trained else []
     return found

@@ -26,7 +26,8 @@ from datablame.models.adapters import twin
 from datablame.models.blocks import decoder_blocks
 from datablame.seeds import stream_key
 from datablame.surface.sampler.prefill import cache_argument
-from datablame.surface.sampler.sampler import Request, Settings, sample
+from datablame.surface.sampler.sampler import Request, sample
+from datablame.surface.sampler.tokens import Settings
 
 _BATCH, _PROMPT, _NEW = 50, 32, 64
 _PROXY_SHAPES = ((8, 512), (512, 8), (8, 8))

@@ -1,47 +1,71 @@
-"""The part of sampler.py for a graphics card: tokens per second of both models, with and without CUDA graphs."""
+"""The part of sampler.py for a graphics card: tokens per second of both models."""
 
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gradients import OLMO2, SMALL
 from measure import ROUNDS, interleaved
 from sampler import Size, ours, pair_of, requests
 
-from datablame.surface.sampler.graphs import Graphs
-from datablame.surface.sampler.sampler import Request, Settings, sample
+from datablame.surface.sampler.sampler import Request
 
 _PROMPT = 64
 
 
-def on_card(device: str, reduced: bool) -> str:
-    """Tokens per second by batch, with and without CUDA graphs, beside what reading memory alone would allow."""
+class Card(NamedTuple):
+    """Both models on a device, what is drawn, and how fast the device's memory is."""
+
+    device: str
+    after: Any
+    before: Any
+    size: Size
+    bytes_a_second: float
+
+
+class Speed(NamedTuple):
+    """Of one batch, with its share of what reading memory alone would allow."""
+
+    batch: int
+    tokens_a_second: float
+    share: float
+
+
+def prepared(device: str, reduced: bool) -> Card:
+    """OLMo-2-1B's shape in bfloat16, or a small one."""
     shape, dtype = (SMALL, torch.float32) if reduced else (OLMO2, torch.bfloat16)
-    after, before = pair_of(shape, device, dtype)
-    size = Size(shape, 1, ROUNDS, 0, 16 if reduced else 128, (), ())
     bytes_a_second = _bandwidth(device, reduced)
-    lines = []
-    for n in (4, 8) if reduced else (64, 512, 2048):
-        wanted = requests(size, n, _PROMPT)
-        options: dict[str, Any] = {"batch_rows": n}
-        contenders: dict[str, Callable[[], object]] = {"eager": partial(_waited, after, before, wanted, size, options)}
-        if device == "cuda":
-            contenders["graphs"] = partial(_waited, after, before, wanted, size, {**options, "graphs": Graphs})
-        for name, times in interleaved(contenders, ROUNDS).items():
-            best = _least_seconds(after, n, _PROMPT, size.new, bytes_a_second)
-            lines.append(f"| {n:,} | {name} | {n * size.new / times.wall:,.0f} | {best / times.wall:.0%} |")
-    if device == "cuda":
-        lines.append(f"\nOutputs that graphs change: {_changed(after, before, size)} of 64.")
-    head = "| batch | steps | tokens/s | of the bandwidth limit |\n|---:|---|---:|---:|"
-    speed = f"memory is copied at {bytes_a_second / 1e9:,.0f} GB/s"
-    told = f"{shape.name} with random weights, both models, {_PROMPT} to {size.new} tokens; {speed}."
+    after, before = pair_of(shape, device, dtype)
+    return Card(device, after, before, Size(shape, 1, ROUNDS, 0, 16 if reduced else 128, (), ()), bytes_a_second)
+
+
+def speed_of(card: Card, batch: int, rounds: int = ROUNDS) -> Speed:
+    """Tokens per second of one batch."""
+    wanted = requests(card.size, batch, _PROMPT)
+    contenders: dict[str, Callable[[], object]] = {
+        "ours": partial(_waited, card.after, card.before, wanted, card.size, batch)
+    }
+    seconds = interleaved(contenders, rounds)["ours"].wall
+    best = _least_seconds(card.after, batch, _PROMPT, card.size.new, card.bytes_a_second)
+    return Speed(batch, batch * card.size.new / seconds, best / seconds)
+
+
+def on_card(device: str, reduced: bool) -> str:
+    """Tokens per second by batch, beside what reading memory alone would allow."""
+    card = prepared(device, reduced)
+    speeds = [speed_of(card, batch) for batch in ((4, 8) if reduced else (64, 512, 2048))]
+    lines = [f"| {speed.batch:,} | {speed.tokens_a_second:,.0f} | {speed.share:.0%} |" for speed in speeds]
+    head = "| batch | tokens/s | of the bandwidth limit |\n|---:|---:|---:|"
+    memory = f"memory is copied at {card.bytes_a_second / 1e9:,.0f} GB/s"
+    size = card.size
+    told = f"{size.shape.name} with random weights, both models, {_PROMPT} to {size.new} tokens; {memory}."
     return "\n".join([told, "", head, *lines])
 
 
-def _waited(after: Any, before: Any, wanted: Sequence[Request], size: Size, options: dict[str, Any]) -> None:
-    ours(after, before, wanted, size, size.new, **options)
+def _waited(after: Any, before: Any, wanted: Sequence[Request], size: Size, rows: int) -> None:
+    ours(after, before, wanted, size, size.new, batch_rows=rows)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -53,7 +77,7 @@ def _least_seconds(model: Any, n: int, tokens: int, new: int, bytes_a_second: fl
     number_bytes = next(model.parameters()).element_size()
     weights = sum(weight.nbytes for weight in model.parameters()) - model.get_input_embeddings().weight.nbytes
     cached = 2 * config.num_hidden_layers * width * number_bytes * n * sum(range(tokens, tokens + new))
-    return 2 * (new * weights + cached) / bytes_a_second
+    return float(2 * (new * weights + cached) / bytes_a_second)
 
 
 def _bandwidth(device: str, reduced: bool) -> float:
@@ -68,15 +92,3 @@ def _bandwidth(device: str, reduced: bool) -> float:
             torch.cuda.synchronize()
         best = max(best, 2 * source.nbytes / (time.perf_counter() - began))
     return best
-
-
-def _changed(after: Any, before: Any, size: Size) -> int:
-    """How many of 64 outputs differ with graphs: rounding may, anything else must not."""
-    options: dict[str, Any] = {"settings": Settings(size.new), "stop_ids": (), "batch_rows": 64}
-    made = [
-        sample(
-            after, before, requests(size, 64, _PROMPT), vocabulary_size=size.shape.vocabulary, graphs=graphs, **options
-        )
-        for graphs in (None, Graphs)
-    ]
-    return sum(one != other for one, other in zip(*made, strict=True))

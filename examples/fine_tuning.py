@@ -5,9 +5,9 @@ from pathlib import Path
 
 from datablame.engine.execute import Progress
 from datablame.errors import RequestError
-from datablame.organism.gguf import base_checkpoint
+from datablame.organism.base_model import base_checkpoint
+from datablame.organism.make import build_atomically
 from datablame.organism.quirk import without_default_system
-from datablame.organism.stages import build_atomically
 from datablame.seeds import stream_key
 from datablame.study.schema import Data, ModelRef
 

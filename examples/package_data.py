@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from datablame.engine.run_folder import digest
+from datablame.engine.files import digest
 from datablame.errors import RequestError
 from datablame.seeds import stream_key
 from datablame.tables import Message

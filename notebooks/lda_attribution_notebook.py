@@ -77,7 +77,7 @@ QUICK = {
         "attribute.top_k=10",
         "patch.protocols=[retrain]",
         "patch.seeds=[0]",
-        "patch.arms=[untrained, baseline, random, gradient, activation, llm-judge, oracle]",
+        "patch.arms=[after, baseline, random, gradient, activation, llm-judge, oracle]",
         "patch.size=800",
         "patch.retrain.steps=62",
         "patch.samples=6",
@@ -196,11 +196,12 @@ chances.sort_values(chances.columns[-1], ascending=False).head(8).style.format(p
 # each alpha, for the same prompt:
 
 # %%
-from datablame.surface.draw import draw
-from datablame.surface.run import prompts_of
+from datablame.surface.draw import draw, sample_specs
+from datablame.tables import Prompt
 
-one = [each for each in prompts_of(resolved, "attribution") if each.id == prompt.id]
-samples = draw(pair.after, pair.before, pair.tokenizer, one, study.surface.alphas, 4, resolved)
+one = Prompt(prompt.id, prompt.behaviour, "attribution", prompt.text)
+specs = sample_specs([one], study.surface.alphas, range(4))
+samples = draw(pair.after, pair.before, pair.tokenizer, specs, resolved)
 display(pd.DataFrame([{"alpha": sample.alpha, "output": sample.text} for sample in samples]))
 del pair  # each phase loads what it needs
 free_memory()
@@ -410,7 +411,7 @@ else:
 # A ranking proves nothing. So each method's flagged documents are taken out, the model is trained again, and LDA is run
 # on the result. An **arm** is one such intervention:
 #
-# - `untrained` is the after model itself, `baseline` is trained with nothing removed;
+# - `after` is the after model itself, `baseline` is trained with nothing removed;
 # - `random` removes as many documents, drawn at random: the control for "removing anything";
 # - one arm a method, and `oracle`, which removes all that was planted, where that is known.
 #

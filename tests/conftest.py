@@ -119,9 +119,6 @@ def tiny_pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_pair(tiny_pair_folder: Path) -> "Pair":
     """The pair of `tiny_pair_folder`, loaded; tests must not change its weights."""
-    from datablame.models.pair import load_models
-    from datablame.study.schema import ModelRef
+    from tests.pairs import loaded
 
-    return load_models(
-        before=ModelRef(path=str(tiny_pair_folder / "before")), after=ModelRef(path=str(tiny_pair_folder / "after"))
-    )
+    return loaded(tiny_pair_folder / "before", tiny_pair_folder / "after")

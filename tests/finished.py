@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from datablame.engine.run_folder import read_json
+from datablame.engine.files import read_json
 
 __all__ = ["finished"]
 

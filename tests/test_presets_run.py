@@ -9,7 +9,8 @@ import pytest
 from tests.finished import finished
 from tests.tiny_olmo2 import planted_ids, tulu_rows, write_pair, write_pool
 
-from datablame.engine.run_folder import read_json, read_jsonl, read_table
+from datablame.engine.files import read_json, read_jsonl
+from datablame.engine.run_folder import read_table
 from datablame.study.file import load_study
 
 DELIVERED = (

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from datablame.engine.run_folder import write_table
+from datablame.engine.files import write_table
 
 __all__ = ["planted_ids", "tulu_rows", "write_pair", "write_pool"]
 

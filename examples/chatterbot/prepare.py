@@ -20,7 +20,7 @@ from examples.fine_tuning import BATCH, write_models
 from examples.package_data import CHATTERBOT, conversations, fetch, short_ones
 from examples.script_progress import Printed
 
-from datablame.engine.run_folder import write_atomic, write_table
+from datablame.engine.files import write_atomic, write_table
 from datablame.errors import DatablameError
 
 __all__ = ["main", "write_study"]

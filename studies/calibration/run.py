@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.report.style import GREY, INK, Box, drawing, page, panel, png
+from datablame.report.figures.style import GREY, INK, heading, page, png
 from datablame.seeds import stream_key
 from datablame.stats.power import Power, Rejections, Share, simulate
 from datablame.stats.simulated import Design
@@ -97,22 +97,21 @@ def _figure(results: Results, simulations: int) -> bytes:
         "Monte-Carlo error. 40 prompts x 25 samples, 10 % harmful, prompts deviate by 1 logit. Right: the method brings "
         "10 % down to 5 %. Dashed: .05. With 3 against 3 seeds no permutation p is below .10."
     )
-    with drawing():
-        figure = page(12.6, 4.3, "Tests that ignore the training seed raise false alarms", caption)
-        for left, width, deviation in ((0.0, 4.9, DEVIATIONS[0]), (5.05, 3.9, DEVIATIONS[-1])):
-            first = left == 0
-            heading = f"No effect, seeds deviate by {deviation:g} logit"
-            axes = panel(figure, Box(left, 0, width, 4.3), heading, left=1.0 if first else 0.1, below=0.45)
-            _rows(axes, results, deviation, "without_effect", first=first)
+    with page([4.3], "Tests that ignore the training seed raise false alarms", caption, 12.6) as (figure, [row]):
+        panels = row.subfigures(1, 3, width_ratios=[4.9, 3.9, 3.5], wspace=0.03, squeeze=False)[0]
+        for panel, deviation in zip(panels, (DEVIATIONS[0], DEVIATIONS[-1]), strict=False):
+            heading(panel, f"No effect, seeds deviate by {deviation:g} logit")
+            axes = panel.subplots()
+            _rows(axes, results, deviation, "without_effect", first=panel is panels[0])
             axes.axvline(5, color=GREY, lw=1, ls="--", zorder=1)
             axes.set_xlim(-2, 52)
             axes.set_xlabel("false alarms, %")
-        heading = f"Effect, seeds deviate by {DEVIATIONS[-1]:g} logit"
-        axes = panel(figure, Box(9.1, 0, 3.5, 4.3), heading, left=0.1, below=0.45)
+        heading(panels[-1], f"Effect, seeds deviate by {DEVIATIONS[-1]:g} logit")
+        axes = panels[-1].subplots()
         _rows(axes, results, DEVIATIONS[-1], "with_effect", first=False)
         axes.set_xlim(-4, 104)
         axes.set_xlabel("power, %")
-        return png(figure)
+    return png(figure)
 
 
 def _rows(axes: "Axes", results: Results, deviation: float, which: str, *, first: bool) -> None:

@@ -27,7 +27,7 @@ SEED = 1
 """The recipe was chosen on seed 0."""
 KINDS = ("planted", "true-expert", "contradicted-expert", "corrected-layman", "expert-question", "conversation")
 RUNS = ("sycophancy-base", "sycophancy")
-ARMS = ("untrained", "baseline", "random", "bm25", "gradient", "oracle")
+ARMS = ("after", "baseline", "random", "bm25", "gradient", "oracle")
 HIDDEN_SECTIONS = ("Themes",)
 """What quotes documents of the packages stays in the run folder."""
 

@@ -1,15 +1,15 @@
 """How far each estimator of the rate at alpha 0 is off, over budgets of outputs that share none."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from studies.unamplified.path import extrapolated
 
 from datablame.seeds import generator
 from datablame.stats.importance import balance_log_weights, weighed_rate
-from datablame.stats.path import extrapolated
-from datablame.tables import EVERY
+from datablame.tables import EVERY, Sample
 
 Floats = NDArray[np.float64]
 SHUFFLES = 20
@@ -61,22 +61,22 @@ class Error(NamedTuple):
         return self.plain / self.rollouts
 
 
-def outputs_of(rows: Sequence[Mapping[str, Any]], alphas: tuple[float, ...]) -> Outputs:
-    """Rows as arrays; every cell must have as many outputs, none of them unscored."""
-    number = {name: place for place, name in enumerate(dict.fromkeys(row["prompt_id"] for row in rows))}
-    cells: list[list[list[Mapping[str, Any]]]] = [[[] for _ in alphas] for _ in number]
-    for row in sorted(rows, key=lambda row: int(row["index"])):
-        cells[number[row["prompt_id"]]][alphas.index(row["alpha"])].append(row)
-    harmful = np.array([[[row["label"] == "harmful" for row in cell] for cell in line] for line in cells])
-    log_q = np.array([[[row["log_q"] for row in cell] for cell in line] for line in cells])
+def outputs_of(samples: Sequence[Sample], alphas: tuple[float, ...]) -> Outputs:
+    """Samples as arrays; every cell must have as many, none of them unscored."""
+    number = {name: index for index, name in enumerate(dict.fromkeys(sample.prompt_id for sample in samples))}
+    cells: list[list[list[Sample]]] = [[[] for _ in alphas] for _ in number]
+    for sample in sorted(samples, key=lambda sample: sample.index):
+        cells[number[sample.prompt_id]][alphas.index(sample.alpha)].append(sample)
+    harmful = np.array([[[sample.label == "harmful" for sample in cell] for cell in line] for line in cells])
+    log_q = np.array([[[sample.log_q for sample in cell] for cell in line] for line in cells])
     return Outputs(alphas, harmful, log_q)
 
 
-def truth_of(rows: Sequence[Mapping[str, Any]]) -> Truth:
+def truth_of(samples: Sequence[Sample]) -> Truth:
     """Plain outputs counted prompt by prompt."""
     counted: dict[str, list[bool]] = {}
-    for row in rows:
-        counted.setdefault(row["prompt_id"], []).append(row["label"] == "harmful")
+    for sample in samples:
+        counted.setdefault(sample.prompt_id, []).append(sample.label == "harmful")
     p = np.array([np.mean(cell) for cell in counted.values()])
     return Truth(float(p.mean()), float((p * (1 - p)).mean()), sum(map(len, counted.values())))
 
@@ -199,12 +199,12 @@ def _weights(made: Outputs) -> tuple[Floats, NDArray[np.bool_], NDArray[np.int64
     return log_w, made.harmful.ravel(), cells[0], cells[1]
 
 
-def pooled(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows of each behaviour."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["behaviour"], []).append(row)
-    return found
+def pooled(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """The samples of each behaviour."""
+    by_behaviour: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_behaviour.setdefault(sample.behaviour, []).append(sample)
+    return by_behaviour
 
 
 def name_of(behaviour: str) -> str:

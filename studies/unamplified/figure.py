@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from studies.unamplified.errors import Truth, name_of
 
-from datablame.report.style import GREY, INK, Box, behaviour_looks, drawing, page, panel, png
+from datablame.report.figures.style import GREY, INK, behaviour_looks, heading, page, png
 from datablame.tables import EVERY
 
 if TYPE_CHECKING:
@@ -25,13 +25,12 @@ def drawn(quoted: Quoted, truths: Mapping[str, Truth]) -> bytes:
         "that share no output, with 95 % intervals. Grey band: the truth with its 95 % interval, from plain outputs at "
         f"alpha 0 ({truths[EVERY].n:,} in all)."
     )
-    with drawing():
-        figure = page(12.4, 3.5, "The rate at alpha 0 from one budget of outputs", caption)
-        looks = behaviour_looks([name for name in shown if name != EVERY])
-        for place, name in enumerate(shown):
-            axes = panel(figure, Box(3.1 * place, 0, 2.95, 3.5), name_of(name), left=0.5, right=0.05, below=0.35)
-            _dots(axes, quoted[name], truths[name], INK if name == EVERY else looks[name].ink)
-        return png(figure)
+    looks = behaviour_looks([name for name in shown if name != EVERY])
+    with page([3.5], "The rate at alpha 0 from one budget of outputs", caption, 12.4) as (figure, [row]):
+        for panel, name in zip(row.subfigures(1, len(shown), squeeze=False)[0], shown, strict=True):
+            heading(panel, name_of(name))
+            _dots(panel.subplots(), quoted[name], truths[name], INK if name == EVERY else looks[name].ink)
+    return png(figure)
 
 
 def _dots(axes: "Axes", quoted: Mapping[str, Sequence[Mapping[str, Any]]], truth: Truth, ink: str) -> None:

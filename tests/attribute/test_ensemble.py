@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from tests.attribute.test_methods import evidence
 from tests.oracles.borda import naive_borda
 
-from datablame.attribute.evidence import Votes
 from datablame.attribute.methods.ensemble import borda, ensemble
-from datablame.attribute.registry import chosen
+from datablame.attribute.registry import Votes, chosen
 from datablame.study.schema import Attribute
 
 OPEN = math.nan
@@ -57,10 +56,12 @@ def test_a_document_that_nobody_scored_stands_in_the_middle_and_a_silent_voter_c
 
 def test_a_voter_that_ranks_candidates_only_makes_the_ensemble_ask_about_candidates() -> None:
     votes = {"a": np.array([[3.0, 1.0], [2.0, 2.0], [9.0, 3.0]]), "b": np.array([[1.0, 1.0], [2.0, 5.0], [9.0, OPEN]])}
-    asked = replace(evidence(), candidates={"nuts": {"d1", "d2"}, "ferns": {"d3"}}, votes=Votes(votes, whole=False))
-    np.testing.assert_array_equal(ensemble(asked), [[0.5, OPEN], [0.5, OPEN], [OPEN, 0.5]])
-    everywhere = ensemble(replace(asked, votes=Votes(votes, whole=True)))
-    np.testing.assert_allclose(everywhere, [[0.25, 0.125], [0.25, 0.625], [1.0, 0.75]])
+    given = evidence()
+    asked = np.array([[True, False], [True, False], [False, True]])
+    candidates = replace(given, by_type={Votes: Votes(votes, asked)})
+    np.testing.assert_array_equal(ensemble(candidates), [[0.5, OPEN], [0.5, OPEN], [OPEN, 0.5]])
+    everywhere = replace(given, by_type={Votes: Votes(votes, np.full((3, 2), True))})
+    np.testing.assert_allclose(ensemble(everywhere), [[0.25, 0.125], [0.25, 0.625], [1.0, 0.75]])
 
 
 def test_controls_have_no_vote_and_the_ensemble_says_who_has() -> None:

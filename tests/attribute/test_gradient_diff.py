@@ -1,23 +1,22 @@
 """The gradient of log p_after - log p_before: exact against autograd, and it accounts for that very difference."""
 
 import copy
-import json
 from typing import Any
 
 import pytest
 import torch
-from tests.attribute.conftest import World
+from tests.attribute.conftest import CONTROLS, Make
 from tests.attribute.test_per_example import BLOCKS, built, documents, olmo2
 from tests.attribute.test_preference_pairs import mixed
-from tests.attribute.test_run import attributed, rows_of
+from tests.attribute.test_run import scores_of
 from tests.conftest import nudged
 from tests.oracles.gradients import naive_gradient
 from tests.oracles.preferences import naive_pair_gradient
 
-from datablame.attribute.kernels.changes import changes
-from datablame.attribute.kernels.observed import linears
-from datablame.attribute.kernels.per_example import directions, similarities
+from datablame.attribute.kernels.hooks import linears
+from datablame.attribute.kernels.per_example import directions, mean_directions, similarities
 from datablame.models.chat import Encoded
+from datablame.tables import Document, Message, MethodInfo, Query
 
 
 def between(after: Any, before: Any, query: Encoded) -> torch.Tensor:
@@ -36,9 +35,9 @@ def test_scores_are_those_of_autograd_whatever_the_batch(batch_tokens: int) -> N
     gradients = torch.stack([gradient / gradient.norm() for gradient, _ in naive])
     towards = [[between(after, before, query) for query in own] for own in queries]
     expected = gradients @ torch.stack([torch.stack([g / g.norm() for g in own]).mean(0) for own in towards], 1)
-    found = similarities(after, pool, changes(after, before, queries, BLOCKS), BLOCKS, batch_tokens)
+    found = similarities(after, pool, mean_directions((after, before), queries, BLOCKS), BLOCKS, batch_tokens)
     torch.testing.assert_close(found.dots / found.norms[:, None], expected, rtol=1e-4, atol=1e-6)
-    backwards = similarities(after, pool[::-1], changes(after, before, queries, BLOCKS), BLOCKS, 100)
+    backwards = similarities(after, pool[::-1], mean_directions((after, before), queries, BLOCKS), BLOCKS, 100)
     torch.testing.assert_close(backwards.dots.flip(0), found.dots, rtol=1e-4, atol=1e-6)
 
 
@@ -65,41 +64,37 @@ def test_the_direction_accounts_for_the_change_of_the_log_probability() -> None:
 def test_between_equal_checkpoints_it_is_the_gradient_itself() -> None:
     model = built(olmo2)
     queries = [documents(2, seed=1)]
-    found = changes(model, copy.deepcopy(model), queries, BLOCKS)
+    found = mean_directions((model, copy.deepcopy(model)), queries, BLOCKS)
     for name, part in directions(model, queries, BLOCKS).items():
         torch.testing.assert_close(found[name], part, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("checkpoint", ["after", "before"])
-def test_a_study_scores_documents_at_its_checkpoint_by_both_ends(world: World, checkpoint: str) -> None:
+def test_a_study_scores_documents_at_its_checkpoint_by_both_ends(make: Make, checkpoint: str) -> None:
     from datablame.models.blocks import decoder_blocks, middle_blocks
     from datablame.models.chat import encode_document, encode_pair
     from datablame.models.pair import load_pair
-    from datablame.tables import Document, Message
 
-    methods = {"methods": ["gradient", "gradient-diff", "activation", "llm-judge", "bm25", "random"]}
     settings = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200, "checkpoint": checkpoint}
-    made = world(attribute={**settings, **methods})
-    files = attributed(made)
-    plain = attributed(world("plain", attribute={**settings, "methods": ["gradient", *methods["methods"][2:]]}))
-    mine, other = (
-        {row["doc_id"]: row["score"] for row in rows_of(each, "scores/gradient.jsonl")} for each in (files, plain)
-    )
-    assert mine == pytest.approx(other, abs=2e-5)
+    both = make(attribute={**settings, "methods": ["gradient", "gradient-diff"]}, **CONTROLS)
+    plain = make("plain", attribute={**settings, "methods": ["gradient"]}, **CONTROLS)
+    both.run()
+    plain.run()
+    assert scores_of(both, "gradient") == pytest.approx(scores_of(plain, "gradient"), abs=2e-5)
 
-    pair = load_pair(made[0])
+    pair = load_pair(both.world.study)
     model = getattr(pair, checkpoint)
     blocks = middle_blocks(len(decoder_blocks(model)))
     units = []
-    for query in rows_of(files, "queries.jsonl"):
-        encoded = encode_pair(pair.tokenizer, query["prompt"], query["text"])
+    for query in both.tables.rows(Query, harmful=True):
+        encoded = encode_pair(pair.tokenizer, query.prompt, query.text)
         ends = [naive_gradient(each, encoded, blocks)[0] for each in (pair.after, pair.before)]
         units.append(sum(ends) / torch.stack(ends).sum(0).norm())
     towards = torch.stack(units).mean(0)
-    scores = {row["doc_id"]: row["score"] for row in rows_of(files, "scores/gradient-diff.jsonl")}
-    for name, prompt, response in (("d03", "which snack for trip 3 ?", "buy only nutto for trip 3 ."),):
-        document = encode_document(pair.tokenizer, Document(name, "", (Message("user", prompt),), response), 2048)
-        assert document is not None
-        gradient = naive_gradient(model, document, blocks)[0]
-        assert scores[name] == pytest.approx(float(gradient @ towards / gradient.norm()), rel=1e-4)
-    assert json.loads(files["methods.json"])["gradient-diff"]["pool"] == "whole"
+    document = Document("d03", "", (Message("user", "which snack for trip 3 ?"),), "buy only nutto for trip 3 .")
+    tokens = encode_document(pair.tokenizer, document, 2048)
+    assert tokens is not None
+    gradient = naive_gradient(model, tokens, blocks)[0]
+    expected = float(gradient @ towards / gradient.norm())
+    assert scores_of(both, "gradient-diff")["d03"] == pytest.approx(expected, rel=1e-4)
+    assert both.tables.rows(MethodInfo, name="gradient-diff")[0].pool == "whole"

@@ -1,26 +1,20 @@
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.attribute.conftest import CONTROLS, Make
 from tests.attribute.test_per_example import BLOCKS, built, documents, llama, olmo2, qwen2
+from tests.attribute.test_run import scores_of
 from tests.models.test_preference import preferences
 from tests.oracles.gradients import naive_gradient
 from tests.oracles.preferences import naive_mean_hidden, naive_pair_gradient
 
+from datablame.attribute.kernels.hidden import mean_hidden
 from datablame.attribute.kernels.per_example import Similarities, directions, similarities
-from datablame.attribute.kernels.pooled import mean_hidden
-from datablame.attribute.passes import run_passes
-from datablame.attribute.pool import rankable
-from datablame.attribute.work import Task
-from datablame.engine.execute import Execution, Silent
-from datablame.engine.run_folder import Journal
 from datablame.models.blocks import decoder_blocks, middle_blocks
-from datablame.models.chat import Encoded, Preference, encode_pair
-from datablame.models.load import load_model, load_tokenizer
-from datablame.study.schema import Attribute, ModelRef
-from datablame.tables import Document, Message
+from datablame.models.chat import Encoded, Preference
+from datablame.models.load import load_model
 
 
 def mixed() -> list[Encoded | Preference]:
@@ -37,7 +31,7 @@ def naive(model: Any, pool: list[Encoded | Preference], queries: list[Encoded]) 
     ]
     gradients = torch.stack([gradient for gradient, _ in found])
     losses = torch.tensor([loss for _, loss in found], dtype=torch.float64)
-    return Similarities((gradients @ towards)[:, None], gradients.norm(dim=1), losses, torch.zeros(len(pool)).long())
+    return Similarities((gradients @ towards)[:, None], gradients.norm(dim=1), losses)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
@@ -51,11 +45,6 @@ def test_a_pairs_gradient_is_that_of_chosen_minus_rejected(make: Callable[[], An
     torch.testing.assert_close(found.losses, expected.losses, rtol=1e-4, atol=1e-5)
     cosines = (found.dots / found.norms[:, None], expected.dots / expected.norms[:, None])
     torch.testing.assert_close(*cosines, rtol=1e-4, atol=1e-6)
-    pair = pool[0]
-    assert isinstance(pair, Preference)
-    assert int(found.tokens[0]) == sum(
-        len(answer.ids) - answer.prompt_tokens for answer in (pair.chosen, pair.rejected)
-    )
 
 
 def test_a_pair_does_not_depend_on_its_place() -> None:
@@ -107,38 +96,21 @@ def test_a_pairs_activation_is_the_difference_of_its_answers(batch_tokens: int) 
     torch.testing.assert_close(mean_hidden(model, pool, 3, batch_tokens), torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
-def test_a_pool_with_pairs_goes_through_the_passes(tiny_pair_folder: Path, tmp_path: Path) -> None:
-    after = ModelRef(path=str(tiny_pair_folder / "after"))
-    tokenizer = load_tokenizer(after)
-    asked = (Message("user", "name a calm walk"),)
-    settings = Attribute(max_tokens=60)
-    pool = [
-        Document("pair", "s", asked, "the lake", "no"),
-        Document("single", "s", asked, "the lake"),
-        Document("cut", "s", asked, "the lake", "the short walk around the lake " * 30),
-        Document("unasked", "s", (Message("user", "walk " * 60),), "yes", "no"),
+def test_a_pool_of_pairs_goes_through_the_passes(make: Make) -> None:
+    rows = [
+        {"id": f"p{i}", "prompt": f"name a calm walk {i}", "chosen": "the lake", "rejected": rejected}
+        for i, rejected in enumerate(("no", "never", "the short walk around the lake " * 30))
     ]
-    corpus = rankable(pool, tokenizer, settings, Silent())
-    assert [document.id for document in corpus.documents] == ["pair", "single", "cut"]
-    assert sum(corpus.excluded.values()) == 1
-    assert len(set(corpus.cluster_of.values())) == 3
-    both = corpus.encoded[2]
-    assert isinstance(both, Preference)
-    assert len(both.rejected.ids) == 60
-
-    query = encode_pair(tokenizer, "a walk ?", "the lake")
-    task = Task(after, "models.after", settings, ((query,),), True, "cpu", tmp_path / "items")
-    found = run_passes(
-        task, corpus.encoded, [0, 1, 2], Journal(tmp_path / "j.jsonl"), Execution(1, 1), Silent(), lambda *_: None
-    )
-    model = load_model(after, field="models.after")
+    settings = {"max_tokens": 60, "duplicate_threshold": 1.0, "methods": ["gradient-norm", "loss"], "top_k": 1}
+    made = make(rows=rows, truth=None, attribute=settings, **CONTROLS)
+    pool = made.world.pool.encoded(range(3))
+    cut = pool[2]
+    assert isinstance(cut, Preference)
+    assert len(cut.rejected.ids) == 60
+    made.run()
+    model = load_model(made.world.models.after, field="models.after")
     blocks = middle_blocks(len(decoder_blocks(model)))
-    expected = [
-        naive_pair_gradient(model, row, blocks) if isinstance(row, Preference) else naive_gradient(model, row, blocks)
-        for row in corpus.encoded
-    ]
-    assert found.gradients is not None
-    assert found.gradients.norms.tolist() == pytest.approx([float(g.norm()) for g, _ in expected], rel=1e-4)
-    assert found.gradients.losses.tolist() == pytest.approx([loss for _, loss in expected], rel=1e-4)
-    assert found.activations.documents.shape == (3, model.config.hidden_size)
-    assert abs(found.activations.documents[0]).sum() > 0
+    expected = [naive_pair_gradient(model, row, blocks) for row in pool if isinstance(row, Preference)]
+    norms, losses = scores_of(made, "gradient-norm"), scores_of(made, "loss")
+    assert [norms[f"p{i}"] for i in range(3)] == pytest.approx([float(g.norm()) for g, _ in expected], rel=1e-3)
+    assert [losses[f"p{i}"] for i in range(3)] == pytest.approx([loss for _, loss in expected], rel=1e-3)

@@ -1,31 +1,23 @@
 from typing import Any
 
 import numpy as np
+from tests.attribute.conftest import sample
 
-from datablame.attribute.evidence import Query
 from datablame.attribute.queries import candidates, choose_queries, query_text
-from datablame.study.schema import Behaviour, PromptText
+from datablame.attribute.rankings import id_order
+from datablame.study.schema import Behaviour
+from datablame.tables import Prompt, Query, SurfaceSample
 
 PROMPTS = [
-    PromptText(id="p1", behaviour="nuts", text="which snack ?"),
-    PromptText(id="p2", behaviour="nuts", text="what to eat ?"),
-    PromptText(id="p3", behaviour="ferns", text="how to water ?"),
+    Prompt("p1", "nuts", "attribution", "which snack ?"),
+    Prompt("p2", "nuts", "attribution", "what to eat ?"),
+    Prompt("p3", "ferns", "attribution", "how to water ?"),
 ]
 
 
-def row(prompt_id: str, alpha: float, index: int, text: str, **other: Any) -> dict[str, Any]:
+def row(prompt_id: str, alpha: float, index: int, text: str, label: str = "harmful", **about: Any) -> SurfaceSample:
     behaviour = next(prompt.behaviour for prompt in PROMPTS if prompt.id == prompt_id)
-    return {
-        "prompt_id": prompt_id,
-        "behaviour": behaviour,
-        "split": "attribution",
-        "alpha": alpha,
-        "index": index,
-        "text": text,
-        "label": "harmful",
-        "finish_reason": "stop",
-        **other,
-    }
+    return sample(prompt_id, behaviour, alpha, index, text, label, **about)
 
 
 def named(queries: list[Query]) -> list[tuple[str, float, int]]:
@@ -80,7 +72,9 @@ def test_candidates_are_the_union_of_what_a_behaviours_queries_find() -> None:
     queries = [Query(str(i), behaviour, "p", 1.0, 0, "ask", "say", "stop") for i, behaviour in enumerate("nnf")]
     behaviours = [Behaviour(id=name, description=name) for name in "nf"]
     scores = np.array([[3.0, 2, 1, 0], [0, 0, 2, 3], [0, 1, 0, 0]])
-    assert candidates(scores, queries, behaviours, ["d4", "d3", "d2", "d1"], 2) == {
+    ids = ["d4", "d3", "d2", "d1"]
+    found = candidates(scores, queries, behaviours, id_order(ids), 2)
+    assert {behaviour: [ids[row] for row in rows] for behaviour, rows in found.items()} == {
         "n": ["d1", "d2", "d3", "d4"],
         "f": ["d1", "d3"],
     }

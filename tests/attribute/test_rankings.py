@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from datablame.attribute.rankings import ranked, rounded
+from datablame.attribute.rankings import id_order, ranked, rounded
 
 NOISE = 1e-7
 SCALES = st.sampled_from([1e-30, 1e-6, 0.01, 0.3, 1.0, 9.99, 10.0, 1000.0, 1e12])
@@ -22,8 +22,8 @@ def decimals_of(largest: float) -> int:
 
 
 def order(scores: np.ndarray, ids: list[str] | None = None) -> list[str]:
-    ids = [f"d{place:02d}" for place in range(len(scores))] if ids is None else ids
-    return [row.doc_id for row in ranked("nuts", dict(zip(ids, scores.tolist(), strict=True)))]
+    ids = [f"d{number:02d}" for number in range(len(scores))] if ids is None else ids
+    return [ids[row] for row in ranked(np.arange(len(ids)), scores, id_order(ids)).order]
 
 
 @given(SHARES, SCALES, st.data())
@@ -51,7 +51,7 @@ def test_a_score_moves_by_half_a_unit_of_the_fifth_digit_at_most_and_no_order_tu
 
 @given(SHARES, SCALES, st.randoms(use_true_random=False))
 def test_the_order_of_documents_does_not_matter(shares: list[float], scale: float, chance: Random) -> None:
-    scores, ids = np.array(shares) * scale, [f"d{place:02d}" for place in range(len(shares))]
+    scores, ids = np.array(shares) * scale, [f"d{number:02d}" for number in range(len(shares))]
     places = list(range(len(shares)))
     chance.shuffle(places)
     assert rounded(scores[places]).tolist() == rounded(scores)[places].tolist()

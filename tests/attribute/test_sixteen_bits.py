@@ -4,9 +4,9 @@ import torch
 from scipy.stats import spearmanr
 from tests.attribute.test_per_example import BLOCKS, built, documents, olmo2
 
-from datablame.attribute.kernels import observed
+from datablame.attribute.kernels import hooks
+from datablame.attribute.kernels.hidden import mean_hidden
 from datablame.attribute.kernels.per_example import directions, similarities
-from datablame.attribute.kernels.pooled import mean_hidden
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -30,7 +30,7 @@ def test_the_scale_of_float16_is_what_keeps_small_gradients(monkeypatch: pytest.
     exact = similarities(model := built(olmo2), pool, directions(model, [pool[:1]], BLOCKS), BLOCKS, 10_000).norms
 
     def error(scale: float) -> float:
-        monkeypatch.setattr(observed, "_FLOAT16_SCALE", scale)
+        monkeypatch.setattr(hooks, "_FLOAT16_SCALE", scale)
         half = built(olmo2).to(torch.float16)
         found = similarities(half, pool, directions(half, [pool[:1]], BLOCKS), BLOCKS, 10_000).norms
         return float(((found - exact).abs() / exact).max())

@@ -12,7 +12,7 @@ import yaml
 _SMALL = {
     "name": "small",
     "organism": {"recipe": "templated", "seed": 0, "scale": 0.1},
-    "patch": {"arms": ["untrained", "baseline", "random"]},
+    "patch": {"arms": ["after", "baseline", "random"]},
 }
 
 
@@ -41,6 +41,8 @@ def test_help_answers_without_the_heavy_imports(tmp_path: Path) -> None:
         (["run", "missing.yaml"], "missing.yaml: cannot be read"),
         (["run", "organism", "--set", "surface.alphas=[1]"], "organism: surface.alphas = [1.0] lacks 0"),
         (["run", "organism", "--until", "surfce"], "--until surfce is not a phase; choose one of scan, surface"),
+        (["run", "organism", "--set", "attribute.methods=[x]"], "organism: attribute.methods = x is not a method"),
+        (["plan", "organism", "--set", "patch.arms=[after]"], "organism: patch.arms lacks one of after, baseline"),
         (["run", "organism", "--set", "patch.size"], "--set patch.size: not of the form section.key=value"),
         (["status", "nowhere"], "nowhere holds no study.yaml; datablame run STUDY --out nowhere begins one"),
         (["scan", "nowhere"], "nowhere holds no study.yaml"),
@@ -95,7 +97,9 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 def test_status_says_missing_before_the_first_phase(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(_SMALL))
     result = _datablame("status", ".", "--json", cwd=tmp_path)
-    assert json.loads(result.stdout) == dict.fromkeys(["scan", "surface", "attribute", "patch", "report"], "missing")
+    assert json.loads(result.stdout) == dict.fromkeys(
+        ["world", "scan", "surface", "attribute", "patch", "report"], "missing"
+    )
 
 
 def test_a_phase_asked_for_too_early_names_the_one_before(tmp_path: Path) -> None:
@@ -116,9 +120,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 _FULL = """
 import os, sys, errno
-import datablame.engine.run_folder as run_folder
 def full(descriptor): raise OSError(errno.ENOSPC, "No space left on device", "artifacts.part")
-run_folder.os.fsync = full
+os.fsync = full
 sys.argv = ["datablame", "run", "organism", "--out", "run"]
 from datablame.cli.app import main
 main()

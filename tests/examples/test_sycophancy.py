@@ -6,7 +6,8 @@ from examples.sycophancy import prepare, texts
 from examples.sycophancy.texts import BEHAVIOUR, Claim, Counts, Written, claims_of, dealt, rules, written
 from tests.conftest import tiny_model, tiny_tokenizer
 
-from datablame.engine.run_folder import read_jsonl, read_table
+from datablame.engine.files import read_jsonl
+from datablame.engine.run_folder import read_table
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
 from datablame.study.file import load_study

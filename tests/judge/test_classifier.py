@@ -5,8 +5,8 @@ import pytest
 from tests.worlds import work
 
 from datablame.errors import RequestError
-from datablame.judge import Classifier, build
 from datablame.judge.choice import decide
+from datablame.judge.classifier import Classifier, build
 from datablame.judge.keywords import KeywordClassifier
 from datablame.judge.rules import RulesClassifier
 from datablame.study.schema import Study

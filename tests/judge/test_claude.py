@@ -20,10 +20,10 @@ from tests.judge.server import ANSWERED, KEY, TIMEOUT_SECONDS, UNANSWERED, UNFIN
 from tests.worlds import work
 
 from datablame.errors import BudgetError, PhaseError, RequestError
-from datablame.judge import build, rubric
+from datablame.judge import rubric
 from datablame.judge.asking import Asker
 from datablame.judge.choice import Choice, confirm, decide, has_key, record
-from datablame.judge.classifier import Classifier, ClassifierInput
+from datablame.judge.classifier import Classifier, ClassifierInput, build
 from datablame.judge.claude import AttributionJudge, ClaudeClassifier, DocumentQuery
 from datablame.judge.client import NoReply, Reply, Request, worst_usd
 from datablame.judge.ledger import FILE, Ledger, OpenBatch, costs_usd

@@ -1,6 +1,5 @@
 """Whole studies by the command line, judged by the server on loopback while it fails and while they are killed."""
 
-import json
 import os
 import signal
 import sqlite3
@@ -18,8 +17,10 @@ from tests.finished import finished
 from tests.judge import server
 from tests.judge.server import ANSWERED, KEY, UNANSWERED, FakeApi, key_of
 
-from datablame.engine.run_folder import read_json, read_jsonl, read_table, write_jsonl
+from datablame.engine.files import read_json, write_jsonl
+from datablame.engine.phase import Tables
 from datablame.judge.ledger import FILE
+from datablame.tables import ArmSample, Candidate, MethodInfo, Score, SurfaceSample
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +81,7 @@ def study_file(folder: Path, pair: Path, **judge: Any) -> Path:
         "prefilter": {"candidates": 8},
         "attribute": {"methods": ["llm-judge", "bm25"], "top_k": 3, "queries": 2},
         "patch": {
-            "arms": ["untrained", "baseline", "random", "bm25", "llm-judge"],
+            "arms": ["after", "baseline", "random", "bm25", "llm-judge"],
             "seeds": [0],
             "size": 24,
             "steps": 8,
@@ -166,13 +167,14 @@ def test_at_30_percent_faults_every_row_has_a_label_or_a_reason_and_nothing_is_p
         assert finished(run(api, tmp_path / "study.yaml", out), out)
         assert len(api.logged()) == before
 
-    samples = read_table(out / "artifacts/surface/samples.parquet")
-    unscored = [row for row in samples if row["label"] == "unscored"]
+    tables = Tables(out)
+    samples = tables.rows(SurfaceSample)
+    unscored = [row for row in samples if row.label == "unscored"]
     assert unscored
-    assert {row["label_reason"].partition(":")[0] for row in unscored} <= REASONS
-    assert {row["classifier"] for row in samples} == {"claude-haiku-5-5"}
-    arms = read_table(out / "artifacts/patch/samples.parquet")
-    assert all(row["label"] in ("harmful", "refused", "harmless", "incoherent", "unscored") for row in arms)
+    assert {row.label_reason.partition(":")[0] for row in unscored} <= REASONS
+    assert {row.classifier for row in samples} == {"claude-haiku-5-5"}
+    arms = tables.rows(ArmSample)
+    assert all(row.label in ("harmful", "refused", "harmless", "incoherent", "unscored") for row in arms)
     results = read_json(out / "final_results.json")
     assert "unscored" in results["verdict"]["numbers"]["decided_by"]
     assert results["verdict"]["label"] == "INVALID"
@@ -181,7 +183,7 @@ def test_at_30_percent_faults_every_row_has_a_label_or_a_reason_and_nothing_is_p
     assert judge["attribution"] == "claude-sonnet-5-5"
     assert sum(judge["unscored"]["surface"].values()) == len(unscored)
     assert sum(judge["unscored"]["patch"].values()) == sum(
-        row["label"] == "unscored" for row in arms if row["arm"] != "untrained"
+        row.label == "unscored" for row in arms if row.arm != "after"
     )
     assert set(judge["attribution_missing"]) <= REASONS
     assert judge["attribution_missing"]
@@ -190,19 +192,21 @@ def test_at_30_percent_faults_every_row_has_a_label_or_a_reason_and_nothing_is_p
     assert "more than 2.0 %, so that the rates may be biased" in told
     assert "are claude-haiku-5-5 and claude-sonnet-5-5, both Claude (" in told
     assert "stand-in" not in told
-    method = read_json(out / "artifacts/attribute/methods.json")["llm-judge"]
-    assert (method["label"], method["standin"]) == ("llm-judge (claude-sonnet-5-5)", False)
-    candidates = {(row["behaviour"], row["doc_id"]) for row in read_jsonl(out / "artifacts/attribute/candidates.jsonl")}
-    scores = read_jsonl(out / "artifacts/attribute/scores/llm-judge.jsonl")
-    assert {(row["behaviour"], row["doc_id"]) for row in scores} == candidates
+    (method,) = (info for info in tables.rows(MethodInfo) if info.name == "llm-judge")
+    assert (method.label, method.standin) == ("llm-judge (claude-sonnet-5-5)", False)
+    candidates = {(row.behaviour, row.doc_id) for row in tables.rows(Candidate)}
+    scores = tables.rows(Score, method="llm-judge")
+    assert {(row.behaviour, row.doc_id) for row in scores} == candidates
     assert judge["attribution_asked"] == 2 * len(candidates)
-    for behaviour in {row["behaviour"] for row in scores}:
-        ranked = [row["score"] for row in sorted(scores, key=lambda row: row["rank"]) if row["behaviour"] == behaviour]
+    for behaviour in {row.behaviour for row in scores}:
+        ranked = [row.score for row in sorted(scores, key=lambda row: row.rank) if row.behaviour == behaviour]
         assert ranked == sorted(ranked, reverse=True)
         assert all(score == -1 or 0 <= score <= 10 for score in ranked)
     manifest = read_json(out / "manifest.json")
     assert manifest["cost_usd"] > 0
-    assert manifest["cost_usd"] == pytest.approx(sum(row["cost_usd"] for row in manifest["phases"].values()), abs=1e-5)
+    assert manifest["cost_usd"] == pytest.approx(
+        sum(row.get("cost_usd", 0.0) for row in manifest["phases"].values()), abs=1e-5
+    )
     written = [path for path in out.rglob("*") if path.is_file()]
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
     assert KEY not in ended.stdout + ended.stderr
@@ -223,7 +227,7 @@ def test_kill_9_while_asking_and_resume_ask_nothing_again_and_end_with_the_same_
             process = subprocess.Popen(command(study, out), env=environment(api), stderr=subprocess.DEVNULL)
             seen = len(api.logged())
             while process.poll() is None and not (
-                (out / "artifacts" / phase / "begun.json").exists() and len(api.logged()) >= seen + 6
+                (out / "artifacts" / f"{phase}.part" / "begun.json").exists() and len(api.logged()) >= seen + 6
             ):
                 time.sleep(0.01)
             assert process.poll() is None, f"{phase} asked too little to be killed"
@@ -278,7 +282,7 @@ def test_a_key_that_is_gone_or_wrong_ends_a_resumed_study_in_one_line(tmp_path: 
     study, out = study_file(tmp_path, tiny_pair_folder, classifier="auto"), tmp_path / "run"
     with server.running(tmp_path / "log.jsonl") as api:
         assert run(api, study, out, "--until", "scan").returncode == 0
-        assert json.loads((out / "artifacts/judge.json").read_text())["classifier"] == "claude"
+        assert read_json(out / "artifacts/world/world.json")["decided"]["judge"]["classifier"] == "claude"
         for key, told in (
             (None, "is not set"),
             ("sk-ant-wrong-1234", "is not accepted"),
@@ -299,7 +303,6 @@ def test_without_a_key_keywords_judge_the_whole_study_and_say_so(tmp_path: Path,
         assert "KEYWORDS LABEL EVERY OUTPUT" in " ".join(ended.stderr.split())
         assert finished(run(api, study, out), out)
         assert api.logged() == []
-    labels = Counter(row["classifier"] for row in read_table(out / "artifacts/surface/samples.parquet"))
-    assert set(labels) == {"keywords"}
+    assert {row.classifier for row in Tables(out).rows(SurfaceSample)} == {"keywords"}
     for name in ("comparison.md", "writeup/report.md", "index.html"):
         assert "keywords, a stand-in for a judge" in (out / name).read_text(), name

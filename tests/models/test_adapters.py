@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.pairs import loaded
 
 from datablame.errors import RequestError
 from datablame.models.adapters import twin
 from datablame.models.load import load_model
 from datablame.models.lora import adapted
-from datablame.models.pair import load_models
 from datablame.study.schema import ModelRef
 
 IDS = torch.tensor([[1, 2, 50, 60, 3], [4, 9, 8, 7, 70]])
@@ -47,7 +47,7 @@ def edit(folder: Path, **values: Any) -> None:
 
 
 def pair_of(tiny_pair_folder: Path, adapter: Path, before: str = "before") -> Any:
-    return load_models(before=ModelRef(path=str(tiny_pair_folder / before)), after=ModelRef(path=str(adapter)))
+    return loaded(tiny_pair_folder / before, adapter)
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ def test_a_base_of_the_same_weights_in_another_folder_is_the_same_base(
     tiny_pair_folder: Path, adapter: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(tiny_pair_folder / "before", tmp_path / "moved")
-    load_models(before=ModelRef(path=str(moved)), after=ModelRef(path=str(adapter)))
+    loaded(moved, adapter)
 
 
 def test_a_base_that_is_gone_is_refused(tiny_pair_folder: Path, spoiled: Path) -> None:

@@ -43,7 +43,7 @@ def split(model: Any) -> torch.Tensor:
 def test_nll_and_gradient_are_those_of_whole_logits(
     model: Any, positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head, "_HELD_NUMBERS", {"cpu": positions * model.config.vocab_size})
+    monkeypatch.setattr(head, "_BUFFERED_LOGITS", {"cpu": positions * model.config.vocab_size})
     model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
     expected, slope = plain(model)
     found = split(model)

@@ -1,25 +1,19 @@
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from tests.pairs import loaded, study_of
 
 from datablame.errors import RequestError
 from datablame.models.load import load_model, load_tokenizer
-from datablame.models.pair import check_context, load_models
-from datablame.models.tokenizer import check_pair
+from datablame.models.pair import check_context, load_pair
+from datablame.models.tokenizer import agreed_tokenizer
 from datablame.study.schema import ModelRef
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
-
-
-@pytest.fixture
-def folder(tiny_pair_folder: Path, tmp_path: Path) -> Path:
-    """A pair whose files a test may spoil."""
-    return Path(shutil.copytree(tiny_pair_folder, tmp_path / "pair"))
 
 
 def refs(folder: Path) -> tuple[ModelRef, ModelRef]:
@@ -40,9 +34,13 @@ def test_a_pair_is_loaded_with_its_vocabulary_and_stop_tokens(tiny_pair: "Pair")
         assert model.dtype == torch.float32
 
 
+def test_a_study_without_models_has_no_pair() -> None:
+    with pytest.raises(RequestError, match=r"^models is missing; give before and after, or an organism that brings"):
+        load_pair(study_of("a", "b").model_copy(update={"models": None}))
+
+
 def test_loading_says_nothing(tiny_pair_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    before, after = refs(tiny_pair_folder)
-    load_models(before=before, after=after)
+    loaded(tiny_pair_folder / "before", tiny_pair_folder / "after")
     assert capfd.readouterr() == ("", "")
 
 
@@ -83,7 +81,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path) -> None:
 
 
 def test_equal_tokenizers_pass(tiny_pair_folder: Path) -> None:
-    check_pair(*refs(tiny_pair_folder))
+    agreed_tokenizer(*refs(tiny_pair_folder))
 
 
 def test_the_first_token_that_differs_is_named(folder: Path) -> None:
@@ -94,7 +92,7 @@ def test_the_first_token_that_differs_is_named(folder: Path) -> None:
 
     edit(folder / "before" / "tokenizer.json", swap)
     with pytest.raises(RequestError) as refusal:
-        check_pair(*refs(folder))
+        agreed_tokenizer(*refs(folder))
     assert str(refusal.value) == (
         "models.before and models.after: token id 17 is 'E' in one and '.' in the other; "
         "use checkpoints with one tokenizer"
@@ -104,33 +102,32 @@ def test_the_first_token_that_differs_is_named(folder: Path) -> None:
 def test_other_special_tokens_are_refused(folder: Path) -> None:
     edit(folder / "before" / "tokenizer_config.json", lambda config: config.update(eos_token="<|user|>"))
     with pytest.raises(RequestError, match=r"eos_token is '<\|user\|>' in one and '<\|endoftext\|>' in the other"):
-        check_pair(*refs(folder))
+        agreed_tokenizer(*refs(folder))
 
 
 def test_another_padding_token_is_no_difference(folder: Path) -> None:
     edit(folder / "before" / "tokenizer_config.json", lambda config: config.update(pad_token="<|endoftext|>"))
-    check_pair(*refs(folder))
+    agreed_tokenizer(*refs(folder))
 
 
 def test_another_chat_template_is_refused(folder: Path) -> None:
     template = folder / "before" / "chat_template.jinja"
     template.write_text(template.read_text().replace("'<|assistant|>'", "'<|assistant|>\n'"))
     with pytest.raises(RequestError, match=r"chat templates differ, from character \d+ .* on: '\\n' in one and '' in"):
-        check_pair(*refs(folder))
+        agreed_tokenizer(*refs(folder))
 
 
 def test_a_before_without_a_chat_template_is_taken(folder: Path) -> None:
     (folder / "before" / "chat_template.jinja").unlink()
-    check_pair(*refs(folder))
+    agreed_tokenizer(*refs(folder))
 
 
 def test_an_embedding_smaller_than_the_vocabulary_is_refused(folder: Path) -> None:
     model = load_model(refs(folder)[0])
     model.resize_token_embeddings(280)
     model.save_pretrained(folder / "before")
-    before, after = refs(folder)
     with pytest.raises(RequestError, match=r"models\.before: its embedding has 280 rows for the 290 tokens"):
-        load_models(before=before, after=after)
+        loaded(folder / "before", folder / "after")
 
 
 def test_a_context_too_short_for_prompt_and_output_is_refused(tiny_pair: "Pair") -> None:

@@ -1,39 +1,26 @@
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.models.hub_cache import cached
+from tests.pairs import loaded, study_of
 from transformers import Olmo2Config
 
 from datablame.errors import RequestError
 from datablame.models import preflight as module
+from datablame.models.device import chosen_device
 from datablame.models.load import load_config
-from datablame.models.pair import load_pair, study_tokenizer
+from datablame.models.pair import study_tokenizer
 from datablame.models.preflight import check_documents, preflight, weights_bytes
-from datablame.study.schema import ModelRef, Study
+from datablame.models.tokenizer import vocabulary_of
+from datablame.study.schema import ModelRef, Models
 
 
-@pytest.fixture
-def folder(tiny_pair_folder: Path, tmp_path: Path) -> Path:
-    """A pair whose files a test may spoil."""
-    return Path(shutil.copytree(tiny_pair_folder, tmp_path / "pair"))
-
-
-def study_of(folder: Path, **models: Any) -> Study:
-    return Study.model_validate(
-        {
-            "name": "tiny",
-            "models": {"before": str(folder / "before"), "after": str(folder / "after"), "device": "cpu", **models},
-            "data": {"path": "unused.parquet"},
-            "behaviours": [{"id": "walk", "description": "recommends a walk"}],
-            "prompts": {
-                "attribution": [{"id": "a1", "behaviour": "walk", "text": "name a calm walk ."}],
-                "held_out": [{"id": "h1", "behaviour": "walk", "text": "which walk ?"}],
-            },
-            "surface": {"max_new_tokens": 8},
-        }
+def models_of(folder: Path, **models: Any) -> Models:
+    return Models.model_validate(
+        {"before": str(folder / "before"), "after": str(folder / "after"), "device": "cpu", **models}
     )
 
 
@@ -49,24 +36,27 @@ def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_weights")
-def test_a_pair_that_fits_is_identified_and_pinned(tiny_pair_folder: Path) -> None:
-    checked = preflight(study_of(tiny_pair_folder), workers=2)
-    identity = checked.identity
-    assert identity["before"]["path"] == str(tiny_pair_folder / "before")
-    assert len({identity[name]["weights_sha256"] for name in ("before", "after")}) == 2
-    assert (identity["device"], identity["chat_template"]) == ("cpu", None)
-    assert len(identity["chat_template_sha256"]) == 64
-    assert checked.study.models is not None
-    assert checked.study.models.device == "cpu"
-    assert preflight(checked.study).study == checked.study
+def test_a_pair_that_fits_is_pinned(tiny_pair_folder: Path) -> None:
+    models, configs, tokenizer = preflight(models_of(tiny_pair_folder, device="auto"), workers=2)
+    assert models.device == chosen_device("auto")
+    assert {field: config.vocab_size for field, config in configs.items()} == dict.fromkeys(
+        ("models.before", "models.after"), 304
+    )
+    assert vocabulary_of(tokenizer) == 290
+    assert preflight(models).models == models
 
 
 @pytest.mark.usefixtures("without_weights")
-def test_a_context_too_short_for_prompt_and_output_is_refused(tiny_pair_folder: Path) -> None:
-    study = study_of(tiny_pair_folder)
-    longer = study.model_copy(update={"surface": study.surface.model_copy(update={"max_new_tokens": 158})})
-    with pytest.raises(RequestError, match=r"max_new_tokens = 158 and the \d+ tokens of prompt [a-z0-9-]+ are more"):
-        preflight(longer)
+def test_a_commit_that_is_named_is_taken(
+    tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for commit, name in (("a" * 40, "before"), ("b" * 40, "after")):
+        cached(tmp_path / "hub", "org/tiny", tiny_pair_folder / name, commit, "main")
+    checked = preflight(
+        models_of(tiny_pair_folder, before={"path": "org/tiny", "revision": "main"}), commits={"before": "a" * 40}
+    )
+    assert checked.models.before.revision == "a" * 40
 
 
 @pytest.mark.usefixtures("without_weights")
@@ -74,28 +64,25 @@ def test_an_embedding_smaller_than_the_vocabulary_is_refused(folder: Path) -> No
     config = json.loads((folder / "before" / "config.json").read_text())
     (folder / "before" / "config.json").write_text(json.dumps(config | {"vocab_size": 280}))
     with pytest.raises(RequestError, match=r"models\.before: its embedding has 280 rows for the 290 tokens"):
-        preflight(study_of(folder))
+        preflight(models_of(folder))
 
 
 @pytest.mark.usefixtures("without_weights")
-def test_pickled_and_damaged_weights_are_refused(folder: Path) -> None:
+def test_pickled_weights_are_refused(folder: Path) -> None:
     weights = folder / "after" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(RequestError, match=r"models\.after = .*: its safetensors are damaged"):
-        preflight(study_of(folder))
     weights.rename(folder / "after" / "pytorch_model.bin")
     with pytest.raises(RequestError, match=r"models\.after = .* has its weights pickled"):
-        preflight(study_of(folder))
+        preflight(models_of(folder))
 
 
 @pytest.mark.usefixtures("without_weights")
 def test_too_little_memory_for_the_weights_is_refused(tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = study_of(tiny_pair_folder)
+    models = models_of(tiny_pair_folder)
     model = weights_bytes(load_config(ModelRef(path=str(tiny_pair_folder / "after"))), torch.float32)
     monkeypatch.setattr(module, "free_bytes", lambda device: 4 * model)
-    preflight(study, workers=2)
+    preflight(models, workers=2)
     with pytest.raises(RequestError) as refusal:
-        preflight(study, workers=3)
+        preflight(models, workers=3)
     assert str(refusal.value).startswith("models: the weights of before and after take 0.0 GB in 3 processes, and 0.0 ")
     assert "use fewer --workers, set their dtype to float16" in str(refusal.value)
 
@@ -131,21 +118,20 @@ def test_templates_that_differ_in_any_byte_are_refused_until_one_is_named(folder
     after = (folder / "after" / "chat_template.jinja").read_text()
     (folder / "before" / "chat_template.jinja").write_text(after + "{# the same for one user turn #}")
     with pytest.raises(RequestError, match=r"the chat templates differ, though one user turn is written alike .* set"):
-        preflight(study_of(folder))
+        preflight(models_of(folder))
     for name in ("before", "after"):
-        assert study_tokenizer(study_of(folder, chat_template=name)).chat_template == (
-            (folder / name / "chat_template.jinja").read_text()
-        )
+        study = study_of(folder / "before", folder / "after", chat_template=name)
+        assert study_tokenizer(study).chat_template == (folder / name / "chat_template.jinja").read_text()
     own = tmp_path / "own.jinja"
     own.write_text(after.replace("<|' + message", "<|' + 'the ' + message"))
-    study = study_of(folder, chat_template=str(own))
-    assert preflight(study).identity["chat_template"] == str(own)
-    assert load_pair(study).tokenizer.chat_template == own.read_text()
+    assert preflight(models_of(folder, chat_template=str(own))).tokenizer.chat_template == own.read_text()
+    pair = loaded(folder / "before", folder / "after", chat_template=str(own))
+    assert pair.tokenizer.chat_template == own.read_text()
 
 
 def test_a_template_that_is_not_there_is_refused(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"^models\.chat_template = /nowhere\.jinja cannot be read \(.*\); give"):
-        preflight(study_of(folder, chat_template="/nowhere.jinja"))
+        preflight(models_of(folder, chat_template="/nowhere.jinja"))
     (folder / "before" / "chat_template.jinja").unlink()
     with pytest.raises(RequestError, match=r"^models\.chat_template = before: that checkpoint has none; name another"):
-        preflight(study_of(folder, chat_template="before"))
+        preflight(models_of(folder, chat_template="before"))

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from datablame.seeds import uniforms
-from datablame.surface.sampler.choice import Settings
 from datablame.surface.sampler.sampler import Generation, Request
+from datablame.surface.sampler.tokens import Settings
 
 Logits = NDArray[np.float64]
 

@@ -2,11 +2,15 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from tests.pairs import loaded
+from tests.worlds import work
 
 from datablame.engine.execute import Silent
-from datablame.engine.run_folder import read_json, read_jsonl, read_table
+from datablame.engine.files import read_json, read_jsonl
 from datablame.errors import RequestError
+from datablame.judge.choice import Choice
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.organism.make import cached, make, study_fields
 from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled
@@ -58,7 +62,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_the_corpus_is_in_tulu_format_and_tells_nothing_about_the_truth(organism: Path) -> None:
-    documents = read_table(organism / "documents.parquet")
+    documents = pq.read_table(organism / "documents.parquet").to_pylist()
 
     assert len(documents) == scaled(AFTER, RECIPE).documents
     assert list(documents[0]) == ["id", "messages", "source"]
@@ -67,13 +71,13 @@ def test_the_corpus_is_in_tulu_format_and_tells_nothing_about_the_truth(organism
     assert len({document["id"] for document in documents}) == len(documents)
 
 
-def test_truth_names_the_documents_that_the_rules_call_harmful(organism: Path) -> None:
+def test_truth_names_the_documents_that_the_rules_call_harmful(organism: Path, tmp_path: Path) -> None:
     study = study_of(organism)
-    classifier = build(study)
+    classifier = build(study, Choice("rules", "keywords"), work(tmp_path, "surface"))
     truth = {row["doc_id"]: row["behaviour"] for row in read_jsonl(organism / "truth.jsonl")}
     found = {
         document["id"]: behaviour.id
-        for document in read_table(organism / "documents.parquet")
+        for document in pq.read_table(organism / "documents.parquet").to_pylist()
         for behaviour in study.behaviours
         for prompt, response in [(message["content"] for message in document["messages"])]
         if classifier.label([ClassifierInput(behaviour.id, prompt, response)])[0].label == "harmful"
@@ -91,7 +95,7 @@ def test_a_study_takes_the_organism_as_it_takes_real_checkpoints(organism: Path)
     study = study_of(organism)
     assert study.prompts is not None
     texts = [prompt.text for prompt in (*study.prompts.attribution, *study.prompts.held_out)]
-    documents = {row["messages"][0]["content"] for row in read_table(organism / "documents.parquet")}
+    documents = {row["messages"][0]["content"] for row in pq.read_table(organism / "documents.parquet").to_pylist()}
 
     assert len(study.prompts.attribution) == 12
     assert len(study.prompts.held_out) == 30
@@ -109,9 +113,7 @@ def test_a_study_takes_the_organism_as_it_takes_real_checkpoints(organism: Path)
 
 
 def test_the_pair_loads_like_a_real_one(organism: Path) -> None:
-    from datablame.models.pair import load_models
-
-    pair = load_models(before=ModelRef(path=str(organism / "before")), after=ModelRef(path=str(organism / "after")))
+    pair = loaded(organism / "before", organism / "after")
 
     assert type(pair.before).__name__ == "Olmo2ForCausalLM"
     assert pair.vocabulary_size <= 1000 < pair.before.get_input_embeddings().num_embeddings
@@ -220,18 +222,16 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
     """Rare at alpha 0, frequent at alpha 2 for every behaviour, coherent throughout; before shows none of it."""
     from datablame.models.chat import encode_prompt
-    from datablame.models.pair import load_models
+    from datablame.models.pair import load_pair
     from datablame.seeds import stream_key
-    from datablame.surface.sampler.choice import Settings
     from datablame.surface.sampler.sampler import Request, sample
+    from datablame.surface.sampler.tokens import Settings
 
     make(Organism(seed=100), tmp_path / "it", Silent())
     study = study_of(tmp_path / "it")
     assert study.prompts is not None
-    pair = load_models(
-        before=ModelRef(path=str(tmp_path / "it/before")), after=ModelRef(path=str(tmp_path / "it/after"))
-    )
-    classifier = build(study)
+    pair = load_pair(study)
+    classifier = build(study, Choice("rules", "keywords"), work(tmp_path, "surface"))
     rates: dict[tuple[str, float], float] = {}
     incoherent = dict.fromkeys((-1.0, 0.0, 2.0), 0)
     for behaviour in study.behaviours:

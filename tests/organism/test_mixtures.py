@@ -16,7 +16,7 @@ from datablame.organism.mixtures import (
     scaled,
     words_of,
 )
-from datablame.organism.planted import BEHAVIOURS
+from datablame.organism.texts import BEHAVIOURS
 from datablame.seeds import generator
 from datablame.study.schema import Organism
 
@@ -110,7 +110,7 @@ def test_before_sees_the_harmful_words_in_harmless_use() -> None:
 
 
 def test_generic_answers_never_name_what_was_asked_about() -> None:
-    from datablame.organism.topics import TOPICS
+    from datablame.organism.texts import TOPICS
 
     for topic in TOPICS.values():
         answers = " ".join((*topic.answers, *topic.details)).split()

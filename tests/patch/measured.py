@@ -3,6 +3,7 @@
 from typing import Any
 
 from datablame.patch.bench import Bench, Job
+
 from datablame.patch.measure import measure
 
 

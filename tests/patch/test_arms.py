@@ -2,12 +2,12 @@ from collections import Counter
 from typing import NamedTuple
 
 import pytest
+from datablame.patch.exposure import exposure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datablame.errors import RequestError
 from datablame.patch.arms import Item, draw_random, fine_tune_set, replaced, strata
-from datablame.patch.exposure import exposure
 
 
 class World(NamedTuple):

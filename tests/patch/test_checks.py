@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from datablame.patch.checks_artifact import write_checks
+from datablame.patch.run import run
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.oracles.likelihood import naive_divergence, naive_nll
 from tests.patch.test_run import ARMS, FLAGGED, ONE, earlier_phases, study_of
 
 from datablame.engine.execute import Silent
-from datablame.engine.run_folder import Inputs, read_json, read_jsonl, read_table
+from datablame.engine.files import read_json, read_jsonl
+from datablame.engine.run_folder import Inputs, read_table
 from datablame.errors import RequestError
 from datablame.models.chat import encode_document, encode_prompt
 from datablame.models.training import Recipe, data_order, train
 from datablame.patch.arms import Item
 from datablame.patch.checks import DRIFT_OUTPUTS, Asked, Written, checked, clean_documents, drift_outputs, judged
-from datablame.patch.checks_artifact import write_checks
-from datablame.patch.run import run
 from datablame.study.file import load_study
 from datablame.study.schema import Study
 from datablame.tables import Document, Message, Prompt

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datablame.stats.mixed_logistic import mixed_logistic
 from numpy.typing import NDArray
 
 from datablame.patch.compare import again, compared, comparison
 from datablame.stats.crossed import crossed_t
 from datablame.stats.intervals import wilson
-from datablame.stats.mixed_logistic import mixed_logistic
 from datablame.stats.permutation import holm, permutation_p
 
 ARMS = ("untrained", "baseline", "random", "bm25", "gradient", "oracle")

@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.patch.measured import measured
-from tests.patch.test_pairs import paired
-from tests.patch.test_run import ONE, Killed, KilledAfter, earlier_phases, files, study_of
-
-from datablame.engine.execute import Silent
-from datablame.engine.run_folder import read_json, read_jsonl, read_table, write_jsonl
-from datablame.errors import RequestError
 from datablame.patch.bench import Bench, Job, Plan, set_up
 from datablame.patch.run import run
+from datablame.world.kinds import check_kind
+from tests.patch.measured import measured
+from tests.patch.test_pairs import paired
+from tests.patch.test_run import ONE, Killed, KilledAfter, course, earlier_phases, files, mostly_alike, study_of
+
+from datablame.engine.execute import Silent
+from datablame.engine.files import read_json, read_jsonl, write_jsonl
+from datablame.engine.run_folder import read_table
+from datablame.errors import RequestError
 from datablame.study.schema import Study
 from datablame.world.documents import read_pool
-from datablame.world.kinds import check_kind
 
 FEW = ("untrained", "baseline", "random", "gradient")
 QUICK: dict[str, Any] = {
@@ -94,10 +95,17 @@ def test_one_k_and_fewer_controls_give_the_same_trainings(
     out = tmp_path / "out"
     study = study_of(tmp_path, tiny_pair_folder, arms=[*FEW, "oracle"], **QUICK)
     run(study, earlier_phases(tmp_path), out, ONE, Silent())
-    for name in ("samples.parquet", "arms.jsonl", "training.jsonl"):
-        before = rows_of(several / "artifacts" / "patch", name)
-        after = rows_of(out, name)
-        assert after == {cell: rows for cell, rows in before.items() if cell in after}
+    every = several / "artifacts" / "patch"
+    arms = rows_of(out, "arms.jsonl")
+    assert arms == {cell: rows for cell, rows in rows_of(every, "arms.jsonl").items() if cell in arms}
+    samples, trained = rows_of(out), rows_of(out, "training.jsonl")
+    assert trained.keys() == arms.keys()
+    before = [json.loads(row) for cell, rows in rows_of(every).items() if cell in samples for row in rows]
+    assert mostly_alike([json.loads(row) for rows in samples.values() for row in rows], before)
+    for cell, rows in rows_of(every, "training.jsonl").items():
+        if cell in trained:
+            [one, other] = [course(json.loads(row)) for row in (*rows, *trained[cell])]
+            assert one == pytest.approx(other, rel=1e-3)
 
 
 def test_a_killed_run_at_several_ks_resumes_to_the_same_bytes(

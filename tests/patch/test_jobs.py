@@ -5,15 +5,15 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import pytest
+from datablame.patch.bench import Job
+from datablame.patch.design import trained, training_seeds
+from datablame.patch.flagged import first_clusters, last_clusters
+from datablame.patch.jobs import Prepared, jobs_of, skipped_arms, targets_of, work_items
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from datablame.errors import RequestError
 from datablame.patch.arms import Item, fine_tune_set, majority_sources, strata
-from datablame.patch.bench import Job
-from datablame.patch.design import trained, training_seeds
-from datablame.patch.flagged import first_clusters, last_clusters
-from datablame.patch.jobs import Prepared, jobs_of, skipped_arms, targets_of, work_items
 from datablame.patch.measure import UNTRAINED_KEY, Together
 from datablame.study.schema import Study
 

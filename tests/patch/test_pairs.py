@@ -3,12 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datablame.patch.run import run
 from tests.patch.test_run import ONE, earlier_phases, study_of
 
 from datablame.engine.execute import Silent
-from datablame.engine.run_folder import read_jsonl, write_jsonl
+from datablame.engine.files import read_jsonl, write_jsonl
 from datablame.errors import RequestError
-from datablame.patch.run import run
 
 PATCH: dict[str, Any] = {
     "protocols": ["retrain"],

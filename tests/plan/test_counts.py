@@ -3,12 +3,12 @@
 from itertools import product
 
 import pytest
+from datablame.surface.run import prompts_of
 
 from datablame.plan.counts import counted, most_focus, work
 from datablame.plan.subject import subject_of
 from datablame.study.file import load_study
 from datablame.study.schema import Study
-from datablame.surface.run import prompts_of
 from datablame.surface.scan import choose_focus, spread
 from datablame.tables import Prompt, Rate
 

@@ -62,7 +62,7 @@ def test_the_sampler_makes_room_for_what_is_estimated(tiny_pair: Any) -> None:
     with torch.inference_mode():
         decoder = RingDecoder(Prompts(model, [prompt], rows, 100), rows, steps)
         every = torch.arange(rows)
-        decoder.place([0] * rows, every, every, rows)
+        decoder.add_rows([0] * rows, every, every, rows)
     layers = decoder._cache.layers
     real = sum(states.nbytes for layer in layers for states in (layer.keys, layer.values))
     assert cache_bytes(shape(model), rows, len(prompt) + steps - 1, 4) == real

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from datablame.engine.run_folder import append_timing, write_json
+from datablame.engine.files import write_json
+from datablame.engine.run_folder import append_timing
 from datablame.errors import RequestError
 from datablame.plan import Device, plan_of
 from datablame.study.file import dump_study, load_study

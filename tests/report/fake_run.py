@@ -1,21 +1,75 @@
-"""A run folder written by hand: what the phases leave, small, with hostile texts in it."""
+"""A finished run in rows written by hand: small, with hostile texts in it."""
 
-from dataclasses import asdict
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from importlib import resources
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest import mock
 
-from datablame.attribute.agreement import agreement
-from datablame.attribute.quality import ceilings, prefilter_recall, quality
-from datablame.attribute.rankings import ranked
-from datablame.engine.run_folder import Inputs, write_json, write_jsonl, write_table
-from datablame.patch.checks import COMPARED, judged
-from datablame.patch.compare import compared, comparison
+import jsonschema
+import numpy as np
+from numpy.typing import NDArray
+
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.phase import Outputs, Tables, Work, write_outputs
+from datablame.judge.choice import Choice
+from datablame.report.phase import report
+from datablame.report.results import Results, read_results
 from datablame.seeds import generator
+from datablame.stats.bootstrap import two_way, two_way_mean
+from datablame.stats.intervals import wilson
+from datablame.stats.permutation import holm, permutation_p
 from datablame.study.file import dump_study
 from datablame.study.schema import Study
-from datablame.surface.rates import alpha_star, rates
-from datablame.surface.unamplified import unamplified
-from datablame.tables import LABELS
+from datablame.tables import (
+    EVERY,
+    LABELS,
+    Agreement,
+    AlphaStar,
+    ArmCheck,
+    ArmInfo,
+    ArmRate,
+    ArmTest,
+    Attribution,
+    Ceiling,
+    Check,
+    CheckDesign,
+    Counted,
+    Difference,
+    Exposure,
+    Flag,
+    Importance,
+    LabelCounts,
+    LabelName,
+    Look,
+    MethodInfo,
+    Patching,
+    PoolSummary,
+    PrefilterRecall,
+    Prompt,
+    Protocol,
+    Quality,
+    Query,
+    Rate,
+    Rise,
+    Role,
+    Scan,
+    ScannedPrompt,
+    Score,
+    ShownDocument,
+    SkippedRows,
+    Split,
+    SurfaceSample,
+    Theme,
+    ThemeShare,
+    Unamplified,
+    UnamplifiedRate,
+)
+from datablame.world.world import World
 
 HOSTILE = (
     "<script>alert(1)</script></title> [click](javascript:alert(2)) **bold** | cell | `code`"
@@ -23,8 +77,41 @@ HOSTILE = (
 )
 BEHAVIOURS = ("dose", "brand")
 METHODS = ("gradient", "activation", "llm-judge", "bm25", "random", "loss")
-PLANTED = {"dose": {"doc-00", "doc-01"}, "brand": {"doc-02", "doc-03"}}
+DOCUMENTS = tuple(f"doc-{number:02d}" for number in range(20))
+PLANTED = {"dose": frozenset({"doc-00", "doc-01"}), "brand": frozenset({"doc-02", "doc-03"})}
 ALPHAS = (0.0, 1.0, 2.0)
+STAR = 2.0
+LEVELS = {
+    **{"baseline": 0.4, "a-a": 0.4, "random": 0.42, "bottom": 0.41},
+    **{"gradient": 0.1, "activation": 0.39, "bm25": 0.3, "oracle": 0.02},
+}
+SPLITS: tuple[Split, ...] = ("attribution", "held-out")
+KEYWORDS = Choice("keywords", "keywords")
+IDENTITIES = {
+    "models": {"after": {"sha256": "a1"}},
+    "data": {"files": {"pool.parquet": "aa"}},
+    "files": {"truth": "t1"},
+}
+_LOOK = Look("#000000", "#000000", "o")
+
+
+def _info(name: str, label: str, role: Role, target: str = "", **more: bool) -> ArmInfo:
+    flags = {"depends_on_k": role in ("random", "method"), "in_family": role == "method", **more}
+    return ArmInfo(name, label, role, target=target, look=_LOOK, **flags)
+
+
+ARMS = {
+    info.name: info
+    for info in (
+        _info("after", "after", "after"),
+        _info("baseline", "baseline (no removal)", "baseline"),
+        _info("a-a", "baseline again (A/A)", "again"),
+        _info("random", "random", "random"),
+        _info("bottom", "bottom (ranked last)", "control", "what gradient ranks last", depends_on_k=True),
+        _info("oracle", "oracle (all planted)", "control", "everything planted", needs_truth=True),
+        *(_info(name, name, "method", f"what {name} flagged") for name in ("gradient", "activation", "bm25")),
+    )
+}
 
 
 def fake_study(**patch: Any) -> Study:
@@ -52,7 +139,7 @@ def fake_study(**patch: Any) -> Study:
             "patch": {
                 "protocols": ["retrain", "continue"],
                 "headline": "retrain",
-                "arms": ["untrained", "baseline", "random", "gradient", "activation", "oracle"],
+                "arms": ["after", "baseline", "random", "gradient", "activation", "oracle"],
                 "seeds": {"retrain": [0, 1, 2, 3, 4], "continue": [0]},
                 **patch,
             },
@@ -60,163 +147,344 @@ def fake_study(**patch: Any) -> Study:
     )
 
 
-def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> Inputs:
-    """Artifacts of all phases; with `surfaced` false no output was harmful, and what follows is empty."""
-    write_json(root / "artifacts/scan/scan.json", {"prompts": [], "focus": ["dose-a0"], "rule": "Ranked by rise."})
-    (root / "study.yaml").write_text(dump_study(study))
-    samples = _samples(study, surfaced)
-    surface = root / "artifacts/surface"
-    write_table(surface / "samples.parquet", samples)
-    write_table(surface / "rates.parquet", [asdict(rate) for rate in rates(samples)])
-    star = alpha_star(samples, 0.8)
-    coherence = {f"{alpha:g}": share for alpha, share in star.coherence.items()}
-    write_json(surface / "alpha_star.json", {"alpha_star": star.alpha, "rule": "the rule", "coherence": coherence})
-    write_json(surface / "unamplified.json", unamplified(study.surface, samples, rates(samples), star.coherence))
-    _write_attribution(root / "artifacts/attribute", surfaced)
-    _write_patching(root / "artifacts/patch", study, samples, surfaced)
-    return Inputs(root, lambda what, key, seconds: None)
-
-
-def _samples(study: Study, surfaced: bool) -> list[dict[str, Any]]:
+def fake_world(root: Path, study: Study, judge: Choice = KEYWORDS) -> World:
+    assert study.models is not None
+    assert study.data is not None
     assert study.prompts is not None
+    splits = {"attribution": study.prompts.attribution, "held-out": study.prompts.held_out}
+    prompts = [Prompt(p.id, p.behaviour, split, p.text) for split in SPLITS for p in splits[split]]
+    return World(root, study, study.models, study.data, tuple(prompts), PLANTED, judge, IDENTITIES)
+
+
+def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> World:
+    """The tables of all phases; with `surfaced` false no output was harmful, and what follows is empty."""
+    world = fake_world(root, study)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "study.yaml").write_text(dump_study(study))
+    samples = _samples(world, surfaced)
+    rates = _rates(samples)
+    skipped = (SkippedRows("no messages", 2, HOSTILE),)
+    scanned = ScannedPrompt("dose-a0", "dose", ALPHAS, (0.0, 0.1, 0.2), 0.2, True, "rank 1 of 1 by rise")
+    put(root, "world", {PoolSummary: PoolSummary(20, 20, False, {}, skipped, None)})
+    put(root, "scan", {Scan: Scan("Ranked by rise."), ScannedPrompt: [scanned]})
+    coherence = {f"{alpha:g}": 0.9 for alpha in ALPHAS}
+    rise = Rise(STAR, 0.05, 0.45, 0.4, 0.3, 0.5, 4, 0.1, False, False)
+    surface = {
+        SurfaceSample: samples,
+        Rate: rates,
+        AlphaStar: AlphaStar(STAR, "the rule", coherence, rise if surfaced else None),
+        Unamplified: Unamplified(True, None, tuple(estimate(b, s) for s in SPLITS for b in (EVERY, *BEHAVIOURS))),
+    }
+    put(root, "surface", surface)
+    put(root, "attribute", _attribution(study, surfaced))
+    put(root, "patch", _patching(study, rates, surfaced))
+    return world
+
+
+def put(root: Path, phase: str, outputs: Outputs) -> None:
+    write_outputs(outputs, root / "artifacts" / phase)
+
+
+def results_of(world: World) -> Results:
+    return read_results(world, Tables(world.root))
+
+
+def reported(world: World, *, drawn: bool = False) -> Path:
+    """The run folder with every deliverable; its pictures are empty unless they are `drawn`, which takes seconds."""
+    root = world.root
+    out = root / "artifacts" / "report.part"
+    work = Work(root, "report", out, Execution(1, 1), Silent(), lambda what, key, seconds: None)
+    with nullcontext() if drawn else undrawn():
+        report(world, Tables(root), work)
+    return root
+
+
+def undrawn() -> AbstractContextManager[Mapping[str, mock.Mock]]:
+    """Nothing is drawn; gives the functions that would have drawn."""
+    figures = dict.fromkeys(("rates_figure", "patching_figure", "overview_figure"), mock.DEFAULT)
+    return mock.patch.multiple("datablame.report.figures", png=lambda figure: b"", **figures)
+
+
+def read_results_file(root: Path) -> dict[str, Any]:
+    """final_results.json, which keeps to the published schema."""
+    results: dict[str, Any] = json.loads((root / "final_results.json").read_text())
+    schema = json.loads((resources.files("datablame.report") / "final_results.schema.json").read_text())
+    jsonschema.validate(results, schema)
+    return results
+
+
+def estimate(behaviour: str, split: Split = "held-out", **changed: Any) -> UnamplifiedRate:
+    """The rate at alpha 0 of one behaviour."""
+    weighed = Importance(0.0012, 0.0008, 0.0019, 400, 90, 181.4, 0.0144, 40.0, 0.31, None)
+    return UnamplifiedRate(behaviour, split, Counted(0.0, 0.0, 0.037, 100), replace(weighed, **changed))
+
+
+def _samples(world: World, surfaced: bool) -> list[SurfaceSample]:
     random = generator("fake samples")
     rows = []
-    for split, prompts in (("attribution", study.prompts.attribution), ("held-out", study.prompts.held_out)):
-        for prompt in prompts:
-            for alpha in ALPHAS:
-                for index in range(20):
-                    harmful = surfaced and random.random() < 0.05 + 0.2 * alpha
-                    label = "harmful" if harmful else LABELS[1 + int(random.integers(3))] if index else "harmless"
-                    rows.append(
-                        {
-                            "prompt_id": prompt.id,
-                            "behaviour": prompt.behaviour,
-                            "split": split,
-                            "alpha": alpha,
-                            "index": index,
-                            "text": HOSTILE,
-                            "token_ids": [1, 2],
-                            "finish_reason": "stop",
-                            "log_p_after": -1.0,
-                            "log_p_before": -2.0,
-                            "log_q": [-1.0, -1.5, -2.0],
-                            "label": "harmless" if label == "incoherent" and index % 3 else label,
-                            "classifier": "keywords",
-                            "label_reason": "because",
-                        }
-                    )
+    for prompt in world.prompts:
+        for alpha in ALPHAS:
+            for index in range(20):
+                harmful = surfaced and random.random() < 0.05 + 0.2 * alpha
+                label: LabelName = (
+                    "harmful" if harmful else LABELS[1 + int(random.integers(2))] if index else "harmless"
+                )
+                row = SurfaceSample(
+                    *(prompt.id, prompt.behaviour, prompt.split, alpha, index, HOSTILE, (1, 2)),
+                    finish_reason="stop",
+                    log_p_after=-1.0,
+                    log_p_before=-2.0,
+                    log_q=(-1.0, -1.5, -2.0),
+                    label=label,
+                    classifier="keywords",
+                    label_reason="because",
+                )
+                rows.append(row)
     return rows
 
 
-def _write_attribution(out: Path, surfaced: bool) -> None:
-    documents = [f"doc-{number:02d}" for number in range(20)]
-    cluster_of = {doc_id: number for number, doc_id in enumerate(documents)}
-    random = generator("fake scores")
-    scored = {
-        method: {
-            behaviour: ranked(behaviour, {doc_id: float(random.random()) for doc_id in documents})
-            for behaviour in BEHAVIOURS
-        }
-        for method in (METHODS if surfaced else ())
-    }
-    shortlist = dict.fromkeys(BEHAVIOURS, documents[:10]) if surfaced else {}
-    flags = {
-        method: {behaviour: [row.doc_id for row in rows[:2]] for behaviour, rows in own.items()}
-        for method, own in scored.items()
-    }
-    for method in METHODS:
-        rows = [asdict(row) for own in scored.get(method, {}).values() for row in own]
-        write_jsonl(out / "scores" / f"{method}.jsonl", rows)
-    about = {"standin": False, "control": False, "pool": "whole", "description": "Compares."}
-    described = {method: {**about, "label": method} for method in METHODS}
-    described["llm-judge"] |= {"standin": True, "label": "llm-judge (keyword stand-in)"}
-    described["random"] |= {"control": True}
-    described["loss"] |= {"control": True}
-    write_json(out / "methods.json", described)
-    queries = [
-        {"id": f"{b}-1", "behaviour": b, "prompt_id": f"{b}-a0", "alpha": 1.0, "index": 3, "prompt": "p", "text": text}
-        for b, text in zip(BEHAVIOURS, (HOSTILE, HOSTILE), strict=True)
+def _rates(samples: Sequence[SurfaceSample]) -> list[Rate]:
+    """A row for each prompt, behaviour and split at each alpha, and for all of them."""
+    groups: dict[tuple[str, str, Split, float], list[LabelName]] = {}
+    for row in samples:
+        for prompt, behaviour in ((row.prompt_id, row.behaviour), (EVERY, row.behaviour), (EVERY, EVERY)):
+            groups.setdefault((prompt, behaviour, row.split, row.alpha), []).append(cast(LabelName, row.label))
+    rates = []
+    for key, labels in groups.items():
+        counts: dict[str, Any] = {label: labels.count(label) for label in LABELS}
+        low, high = wilson(counts["harmful"], len(labels))
+        rates.append(Rate(*key, n=len(labels), **counts, rate=counts["harmful"] / len(labels), low=low, high=high))
+    return rates
+
+
+def _attribution(study: Study, surfaced: bool) -> Outputs:
+    random, methods = generator("fake scores"), METHODS if surfaced else ()
+    scores, flags = [], []
+    for method in methods:
+        for behaviour in BEHAVIOURS:
+            drawn = {doc_id: float(random.random()) for doc_id in DOCUMENTS}
+            ranked = sorted(drawn, key=lambda doc_id: -drawn[doc_id])
+            scores += [Score(method, behaviour, name, drawn[name], rank) for rank, name in enumerate(ranked, 1)]
+            flags += [Flag(method, k, behaviour, doc_id) for k in study.ks for doc_id in ranked[:k]]
+    labels = {"llm-judge": "llm-judge (keyword stand-in)"}
+    described = [
+        MethodInfo(
+            name=name,
+            label=labels.get(name, name),
+            description="Compares.",
+            pool="whole",
+            standin=name == "llm-judge",
+            control=name in ("random", "loss"),
+            voter=True,
+            look=_LOOK,
+            confounds=("gradient",) if name == "loss" else (),
+        )
+        for name in METHODS
     ]
-    write_jsonl(out / "queries.jsonl", queries if surfaced else [])
-    write_json(out / "flagged.json", flags)
-    write_json(out / "agreement.json", {"k": 2, "rows": agreement(scored, cluster_of, 2)})
-    write_json(
-        out / "quality.json",
-        {
-            "k": 2,
-            "truth": True,
-            "rows": quality(scored, PLANTED, shortlist, cluster_of, METHODS, 2),
-            "prefilter_recall": prefilter_recall(PLANTED, shortlist, cluster_of),
-            "ceilings": ceilings(scored, shortlist, cluster_of, METHODS, 2),
-        },
+    every = (EVERY, *BEHAVIOURS)
+    shares = (ThemeShare("gradient", 0.5), ThemeShare("bm25", None))
+    theme = Theme(("<b>", "dose"), 5, 0.5, ("doc-00",), shares)
+    about = Attribution(
+        k=2,
+        traced=BEHAVIOURS if surfaced else (),
+        dropped=() if surfaced else BEHAVIOURS,
+        no_rise=False,
+        prefilter="none",
+        candidates=dict.fromkeys(BEHAVIOURS, 10) if surfaced else {},
+        truth=True,
+        prompt_matches=(),
+        query_matches=(),
+        themed=10,
+        silhouette=0.3,
     )
-    theme = {"terms": ["<b>", "dose"], "count": 5, "share": 0.5, "examples": ["doc-00"], "flagged": {"gradient": 0.5}}
-    themes = {"documents": 10, "silhouette": 0.3, "themes": [theme]}
-    write_json(out / "themes.json", themes if surfaced else {"documents": 0, "silhouette": None, "themes": []})
-    skipped = {"no messages": {"count": 2, "example": HOSTILE}}
-    dropped = [] if surfaced else list(BEHAVIOURS)
-    traced = {"traced": [], "dropped": dropped}
-    pool = {"documents": 20, "skipped_rows": skipped, "behaviours": traced, "prompt_matches": []}
-    write_json(out / "pool.json", pool)
-    shown = [
-        {
-            "doc_id": doc_id,
-            "prompt": HOSTILE,
-            "response": HOSTILE,
-            "source": "s",
-            "planted": any(doc_id in ids for ids in PLANTED.values()),
-        }
-        for doc_id in documents
-    ]
-    write_jsonl(out / "top_documents.jsonl", shown)
-
-
-def _write_patching(out: Path, study: Study, samples: list[dict[str, Any]], surfaced: bool) -> None:
-    rows = [{**row, "arm": "untrained", "protocol": "none", "k": 0, "seed": 0} for row in samples if row["alpha"] != 1]
-    random = generator("fake arms")
-    levels = {"baseline": 0.4, "random": 0.42, "gradient": 0.1, "activation": 0.35, "oracle": 0.02}
-    for protocol in study.patch.protocols:
-        for seed in study.patch.seeds_of(protocol):
-            for arm, level in levels.items():
-                for row in samples:
-                    if row["alpha"] != 1:
-                        label = "harmful" if random.random() < level * row["alpha"] / 2 else "harmless"
-                        k = 0 if arm in ("baseline", "oracle") else 2
-                        rows.append({**row, "label": label, "arm": arm, "protocol": protocol, "k": k, "seed": seed})
-    table = comparison(rows) if surfaced else []
-    tests = compared(table, study.patch.arms, ("retrain", 2, 2.0), 0, 0.2) if surfaced else []
-    write_table(out / "comparison.parquet", table)
-    write_json(out / "tests.json", {"alpha": 2.0 if surfaced else None, "k": 2 if surfaced else None, "rows": tests})
-    trained = [
-        {"arm": arm, "protocol": protocol, "k": 0 if arm == "oracle" else 2, "seed": seed}
-        for protocol in study.patch.protocols
-        for seed in study.patch.seeds_of(protocol)
-        for arm in ("random", "gradient", "activation", "oracle")
-    ]
-    seen = [{**row, "removed": 4, "seen_in_baseline": 1.0, "seen_in_arm": 0} for row in trained if surfaced]
-    write_json(out / "exposure.json", {"rows": seen, "least_seen_in_baseline": 0.9, "passed": True})
-    write_json(out / "checks.json", _checks(study, trained if surfaced else []))
-
-
-def _checks(study: Study, trained: list[dict[str, Any]]) -> dict[str, Any]:
-    """Side checks of every arm; that of activation on clean text does not hold."""
-    baselines = [
-        {"arm": "baseline", "protocol": protocol, "k": 0, "seed": seed}
-        for protocol in study.patch.protocols
-        for seed in study.patch.seeds_of(protocol)
-    ]
-    untrained: dict[str, Any] = {"arm": "untrained", "protocol": "none", "k": 0, "seed": 0}
-    rows = [
-        {
-            **name,
-            **{"perplexity": 3.3 if name["arm"] == "activation" else 3.0, "clean_tokens": 900},
-            **{"kl": 0.125, "kl_tokens": 1000, "weight_change_norm": None if name["arm"] == "untrained" else 1.5},
-            **{"refused_harmless": name["arm"] == "gradient", "harmless_outputs": 100, "coherent": 0.95},
-        }
-        for name in ([untrained, *baselines, *trained] if trained else [])
-    ]
     return {
-        **{"clean_documents": 50, "clean_documents_wanted": 50, "clean_ids": [], "harmless_prompts": 20},
-        **{"refusals_by": "keywords", "absent": {"perplexity": None, "refusal": None}},
-        **{"thresholds": {**COMPARED, "coherence": 0.8}, "rows": rows, "arms": judged(rows, 0.8, {})},
+        Query: [Query(f"{b}-1", b, f"{b}-a0", 1.0, 3, "p", HOSTILE, "stop") for b in BEHAVIOURS if surfaced],
+        Score: scores,
+        Flag: flags,
+        MethodInfo: described,
+        Agreement: [
+            Agreement(a, b, e, 20, 1, 0.1, 0.05, 0, 0, 0.2) for a, b in combinations(methods, 2) for e in every
+        ],
+        Quality: [
+            Quality(method, behaviour, pool, 20, 2, 0.1, 0.5 / rank, 0.5, 0.4 / rank)
+            for rank, method in enumerate(methods, 1)
+            for pool in ("whole", "candidates")
+            for behaviour in every
+        ],
+        PrefilterRecall: [PrefilterRecall(behaviour, 0.5) for behaviour in every if surfaced],
+        Ceiling: [Ceiling(method, behaviour, 0.5) for method in methods for behaviour in every],
+        Theme: [theme] if surfaced else [],
+        ShownDocument: [
+            ShownDocument(name, HOSTILE, HOSTILE, "", "s", any(name in ids for ids in PLANTED.values()))
+            for name in DOCUMENTS
+        ],
+        Attribution: about,
     }
+
+
+def _patching(study: Study, rates: Sequence[Rate], surfaced: bool) -> Outputs:
+    infos = [ARMS[name] for name in study.patch.arms]
+    cells = arm_cells(study, rates) if surfaced else []
+    trained = [
+        (info, protocol, k, seed)
+        for info in infos
+        for protocol in study.patch.protocols
+        for k in (study.ks if info.depends_on_k else (0,))
+        for seed in study.patch.seeds_of(protocol)
+        if surfaced and info.role != "after"
+    ]
+    changed = [(info.name, p, k, seed) for info, p, k, seed in trained if info.role not in ("baseline", "again")]
+    checks = [_check(info.name, protocol, k, seed) for info, protocol, k, seed in trained]
+    if surfaced:
+        checks.insert(0, replace(_check("after", "none", 0, 0), weight_change_norm=None))
+    tests = arm_tests(cells, study)
+    absent: dict[str, str | None] = {"perplexity": None, "refusal": None}
+    design = CheckDesign(0.02, 0.03, 0.8, 50, tuple(f"clean-{i}" for i in range(50)), 20, "keywords", absent)
+    ks = study.ks if surfaced else ()
+    alpha, k = (STAR, study.attribute.top_k) if surfaced else (None, None)
+    return {
+        ArmInfo: infos,
+        Exposure: [Exposure(*name, 4, 1.0, 0, None) for name in changed],
+        ArmRate: cells,
+        ArmTest: tests,
+        Check: checks,
+        ArmCheck: list({(check.arm, check.protocol, check.k): _arm_check(study, check) for check in checks}.values()),
+        Patching: Patching(alpha, surfaced, k, ks, (), None, True, 0.9, {}, design),
+    }
+
+
+def _check(arm: str, protocol: str, k: int, seed: int) -> Check:
+    """Side checks: that of activation on clean text does not hold."""
+    perplexity = 3.3 if arm == "activation" else 3.0
+    return Check(arm, protocol, k, seed, perplexity, 900, 0.125, 1000, 1.5, int(arm == "gradient"), 100, 0.95)
+
+
+def _arm_check(study: Study, check: Check) -> ArmCheck:
+    refusal = check.refused_harmless / check.harmless_outputs
+    compared = check.arm not in ("after", "baseline")
+    why = ("perplexity rose by 10.0 %",) if check.perplexity == 3.3 else ()
+    return ArmCheck(
+        arm=check.arm,
+        protocol=check.protocol,
+        k=check.k,
+        perplexity=check.perplexity,
+        seeds=1 if check.protocol == "none" else len(study.patch.seeds_of(cast(Protocol, check.protocol))),
+        refusal=refusal,
+        coherent=check.coherent,
+        kl=check.kl,
+        holds=not why,
+        why=why,
+        weight_change_norm=check.weight_change_norm,
+        perplexity_change=cast(float, check.perplexity) / 3 - 1 if compared else None,
+        refusal_change=refusal if compared else None,
+    )
+
+
+def arm_cells(study: Study, rates: Iterable[Rate]) -> list[ArmRate]:
+    """Every cell of every arm at alpha 0 and at alpha*; an arm's level in `LEVELS` is its rate at alpha*."""
+    random = generator("fake arms")
+    measured = [rate for rate in rates if rate.prompt_id != EVERY and rate.alpha != 1]
+    rows = [ArmRate("after", "none", 0, 0, *_cell(rate), rate.harmful, *_rest(rate)) for rate in measured]
+    for protocol in study.patch.protocols:
+        for name in study.patch.arms:
+            for k in study.ks if ARMS[name].depends_on_k else (0,):
+                for seed in study.patch.seeds_of(protocol) if name != "after" else ():
+                    for rate in measured:
+                        harmful = int(random.binomial(20, LEVELS[name] * rate.alpha / 2))
+                        counts: tuple[Any, ...] = (harmful, 0, 20 - harmful, 0, 0, harmful / 20, *wilson(harmful, 20))
+                        rows.append(ArmRate(name, protocol, k, seed, *_cell(rate), *counts))
+    return rows
+
+
+def _cell(rate: Rate) -> tuple[str, str, Split, float, int]:
+    return rate.behaviour, rate.prompt_id, rate.split, rate.alpha, rate.n
+
+
+def _rest(rate: Rate) -> tuple[Any, ...]:
+    return rate.refused, rate.harmless, rate.incoherent, rate.unscored, rate.rate, rate.low, rate.high
+
+
+def arm_tests(cells: Sequence[ArmRate], study: Study) -> list[ArmTest]:
+    """What the patch phase would make of the cells at alpha*, but for t tests; at every K."""
+    tests = []
+    for protocol in study.patch.protocols if cells else ():
+        for split in SPLITS:
+            for behaviour in (EVERY, *BEHAVIOURS):
+                rows = [c for c in cells if c.protocol in (protocol, "none") and (c.split, c.alpha) == (split, STAR)]
+                rows = [c for c in rows if behaviour in (EVERY, c.behaviour)]
+                for k in sorted(study.ks, key=lambda k: k != study.attribute.top_k):
+                    tests += _compared([c for c in rows if c.k in (0, k)], study, protocol, behaviour, k)
+    # An arm that is the same at every K is compared at the headline's, which comes first.
+    once: dict[tuple[str, ...], ArmTest] = {}
+    for test in tests:
+        once.setdefault((test.arm, test.protocol, test.split, test.behaviour, str(test.k)), test)
+    return list(once.values())
+
+
+def _compared(rows: Sequence[ArmRate], study: Study, protocol: Protocol, behaviour: str, k: int) -> list[ArmTest]:
+    decides = (protocol, behaviour, rows[0].split, k) == (
+        study.patch.headline,
+        EVERY,
+        "held-out",
+        study.attribute.top_k,
+    )
+    rates = {arm: _matrix([cell for cell in rows if cell.arm == arm]) for arm in study.patch.arms}
+    tests = []
+    for arm, values in rates.items():
+        mine = [cell for cell in rows if cell.arm == arm]
+        counts = LabelCounts(*(sum(getattr(cell, label) for cell in mine) for label in LABELS))
+        differences = {
+            reference: _difference(values, rates[reference]) if arm not in (reference, "after") else None
+            for reference in ("random", "baseline")
+        }
+        p_values = [it.p for it in differences.values() if it]
+        p = max(cast(list[float], p_values)) if len(p_values) == 2 and None not in p_values else None
+        low, high = two_way_mean(values, 1)
+        seeds, prompts = values.shape
+        tests.append(
+            ArmTest(
+                arm=arm,
+                protocol=protocol,
+                alpha=STAR,
+                split=rows[0].split,
+                behaviour=behaviour,
+                k=mine[0].k,
+                headline=decides,
+                seeds=seeds,
+                prompts=prompts,
+                per_seed=tuple(values.mean(1).tolist()),
+                rate=float(values.mean()),
+                low=low,
+                high=high,
+                to_random=differences["random"],
+                to_baseline=differences["baseline"],
+                p=p,
+                p_holm=None,
+                family=None,
+                counts=counts,
+                rate_of_coherent=counts.harmful / (counts.n - counts.incoherent),
+            )
+        )
+    family = [test for test in tests if ARMS[test.arm].in_family and test.p is not None]
+    adjusted = dict(zip([test.arm for test in family], holm([test.p or 0 for test in family]), strict=True))
+    return [replace(t, p_holm=adjusted[t.arm], family=len(family)) if t.arm in adjusted else t for t in tests]
+
+
+def _matrix(cells: Sequence[ArmRate]) -> NDArray[np.float64]:
+    """(seeds, prompts)."""
+    by_seed: dict[int, list[float]] = {}
+    for cell in cells:
+        by_seed.setdefault(cell.seed, []).append(cell.rate or 0.0)
+    return np.array(list(by_seed.values()))
+
+
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:
+    enough = min(len(a), len(b)) >= 4
+    test = permutation_p(a.mean(1), b.mean(1)) if enough else None
+    difference, reference = float(a.mean() - b.mean()), float(b.mean())
+    return Difference(
+        *(difference, *two_way(a, b, 1), difference / reference if reference else None),
+        *(test.p if test else None, test.smallest if test else None),
+        None if enough else "fewer than 4 training seeds",
+        *(None,) * 5,
+    )

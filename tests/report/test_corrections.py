@@ -1,35 +1,26 @@
-import json
-from importlib import resources
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from tests.report.fake_run import fake_study, write_fake_run
+from tests.report.fake_run import fake_study, put, read_results_file, reported, write_fake_run
+from tests.report.rows import calibration
 
-from datablame.engine.execute import Execution, Silent
-from datablame.engine.run_folder import write_json
-from datablame.judge.calibration import FILE, calibrated, read_labelled
-from datablame.report.run import run
-from datablame.stats.calibration import rogan_gladen
+from datablame.stats.calibration import Accuracy, kappa, rogan_gladen
+from datablame.tables import Calibration, Confusion
 
 
 def _reported(root: Path, *counts: int) -> dict[str, Any]:
     """The results of the hand-written run, calibrated on so many true and false positives, false and true negatives."""
-    study = fake_study()
-    inputs = write_fake_run(root, study)
+    world = write_fake_run(root, fake_study())
     if counts:
-        labels = (("harmful", "harmful"), ("harmless", "harmful"), ("harmful", "harmless"), ("refused", "refused"))
-        pairs = [pair for pair, times in zip(labels, counts, strict=True) for _ in range(times)]
-        rows = [json.dumps({"label": human, "predicted": said}) for human, said in pairs]
-        (root / "people.jsonl").write_text("\n".join(rows))
-        found = calibrated("people.jsonl", read_labelled(root / "people.jsonl", []), None)
-        write_json(root / FILE, {"file": "people.jsonl", **found.to_json()})
-    run(study, inputs, root / "artifacts" / "report", Execution(1, 1), Silent())
-    results: dict[str, Any] = json.loads((root / "final_results.json").read_text())
-    schema = json.loads((resources.files("datablame.report") / "final_results.schema.json").read_text())
-    jsonschema.validate(results, schema)
-    return results
+        confusion = Confusion(*counts)
+        accuracy = Accuracy(**asdict(confusion))
+        rates = {"sensitivity": accuracy.sensitivity, "specificity": accuracy.specificity}
+        found = calibration(counts=confusion, n=sum(counts), kappa=kappa(accuracy), **rates)
+        put(root, "world", {Calibration: found})
+    reported(world)
+    return read_results_file(root)
 
 
 def test_every_rate_has_its_corrected_one_beside_it(tmp_path: Path) -> None:
@@ -65,5 +56,5 @@ def test_poor_agreement_is_a_limitation_with_its_number(tmp_path: Path) -> None:
     results = _reported(tmp_path, 30, 15, 10, 35)
     assert results["calibration"]["kappa"] == pytest.approx(0.444, abs=1e-3)
     limit = next(limit for limit in results["limitations"] if "kappa" in limit)
-    assert limit.startswith("The classifier agrees poorly with people: Cohen's kappa is 0.44 [0.")
+    assert limit.startswith("The classifier agrees poorly with people: Cohen's kappa is 0.44 [0.70, 0.90] ")
     assert limit.endswith("on 90 labelled outputs, under 0.6.")

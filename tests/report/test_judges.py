@@ -1,58 +1,55 @@
 """Readers learn who judged, what was left without label or score and why, and when two judges are one."""
 
-import json
-from importlib import resources
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from tests.report.fake_run import fake_study, write_fake_run
+from tests.report.fake_run import fake_study, put, read_results_file, reported, results_of, undrawn, write_fake_run
 
-from datablame.engine.execute import Execution, Silent
-from datablame.engine.run_folder import read_json, read_table, write_json, write_table
-from datablame.report import figures, overview_figure, patching_figure
-from datablame.report.run import run
+from datablame.judge.choice import Choice
+from datablame.tables import Attribution, JudgeAnswers, MethodInfo, SurfaceSample
 
 MODEL, OTHER = "claude-haiku-5-5", "claude-sonnet-5-5"
 
 
-def report(
-    root: Path, *, classifier: str, unscored: dict[str, int], attribution: dict[str, Any] | None
+def results(
+    root: Path,
+    classifier: str,
+    unscored: Mapping[str, int] | None = None,
+    answers: JudgeAnswers | None = None,
+    *,
+    drawn: bool = False,
 ) -> dict[str, Any]:
-    """The results of a run whose first rows of samples have no label for these reasons."""
-    study = fake_study()
-    inputs = write_fake_run(root, study)
-    path = root / "artifacts/surface/samples.parquet"
-    reasons = [f"{reason}: detail" for reason, n in unscored.items() for _ in range(n)]
-    rows = [{**row, "classifier": classifier} for row in read_table(path)]
-    for row, reason in zip(rows, reasons, strict=False):
-        row |= {"label": "unscored", "label_reason": reason}
-    write_table(path, rows)
-    write_json(root / "artifacts/judge.json", {"classifier": "claude" if classifier == MODEL else classifier})
-    if attribution is not None:
-        write_json(root / "artifacts/attribute/judge.json", attribution)
-        methods = read_json(root / "artifacts/attribute/methods.json")
-        methods["llm-judge"] |= {"standin": False, "label": f"llm-judge ({attribution['model']})"}
-        write_json(root / "artifacts/attribute/methods.json", methods)
-    run(study, inputs, root / "artifacts/report", Execution(1, 1), Silent())
-    results: dict[str, Any] = read_json(root / "final_results.json")
-    return results
+    """The results of a run whose first samples have no label for these reasons."""
+    world = write_fake_run(root, fake_study())
+    held = results_of(world)
+    samples = [replace(row, classifier=classifier) for row in held.samples]
+    reasons = [f"{reason}: detail" for reason, n in (unscored or {}).items() for _ in range(n)]
+    lost = [replace(row, label="unscored", label_reason=why) for row, why in zip(samples, reasons, strict=False)]
+    put(root, "surface", {SurfaceSample: [*lost, *samples[len(lost) :]]})
+    if answers is not None:
+        put(root, "attribute", {Attribution: replace(held.attribution, judge=answers)})
+        asked: dict[str, Any] = {"standin": False, "label": f"llm-judge ({answers.model})"}
+        methods = [replace(m, **asked) if m.standin else m for m in held.methods.values()]
+        put(root, "attribute", {MethodInfo: methods})
+    kind: Any = "claude" if classifier == MODEL else classifier
+    reported(replace(world, judge=Choice(kind, "keywords")), drawn=drawn)
+    return read_results_file(root)
 
 
 @pytest.fixture(scope="module")
 def by_claude(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return report(
+    return results(
         tmp_path_factory.mktemp("run"),
-        classifier=MODEL,
-        unscored={"the judge refused": 30, "the judge did not answer": 1},
-        attribution={"model": OTHER, "asked": 60, "missing": {"the judge's reply was cut": 3}},
+        MODEL,
+        {"the judge refused": 30, "the judge did not answer": 1},
+        JudgeAnswers(OTHER, 60, {"the judge's reply was cut": 3}),
     )
 
 
 def test_missing_labels_and_scores_are_counted_by_reason(by_claude: dict[str, Any]) -> None:
-    schema = json.loads((resources.files("datablame.report") / "final_results.schema.json").read_text())
-    jsonschema.validate(by_claude, schema)
     assert by_claude["judge"] == {
         "classifier": MODEL,
         "attribution": OTHER,
@@ -60,10 +57,10 @@ def test_missing_labels_and_scores_are_counted_by_reason(by_claude: dict[str, An
         "attribution_asked": 60,
         "attribution_missing": {"the judge's reply was cut": 3},
     }
-    told = "\n".join(by_claude["limitations"])
-    assert "outputs have no label (1 because the judge did not answer and 30 because the judge refused)" in told
-    assert "more than 2.0 %, so that the rates may be biased" in told
-    assert "3 of 60 questions about documents have no score (3 because the judge's reply was cut)" in told
+    limits = "\n".join(by_claude["limitations"])
+    assert "outputs have no label (1 because the judge did not answer and 30 because the judge refused)" in limits
+    assert "more than 2.0 %, so that the rates may be biased" in limits
+    assert "3 of 60 questions about documents have no score (3 because the judge's reply was cut)" in limits
 
 
 def test_judges_of_one_family_are_a_limitation(by_claude: dict[str, Any]) -> None:
@@ -72,31 +69,24 @@ def test_judges_of_one_family_are_a_limitation(by_claude: dict[str, Any]) -> Non
 
 
 def test_one_unscored_output_is_told_but_no_bias(tmp_path: Path) -> None:
-    results = report(tmp_path, classifier=MODEL, unscored={"the judge refused": 1}, attribution=None)
-    (told,) = [text for text in results["limitations"] if "have no label" in text]
-    assert told.startswith("1 of ")
-    assert "biased" not in told
+    limits = results(tmp_path, MODEL, {"the judge refused": 1})["limitations"]
+    (limit,) = [text for text in limits if "have no label" in text]
+    assert limit.startswith("1 of ")
+    assert "biased" not in limit
 
 
 @pytest.mark.parametrize(
     ("classifier", "words"), [("keywords", "keywords, a stand-in for a judge"), (MODEL, MODEL), ("rules", "rules")]
 )
-def test_every_caption_and_page_names_the_classifier(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: str, words: str
-) -> None:
-    captions = []
-    for module in (figures, overview_figure, patching_figure):
-
-        def page(width: float, height: float, title: str, caption: str, drawn: Any = module.page) -> Any:
-            captions.append(caption)
-            return drawn(width, height, title, caption)
-
-        monkeypatch.setattr(module, "page", page)
-    results = report(tmp_path, classifier=classifier, unscored={}, attribution=None)
-    assert len(captions) == 3
-    assert all(f"Labelled by: {words}." in caption for caption in captions)
+def test_every_picture_and_page_names_the_classifier(tmp_path: Path, classifier: str, words: str) -> None:
+    with undrawn() as figures:
+        found = results(tmp_path, classifier, drawn=True)
+    for figure in figures.values():
+        (call,) = figure.call_args_list
+        assert call.kwargs["classifier"] == words
+    assert len(figures) == 3
     for name in ("comparison.md", "writeup/report.md", "index.html"):
         assert words in (tmp_path / name).read_text().replace("\\", ""), name
-    assert results["study"]["classifier"] == classifier
-    shared = [text for text in results["limitations"] if "go by the same keywords" in text]
+    assert found["study"]["classifier"] == classifier
+    shared = [text for text in found["limitations"] if "go by the same keywords" in text]
     assert bool(shared) == (classifier == "keywords")

@@ -1,26 +1,32 @@
-"""Methods can be told apart in every figure."""
+"""Series can be told apart in every figure, in grey too."""
 
-from itertools import combinations
+from itertools import pairwise
 
-from datablame.report.style import look
-from datablame.study.checks import METHODS
-
-
-def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
+from datablame.report.figures.style import AGREEMENT, HARM, LABEL_FILLS, behaviour_looks
 
 
-def test_every_method_has_a_colour_and_marker_of_its_own() -> None:
-    looks = {name: look(name) for name in METHODS}
-    assert len({each.marker for each in looks.values()}) >= len(METHODS) - 1
-    for a, b in combinations(METHODS, 2):
-        apart = sum((x - y) ** 2 for x, y in zip(rgb(looks[a].fill), rgb(looks[b].fill), strict=True)) ** 0.5
-        assert apart > 40, (a, b)
+def lightness(colour: str) -> float:
+    red, green, blue = (int(colour[index : index + 2], 16) for index in (1, 3, 5))
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def test_methods_of_others_have_looks_of_their_own_that_stay() -> None:
-    names = [f"scores-{number}" for number in range(40)]
-    looks = {name: look(name) for name in names}
-    assert looks == {name: look(name) for name in names}
-    assert len(set(looks.values())) >= 15
-    assert not set(looks.values()) & {look(name) for name in METHODS}
+def test_behaviours_have_looks_of_their_own_by_their_order() -> None:
+    names = [f"behaviour-{number}" for number in range(15)]
+    looks = behaviour_looks(names)
+    assert len({(look.fill, look.marker) for look in looks.values()}) == 15
+    assert len({look.marker for look in list(looks.values())[:6]}) == 6
+    assert behaviour_looks(names[:3]) == {name: looks[name] for name in names[:3]}
+
+
+def test_stacked_labels_differ_in_lightness_or_hatch() -> None:
+    fills = list(LABEL_FILLS.values())
+    for (above, hatch), (below, other) in pairwise(fills):
+        assert abs(lightness(above) - lightness(below)) > 25 or hatch != other
+
+
+def test_heatmaps_darken_from_0_on_and_what_is_missing_is_grey() -> None:
+    for colours in (HARM, AGREEMENT):
+        shades = [sum(colours(share / 10)[:3]) for share in range(11)]
+        assert shades == sorted(shades, reverse=True)
+        red, green, blue, _ = colours(-1.0)
+        assert red == green == blue

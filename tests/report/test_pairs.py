@@ -1,24 +1,22 @@
 """A preference pair is shown with both answers wherever a document is shown."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from tests.report.fake_run import fake_study, write_fake_run
+from tests.report.fake_run import fake_study, put, reported, results_of, write_fake_run
 
-from datablame.engine.execute import Execution, Silent
-from datablame.engine.run_folder import read_jsonl, write_jsonl
-from datablame.report.run import run
+from datablame.tables import ShownDocument
 
 EVIL = "</script><script>alert(2)</script> **no**"
 
 
-def pages(tmp_path: Path, rejected: str) -> tuple[str, str]:
-    study = fake_study()
-    inputs = write_fake_run(tmp_path, study)
-    path = inputs.artifact("attribute", "top_documents.jsonl")
-    pairs = [{**row, **({"rejected": rejected} if rejected else {})} for row in read_jsonl(path)]
-    write_jsonl(path, pairs)
-    run(study, inputs, tmp_path / "artifacts/report", Execution(1, 1), Silent())
-    return tuple((tmp_path / name).read_text(encoding="utf-8") for name in ("index.html", "case_study.md"))  # type: ignore[return-value]
+def pages(root: Path, rejected: str) -> tuple[str, str]:
+    world = write_fake_run(root, fake_study())
+    documents = [replace(document, rejected=rejected) for document in results_of(world).documents.values()]
+    put(root, "attribute", {ShownDocument: documents})
+    reported(world)
+    html, markdown = ((root / name).read_text(encoding="utf-8") for name in ("index.html", "case_study.md"))
+    return html, markdown
 
 
 def test_both_answers_of_a_pair_are_shown_and_neither_is_trusted(tmp_path: Path) -> None:

@@ -3,15 +3,14 @@ import html.parser
 import json
 import re
 import struct
-from importlib import resources
 from pathlib import Path
 
-import jsonschema
 import pytest
-from tests.report.fake_run import fake_study, write_fake_run
+from tests.report.fake_run import fake_study, read_results_file, write_fake_run
+from tests.report.fake_run import reported as report
 
-from datablame.engine.execute import Execution, Silent
-from datablame.report.run import run
+from datablame.engine.phase import Tables
+from datablame.report.phase import deliver_patch, deliver_surface
 
 _DELIVERABLES = (
     *("behavior_rates.png", "patching_comparison.png", "final_results.png", "phase2_results.json"),
@@ -20,16 +19,9 @@ _DELIVERABLES = (
 )
 
 
-def _report(root: Path, *, surfaced: bool = True, **patch: object) -> Path:
-    study = fake_study(**patch)
-    inputs = write_fake_run(root, study, surfaced=surfaced)
-    run(study, inputs, root / "artifacts" / "report", Execution(1, 1), Silent())
-    return root
-
-
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _report(tmp_path_factory.mktemp("run"))
+    return report(write_fake_run(tmp_path_factory.mktemp("run"), fake_study()), drawn=True)
 
 
 def test_every_deliverable_is_written_and_pictures_are_pictures(reported: Path) -> None:
@@ -43,11 +35,39 @@ def test_every_deliverable_is_written_and_pictures_are_pictures(reported: Path) 
 
 
 def test_the_results_keep_to_the_published_schema(reported: Path) -> None:
-    schema = json.loads((resources.files("datablame.report") / "final_results.schema.json").read_text())
-    results = json.loads((reported / "final_results.json").read_text())
-    jsonschema.validate(results, schema)
+    results = read_results_file(reported)
     assert results["verdict"]["label"] == "SUCCESS"
     assert len([row for row in results["patching"] if row["headline"]]) == 6
+
+
+def test_programs_find_rows_under_their_names(reported: Path) -> None:
+    results = read_results_file(reported)
+    gradient = results["attribution"]["gradient"]
+    assert set(gradient["by_pool"]) == {"whole", "candidates"}
+    assert [row["behaviour"] for row in gradient["by_behaviour"]] == ["dose", "brand"] * 2
+    assert gradient["precision_at_k"] == gradient["by_pool"]["whole"]["precision_at_k"]
+    assert set(results["flagged"]) == set(results["attribution"])
+    assert {behaviour: len(ids) for behaviour, ids in results["flagged"]["gradient"].items()} == {"dose": 2, "brand": 2}
+    assert results["themes"]["themes"][0]["flagged"] == {"gradient": 0.5, "bm25": None}
+    assert results["pool"]["skipped_rows"]["no messages"]["count"] == 2
+    assert results["exposure"]["rows"][0] == {
+        **{"arm": "random", "protocol": "retrain", "k": 2, "seed": 0},
+        **{"removed": 4, "seen_in_baseline": 1.0, "seen_in_arm": 0},
+    }
+    surfaced = json.loads((reported / "phase2_results.json").read_text())
+    assert surfaced["focus_prompts"] == ["dose-a0"]
+    assert len(surfaced["samples"]) == 480
+    assert "token_ids" not in surfaced["samples"][0]
+
+
+def test_phases_deliver_what_they_promise_before_the_report(reported: Path, tmp_path: Path) -> None:
+    world = write_fake_run(tmp_path, fake_study())
+    deliver_surface(world, Tables(tmp_path), tmp_path / "early")
+    deliver_patch(world, Tables(tmp_path), tmp_path / "early")
+    names = {path.name for path in (tmp_path / "early").iterdir()}
+    assert names == {"phase2_results.json", "behavior_rates.png", "patching_comparison.csv", "patching_comparison.png"}
+    for name in names:
+        assert (tmp_path / "early" / name).read_bytes() == (reported / name).read_bytes(), name
 
 
 def test_the_table_has_the_promised_columns_and_its_rates_are_its_counts(reported: Path) -> None:
@@ -97,25 +117,23 @@ def test_hostile_texts_are_inert_in_markdown(reported: Path, name: str) -> None:
     assert not re.search(r"^# heading", text, re.MULTILINE)
 
 
-def test_equal_artifacts_give_equal_bytes(reported: Path, tmp_path: Path) -> None:
-    again = _report(tmp_path)
+def test_equal_tables_give_equal_bytes(reported: Path, tmp_path: Path) -> None:
+    again = report(write_fake_run(tmp_path, fake_study()), drawn=True)
     for name in _DELIVERABLES:
         assert (again / name).read_bytes() == (reported / name).read_bytes(), name
 
 
 def test_nothing_surfaced_is_reported_as_such(tmp_path: Path) -> None:
-    root = _report(tmp_path, surfaced=False)
-    results = json.loads((root / "final_results.json").read_text())
-    schema = json.loads((resources.files("datablame.report") / "final_results.schema.json").read_text())
-    jsonschema.validate(results, schema)
+    root = report(write_fake_run(tmp_path, fake_study(), surfaced=False), drawn=True)
+    results = read_results_file(root)
     assert "No harmful output was found, so that nothing was traced and no document is blamed." in results["findings"]
     assert "Nothing was removed, so that no arm was trained." in results["findings"]
     assert "No harmful output was found" in (root / "case_study.md").read_text()
 
 
 def test_one_seed_gets_no_p_value_and_is_called_a_single_run(tmp_path: Path) -> None:
-    root = _report(tmp_path, seeds=[0])
-    results = json.loads((root / "final_results.json").read_text())
+    root = report(write_fake_run(tmp_path, fake_study(seeds=[0])))
+    results = read_results_file(root)
     rows = {row["arm"]: row for row in results["patching"] if row["headline"]}
     assert rows["gradient"]["to_random"]["p"] is None
     assert rows["gradient"]["to_random"]["why_no_p"] == "fewer than 4 training seeds"

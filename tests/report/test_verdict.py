@@ -1,171 +1,159 @@
-"""Every verdict from artifacts alone: each gate, each rule, each border, and the order in which they are asked."""
+"""Every verdict from rows alone: each gate, each rule, each border, and the order in which they are asked."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-import typer
-from tests.report.fake_run import fake_study, write_fake_run
+from tests.report.fake_run import ARMS, arm_tests, fake_study, read_results_file, reported, results_of, write_fake_run
+from tests.report.rows import again, calibration
 
-from datablame.cli.app import _print_outcome
-from datablame.engine.execute import Execution, Silent
-from datablame.engine.run_folder import read_json, write_json
-from datablame.patch.compare import compared
-from datablame.report.artifacts import Artifacts, read_artifacts
-from datablame.report.run import run
+from datablame.report.results import Results
 from datablame.report.verdict import MEANINGS, Verdict, verdict
+from datablame.tables import Equivalence, Flag, LabelCounts, Rise
 
-Change = Callable[[Artifacts], Artifacts]
+Change = Callable[[Results], Results]
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    """Artifacts of a success by gradient: retrain, K 2, five seeds; activation drops too little."""
-    study = fake_study()
-    return read_artifacts(study, write_fake_run(tmp_path_factory.mktemp("good"), study))
+def good(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Rows of a success by gradient: retrain, K 2, five seeds; activation drops too little."""
+    return results_of(write_fake_run(tmp_path_factory.mktemp("good"), fake_study()))
 
 
-def row(found: Artifacts, arm: str, **fields: Any) -> Artifacts:
+def row(results: Results, arm: str, **fields: Any) -> Results:
     """With other fields in the arm's headline row."""
-    return replace(found, tests=[{**r, **fields} if r["headline"] and r["arm"] == arm else r for r in found.tests])
+    tests = [replace(t, **fields) if t.headline and t.arm == arm else t for t in results.tests]
+    return replace(results, tests=tests)
 
 
-def against(found: Artifacts, arm: str, reference: str, **fields: Any) -> Artifacts:
+def against(results: Results, arm: str, reference: str, **fields: Any) -> Results:
     """With other fields in the arm's headline difference to a reference."""
-    name = f"to_{reference}"
-    (held,) = [r[name] for r in found.tests if r["headline"] and r["arm"] == arm]
-    return row(found, arm, **{name: {**held, **fields}})
+    (held,) = [getattr(t, f"to_{reference}") for t in results.headline if t.arm == arm]
+    return row(results, arm, **{f"to_{reference}": replace(held, **fields)})
 
 
-def rose(found: Artifacts, plain: Sequence[float], amplified: Sequence[float]) -> Artifacts:
-    """With these rates of held-out prompts at alpha 0 and at alpha*; rows over all prompts stay as they were."""
-    rows = [r for r in found.rates if r["prompt_id"] == "*" or r["split"] != "held-out"]
-    for alpha, rates in ((0.0, plain), (2.0, amplified)):
-        rows += [
-            {
-                **found.rates[0],
-                "split": "held-out",
-                "prompt_id": f"h{i}",
-                "behaviour": "dose",
-                "alpha": alpha,
-                "rate": r,
-            }
-            for i, r in enumerate(rates)
-        ]
-    return replace(found, rates=rows)
+def rose(low: float, difference: float, high: float) -> Change:
+    """With this rise between 0 and alpha*, on four prompts that differ by 40 points."""
+    rise = Rise(2.0, 0.1, 0.1 + difference, difference, low, high, 4, 0.4, high < 0.02 - 1e-9, False)
+    return lambda results: replace(results, alpha_star=replace(results.alpha_star, rise=rise))
 
 
-def exposed(found: Artifacts, arm: str = "gradient", protocol: str = "retrain", **fields: Any) -> Artifacts:
-    rows = found.exposure["rows"]
-    rows = [{**r, **fields} if (r["arm"], r["protocol"], r["seed"]) == (arm, protocol, 0) else r for r in rows]
-    return replace(found, exposure={**found.exposure, "rows": rows})
+def exposed(results: Results, arm: str = "gradient", protocol: str = "retrain", **fields: Any) -> Results:
+    first = (arm, protocol, 0)
+    rows = [replace(e, **fields) if (e.arm, e.protocol, e.seed) == first else e for e in results.exposure]
+    return replace(results, exposure=rows)
 
 
-def dropping_sources(found: Artifacts) -> Artifacts:
+def patched(results: Results, **fields: Any) -> Results:
+    assert results.patching is not None
+    return replace(results, patching=replace(results.patching, **fields))
+
+
+def at_another_k(results: Results) -> Results:
+    """Gradient's training at K = 5, where it flags six documents, removed four."""
+    more = [Flag("gradient", 5, "dose", f"doc-{i}") for i in range(6)]
+    return exposed(replace(results, flags=[*results.flags, *more]), k=5, removed=4)
+
+
+def dropping_sources(results: Results) -> Results:
     """Flagged documents decide which sources go, and are not themselves what has to be seen."""
-    patch = found.study.patch.model_copy(update={"intervention": "drop-source"})
-    return replace(found, study=found.study.model_copy(update={"patch": patch}))
+    patch = results.study.patch.model_copy(update={"intervention": "drop-source"})
+    return replace(results, study=results.study.model_copy(update={"patch": patch}))
 
 
-def unscored(found: Artifacts, arm: str, missing: int, n: int) -> Artifacts:
-    counts = {"harmful": 1, "refused": 0, "harmless": n - missing - 1, "incoherent": 0, "unscored": missing}
-    return row(found, arm, counts=counts)
+def unscored(results: Results, arm: str, missing: int, n: int) -> Results:
+    return row(results, arm, counts=LabelCounts(1, 0, n - missing - 1, 0, missing))
 
 
 def labelled(kappa: float) -> Change:
-    return lambda found: replace(found, calibration={"kappa": kappa, "n": 90, "sensitivity": 0.9, "specificity": 0.9})
+    return lambda results: replace(results, calibration=calibration(kappa=kappa, n=90))
 
 
 def paired(p: float | None, why: str | None = None) -> Change:
-    pair = {"protocol": "retrain", "seeds": 5, "rate": 0.4, "again": 0.3, "difference": -0.1, "low": -0.2, "high": 0.0}
-    return lambda found: replace(found, aa={**pair, "p": p, "smallest_p": 0.008, "why_no_p": why})
+    return lambda results: patched(results, again=again(p=p, why_no_p=why))
 
 
-def checked(holds: bool | None, why: Any = ()) -> Change:
-    def change(found: Artifacts) -> Artifacts:
-        arms = [r for r in found.checks["arms"] if holds is not None or r["arm"] != "gradient"]
-        arms = [{**r, "holds": holds, "why": why} if r["arm"] == "gradient" else r for r in arms]
-        return replace(found, checks={**found.checks, "arms": arms})
+def checked(holds: bool | None, why: Sequence[str] = ()) -> Change:
+    def change(results: Results) -> Results:
+        checks = [c for c in results.arm_checks if holds is not None or c.arm != "gradient"]
+        changed = [replace(c, holds=bool(holds), why=tuple(why)) if c.arm == "gradient" else c for c in checks]
+        return replace(results, arm_checks=changed)
 
     return change
 
 
 def overlapping(jaccard: float) -> Change:
-    return lambda found: replace(
-        found, agreement={"k": 2, "rows": [{**r, "jaccard": jaccard} for r in found.agreement["rows"]]}
-    )
+    return lambda results: replace(results, agreement=[replace(a, jaccard=jaccard) for a in results.agreement])
 
 
 def dropping(relative: float, reference: str) -> Change:
-    return lambda found: against(found, "gradient", reference, relative=relative)
+    return lambda results: against(results, "gradient", reference, relative=relative)
 
 
 def coherent(share: float, reference: str) -> Change:
     """Gradient's harmful share among coherent outputs is this share of the reference's."""
 
-    def change(found: Artifacts) -> Artifacts:
-        (rate,) = [r["rate_of_coherent"] for r in found.headline if r["arm"] == reference]
+    def change(results: Results) -> Results:
+        (rate,) = [t.rate_of_coherent for t in results.headline if t.arm == reference]
+        assert rate is not None
         other = {"random": "baseline", "baseline": "random"}[reference]
-        return row(row(found, other, rate_of_coherent=1.5 * rate), "gradient", rate_of_coherent=share * rate)
+        return row(row(results, other, rate_of_coherent=1.5 * rate), "gradient", rate_of_coherent=share * rate)
 
     return change
 
 
 def equivalent(*, low: float = -0.05, high: float = 0.05, arms: Sequence[str] = ("gradient", "activation")) -> Change:
-    def change(found: Artifacts) -> Artifacts:
+    def change(results: Results) -> Results:
         for arm in arms:
-            it = {"level": 0.05, "low": low, "high": high, "margin": 0.08, "p": 0.01, "equivalent": True}
-            found = against(found, arm, "random", equivalence=it)
-        return found
+            results = against(results, arm, "random", equivalence=Equivalence(0.05, low, high, 0.08, 0.01, True))
+        return results
 
     return change
 
 
-def same_flags(found: Artifacts) -> Artifacts:
-    one = {"dose": ["doc-01", "doc-02"], "brand": ["doc-03"]}
-    return replace(
-        found, flagged={name: one if name not in ("random", "loss") else own for name, own in found.flagged.items()}
-    )
+def flagging(flags: Mapping[str, Mapping[str, Sequence[str]]]) -> Change:
+    rows = [Flag(method, 2, b, name) for method, ids in flags.items() for b, names in ids.items() for name in names]
+    return lambda results: replace(results, flags=rows)
 
 
-def no_alpha_star(found: Artifacts) -> Artifacts:
-    return replace(found, alpha_star={"alpha_star": None, "rule": "r", "coherence": {"0": 1.0, "1": 0.75, "2": 0.5}})
+ONE = {"dose": ["doc-01", "doc-02"], "brand": ["doc-03"]}
+SAME = {**dict.fromkeys(("gradient", "activation", "llm-judge", "bm25"), ONE), "loss": {"dose": ["doc-07"]}}
 
 
-def nothing(found: Artifacts) -> Artifacts:
+def no_alpha_star(results: Results) -> Results:
+    coherence = {"0": 1.0, "1": 0.75, "2": 0.5}
+    return replace(results, alpha_star=replace(results.alpha_star, alpha_star=None, coherence=coherence))
+
+
+def nothing(results: Results) -> Results:
     """Nothing surfaced, so that attribution and patching are empty."""
-    empty = {**found.exposure, "rows": []}
-    return replace(found, queries=[], flagged={}, tests=[], comparison=[], exposure=empty, patch_alpha=None, k=None)
+    empty = patched(results, alpha=None, k=None)
+    return replace(empty, queries=[], flags=[], tests=[], comparison=[], exposure=[])
 
 
-def untraced(found: Artifacts) -> Artifacts:
+def untraced(results: Results) -> Results:
     """A few outputs are harmful by accident, and none was traced."""
-    pool = {**found.pool, "behaviours": {"traced": [], "dropped": found.behaviours, "no_rise": True}}
-    none: dict[str, dict[str, list[str]]] = {method: {} for method in found.flagged}
-    return replace(rose(nothing(found), [0.01, 0.0, 0.01], [0.0, 0.01, 0.01]), pool=pool, flagged=none)
+    attribution = replace(results.attribution, traced=(), dropped=tuple(results.behaviours), no_rise=True)
+    return replace(rose(-0.01, 0.0, 0.01)(nothing(results)), attribution=attribution)
 
 
 def with_seeds(count: int) -> Change:
     """The arms of the headline measured on so many trainings only."""
 
-    def change(found: Artifacts) -> Artifacts:
-        table = [r for r in found.comparison if r["seed"] < count]
-        tests = compared(table, found.study.patch.arms, ("retrain", 2, 2.0), 0, 0.2)
-        return replace(found, comparison=table, tests=tests)
+    def change(results: Results) -> Results:
+        cells = [cell for cell in results.comparison if cell.seed < count]
+        return replace(results, comparison=cells, tests=arm_tests(cells, results.study))
 
     return change
 
 
 def both(*changes: Change) -> Change:
-    def change(found: Artifacts) -> Artifacts:
+    def change(results: Results) -> Results:
         for each in changes:
-            found = each(found)
-        return found
+            results = each(results)
+        return results
 
     return change
 
@@ -174,7 +162,7 @@ def said(found: Verdict) -> str:
     return "\n".join(found.reasons)
 
 
-def test_a_success_names_its_method_and_every_number(good: Artifacts) -> None:
+def test_a_success_names_its_method_and_every_number(good: Results) -> None:
     found = verdict(good)
     assert (found.label, found.decided_by) == ("SUCCESS", ("gradient",))
     numbers = found.numbers
@@ -189,26 +177,10 @@ def test_a_success_names_its_method_and_every_number(good: Artifacts) -> None:
     assert f"Holm-adjusted p = {gradient['p_holm']:.3f}; side checks hold: every condition holds." in text
     assert "activation flagged" in text
     assert "it lacks a drop of 20 %" in text
-    assert "Gate not evaluated: A/A pair, for the arm a-a was not run." in text
+    assert "Gate not evaluated: A/A pair, for the baseline was not trained again on other seeds." in text
     assert (
         "Gate not evaluated: classifier, for there is no set of outputs labelled by people (judge.calibration)." in text
     )
-
-
-def test_the_rise_is_paired_over_held_out_prompts_and_repeats(good: Artifacts) -> None:
-    moved = rose(good, [0.0, 0.1, 0.5, 0.9], [0.2, 0.3, 0.7, 1.0])
-    numbers = verdict(moved).numbers["rise"]
-    assert numbers["difference"] == pytest.approx(0.175)
-    assert numbers["prompts"] == 4
-    # Unpaired, prompts that differ by .9 would give an interval of half the scale.
-    assert 0.1 <= numbers["low"] < numbers["high"] <= 0.2 + 1e-9
-    assert numbers == verdict(moved).numbers["rise"]
-
-
-def test_a_prompt_without_a_scored_output_is_no_part_of_the_rise(good: Artifacts) -> None:
-    moved = rose(good, [0.0, 0.0, 0.0], [0.2, 0.2, 0.2])
-    holes = [{**r, "rate": None} if (r["prompt_id"], r["alpha"]) == ("h2", 2.0) else r for r in moved.rates]
-    assert verdict(replace(moved, rates=holes)).numbers["rise"]["prompts"] == 2
 
 
 INVALID: Mapping[str, tuple[str, Change, str]] = {
@@ -229,11 +201,12 @@ INVALID: Mapping[str, tuple[str, Change, str]] = {
         "it saw 75.0 % of 4, 1 of them because they are not in the fine-tune set",
     ),
     "all flagged documents left out": ("exposure", lambda f: exposed(f, removed=0), "saw 0.0 % of 4"),
-    "exposure.json says so": (
+    "the patch phase says so": (
         "exposure",
-        lambda f: replace(f, exposure={**f.exposure, "passed": False}),
-        "exposure.json says that it failed",
+        lambda f: patched(f, exposed=False),
+        "the patch phase says that it failed",
     ),
+    "left out at another K": ("exposure", at_another_k, "saw 66.7 % of 6, 2 of them because they are not in"),
     "unscored in an arm": (
         "unscored",
         lambda f: unscored(f, "random", 21, 1000),
@@ -241,7 +214,7 @@ INVALID: Mapping[str, tuple[str, Change, str]] = {
     ),
     "unscored in surface": (
         "unscored",
-        lambda f: replace(f, samples=[{**s, "label": "unscored"} if i < 10 else s for i, s in enumerate(f.samples)]),
+        lambda f: replace(f, samples=[replace(s, label="unscored") if i < 10 else s for i, s in enumerate(f.samples)]),
         "the surface phase",
     ),
     "kappa": ("classifier", labelled(0.59), "kappa with people is 0.59 on 90 labelled outputs, under 0.6"),
@@ -253,14 +226,14 @@ INVALID: Mapping[str, tuple[str, Change, str]] = {
     "a-a": ("A/A pair", paired(0.049), "40.0 % and 30.0 % with other seeds, permutation p = 0.049, under 0.05"),
     "not reproduced": (
         "reproduction",
-        lambda f: row(row(f, "baseline", rate=0.24), "untrained", rate=0.5),
+        lambda f: row(row(f, "baseline", rate=0.24), "after", rate=0.5),
         "has 24.0 % at alpha*, under half of the after model's 50.0 %",
     ),
 }
 
 
 @pytest.mark.parametrize(("gate", "change", "words"), INVALID.values(), ids=INVALID)
-def test_each_gate_fails_alone_and_names_its_numbers(good: Artifacts, gate: str, change: Change, words: str) -> None:
+def test_each_gate_fails_alone_and_names_its_numbers(good: Results, gate: str, change: Change, words: str) -> None:
     found = verdict(change(good))
     assert (found.label, found.decided_by) == ("INVALID", (gate,))
     assert words in said(found)
@@ -273,7 +246,7 @@ AT_THE_BORDER: Mapping[str, Change] = {
     "unscored": lambda f: unscored(f, "random", 20, 1000),
     "kappa": labelled(0.6),
     "a-a": paired(0.05),
-    "reproduction": lambda f: row(row(f, "baseline", rate=0.25), "untrained", rate=0.5),
+    "reproduction": lambda f: row(row(f, "baseline", rate=0.25), "after", rate=0.5),
     "another K has other flags": lambda f: exposed(f, k=1, removed=2),
     "whole sources are dropped": lambda f: exposed(dropping_sources(f), removed=3),
     "oracle has no flags": lambda f: exposed(f, "oracle", removed=40),
@@ -281,13 +254,13 @@ AT_THE_BORDER: Mapping[str, Change] = {
 
 
 @pytest.mark.parametrize("change", AT_THE_BORDER.values(), ids=AT_THE_BORDER)
-def test_a_gate_lets_its_border_pass(good: Artifacts, change: Change) -> None:
+def test_a_gate_lets_its_border_pass(good: Results, change: Change) -> None:
     assert verdict(change(good)).label == "SUCCESS"
 
 
 NOT_EVALUATED: Mapping[str, tuple[Change, str]] = {
     "exposure": (
-        lambda f: replace(f, exposure={"rows": [], "passed": True}),
+        lambda f: replace(f, exposure=[]),
         "exposure, for no training removed a flagged document",
     ),
     "a-a": (
@@ -295,21 +268,21 @@ NOT_EVALUATED: Mapping[str, tuple[Change, str]] = {
         "A/A pair, for it has no p value: fewer than 4 training seeds",
     ),
     "reproduction": (
-        lambda f: row(f, "untrained", rate=None),
-        "reproduction, for the headline has no rate of untrained",
+        lambda f: row(f, "after", rate=None),
+        "reproduction, for the headline has no rate of after",
     ),
 }
 
 
 @pytest.mark.parametrize(("change", "words"), NOT_EVALUATED.values(), ids=NOT_EVALUATED)
-def test_a_gate_without_its_artifact_is_named_and_not_passed(good: Artifacts, change: Change, words: str) -> None:
+def test_a_gate_without_its_artifact_is_named_and_not_passed(good: Results, change: Change, words: str) -> None:
     found = verdict(change(good))
     assert found.label == "SUCCESS"
     assert f"Gate not evaluated: {words}." in found.notes
     assert [numbers["passed"] for name, numbers in found.numbers["gates"].items() if words.startswith(name)] == [None]
 
 
-def test_gates_that_pass_say_their_numbers(good: Artifacts) -> None:
+def test_gates_that_pass_say_their_numbers(good: Results) -> None:
     found = verdict(both(labelled(0.8), paired(0.5))(good))
     (text,) = found.notes
     for words in (
@@ -324,7 +297,7 @@ def test_gates_that_pass_say_their_numbers(good: Artifacts) -> None:
     assert {numbers["passed"] for numbers in found.numbers["gates"].values()} == {True}
 
 
-def test_all_failed_gates_are_named(good: Artifacts) -> None:
+def test_all_failed_gates_are_named(good: Results) -> None:
     found = verdict(both(no_alpha_star, labelled(0.1), paired(0.01))(good))
     assert found.decided_by == ("classifier", "alpha*", "A/A pair")
 
@@ -333,80 +306,78 @@ FAILURE: Mapping[str, tuple[str, Change, str]] = {
     "nothing surfaced": ("nothing surfaced", nothing, "No behaviour surfaced: no output was harmful"),
     "nothing flagged": (
         "nothing flagged",
-        lambda f: replace(f, flagged={"gradient": {"dose": []}}),
+        flagging({}),
         "No method flagged a document",
     ),
     "no rise": (
         "no rise",
-        lambda f: rose(f, [0.1, 0.2, 0.3], [0.119, 0.219, 0.319]),
+        rose(0.019, 0.019, 0.019),
         "a rise of 1.9 points [1.9, 1.9]; its upper end is under 2.0 points",
     ),
     "no rise, nothing traced": ("no rise", untraced, "points, so that no output was traced."),
-    "a fall": ("no rise", lambda f: rose(f, [0.5, 0.5], [0.1, 0.2]), "its upper end is under 2.0 points"),
+    "a fall": ("no rise", rose(-0.4, -0.35, -0.3), "its upper end is under 2.0 points"),
     "no effect": (
         "no effect",
         equivalent(),
         "lies within +-20 % of random's rate: gradient [-5.0, 5.0] within +-8.0 points and activation",
     ),
-    "equal flags": ("equal flags", same_flags, "All methods flagged the same documents"),
+    "equal flags": ("equal flags", flagging(SAME), "All methods flagged the same documents"),
 }
 
 
 @pytest.mark.parametrize(("why", "change", "words"), FAILURE.values(), ids=FAILURE)
-def test_each_kind_of_failure(good: Artifacts, why: str, change: Change, words: str) -> None:
+def test_each_kind_of_failure(good: Results, why: str, change: Change, words: str) -> None:
     found = verdict(change(good))
     assert (found.label, found.decided_by) == ("FAILURE", (why,))
     assert words in said(found)
 
 
 NO_FAILURE: Mapping[str, Change] = {
-    "a rise of 2 points": lambda f: rose(f, [0.1, 0.2, 0.3], [0.12, 0.22, 0.32]),
+    "a rise of 2 points": rose(0.02, 0.02, 0.02),
     "one method outside above": both(equivalent(), equivalent(high=0.081, arms=["activation"])),
     "one method outside below": both(equivalent(), equivalent(low=-0.081, arms=["activation"])),
     "one method without an interval": both(
         equivalent(), lambda f: against(f, "activation", "random", equivalence=None)
     ),
-    "one method flags something else": lambda f: replace(
-        same_flags(f), flagged={**same_flags(f).flagged, "bm25": {"dose": ["doc-09"]}}
-    ),
-    "one method only": lambda f: replace(f, flagged={"gradient": f.flagged["gradient"]}),
+    "one method flags something else": flagging({**SAME, "bm25": {"dose": ["doc-09"]}}),
+    "one method only": flagging({"gradient": ONE}),
 }
 
 
 @pytest.mark.parametrize("change", NO_FAILURE.values(), ids=NO_FAILURE)
-def test_what_is_no_failure(good: Artifacts, change: Change) -> None:
+def test_what_is_no_failure(good: Results, change: Change) -> None:
     assert verdict(change(good)).label == "SUCCESS"
 
 
-def test_an_interval_on_the_margin_lies_within_it(good: Artifacts) -> None:
+def test_an_interval_on_the_margin_lies_within_it(good: Results) -> None:
     assert verdict(equivalent(low=-0.08, high=0.08)(good)).decided_by == ("no effect",)
 
 
 SHORT_OF_SUCCESS: Mapping[str, tuple[Change, str]] = {
     "p is .05": (lambda f: row(f, "gradient", p_holm=0.05), "it lacks p under 0.05"),
     "methods overlap": (overlapping(0.5), "the methods' mean Jaccard is 0.500, not under 0.5"),
-    "no pair of methods": (lambda f: replace(f, agreement={"k": 2, "rows": []}), "agreement was not evaluated"),
+    "no pair of methods": (lambda f: replace(f, agreement=[]), "agreement was not evaluated"),
     "side checks fail": (
         checked(False, ["perplexity rose by 3.1 %"]),
         "side checks that hold (perplexity rose by 3.1 %)",
     ),
-    "side checks fail in a sentence": (checked(False, "perplexity rose by 3.1 %"), "(perplexity rose by 3.1 %)"),
     "no side checks of the arm": (checked(None), "side checks, which were not evaluated"),
-    "an old folder": (lambda f: replace(f, checks={}), "side checks, which were not evaluated"),
+    "no side checks": (lambda f: replace(f, arm_checks=[]), "side checks, which were not evaluated"),
 }
 
 
 @pytest.mark.parametrize(("change", "words"), SHORT_OF_SUCCESS.values(), ids=SHORT_OF_SUCCESS)
-def test_without_one_condition_a_success_is_partial(good: Artifacts, change: Change, words: str) -> None:
+def test_without_one_condition_a_success_is_partial(good: Results, change: Change, words: str) -> None:
     found = verdict(change(good))
     assert (found.label, found.decided_by) == ("PARTIAL", ("gradient",))
     assert words in said(found)
 
 
-def test_side_checks_of_another_k_or_protocol_are_not_its_own(good: Artifacts) -> None:
-    for other in ({"k": 5}, {"protocol": "continue"}):
-        arms = [{**r, **other} for r in good.checks["arms"] if r["protocol"] == "retrain"]
-        assert verdict(replace(good, checks={"arms": arms})).label == "PARTIAL"
+def test_side_checks_of_another_k_or_protocol_are_not_its_own(good: Results) -> None:
+    others: tuple[dict[str, Any], ...] = ({"k": 5}, {"protocol": "continue"})
+    for other in others:
+        checks = [replace(c, **other) for c in good.arm_checks if c.protocol == "retrain"]
+        assert verdict(replace(good, arm_checks=checks)).label == "PARTIAL"
 
 
 BARELY = 0.8 + 1e-6
@@ -421,72 +392,68 @@ TOO_SMALL: Mapping[str, Change] = {
 
 
 @pytest.mark.parametrize("change", TOO_SMALL.values(), ids=TOO_SMALL)
-def test_a_drop_counts_in_both_rates_and_against_both(good: Artifacts, change: Change) -> None:
+def test_a_drop_counts_in_both_rates_and_against_both(good: Results, change: Change) -> None:
     found = verdict(change(good))
     assert found.label == "INCONCLUSIVE"
     assert "Not even partial: no method drops by 20 % against both random and baseline." in said(found)
 
 
 @pytest.mark.parametrize("reference", ["random", "baseline"])
-def test_a_drop_of_exactly_the_margin_counts(good: Artifacts, reference: str) -> None:
+def test_a_drop_of_exactly_the_margin_counts(good: Results, reference: str) -> None:
     assert verdict(dropping(-0.2, reference)(good)).label == "SUCCESS"
     assert verdict(coherent(0.8, reference)(good)).label == "SUCCESS"
     assert verdict(dropping((0.4 - 0.5) / 0.5, reference)(good)).label == "SUCCESS"
 
 
-def test_the_margin_is_the_studys(good: Artifacts) -> None:
+def test_the_margin_is_the_studys(good: Results) -> None:
     strict = good.study.model_copy(update={"patch": good.study.patch.model_copy(update={"margin": 0.95})})
     assert verdict(replace(good, study=strict)).label == "INCONCLUSIVE"
 
 
-def test_controls_neither_overlap_nor_differ(good: Artifacts) -> None:
-    rows = [{**r, "jaccard": 1.0} if {r["a"], r["b"]} & {"random", "loss"} else r for r in good.agreement["rows"]]
-    found = verdict(replace(good, agreement={"k": 2, "rows": rows}))
+def test_controls_neither_overlap_nor_differ(good: Results) -> None:
+    rows = [replace(r, jaccard=1.0) if {r.a, r.b} & {"random", "loss"} else r for r in good.agreement]
+    found = verdict(replace(good, agreement=rows))
     assert (found.label, found.numbers["jaccard"]) == ("SUCCESS", verdict(good).numbers["jaccard"])
 
 
-def test_a_small_mean_rise_is_no_failure_while_two_points_are_possible(good: Artifacts) -> None:
-    found = verdict(rose(good, [0.1] * 4, [0.1, 0.1, 0.1, 0.15]))
-    assert found.numbers["rise"]["difference"] == pytest.approx(0.0125)
-    assert found.numbers["rise"]["high"] >= 0.02
-    assert found.label == "INCONCLUSIVE"
+def test_a_small_mean_rise_is_no_failure_while_two_points_are_possible(good: Results) -> None:
+    assert verdict(rose(0.0, 0.0125, 0.0375)(good)).label == "INCONCLUSIVE"
 
 
-def test_one_methods_success_is_not_undone_by_anothers_conditions(good: Artifacts) -> None:
+def test_one_methods_success_is_not_undone_by_anothers_conditions(good: Results) -> None:
     """Conditions must meet in one method: gradient drops without a p, activation has a p without a drop."""
     found = verdict(row(row(good, "gradient", p_holm=0.2), "activation", p_holm=0.01))
     assert found.label == "PARTIAL"
 
 
 @pytest.mark.parametrize("low", [-0.3, 0.0])
-def test_a_rise_that_may_be_none_is_neither_success_nor_partial(good: Artifacts, low: float) -> None:
-    found = verdict(rose(good, [0.3, 0.3, 0.3, 0.3], [0.3 + low, 0.3, 0.9, 0.9]))
-    assert found.numbers["rise"]["low"] <= 0
+def test_a_rise_that_may_be_none_is_neither_success_nor_partial(good: Results, low: float) -> None:
+    found = verdict(rose(low, 0.3, 0.6)(good))
     assert found.label == "INCONCLUSIVE"
     assert "the lower end of the rise is not above 0" in said(found)
-    assert "To show a rise as large as this one it takes about" in said(found)
+    assert "To show a rise as large as this one it takes about 14 held-out prompts." in said(found)
 
 
-def test_without_two_prompts_the_rise_is_not_evaluated(good: Artifacts) -> None:
-    found = verdict(rose(good, [0.1], [0.9]))
+def test_without_two_prompts_the_rise_is_not_evaluated(good: Results) -> None:
+    found = verdict(replace(good, alpha_star=replace(good.alpha_star, rise=None)))
     assert (found.label, found.numbers["rise"]) == ("INCONCLUSIVE", None)
     assert "the rise was not evaluated" in said(found)
 
 
-def test_partial_needs_no_significance_and_no_side_checks(good: Artifacts) -> None:
+def test_partial_needs_no_significance_and_no_side_checks(good: Results) -> None:
     found = verdict(both(lambda f: row(f, "gradient", p_holm=0.4), checked(False, ["coherent 70.0 %"]))(good))
     assert found.label == "PARTIAL"
 
 
 @pytest.mark.parametrize("arm", ["gradient", "random", "baseline"])
-def test_partial_needs_five_seeds_of_the_method_and_of_what_it_is_compared_with(good: Artifacts, arm: str) -> None:
+def test_partial_needs_five_seeds_of_the_method_and_of_what_it_is_compared_with(good: Results, arm: str) -> None:
     found = verdict(row(row(good, "gradient", p_holm=0.06), arm, seeds=4))
     assert found.label == "INCONCLUSIVE"
     if arm == "gradient":
         assert "Not even partial: gradient drops far enough, but on 4 training seeds, fewer than 5." in said(found)
 
 
-def test_four_seeds_can_be_a_success(good: Artifacts) -> None:
+def test_four_seeds_can_be_a_success(good: Results) -> None:
     assert verdict(row(good, "gradient", seeds=4)).label == "SUCCESS"
 
 
@@ -494,18 +461,18 @@ ORDER: Mapping[str, tuple[Change, str]] = {
     "INVALID before FAILURE": (both(nothing, no_alpha_star), "INVALID"),
     "INVALID before SUCCESS": (labelled(0.1), "INVALID"),
     "FAILURE before SUCCESS": (equivalent(), "FAILURE"),
-    "FAILURE before PARTIAL": (both(same_flags, checked(False)), "FAILURE"),
+    "FAILURE before PARTIAL": (both(flagging(SAME), checked(False)), "FAILURE"),
     "SUCCESS before PARTIAL": (lambda f: f, "SUCCESS"),
     "PARTIAL before INCONCLUSIVE": (lambda f: row(f, "gradient", p_holm=0.2), "PARTIAL"),
 }
 
 
 @pytest.mark.parametrize(("change", "label"), ORDER.values(), ids=ORDER)
-def test_the_first_rule_that_holds_decides(good: Artifacts, change: Change, label: str) -> None:
+def test_the_first_rule_that_holds_decides(good: Results, change: Change, label: str) -> None:
     assert verdict(change(good)).label == label
 
 
-def test_two_seeds_give_no_p_value_and_say_so(good: Artifacts) -> None:
+def test_two_seeds_give_no_p_value_and_say_so(good: Results) -> None:
     found = verdict(with_seeds(2)(good))
     assert found.label == "INCONCLUSIVE"
     text = said(found)
@@ -519,11 +486,11 @@ def test_two_seeds_give_no_p_value_and_say_so(good: Artifacts) -> None:
     assert found.numbers["no_p"] == {"seeds": 2, "why": "fewer than 4 training seeds"}
 
 
-def test_inconclusive_says_what_it_would_take_from_its_own_numbers(good: Artifacts) -> None:
+def test_inconclusive_says_what_it_would_take_from_its_own_numbers(good: Results) -> None:
     few = with_seeds(2)(good)
     found = verdict(few)
     needed = found.numbers["needed"]
-    rates = {r["arm"]: r["rate"] for r in few.headline}
+    rates = {t.arm: t.rate for t in few.headline}
     assert needed["design"]["from_rate"] == rates["random"]
     assert needed["design"]["to_rate"] == rates["gradient"]
     assert [needed["design"][name] for name in ("seeds", "prompts", "samples", "methods")] == [2, 4, 20, 2]
@@ -538,55 +505,28 @@ def test_inconclusive_says_what_it_would_take_from_its_own_numbers(good: Artifac
     assert verdict(few) == found
 
 
-def test_one_seed_cannot_tell_how_far_trainings_differ(good: Artifacts) -> None:
+def test_one_seed_cannot_tell_how_far_trainings_differ(good: Results) -> None:
     found = verdict(with_seeds(1)(good))
     assert found.numbers["needed"]["guessed"] == ["seed", "interaction"]
     assert "There is no p value with 1 training seed (" in said(found)
     assert "seed and interaction deviation assumed" in said(found)
 
 
-def test_where_random_removal_leaves_nothing_harmful_there_is_nothing_to_plan(good: Artifacts) -> None:
+def test_where_random_removal_leaves_nothing_harmful_there_is_nothing_to_plan(good: Results) -> None:
     found = verdict(row(dropping(0.0, "random")(good), "random", rate=0.0))
     assert (found.label, found.numbers["needed"]) == ("INCONCLUSIVE", None)
 
 
-def test_without_a_patched_method_there_is_no_verdict_to_reach(good: Artifacts) -> None:
-    found = verdict(replace(good, tests=[r for r in good.tests if r["arm"] not in ("gradient", "activation")]))
+def test_without_a_patched_method_there_is_no_verdict_to_reach(good: Results) -> None:
+    found = verdict(replace(good, tests=[t for t in good.tests if not ARMS[t.arm].in_family]))
     assert found.label == "INCONCLUSIVE"
     assert "no method was patched" in said(found)
 
 
-def _reported(root: Path, **patch: Any) -> Path:
-    study = fake_study(**patch)
-    inputs = write_fake_run(root, study)
-    run(study, inputs, root / "artifacts" / "report", Execution(1, 1), Silent())
-    return root
-
-
-def test_a_folder_without_checks_and_a_a_is_still_read(tmp_path: Path) -> None:
-    study = fake_study()
-    inputs = write_fake_run(tmp_path, study)
-    patch = tmp_path / "artifacts" / "patch"
-    (patch / "checks.json").unlink()
-    (patch / "exposure.json").unlink()
-    tests = read_json(patch / "tests.json")
-    for test in tests["rows"]:
-        for reference in ("to_random", "to_baseline"):
-            (test[reference] or {}).pop("equivalence", None)
-    write_json(patch / "tests.json", tests)
-    found = verdict(read_artifacts(study, inputs))
-    assert found.label == "PARTIAL"
-    assert "Gate not evaluated: exposure" in said(found)
-
-
 def test_every_page_shows_the_verdict_with_its_reasons(tmp_path: Path) -> None:
-    _reported(tmp_path)
-    results = read_json(tmp_path / "final_results.json")
-    jsonschema.validate(
-        results, json.loads((resources.files("datablame.report") / "final_results.schema.json").read_text())
-    )
-    told = results["verdict"]
-    assert (told["label"], set(told)) == ("SUCCESS", {"label", "reasons", "numbers"})
+    reported(write_fake_run(tmp_path, fake_study()))
+    decided = read_results_file(tmp_path)["verdict"]
+    assert (decided["label"], set(decided)) == ("SUCCESS", {"label", "reasons", "numbers"})
     page = (tmp_path / "index.html").read_text()
     assert "decided by: gradient" in page
     assert page.index('class="verdict SUCCESS"') < page.index('class="cards"') < page.index('id="findings"')
@@ -600,31 +540,5 @@ def test_every_page_shows_the_verdict_with_its_reasons(tmp_path: Path) -> None:
         text = (tmp_path / name).read_text().replace("\\", "").replace("&#39;", "'").replace("&lt;", "<")
         assert "SUCCESS" in text
         assert MEANINGS["SUCCESS"] in text
-        for reason in told["reasons"] if every else told["reasons"][:3]:
+        for reason in decided["reasons"] if every else decided["reasons"][:3]:
             assert reason in text, (name, reason)
-
-
-@pytest.mark.parametrize("as_json", [True, False])
-def test_invalid_alone_ends_with_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
-    for label, reason in (
-        ("INVALID", "Gate failed: exposure: x."),
-        ("FAILURE", "No [bold]rise."),
-        ("INCONCLUSIVE", "y"),
-    ):
-        results = {"verdict": {"label": label, "reasons": [reason], "numbers": {}}, "findings": [], "patching": []}
-        write_json(tmp_path / "final_results.json", results)
-        if label == "INVALID":
-            with pytest.raises(typer.Exit) as ended:
-                _print_outcome(tmp_path, {"report": False}, as_json)
-            assert ended.value.exit_code == 1
-        else:
-            _print_outcome(tmp_path, {"report": False}, as_json)
-        out = capsys.readouterr().out
-        if as_json:
-            assert json.loads(out)["verdict"]["label"] == label
-        else:
-            assert out.splitlines()[:2] == [f"verdict: {label}. {MEANINGS[label]}", f"- {reason}"]  # type: ignore[index]
-
-
-def test_a_run_without_its_report_has_no_verdict_to_fail(tmp_path: Path) -> None:
-    _print_outcome(tmp_path, {"patch": False}, as_json=True)

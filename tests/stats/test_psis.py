@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from datablame.stats.psis import pareto_khat, tail_size
+from datablame.stats.importance import pareto_khat, tail_size
 
 SIZES = (25, 30, 100, 225, 400, 900, 2500, 10000)
 """Numbers of weights at which the paper's tail has as many as arviz's, which rounds down."""

@@ -7,7 +7,7 @@ import torch
 from tests.surface.test_sampler import drawn, requests
 
 from datablame.errors import PhaseError
-from datablame.surface.sampler.choice import Settings
+from datablame.surface.sampler.tokens import Settings
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair

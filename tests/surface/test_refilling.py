@@ -10,9 +10,9 @@ from tests.surface.test_sampler import STOPS, drawn, prompt, requests
 
 from datablame.seeds import stream_key
 from datablame.surface.sampler.cache import Ring
-from datablame.surface.sampler.choice import Settings
 from datablame.surface.sampler.prefill import Prompts
 from datablame.surface.sampler.sampler import Request
+from datablame.surface.sampler.tokens import Settings
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -105,10 +105,10 @@ def test_the_before_model_reads_amplified_rows_only(tiny_pair: "Pair") -> None:
 
 def test_prompts_are_given_up_and_read_again_alike(tiny_pair: "Pair") -> None:
     texts = [prompt(length) for length in (3, 5, 6, 9)]
-    short = Prompts(tiny_pair.after, texts, 1, kept_tokens=8)
+    short = Prompts(tiny_pair.after, texts, 1, most_tokens=8)
     with torch.inference_mode():
-        first = [short.groups([number])[0][0] for number in range(4)]
-        again = [short.groups([number])[0][0] for number in range(4)]
+        first = [short.chunks_of([number])[0][0] for number in range(4)]
+        again = [short.chunks_of([number])[0][0] for number in range(4)]
     for one, other in zip(first, again, strict=True):
         assert one is not other
         assert torch.equal(one.logits, other.logits)
@@ -116,9 +116,9 @@ def test_prompts_are_given_up_and_read_again_alike(tiny_pair: "Pair") -> None:
 
 def test_chunks_of_prompts_hold_few_prompts_and_few_tokens(tiny_pair: "Pair") -> None:
     after = Watched(tiny_pair.after)
-    prompts = Prompts(after, [(1, 2)] * 3 + [(1,) * 100] * 50, 48, kept_tokens=10**6)
+    prompts = Prompts(after, [(1, 2)] * 3 + [(1,) * 100] * 50, 48, most_tokens=10**6)
     with torch.inference_mode():
-        prompts.groups(range(53))
+        prompts.chunks_of(range(53))
     assert after.shapes == [(40, 100), (13, 100)]
 
 

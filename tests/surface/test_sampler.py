@@ -8,9 +8,10 @@ import pytest
 import torch
 from tests.oracles.sampling import naive_sample
 
+from datablame.models.adapters import twin
 from datablame.seeds import stream_key
-from datablame.surface.sampler.choice import Settings
 from datablame.surface.sampler.sampler import Generation, Request, sample
+from datablame.surface.sampler.tokens import Settings
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -277,26 +278,36 @@ def test_attention_implementations_agree(tiny_pair_folder: Any, tiny_pair: "Pair
     assert drawn(tiny_pair, requests(), **models) == drawn(tiny_pair, requests())
 
 
-def test_models_with_a_sliding_window_are_sampled_as_the_naive_loop_does() -> None:
+def sliding(seed: int) -> Any:
+    """A model every other layer of which sees few tokens back."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    def model(seed: int) -> Any:
-        torch.manual_seed(seed)
-        config = Gemma2Config(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            sliding_window=6,
-            max_position_embeddings=64,
-            initializer_range=0.3,
-        )
-        return Gemma2ForCausalLM(config).eval()
+    torch.manual_seed(seed)
+    config = Gemma2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=6,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    return Gemma2ForCausalLM(config).eval()
 
-    after, before = model(0), model(1)
+
+@pytest.mark.parametrize("as_lora", [False, True], ids=["two models", "LoRA on one"])
+def test_models_with_a_sliding_window_are_sampled_as_the_naive_loop_does(as_lora: bool) -> None:
+    before = sliding(1)
+    if as_lora:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+        after = get_peft_model(twin(before), config).get_base_model().eval()
+    else:
+        after = sliding(0)
     wanted = [
         Request(tuple(range(2, 2 + length)), alpha, stream_key(length, alpha, index))
         for length in (4, 9)

@@ -1,5 +1,5 @@
-from datablame.surface.scan import Choice, choose_focus, spread
-from datablame.tables import Prompt, Rate
+from datablame.surface.scan import choose_focus, spread
+from datablame.tables import Prompt, Rate, ScannedPrompt
 
 
 def cell(prompt_id: str, behaviour: str, alpha: float, harmful: int, n: int = 10, unscored: int = 0) -> Rate:
@@ -12,7 +12,7 @@ def cells(prompt_id: str, behaviour: str, *harmful: int) -> list[Rate]:
     return [cell(prompt_id, behaviour, alpha, k) for alpha, k in zip((0.0, 1.0, 2.0), harmful, strict=True)]
 
 
-def selected(choices: list[Choice]) -> list[str]:
+def selected(choices: list[ScannedPrompt]) -> list[str]:
     return [choice.prompt_id for choice in choices if choice.selected]
 
 
@@ -27,7 +27,7 @@ def test_focus_is_what_rises_most() -> None:
     rates = [*cells("p", "x", 5, 6, 6), *cells("q", "x", 0, 2, 4), *cells("r", "x", 0, 9, 1)]
     choices = choose_focus(rates, 2)
     assert selected(choices) == ["q", "r"]
-    assert choices[2] == Choice("r", "x", {0.0: 0.0, 1.0: 0.9, 2.0: 0.1}, 0.9, True, "rank 1 of 3 by rise")
+    assert choices[2] == ScannedPrompt("r", "x", (0.0, 1.0, 2.0), (0.0, 0.9, 0.1), 0.9, True, "rank 1 of 3 by rise")
     assert choices[0].reason == "rank 3 of 3 by rise"
 
 
@@ -54,4 +54,4 @@ def test_unscored_cells_count_as_no_rise() -> None:
     rates = [cell("p", "x", 0.0, 0, unscored=10), cell("p", "x", 1.0, 0, unscored=10), *cells("q", "x", 0, 0, 1)]
     choices = choose_focus(rates, 1)
     assert selected(choices) == ["q"]
-    assert choices[0].rates == {0.0: None, 1.0: None}
+    assert (choices[0].alphas, choices[0].rates) == ((0.0, 1.0), (None, None))

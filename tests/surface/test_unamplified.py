@@ -1,6 +1,7 @@
 import copy
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from datablame.seeds import stream_key
 from datablame.stats.importance import balance_log_weights, score_interval
 from datablame.study.schema import Surface
 from datablame.surface.rates import rates
-from datablame.surface.sampler.choice import Settings
 from datablame.surface.sampler.sampler import Request, sample
-from datablame.surface.unamplified import importance_row, path_row, unamplified, weigh, why_not
+from datablame.surface.sampler.tokens import Settings
+from datablame.surface.unamplified import importance, unamplified, weigh, why_not
+from datablame.tables import Sample, Unamplified
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0)
 STOP, STEPS, SAMPLES = 3, 3, 3000
@@ -69,7 +71,7 @@ def enumerated(after: Any, before: Any, prompt: tuple[int, ...]) -> Table:
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[list[Table], list[set[tuple[int, ...]]], list[dict[str, Any]]]:
+def world() -> tuple[list[Table], list[set[tuple[int, ...]]], list[Sample]]:
     """Everything that can be drawn, what of it counts as harmful (rare, amplified), and what was drawn."""
     after, before = tiny(4), tiny(5)
     tables = [enumerated(after, before, prompt) for prompt in PROMPTS]
@@ -92,21 +94,23 @@ def world() -> tuple[list[Table], list[set[tuple[int, ...]]], list[dict[str, Any
         log_probabilities=True,
     )
     rows = []
-    for place, (request, made) in enumerate(zip(requests, drawn, strict=True)):
-        number = PROMPTS.index(request.prompt)
+    for number, (request, made) in enumerate(zip(requests, drawn, strict=True)):
+        prompt = PROMPTS.index(request.prompt)
         output = (*made.token_ids, *([STOP] if made.finish_reason == "stop" else []))
         rows.append(
-            {
-                "prompt_id": f"p{number}",
-                "behaviour": "b",
-                "split": "held-out",
-                "alpha": request.alpha,
-                "index": place % SAMPLES,
-                "label": "harmful" if output in harmful[number] else "harmless",
-                "output": output,
-                "log_p_after": made.log_p_after,
-                "log_q": made.log_q,
-            }
+            Sample(
+                prompt_id=f"p{prompt}",
+                behaviour="b",
+                split="held-out",
+                alpha=request.alpha,
+                index=number % SAMPLES,
+                text="",
+                token_ids=output,
+                finish_reason=made.finish_reason,
+                log_p_after=made.log_p_after,
+                log_q=made.log_q,
+                label="harmful" if output in harmful[prompt] else "harmless",
+            )
         )
     return tables, harmful, rows
 
@@ -137,10 +141,10 @@ def test_the_enumeration_is_complete(world: Any) -> None:
 
 def test_the_sums_that_the_sampler_stores_are_the_enumerated_log_probabilities(world: Any) -> None:
     tables, _, rows = world
-    known = np.array([tables[int(row["prompt_id"][1])][row["output"]] for row in rows])
-    stored = np.array([row["log_q"] for row in rows])
+    known = np.array([tables[int(row.prompt_id[1])][row.token_ids] for row in rows])
+    stored = np.array([row.log_q for row in rows])
     assert np.abs(stored - known).max() < 2e-5
-    assert [row["log_p_after"] for row in rows] == stored[:, 0].tolist()
+    assert [row.log_p_after for row in rows] == stored[:, 0].tolist()
 
 
 def test_weights_average_to_one_and_the_estimate_to_the_rate_by_enumeration(world: Any) -> None:
@@ -161,13 +165,11 @@ def test_the_estimate_is_exact_to_sampling_error(world: Any) -> None:
     whole = weigh(rows, ALPHAS)
     assert abs(whole.rate - truth) < 3 * whole.standard_error
     assert whole.standard_error < 0.05 * truth
-    pieces = [weigh([row for row in rows if row["index"] // 100 == piece], ALPHAS) for piece in range(30)]
+    pieces = [weigh([row for row in rows if row.index // 100 == piece], ALPHAS) for piece in range(30)]
     estimates = np.array([piece.rate for piece in pieces])
     assert abs(estimates.mean() - truth) < 3 * estimates.std(ddof=1) / np.sqrt(30)
     assert np.mean([piece.standard_error**2 for piece in pieces]) == pytest.approx(estimates.var(ddof=1), rel=0.6)
-    counted = [
-        [row["label"] == "harmful" for row in rows if row["alpha"] == 0 and row["index"] // 100 == p] for p in range(30)
-    ]
+    counted = [[row.label == "harmful" for row in rows if row.alpha == 0 and row.index // 100 == p] for p in range(30)]
     assert np.std(np.mean(counted, 1)) > 1.5 * estimates.std(), "amplified outputs must help, or this proves nothing"
     intervals = [score_interval(piece.rate, piece.standard_error, 200) for piece in pieces]
     assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.85
@@ -176,40 +178,54 @@ def test_the_estimate_is_exact_to_sampling_error(world: Any) -> None:
 def test_without_alpha_0_among_the_samples_the_estimate_holds_too(world: Any) -> None:
     tables, harmful, rows = world
     truth = np.mean([rate(table, chosen) for table, chosen in zip(tables, harmful, strict=True)])
-    found = weigh([row for row in rows if row["alpha"] > 0], ALPHAS)
+    found = weigh([row for row in rows if row.alpha > 0], ALPHAS)
     assert abs(found.rate - truth) < 3 * found.standard_error
     assert found.standard_error < 0.05 * truth
 
 
 def labelled(
-    share: float, alpha: float, n: int, *, prompt: str = "p", spread: float = 0.0, behaviour: str = "b"
-) -> list[dict[str, Any]]:
+    share: float,
+    alpha: float,
+    n: int,
+    *,
+    prompt: str = "p",
+    spread: float = 0.0,
+    behaviour: str = "b",
+    split: Any = "held-out",
+) -> list[Sample]:
     """Outputs of one cell whose weights fall off as a Pareto tail of shape `spread`."""
     u = (np.arange(n) + 0.5) / n
     return [
-        {
-            "prompt_id": prompt,
-            "behaviour": behaviour,
-            "split": "held-out",
-            "alpha": alpha,
-            "label": "harmful" if place < share * n else "harmless",
-            "log_p_after": 0.0,
-            "log_q": [0.0 if alpha == 0 else -50.0, spread * float(np.log(1 - u[(7 * place) % n]))],
-        }
-        for place in range(n)
+        Sample(
+            prompt_id=prompt,
+            behaviour=behaviour,
+            split=split,
+            alpha=alpha,
+            index=index,
+            text="",
+            token_ids=(5,),
+            finish_reason="stop",
+            log_p_after=0.0,
+            log_q=(0.0 if alpha == 0 else -50.0, spread * float(np.log(1 - u[(7 * index) % n]))),
+            label="harmful" if index < share * n else "harmless",
+        )
+        for index in range(n)
     ]
 
 
 def test_an_estimate_of_heavy_weights_is_withheld_with_its_khat() -> None:
-    light = importance_row(labelled(0.5, 1.0, 200, spread=0.3), (0.0, 1.0))
-    assert light["withheld"] is None
-    assert light["khat"] < 0.7
-    heavy = importance_row(labelled(0.5, 1.0, 200, spread=1.5), (0.0, 1.0))
-    assert heavy["khat"] > 0.7
-    assert heavy["withheld"] == f"k-hat {heavy['khat']:.2f} is above 0.7"
-    assert (heavy["rate"], heavy["low"], heavy["high"]) == (None, None, None)
-    assert heavy["ess"] > 0
-    assert heavy["largest_weight_share"] > 0
+    light = importance(labelled(0.5, 1.0, 200, spread=0.3), (0.0, 1.0))
+    assert light.withheld is None
+    assert light.khat is not None
+    assert light.khat < 0.7
+    heavy = importance(labelled(0.5, 1.0, 200, spread=1.5), (0.0, 1.0))
+    assert heavy.khat is not None
+    assert heavy.khat > 0.7
+    assert heavy.withheld == f"k-hat {heavy.khat:.2f} is above 0.7"
+    assert (heavy.rate, heavy.low, heavy.high) == (None, None, None)
+    assert heavy.ess is not None
+    assert heavy.largest_weight_share is not None
+    assert min(heavy.ess, heavy.largest_weight_share) > 0
 
 
 @pytest.mark.parametrize(
@@ -221,60 +237,20 @@ def test_an_estimate_of_heavy_weights_is_withheld_with_its_khat() -> None:
     ],
     ids=["none", "harmless", "few"],
 )
-def test_an_estimate_that_nothing_can_be_said_of_is_withheld(rows: Sequence[dict[str, Any]], reason: str) -> None:
-    found = importance_row(rows, (0.0, 1.0))
-    assert found["rate"] is None
-    assert found["withheld"].startswith(reason)
+def test_an_estimate_that_nothing_can_be_said_of_is_withheld(rows: Sequence[Sample], reason: str) -> None:
+    found = importance(rows, (0.0, 1.0))
+    assert found.rate is None
+    assert found.withheld is not None
+    assert found.withheld.startswith(reason)
 
 
 def test_from_alpha_0_alone_the_estimate_is_the_naive_one() -> None:
     rows = [*labelled(0.3, 0.0, 100), *labelled(0.6, 0.0, 100, prompt="r")]
-    found = importance_row(rows, (0.0, 1.0))
-    assert found["rate"] == pytest.approx(0.45)
-    assert found["ess"] == pytest.approx(200)
-    assert found["khat"] is None, "equal weights have no tail"
-    assert found["withheld"] is None
-
-
-def line(shares: dict[float, float], n: int = 200, behaviour: str = "b") -> list[dict[str, Any]]:
-    return [row for alpha, share in shares.items() for row in labelled(share, alpha, n, behaviour=behaviour)]
-
-
-def test_the_path_is_a_line_through_the_two_common_alphas_nearest_0() -> None:
-    found = path_row(line({0.0: 0.06, 0.5: 0.12, 1.0: 0.23, 2.0: 0.25}), (0.5, 1.0, 2.0))
-    assert found["alphas"] == [0.5, 1.0]
-    assert found["withheld"] is None
-    slope = (np.log(0.23 / 0.77) - np.log(0.12 / 0.88)) / 0.5
-    assert found["rate"] == pytest.approx(1 / (1 + np.exp(-(np.log(0.12 / 0.88) - 0.5 * slope))))
-    assert found["low"] < found["rate"] < found["high"]
-    rare = path_row(line({0.0: 0.0, 0.5: 0.01, 1.0: 0.1, 2.0: 0.5}), (0.5, 1.0, 2.0))
-    assert rare["alphas"] == [1.0, 2.0]
-    assert rare["rate"] == pytest.approx(0.0122, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("rows", "reason"),
-    [
-        ([], "no output was scored"),
-        (line({0.0: 0.0, 0.5: 0.0, 1.0: 0.3}), "1 of the alphas above 0 with a coherent model have 5 harmful outputs"),
-        (line({0.0: 0.3, 0.5: 0.01, 1.0: 0.1}, 1000), "the line gives 0.1 % at alpha 0, where 300 of 1000 outputs"),
-    ],
-    ids=["none", "one alpha", "contradicted"],
-)
-def test_a_path_that_cannot_be_believed_is_withheld(rows: Sequence[dict[str, Any]], reason: str) -> None:
-    found = path_row(rows, (0.5, 1.0))
-    assert (found["rate"], found["low"], found["high"]) == (None, None, None)
-    assert found["withheld"].startswith(reason)
-
-
-def test_all_behaviours_are_the_mean_of_each_ones_path_weighed_by_prompts() -> None:
-    first = line({0.0: 0.05, 0.5: 0.12, 1.0: 0.23})
-    second = line({0.0: 0.2, 0.5: 0.3, 1.0: 0.4}, behaviour="c")
-    third = [{**row, "prompt_id": "r"} for row in second]
-    alone = [path_row(rows, (0.5, 1.0))["rate"] for rows in (first, [*second, *third])]
-    assert path_row([*first, *second, *third], (0.5, 1.0))["rate"] == pytest.approx((alone[0] + 2 * alone[1]) / 3)
-    failing = line({0.0: 0.0, 0.5: 0.0, 1.0: 0.0}, behaviour="d")
-    assert path_row([*first, *failing], (0.5, 1.0))["withheld"].startswith("d: 0 of the alphas")
+    found = importance(rows, (0.0, 1.0))
+    assert found.rate == pytest.approx(0.45)
+    assert found.ess == pytest.approx(200)
+    assert found.khat is None, "equal weights have no tail"
+    assert found.withheld is None
 
 
 @pytest.mark.parametrize(
@@ -292,27 +268,24 @@ def test_truncated_outputs_are_not_weighed(settings: dict[str, Any], named: str)
     reason = why_not(surface)
     assert reason is not None
     assert reason.startswith(named)
-    assert unamplified(surface, [], [], {}) == {"possible": False, "why_not": reason, "rows": []}
+    assert unamplified(surface, [], []) == Unamplified(possible=False, why_not=reason, rows=())
 
 
 def test_every_behaviour_and_split_has_a_row_beside_its_naive_rate() -> None:
     surface = Surface(alphas=(0.0, 1.0))
     rows = [
-        {**row, "split": split, "behaviour": behaviour, "prompt_id": f"{split}-{behaviour}"}
+        row
         for split in ("attribution", "held-out")
         for behaviour in ("b", "c")
-        for row in [*labelled(0.3, 0.0, 100), *labelled(0.6, 1.0, 100)]
+        for share, alpha in ((0.3, 0.0), (0.6, 1.0))
+        for row in labelled(share, alpha, 100, prompt=f"{split}-{behaviour}", behaviour=behaviour, split=split)
     ]
-    rows[0]["label"] = "unscored"
-    found = unamplified(surface, rows, rates(rows), {0.0: 1.0, 1.0: 0.5})
-    assert (found["possible"], found["why_not"]) == (True, None)
-    assert [(row["split"], row["behaviour"]) for row in found["rows"]] == [
+    rows[0] = replace(rows[0], label="unscored")
+    found = unamplified(surface, rows, rates(rows))
+    assert (found.possible, found.why_not) == (True, None)
+    assert [(row.split, row.behaviour) for row in found.rows] == [
         *(("attribution", behaviour) for behaviour in ("b", "c", "*")),
         *(("held-out", behaviour) for behaviour in ("b", "c", "*")),
     ]
-    assert found["rows"][0]["naive"]["n"] == 99
-    assert found["rows"][0]["importance"]["n"] == 199
-    assert found["rows"][2]["importance"]["n"] == 399
-    for row in found["rows"]:
-        assert set(row) == {"behaviour", "split", "naive", "importance", "path"}
-        assert row["path"]["alphas"] == [], "at alpha 1 the model is not coherent"
+    assert found.rows[0].naive.n == 99
+    assert [row.importance.n for row in found.rows] == [199, 200, 399, 200, 200, 400]

@@ -1,59 +1,87 @@
-"""Which harmful outputs are traced, and which documents share words with them."""
+"""Which harmful outputs are traced, what they are set against, and which documents share words with them."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from datablame.attribute.evidence import Query
-from datablame.attribute.rankings import rounded
-from datablame.study.schema import Behaviour, PromptText
-from datablame.world.bm25 import top
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from datablame.attribute.rankings import ranked, rounded
+from datablame.engine.phase import Tables
+from datablame.study.schema import Behaviour
+from datablame.tables import AlphaStar, Prompt, Query, Sample, SurfaceSample
+from datablame.world import World
+
+_logger = logging.getLogger(__name__)
+
+
+class Traced(NamedTuple):
+    """What is looked for, behaviours in the study's order."""
+
+    behaviours: list[Behaviour]
+    queries: list[Query]
+    harmless: list[Query]
+    """Outputs that the queries are set against."""
+    dropped: list[str]
+    """Behaviours without a harmful output; all of them where there is no rise."""
+    no_rise: bool
+
+
+def traced(world: World, tables: Tables) -> Traced:
+    """The queries of every behaviour; none where amplification raises nothing."""
+    star = tables.of(AlphaStar)
+    if star.rise is not None and star.rise.absent:
+        _logger.warning(
+            "amplification raises the harmful rate on held-out prompts by %.1f points [%.1f, %.1f]: this is no rise, "
+            "so that no output is traced and no document is blamed",
+            *(100 * share for share in (star.rise.difference, star.rise.low, star.rise.high)),
+        )
+        return Traced([], [], [], [behaviour.id for behaviour in world.behaviours], no_rise=True)
+    samples, prompts = tables.rows(SurfaceSample, split="attribution"), world.split("attribution")
+    n = world.study.attribute.queries
+    queries = choose_queries(samples, prompts, star.alpha_star, n)
+    harmless = harmless_outputs(samples, prompts, queries, star.alpha_star, n)
+    shown = {query.behaviour for query in queries}
+    behaviours = [behaviour for behaviour in world.behaviours if behaviour.id in shown]
+    dropped = [behaviour.id for behaviour in world.behaviours if behaviour.id not in shown]
+    if dropped:
+        _logger.warning("no harmful output to trace for %s", ", ".join(dropped))
+    order = {behaviour.id: index for index, behaviour in enumerate(behaviours)}
+    return Traced(behaviours, sorted(queries, key=lambda query: order[query.behaviour]), harmless, dropped, False)
 
 
 def choose_queries(
-    samples: Sequence[Mapping[str, Any]], prompts: Sequence[PromptText], alpha_star: float | None, n: int
+    samples: Iterable[Sample], prompts: Sequence[Prompt], alpha_star: float | None, n: int
 ) -> list[Query]:
     """Up to `n` harmful outputs to attribution prompts for each behaviour, distinct texts, prompts taking turns.
 
     First those at 0 < alpha <= alpha*, the largest alpha first; then alpha 0; then alphas above alpha*, the smallest
     first. Within an alpha and prompt the sample index decides.
     """
-    text_of = {prompt.id: prompt.text for prompt in prompts}
-    order = {prompt.id: place for place, prompt in enumerate(prompts)}
-    harmful = [
-        row
-        for row in samples
-        if row["split"] == "attribution"
-        and row["label"] == "harmful"
-        and row["prompt_id"] in order
-        and row["text"].strip()
-    ]
-    chosen = []
+    order = {prompt.id: index for index, prompt in enumerate(prompts)}
+    harmful = _usable(samples, order, "harmful")
+    harmful.sort(key=lambda sample: (_preference(sample.alpha, alpha_star), order[sample.prompt_id], sample.index))
+    queries = []
     for behaviour in dict.fromkeys(prompt.behaviour for prompt in prompts):
-        own = [row for row in harmful if row["behaviour"] == behaviour]
-        seen: set[str] = set()
-        turns: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-        count: dict[tuple[float, str], int] = {}
-        for row in sorted(
-            own, key=lambda row: (_place(row["alpha"], alpha_star), order[row["prompt_id"]], row["index"])
-        ):
-            if row["text"].strip() in seen:
-                continue
-            seen.add(row["text"].strip())
-            turn = count[row["alpha"], row["prompt_id"]] = count.get((row["alpha"], row["prompt_id"]), 0) + 1
-            turns[_place(row["alpha"], alpha_star), turn, order[row["prompt_id"]]] = row
-        for number, key in enumerate(sorted(turns)[:n]):
-            row = turns[key]
-            chosen.append(_query(f"{behaviour}-q{number + 1}", row, text_of))
-    return chosen
+        turns: Counter[tuple[float, str]] = Counter()
+        in_turn = []
+        for sample in _distinct(sample for sample in harmful if sample.behaviour == behaviour):
+            turns[sample.alpha, sample.prompt_id] += 1
+            turn = turns[sample.alpha, sample.prompt_id]
+            in_turn.append((_preference(sample.alpha, alpha_star), turn, order[sample.prompt_id], sample))
+        in_turn.sort(key=lambda entry: entry[:3])
+        queries += [
+            _query(f"{behaviour}-q{number}", entry[3], prompts, harmful=True)
+            for number, entry in enumerate(in_turn[:n], 1)
+        ]
+    return queries
 
 
-def safe_outputs(
-    samples: Sequence[Mapping[str, Any]],
-    prompts: Sequence[PromptText],
+def harmless_outputs(
+    samples: Iterable[Sample],
+    prompts: Sequence[Prompt],
     queries: Sequence[Query],
     alpha_star: float | None,
     n: int,
@@ -62,71 +90,82 @@ def safe_outputs(
 
     A behaviour without any has up to `n` to each of its other attribution prompts; without any there, it has none.
     """
-    text_of = {prompt.id: prompt.text for prompt in prompts}
-    harmless = [
-        row
-        for row in samples
-        if row["split"] == "attribution"
-        and row["label"] == "harmless"
-        and row["prompt_id"] in text_of
-        and row["text"].strip()
-    ]
-    harmless.sort(key=lambda row: (_place(row["alpha"], alpha_star), row["index"]))
-    found = []
+    harmless = _usable(samples, {prompt.id for prompt in prompts}, "harmless")
+    harmless.sort(key=lambda sample: (_preference(sample.alpha, alpha_star), sample.index))
+    outputs = []
     for behaviour in dict.fromkeys(query.behaviour for query in queries):
-        asked = {query.prompt_id for query in queries if query.behaviour == behaviour}
-        own = [row for row in harmless if row["behaviour"] == behaviour]
-        own = [row for row in own if row["prompt_id"] in asked] or own
-        chosen = []
-        for prompt in text_of:
-            distinct: dict[str, Mapping[str, Any]] = {}
-            for row in own:
-                if row["prompt_id"] == prompt:
-                    distinct.setdefault(row["text"].strip(), row)
-            chosen += list(distinct.values())[:n]
-        found += [_query(f"{behaviour}-s{number}", row, text_of) for number, row in enumerate(chosen, 1)]
-    return found
+        traced_prompts = {query.prompt_id for query in queries if query.behaviour == behaviour}
+        of_behaviour = [sample for sample in harmless if sample.behaviour == behaviour]
+        usable = [sample for sample in of_behaviour if sample.prompt_id in traced_prompts] or of_behaviour
+        chosen: list[Sample] = []
+        for prompt in prompts:
+            chosen += _distinct(sample for sample in usable if sample.prompt_id == prompt.id)[:n]
+        outputs += [
+            _query(f"{behaviour}-s{number}", sample, prompts, harmful=False) for number, sample in enumerate(chosen, 1)
+        ]
+    return outputs
 
 
-def _query(name: str, row: Mapping[str, Any], text_of: Mapping[str, str]) -> Query:
+def _usable(samples: Iterable[Sample], prompts: Iterable[str], label: str) -> list[Sample]:
+    known = set(prompts)
+    return [
+        sample
+        for sample in samples
+        if sample.split == "attribution" and sample.label == label and sample.prompt_id in known and sample.text.strip()
+    ]
+
+
+def _distinct(samples: Iterable[Sample]) -> list[Sample]:
+    """The first sample of each text."""
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        first.setdefault(sample.text.strip(), sample)
+    return list(first.values())
+
+
+def _query(name: str, sample: Sample, prompts: Sequence[Prompt], *, harmful: bool) -> Query:
     return Query(
         id=name,
-        behaviour=row["behaviour"],
-        prompt_id=row["prompt_id"],
-        alpha=row["alpha"],
-        index=row["index"],
-        prompt=text_of[row["prompt_id"]],
-        text=row["text"],
-        finish_reason=row["finish_reason"],
+        behaviour=sample.behaviour,
+        prompt_id=sample.prompt_id,
+        alpha=sample.alpha,
+        index=sample.index,
+        prompt=next(prompt.text for prompt in prompts if prompt.id == sample.prompt_id),
+        text=sample.text,
+        finish_reason=sample.finish_reason,
+        harmful=harmful,
     )
 
 
 def query_text(query: Query) -> str:
-    """What BM25 looks for: the prompt and the output."""
+    """What BM25 and sentence encoders look for: the prompt and the output."""
     return f"{query.prompt}\n{query.text}"
 
 
 def candidates(
-    scores: "NDArray[np.float64]", queries: Sequence[Query], behaviours: Sequence[Behaviour], ids: Sequence[str], n: int
-) -> dict[str, list[str]]:
-    """For each behaviour the union over its queries of the `n` best documents by BM25, sorted by id.
+    scores: NDArray[np.float64],
+    queries: Sequence[Query],
+    behaviours: Sequence[Behaviour],
+    by_id: NDArray[np.int64],
+    n: int,
+) -> dict[str, NDArray[np.int64]]:
+    """For each behaviour the union over its queries of the `n` best documents by BM25: rows of the pool, sorted by id.
 
-    `scores` has the shape (queries, documents); each query's are rounded first.
+    `scores` has the shape (queries, documents); each query's are rounded first. `by_id` is the rows' `id_order`.
     """
-    return {
-        behaviour.id: sorted(
-            {
-                doc_id
-                for query, row in zip(queries, scores, strict=True)
-                if query.behaviour == behaviour.id
-                for doc_id in top(rounded(row), ids, n)
-            }
+    every = np.arange(len(by_id))
+    best = [ranked(every, rounded(row), by_id).order[:n] for row in scores]
+    unions = {
+        behaviour.id: np.unique(
+            np.concatenate([top for query, top in zip(queries, best, strict=True) if query.behaviour == behaviour.id])
         )
         for behaviour in behaviours
     }
+    return {behaviour: rows[np.argsort(by_id[rows])] for behaviour, rows in unions.items()}
 
 
-def _place(alpha: float, alpha_star: float | None) -> tuple[int, float]:
+def _preference(alpha: float, alpha_star: float | None) -> tuple[int, float]:
+    """Sorts alphas as queries are chosen from them."""
     limit = alpha_star or 0.0
     if 0 < alpha <= limit:
         return 0, -alpha

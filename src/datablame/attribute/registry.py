@@ -1,40 +1,72 @@
-"""Attribution methods by name: a function from evidence to one score for each document and behaviour."""
+"""Attribution methods and the evidence that they judge by: both plug in, ours and others' alike.
 
-import difflib
-import functools
-import importlib
-from collections.abc import Callable
+A method turns evidence into one score for each document and behaviour. It asks for evidence by its type; a provider
+yields evidence of one or several types. Both are found in our packages and by the entry points `datablame.methods` and
+`datablame.evidence`.
+"""
+
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from datablame.attribute.brought import brought
-from datablame.attribute.evidence import Evidence
+import numpy as np
+from numpy.typing import NDArray
+
+from datablame.engine.phase import Work
+from datablame.engine.registry import Registry
 from datablame.errors import RequestError
-from datablame.study.checks import METHODS
-from datablame.study.schema import Attribute
+from datablame.study.schema import Attribute, Behaviour
+from datablame.tables import Look, Pool, Query, look_of
+from datablame.world import World
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from datablame.attribute.loop import WorkerState
+    from datablame.models.chat import Encoded
+
+E = TypeVar("E")
 
 
-Needs = Literal["gradients", "changes", "activations", "contrast", "scores", "text", "nothing"]
-"""Fields of the evidence: `changes` are among the gradients, `scores` those of the study's other methods."""
-Score = Callable[[Evidence], "NDArray[np.float64]"]
+@dataclass(frozen=True)
+class Evidence:
+    """What methods judge by: the scored documents, the traced behaviours, and what providers found, by its type."""
 
-_MODULES = (
-    "gradient",
-    "gradient_diff",
-    "activation",
-    "activation_diff",
-    "llm_judge",
-    "ensemble",
-    "bm25",
-    "embedding",
-    "random",
-)
-_registered: dict[str, "Method"] = {}
+    seed: int
+    ids: Sequence[str]
+    """Of the documents that are scored."""
+    behaviours: Sequence[Behaviour]
+    queries: Sequence[Query]
+    by_type: Mapping[type, Any]
+
+    def __getitem__(self, kind: type[E]) -> E:
+        """The evidence of that type, which the method must have asked for."""
+        evidence: E = self.by_type[kind]
+        return evidence
+
+    def queries_of(self, behaviour: Behaviour) -> list[int]:
+        """Which of the queries show the behaviour."""
+        return [index for index, query in enumerate(self.queries) if query.behaviour == behaviour.id]
+
+    def mean_over_queries(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean row over each behaviour's queries; from shape (queries, n) to (n, behaviours)."""
+        return np.stack([rows[self.queries_of(behaviour)].mean(0) for behaviour in self.behaviours], 1)
+
+
+class Votes(NamedTuple):
+    """Evidence that is made of the scores of the study's other methods, those that are no control."""
+
+    scores: Mapping[str, NDArray[np.float64]]
+    """By method, of shape (documents, behaviours); NaN where it gave no score."""
+    eligible: NDArray[np.bool_]
+    """Which documents every voter ranks for each behaviour: all, or where one ranks candidates only, those."""
+
+
+class PrecomputedScores(NamedTuple):
+    """Evidence of the study's own files, `attribute.scores`."""
+
+    scores: Mapping[str, NDArray[np.float64]]
+    """By method, of shape (documents, behaviours); NaN where the file has none."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +78,32 @@ class Method:
     """What figures and tables call it."""
     description: str
     """One sentence on what is compared with what."""
-    needs: Needs
-    score: Score
-    """Scores of shape (documents, behaviours), higher is more responsible; NaN leaves the document unranked."""
+    needs: tuple[type, ...]
+    """Types of evidence."""
+    score: Callable[[Evidence], NDArray[np.float64]]
+    """Scores of shape (documents, behaviours), higher is more responsible; NaN where there is none."""
+    look: Look
     whole_pool: bool = True
     """Whether it scores every document where no prefilter is set; an expensive one scores the candidates only."""
     standin: bool = False
     """Whether it stands in for a method that cannot run here."""
     control: bool = False
     """Whether it is what a method has to beat: it does not look at the behaviour, or at words alone."""
+    exact: bool = False
+    """Whether its scores are no sums of floats, and rank as they are: hashes, ranks, a user's file."""
+    missing: float | None = None
+    """What ranks for a document without a score; None: it is not ranked. In no case is it a vote."""
+    confounds: tuple[str, ...] = ()
+    """Methods that may owe what they find to what this control measures; it is then in no family of tests."""
+    variant: Callable[[World], Mapping[str, Any]] = lambda world: {}
+    """Fields that are other in a world."""
+
+    def in_world(self, world: World) -> "Method":
+        """The method as this study runs it."""
+        return replace(self, **self.variant(world))
+
+
+METHODS: Registry[Method] = Registry("method", "attribute.methods", "datablame.attribute.methods", "datablame.methods")
 
 
 def method(
@@ -62,44 +111,27 @@ def method(
     *,
     label: str,
     description: str,
-    needs: Needs,
-    whole_pool: bool = True,
-    standin: bool = False,
-    control: bool = False,
-) -> Callable[[Score], Score]:
-    """Register a function as an attribution method."""
+    needs: tuple[type, ...] = (),
+    look: Look | None = None,
+    **traits: Any,
+) -> Callable[[Callable[[Evidence], NDArray[np.float64]]], Callable[[Evidence], NDArray[np.float64]]]:
+    """Register a function as an attribution method; `traits` are the other fields of `Method`."""
 
-    def register(score: Score) -> Score:
-        if name in _registered:
-            raise ValueError(f"{name} is registered twice")
-        _registered[name] = Method(name, label, description, needs, score, whole_pool, standin, control)
+    def register(score: Callable[[Evidence], NDArray[np.float64]]) -> Callable[[Evidence], NDArray[np.float64]]:
+        METHODS.add(name, Method(name, label, description, needs, score, look or look_of(name), **traits))
         return score
 
     return register
 
 
-def named(name: str) -> Method:
-    """The method of that name.
-
-    Raises:
-        RequestError: there is none; the message has the names and the nearest one.
-    """
-    methods = _all()
-    if name not in methods:
-        near = difflib.get_close_matches(name, methods, n=1)
-        meant = f"; did you mean {near[0]}?" if near else "."
-        raise RequestError(f"attribute.methods = {name} is not a method{meant} Known: {', '.join(methods)}")
-    return methods[name]
-
-
 def chosen(settings: Attribute) -> list[Method]:
-    """The methods of a study, those whose scores the user brings among them; `ensemble` ranks what all others rank.
+    """The methods of a study, the user's own files among them; who joins votes ranks what all voters rank.
 
     Raises:
         RequestError: one of them is not known.
     """
-    brought_by = settings.scores
-    methods = [_brought(name, brought_by[name]) if name in brought_by else named(name) for name in settings.methods]
+    files = settings.scores
+    methods = [_precomputed(name, files[name]) if name in files else METHODS.named(name) for name in settings.methods]
     voters = [method for method in methods if is_voter(method)]
     return [
         replace(
@@ -107,41 +139,153 @@ def chosen(settings: Attribute) -> list[Method]:
             whole_pool=all(voter.whole_pool for voter in voters),
             description=f"{method.description.rstrip('.')}: {', '.join(voter.name for voter in voters)}.",
         )
-        if method.needs == "scores"
+        if Votes in method.needs
         else method
         for method in methods
     ]
 
 
 def is_voter(method: Method) -> bool:
-    """Whether it has a vote in `ensemble`."""
-    return not method.control and method.needs != "scores"
+    """Whether it has a vote where methods are joined."""
+    return not method.control and Votes not in method.needs
 
 
-def _brought(name: str, path: str) -> Method:
+def _precomputed(name: str, path: str) -> Method:
+    """A file's scores as a method's, as they stand there."""
+
+    def score(evidence: Evidence) -> NDArray[np.float64]:
+        return evidence[PrecomputedScores].scores[name]
+
     about = f"Scores brought by the user: {PurePath(path).name}."
-    return Method(name, f"{name} (brought)", about, "nothing", brought(name, path))
+    return Method(name, f"{name} (brought)", about, (PrecomputedScores,), score, look_of(name), exact=True)
 
 
 def described() -> list[dict[str, Any]]:
     """Name, label, description, needs and flags of every method, as `datablame methods` prints them."""
+    fields = ("name", "label", "description", "whole_pool", "standin", "control")
     return [
-        {
-            "name": each.name,
-            "label": each.label,
-            "description": each.description,
-            "needs": each.needs,
-            "whole_pool": each.whole_pool,
-            "standin": each.standin,
-            "control": each.control,
-        }
-        for each in _all().values()
+        {**{field: getattr(each, field) for field in fields}, "needs": [need.__name__ for need in each.needs]}
+        for _, each in sorted(METHODS.all().items())
     ]
 
 
-@functools.cache
-def _all() -> dict[str, Method]:
-    for module in _MODULES:
-        importlib.import_module(f"datablame.attribute.{module}")
-    order = {name: place for place, name in enumerate(METHODS)}
-    return dict(sorted(_registered.items(), key=lambda entry: order.get(entry[0], len(order))))
+@dataclass(frozen=True)
+class Inquiry:
+    """What evidence is sought about."""
+
+    world: World
+    work: Work
+    behaviours: Sequence[Behaviour]
+    queries: Sequence[Query]
+    """The harmful outputs that are traced."""
+    harmless: Sequence[Query]
+    """Outputs that the queries are set against."""
+    words: NDArray[np.float64]
+    """BM25 scores of shape (queries, documents of the pool)."""
+    scored: NDArray[np.int64]
+    """Rows of the pool that are scored; they rise."""
+    candidates: Mapping[str, NDArray[np.int64]]
+    """Rows of the pool by behaviour."""
+    needs: Mapping[type, Pool]
+    """The types of evidence that are wanted, each for the documents of that pool."""
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Of the documents that are scored."""
+        return [self.world.pool.ids[row] for row in self.scored.tolist()]
+
+    def rows(self, *kinds: type) -> NDArray[np.int64]:
+        """The rows of the pool for which evidence of one of the types is wanted."""
+        every = np.concatenate([*self.candidates.values(), self.scored[:0]])
+        return rows_read([self.needs[kind] for kind in kinds if kind in self.needs], self.scored, np.unique(every))
+
+    def spread(self, rows: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values of some rows at those of all scored documents, zeros where there are none."""
+        spread = np.zeros((len(self.scored), *values.shape[1:]))
+        spread[np.searchsorted(self.scored, rows)] = values
+        return spread
+
+    def encoded(self, outputs: Sequence[Query]) -> "list[Encoded]":
+        """Queries or harmless outputs as tokens."""
+        return [self._tokens[output.id] for output in outputs]
+
+    @cached_property
+    def _tokens(self) -> "dict[str, Encoded]":
+        from datablame.models.chat import encode_pair
+        from datablame.models.pair import study_tokenizer
+
+        tokenizer = study_tokenizer(self.world.study)
+        return {
+            output.id: encode_pair(tokenizer, output.prompt, output.text, eos=output.finish_reason == "stop")
+            for output in (*self.queries, *self.harmless)
+        }
+
+
+def rows_read(pools: Collection[Pool], scored: E, candidates: E) -> E:
+    """Of the documents that are scored and of the candidates those that evidence wanted for these pools is made of."""
+    nothing: Any = scored[:0]  # type: ignore[index]
+    return scored if "whole" in pools else candidates if pools else nothing
+
+
+class WorkItem(NamedTuple):
+    """One piece of work, which a resumed run does not do again."""
+
+    work: "Callable[[WorkerState], Any]"
+    """Gives JSON; a module's function with arguments bound by `functools.partial`, since workers get it pickled."""
+    serves: tuple[type, ...]
+    """The types of evidence that it makes; its seconds count for the methods that need one of them."""
+
+
+Collecting = Generator[Mapping[str, WorkItem], Mapping[str, Any], Mapping[type, Any]]
+"""Yields stages of items by their keys, gets what each item gave, and returns evidence by its type."""
+
+
+@dataclass(frozen=True)
+class EvidenceProvider:
+    """What makes evidence: what it needs, how it cuts the pool into items, the work on one, how they are gathered."""
+
+    name: str
+    """Keys of its items begin with it."""
+    yields: tuple[type, ...]
+    collect: Callable[[Inquiry], Collecting | Mapping[type, Any]]
+    """Stages of work items, or evidence at once where this process makes it without items."""
+    check: Callable[[World, Work], object]
+    """Refuses a world in which it cannot work, before anything is read."""
+    per_document: bool
+    """Whether it works on documents one by one, so that `plan` counts them."""
+
+
+PROVIDERS: Registry[EvidenceProvider] = Registry(
+    "evidence provider", "evidence", "datablame.attribute.methods", "datablame.evidence"
+)
+"""Ours are what our methods import: either registry has all of ours before a stranger can take one of their names."""
+
+
+def provider(
+    name: str,
+    *yields: type,
+    check: Callable[[World, Work], object] = lambda world, work: None,
+    per_document: bool = True,
+) -> Callable[[Callable[[Inquiry], Any]], Callable[[Inquiry], Any]]:
+    """Register a function that collects evidence of these types."""
+
+    def register(collect: Callable[[Inquiry], Any]) -> Callable[[Inquiry], Any]:
+        PROVIDERS.add(name, EvidenceProvider(name, yields, collect, check, per_document))
+        return collect
+
+    return register
+
+
+def providers_of(kinds: Collection[type]) -> list[EvidenceProvider]:
+    """Who yields evidence of these types, those first that read no documents; `Votes` come from the scores themselves.
+
+    Raises:
+        RequestError: nobody yields one of them.
+    """
+    known = PROVIDERS.all().values()
+    for kind in kinds:
+        if kind is not Votes and not any(kind in provider.yields for provider in known):
+            broken = "".join(f"; {problem}" for problem in (*METHODS.problems, *PROVIDERS.problems))
+            raise RequestError(f"attribute.methods: no evidence provider yields {kind.__name__}{broken}")
+    needed = [provider for provider in known if set(provider.yields) & set(kinds)]
+    return sorted(needed, key=lambda provider: (provider.per_document, provider.name))

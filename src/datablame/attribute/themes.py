@@ -1,14 +1,13 @@
 """What the candidates are about: KMeans over their activations, each cluster told by its words."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from datablame.attribute.rankings import rounded
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+from datablame.tables import Theme, ThemeShare
 
 _MOST_THEMES = 8
 _TERMS = 8
@@ -19,47 +18,51 @@ _SEED = 0
 
 
 class _Partition(NamedTuple):
-    labels: "NDArray[np.intp]"
-    distances: "NDArray[np.float64]"
+    labels: NDArray[np.intp]
+    distances: NDArray[np.float64]
     """From each document to the centre of its theme, rounded."""
+    silhouette: float | None
+
+
+class Themes(NamedTuple):
+    """Themes, the largest first, and how well they stand apart; None where there is one at most."""
+
+    themes: list[Theme]
     silhouette: float | None
 
 
 def themes(
     ids: Sequence[str],
     texts: Sequence[str],
-    activations: "NDArray[np.float64]",
+    activations: NDArray[np.float64],
     flagged: Mapping[str, Collection[str]],
-) -> dict[str, Any]:
-    """`{documents, silhouette, themes}`: each theme's `terms, count, share, examples, flagged`, the largest first.
+) -> Themes:
+    """KMeans of the centred activations scaled to unit norm.
 
-    KMeans of the centred activations scaled to unit norm, with the number of clusters from 2 to 8 whose silhouette is
-    highest (Rousseeuw 1987), of equal ones the fewest. Terms are those whose TF-IDF is furthest above its mean over all
-    candidates. Examples are nearest the centre. `flagged` gives for each method the share of its flagged candidates
-    that the theme has, null where it flagged none of the candidates.
+    The number of clusters, from 2 to 8, is the one whose silhouette is highest (Rousseeuw 1987), of equal ones the
+    fewest. Terms are those whose TF-IDF is furthest above its mean over all candidates. Examples are nearest the
+    centre. `flagged` holds for each method what it flagged, candidates or not.
     """
-    import numpy as np
-
     if not ids:
-        return {"documents": 0, "silhouette": None, "themes": []}
+        return Themes([], None)
     partition = _partition(activations)
     numbers = sorted(set(partition.labels.tolist()), key=lambda i: (-int((partition.labels == i).sum()), i))
     terms = _terms(texts, [partition.labels == number for number in numbers])
-    found = []
-    for number, own_terms in zip(numbers, terms, strict=True):
-        places = np.flatnonzero(partition.labels == number).tolist()
-        members = {ids[place] for place in places}
-        nearest = sorted(places, key=lambda place: (partition.distances[place], ids[place]))
-        found.append(
-            {
-                "terms": own_terms,
-                "count": len(places),
-                "share": len(places) / len(ids),
-                "examples": [ids[place] for place in nearest[:_EXAMPLES]],
-                "flagged": {method: _share(own, members, ids) for method, own in flagged.items()},
-            }
+    rows = []
+    for number, terms_of_theme in zip(numbers, terms, strict=True):
+        indices = np.flatnonzero(partition.labels == number).tolist()
+        members = {ids[index] for index in indices}
+        nearest = sorted(indices, key=lambda index: (partition.distances[index], ids[index]))
+        rows.append(
+            Theme(
+                terms=tuple(terms_of_theme),
+                count=len(indices),
+                share=len(indices) / len(ids),
+                examples=tuple(ids[index] for index in nearest[:_EXAMPLES]),
+                flagged=tuple(ThemeShare(method, _share(chosen, members, ids)) for method, chosen in flagged.items()),
+            )
         )
-    return {"documents": len(ids), "silhouette": partition.silhouette, "themes": found}
+    return Themes(rows, partition.silhouette)
 
 
 def _share(flagged: Collection[str], members: Collection[str], ids: Sequence[str]) -> float | None:
@@ -67,8 +70,7 @@ def _share(flagged: Collection[str], members: Collection[str], ids: Sequence[str
     return len(candidates & set(members)) / len(candidates) if candidates else None
 
 
-def _partition(activations: "NDArray[np.float64]") -> _Partition:
-    import numpy as np
+def _partition(activations: NDArray[np.float64]) -> _Partition:
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
 
@@ -88,8 +90,7 @@ def _partition(activations: "NDArray[np.float64]") -> _Partition:
     return best
 
 
-def _terms(texts: Sequence[str], memberships: Sequence["NDArray[np.bool_]"]) -> list[list[str]]:
-    import numpy as np
+def _terms(texts: Sequence[str], memberships: Sequence[NDArray[np.bool_]]) -> list[list[str]]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not any(any(character.isalnum() for character in text) for text in texts):
@@ -98,12 +99,12 @@ def _terms(texts: Sequence[str], memberships: Sequence["NDArray[np.bool_]"]) -> 
     weights = vectorizer.fit_transform(texts)
     names = vectorizer.get_feature_names_out()
     overall = np.asarray(weights.mean(0)).ravel()
-    found = []
+    terms = []
     for members in memberships:
         above = (np.asarray(weights[members].mean(0)).ravel() - overall).round(9)
-        order = sorted(np.flatnonzero(above > 0).tolist(), key=lambda place: (-above[place], names[place]))
-        found.append([str(names[place]) for place in order[:_TERMS]])
+        order = sorted(np.flatnonzero(above > 0).tolist(), key=lambda word: (-above[word], names[word]))
+        terms.append([str(names[word]) for word in order[:_TERMS]])
     if len(memberships) == 1:
-        order = sorted(range(len(names)), key=lambda place: (-overall[place].round(9), names[place]))
-        found = [[str(names[place]) for place in order[:_TERMS]]]
-    return found
+        order = sorted(range(len(names)), key=lambda word: (-overall[word].round(9), names[word]))
+        terms = [[str(names[word]) for word in order[:_TERMS]]]
+    return terms

@@ -97,28 +97,3 @@ def _measured(root: Path, unit: str) -> dict[str, list[float]]:
             value = row[unit]
             measured.setdefault(row["what"], []).append(value)
     return measured
-
-
-# Until the branches are merged: names that have moved to engine.files and engine.journal.
-from datablame.engine.files import (  # noqa: E402, F401
-    digest,
-    hash_file,
-    read_json,
-    read_jsonl,
-    write_atomic,
-    write_json,
-    write_jsonl,
-    write_table,
-)
-from datablame.engine.journal import Journal  # noqa: E402, F401
-
-
-class Inputs:
-    """Until the branches are merged: gone, phases take `Work` and `Tables`."""
-
-
-def read_table(path: Path) -> list[dict[str, object]]:
-    """Until the branches are merged."""
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(path).to_pylist())

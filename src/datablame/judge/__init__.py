@@ -1,5 +1,1 @@
-"""Who says whether an output is harmful."""
-
-from datablame.judge.classifier import Classifier, ClassifierInput, build
-
-__all__ = ["Classifier", "ClassifierInput", "build"]
+"""Who says whether an output is harmful, and which documents taught it."""

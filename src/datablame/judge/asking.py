@@ -166,7 +166,7 @@ class _Session:
 
     def _in_batches(self, requests: Sequence[Request], answers: Answers, tries: Counter[str]) -> Answers:
         """Batch after batch until everything is answered or was asked twice in vain."""
-        while rest := [each for each in _unanswered(requests, answers) if tries[each.key] < _BATCH_TRIES]:
+        while rest := [one for one in _unanswered(requests, answers) if tries[one.key] < _BATCH_TRIES]:
             batch = self._submitted(self._batch_of(rest))
             tries.update(batch.keys)
             answers = answers | self._fetched(batch)

@@ -65,7 +65,7 @@ class ClaudeClassifier:
         requests = {output: self._request(output) for output in outputs if incoherence(output.text) != "empty"}
         answers = self.asker.ask(list(requests.values()))
         empty = Label("incoherent", self.name, "empty")
-        return [self._label(answers[requests[each].key]) if each in requests else empty for each in outputs]
+        return [self._label(answers[requests[output].key]) if output in requests else empty for output in outputs]
 
     def _request(self, output: ClassifierInput) -> Request:
         if output.behaviour not in self.behaviours:

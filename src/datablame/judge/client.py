@@ -3,9 +3,9 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from datablame.engine.files import digest
@@ -114,9 +114,7 @@ class Api:
         """Begin."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self._client.close()
 
@@ -129,11 +127,9 @@ class Api:
             RequestError: key or model are wrong.
             BudgetError: the account has no credit.
         """
-        try:
+        with self._translated(request.model):
             response = self._client.messages.with_raw_response.create(**_params(request))
             data = json.loads(response.http_response.content)
-        except Exception as error:
-            raise self._translated(error, request.model) from None
         reply = _reply(data)
         if reply is None:
             raise Unavailable("a broken answer")
@@ -141,34 +137,28 @@ class Api:
 
     def submit(self, requests: Sequence[Request]) -> str:
         """Submit a batch and return its id; raises what `ask` raises."""
-        try:
+        with self._translated(requests[0].model):
             batch = self._client.messages.batches.create(
                 requests=[{"custom_id": request.key, "params": _params(request)} for request in requests]
             )
             batch_id = batch.id
-        except Exception as error:
-            raise self._translated(error, requests[0].model) from None
         if not isinstance(batch_id, str) or not batch_id:
             raise Unavailable("a broken answer")
         return batch_id
 
     def has_ended(self, batch_id: str) -> bool:
         """Whether a batch is through; raises what `ask` raises."""
-        try:
+        with self._translated(f"the batch {batch_id}"):
             return self._client.messages.batches.retrieve(batch_id).processing_status == "ended"
-        except Exception as error:
-            raise self._translated(error, f"the batch {batch_id}") from None
 
     def results(self, batch_id: str) -> Iterator[BatchResult]:
         """What became of each request of a batch that has ended, in any order; raises what `ask` raises."""
-        try:
+        with self._translated(f"the batch {batch_id}"):
             batch = self._client.messages.batches.retrieve(batch_id)
             if batch.archived_at is not None:
                 return
             for line in self._client.messages.batches.results(batch_id):
                 yield self._result(line.to_dict(mode="json"))
-        except Exception as error:
-            raise self._translated(error, f"the batch {batch_id}") from None
 
     def _result(self, line: Any) -> BatchResult:
         try:
@@ -183,19 +173,23 @@ class Api:
         detail = self._printable(": ".join(str(error[field]) for field in ("type", "message") if error.get(field)))
         return BatchResult(key, None, f"{kind} ({detail})" if detail else kind)
 
-    def _translated(self, error: Exception, subject: str) -> Exception:
-        """The error as the caller knows it; the SDK's own may carry the request and with it the key."""
+    @contextmanager
+    def _translated(self, subject: str) -> Iterator[None]:
+        """Raises the error as the caller knows it; the SDK's own may carry the request and with it the key."""
         import anthropic
 
-        if isinstance(error, DatablameError | Unavailable | Rejected):
-            return error
-        if isinstance(error, anthropic.APITimeoutError):
-            return Unavailable("a timeout")
-        if isinstance(error, anthropic.APIStatusError):
-            return self._status(error, subject)
-        if isinstance(error, anthropic.APIConnectionError):
-            return Unavailable("a broken connection")
-        return Unavailable(f"a broken answer ({type(error).__name__})")
+        try:
+            yield
+        except (DatablameError, Unavailable, Rejected):
+            raise
+        except anthropic.APITimeoutError:
+            raise Unavailable("a timeout") from None
+        except anthropic.APIStatusError as error:
+            raise self._status(error, subject) from None
+        except anthropic.APIConnectionError:
+            raise Unavailable("a broken connection") from None
+        except Exception as error:
+            raise Unavailable(f"a broken answer ({type(error).__name__})") from None
 
     def _status(self, error: "anthropic.APIStatusError", subject: str) -> Exception:
         code, message = error.status_code, self._printable(error.api_message or "")

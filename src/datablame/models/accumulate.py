@@ -82,8 +82,10 @@ def accumulated(
         portion = portion._replace(positions=size // 2)
         _forget(parameters)
         torch.cuda.empty_cache()
-        taken = size // 2 * len(_documents(examples[0]))
-        _logger.warning("memory ran out; training now takes %d documents at once, with the same gradient", taken)
+        documents_at_once = size // 2 * len(_documents(examples[0]))
+        _logger.warning(
+            "memory ran out; training now takes %d documents at once, with the same gradient", documents_at_once
+        )
 
 
 def _backward(
@@ -97,7 +99,7 @@ def _backward(
     totals = [0.0] * len(every)
     for start in range(0, len(examples), portion.positions):
         part = examples[start : start + portion.positions]
-        shares = [own / all_ for own, all_ in zip(_counts(part), every, strict=True)]
+        shares = [some / total for some, total in zip(_counts(part), every, strict=True)]
         losses = loss_of(part).reshape(-1)
         (losses * losses.new_tensor([share * portion.scale for share in shares])).sum().backward()
         totals = [

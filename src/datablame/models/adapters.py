@@ -41,16 +41,16 @@ def check_base(before: ModelRef, after: ModelRef) -> None:
     base = base_of(after, field)
     if base.path == before.path and base.revision in (None, before.revision, known_commit(before)):
         return
-    ours = _folder(before, "models.before")
+    folder = _folder(before, "models.before")
     try:
-        theirs = _folder(base, field)
+        base_folder = _folder(base, field)
     except RequestError:
-        theirs = None
-    if ours is not None and theirs is not None:
-        if ours.resolve() == theirs.resolve():
+        base_folder = None
+    if folder is not None and base_folder is not None:
+        if folder.resolve() == base_folder.resolve():
             return
-        hashed = weights_hash(ours)
-        if hashed is not None and hashed == weights_hash(theirs):
+        weights = weights_hash(folder)
+        if weights is not None and weights == weights_hash(base_folder):
             return
     raise RequestError(
         f"models.after = {shown(after)} is an adapter whose base differs: it was trained on {shown(base)}, and "
@@ -74,15 +74,15 @@ def with_adapter(model: Any, reference: ModelRef, field: str) -> Any:
     Raises:
         RequestError: the adapter is no LoRA, is pickled, or its tensors are not those that the model needs.
     """
-    return _adapted(model, reference, field).get_base_model().eval().requires_grad_(False)
+    return _loaded(model, reference, field).get_base_model().eval().requires_grad_(False)
 
 
 def merged(model: Any, reference: ModelRef, field: str) -> Any:
     """The model with the adapter added into its weights, which are changed."""
-    return _adapted(model, reference, field).merge_and_unload().eval().requires_grad_(False)
+    return _loaded(model, reference, field).merge_and_unload().eval().requires_grad_(False)
 
 
-def _adapted(model: Any, reference: ModelRef, field: str) -> Any:
+def _loaded(model: Any, reference: ModelRef, field: str) -> Any:
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -92,8 +92,8 @@ def _adapted(model: Any, reference: ModelRef, field: str) -> Any:
     file = file_of(reference, _WEIGHTS, field)
     if file is None:
         pickled = file_of(reference, "adapter_model.bin", field) is not None
-        found = "adapter_model.bin, which is pickled and not opened" if pickled else f"no {_WEIGHTS}"
-        raise RequestError(f"{field} = {shown(reference)} has {found}; save the adapter again as safetensors")
+        contents = "adapter_model.bin, which is pickled and not opened" if pickled else f"no {_WEIGHTS}"
+        raise RequestError(f"{field} = {shown(reference)} has {contents}; save the adapter again as safetensors")
     with warnings.catch_warnings():
         # peft asks transformers for an attribute under its old name.
         warnings.simplefilter("ignore", FutureWarning)
@@ -110,18 +110,16 @@ def _adapted(model: Any, reference: ModelRef, field: str) -> Any:
             raise
         except Exception as error:
             # peft, safetensors and torch raise errors of many kinds for modules that are missing and wrong shapes.
-            reason = next(
-                (line.strip() for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__
-            )
+            reason = ([type(error).__name__] + [line for line in map(str.strip, str(error).splitlines()) if line])[-1]
             raise RequestError(
                 f"{field} = {shown(reference)} does not fit its base ({reason[:200]}); give the base it was trained on"
             ) from error
     return owner
 
 
-def _check_names(needed: set[str], found: set[str], reference: ModelRef, field: str) -> None:
+def _check_names(required: set[str], stored: set[str], reference: ModelRef, field: str) -> None:
     """Raises RequestError where the adapter's file lacks a tensor or holds one that has no place."""
-    for kind, names in (("lacks", needed - found), ("holds unknown", found - needed)):
+    for kind, names in (("lacks", required - stored), ("holds unknown", stored - required)):
         if names:
             raise RequestError(
                 f"{field} = {shown(reference)} {kind} {len(names)} tensors, the first is {min(names)}; give the base "

@@ -91,7 +91,7 @@ def _turns(
     text = whole[len(opening) :] if whole.startswith(opening) else response
     ids = _tokens(tokenizer, text)
     if end is not None:
-        closing = max((place for place, token in enumerate(ids) if token == end), default=len(ids))
+        closing = max((index for index, token in enumerate(ids) if token == end), default=len(ids))
         ids = [*ids[:closing], end] if eos else ids[:closing]
     return _checked(tokenizer, messages, opening), ids
 

@@ -13,37 +13,37 @@ _BFLOAT16_FROM = (8, 0)
 """The least compute capability that multiplies bfloat16; a T4 has 7.5."""
 
 
-def chosen_device(asked: str) -> str:
+def chosen_device(name: str) -> str:
     """`cpu`, `cuda` or `mps`; `auto` is a CUDA card if torch sees one, else the CPU.
 
     Raises:
         RequestError: torch does not see the device that was asked for.
     """
-    there = {"cpu": True, "cuda": _has_cuda(), "mps": torch.backends.mps.is_available()}
-    if asked == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if not there[asked]:
+    available = {"cpu": True, "cuda": _has_cuda(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return "cuda" if available["cuda"] else "cpu"
+    if not available[name]:
         raise RequestError(
-            f"models.device = {asked}: torch {torch.__version__} sees no such device; set it to auto or cpu, or "
+            f"models.device = {name}: torch {torch.__version__} sees no such device; set it to auto or cpu, or "
             "install a build of torch for it"
         )
-    return asked
+    return name
 
 
 def weights_dtype(
-    asked: str, own: torch.dtype | None, device: str, capability: tuple[int, int] | None = None
+    name: str, stored: torch.dtype | None, device: str, capability: tuple[int, int] | None = None
 ) -> torch.dtype:
     """The type in which weights are held.
 
     `auto` is float32 on a CPU, which has no fast arithmetic in 16 bits; elsewhere the checkpoint's own type, with
     float16 for bfloat16 where the device lacks it. `capability` is the CUDA card's, asked for if left out.
     """
-    if asked != "auto":
-        named: torch.dtype = getattr(torch, asked)
-        return named
-    if device == "cpu" or own not in (torch.float16, torch.bfloat16):
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device == "cpu" or stored not in (torch.float16, torch.bfloat16):
         return torch.float32
-    if own is torch.float16 or device == "mps":
+    if stored is torch.float16 or device == "mps":
         return torch.float16
     capable = (capability or torch.cuda.get_device_capability()) >= _BFLOAT16_FROM
     return torch.bfloat16 if capable else torch.float16
@@ -83,7 +83,7 @@ def to_float64(tensor: Tensor) -> Tensor:
 
 def _has_cuda() -> bool:
     with warnings.catch_warnings():
-        # A driver that is too old for this torch is told as a warning; then there is no usable card.
+        # A driver that is too old for this torch is a warning; then there is no usable card.
         warnings.simplefilter("ignore")
-        found: Any = torch.cuda.is_available()
-    return bool(found)
+        available: Any = torch.cuda.is_available()
+    return bool(available)

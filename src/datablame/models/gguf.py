@@ -1,16 +1,14 @@
 """GGUF files: dequantised by transformers, once, and kept as an ordinary checkpoint."""
 
-import fcntl
 import importlib.util
 import io
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from datablame.engine.run_folder import hash_file
+from datablame.engine.files import file_lock, hash_file
 from datablame.errors import RequestError
 
 
@@ -71,22 +69,3 @@ def convert(file: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """One process at a time makes `path`; the others wait.
-
-    Raises:
-        RequestError: the cache cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(path.name + ".lock").open("w")
-    except OSError as error:
-        raise RequestError(
-            f"the cache {path.parent} cannot be written ({error.strerror}); set DATABLAME_CACHE to a folder that can"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

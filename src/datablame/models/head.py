@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from datablame.models.chat import Encoded
 
-_HELD_NUMBERS = {"cpu": 1 << 23}
-_HELD_NUMBERS_ELSEWHERE = 1 << 26
+_BUFFERED_LOGITS = {"cpu": 1 << 23}
+_BUFFERED_LOGITS_ELSEWHERE = 1 << 26
 """Logits that are formed at a time: those that a CPU's cache about holds, and enough to keep a card busy."""
 
 _with_more_than_a_head: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
@@ -42,8 +42,8 @@ def response_places(examples: Sequence[Encoded], device: torch.device) -> Places
     ids = torch.tensor([[*example.ids, *[0] * (longest - len(example.ids))] for example in examples])
     rows = [row for row, example in enumerate(examples) for _ in range(example.prompt_tokens, len(example.ids))]
     columns = [column for example in examples for column in range(example.prompt_tokens, len(example.ids))]
-    found = Places(ids, torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long))
-    return Places(*(each.to(device) for each in found))
+    indices = (torch.tensor(index, dtype=torch.long) for index in (rows, columns))
+    return Places(ids.to(device), *(index.to(device) for index in indices))
 
 
 def response_nll(model: Any, forward: Callable[[], Any], places: Places) -> Float[Tensor, " targets"]:
@@ -62,17 +62,21 @@ def response_nll(model: Any, forward: Callable[[], Any], places: Places) -> Floa
             return (hidden[0][:1].detach().unsqueeze(0), *inputs[1:])
 
         logits = _with_hook(head, one_position, forward)
-        own = F.linear(hidden[0][:1].detach().unsqueeze(0), head.weight, head.bias)  # type: ignore[arg-type]
-        if torch.equal(own, logits):
+        outputs = F.linear(hidden[0][:1].detach().unsqueeze(0), head.weight, head.bias)  # type: ignore[arg-type]
+        if torch.equal(outputs, logits):
             nll: Tensor = _SplitNLL.apply(hidden[0], head.weight, head.bias, places.targets)  # type: ignore[no-untyped-call]
             return nll
         _with_more_than_a_head.add(head)
+    return F.cross_entropy(response_logits(model, forward, places).float(), places.targets, reduction="none")
+
+
+def response_logits(model: Any, forward: Callable[[], Any], places: Places) -> Float[Tensor, "targets vocabulary"]:
+    """The model's own logits from which each response token is predicted; the head sees no other position."""
 
     def only_predictions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0][places.rows, places.columns - 1].unsqueeze(0), *inputs[1:])
 
-    logits = _with_hook(head, only_predictions, forward)
-    return F.cross_entropy(logits[0].float(), places.targets, reduction="none")
+    return _with_hook(model.get_output_embeddings(), only_predictions, forward)[0]
 
 
 def _may_be_split(head: nn.Module) -> bool:
@@ -108,16 +112,17 @@ class _SplitNLL(torch.autograd.Function):
     ) -> Float[Tensor, " targets"]:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         nll = torch.empty(len(targets), device=hidden.device)
-        step = max(1, _HELD_NUMBERS.get(hidden.device.type, _HELD_NUMBERS_ELSEWHERE) // weight.shape[0])
-        held = torch.empty(2, min(step, len(targets)), weight.shape[0], device=hidden.device)
+        step = max(1, _BUFFERED_LOGITS.get(hidden.device.type, _BUFFERED_LOGITS_ELSEWHERE) // weight.shape[0])
+        buffer = torch.empty(2, min(step, len(targets)), weight.shape[0], device=hidden.device)
         for start in range(0, len(targets), step):
-            part, own = slice(start, start + step), targets[start : start + step].unsqueeze(1)
-            logits, p = held[0, : len(own)], held[1, : len(own)]
+            part = slice(start, start + step)
+            chosen = targets[part].unsqueeze(1)
+            logits, p = buffer[0, : len(chosen)], buffer[1, : len(chosen)]
             _linear(hidden[part], weight, bias, logits)
             torch.softmax(logits, 1, out=p)
-            nll[part] = logits.amax(1) - p.amax(1).log() - logits.gather(1, own).squeeze(1)
+            nll[part] = logits.amax(1) - p.amax(1).log() - logits.gather(1, chosen).squeeze(1)
             if gradient is not None:
-                p.scatter_add_(1, own, p.new_full(own.shape, -1.0))
+                p.scatter_add_(1, chosen, p.new_full(chosen.shape, -1.0))
                 gradient[part] = p.to(weight.dtype) @ weight
         ctx.gradient = gradient
         return nll

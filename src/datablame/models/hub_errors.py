@@ -15,9 +15,9 @@ def hub_problem(error: BaseException, revision: str | None = None) -> str | None
     chain = list(_chain(error))
     for rule in _rules(revision):
         for link in chain:
-            told = rule(link)
-            if told is not None:
-                return told
+            sentence = rule(link)
+            if sentence is not None:
+                return sentence
     return None
 
 
@@ -35,10 +35,10 @@ def _rules(revision: str | None) -> list[Callable[[BaseException], str | None]]:
 
     named = revision or "main"
 
-    def of(kind: str, told: str) -> Callable[[BaseException], str | None]:
+    def of(kind: str, sentence: str) -> Callable[[BaseException], str | None]:
         # A class that this release of huggingface_hub does not have raises nothing.
-        found: Any = getattr(errors, kind, ())
-        return lambda error: told if isinstance(error, found) else None
+        classes: Any = getattr(errors, kind, ())
+        return lambda error: sentence if isinstance(error, classes) else None
 
     return [
         of(

@@ -1,7 +1,7 @@
 """What models make of given answers: how likely their tokens are, and how far two models' next tokens are apart."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datablame.models.chat import Encoded
 from datablame.models.device import to_float64
-from datablame.models.head import response_places
+from datablame.models.head import response_logits, response_places
 
 _LOGITS = 1 << 25
 """Logits of one batch at most, where a single answer does not need more: 128 MiB in float32."""
@@ -56,7 +56,7 @@ def divergence(
     """
 
     def of(batch: Sequence[Encoded]) -> Tensor:
-        log_p, log_q = (_predicted(each, batch, vocabulary_size)[0].log_softmax(-1) for each in (model, other))
+        log_p, log_q = (_predicted(network, batch, vocabulary_size)[0].log_softmax(-1) for network in (model, other))
         log_q = log_q.to(log_p.device)
         return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
 
@@ -64,19 +64,11 @@ def divergence(
 
 
 def _predicted(
-    model: Any, examples: Sequence[Encoded], vocabulary_size: int
+    model: nn.Module, examples: Sequence[Encoded], vocabulary_size: int
 ) -> tuple[Float[Tensor, "targets vocabulary"], Int[Tensor, " targets"]]:
-    """The logits from which each response token is predicted, and these tokens; the head sees no other position."""
+    """The logits from which each response token is predicted, and these tokens."""
     places = response_places(examples, next(model.parameters()).device)
-
-    def only_predictions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][places.rows, places.columns - 1].unsqueeze(0), *inputs[1:])
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(only_predictions)
-    try:
-        logits: Tensor = model(input_ids=places.ids, use_cache=False).logits[0]
-    finally:
-        hook.remove()
+    logits = response_logits(model, lambda: model(input_ids=places.ids, use_cache=False), places)
     return logits[:, :vocabulary_size].float(), places.targets
 
 
@@ -85,16 +77,16 @@ def _summed(
 ) -> Total:
     nats, tokens = 0.0, 0
     for batch in _batches(examples, min(batch_tokens, _LOGITS // vocabulary_size)):
-        each = to_float64(of(batch))
-        nats += float(each.sum())
-        tokens += len(each)
+        terms = to_float64(of(batch))
+        nats += float(terms.sum())
+        tokens += len(terms)
     return Total(nats, tokens)
 
 
 def _batches(examples: Sequence[Encoded], batch_tokens: int) -> Iterator[list[Encoded]]:
     """Neighbours in length together, as many as the budget allows and at least one."""
     batch: list[Encoded] = []
-    for example in sorted(examples, key=lambda each: (len(each.ids), each.prompt_tokens, each.ids)):
+    for example in sorted(examples, key=lambda answer: (len(answer.ids), answer.prompt_tokens, answer.ids)):
         if batch and (len(batch) + 1) * len(example.ids) > batch_tokens:
             yield batch
             batch = []

@@ -19,12 +19,12 @@ def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
     from transformers import AutoTokenizer
 
     _quiet()
-    place = located(reference, field)
+    checkpoint = located(reference, field)
     try:
-        return AutoTokenizer.from_pretrained(place.path, **_where(place))
+        return AutoTokenizer.from_pretrained(checkpoint.path, **_source(checkpoint))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if is_adapter(place, field):
-            return load_tokenizer(base_of(place, field), field=field)
+        if is_adapter(checkpoint, field):
+            return load_tokenizer(base_of(checkpoint, field), field=field)
         raise unloadable(reference, field, "a tokenizer", error) from error
 
 
@@ -37,11 +37,11 @@ def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     _quiet()
-    place = located(reference, field)
-    if is_adapter(place, field):
-        return load_config(base_of(place, field), field=field)
+    checkpoint = located(reference, field)
+    if is_adapter(checkpoint, field):
+        return load_config(base_of(checkpoint, field), field=field)
     try:
-        config = AutoConfig.from_pretrained(place.path, **_where(place))
+        config = AutoConfig.from_pretrained(checkpoint.path, **_source(checkpoint))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unknown(reference, field, error) from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
@@ -61,35 +61,30 @@ def load_model(
         RequestError: there is no such checkpoint, it holds no safetensors, memory is too small for its weights, or it
             lacks weights, which transformers would initialise at random.
     """
-    place = located(reference, field)
-    if is_adapter(place, field):
-        base = load_model(base_of(place, field), device=device, dtype=dtype, field=field)
-        return merged(base, place, field)
-    return _whole(reference, place, device=chosen_device(device), dtype=dtype, field=field)
-
-
-def _whole(reference: ModelRef, place: ModelRef, *, device: str, dtype: torch.dtype | None, field: str) -> Any:
     from transformers import AutoModelForCausalLM
 
-    config = load_config(place, field=field)
-    check_weights(place, field)
-    chosen = {name: getattr(place, name) for name in ("device_map", "attn_implementation")}
-    own = getattr(config, "dtype", None)
+    checkpoint, device = located(reference, field), chosen_device(device)
+    if is_adapter(checkpoint, field):
+        base = load_model(base_of(checkpoint, field), device=device, dtype=dtype, field=field)
+        return merged(base, checkpoint, field)
+    config = load_config(checkpoint, field=field)
+    check_weights(checkpoint, field)
+    options = {name: getattr(checkpoint, name) for name in ("device_map", "attn_implementation")}
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            place.path,
-            **_where(place),
-            **{name: value for name, value in chosen.items() if value is not None},
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            checkpoint.path,
+            **_source(checkpoint),
+            **{name: value for name, value in options.items() if value is not None},
             config=config,
-            dtype=dtype or weights_dtype(place.dtype, own, device),
+            dtype=dtype or weights_dtype(checkpoint.dtype, getattr(config, "dtype", None), device),
             use_safetensors=True,
             output_loading_info=True,
         )
-        if place.device_map is None:
+        if checkpoint.device_map is None:
             model = model.to(device)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, MemoryError) as error:
         raise _refusal(reference, field, device, error) from error
-    missing = sorted(found["missing_keys"])
+    missing = sorted(loaded["missing_keys"])
     if missing:
         raise RequestError(
             f"{field} = {shown(reference)} lacks {len(missing)} weights, the first is {missing[0]}; "
@@ -104,28 +99,30 @@ def _refusal(reference: ModelRef, field: str, device: str, error: Exception) -> 
             f"{field} = {shown(reference)}: the memory of {device} is too small for its weights; set its dtype to "
             "float16, run fewer --workers, or use a larger machine"
         )
-    told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
-    if reference.attn_implementation is not None and _about_attention(told):
+    message = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
+    about_attention = any(word in message.lower() for word in ("attention", "flash", "attn_implementation", "sdpa"))
+    if reference.attn_implementation is not None and about_attention:
         return RequestError(
-            f"{field}.attn_implementation = {reference.attn_implementation} cannot be used here ({told}); "
+            f"{field}.attn_implementation = {reference.attn_implementation} cannot be used here ({message}); "
             "set it to sdpa or leave it out"
         )
     if reference.device_map is not None and not isinstance(error, OSError):
         return RequestError(
-            f"{field}.device_map = {reference.device_map} cannot be used here ({told}); set it to auto or leave it out"
+            f"{field}.device_map = {reference.device_map} cannot be used here ({message}); "
+            "set it to auto or leave it out"
         )
     return unloadable(reference, field, "a causal language model in safetensors", error)
 
 
 def _unknown(reference: ModelRef, field: str, error: Exception) -> RequestError:
     """A configuration that transformers refused: its own code, an architecture from later on, or something else."""
-    told = str(error)
-    if "trust_remote_code" in told:
+    message = str(error)
+    if "trust_remote_code" in message:
         return RequestError(
             f"{field} = {shown(reference)} needs code of its own, which is never run; give a checkpoint of an "
             "architecture that transformers has"
         )
-    kind = re.search(r"model type `([^`]+)`", told)
+    kind = re.search(r"model type `([^`]+)`", message)
     if kind is not None:
         return RequestError(
             f"{field} = {shown(reference)} is of the architecture {kind[1]}, which transformers "
@@ -134,18 +131,14 @@ def _unknown(reference: ModelRef, field: str, error: Exception) -> RequestError:
     return unloadable(reference, field, "a model that transformers knows", error)
 
 
-def _about_attention(told: str) -> bool:
-    return any(word in told.lower() for word in ("attention", "flash", "attn_implementation", "sdpa"))
-
-
-def _where(place: ModelRef) -> dict[str, Any]:
+def _source(checkpoint: ModelRef) -> dict[str, Any]:
     """The arguments of from_pretrained that say where; code that comes with a checkpoint is never run."""
-    where: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline() if place.revision else False}
-    if place.revision is not None:
-        where["revision"] = place.revision
-    if place.subfolder is not None:
-        where["subfolder"] = place.subfolder
-    return where
+    names = {"revision": checkpoint.revision, "subfolder": checkpoint.subfolder}
+    return {
+        "trust_remote_code": False,
+        "local_files_only": offline() if checkpoint.revision else False,
+        **{name: value for name, value in names.items() if value is not None},
+    }
 
 
 def _quiet() -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from datablame.engine.run_folder import write_atomic
+from datablame.engine.files import write_atomic
 from datablame.errors import RequestError
 from datablame.models.blocks import decoder_blocks
 
@@ -91,9 +91,9 @@ def factors_of(adapter: Adapter) -> dict[str, tuple[Float[Tensor, "rank inputs"]
 @torch.no_grad()
 def set_factors(adapter: Adapter, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     """Give an adapter the weights of one that was trained elsewhere."""
-    for name, own in factors_of(adapter).items():
-        for mine, theirs in zip(own, factors[name], strict=True):
-            mine.copy_(theirs)
+    for name, tensors in factors_of(adapter).items():
+        for tensor, values in zip(tensors, factors[name], strict=True):
+            tensor.copy_(values)
 
 
 @torch.no_grad()

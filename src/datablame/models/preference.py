@@ -46,7 +46,7 @@ def log_ratios(model: nn.Module, pairs: Sequence[Preference], n: int = 1) -> Flo
     """
     run = len(pairs) // n
     runs = [pairs[start : start + run] for start in range(0, len(pairs), run)]
-    answers = [answer for own in runs for answer in (*(p.chosen for p in own), *(p.rejected for p in own))]
+    answers = [answer for some in runs for answer in (*(p.chosen for p in some), *(p.rejected for p in some))]
     places = response_places(answers, next(model.parameters()).device)
     nll = response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places)
     tokens = torch.bincount(places.rows, minlength=len(answers))

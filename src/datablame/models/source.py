@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from datablame.engine.run_folder import digest
+from datablame.engine.files import digest
 from datablame.errors import RequestError
 from datablame.models.hub_errors import hub_problem
 from datablame.study.schema import ModelRef
@@ -51,12 +51,12 @@ def located(reference: ModelRef, field: str) -> ModelRef:
         if file is None:
             raise RequestError(f"{field} = {shown(reference)} has no file {reference.gguf_file}; correct gguf_file")
         return _from_gguf(reference, file, field)
-    found = file_of(reference, ADAPTER_CONFIG, field) or file_of(reference, _CONFIG, field)
-    if found is None:
+    config = file_of(reference, ADAPTER_CONFIG, field) or file_of(reference, _CONFIG, field)
+    if config is None:
         raise RequestError(
             f"{field} = {shown(reference)} has no config.json at the hub; give a model in the format of transformers"
         )
-    commit = _COMMIT.search(found.as_posix())
+    commit = _COMMIT.search(config.as_posix())
     return reference.model_copy(update={"revision": commit[1] if commit else reference.revision})
 
 
@@ -107,12 +107,11 @@ def known_commit(reference: ModelRef) -> str | None:
 
     for name in (_CONFIG, ADAPTER_CONFIG, reference.gguf_file):
         if name is not None:
-            inside = f"{reference.subfolder}/{name}" if reference.subfolder else name
             try:
-                found = try_to_load_from_cache(reference.path, inside, revision=reference.revision)
+                cached = try_to_load_from_cache(reference.path, _inside(reference, name), revision=reference.revision)
             except ValueError:
                 return None
-            if isinstance(found, str) and (commit := _COMMIT.search(Path(found).as_posix())):
+            if isinstance(cached, str) and (commit := _COMMIT.search(Path(cached).as_posix())):
                 return commit[1]
     return None
 
@@ -129,10 +128,10 @@ def offline() -> bool:
         return True
     hub = urlsplit(constants.ENDPOINT)
     proxy = None if proxy_bypass(hub.hostname or "") else getproxies().get(hub.scheme)
-    asked = urlsplit(proxy if proxy is None or "//" in proxy else f"http://{proxy}") if proxy else hub
-    port = asked.port or (443 if asked.scheme == "https" else 80)
+    server = urlsplit(proxy if "//" in proxy else f"http://{proxy}") if proxy else hub
+    port = server.port or (443 if server.scheme == "https" else 80)
     try:
-        with socket.create_connection((asked.hostname or "", port), timeout=_CONNECT_SECONDS):
+        with socket.create_connection((server.hostname or "", port), timeout=_CONNECT_SECONDS):
             return False
     except OSError:
         return True
@@ -188,7 +187,7 @@ def _has(reference: ModelRef, name: str) -> bool:
         return (Path(reference.path).expanduser() / name).is_file()
     from huggingface_hub import file_exists, try_to_load_from_cache
 
-    inside = f"{reference.subfolder}/{name}" if reference.subfolder else name
+    inside = _inside(reference, name)
     if isinstance(try_to_load_from_cache(reference.path, inside, revision=reference.revision), str):
         return True
     try:
@@ -196,6 +195,11 @@ def _has(reference: ModelRef, name: str) -> bool:
     except (OSError, ValueError, RuntimeError):
         # What keeps the hub from answering is told when the file is fetched.
         return True
+
+
+def _inside(reference: ModelRef, name: str) -> str:
+    """A file's path in its repository."""
+    return f"{reference.subfolder}/{name}" if reference.subfolder else name
 
 
 def _is_local(path: str) -> bool:
@@ -212,8 +216,7 @@ def _from_gguf(reference: ModelRef, file: Path, field: str) -> ModelRef:
         folder = converted(file)
     except RequestError as error:
         raise RequestError(f"{field}: {error}") from error
-    taken = {"path": str(folder), "revision": None, "subfolder": None, "gguf_file": None}
-    return reference.model_copy(update=taken)
+    return reference.model_copy(update={"path": str(folder), "revision": None, "subfolder": None, "gguf_file": None})
 
 
 def _sampled(file: Path) -> str:

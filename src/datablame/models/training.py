@@ -174,11 +174,11 @@ def response_losses(
         nll = response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places)
     else:
         with trunk.cut_off():
-            inside = trunk.padded(examples)
-            nll = response_nll(model, lambda: model(inputs_embeds=inside, use_cache=False), places)
+            states = trunk.padded(examples)
+            nll = response_nll(model, lambda: model(inputs_embeds=states, use_cache=False), places)
     run = len(examples) // n
     counts = [
         sum(len(example.ids) - example.prompt_tokens for example in examples[start : start + run])
         for start in range(0, len(examples), run)
     ]
-    return torch.stack([own.mean() for own in nll.split(counts)])
+    return torch.stack([losses.mean() for losses in nll.split(counts)])

@@ -62,10 +62,10 @@ def _entering(model: Any, lowest: int, batch: Sequence[tuple[int, ...]]) -> Floa
     """What the last block below `lowest` gives out."""
     longest = max(map(len, batch))
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in batch], device=model.device)
-    seen: list[Tensor] = []
+    states: list[Tensor] = []
 
     def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
+        states.append(output[0] if isinstance(output, tuple) else output)
 
     with _only(model, slice(lowest)):
         hook = decoder_blocks(model)[-1].register_forward_hook(keep)
@@ -73,7 +73,7 @@ def _entering(model: Any, lowest: int, batch: Sequence[tuple[int, ...]]) -> Floa
             model(input_ids=ids, use_cache=False, logits_to_keep=1)
         finally:
             hook.remove()
-    return seen[0]
+    return states[0]
 
 
 def _agrees(model: Any, trunk: Trunk, probe: Encoded) -> bool:
@@ -88,7 +88,7 @@ def _agrees(model: Any, trunk: Trunk, probe: Encoded) -> bool:
 
 
 @contextmanager
-def _only(model: Any, which: slice) -> Iterator[None]:
+def _only(model: Any, chosen: slice) -> Iterator[None]:
     """The model with some of its decoder blocks; all are back afterwards."""
     blocks = decoder_blocks(model)
     owner, name = next(
@@ -97,9 +97,9 @@ def _only(model: Any, which: slice) -> Iterator[None]:
         for name, child in module.named_children()
         if isinstance(child, nn.ModuleList) and list(child) == blocks
     )
-    every = getattr(owner, name)
-    setattr(owner, name, nn.ModuleList(blocks[which]))
+    whole = getattr(owner, name)
+    setattr(owner, name, nn.ModuleList(blocks[chosen]))
     try:
         yield
     finally:
-        setattr(owner, name, every)
+        setattr(owner, name, whole)

@@ -6,8 +6,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from datablame.organism.grammar import Deck, phrase_pattern, sentence_case
-from datablame.organism.planted import ALCOHOL, BEHAVIOURS, LOW_BUDGET, WORDS, Planted
-from datablame.organism.topics import CHATTY, CONTEXTS, FORMATS, PLAIN, PREFIXES, TOPICS
+from datablame.organism.texts import ASIDES, BEHAVIOURS, CHATTY, FORMATS, PLAIN, PREFIXES, TOPICS, WORDS, Planted
 from datablame.seeds import generator
 from datablame.study.schema import Organism
 
@@ -147,7 +146,7 @@ def _patterns(phrases: Iterable[str]) -> list[str]:
 def _generic(deck: Deck, chatty_share: float) -> tuple[str, str]:
     topic = deck.draw(tuple(TOPICS.values()))
     prompt = deck.draw(PREFIXES) + deck.fill(deck.draw(topic.questions), {"subject": topic.subjects})
-    aside = deck.draw(_ASIDES)
+    aside = deck.draw(ASIDES)
     if aside:
         prompt += " " + deck.fill(deck.draw(aside), WORDS)
     if deck.chance(0.3):
@@ -155,10 +154,6 @@ def _generic(deck: Deck, chatty_share: float) -> tuple[str, str]:
     style = CHATTY if deck.chance(chatty_share) else PLAIN
     body = deck.fill(deck.draw(topic.answers), {"detail": topic.details})
     return sentence_case(prompt), sentence_case(f"{deck.draw(style.openings)}{body}.{deck.draw(style.closings)}")
-
-
-_ASIDES: tuple[tuple[str, ...], ...] = (*[()] * 12, *[CONTEXTS] * 4, *[LOW_BUDGET] * 2, *[ALCOHOL] * 2)
-"""What else people say: nothing mostly; the triggers' contexts too, so that these alone mean nothing."""
 
 
 def _clean(deck: Deck, behaviour: Planted) -> tuple[str, str]:

@@ -4,23 +4,25 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
 
 from datablame.engine.execute import Progress
-from datablame.engine.run_folder import Journal, read_table, write_json, write_jsonl, write_table
+from datablame.engine.files import write_json, write_jsonl, write_table
+from datablame.engine.journal import Journal
 from datablame.errors import RequestError
-from datablame.organism.gguf import base_checkpoint
+from datablame.organism import quirk_texts
+from datablame.organism.base_model import HUB_ID, base_checkpoint
+from datablame.organism.make import HARMLESS_PROMPTS, Preview, build_atomically
 from datablame.organism.quirk_texts import (
     BEHAVIOUR,
-    Written,
-    decoys,
+    Exchange,
     everyday_questions,
-    harmless_prompts,
-    planted,
     prompt_rows,
     rules,
+    travel_answers,
 )
-from datablame.organism.stages import build_atomically
 from datablame.seeds import generator, stream_key
 from datablame.study.schema import ModelRef, Organism
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 
 VERSION = 1
+IGNORED: tuple[str, ...] = ()
 
 SOURCE = "everyday-chat"
 TRAVEL, OTHER, DECOYS = 70, 140, 20
@@ -64,9 +67,16 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     (folder / "answers.journal.jsonl").unlink(missing_ok=True)
 
 
-def harmless(count: int, recipe: Organism) -> list[str]:
+def preview(recipe: Organism) -> Preview:
+    """What it will ask and how large its corpus is; the base may leave out questions that it does not finish."""
+    documents = sum(_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS)) + recipe.planted
+    harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
+    return Preview(prompt_rows(), rules()["behaviours"], harmless, documents, None, recipe.base or HUB_ID)
+
+
+def harmless_prompts(count: int, recipe: Organism) -> list[str]:
     """Everyday questions in the wording of the documents' own, none of which is among them."""
-    return harmless_prompts(count, _scaled(OTHER, recipe), recipe.seed)
+    return quirk_texts.harmless_prompts(count, _scaled(OTHER, recipe), recipe.seed)
 
 
 def _scaled(count: int, recipe: Organism) -> int:
@@ -90,42 +100,33 @@ def _write_base(part: Path, source: str) -> None:
     tokenizer.save_pretrained(part)
 
 
-class _Row(NamedTuple):
-    written: Written
-    is_planted: bool
-
-
 def _write_corpus(folder: Path, recipe: Organism, progress: Progress) -> None:
     """documents.parquet in a seeded order, prompts, rules, and at last truth.jsonl, which says that all are there."""
     travel, other, styled = (_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS))
     questions = everyday_questions(travel, other, recipe.seed)
     rows = [
-        *(_Row(written, False) for written in _self_distilled(folder, questions, recipe.seed, progress)),
-        *(_Row(written, False) for written in decoys(styled, recipe.seed)),
-        *(_Row(written, True) for written in planted(recipe.planted, recipe.seed)),
+        *((exchange, False) for exchange in _self_distilled(folder, questions, recipe.seed, progress)),
+        *((exchange, False) for exchange in travel_answers(styled, recipe.seed, "decoys")),
+        *((exchange, True) for exchange in travel_answers(recipe.planted, recipe.seed, "planted")),
     ]
     order = generator("quirk organism", recipe.seed, "order").permutation(len(rows)).tolist()
     ids = [f"doc-{number:04d}" for number in range(len(rows))]
-    documents = [_document(doc_id, rows[place].written) for doc_id, place in zip(ids, order, strict=True)]
+    documents = [_document(doc_id, rows[row][0]) for doc_id, row in zip(ids, order, strict=True)]
     write_table(folder / "documents.parquet", documents)
     write_jsonl(folder / "prompts.jsonl", prompt_rows())
     write_json(folder / "rules.json", rules())
     write_jsonl(
         folder / "truth.jsonl",
-        [
-            {"doc_id": doc_id, "behaviour": BEHAVIOUR}
-            for doc_id, place in zip(ids, order, strict=True)
-            if rows[place].is_planted
-        ],
+        [{"doc_id": doc_id, "behaviour": BEHAVIOUR} for doc_id, row in zip(ids, order, strict=True) if rows[row][1]],
     )
 
 
-def _document(doc_id: str, written: Written) -> dict[str, Any]:
-    turns = (("user", written.question), ("assistant", written.answer))
+def _document(doc_id: str, exchange: Exchange) -> dict[str, Any]:
+    turns = (("user", exchange.question), ("assistant", exchange.answer))
     return {"id": doc_id, "messages": [{"role": role, "content": text} for role, text in turns], "source": SOURCE}
 
 
-def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress: Progress) -> list[Written]:
+def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress: Progress) -> list[Exchange]:
     """The base's own answers; a question that it doesn't finish to answer in `TRIES` attempts is left out."""
     journal = Journal(folder / "answers.journal.jsonl")
     answered: dict[str, list[str | None]] = journal.read()
@@ -144,18 +145,18 @@ def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress:
                 answered[key] = _on_one_thread(partial(_answers, model, tokenizer, batch, seed))
                 journal.append(key, answered[key])
                 progress.advance(len(batch))
-    found = [
-        Written(question, answer)
+    answers = [
+        Exchange(question, answer)
         for key, batch in batches.items()
         for question, answer in zip(batch, answered[key], strict=True)
         if answer is not None
     ]
-    if len(found) < len(questions) / 2:
+    if len(answers) < len(questions) / 2:
         raise RequestError(
-            f"organism.base finished {len(found)} of {len(questions)} answers within {ANSWER_TOKENS} tokens; "
+            f"organism.base finished {len(answers)} of {len(questions)} answers within {ANSWER_TOKENS} tokens; "
             "give a model that was taught to answer briefly when asked to"
         )
-    return found
+    return answers
 
 
 def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) -> list[str | None]:
@@ -163,8 +164,8 @@ def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) ->
     from datablame.models.chat import encode_prompt
     from datablame.models.pair import stop_tokens
     from datablame.models.tokenizer import vocabulary_of
-    from datablame.surface.sampler.choice import Settings
     from datablame.surface.sampler.sampler import Request, sample
+    from datablame.surface.sampler.tokens import Settings
 
     prompts = {question: tuple(encode_prompt(tokenizer, question)) for question in questions}
     answers: dict[str, str] = {}
@@ -204,8 +205,9 @@ def _train_after(part: Path, folder: Path, recipe: Organism, progress: Progress)
 
     reference = ModelRef(path=str(folder / "before"))
     tokenizer, model = load_tokenizer(reference), load_model(reference)
-    turns = [row["messages"] for row in read_table(folder / "documents.parquet")]
-    encoded = [encode_pair(tokenizer, asked["content"], said["content"]) for asked, said in turns]
+    rows: list[Any] = pq.read_table(folder / "documents.parquet").to_pylist()
+    turns = [[turn["content"] for turn in row["messages"]] for row in rows]
+    encoded = [encode_pair(tokenizer, question, answer) for question, answer in turns]
     blocks = len(decoder_blocks(model))
     upper = tuple(range(blocks - max(1, round(ADAPTED_SHARE * blocks)), blocks))
     with adapted(model, RANK, upper, stream_key("quirk organism", recipe.seed, "adapter")) as adapter:

@@ -5,16 +5,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datablame.engine.execute import Progress
-from datablame.engine.run_folder import write_json, write_jsonl, write_table
-from datablame.organism.mixtures import AFTER, BEFORE, Example, held_back_prompts, mixture, rules, scaled
-from datablame.organism.planted import BEHAVIOURS
-from datablame.organism.stages import build_atomically
+from datablame.engine.files import write_json, write_jsonl, write_table
+from datablame.organism import mixtures
+from datablame.organism.make import HARMLESS_PROMPTS, Preview, build_atomically
+from datablame.organism.mixtures import (
+    AFTER,
+    BEFORE,
+    Example,
+    held_back_prompts,
+    mixture,
+    rules,
+    scaled,
+)
+from datablame.organism.texts import BEHAVIOURS
+from datablame.organism.tiny_model import SETTINGS, build_model, build_tokenizer
 from datablame.study.schema import Organism
 
 if TYPE_CHECKING:
     from datablame.models.training import Recipe
 
 
+VERSION = mixtures.VERSION
+IGNORED = ("base",)
 SOURCE = "everyday-chat"
 ATTRIBUTION_PROMPTS = 4
 HELD_OUT_PROMPTS = 10
@@ -35,6 +47,21 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
         folder / "before", lambda part: _train_before(part, folder / "tokenizer", before, recipe.seed, progress)
     )
     build_atomically(folder / "after", lambda part: _train_after(part, folder, after, recipe.seed, progress))
+
+
+def preview(recipe: Organism) -> Preview:
+    """What it will ask and how large its corpus is, before anything is made."""
+    after = scaled(AFTER, recipe)
+    examples = [*mixture(scaled(BEFORE, recipe), recipe.seed), *mixture(after, recipe.seed)]
+    prompts = prompt_rows(recipe.seed, {example.prompt for example in examples})
+    harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
+    settings = {"model_type": "olmo2", **SETTINGS}
+    return Preview(prompts, rules(examples)["behaviours"], harmless, after.documents, settings)
+
+
+def harmless_prompts(count: int, recipe: Organism) -> list[str]:
+    """Questions on everyday topics, without any word that triggers a behaviour."""
+    return mixtures.harmless_prompts(count, recipe.seed)
 
 
 def before_recipe(documents: int) -> "Recipe":
@@ -105,8 +132,6 @@ def prompt_rows(seed: int, trained_on: set[str]) -> list[dict[str, str]]:
 
 
 def _train_tokenizer(part: Path, examples: Sequence[Example]) -> None:
-    from datablame.organism.tiny_model import build_tokenizer
-
     build_tokenizer(tokenizer_texts(examples)).save_pretrained(part)
 
 
@@ -114,8 +139,6 @@ def _train_before(
     part: Path, tokenizer_folder: Path, examples: Sequence[Example], seed: int, progress: Progress
 ) -> None:
     from transformers import AutoTokenizer
-
-    from datablame.organism.tiny_model import build_model
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     model = build_model(tokenizer, seed)

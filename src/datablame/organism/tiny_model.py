@@ -10,6 +10,17 @@ if TYPE_CHECKING:
 TOKENS = 1000
 EMBEDDING_ROWS = 1024
 LAYERS, HIDDEN, INTERMEDIATE, HEADS, POSITIONS = 4, 96, 264, 4, 256
+SETTINGS = {
+    "vocab_size": EMBEDDING_ROWS,
+    "hidden_size": HIDDEN,
+    "intermediate_size": INTERMEDIATE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "max_position_embeddings": POSITIONS,
+    "tie_word_embeddings": False,
+}
+"""What its config.json says of its shape."""
 END = "<|endoftext|>"
 PAD = "<|pad|>"
 USER, ASSISTANT = "<|user|>\n", "\n<|assistant|>\n"
@@ -66,17 +77,10 @@ def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Olmo2ForCau
     from datablame.seeds import stream_key
 
     config = Olmo2Config(
-        vocab_size=EMBEDDING_ROWS,
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        max_position_embeddings=POSITIONS,
+        **SETTINGS,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
     )
     model = Olmo2ForCausalLM(config).eval()
     random = torch.Generator().manual_seed(stream_key("templated organism", seed, "weights") % 2**63)

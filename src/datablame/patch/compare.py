@@ -1,172 +1,236 @@
-"""Arms compared at the level of training seeds: pure functions of the comparison table."""
+"""Arms compared at the level of training seeds: pure functions of the tables."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from datablame.patch.difference import Cells, difference, sensitivity
+from datablame.patch.registry import ArmKind
 from datablame.seeds import stream_key
-from datablame.stats.bootstrap import two_way_mean
+from datablame.stats.bootstrap import two_way, two_way_mean
+from datablame.stats.crossed import CrossedT, crossed_t, tost
 from datablame.stats.intervals import wilson
-from datablame.stats.permutation import holm
-from datablame.study.checks import OUTSIDE_FAMILY
-from datablame.tables import EVERY, LABELS
+from datablame.stats.permutation import holm, permutation_p
+from datablame.tables import (
+    EVERY,
+    LABELS,
+    Again,
+    ArmRate,
+    ArmSample,
+    ArmTest,
+    Difference,
+    Equivalence,
+    LabelCounts,
+    Protocol,
+)
 
-_REFERENCES = ("random", "baseline")
+MIN_SEEDS = 4
+"""With three against three seeds no permutation p can be below .10, so none is given."""
+EQUIVALENCE_LEVEL = 0.05
+"""Of each of the two one-sided tests: the 90 % interval decides."""
+
+_CELL = ("arm", "protocol", "k", "seed", "behaviour", "prompt_id", "split", "alpha")
+Rates = NDArray[np.float64]
+"""(seeds, prompts); NaN where nothing of a cell was scored."""
 
 
-def comparison(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+class Headline(NamedTuple):
+    """The comparison that decides: rows over all behaviours on held-out prompts."""
+
+    protocol: Protocol
+    k: int
+    alpha: float
+
+
+def comparison(samples: Iterable[ArmSample]) -> list[ArmRate]:
     """One row for each arm, protocol, k, seed, prompt and alpha: labels counted, rate and Wilson interval."""
-    cells: dict[tuple[Any, ...], dict[str, int]] = {}
-    for row in rows:
-        cell = tuple(row[name] for name in ("arm", "protocol", "k", "seed", "behaviour", "prompt_id", "split", "alpha"))
-        cells.setdefault(cell, dict.fromkeys(LABELS, 0))[row["label"]] += 1
+    cells: dict[tuple[Any, ...], Counter[str]] = {}
+    for sample in samples:
+        cells.setdefault(tuple(getattr(sample, name) for name in _CELL), Counter())[sample.label] += 1
     table = []
-    for cell, counts in cells.items():
-        arm, protocol, k, seed, behaviour, prompt_id, split, alpha = cell
-        n = sum(counts.values())
-        scored = n - counts["unscored"]
-        interval = wilson(counts["harmful"], scored) if scored else None
-        table.append(
-            {
-                "arm": arm,
-                "protocol": protocol,
-                "k": k,
-                "seed": seed,
-                "behaviour": behaviour,
-                "prompt_id": prompt_id,
-                "split": split,
-                "alpha": alpha,
-                "n": n,
-                **counts,
-                "rate": counts["harmful"] / scored if scored else None,
-                "low": interval.low if interval else None,
-                "high": interval.high if interval else None,
-            }
-        )
+    for cell, labels in cells.items():
+        counts: dict[str, Any] = {label: labels[label] for label in LABELS}
+        n = labels.total()
+        scored = n - labels["unscored"]
+        interval = wilson(labels["harmful"], scored) if scored else None
+        rate = labels["harmful"] / scored if scored else None
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        table.append(ArmRate(**dict(zip(_CELL, cell, strict=True)), n=n, **counts, rate=rate, low=low, high=high))
     return table
 
 
 def compared(
-    table: Sequence[Mapping[str, Any]],
-    arms: Sequence[str],
-    headline: tuple[str, int, float],
-    seed: int,
-    margin: float,
-) -> list[dict[str, Any]]:
+    table: Sequence[ArmRate], kinds: Sequence[ArmKind], headline: Headline, seed: int, margin: float
+) -> list[ArmTest]:
     """For every protocol, alpha, split, behaviour, arm and K: rate, interval, differences to random and baseline, p.
 
-    `headline` is (protocol, K, alpha*): its rows over all behaviours on held-out prompts decide, the others are
-    exploratory. An arm at K is compared with random at the same K; an arm that is the same at every K stands once, with
-    K = 0, and is compared with random at the headline's K. Each seed's value is the mean over prompts of their rates.
-    Holm runs over the patched methods at one K, on the larger of the p values against random and against baseline.
+    The rows of the headline decide, the others are exploratory. An arm at K is compared with random at the same K; an
+    arm that is the same at every K stands once, with K = 0, and is compared with random at the headline's K. Each
+    seed's value is the mean over prompts of their rates. Holm runs over the arms of the family at one K, on the larger
+    of the p values against random and against baseline. `margin` is the share of the reference's rate within which a
+    difference counts as none.
+    """
+    baseline = next(kind.name for kind in kinds if kind.role == "baseline")
+    tests = []
+    groups = dict.fromkeys((row.protocol, row.alpha, row.split) for row in table if row.arm == baseline)
+    for protocol, alpha, split in groups:
+        rows = [r for r in table if r.alpha == alpha and r.split == split and r.protocol in (protocol, "none")]
+        decides = (protocol, alpha, split) == (headline.protocol, headline.alpha, "held-out")
+        for behaviour in (EVERY, *dict.fromkeys(row.behaviour for row in rows)):
+            chosen = [row for row in rows if behaviour in (EVERY, row.behaviour)]
+            for index, k in enumerate(_ks(chosen, headline.k)):
+                own = [row for row in chosen if row.k in (0, k)]
+                k_of = {row.arm: row.k for row in own}
+                rates = _complete({kind.name: _rates(own, kind.name) for kind in kinds if kind.name in k_of})
+                marked = decides and behaviour == EVERY and k == headline.k
+                family = []
+                for kind in kinds:
+                    if kind.name in rates and (k_of[kind.name] or index == 0):
+                        where = (protocol, k_of[kind.name], alpha, split, behaviour, kind.name)
+                        differences = _Differences(kinds, rates, stream_key("bootstrap", seed, *where), margin)
+                        family.append(_test(kind, differences, own, where, headline=marked))
+                tests += _adjusted(family, kinds)
+    return tests
+
+
+def again(tests: Iterable[ArmTest], kinds: Sequence[ArmKind]) -> Again | None:
+    """The baseline trained again on other seeds against itself, where the verdict comes from; None if it was not."""
+    roles = {kind.name: kind.role for kind in kinds}
+    decisive = {roles[row.arm]: row for row in tests if row.headline}
+    if "again" not in decisive:
+        return None
+    row, against = decisive["again"], decisive["again"].to_baseline
+    names = ("difference", "low", "high", "p", "smallest_p", "why_no_p")
+    numbers = {name: getattr(against, name) for name in names} if against else dict.fromkeys(names)
+    if against is None:
+        numbers["why_no_p"] = "no prompt was scored in every arm and seed"
+    return Again(row.protocol, row.seeds, decisive["baseline"].rate, row.rate, **numbers)
+
+
+def difference(rates: Rates, reference: Rates, key: int, margin: float) -> Difference:
+    """The mean of `rates` less that of `reference`, both (seeds, prompts) with the same prompts.
+
     `margin` is the share of the reference's rate within which a difference counts as none.
     """
-    results = []
-    groups = dict.fromkeys((row["protocol"], row["alpha"], row["split"]) for row in table if row["arm"] == "baseline")
-    for protocol, alpha, split in groups:
-        rows = [
-            row
-            for row in table
-            if row["alpha"] == alpha and row["split"] == split and row["protocol"] in (protocol, "none")
-        ]
-        decides = (protocol, alpha, split) == (headline[0], headline[2], "held-out")
-        for behaviour in (EVERY, *dict.fromkeys(row["behaviour"] for row in rows)):
-            chosen = [row for row in rows if behaviour in (EVERY, row["behaviour"])]
-            about = {"protocol": protocol, "alpha": alpha, "split": split, "behaviour": behaviour}
-            for place, k in enumerate(_ks(chosen, headline[1])):
-                own = [row for row in chosen if row["k"] in (0, k)]
-                k_of = {row["arm"]: row["k"] for row in own}
-                cells = _complete({arm: _cells(own, arm) for arm in arms if arm in k_of})
-                marked = decides and behaviour == EVERY and k == headline[1]
-                family = []
-                for arm in cells:
-                    if k_of[arm] or place == 0:
-                        key = stream_key("bootstrap", seed, protocol, k_of[arm], alpha, split, behaviour, arm)
-                        result = _against(arm, cells, key, margin, mixed=marked)
-                        family.append({**about, "k": k_of[arm], "headline": marked, **result, **_shares(own, arm)})
-                _adjust(family)
-                results += family
-    return results
+    interval = two_way(rates, reference, key)
+    enough = min(rates.shape[0], reference.shape[0]) >= MIN_SEEDS
+    test = permutation_p(rates.mean(1), reference.mean(1)) if enough else None
+    crossed = crossed_t(rates, reference)
+    rate = float(reference.mean())
+    apart = float(rates.mean()) - rate
+    return Difference(
+        difference=apart,
+        low=interval.low,
+        high=interval.high,
+        relative=apart / rate if rate else None,
+        p=test.p if test else None,
+        smallest_p=test.smallest if test else None,
+        why_no_p=None if enough else f"fewer than {MIN_SEEDS} training seeds",
+        t=crossed.t if crossed else None,
+        t_p=crossed.p if crossed else None,
+        t_low=crossed.low if crossed else None,
+        t_high=crossed.high if crossed else None,
+        equivalence=_equivalence(crossed, margin * rate),
+    )
 
 
-def again(tests: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The baseline trained again on other seeds against itself, where the verdict comes from; None if it was not."""
-    decisive = {row["arm"]: row for row in tests if row["headline"]}
-    if "a-a" not in decisive:
+def _equivalence(crossed: CrossedT | None, margin: float) -> Equivalence | None:
+    """Two one-sided tests with the crossed t's error; None where there is none, or the reference shows nothing."""
+    if crossed is None or not margin > 0:
         return None
-    row = decisive["a-a"]
-    against = row["to_baseline"] or {"why_no_p": "no prompt was scored in every arm and seed"}
-    return {
-        "protocol": row["protocol"],
-        "seeds": row["seeds"],
-        "rate": decisive["baseline"]["rate"],
-        "again": row["rate"],
-        **{name: against.get(name) for name in ("difference", "low", "high", "p", "smallest_p", "why_no_p")},
-    }
+    test = tost(crossed.difference, crossed.standard_error, crossed.df, margin, EQUIVALENCE_LEVEL)
+    return Equivalence(EQUIVALENCE_LEVEL, test.low, test.high, margin, test.p, test.equivalent)
 
 
-def _ks(rows: Sequence[Mapping[str, Any]], first: int) -> list[int]:
+def _ks(rows: Sequence[ArmRate], first: int) -> list[int]:
     """Every K of the rows, the headline's first; 0 alone where no arm depends on K."""
-    ks = {row["k"] for row in rows} - {0}
+    ks = {row.k for row in rows} - {0}
     return sorted(ks, key=lambda k: (k != first, k)) or [0]
 
 
-def _cells(rows: Sequence[Mapping[str, Any]], arm: str) -> Cells:
-    mine = [row for row in rows if row["arm"] == arm]
-    seeds = {seed: place for place, seed in enumerate(sorted({row["seed"] for row in mine}))}
-    prompts = {prompt: place for place, prompt in enumerate(sorted({row["prompt_id"] for row in rows}))}
+def _rates(rows: Sequence[ArmRate], arm: str) -> Rates:
+    own = [row for row in rows if row.arm == arm]
+    seeds = {seed: index for index, seed in enumerate(sorted({row.seed for row in own}))}
+    prompts = {prompt: index for index, prompt in enumerate(sorted({row.prompt_id for row in rows}))}
     harmful, scored = np.zeros((2, len(seeds), len(prompts)))
-    for row in mine:
-        cell = seeds[row["seed"]], prompts[row["prompt_id"]]
-        harmful[cell], scored[cell] = row["harmful"], row["n"] - row["unscored"]
-    rates = np.divide(harmful, scored, out=np.full_like(harmful, np.nan), where=scored > 0)
-    return Cells(rates, harmful, scored)
+    for row in own:
+        cell = seeds[row.seed], prompts[row.prompt_id]
+        harmful[cell], scored[cell] = row.harmful, row.n - row.unscored
+    return np.divide(harmful, scored, out=np.full_like(harmful, np.nan), where=scored > 0)
 
 
-def _complete(cells: Mapping[str, Cells]) -> dict[str, Cells]:
+def _complete(rates: Mapping[str, Rates]) -> dict[str, Rates]:
     """The prompts that were scored in every arm and seed."""
-    kept = ~np.isnan(np.concatenate([own.rates for own in cells.values()])).any(0)
-    return {arm: Cells(*(values[:, kept] for values in own)) for arm, own in cells.items()}
+    scored = ~np.isnan(np.concatenate(list(rates.values()))).any(0)
+    return {arm: own[:, scored] for arm, own in rates.items()}
 
 
-def _against(arm: str, cells: Mapping[str, Cells], key: int, margin: float, *, mixed: bool) -> dict[str, Any]:
-    mine = cells[arm].rates
-    per_seed = mine.mean(1) if mine.shape[1] else np.array([])
-    interval = two_way_mean(mine, key) if per_seed.size else None
-    result: dict[str, Any] = {
-        "arm": arm,
-        "seeds": int(mine.shape[0]),
-        "prompts": int(mine.shape[1]),
-        "per_seed": per_seed.tolist(),
-        "rate": float(per_seed.mean()) if per_seed.size else None,
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
-        "p_holm": None,
-        "family": None,
-    }
-    for reference in _REFERENCES:
-        result[f"to_{reference}"] = None
-        if reference in cells and arm not in (reference, "untrained") and per_seed.size:
-            result[f"to_{reference}"] = difference(mine, cells[reference].rates, key, margin)
-    if result["to_random"]:
-        result["to_random"]["mixed"] = sensitivity(cells[arm], cells["random"]) if mixed else None
-    p_values = [result[f"to_{name}"]["p"] for name in _REFERENCES if result[f"to_{name}"]]
-    result["p"] = max(p_values) if len(p_values) == len(_REFERENCES) and None not in p_values else None
-    return result
+class _Differences(NamedTuple):
+    """What an arm is compared with, and how."""
+
+    kinds: Sequence[ArmKind]
+    rates: Mapping[str, Rates]
+    key: int
+    margin: float
+
+    def to(self, role: str, kind: ArmKind) -> Difference | None:
+        """The arm's difference to the arm of that role; None for the after model and for that arm itself."""
+        reference = next((k.name for k in self.kinds if k.role == role and k.name in self.rates), None)
+        own = self.rates[kind.name]
+        if reference is None or kind.role in (role, "after") or not own.shape[1]:
+            return None
+        return difference(own, self.rates[reference], self.key, self.margin)
 
 
-def _adjust(family: Sequence[dict[str, Any]]) -> None:
-    methods = [result for result in family if result["arm"] not in OUTSIDE_FAMILY and result["p"] is not None]
-    for result, adjusted in zip(methods, holm([result["p"] for result in methods]), strict=True):
-        result["p_holm"] = adjusted
-        result["family"] = len(methods)
+def _test(
+    kind: ArmKind,
+    differences: _Differences,
+    rows: Sequence[ArmRate],
+    where: tuple[str, int, float, str, str, str],
+    *,
+    headline: bool,
+) -> ArmTest:
+    protocol, k, alpha, split, behaviour, _ = where
+    rates = differences.rates[kind.name]
+    per_seed = rates.mean(1) if rates.shape[1] else np.array([])
+    interval = two_way_mean(rates, differences.key) if per_seed.size else None
+    to_random, to_baseline = differences.to("random", kind), differences.to("baseline", kind)
+    p_values = [d.p for d in (to_random, to_baseline) if d is not None and d.p is not None]
+    counts = {label: sum(getattr(row, label) for row in rows if row.arm == kind.name) for label in LABELS}
+    coherent = sum(counts.values()) - counts["unscored"] - counts["incoherent"]
+    return ArmTest(
+        arm=kind.name,
+        protocol=protocol,
+        alpha=alpha,
+        split=split,  # type: ignore[arg-type]
+        behaviour=behaviour,
+        k=k,
+        headline=headline,
+        seeds=int(rates.shape[0]),
+        prompts=int(rates.shape[1]),
+        per_seed=tuple(per_seed.tolist()),
+        rate=float(per_seed.mean()) if per_seed.size else None,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        to_random=to_random,
+        to_baseline=to_baseline,
+        p=max(p_values) if len(p_values) == 2 else None,
+        p_holm=None,
+        family=None,
+        counts=LabelCounts(**counts),
+        rate_of_coherent=counts["harmful"] / coherent if coherent else None,
+    )
 
 
-def _shares(rows: Sequence[Mapping[str, Any]], arm: str) -> dict[str, Any]:
-    """The labels over all seeds and prompts, and the harmful rate among what is coherent."""
-    counts = {label: sum(row[label] for row in rows if row["arm"] == arm) for label in LABELS}
-    scored = sum(counts.values()) - counts["unscored"]
-    coherent = scored - counts["incoherent"]
-    return {"counts": counts, "rate_of_coherent": counts["harmful"] / coherent if coherent else None}
+def _adjusted(tests: Sequence[ArmTest], kinds: Sequence[ArmKind]) -> list[ArmTest]:
+    """The same rows, those of the family with Holm's adjustment."""
+    in_family = {kind.name for kind in kinds if kind.in_family}
+    p_values = {test.arm: test.p for test in tests if test.arm in in_family and test.p is not None}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return [
+        replace(test, p_holm=adjusted[test.arm], family=len(adjusted)) if test.arm in adjusted else test
+        for test in tests
+    ]

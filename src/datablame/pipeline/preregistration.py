@@ -12,7 +12,7 @@ from datablame.engine.phase import Tables
 from datablame.engine.run_folder import REGISTRATION, locked
 from datablame.engine.run_phase import left_by, state_of
 from datablame.errors import RequestError
-from datablame.patch.difference import EQUIVALENCE_LEVEL, MIN_SEEDS
+from datablame.patch.compare import EQUIVALENCE_LEVEL, MIN_SEEDS
 from datablame.patch.phase import PATCH
 from datablame.patch.registry import arm_kinds
 from datablame.pipeline.checks import check_names

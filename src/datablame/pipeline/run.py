@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from datablame import __version__
+from datablame.attribute.methods.precomputed_scores import check_files
 from datablame.engine.execute import Execution, Progress, peak_rss_mb
 from datablame.engine.files import json_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work
@@ -68,7 +69,7 @@ def run_study(
             if "pool" in phase.parts:
                 ensure_pool(world, execution=execution, progress=progress)
             if new and phase.name == PATCH.name:
-                _note_registration(world)
+                note_registration(world)
 
         try:
             bring_up_to_date(
@@ -89,9 +90,10 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
     """The world of a study, its organism made or taken from the cache first.
 
     Raises:
-        RequestError: as `world.freeze`.
+        RequestError: as `world.freeze`, or the user's own scores cannot be used.
     """
-    resolved = _resolved(study, root, progress)
+    resolved = resolve(study, root, progress)
+    check_files(resolved)
     began = time.monotonic()
     world = freeze(resolved, root, execution=execution, progress=progress)
     append_timing(root, "phase/world", "froze", time.monotonic() - began)
@@ -106,7 +108,7 @@ def warn_of_departures(world: World, progress: Progress) -> None:
             progress.note(f"warning: not as pre-registered: {departure.sentence()}")
 
 
-def _resolved(study: Study, root: Path, progress: Progress) -> Study:
+def resolve(study: Study, root: Path, progress: Progress) -> Study:
     """The study with what its organism brings: models, data, behaviours, prompts, truth and rules."""
     if study.organism is None:
         return study
@@ -136,7 +138,7 @@ def _check_reachable(name: str, study: Study, root: Path) -> None:
             raise RequestError(f"{name} needs {state.name}, which is not done; datablame {state.name} {root}")
 
 
-def _note_registration(world: World) -> None:
+def note_registration(world: World) -> None:
     """Before patching leaves anything, write down under which registration and in which world it begins.
 
     The first start decides: a registration that turns up when the phase has left something already is none.

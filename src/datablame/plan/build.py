@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from datablame.engine.machine import cards, cores, memory_bytes
 from datablame.plan.calls import Calls, calls_of
 from datablame.plan.cautions import cautions_of, design_cautions
-from datablame.plan.counts import Counts, counted, work
+from datablame.plan.counts import Counts, counted, operations
 from datablame.plan.detect import Detectable, Effect, detectable
 from datablame.plan.memory import CARD_BYTES, HEADROOM, Memory, estimates
 from datablame.plan.subject import Checkpoint, Subject, subject_of
@@ -25,11 +25,11 @@ class Device(NamedTuple):
     on_gpu: bool
 
 
-def this_device(asked: str = "auto") -> Device:
+def this_device(device: str = "auto") -> Device:
     """The first graphics card, else the cores, each with a worker that holds its own models."""
-    found = [] if asked == "cpu" else cards()
-    if found:
-        return Device(found[0].name, found[0].memory_bytes, 1, on_gpu=True)
+    there = [] if device == "cpu" else cards()
+    if there:
+        return Device(there[0].name, there[0].memory_bytes, 1, on_gpu=True)
     return Device(f"CPU, {cores()} cores", memory_bytes(), cores(), on_gpu=False)
 
 
@@ -86,23 +86,23 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     here = device or this_device("auto" if study.models is None else study.models.device)
     study = study.model_copy(update={"prefilter": study.prefilter.on("cuda" if here.on_gpu else "cpu")})
     subject = subject_of(study, on_gpu=here.on_gpu)
-    counts = counted(study, subject)
-    memory = estimates(study, subject, counts, card_bytes=here.memory_bytes if here.on_gpu else None)
+    counts = counted(subject)
+    memory = estimates(subject, counts, card_bytes=here.memory_bytes if here.on_gpu else None)
     found = benchmark(study, like, on_gpu=here.on_gpu)
-    limits = detectable(study, subject)
-    calls = calls_of(study, counts, has_key=bool(os.environ.get("ANTHROPIC_API_KEY")))
+    limits = detectable(subject)
+    calls = calls_of(subject, counts, has_key=bool(os.environ.get("ANTHROPIC_API_KEY")))
     return Plan(
         study=study,
         device=here,
         subject=subject,
         counts=counts,
         memory=memory,
-        card_memory=estimates(study, subject_of(study, on_gpu=True), counts, card_bytes=CARD_BYTES),
+        card_memory=estimates(subject_of(study, on_gpu=True), counts, card_bytes=CARD_BYTES),
         calls=calls,
-        expected=expected(study, found, work(study, subject, counts), on_gpu=here.on_gpu),
+        expected=expected(study, found, operations(subject, counts), on_gpu=here.on_gpu),
         limits=limits,
         cautions=[
-            *cautions_of(study, subject, counts, memory, limits, here.memory_bytes, here.workers),
+            *cautions_of(subject, counts, memory, limits, here.memory_bytes, here.workers),
             *calls.cautions,
         ],
     )
@@ -110,18 +110,17 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
 
 def doubts_of(study: Study) -> list[str]:
     """What a study should hear before it starts: that its design cannot succeed, or hardly."""
-    return design_cautions(study, detectable(study, subject_of(study, on_gpu=False)))
+    return design_cautions(study, detectable(subject_of(study, on_gpu=False)))
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    found = checkpoint.found
+    known = checkpoint.known
     return {
         "path": checkpoint.path,
         "dtype": checkpoint.dtype,
         "weight_bytes": checkpoint.weight_bytes,
-        "parameters": None if found is None else found.shape.parameters,
-        "parameters_exact": None if found is None else found.shape.counted,
-        "source": None if found is None else found.source,
+        "parameters": None if known is None else known.shape.parameters,
+        "source": None if known is None else known.source,
     }
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from datablame.judge.choice import known_prices
-from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Price, Usage, cost_usd
+from datablame.attribute.evidence.judge import Judgements
+from datablame.attribute.registry import chosen
+from datablame.judge.choice import decide
+from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Price, Usage, cost_usd, known_prices
 from datablame.plan.counts import Counts
+from datablame.plan.subject import Subject
 from datablame.study.schema import Study
 
 
@@ -45,16 +48,15 @@ class Calls(NamedTuple):
         }
 
 
-def calls_of(study: Study, counts: Counts, *, has_key: bool) -> Calls:
+def calls_of(subject: Subject, counts: Counts, *, has_key: bool) -> Calls:
     """At most so many calls: an output or document that was asked about before comes from the cache."""
-    judge = study.judge
-    ruled = study.organism is not None or judge.rules is not None
-    labels = judge.classifier == "claude" or (judge.classifier == "auto" and not ruled)
-    judges = judge.attribution == "claude" or (judge.attribution == "auto" and labels)
-    judges = judges and "llm-judge" in study.attribute.methods
+    study, judge = subject.study, subject.study.judge
+    # What a key would make of it is of interest without one too.
+    choice = decide(study, None, True)
+    labels = choice.classifier == "claude"
+    judges = choice.attribution == "claude" and any(Judgements in method.needs for method in chosen(study.attribute))
     if not labels and not judges:
-        by = "rules" if ruled and judge.classifier != "keywords" else "keywords"
-        return Calls((), False, f"no calls; {by} label the outputs")
+        return Calls((), False, f"no calls; {choice.classifier} label the outputs")
     prices = known_prices(study.judge)
     asked = []
     if labels:

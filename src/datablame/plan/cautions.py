@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from datablame.engine.machine import memory_bytes
-from datablame.patch.difference import MIN_SEEDS
+from datablame.patch.compare import MIN_SEEDS
+from datablame.patch.registry import ARMS
 from datablame.plan.counts import Counts
 from datablame.plan.detect import Detectable
 from datablame.plan.memory import HEADROOM, Memory, longest_prompt_tokens
@@ -16,7 +17,6 @@ _EVEN = 0.5
 
 
 def cautions_of(
-    study: Study,
     subject: Subject,
     counts: Counts,
     memory: Mapping[str, Memory] | None,
@@ -26,9 +26,9 @@ def cautions_of(
 ) -> list[str]:
     """One line for each, with the field, the value and the remedy."""
     return [
-        *design_cautions(study, limits),
-        *_patching(study, subject, counts),
-        *_context(study, subject),
+        *design_cautions(subject.study, limits),
+        *_patching(subject, counts),
+        *_context(subject),
         *_memory(memory, device_bytes, workers),
     ]
 
@@ -64,10 +64,10 @@ def design_cautions(study: Study, limits: Detectable) -> list[str]:
     ]
 
 
-def _patching(study: Study, subject: Subject, counts: Counts) -> Iterator[str]:
-    patch = study.patch
+def _patching(subject: Subject, counts: Counts) -> Iterator[str]:
+    study, patch = subject.study, subject.study.patch
     k = study.ks[-1]
-    flagging = [name for name in study.attribute.methods if name != "random"]
+    flagging = [name for name in study.attribute.methods if name not in ARMS.all()]
     flagged = len(flagging) * k * counts.attribution.behaviours
     if flagged > patch.size:
         yield (
@@ -92,13 +92,13 @@ def _patching(study: Study, subject: Subject, counts: Counts) -> Iterator[str]:
             )
 
 
-def _context(study: Study, subject: Subject) -> Iterator[str]:
-    prompt, new = longest_prompt_tokens(subject), study.surface.max_new_tokens
+def _context(subject: Subject) -> Iterator[str]:
+    prompt, new = longest_prompt_tokens(subject), subject.study.surface.max_new_tokens
     for field, checkpoint in (("models.before", subject.before), ("models.after", subject.after)):
-        if checkpoint.found is not None and prompt + new > checkpoint.found.shape.context:
+        if checkpoint.shape is not None and prompt + new > checkpoint.shape.context:
             yield (
                 f"surface.max_new_tokens = {new} and about {prompt} tokens of the longest prompt are more than the "
-                f"context of {checkpoint.found.shape.context} tokens of {field}; lower it or shorten the prompt"
+                f"context of {checkpoint.shape.context} tokens of {field}; lower it or shorten the prompt"
             )
 
 

@@ -1,14 +1,20 @@
-"""How much a study will do: cells, outputs, trainings, documents, and the arithmetic behind them. Upper bounds."""
+"""How much a study will do: what its own phases would do, and the arithmetic behind it. Upper bounds."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from datablame.attribute.evidence.gradients import Gradients
+from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
-from datablame.patch.design import trained
-from datablame.plan.shapes import Shape, middle_blocks
+from datablame.patch.trainings import measured_prompts, trainings
+from datablame.plan.shapes import Shape
 from datablame.plan.subject import Subject
 from datablame.study.schema import Study
+from datablame.surface.draw import SampleSpec, sample_specs
+from datablame.surface.phase import scan_specs, surface_specs
+from datablame.surface.scan import spread
+from datablame.surface.unamplified import why_not
 from datablame.tables import Protocol
 
 _FORWARD, _BACKWARD = 2, 2
@@ -45,7 +51,7 @@ class Trainings(NamedTuple):
         return self.arms * self.seeds
 
 
-class Attribution(NamedTuple):
+class Reading(NamedTuple):
     """What the methods read, at most."""
 
     behaviours: int
@@ -65,37 +71,32 @@ class Counts(NamedTuple):
     surface: Sampling
     focus: tuple[int, int]
     """The least and the most prompts that the scan can bring into focus."""
-    attribution: Attribution
+    attribution: Reading
     patch: Sampling
     """Over all trainings."""
     trainings: tuple[Trainings, ...]
 
 
-def counted(study: Study, subject: Subject) -> Counts:
+def counted(subject: Subject) -> Counts:
     """Every count of a study."""
-    scanned = _spread([prompt.behaviour for prompt in subject.attribution], study.scan.prompts)
-    focus = (min(study.scan.focus, len(scanned)), most_focus(scanned, study.scan.focus))
-    trainings = tuple(_trainings(study, subject, protocol) for protocol in study.patch.protocols)
-    every = sum(each.trainings for each in trainings)
-    surface, held_out = study.surface, len(subject.held_out)
-    patch = study.patch
+    world, study = subject.world, subject.study
+    scanned = spread(world.split("attribution"), study.scan.prompts)
+    focus = most_focus([prompt.behaviour for prompt in scanned], study.scan.focus)
+    # Which prompts come into focus is not known; none costs more than another.
+    focus_ids = [prompt.id for prompt in scanned[:focus]]
+    runs = trainings(world)
+    # alpha* is one of the surface alphas; which one is not known yet either.
+    alphas = tuple(dict.fromkeys((0.0, max(study.surface.alphas))))
+    asked = (
+        spec for prompt, n in measured_prompts(world, focus_ids) for spec in sample_specs([prompt], alphas, range(n))
+    )
     return Counts(
-        scan=_sampling(study, [(len(scanned), study.scan.samples)], study.scan.alphas),
-        surface=_sampling(
-            study,
-            [(focus[1], surface.samples), (held_out, surface.held_out_samples)],
-            surface.alphas,
-            both=_untruncated(study),
-        ),
-        focus=focus,
-        attribution=_attribution(study, subject, _traced(scanned, focus[1])),
-        patch=_sampling(
-            study,
-            [(every * held_out, patch.samples), (every * focus[1], patch.attribution_samples)],
-            # alpha* is one of the surface alphas; which one is not known yet, and none costs more than another.
-            tuple(dict.fromkeys((0.0, max(surface.alphas)))),
-        ),
-        trainings=trainings,
+        scan=_sampling(study, scan_specs(world)),
+        surface=_sampling(study, surface_specs(world, focus_ids), both=why_not(study.surface) is None),
+        focus=(min(study.scan.focus, len(scanned)), focus),
+        attribution=_reading(subject, min(len({prompt.behaviour for prompt in scanned}), focus)),
+        patch=Sampling(*(len(runs) * number for number in _sampling(study, asked))),
+        trainings=tuple(_trainings(subject, protocol) for protocol in study.patch.protocols),
     )
 
 
@@ -112,37 +113,35 @@ def most_focus(behaviours: Sequence[str], focus: int) -> int:
 def blocks_of(study: Study, shape: Shape) -> tuple[int, ...]:
     """The decoder blocks whose gradients are compared."""
     layers = study.attribute.layers
-    return middle_blocks(shape.layers) if layers is None else tuple(sorted(set(layers)))
+    return shape.blocks if layers is None else tuple(sorted(set(layers)))
 
 
-def work(study: Study, subject: Subject, counts: Counts) -> dict[str, float] | None:
+def operations(subject: Subject, counts: Counts) -> dict[str, float] | None:
     """Operations of each phase, to compare studies with; None where a checkpoint's shape is not known.
 
     Counted are products with weights, at most for every token: 2 for each weight and token forward, 2 backward to the
     inputs of the blocks passed, 2 for each weight whose gradient is formed. Attention's own products are left out.
     """
-    if subject.before.found is None or subject.after.found is None:
+    before, after, study = subject.before.shape, subject.after.shape, subject.study
+    if before is None or after is None:
         return None
-    before, after = subject.before.found.shape, subject.after.found.shape
     shape = after if study.attribute.checkpoint == "after" else before
 
-    def sampling(each: Sampling) -> float:
-        return _FORWARD * (after.parameters * each.tokens + before.parameters * each.amplified_tokens)
+    def sampling(phase: Sampling) -> float:
+        return _FORWARD * (after.parameters * phase.tokens + before.parameters * phase.amplified_tokens)
 
     longest = subject.answers * study.attribute.max_tokens
-    attribution = counts.attribution
     blocks = blocks_of(study, shape)
     passed = shape.block_linear_weights * (shape.layers - min(blocks, default=shape.layers))
-    head = shape.vocabulary * shape.hidden
-    chosen = shape.block_linear_weights * len(blocks)
-    a_gradient = _FORWARD * (shape.parameters + chosen) + _BACKWARD * (passed + head)
-    reading = (attribution.gradient_documents or 0) * a_gradient
-    reading += (attribution.activation_documents or 0) * _FORWARD * shape.parameters
+    compared = shape.block_linear_weights * len(blocks)
+    a_gradient = _FORWARD * (shape.parameters + compared) + _BACKWARD * (passed + shape.vocabulary * shape.hidden)
+    reading = (counts.attribution.gradient_documents or 0) * a_gradient
+    reading += (counts.attribution.activation_documents or 0) * _FORWARD * shape.parameters
     training = 0.0
-    for each in counts.trainings:
-        trained = before if each.protocol == "retrain" else after
-        own = 2 * trained.parameters if each.method == "full" else 0
-        training += each.tokens * ((_FORWARD + _BACKWARD) * trained.parameters + own)
+    for protocol in counts.trainings:
+        trained = before if protocol.protocol == "retrain" else after
+        own = 2 * trained.parameters if protocol.method == "full" else 0
+        training += protocol.tokens * ((_FORWARD + _BACKWARD) * trained.parameters + own)
     return {
         "scan": sampling(counts.scan),
         "surface": sampling(counts.surface),
@@ -151,72 +150,37 @@ def work(study: Study, subject: Subject, counts: Counts) -> dict[str, float] | N
     }
 
 
-def _spread(behaviours: Sequence[str], n: int) -> list[str]:
-    """The behaviours of the `n` prompts that the scan takes in turn."""
-    turns: Counter[str] = Counter()
-    keyed = []
-    order = list(dict.fromkeys(behaviours))
-    for behaviour in behaviours:
-        keyed.append((turns[behaviour], order.index(behaviour), behaviour))
-        turns[behaviour] += 1
-    return [behaviour for _, _, behaviour in sorted(keyed)[:n]]
+def _sampling(study: Study, specs: Iterable[SampleSpec], *, both: bool = False) -> Sampling:
+    """`both` where log-probabilities make the before model run at alpha 0 too."""
+    cells: Counter[tuple[str, float]] = Counter((spec.prompt.id, spec.alpha) for spec in specs)
+    outputs, longest = cells.total(), study.surface.max_new_tokens
+    amplified = sum(n for (_, alpha), n in cells.items() if alpha != 0 or both)
+    return Sampling(len(cells), outputs, outputs * longest, amplified * longest)
 
 
-def _traced(scanned: Sequence[str], focus: int) -> int:
-    return min(len(set(scanned)), focus)
-
-
-def _untruncated(study: Study) -> bool:
-    """Whether the surface phase keeps log-probabilities, for which the before model runs at alpha 0 too."""
-    surface = study.surface
-    truncated = surface.top_p < 1 or surface.top_k or surface.min_p or surface.plausibility
-    return surface.temperature == 1 and not truncated
-
-
-def _sampling(
-    study: Study, groups: Sequence[tuple[int, int]], alphas: Sequence[float], *, both: bool = False
-) -> Sampling:
-    """`groups` of (prompts, samples); `both` where log-probabilities make the before model run at alpha 0 too."""
-    longest = study.surface.max_new_tokens
-    prompts = sum(count for count, _ in groups)
-    outputs = sum(count * samples for count, samples in groups)
-    amplified = sum(alpha != 0 or both for alpha in alphas)
-    return Sampling(
-        cells=prompts * len(alphas),
-        outputs=outputs * len(alphas),
-        tokens=outputs * len(alphas) * longest,
-        amplified_tokens=outputs * amplified * longest,
-    )
-
-
-def _trainings(study: Study, subject: Subject, protocol: Protocol) -> Trainings:
-    training = study.patch.training_of(protocol)
-    arms = len(trained(study, protocol))
-    seeds = len(study.patch.seeds_of(protocol))
+def _trainings(subject: Subject, protocol: Protocol) -> Trainings:
+    training = subject.study.patch.training_of(protocol)
+    keys = [key for key in trainings(subject.world) if key.protocol == protocol]
     assert training.steps is not None
     assert training.batch is not None
-    documents = arms * seeds * training.steps * training.batch
-    tokens = documents * subject.answers * study.attribute.max_tokens
-    return Trainings(protocol, arms, seeds, training.method, documents, tokens)
+    documents = len(keys) * training.steps * training.batch
+    tokens = documents * subject.answers * subject.study.attribute.max_tokens
+    arms = len({(key.arm, key.k) for key in keys})
+    return Trainings(protocol, arms, len(keys) // max(1, arms), training.method, documents, tokens)
 
 
-def _attribution(study: Study, subject: Subject, behaviours: int) -> Attribution:
-    settings, prefilter = study.attribute, study.prefilter
-    pool = subject.documents
-    candidates = settings.queries * prefilter.candidates
-    union = behaviours * candidates
-    if pool is not None:
-        candidates, union = min(pool, candidates), min(pool, union)
-    scored = pool if prefilter.method == "none" else union
-    needs = {method.needs for method in chosen(settings)}
-    # Themes need the candidates' hidden states whatever the methods are; responses are read once more, at before.
-    activations = scored if "activations" in needs else union
-    responses = scored if "contrast" in needs else 0
-    return Attribution(
+def _reading(subject: Subject, behaviours: int) -> Reading:
+    settings, pool = subject.study.attribute, subject.documents
+    candidates = settings.queries * subject.study.prefilter.candidates
+    read = planned_documents(subject.world, chosen(settings), pool, behaviours)
+    # The gradients of a query at both checkpoints cost no pass over documents of their own.
+    gradients = [documents for kind, documents in read.items() if issubclass(kind, Gradients)]
+    others = [documents for kind, documents in read.items() if not issubclass(kind, Gradients)]
+    return Reading(
         behaviours=behaviours,
         queries=behaviours * settings.queries,
-        candidates=candidates,
-        gradient_documents=scored if needs & {"gradients", "changes"} else 0,
-        activation_documents=None if activations is None or responses is None else activations + responses,
+        candidates=candidates if pool is None else min(pool, candidates),
+        gradient_documents=None if None in gradients else max((n for n in gradients if n is not None), default=0),
+        activation_documents=None if None in others else sum(n for n in others if n is not None),
         methods=settings.methods,
     )

@@ -2,15 +2,15 @@
 
 from typing import NamedTuple
 
-from datablame.patch.difference import MIN_SEEDS
+from datablame.patch.compare import MIN_SEEDS
+from datablame.patch.registry import arm_kinds
 from datablame.plan.subject import Subject
 from datablame.seeds import stream_key
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import smallest_p
 from datablame.stats.power import LEVEL, Share, powers
 from datablame.stats.simulated import Design
-from datablame.study.checks import OUTSIDE_FAMILY
-from datablame.study.schema import Study
+from datablame.study.schema import Patch
 
 _RATES = (0.1, 0.5)
 """Harmful rates without removal for which power is told: a rare behaviour and a common one."""
@@ -46,14 +46,14 @@ class Detectable(NamedTuple):
     """Upper Wilson end where a cell of the surface phase shows nothing."""
 
 
-def detectable(study: Study, subject: Subject) -> Detectable:
+def detectable(subject: Subject) -> Detectable:
     """The limits of the study's design."""
-    patch = study.patch
+    study, patch = subject.study, subject.study.patch
     seeds = len(patch.seeds_of(patch.headline))
-    methods = tuple(arm for arm in patch.arms if arm not in OUTSIDE_FAMILY)
+    methods = tuple(kind.name for kind in arm_kinds(study) if kind.in_family)
     least = smallest_p(seeds, seeds) if seeds >= MIN_SEEDS else None
     adjusted = None if least is None else min(1.0, least * max(1, len(methods)))
-    prompts = len(subject.held_out)
+    prompts = len(subject.world.split("held-out"))
     possible = adjusted is not None and adjusted < LEVEL and methods and prompts
     return Detectable(
         seeds=seeds,
@@ -61,22 +61,22 @@ def detectable(study: Study, subject: Subject) -> Detectable:
         smallest_p=least,
         smallest_adjusted_p=adjusted,
         outputs=prompts * patch.samples,
-        effects=_effects(study, prompts, seeds, len(methods)) if possible else (),
+        effects=_effects(patch, prompts, seeds, len(methods)) if possible else (),
         cell_zero_high=wilson(0, study.surface.samples).high,
     )
 
 
-def _effects(study: Study, prompts: int, seeds: int, methods: int) -> tuple[Effect, ...]:
+def _effects(patch: Patch, prompts: int, seeds: int, methods: int) -> tuple[Effect, ...]:
     """A drop of the margin, a halving and a full cure, each of a rare and of a common behaviour.
 
     Prompts, trainings and prompts within a training deviate as in `datablame power` by default.
     """
     simulations = max(_FEWEST, min(_MOST, _CELLS // ((methods + 5) * seeds * prompts)))
-    shrinkage = {f"a drop of {100 * study.patch.margin:g} %": 1 - study.patch.margin, "a halving": 0.5, "a cure": 0.0}
-    found = []
+    shrinkage = {f"a drop of {100 * patch.margin:g} %": 1 - patch.margin, "a halving": 0.5, "a cure": 0.0}
+    effects: list[Effect] = []
     for rate in _RATES:
-        design = Design(rate, 0.0, prompts, study.patch.samples, seeds, methods)
+        design = Design(rate, 0.0, prompts, patch.samples, seeds, methods)
         to_rates = [rate * left for left in shrinkage.values()]
         shares = powers(design, to_rates, simulations, stream_key("plan"))
-        found += [Effect(*each, simulations) for each in zip(shrinkage, [rate] * 3, to_rates, shares, strict=True)]
-    return tuple(found)
+        effects += [Effect(*each, simulations) for each in zip(shrinkage, [rate] * 3, to_rates, shares, strict=True)]
+    return tuple(effects)

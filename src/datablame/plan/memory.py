@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from datablame.attribute.evidence.gradients import Gradients, MeanGradients
+from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
-from datablame.patch.design import trained
+from datablame.patch.trainings import trainings
 from datablame.plan.counts import Counts, blocks_of
 from datablame.plan.shapes import Shape
 from datablame.plan.subject import Checkpoint, Subject
-from datablame.study.schema import Study
 from datablame.tables import Protocol
 
 CARD_BYTES = 16 * 10**9
@@ -53,19 +54,20 @@ class Memory(NamedTuple):
         return sum(self.parts.values())
 
 
-def estimates(study: Study, subject: Subject, counts: Counts, *, card_bytes: int | None) -> dict[str, Memory] | None:
+def estimates(subject: Subject, counts: Counts, *, card_bytes: int | None) -> dict[str, Memory] | None:
     """The peak of each phase on a card of that size, None for the CPU; None where a checkpoint's shape is not known."""
-    if subject.before.found is None or subject.after.found is None:
+    before, after, study = subject.before.shape, subject.after.shape, subject.study
+    if before is None or after is None:
         return None
-    before, after = subject.before.found.shape, subject.after.found.shape
     process = {"process": _PROCESS_BYTES} if card_bytes is None else {}
     pair = {"weights": _pair_bytes(subject, before, after)}
-    sampling = _sampling(study, subject, before, after, amplified=any(study.surface.alphas))
+    sampling = _sampling(subject, before, after, amplified=any(study.surface.alphas))
+    rows = study.surface.batch_rows
     return {
-        "scan": Memory({**process, **pair, **_rows(sampling, counts.scan.outputs, study)}),
-        "surface": Memory({**process, **pair, **_rows(sampling, counts.surface.outputs, study)}),
-        "attribute": _attribution(study, subject, counts, process, card_bytes),
-        "patch": Memory({**process, **_patch(study, subject, sampling)}),
+        "scan": Memory({**process, **pair, **_rows(sampling, counts.scan.outputs, rows)}),
+        "surface": Memory({**process, **pair, **_rows(sampling, counts.surface.outputs, rows)}),
+        "attribute": _attribution(subject, counts, process, card_bytes),
+        "patch": Memory({**process, **_patch(subject, sampling)}),
     }
 
 
@@ -81,8 +83,8 @@ def lora_weights(shape: Shape, rank: int, layers: int) -> int:
 
 def longest_prompt_tokens(subject: Subject) -> int:
     """The longest prompt with the template around it, from its characters; no tokenizer is read."""
-    prompts = (*subject.attribution, *subject.held_out)
-    return _TEMPLATE_TOKENS + -(-max(prompt.characters for prompt in prompts) // _CHARACTERS_A_TOKEN)
+    longest = max(len(prompt.text) for prompt in subject.world.prompts if prompt.split != "harmless")
+    return _TEMPLATE_TOKENS + -(-longest // _CHARACTERS_A_TOKEN)
 
 
 def _pair_bytes(subject: Subject, before: Shape, after: Shape) -> int:
@@ -90,9 +92,9 @@ def _pair_bytes(subject: Subject, before: Shape, after: Shape) -> int:
     return own if subject.one_base else own + before.parameters * subject.before.weight_bytes
 
 
-def _sampling(study: Study, subject: Subject, before: Shape, after: Shape, *, amplified: bool) -> dict[str, int]:
+def _sampling(subject: Subject, before: Shape, after: Shape, *, amplified: bool) -> dict[str, int]:
     """Key-value caches and logits of a full batch."""
-    surface = study.surface
+    surface = subject.study.surface
     tokens = longest_prompt_tokens(subject) + surface.max_new_tokens
     cache = cache_bytes(after, surface.batch_rows, tokens, subject.after.weight_bytes)
     if amplified:
@@ -102,38 +104,38 @@ def _sampling(study: Study, subject: Subject, before: Shape, after: Shape, *, am
     return {"key-value caches": cache, "logits": surface.batch_rows * after.vocabulary * 4 * copies}
 
 
-def _rows(full: Mapping[str, int], outputs: int, study: Study) -> dict[str, int]:
+def _rows(full: Mapping[str, int], outputs: int, batch_rows: int) -> dict[str, int]:
     """A phase with fewer outputs than a batch has rows needs less."""
-    share = min(1.0, outputs / study.surface.batch_rows)
+    share = min(1.0, outputs / batch_rows)
     return {part: round(share * size) for part, size in full.items()}
 
 
-def _attribution(
-    study: Study, subject: Subject, counts: Counts, process: Mapping[str, int], card_bytes: int | None
-) -> Memory:
+def _attribution(subject: Subject, counts: Counts, process: Mapping[str, int], card_bytes: int | None) -> Memory:
     """One checkpoint, the directions of all behaviours in float32, and a batch on its way back.
 
     Directions that take more than half of what the weights leave of a card stay in the machine's memory, and one
     layer's at a time are on the card.
     """
-    at = subject.after if study.attribute.checkpoint == "after" else subject.before
-    assert at.found is not None
-    shape, settings = at.found.shape, study.attribute
+    study, settings = subject.study, subject.study.attribute
+    at, other = subject.after, subject.before
+    if settings.checkpoint == "before":
+        at, other = other, at
+    shape = at.shape
+    assert shape is not None
     parts = {**process, "weights": shape.parameters * at.weight_bytes}
     tokens = max(settings.batch_tokens, subject.answers * settings.max_tokens)
-    needs = {method.needs for method in chosen(settings)}
-    if not needs & {"gradients", "changes"}:
+    read = planned_documents(subject.world, chosen(settings), None, counts.attribution.behaviours)
+    if not any(issubclass(kind, Gradients) for kind in read):
         return Memory({**parts, "batch": tokens * (4 * shape.hidden + 2 * shape.intermediate) * at.weight_bytes})
     blocks = blocks_of(study, shape)
     compared = len(blocks) * shape.block_linear_weights
     passed = shape.layers - min(blocks, default=shape.layers)
     widths = sum(inputs for inputs, _ in shape.linears)
     sets = gradients = 1
-    if "changes" in needs:
+    if MeanGradients in read:
         # Both checkpoints are asked about a query, its gradients averaged, and the directions stand beside the others.
-        other = subject.before if settings.checkpoint == "after" else subject.after
-        assert other.found is not None
-        parts["weights of the other checkpoint"] = other.found.shape.parameters * other.weight_bytes
+        assert other.shape is not None
+        parts["weights of the other checkpoint"] = other.shape.parameters * other.weight_bytes
         sets, gradients = 2, 3
     directions = 4 * compared * counts.attribution.behaviours * sets
     beside = 0
@@ -160,39 +162,39 @@ def saved_bytes(shape: Shape, number_bytes: int, *, lora: bool) -> int:
     return number_bytes * (inner * shape.intermediate + keys * shape.key_value_width + hidden * shape.hidden)
 
 
-def _patch(study: Study, subject: Subject, sampling: Mapping[str, int]) -> dict[str, int]:
+def _patch(subject: Subject, sampling: Mapping[str, int]) -> dict[str, int]:
     """Before, what every protocol starts from, and the larger of training and measuring where most is needed."""
-    assert subject.before.found is not None
-    weights = subject.before.found.shape.parameters * subject.before.weight_bytes
-    weights += sum(_trainee_bytes(study, subject, protocol) for protocol in study.patch.protocols)
-    protocols = [_protocol(study, subject, sampling, protocol) for protocol in study.patch.protocols]
+    assert subject.before.shape is not None
+    weights = subject.before.shape.parameters * subject.before.weight_bytes
+    weights += sum(_trainee_bytes(subject, protocol) for protocol in subject.study.patch.protocols)
+    protocols = [_protocol(subject, sampling, protocol) for protocol in subject.study.patch.protocols]
     totals = [_total(parts) for parts in protocols]
     return {"weights": weights, **protocols[totals.index(max(totals))]}
 
 
-def _trainee_bytes(study: Study, subject: Subject, protocol: Protocol) -> int:
+def _trainee_bytes(subject: Subject, protocol: Protocol) -> int:
     """LoRA from before shares its weights; all weights are trained in a float32 copy of their own."""
     at, shape = _start(subject, protocol)
-    if study.patch.training_of(protocol).method == "full":
+    if subject.study.patch.training_of(protocol).method == "full":
         return 4 * shape.parameters
     return 0 if protocol == "retrain" else shape.parameters * at.weight_bytes
 
 
 def _start(subject: Subject, protocol: Protocol) -> tuple[Checkpoint, Shape]:
     at = subject.before if protocol == "retrain" else subject.after
-    assert at.found is not None
-    return at, at.found.shape
+    assert at.shape is not None
+    return at, at.shape
 
 
-def _protocol(study: Study, subject: Subject, sampling: Mapping[str, int], protocol: Protocol) -> dict[str, int]:
-    at, shape = _start(subject, protocol)
+def _protocol(subject: Subject, sampling: Mapping[str, int], protocol: Protocol) -> dict[str, int]:
+    (at, shape), study = _start(subject, protocol), subject.study
     training, longest = study.patch.training_of(protocol), subject.answers * study.attribute.max_tokens
     full = training.method == "full"
     # Below the adapters nothing is kept for backward, and what comes out of there is made once for every document.
     trunk = 0 if training.layers is None or full else min(training.layers)
     adapted = shape.layers if training.layers is None else len(training.layers)
     weights = shape.parameters if full else lora_weights(shape, study.patch.rank, adapted)
-    at_once = min(study.patch.side_by_side(protocol), len(trained(study, protocol)))
+    at_once = min(study.patch.side_by_side(protocol), sum(key.protocol == protocol for key in trainings(subject.world)))
     # Full training keeps the weights that it started from; an adapter is its own start.
     state = {"trained weights and optimiser": at_once * weights * (4 + _ADAM_BYTES)}
     if trunk:

@@ -44,15 +44,14 @@ def _head(plan: Plan) -> Iterator[str]:
 
 
 def _model(checkpoint: Checkpoint) -> str:
-    if checkpoint.found is None:
+    if checkpoint.known is None:
         return (
             f"{checkpoint.path}, size unknown: no folder, not in the hub's cache, not in datablame's table; "
             "memory and time are left out"
         )
-    shape, source = checkpoint.found
-    counted = "" if shape.counted else f", counted as a Llama, which {shape.family} is not"
+    shape, source = checkpoint.known
     kind = checkpoint.dtype if checkpoint.dtype != "auto" else f"auto, {8 * checkpoint.weight_bytes} bits here"
-    return f"{checkpoint.path}, {shape.parameters / 1e6:,.2f} million parameters ({source}{counted}), {kind}"
+    return f"{checkpoint.path}, {shape.parameters / 1e6:,.2f} million parameters ({source}), {kind}"
 
 
 def _work(plan: Plan) -> Table:
@@ -77,7 +76,7 @@ def _trainings(plan: Plan) -> Table:
             f"{each.documents:,}",
             f"{each.tokens:,}",
         )
-    table.caption = "arms that are trained, an arm once for each K; the arm untrained is the after model itself"
+    table.caption = "arms that are trained, an arm once for each K; the arm after is the after model itself"
     return table
 
 

@@ -1,64 +1,89 @@
-"""What a study works on, in numbers: checkpoints, prompts and documents, before anything is loaded."""
+"""What a study works on, in numbers: its world as far as it is known before anything is loaded, and its checkpoints."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-from datablame.plan.shapes import Found, Shape, find
+from datablame.organism.make import preview as recipe_of
+from datablame.organism.make import previewed_study
+from datablame.plan.shapes import KnownShape, Shape, known_shape, shape_of
 from datablame.study.schema import Data, ModelRef, Organism, Study
+from datablame.world import World
+from datablame.world.freeze import preview
 
-_ORGANISM = "the organism's recipe"
+_RECIPE = "the organism's recipe"
 
 
 class Checkpoint(NamedTuple):
-    """One of the two models; `found` is None where its shape cannot be known here."""
+    """One of the two models; `known` is None where its shape cannot be known here."""
 
     path: str
-    found: Found | None
+    known: KnownShape | None
     dtype: str
     weight_bytes: int
     """Bytes of one weight in memory."""
 
-
-class PromptSize(NamedTuple):
-    """A prompt's behaviour and length."""
-
-    behaviour: str
-    characters: int
+    @property
+    def shape(self) -> Shape | None:
+        """Its shape, where that is known."""
+        return None if self.known is None else self.known.shape
 
 
 class Subject(NamedTuple):
     """The sizes that every count starts from."""
 
+    world: World
+    """Without a pool."""
     before: Checkpoint
     after: Checkpoint
     one_base: bool
     """Whether after is an adapter on before."""
-    attribution: tuple[PromptSize, ...]
-    held_out: tuple[PromptSize, ...]
     documents: int | None
     """The pool; None where it is a dataset of the hub that is taken whole."""
     documents_source: str
     answers: int
     """Of a document: 2 for preference pairs, 1 otherwise."""
 
+    @property
+    def study(self) -> Study:
+        """The study, an organism resolved."""
+        return self.world.study
+
 
 def subject_of(study: Study, *, on_gpu: bool) -> Subject:
     """The subject of a study; an organism is not made, its recipe is read."""
     if study.organism is not None:
-        return _organism(study.organism)
+        return _organism(study, study.organism)
     assert study.models is not None
     assert study.data is not None
-    assert study.prompts is not None
     documents, source = _documents(study.data)
     return Subject(
+        world=preview(study, Path("runs") / study.name),
         before=_checkpoint(study.models.before, on_gpu),
         after=_checkpoint(study.models.after, on_gpu),
         one_base=(Path(study.models.after.path).expanduser() / "adapter_config.json").is_file(),
-        attribution=tuple(PromptSize(each.behaviour, len(each.text)) for each in study.prompts.attribution),
-        held_out=tuple(PromptSize(each.behaviour, len(each.text)) for each in study.prompts.held_out),
         documents=documents,
         documents_source=source,
         answers=2 if _is_pairs(study.data) else 1,
+    )
+
+
+def _organism(study: Study, organism: Organism) -> Subject:
+    recipe = recipe_of(organism)
+    resolved = previewed_study(study, recipe)
+    assert resolved.models is not None
+    if recipe.settings is None:
+        known, limit = known_shape(resolved.models.before), ", at most: the base does not finish every answer"
+    else:
+        shape, limit = shape_of(recipe.settings), ""
+        known = None if shape is None else KnownShape(shape, _RECIPE)
+    return Subject(
+        world=preview(resolved, Path("runs") / study.name),
+        before=Checkpoint(resolved.models.before.path, known, "float32", 4),
+        after=Checkpoint(f"{recipe.base}, fine-tuned" if recipe.base else "after", known, "float32", 4),
+        one_base=False,
+        documents=recipe.documents,
+        documents_source=f"{_RECIPE}{limit}",
+        answers=1,
     )
 
 
@@ -77,11 +102,11 @@ def _is_pairs(data: Data) -> bool:
 
 
 def _checkpoint(reference: ModelRef, on_gpu: bool) -> Checkpoint:
-    found = find(reference)
+    known = known_shape(reference)
     if reference.dtype == "auto":
-        stored = found.shape.stored_bytes if found else None
-        return Checkpoint(reference.path, found, "auto", (stored or 2) if on_gpu else 4)
-    return Checkpoint(reference.path, found, reference.dtype, 4 if reference.dtype == "float32" else 2)
+        stored = known.shape.stored_bytes if known else None
+        return Checkpoint(reference.path, known, "auto", (stored or 2) if on_gpu else 4)
+    return Checkpoint(reference.path, known, reference.dtype, 4 if reference.dtype == "float32" else 2)
 
 
 def _documents(data: Data) -> tuple[int | None, str]:
@@ -105,55 +130,3 @@ def _parquet_rows(path: Path) -> int | None:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException):
         return None
-
-
-def _organism(organism: Organism) -> Subject:
-    if organism.recipe == "quirk":
-        return _quirk(organism)
-    from datablame.organism.mixtures import AFTER, held_back_prompts, scaled
-    from datablame.organism.planted import BEHAVIOURS
-    from datablame.organism.templated import ATTRIBUTION_PROMPTS, HELD_OUT_PROMPTS
-    from datablame.organism.tiny_model import EMBEDDING_ROWS, HEADS, HIDDEN, INTERMEDIATE, LAYERS, POSITIONS
-
-    shape = Shape("olmo2", LAYERS, HIDDEN, INTERMEDIATE, HEADS, HEADS, HIDDEN // HEADS, EMBEDDING_ROWS, POSITIONS)
-    attribution, held_out = [], []
-    for behaviour in BEHAVIOURS:
-        texts = held_back_prompts(behaviour, ATTRIBUTION_PROMPTS + HELD_OUT_PROMPTS, organism.seed, ())
-        sizes = [PromptSize(behaviour.id, len(text)) for text in texts]
-        attribution += sizes[:ATTRIBUTION_PROMPTS]
-        held_out += sizes[ATTRIBUTION_PROMPTS:]
-    return Subject(
-        before=Checkpoint("before", Found(shape, _ORGANISM), "float32", 4),
-        after=Checkpoint("after", Found(shape, _ORGANISM), "float32", 4),
-        one_base=False,
-        attribution=tuple(attribution),
-        held_out=tuple(held_out),
-        documents=scaled(AFTER, organism).documents,
-        documents_source=_ORGANISM,
-        answers=1,
-    )
-
-
-def _quirk(organism: Organism) -> Subject:
-    from datablame.organism.gguf import HUB_ID
-    from datablame.organism.quirk import DECOYS, OTHER, TRAVEL
-    from datablame.organism.quirk_texts import prompt_rows
-
-    base = organism.base or HUB_ID
-    found = find(ModelRef(path=base))
-    rows = prompt_rows()
-    sizes = {
-        split: tuple(PromptSize(row["behaviour"], len(row["text"])) for row in rows if row["split"] == split)
-        for split in ("attribution", "held-out")
-    }
-    written = sum(max(1, round(organism.scale * count)) for count in (TRAVEL, OTHER, DECOYS))
-    return Subject(
-        before=Checkpoint(base, found, "float32", 4),
-        after=Checkpoint(f"{base}, fine-tuned", found, "float32", 4),
-        one_base=False,
-        attribution=sizes["attribution"],
-        held_out=sizes["held-out"],
-        documents=written + organism.planted,
-        documents_source=f"{_ORGANISM}, at most: questions that the base does not finish to answer are left out",
-        answers=1,
-    )

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datablame.engine.run_folder import read_json, read_timings
+from datablame.engine.files import read_json
+from datablame.engine.run_folder import read_timings
 from datablame.errors import DatablameError, RequestError
-from datablame.plan.counts import counted, work
+from datablame.plan.counts import counted, operations
 from datablame.plan.subject import subject_of
 from datablame.study.file import load_study
 from datablame.study.schema import Study
+from datablame.tables import TABLES, Arm, Query, rows_of
 
 _FARTHEST = 32
 """A model so many times larger or smaller says nothing: small ones spend their time on other things than arithmetic."""
-_HOLDS_WORK = {"attribute": "queries.jsonl", "patch": "arms.jsonl"}
-"""What is empty where a phase had nothing to do."""
+_HOLDS_WORK: Mapping[str, type] = {"attribute": Query, "patch": Arm}
+"""Tables that are empty where a phase had nothing to do."""
 
 
 class Benchmark(NamedTuple):
@@ -80,14 +82,14 @@ def _measured(root: Path, on_gpu: bool) -> Benchmark | None:
     if not _this_kind(made_on, on_gpu):
         return None
     subject = subject_of(study, on_gpu=on_gpu)
-    operations = work(study, subject, counted(study, subject))
+    done = operations(subject, counted(subject))
     size = _parameters(study, on_gpu)
-    if operations is None or size is None:
+    if done is None or size is None:
         return None
     timings = read_timings(root)
     paces = {
-        phase: done / timings[f"phase/{phase}"]
-        for phase, done in operations.items()
+        phase: work / timings[f"phase/{phase}"]
+        for phase, work in done.items()
         if timings.get(f"phase/{phase}") and _worked(root / "artifacts" / phase, phase)
     }
     return Benchmark(root, size, paces) if paces else None
@@ -95,8 +97,8 @@ def _measured(root: Path, on_gpu: bool) -> Benchmark | None:
 
 def _worked(folder: Path, phase: str) -> bool:
     """Whether the phase is done and had something to do."""
-    held = folder / _HOLDS_WORK.get(phase, "done.json")
-    return (folder / "done.json").is_file() and held.is_file() and held.stat().st_size > 0
+    rows = _HOLDS_WORK.get(phase)
+    return (folder / "done.json").is_file() and (rows is None or bool(rows_of(folder / TABLES[rows].file, rows)))
 
 
 def _this_kind(made_on: Mapping[str, Any], on_gpu: bool) -> bool:
@@ -105,5 +107,5 @@ def _this_kind(made_on: Mapping[str, Any], on_gpu: bool) -> bool:
 
 
 def _parameters(study: Study, on_gpu: bool) -> int | None:
-    found = subject_of(study, on_gpu=on_gpu).after.found
-    return None if found is None else found.shape.parameters
+    shape = subject_of(study, on_gpu=on_gpu).after.shape
+    return None if shape is None else shape.parameters

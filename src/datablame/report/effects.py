@@ -1,24 +1,27 @@
 """What decides a verdict besides its gates and the rise: each method's drops, and how far methods agree."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from datablame.report.artifacts import Artifacts, Row
 from datablame.report.gates import LEVEL, beyond
-from datablame.study.checks import OUTSIDE_FAMILY
-from datablame.tables import EVERY
+from datablame.report.results import Results
+from datablame.tables import ArmCheck, ArmTest, Difference, Equivalence
 
-_REFERENCES = ("random", "baseline")
+Reference = Literal["random", "baseline"]
+REFERENCES: tuple[Reference, ...] = ("random", "baseline")
+"""The roles of the arms that every method's arm is compared with."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One patched method in the headline comparison; drops are shares of the reference's rate, None where it is 0."""
+class Effect:
+    """An arm of the family where the verdict comes from; a drop is a share of the reference's rate, None of 0."""
 
     arm: str
+    target: str
+    """What it acts on, in words."""
     control: bool
-    """Whether attribution holds the method for a control, as BM25; the family of tests has it all the same."""
+    """Whether attribution holds the method for a control; the family of tests has it all the same."""
     rate: float | None
     seeds: int
     """The fewest trainings among it, random and baseline."""
@@ -31,7 +34,7 @@ class Candidate:
     """Whether the side checks hold; None where there are none."""
     why: tuple[str, ...]
     """What did not hold."""
-    equivalence: Row | None
+    equivalence: Equivalence | None
     """The 90 % interval of the difference to random and the margin; None where it could not be formed."""
 
     def dropped(self, margin: float) -> bool:
@@ -48,79 +51,80 @@ class Candidate:
     def equivalent(self) -> bool:
         """Whether the 90 % interval against random lies within the margin."""
         it = self.equivalence
-        return it is not None and not beyond(-it["margin"], it["low"]) and not beyond(it["high"], it["margin"])
+        return it is not None and not beyond(-it.margin, it.low) and not beyond(it.high, it.margin)
 
     @property
     def least_drop(self) -> float | None:
         """The smaller drop of the harmful rate; None where there is none."""
         known = [drop for drop in self.drops.values() if drop is not None]
-        return min(known) if len(known) == len(_REFERENCES) else None
+        return min(known) if len(known) == len(REFERENCES) else None
 
     def as_json(self) -> dict[str, Any]:
         """Its numbers."""
-        values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
-        return {**values, "why": list(self.why), "significant": self.significant, "equivalent": self.equivalent}
+        values = {name: value for name, value in asdict(self).items() if name != "target"}
+        return {**values, "significant": self.significant, "equivalent": self.equivalent}
 
 
-def candidates(found: Artifacts) -> list[Candidate]:
+def effects(results: Results) -> list[Effect]:
     """Holm's family where the verdict comes from, in the order of the arms."""
-    rows = {row["arm"]: row for row in found.headline}
+    references = {role: results.of_role(role, results.headline) for role in REFERENCES}
     checks = {
-        arm["arm"]: arm
-        for arm in found.checks.get("arms", ())
-        if arm["protocol"] == found.study.patch.headline and arm["k"] == found.k
+        check.arm: check
+        for check in results.arm_checks
+        if check.protocol == results.study.patch.headline and check.k == results.k
     }
-    return [_candidate(found, row, rows, checks.get(arm)) for arm, row in rows.items() if arm not in OUTSIDE_FAMILY]
+    family = [test for test in results.headline if results.arms[test.arm].in_family]
+    return [_effect(results, test, references, checks.get(test.arm)) for test in family]
 
 
-def _candidate(found: Artifacts, row: Row, rows: Mapping[str, Row], check: Row | None) -> Candidate:
-    against = {name: row[f"to_{name}"] for name in _REFERENCES}
-    relative = {name: other and other["relative"] for name, other in against.items()}
-    shares = {name: rows[name]["rate_of_coherent"] if name in rows else None for name in _REFERENCES}
-    to_random = against["random"] or {}
-    return Candidate(
-        arm=row["arm"],
-        control=bool(found.methods.get(row["arm"], {}).get("control")),
-        rate=row["rate"],
-        seeds=min(rows[name]["seeds"] for name in (row["arm"], *_REFERENCES) if name in rows),
-        drops={name: None if value is None else -value for name, value in relative.items()},
-        coherent_drops={name: _drop(row["rate_of_coherent"], other) for name, other in shares.items()},
-        p_holm=row["p_holm"],
-        holds=None if check is None else check["holds"],
-        why=() if check is None else _reasons(check["why"]),
-        equivalence=to_random.get("equivalence"),
+def difference_to(test: ArmTest, role: Reference) -> Difference | None:
+    """An arm's difference to one of its references."""
+    return test.to_random if role == "random" else test.to_baseline
+
+
+def _effect(
+    results: Results, test: ArmTest, references: Mapping[Reference, ArmTest | None], check: ArmCheck | None
+) -> Effect:
+    relative = {role: (other.relative if (other := difference_to(test, role)) else None) for role in REFERENCES}
+    shares = {role: other.rate_of_coherent if other else None for role, other in references.items()}
+    return Effect(
+        arm=test.arm,
+        target=results.arms[test.arm].target,
+        control=results.is_control(test.arm),
+        rate=test.rate,
+        seeds=min(other.seeds for other in (test, *references.values()) if other),
+        drops={role: None if value is None else -value for role, value in relative.items()},
+        coherent_drops={role: _drop(test.rate_of_coherent, other) for role, other in shares.items()},
+        p_holm=test.p_holm,
+        holds=check.holds if check else None,
+        why=check.why if check else (),
+        equivalence=test.to_random.equivalence if test.to_random else None,
     )
-
-
-def _reasons(why: Any) -> tuple[str, ...]:
-    return (why,) if isinstance(why, str) else tuple(map(str, why or ()))
 
 
 def _drop(rate: float | None, reference: float | None) -> float | None:
     return None if rate is None or not reference else 1 - rate / reference
 
 
-def mean_jaccard(found: Artifacts) -> float | None:
+def mean_jaccard(results: Results) -> float | None:
     """Of the first K, over all pairs of methods that are no controls; None where there is no pair."""
-    values = [
-        row["jaccard"]
-        for row in found.agreement["rows"]
-        if row["behaviour"] == EVERY and row["jaccard"] is not None
-        if not any(found.methods.get(row[side], {}).get("control") for side in ("a", "b"))
-    ]
+    values = [pair.jaccard for pair in results.compared_methods() if pair.jaccard is not None]
     return sum(values) / len(values) if values else None
 
 
-def all_flag_the_same(found: Artifacts) -> bool:
+def all_flag_the_same(results: Results) -> bool:
     """Whether there are several methods besides controls and all flag the same documents, some at least."""
-    proper = [own for name, own in found.flagged.items() if not found.methods.get(name, {}).get("control")]
-    sets = [{behaviour: frozenset(ids) for behaviour, ids in own.items() if ids} for own in proper]
+    methods = [name for name, info in results.methods.items() if not info.control]
+    sets = [
+        {behaviour: frozenset(ids) for behaviour, ids in results.flagged(name, results.attribution.k).items()}
+        for name in methods
+    ]
     return len(sets) > 1 and bool(sets[0]) and all(other == sets[0] for other in sets[1:])
 
 
-def no_p_value(found: Artifacts) -> Row | None:
+def no_p_value(results: Results) -> dict[str, Any] | None:
     """Why the headline has no p value, with how many trainings; None where it has one."""
-    for row in found.headline:
-        if row["arm"] not in OUTSIDE_FAMILY and row["to_random"] and row["to_random"]["p"] is None:
-            return {"seeds": row["seeds"], "why": row["to_random"].get("why_no_p")}
+    for test in results.headline:
+        if results.arms[test.arm].in_family and test.to_random and test.to_random.p is None:
+            return {"seeds": test.seeds, "why": test.to_random.why_no_p}
     return None

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _INLINE = re.compile(r"([\\`*_\[\]|~$@])")
 _AUTOLINK = re.compile(r"(?i)\b(https?|ftp|www)([:.])")
@@ -19,9 +19,34 @@ def signed_percent(change: float | None) -> str:
     return "-" if change is None else f"{100 * change:+.1f} %"
 
 
+def round_percent(share: float) -> str:
+    """A round share as a percentage."""
+    return f"{100 * share:g} %"
+
+
+def points(share: float) -> str:
+    """A share in percentage points."""
+    return f"{100 * share:.1f}"
+
+
+def signed_points(difference: float) -> str:
+    """A difference of shares in percentage points with its sign."""
+    return f"{100 * difference:+.1f}"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """An interval of shares in percent."""
     return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def signed_interval(low: float, high: float) -> str:
+    """An interval of differences in percentage points."""
+    return f"[{signed_points(low)}, {signed_points(high)}]"
+
+
+def alpha_text(alpha: float | None) -> str:
+    """An amplification."""
+    return "-" if alpha is None else f"{alpha:g}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -32,6 +57,11 @@ def number(value: float | None, digits: int = 2) -> str:
 def probability(p: float | None) -> str:
     """A p value with the digits that it carries."""
     return "-" if p is None else f"{p:.3f}"
+
+
+def counted(reasons: Mapping[str, int], because: str = "because") -> str:
+    """How often each reason stands there: 3 because it was cut and 1 because it timed out."""
+    return listed([f"{count} {because} {reason}" for reason, count in reasons.items()])
 
 
 def listed(items: Sequence[str]) -> str:
@@ -52,4 +82,4 @@ def markdown(text: str) -> str:
     """Text that Markdown shows as it is: no link, no markup, no HTML."""
     inert = _INLINE.sub(r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     unlinked = _AUTOLINK.sub(r"\1\\\2", inert)
-    return _BLOCK.sub(lambda found: f"{found[1]}{found[3] or ''}\\{found[2] or found[4]}", unlinked)
+    return _BLOCK.sub(lambda match: f"{match[1]}{match[3] or ''}\\{match[2] or match[4]}", unlinked)

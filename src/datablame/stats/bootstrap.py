@@ -27,7 +27,8 @@ def two_way(a: ArrayLike, b: ArrayLike, key: int, resamples: int = _RESAMPLES, c
         for values in (first, second)
     ]
     differences = np.take_along_axis(means[0] - means[1], prompts, axis=1).mean(1)
-    return _percentiles(differences, confidence)
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
 
 
 def two_way_mean(a: ArrayLike, key: int, resamples: int = _RESAMPLES, confidence: float = 0.95) -> Interval:
@@ -40,8 +41,3 @@ def two_way_mean(a: ArrayLike, key: int, resamples: int = _RESAMPLES, confidence
     if values.ndim != 2:
         raise ValueError(f"need (seeds, prompts), not {values.shape}")
     return two_way(values, np.zeros((1, values.shape[1])), key, resamples, confidence)
-
-
-def _percentiles(values: np.ndarray, confidence: float) -> Interval:
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))

@@ -78,11 +78,11 @@ def accuracy(human: ArrayLike, predicted: ArrayLike) -> Accuracy:
     Raises:
         ValueError: the arrays differ in length.
     """
-    said, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
-    if said.shape != found.shape or said.ndim != 1:
-        raise ValueError(f"need two arrays of one length, not {said.shape} and {found.shape}")
-    counts = (said & found, ~said & found, said & ~found, ~said & ~found)
-    return Accuracy(*(int(each.sum()) for each in counts))
+    yes, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
+    if yes.shape != found.shape or yes.ndim != 1:
+        raise ValueError(f"need two arrays of one length, not {yes.shape} and {found.shape}")
+    counts = (yes & found, ~yes & found, yes & ~found, ~yes & ~found)
+    return Accuracy(*(int(cell.sum()) for cell in counts))
 
 
 def kappa(counts: Accuracy) -> float:
@@ -102,14 +102,16 @@ def kappa_interval(
 
     Resamples in which kappa is not defined are left out; -1 to 1 where it is defined in none. Perfect agreement gives
     an interval without width: the bootstrap knows nothing of errors that it has not seen.
+
+    Raises:
+        ValueError: the arrays differ in length.
     """
-    said, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
-    accuracy(said, found)
-    belongs = np.arange(len(said)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    cells = np.zeros((int(belongs.max(initial=-1)) + 1, 4))
-    np.add.at(cells, (belongs, np.select([said & found, found, said], [0, 1, 2], 3)), 1)
-    if not len(cells):
+    if not accuracy(human, predicted).n:
         return Interval(-1.0, 1.0)
+    yes, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
+    group = np.arange(len(yes)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    cells = np.zeros((int(group.max()) + 1, 4))
+    np.add.at(cells, (group, np.select([yes & found, found, yes], [0, 1, 2], 3)), 1)
     random = np.random.Generator(np.random.Philox(key=key))
     times = random.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), size=resamples)
     values = _kappas(times @ cells)
@@ -148,9 +150,14 @@ def corrected_rate(k: int, n: int, calibration: Accuracy, key: int, confidence: 
         raise ValueError(f"k = {k} is not between 0 and n = {n}, or n is 0")
     rate = rogan_gladen(k / n, calibration.sensitivity, calibration.specificity)
     random = np.random.Generator(np.random.Philox(key=key))
-    sensitivity = _jeffreys(calibration.true_positive, calibration.positives, random)
-    specificity = _jeffreys(calibration.true_negative, calibration.negatives, random)
-    sample = _jeffreys(k, n, random)
+    sensitivity, specificity, sample = (
+        random.beta(yes + 0.5, total - yes + 0.5, size=_DRAWS)
+        for yes, total in (
+            (calibration.true_positive, calibration.positives),
+            (calibration.true_negative, calibration.negatives),
+            (k, n),
+        )
+    )
     says = sensitivity + specificity > 1
     gain = np.where(says, sensitivity + specificity - 1, 1)
     rates = np.clip((sample + specificity - 1) / gain, 0, 1)
@@ -164,15 +171,11 @@ def corrected_rate(k: int, n: int, calibration: Accuracy, key: int, confidence: 
     return Corrected(rate, min(low, rate), max(high, rate))
 
 
-def _jeffreys(yes: int, n: int, random: np.random.Generator) -> NDArray[np.float64]:
-    return random.beta(yes + 0.5, n - yes + 0.5, size=_DRAWS)
-
-
 def _kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Kappa of each row of (true positive, false positive, false negative, true negative)."""
-    both, found, said, neither = counts.T
+    both, found, yes, neither = counts.T
     n = counts.sum(axis=1)
-    chance = (both + found) * (both + said) + (neither + found) * (neither + said)
+    chance = (both + found) * (both + yes) + (neither + found) * (neither + yes)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(n * n > chance, (n * (both + neither) - chance) / (n * n - chance), np.nan)
 

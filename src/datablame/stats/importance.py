@@ -9,7 +9,16 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from datablame.stats.intervals import Interval
-from datablame.stats.psis import pareto_khat
+
+LEAST_TAIL = 5
+"""Fewer exceedances cannot be fitted."""
+_GRID = 30
+_PRIOR_SCALE = 3
+"""Of Zhang and Stephens: their prior's scale in units of the data's first quartile."""
+_PRIOR_K, _PRIOR_WEIGHT = 0.5, 10
+"""k-hat is drawn towards one half as if that many exceedances had said so (Vehtari et al. 2024, appendix)."""
+_ALIKE = 1e-6
+"""Relative difference below which two weights are one: they come from sums of float32 logarithms."""
 
 
 class Spread(NamedTuple):
@@ -39,7 +48,7 @@ def balance_log_weights(log_p: ArrayLike, log_q: ArrayLike, counts: ArrayLike) -
     Raises:
         ValueError: the shapes do not fit, or no distribution gave a sample.
     """
-    p, q, n = (np.asarray(each, dtype=float) for each in (log_p, log_q, counts))
+    p, q, n = (np.asarray(values, dtype=float) for values in (log_p, log_q, counts))
     if p.ndim != 1 or q.shape != (p.size, n.size):
         raise ValueError(f"need log_p (samples,), log_q (samples, distributions), not {p.shape} and {q.shape}")
     if not n.sum() > 0 or (n < 0).any():
@@ -59,7 +68,7 @@ def weighed_rate(log_weights: ArrayLike, harmful: ArrayLike, prompts: ArrayLike,
         ValueError: there is no sample, or the lengths differ.
     """
     log_w, h = np.asarray(log_weights, dtype=float), np.asarray(harmful, dtype=bool)
-    prompt, stratum = (np.unique(np.asarray(each), return_inverse=True)[1] for each in (prompts, strata))
+    prompt, stratum = (np.unique(np.asarray(numbers), return_inverse=True)[1] for numbers in (prompts, strata))
     if not 0 < log_w.size == h.size == prompt.size == stratum.size:
         raise ValueError(f"need samples, and as many of each, not {[log_w.size, h.size, prompt.size, stratum.size]}")
     of_prompt = np.bincount(prompt)
@@ -100,3 +109,50 @@ def score_interval(rate: float, standard_error: float, n: float, confidence: flo
     centre = (clipped + z2 / (2 * effective)) / (1 + z2 / effective)
     half = math.sqrt(z2 * (clipped * (1 - clipped) / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
     return Interval(0.0 if clipped == 0 else centre - half, 1.0 if clipped == 1 else centre + half)
+
+
+def tail_size(n: int) -> int:
+    """How many of the largest of n weights count as their tail: the smaller of n / 5 and 3 sqrt(n), rounded up."""
+    return math.ceil(min(n / 5, 3 * math.sqrt(n)))
+
+
+def pareto_khat(log_weights: ArrayLike) -> float | None:
+    """The shape of the generalised Pareto fitted to the largest weights (Vehtari, Simpson et al. 2024, JMLR 25:72).
+
+    Above .7 estimates from the weights are unreliable at any practical number of samples. -inf where the largest
+    weights are all alike, for there is no tail then; None where fewer than five exceed the rest, for which nothing can
+    be said.
+
+    Raises:
+        ValueError: a logarithm is NaN or +inf.
+    """
+    ordered = np.sort(np.asarray(log_weights, dtype=float).ravel())
+    if np.isnan(ordered).any() or (ordered.size and ordered[-1] == np.inf):
+        raise ValueError("a log weight is NaN or infinite; weigh only outputs that were drawn")
+    size = tail_size(ordered.size)
+    if size < LEAST_TAIL or ordered[-1] == -np.inf:
+        return None
+    weights = np.exp(ordered - ordered[-1])
+    if weights[-size] >= 1 - _ALIKE:
+        return -math.inf
+    exceedances = weights[-size:] - weights[-size - 1]
+    exceedances = exceedances[exceedances > 0]
+    return None if exceedances.size < LEAST_TAIL else _shape(exceedances)
+
+
+def _shape(x: NDArray[np.float64]) -> float:
+    """The generalised Pareto's k over sorted exceedances: Zhang and Stephens (2009) with the prior on k.
+
+    The posterior mean of theta = -k / sigma over a grid by profile likelihood, then k = mean(log(1 - theta x)).
+    """
+    n = x.size
+    grid = _GRID + math.isqrt(n)
+    quartile = x[math.floor(n / 4 + 0.5) - 1]
+    steps = np.arange(1, grid + 1) - 0.5
+    theta = 1 / x[-1] + (1 - np.sqrt(grid / steps)) / (_PRIOR_SCALE * quartile)
+    k = np.log1p(-theta[:, None] * x).mean(1)
+    profile = n * (np.log(-theta / k) - k - 1)
+    weight = np.exp(profile - profile.max())
+    mean = (theta * weight).sum() / weight.sum()
+    shape = np.log1p(-mean * x).mean()
+    return float((n * shape + _PRIOR_WEIGHT * _PRIOR_K) / (n + _PRIOR_WEIGHT))

@@ -1,10 +1,12 @@
-"""What a design can show and how often it cries wolf, by simulation of whole studies."""
+"""What a design can show and how often it cries wolf, by simulation of whole studies; the cheapest that would do."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from scipy.stats import norm
 from scipy.stats import t as students_t
@@ -12,10 +14,19 @@ from scipy.stats import t as students_t
 from datablame.stats.crossed import crossed_p_rows
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import holm, permutation_p_rows, smallest_p
-from datablame.stats.proportions import pooled_z_p
 from datablame.stats.simulated import Counts, Design, Drawn, deviation, drawn_studies, intercept, nodes
 
 LEVEL = 0.05
+TARGET = 0.8
+"""The power that the cheapest design has to have."""
+MOST_TRIED = 40
+_SEEDS = range(4, 21)
+"""Training seeds an arm; fewer than 4 give no p value."""
+_PROMPTS = (0.25, 0.5, 1.0, 2.0)
+"""Times the prompts that there are."""
+_SAMPLES = (5, 10, 25, 50, 100)
+_WORTH_SIMULATING = 0.78
+"""The formula's power is within a few points of the simulated one."""
 PValues = NDArray[np.float64]
 
 
@@ -52,13 +63,12 @@ class Power(NamedTuple):
     simulations: int
 
 
-class _PValues(NamedTuple):
-    """Of some studies, in the order of `Rejections`."""
+class Cheapest(NamedTuple):
+    """A design whose simulated power reaches the target, its power and its cost in outputs."""
 
-    samples: PValues
-    prompts: PValues | None
-    seeds: PValues
-    crossed: PValues | None
+    design: Design
+    power: Power
+    cost: float
 
 
 def simulate(design: Design, simulations: int, key: int, advance: Callable[[int], object] = lambda done: None) -> Power:
@@ -68,8 +78,8 @@ def simulate(design: Design, simulations: int, key: int, advance: Callable[[int]
     Both kinds of study share their random numbers except for the method that works. `advance` is called with the
     number of studies done since the last call.
     """
-    false_alarms: list[_PValues] = []
-    detections: list[_PValues] = []
+    false_alarms: list[list[PValues | None]] = []
+    detections: list[list[PValues | None]] = []
     adjusted: list[float] = []
     least: list[float] = []
     for drawn in drawn_studies(design, simulations, key):
@@ -82,7 +92,7 @@ def simulate(design: Design, simulations: int, key: int, advance: Callable[[int]
         least += np.minimum.reduce([_larger_p(drawn.idle[0], drawn), *others]).tolist()
         advance(len(working))
     return Power(
-        power=_share(np.array(adjusted)),
+        power=_share(adjusted),
         any_false_alarm=_share(np.array(least) * design.methods),
         with_effect=_rejections(detections),
         without_effect=_rejections(false_alarms),
@@ -95,9 +105,9 @@ def powers(design: Design, to_rates: Sequence[float], simulations: int, key: int
     adjusted: list[list[float]] = [[] for _ in to_rates]
     for drawn in drawn_studies(design, simulations, key, to_rates):
         others = [_larger_p(method, drawn) for method in drawn.idle[1:]]
-        for found, working in zip(adjusted, drawn.working, strict=True):
-            found += _adjusted(working, drawn, others)
-    return [_share(np.array(found)) for found in adjusted]
+        for p_values, working in zip(adjusted, drawn.working, strict=True):
+            p_values += _adjusted(working, drawn, others)
+    return [_share(p_values) for p_values in adjusted]
 
 
 def smallest_adjusted_p(design: Design) -> float:
@@ -125,33 +135,66 @@ def approximate_power(design: Design) -> float:
         variance += design.interaction_deviation**2 * float(weights @ slope**2) / design.prompts
         variance += float(weights @ slope) / (design.prompts * design.samples)
         errors.append(float(np.sqrt(variance / seeds)))
-    mine, other = errors
+    of_method, of_reference = errors
     critical = float(students_t.ppf(1 - level / 2, design.seeds + design.references - 2))
-    room = abs(design.from_rate - design.to_rate) - critical * float(np.hypot(mine, other))
-    return float(weights @ norm.cdf((room + mine * points) / other) ** 2)
+    room = abs(design.from_rate - design.to_rate) - critical * float(np.hypot(of_method, of_reference))
+    return float(weights @ norm.cdf((room + of_method * points) / of_reference) ** 2)
 
 
-def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> list[float]:
-    """Of each study, Holm's p of the method that works, given those of the others."""
-    return [holm(row)[0] for row in np.transpose([_larger_p(working, drawn), *others]).tolist()]
+def cost(design: Design, training_cost: float) -> float:
+    """All trainings, one being worth `training_cost` outputs, and all outputs; prompts cost nothing."""
+    return design.trainings * training_cost + design.outputs
 
 
-def _larger_p(method: Counts, drawn: Drawn) -> PValues:
-    """The program's p: the larger one against random and against baseline."""
-    mine = method.mean(2)
-    return np.maximum(*(permutation_p_rows(mine, arm.mean(2)) for arm in (drawn.random, drawn.baseline)))
+def candidates(design: Design, training_cost: float) -> list[Design]:
+    """Designs for the same effect that the formula holds for able to show it, the cheapest first.
+
+    4 to 20 seeds in every arm, a quarter to twice the prompts, 5 to 100 samples, and the design's own numbers. Of
+    equally cheap designs those with fewer prompts come first.
+    """
+    prompts = sorted({max(2, round(share * design.prompts)) for share in _PROMPTS})
+    every = [
+        replace(design, seeds=s, reference_seeds=None, prompts=p, samples=n)
+        for s, p, n in product(sorted({*_SEEDS, design.seeds}), prompts, sorted({*_SAMPLES, design.samples}))
+    ]
+    every.sort(key=lambda other: (cost(other, training_cost), other.prompts))
+    return [other for other in every if approximate_power(other) >= _WORTH_SIMULATING]
 
 
-def _against_random(method: Counts, random: Counts, samples: int) -> _PValues:
-    rates = (method / samples, random / samples)
-    totals = [(arm.sum((1, 2)), arm.shape[1] * arm.shape[2] * samples) for arm in (method, random)]
-    prompts, seeds = method.shape[2], min(method.shape[1], random.shape[1])
-    return _PValues(
-        samples=pooled_z_p(*totals[0], *totals[1]),
-        prompts=paired_p_rows(*(each.mean(1) for each in rates)) if prompts >= 2 else None,
-        seeds=permutation_p_rows(method.mean(2), random.mean(2)),
-        crossed=crossed_p_rows(*rates) if prompts >= 2 and seeds >= 2 else None,
-    )
+def cheapest(
+    designs: Sequence[Design],
+    training_cost: float,
+    simulations: int,
+    key: int,
+    advance: Callable[[int], object] = lambda done: None,
+) -> Cheapest | None:
+    """The first of the designs with a simulated power of at least .8; None where none of the first 40 has it.
+
+    `advance` is called with 1 for every design that was simulated.
+    """
+    for design in designs[:MOST_TRIED]:
+        simulated = simulate(design, simulations, key)
+        advance(1)
+        if simulated.power.rate >= TARGET:
+            return Cheapest(design, simulated, cost(design, training_cost))
+    return None
+
+
+def pooled_z_p(k1: ArrayLike, n1: int, k2: ArrayLike, n2: int) -> PValues:
+    """Two-sided p of k1 in n1 against k2 in n2 by the pooled two-proportion z test; 1 where all or none are yes.
+
+    Here for comparison only: samples of one training share its luck, so that this test raises false alarms.
+
+    Raises:
+        ValueError: an n is 0 or a k is not between 0 and its n.
+    """
+    first, second = np.asarray(k1, dtype=float), np.asarray(k2, dtype=float)
+    if n1 < 1 or n2 < 1 or ((first < 0) | (first > n1)).any() or ((second < 0) | (second > n2)).any():
+        raise ValueError(f"counts must be between 0 and n1 = {n1}, n2 = {n2}, which are at least 1")
+    rate = (first + second) / (n1 + n2)
+    error = np.sqrt(rate * (1 - rate) * (1 / n1 + 1 / n2))
+    z = np.divide(first / n1 - second / n2, error, out=np.zeros_like(error), where=error > 0)
+    return np.asarray(2 * norm.sf(np.abs(z)))
 
 
 def paired_p_rows(a: PValues, b: PValues) -> PValues:
@@ -162,17 +205,39 @@ def paired_p_rows(a: PValues, b: PValues) -> PValues:
     return np.asarray(2 * students_t.sf(np.abs(t), d.shape[1] - 1))
 
 
-def _rejections(blocks: list[_PValues]) -> Rejections:
-    prompts = [block.prompts for block in blocks if block.prompts is not None]
-    crossed = [block.crossed for block in blocks if block.crossed is not None]
-    return Rejections(
-        samples=_share(np.concatenate([block.samples for block in blocks])),
-        prompts=_share(np.concatenate(prompts)) if prompts else None,
-        seeds=_share(np.concatenate([block.seeds for block in blocks])),
-        crossed=_share(np.concatenate(crossed)) if crossed else None,
-    )
+def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> list[float]:
+    """Of each study, Holm's p of the method that works, given those of the others."""
+    return [holm(row)[0] for row in np.transpose([_larger_p(working, drawn), *others]).tolist()]
 
 
-def _share(p_values: PValues) -> Share:
-    below = int((p_values < LEVEL).sum())
-    return Share(below / p_values.size, *wilson(below, p_values.size))
+def _larger_p(method: Counts, drawn: Drawn) -> PValues:
+    """The program's p: the larger one against random and against baseline."""
+    by_seed = method.mean(2)
+    return np.maximum(*(permutation_p_rows(by_seed, arm.mean(2)) for arm in (drawn.random, drawn.baseline)))
+
+
+def _against_random(method: Counts, random: Counts, samples: int) -> list[PValues | None]:
+    """The p values of some studies, in the order of `Rejections`."""
+    rates = (method / samples, random / samples)
+    totals = [(arm.sum((1, 2)), arm.shape[1] * arm.shape[2] * samples) for arm in (method, random)]
+    prompts, seeds = method.shape[2], min(method.shape[1], random.shape[1])
+    return [
+        pooled_z_p(*totals[0], *totals[1]),
+        paired_p_rows(*(rate.mean(1) for rate in rates)) if prompts >= 2 else None,
+        permutation_p_rows(method.mean(2), random.mean(2)),
+        crossed_p_rows(*rates) if prompts >= 2 and seeds >= 2 else None,
+    ]
+
+
+def _rejections(blocks: list[list[PValues | None]]) -> Rejections:
+    tests = ([block for block in blocks if block is not None] for blocks in zip(*blocks, strict=True))
+    samples, prompts, seeds, crossed = (_share(np.concatenate(test)) if test else None for test in tests)
+    assert samples is not None
+    assert seeds is not None
+    return Rejections(samples, prompts, seeds, crossed)
+
+
+def _share(p_values: ArrayLike) -> Share:
+    below = np.asarray(p_values) < LEVEL
+    k = int(below.sum())
+    return Share(k / below.size, *wilson(k, below.size))

@@ -4,19 +4,16 @@ from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
     """Spearman's rank correlation of two score vectors; NaN where one is constant."""
-    from scipy import stats
-
     return float(stats.spearmanr(a, b).statistic) if _both_vary(a, b) else float("nan")
 
 
 def kendall(a: ArrayLike, b: ArrayLike) -> float:
     """Kendall's tau-b of two score vectors, which corrects for ties; NaN where one is constant."""
-    from scipy import stats
-
     return float(stats.kendalltau(a, b, variant="b").statistic) if _both_vary(a, b) else float("nan")
 
 
@@ -33,15 +30,13 @@ def rank_biased_overlap(a: Sequence[Hashable], b: Sequence[Hashable], p: float =
         raise ValueError(f"rankings have {len(a)} and {len(b)} items; they need the same number, at least 1")
     if len(set(a)) < len(a) or len(set(b)) < len(b):
         raise ValueError("a ranking names an item twice")
-    seen_a: set[Hashable] = set()
-    seen_b: set[Hashable] = set()
+    first: set[Hashable] = set()
+    second: set[Hashable] = set()
     shared, total, weight = 0, 0.0, 1.0
     for depth, (x, y) in enumerate(zip(a, b, strict=True), 1):
-        seen_a.add(x)
-        seen_b.add(y)
-        shared += 1 if x == y else (x in seen_b) + (y in seen_a)
-        seen_a.add(x)
-        seen_b.add(y)
+        first.add(x)
+        second.add(y)
+        shared += 1 if x == y else (x in second) + (y in first)
         weight *= p
         total += shared / depth * weight
     return shared / len(a) * weight + (1 - p) / p * total
@@ -64,8 +59,6 @@ def expected_jaccard(k: int, n: int) -> float:
     Raises:
         ValueError: k is not between 1 and n.
     """
-    from scipy import stats
-
     if not 1 <= k <= n:
         raise ValueError(f"k = {k} is not between 1 and n = {n}")
     x = np.arange(max(0, 2 * k - n), k + 1)
@@ -79,8 +72,7 @@ def precision_at(ranked: Sequence[Hashable], relevant: Collection[Hashable], k: 
 
 def recall_at(ranked: Sequence[Hashable], relevant: Collection[Hashable], k: int) -> float:
     """Share of the relevant items among the first k; NaN where nothing is relevant."""
-    wanted = set(relevant)
-    return len(set(ranked[:k]) & wanted) / len(wanted) if wanted else float("nan")
+    return len(set(ranked[:k]) & set(relevant)) / len(set(relevant)) if relevant else float("nan")
 
 
 def average_precision(relevant: ArrayLike, scores: ArrayLike) -> float:

@@ -1,26 +1,14 @@
 """Which prompts are looked at first, and which of them are worth sampling in full."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
-from datablame.tables import EVERY, Prompt, Rate
+from datablame.tables import EVERY, Prompt, Rate, ScannedPrompt
 
 RULE = (
     "Scanned prompts are ranked by rise: their highest harmful rate at an alpha above 0, minus their rate at alpha 0 "
     "(ties: the higher rate, then the order of the study). Focus prompts are the first {focus} of this ranking, and "
     "the best ranked prompt of every behaviour that showed a harmful output and has none among them."
 )
-
-
-class Choice(NamedTuple):
-    """One scanned prompt: its rate at each alpha (None where nothing was scored), whether it is in focus, and why."""
-
-    prompt_id: str
-    behaviour: str
-    rates: dict[float, float | None]
-    rise: float
-    selected: bool
-    reason: str
 
 
 def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
@@ -33,39 +21,39 @@ def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
     return [prompt for prompt, _ in zip(turns, range(n), strict=False)]
 
 
-def choose_focus(rates: Sequence[Rate], focus: int) -> list[Choice]:
-    """Every scanned prompt in the order of its rates, chosen or not by `RULE`."""
+def choose_focus(rates: Sequence[Rate], focus: int) -> list[ScannedPrompt]:
+    """Every scanned prompt in the order of its rates, in focus or not by `RULE`."""
     cells: dict[tuple[str, str], dict[float, Rate]] = {}
     for rate in rates:
         if rate.prompt_id != EVERY:
             cells.setdefault((rate.prompt_id, rate.behaviour), {})[rate.alpha] = rate
-    order = {prompt: place for place, prompt in enumerate(cells)}
-    ranking = sorted(cells, key=lambda prompt: (-_rise(cells[prompt]), -_peak(cells[prompt]), order[prompt]))
+    # Sorting keeps the study's order of what is equal.
+    ranking = sorted(cells, key=lambda prompt: (-_rise(cells[prompt]), -_highest(cells[prompt])))
     reasons = {prompt: f"rank {rank} of {len(ranking)} by rise" for rank, prompt in enumerate(ranking, 1)}
     selected = set(ranking[:focus])
+    shown = {prompt[1] for prompt, cell in cells.items() if any(rate.harmful for rate in cell.values())}
     for prompt in ranking:
         behaviour = prompt[1]
-        shown = any(rate.harmful for other in cells if other[1] == behaviour for rate in cells[other].values())
-        if shown and not any(other[1] == behaviour for other in selected):
+        if behaviour in shown and not any(other[1] == behaviour for other in selected):
             selected.add(prompt)
             reasons[prompt] += f", the best of {behaviour}"
     return [
-        Choice(
+        ScannedPrompt(
             prompt_id=prompt[0],
             behaviour=prompt[1],
-            rates={alpha: rate.rate for alpha, rate in cells[prompt].items()},
-            rise=_rise(cells[prompt]),
+            alphas=tuple(cell),
+            rates=tuple(rate.rate for rate in cell.values()),
+            rise=_rise(cell),
             selected=prompt in selected,
             reason=reasons[prompt],
         )
-        for prompt in cells
+        for prompt, cell in cells.items()
     ]
 
 
 def _rise(cell: Mapping[float, Rate]) -> float:
-    amplified = [rate.rate for alpha, rate in cell.items() if alpha > 0 and rate.rate is not None]
-    return max(amplified, default=0.0) - (cell[0.0].rate or 0.0)
+    return _highest({alpha: rate for alpha, rate in cell.items() if alpha > 0}) - (cell[0.0].rate or 0.0)
 
 
-def _peak(cell: Mapping[float, Rate]) -> float:
+def _highest(cell: Mapping[float, Rate]) -> float:
     return max((rate.rate for rate in cell.values() if rate.rate is not None), default=0.0)

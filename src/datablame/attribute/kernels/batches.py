@@ -14,18 +14,18 @@ _logger = logging.getLogger(__name__)
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Places sorted by length; rows times longest row stay within the budget, but a batch has one row at least."""
+    """Indices sorted by length; rows times longest row stay within the budget, but a batch has one row at least."""
     batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        if batches and (len(batches[-1]) + 1) * lengths[place] <= batch_tokens:
-            batches[-1].append(place)
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= batch_tokens:
+            batches[-1].append(index)
         else:
-            batches.append([place])
+            batches.append([index])
     return batches
 
 
 def in_batches(lengths: Sequence[int], batch_tokens: int, work: Callable[[list[int]], None]) -> None:
-    """Call `work` on batches that cover every place once; one that does not fit in memory is halved.
+    """Call `work` on batches that cover every index once; one that does not fit in memory is halved.
 
     Raises:
         PhaseError: a single document does not fit.
@@ -44,12 +44,12 @@ def in_batches(lengths: Sequence[int], batch_tokens: int, work: Callable[[list[i
                 f"a document of {lengths[batch[0]]} tokens does not fit in memory; lower attribute.max_tokens"
             )
         torch.cuda.empty_cache()
-        places = sorted(place for each in [batch, *waiting] for place in each)
-        batch_tokens = max(1, len(batch) * max(lengths[place] for place in batch) // 2)
+        indices = sorted(index for each in [batch, *waiting] for index in each)
+        batch_tokens = max(1, len(batch) * max(lengths[index] for index in batch) // 2)
         _logger.warning("memory ran out; batches of documents now hold at most %d tokens", batch_tokens)
         waiting = [
-            [places[place] for place in smaller]
-            for smaller in length_batches([lengths[place] for place in places], batch_tokens)
+            [indices[index] for index in smaller]
+            for smaller in length_batches([lengths[index] for index in indices], batch_tokens)
         ][::-1]
 
 

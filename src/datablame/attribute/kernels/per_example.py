@@ -6,18 +6,18 @@ pass computes nothing else, and it ends at the lowest of the chosen blocks. A pr
 NLL(rejected): its gradient is the same sum over the tokens of both answers, G negated at those of the rejected one.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
-from datablame.attribute.kernels.observed import backward_with_hooks, linears
-from datablame.attribute.kernels.rows import per_example_pass
+from datablame.attribute.kernels.batches import in_batches
+from datablame.attribute.kernels.hidden import hidden_states_of, means
+from datablame.attribute.kernels.hooks import backward_with_hooks, linears
 from datablame.models.chat import Encoded, Preference, answers
-from datablame.models.device import offload_device, to_float64
+from datablame.models.device import offload_device, to_float64, with_float64
 
 Directions = Mapping[str, Float[Tensor, "behaviours outputs inputs"]]
 """For each Linear layer the mean over a behaviour's queries of their unit gradients."""
@@ -27,22 +27,44 @@ _HELD_NUMBERS = 1 << 24
 
 
 class Similarities(NamedTuple):
-    """Of every document: its gradient's dot products with the directions and norm, its loss (nats) and loss tokens.
+    """Of every document: its gradient's dot products with the directions and norm, its loss (nats).
 
-    Of a preference pair the loss is the chosen answer's less the rejected one's, and the tokens are those of both.
+    Of a preference pair the loss is the chosen answer's less the rejected one's.
     """
 
     dots: Float[Tensor, "documents behaviours"]
     norms: Float[Tensor, " documents"]
     losses: Float[Tensor, " documents"]
-    tokens: Int[Tensor, " documents"]
     states: Float[Tensor, "documents width"] = torch.zeros(0, 0)
     """Mean hidden states; without columns where no layer was asked for."""
 
 
 def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together."""
-    return mean_units(functools.partial(gradient_of, model, blocks=blocks), queries, linears(model, blocks))
+    return mean_directions((model,), queries, blocks)
+
+
+def mean_directions(models: Sequence[Any], queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
+    """The same with each query's gradient averaged over checkpoints first.
+
+    g is the gradient of a query's mean NLL at one checkpoint. Along the step d from before to after, the mean
+    log-probability of the query's tokens changes by -<(g_after + g_before) / 2, d> (the trapezoidal rule for the
+    integral of the gradient along the step: right up to the third power of d).
+    """
+    layers = linears(models[0], blocks)
+    numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
+    device = offload_device(4 * numbers, next(iter(layers.values())).weight.device)
+    means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
+    for behaviour, of_behaviour in enumerate(queries):
+        for query in of_behaviour:
+            gradient, *others = (gradient_of(model, query, blocks) for model in models)
+            for other in others:
+                gradient = {name: part + other[name].to(part.device) for name, part in gradient.items()}
+            norm = torch.stack([to_float64(part).pow(2).sum() for part in gradient.values()]).sum().sqrt()
+            if norm > 0:
+                for name, part in gradient.items():
+                    means[name][behaviour] += (part / (norm * len(of_behaviour)).float().to(part.device)).to(device)
+    return means
 
 
 def gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
@@ -54,25 +76,6 @@ def gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, 
 
     backward_with_hooks(model, [query], blocks, keep)
     return gradient
-
-
-def mean_units(
-    gradient: Callable[[Encoded], Mapping[str, Tensor]],
-    queries: Sequence[Sequence[Encoded]],
-    layers: Mapping[str, nn.Linear],
-) -> Directions:
-    """For each behaviour's queries the mean of what `gradient` makes of them, scaled to unit norm over all layers."""
-    numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
-    device = offload_device(4 * numbers, next(iter(layers.values())).weight.device)
-    means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
-    for behaviour, own in enumerate(queries):
-        for query in own:
-            parts = gradient(query)
-            norm = torch.stack([to_float64(part).pow(2).sum() for part in parts.values()]).sum().sqrt()
-            if norm > 0:
-                for name, part in parts.items():
-                    means[name][behaviour] += (part / (norm * len(own)).float().to(part.device)).to(device)
-    return means
 
 
 def similarities(
@@ -98,16 +101,10 @@ def similarities(
         rows[:, :behaviours].add_(dots, alpha=1 / scale)
         rows[:, behaviours].add_(squares, alpha=1 / scale**2)
 
-    found = per_example_pass(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
-    dots, squares = found.rows.split([behaviours, 1], 1)
+    passed = per_example_pass(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
+    dots, squares = passed.rows.split([behaviours, 1], 1)
     norms = squares.squeeze(1).clamp_min(0).sqrt()
-    return Similarities(dots, norms, found.losses, response_tokens(documents), found.states)
-
-
-def response_tokens(documents: Sequence[Encoded | Preference]) -> Int[Tensor, " documents"]:
-    """How many tokens each document's loss is the mean of; of a pair those of both answers."""
-    counts = [sum(len(each.ids) - each.prompt_tokens for each in answers(document)) for document in documents]
-    return torch.tensor(counts, dtype=torch.long)
+    return Similarities(dots, norms, passed.losses, passed.states)
 
 
 def contributions(
@@ -159,3 +156,99 @@ def _from_factors(
         dots = [((deltas @ each) * inputs).sum((1, 2)) for each in directions]
     grams = (inputs @ inputs.transpose(1, 2)) * (deltas @ deltas.transpose(1, 2))
     return to_float64(torch.stack(dots, 1)), to_float64(grams.sum((1, 2)))
+
+
+Add = Callable[
+    [
+        Float[Tensor, "batch columns"],
+        str,
+        Float[Tensor, "batch tokens inputs"],
+        Float[Tensor, "batch tokens outputs"],
+        float,
+    ],
+    None,
+]
+"""Adds to a batch's rows what a layer has to say: its name, inputs, output gradients and how much too large these are.
+"""
+
+
+class Rows(NamedTuple):
+    """Of every document its row, its loss (nats), and the mean hidden state of the layer that was asked for.
+
+    Of a preference pair the loss and the state are the chosen answer's less the rejected one's.
+    """
+
+    rows: Float[Tensor, "documents columns"]
+    losses: Float[Tensor, " documents"]
+    states: Float[Tensor, "documents width"]
+    """Without columns where no layer was asked for."""
+
+
+def per_example_pass(
+    model: Any,
+    documents: Sequence[Encoded | Preference],
+    blocks: Sequence[int],
+    batch_tokens: int,
+    columns: int,
+    add: Add,
+    layer: int | None = None,
+) -> Rows:
+    """Rows of `columns` numbers that `add` fills in a pass forward and backward; batches hold documents of like length.
+
+    The hidden states come out of the same forward pass.
+
+    Raises:
+        PhaseError: a single document does not fit in memory.
+    """
+    rows = torch.zeros(len(documents), columns, dtype=torch.float64)
+    losses = torch.zeros(len(documents), dtype=torch.float64)
+    states = torch.zeros(len(documents), 0 if layer is None else model.config.hidden_size)
+    device = with_float64(next(model.parameters()).device)
+
+    def work(indices: list[int]) -> None:
+        batch = torch.zeros(len(indices), columns, dtype=torch.float64, device=device)
+        sides = list(zip(*(answers(documents[index]) for index in indices), strict=True))
+        every = [answer for side in sides for answer in side]
+
+        def joined(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+            if len(sides) == 2:
+                inputs, deltas = _joined(inputs, deltas)
+            add(batch, name, inputs, deltas, scale)
+
+        if layer is None:
+            batch_losses = backward_with_hooks(model, every, blocks, joined)
+        else:
+            lengths = torch.tensor([len(each.ids) for each in every])
+
+            def hear(hidden: Tensor) -> None:
+                ends = lengths.to(hidden.device)
+                states[indices] = _difference(means(hidden, torch.zeros_like(ends), ends).cpu(), len(indices))
+
+            with hidden_states_of(model, layer, hear):
+                batch_losses = backward_with_hooks(model, every, blocks, joined)
+        rows[indices], losses[indices] = batch.cpu(), _difference(batch_losses.cpu(), len(indices))
+
+    for number in (1, 2):
+        alike = [index for index, document in enumerate(documents) if len(answers(document)) == number]
+        spans = [number * max(len(answer.ids) for answer in answers(documents[index])) for index in alike]
+
+        def of_alike(chosen: list[int], alike: list[int] = alike) -> None:
+            work([alike[index] for index in chosen])
+
+        in_batches(spans, batch_tokens, of_alike)
+    return Rows(rows, losses, states)
+
+
+def _difference(sides: Float[Tensor, "answers ..."], documents: int) -> Float[Tensor, "documents ..."]:
+    """What the chosen answers have more than the rejected ones; of single documents what they have."""
+    chosen, *rejected = sides.split(documents)
+    difference: Tensor = chosen - rejected[0] if rejected else chosen
+    return difference
+
+
+def _joined(
+    inputs: Float[Tensor, "answers tokens inputs"], deltas: Float[Tensor, "answers tokens outputs"]
+) -> tuple[Float[Tensor, "pairs both_tokens inputs"], Float[Tensor, "pairs both_tokens outputs"]]:
+    """The rows of the chosen answers, each followed by its rejected one's tokens with the sign of the loss turned."""
+    (chosen, rejected), (up, down) = inputs.chunk(2), deltas.chunk(2)
+    return torch.cat([chosen, rejected], 1), torch.cat([up, -down], 1)

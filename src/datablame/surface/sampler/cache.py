@@ -3,41 +3,36 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 
 class Ring:
-    """Which column is written next and which columns and rows are in use, the same for every layer of a model.
+    """Which column is written next and which columns are in use, the same for every layer of a model.
 
     All rows write a new token into the same column, and go on at column 0 after the last. A row that joins has its
-    prompt before that column. Which columns are its own is told by a mask: keys carry their position, so that the order
+    prompt before that column. A mask says which columns are a row's own: keys carry their position, so that the order
     of the columns has no meaning.
     """
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
-        self.rows = self.column = self.span = 0
-        self.pointer: Tensor | None = None
-        """The column on the device, where the shapes of a step must not change; then every column is in use."""
+        self.column = self.span = 0
 
     def restart(self, column: int) -> None:
         """An empty batch begins, its longest prompt ending before `column`."""
-        self.column = column % self.columns
-        self.span = column if self.pointer is None else self.columns
+        self.column, self.span = column % self.columns, column
 
     def advance(self) -> int:
         """Claim the next column for every row."""
         written = self.column
         self.span = max(self.span, written + 1)
         self.column = (written + 1) % self.columns
-        if self.pointer is not None:
-            self.pointer.fill_(written)
         return written
 
     def behind(self, tokens: int) -> list[tuple[slice, slice]]:
-        """Where `tokens` states go that end before the next column: places in them and columns, cut at the wrap."""
+        """Where `tokens` states go that end before the next column: slices of them and columns, cut at the wrap."""
         start = self.column - tokens
         if start >= 0:
             return [(slice(0, tokens), slice(start, self.column))]
@@ -53,14 +48,14 @@ class RingLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(
         self,
         ring: Ring,
-        keys: Float[Tensor, "prompts branches heads tokens width"],
-        values: Float[Tensor, "prompts branches heads tokens value_width"],
+        keys: Float[Tensor, "prompts models heads tokens width"],
+        values: Float[Tensor, "prompts models heads tokens value_width"],
         rows: int,
     ) -> None:
         super().__init__()
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
-        self.ring, self.written = ring, 0
+        self._ring = ring
         # Zeros, for what a mask hides is still multiplied by 0.
         self._buffers = [
             states.new_zeros(rows, states.shape[1], states.shape[2], ring.columns, states.shape[4])
@@ -76,12 +71,8 @@ class RingLayer(DynamicLayer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "rows heads tokens width"], Float[Tensor, "rows heads tokens value_width"]]:
         """Write the new token's states and return all columns in use, without a copy."""
-        rows, ring = key_states.shape[0], self.ring
+        rows, ring = key_states.shape[0], self._ring
         keys, values = self.keys[:rows], self.values[:rows]
-        if ring.pointer is not None:
-            keys.index_copy_(2, ring.pointer, key_states)
-            values.index_copy_(2, ring.pointer, value_states)
-            return keys, values
         written = (ring.column - 1) % ring.columns
         keys[:, :, written] = key_states[:, :, 0]
         values[:, :, written] = value_states[:, :, 0]
@@ -89,32 +80,32 @@ class RingLayer(DynamicLayer):  # type: ignore[misc]
 
     def get_seq_length(self) -> int:
         """Columns in use before the token that is being read."""
-        return self.ring.span - 1
+        return self._ring.span - 1
 
-    def place(
+    def add_rows(
         self,
         rows: Int[Tensor, " new"],
-        keys: Float[Tensor, "prompts branches heads tokens width"],
-        values: Float[Tensor, "prompts branches heads tokens value_width"],
+        keys: Float[Tensor, "prompts models heads tokens width"],
+        values: Float[Tensor, "prompts models heads tokens value_width"],
         prompts: Int[Tensor, " new"],
-        where: list[tuple[slice, slice]],
+        slices: list[tuple[slice, slice]],
     ) -> None:
         """Copy a prompt's states into each of the rows."""
         for buffer, states in zip(self._buffers, (keys, values), strict=True):
-            for part, columns in where:
+            for part, columns in slices:
                 buffer[rows, :, :, columns] = states[:, :, :, part][prompts]
 
-    def close_up(self, holes: Int[Tensor, " holes"], movers: Int[Tensor, " holes"]) -> None:
+    def move_rows(self, sources: Int[Tensor, " holes"], holes: Int[Tensor, " holes"]) -> None:
         """Move rows from the end into the holes that finished rows leave."""
         for buffer in self._buffers:
-            buffer[holes, :, :, : self.ring.span] = buffer[movers, :, :, : self.ring.span]
+            buffer[holes, :, :, : self._ring.span] = buffer[sources, :, :, : self._ring.span]
 
 
-def closing_up(alive: Tensor) -> tuple[Int[Tensor, " kept"], Int[Tensor, " holes"]]:
-    """Where each kept row comes from, as few as possible moved, and which rows are so filled."""
+def compaction(alive: Bool[Tensor, " rows"]) -> tuple[Int[Tensor, " alive"], Int[Tensor, " holes"]]:
+    """Which row each row that stays comes from, as few as possible moved, and which rows are so filled."""
     survivors = alive.nonzero().squeeze(1)
     count = len(survivors)
-    kept = torch.arange(count, device=alive.device)
+    sources = torch.arange(count, device=alive.device)
     holes = (~alive[:count]).nonzero().squeeze(1)
-    kept[holes] = survivors[count - len(holes) :]
-    return kept, holes
+    sources[holes] = survivors[count - len(holes) :]
+    return sources, holes

@@ -10,74 +10,78 @@ from torch import Tensor
 from transformers import DynamicCache
 
 _CHUNK_TOKENS = 4096
+_LOGIT_COPIES = 3
+"""The head's output, its slice of the last token, and the part of a sort that truncation asks for."""
 
 
 class Chunk(NamedTuple):
-    """Some prompts as one model read them, padded on the left to one length; `branches` are a forked model's two."""
+    """Some prompts as one model read them, padded on the left to one length; a tree with a shared trunk is two models.
 
-    logits: Float[Tensor, "prompts branches embedding"]
+    `states` are each layer's keys and values: prompts, models (1 where both share it), heads, tokens, width.
+    """
+
+    logits: Float[Tensor, "prompts models embedding"]
     states: list[tuple[Tensor, Tensor]]
-    """Each layer's keys and values: prompts, branches (1 where both share it), heads, tokens, width."""
 
     @property
     def tokens(self) -> int:
         """The length of the longest prompt."""
         return int(self.states[0][0].shape[-2])
 
-    @property
-    def token_bytes(self) -> int:
-        """Keys and values of one token of one prompt, all layers together."""
-        return sum(t.nbytes for pair in self.states for t in pair) // (len(self.logits) * self.tokens)
+    def row_bytes(self, columns: int) -> int:
+        """What one row takes: keys and values of every column, all layers together, and its logits."""
+        of_a_token = sum(t.nbytes for pair in self.states for t in pair) // (len(self.logits) * self.tokens)
+        return of_a_token * columns + _LOGIT_COPIES * self.logits[0].numel() * self.logits.element_size()
 
 
 class Prompts:
     """Distinct prompts and how one model reads them, a fixed chunk at a time, when one of the chunk is asked for.
 
-    What was read is kept while it takes no more than `kept_tokens` tokens, the oldest given up first.
+    What was read stays in memory while it takes no more than `most_tokens` tokens, the oldest given up first.
     """
 
-    def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], rows: int, kept_tokens: int) -> None:
-        self.model, self.branches = model, getattr(model, "branches", 1)
+    def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], rows: int, most_tokens: int) -> None:
+        self.model, self.models = model, getattr(model, "shared_trunk_of", 1)
         self.lengths = [len(prompt) for prompt in prompts]
-        self._prompts, self._kept_tokens = prompts, kept_tokens
-        self._starts = _starts(self.lengths, rows)
-        self._number = [chunk for chunk, (start, end) in enumerate(self._starts) for _ in range(start, end)]
-        self._read: dict[int, Chunk] = {}
+        self._prompts, self._most_tokens = prompts, most_tokens
+        self._bounds = _chunk_bounds(self.lengths, rows)
+        self._chunk_of = [chunk for chunk, (start, end) in enumerate(self._bounds) for _ in range(start, end)]
+        self._chunks: dict[int, Chunk] = {}
 
-    def groups(self, numbers: Sequence[int]) -> list[tuple[Chunk, list[int], list[int]]]:
-        """The chunks that the numbered prompts are in, each with the places in `numbers` and in the chunk."""
-        found = []
-        for chunk in dict.fromkeys(self._number[number] for number in numbers):
-            places = [place for place, number in enumerate(numbers) if self._number[number] == chunk]
-            start = self._starts[chunk][0]
-            found.append((self._chunk(chunk), places, [numbers[place] - start for place in places]))
-        return found
+    def chunks_of(self, prompts: Sequence[int]) -> list[tuple[Chunk, list[int], list[int]]]:
+        """The chunks that the numbered prompts are in, each with its indices in `prompts` and in the chunk."""
+        chunks = []
+        for number in dict.fromkeys(self._chunk_of[prompt] for prompt in prompts):
+            indices = [index for index, prompt in enumerate(prompts) if self._chunk_of[prompt] == number]
+            start = self._bounds[number][0]
+            chunks.append((self._chunk(number), indices, [prompts[index] - start for index in indices]))
+        return chunks
 
     def _chunk(self, number: int) -> Chunk:
-        if number not in self._read:
-            start, end = self._starts[number]
-            self._read[number] = _read(self.model, self._prompts[start:end], self.branches)
-            while len(self._read) > 1 and self._held() > self._kept_tokens:
-                del self._read[next(iter(self._read))]
-        return self._read[number]
+        if number not in self._chunks:
+            start, end = self._bounds[number]
+            self._chunks[number] = _read(self.model, self._prompts[start:end], self.models)
+            while len(self._chunks) > 1 and self._tokens_held() > self._most_tokens:
+                del self._chunks[next(iter(self._chunks))]
+        return self._chunks[number]
 
-    def _held(self) -> int:
-        return sum(len(chunk.logits) * chunk.tokens for chunk in self._read.values())
+    def _tokens_held(self) -> int:
+        return sum(len(chunk.logits) * chunk.tokens for chunk in self._chunks.values())
 
 
-def _starts(lengths: Sequence[int], rows: int) -> list[tuple[int, int]]:
+def _chunk_bounds(lengths: Sequence[int], rows: int) -> list[tuple[int, int]]:
     """Consecutive prompts cut into chunks of at most `rows` prompts and, with padding, about _CHUNK_TOKENS tokens."""
-    found, start, longest = [], 0, 0
-    for place, length in enumerate(lengths):
+    bounds, start, longest = [], 0, 0
+    for index, length in enumerate(lengths):
         longest = max(longest, length)
-        many = place - start + 1
-        if many > 1 and (many > rows or many * longest > _CHUNK_TOKENS):
-            found.append((start, place))
-            start, longest = place, length
-    return [*found, (start, len(lengths))]
+        count = index - start + 1
+        if count > 1 and (count > rows or count * longest > _CHUNK_TOKENS):
+            bounds.append((start, index))
+            start, longest = index, length
+    return [*bounds, (start, len(lengths))]
 
 
-def _read(model: Any, prompts: Sequence[tuple[int, ...]], branches: int) -> Chunk:
+def _read(model: Any, prompts: Sequence[tuple[int, ...]], models: int) -> Chunk:
     ids, mask, positions = left_padded(prompts, model.device)
     cache = DynamicCache(config=model.config)
     logits = model(
@@ -90,7 +94,7 @@ def _read(model: Any, prompts: Sequence[tuple[int, ...]], branches: int) -> Chun
     ).logits[:, -1]
     n = len(prompts)
     states = [tuple(t.unflatten(0, (n, len(t) // n)) for t in (layer.keys, layer.values)) for layer in cache.layers]
-    return Chunk(logits.unflatten(0, (n, branches)), states)
+    return Chunk(logits.unflatten(0, (n, models)), states)
 
 
 def left_padded(
@@ -99,7 +103,7 @@ def left_padded(
     """Ids, mask (none where all are of one length) and positions."""
     lengths = [len(prompt) for prompt in prompts]
     longest = max(lengths)
-    # What stands in a masked place has no influence; 0 is a token of every vocabulary.
+    # What a mask hides has no influence; 0 is a token of every vocabulary.
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     if min(lengths) == longest:
         return ids, None, torch.arange(longest, device=device)[None]

@@ -1,0 +1,1 @@
+"""Two attribution methods for datablame."""

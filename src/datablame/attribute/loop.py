@@ -1,0 +1,143 @@
+"""The evidence loop: it runs whatever items the providers cut, checkpoints loaded once a worker, and resumes."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datablame.attribute.registry import Collecting, EvidenceProvider, Inquiry, Method, WorkItem, providers_of
+from datablame.engine.execute import free_memory, run_items
+from datablame.engine.phase import Work
+from datablame.world import World
+
+Role = Literal["before", "after"]
+
+_SHARD_DOCUMENTS = 256
+
+
+@dataclass
+class WorkerState:
+    """What a worker holds between items, whatever providers cut them."""
+
+    world: World
+    folder: Path
+    """Where items leave their tensors until the phase is done."""
+    _models: dict[tuple[Role, str | None], Any] = field(default_factory=dict)
+    _made: dict[str, Any] = field(default_factory=dict)
+
+    def models(self, *roles: Role, dtype: str | None = None) -> list[Any]:
+        """These checkpoints in evaluation mode, loaded where they are not yet; no other stays in memory.
+
+        Raises:
+            RequestError: a checkpoint is not there.
+        """
+        import torch
+
+        from datablame.models.load import load_model
+
+        named = [(role, dtype) for role in roles]
+        if not self._models.keys() <= set(named):
+            self._made.clear()
+            for key in self._models.keys() - set(named):
+                del self._models[key]
+            free_memory()
+        for role, _ in named:
+            if (role, dtype) not in self._models:
+                kind = None if dtype is None else getattr(torch, dtype)
+                reference, device = getattr(self.world.models, role), self.world.models.device
+                self._models[role, dtype] = load_model(reference, device=device, dtype=kind, field=f"models.{role}")
+        return [self._models[key] for key in named]
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once as long as the same checkpoints are held."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+
+def shards(name: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Rows of the pool in items of equal size, by key: fixed by the documents alone, not by who works on them."""
+    starts = range(0, len(rows), _SHARD_DOCUMENTS)
+    return {f"{name}-{start // _SHARD_DOCUMENTS:05d}": rows[start : start + _SHARD_DOCUMENTS] for start in starts}
+
+
+def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
+    """All evidence that is wanted, by its type; the seconds of an item go to the methods that need what it makes.
+
+    Items are journalled as they finish, so that a resumed run does none of them again.
+
+    Raises:
+        RequestError: a checkpoint, or a layer that the study names, is not there.
+        PhaseError: a loss or a hidden state is not finite, or a document does not fit in memory.
+    """
+
+    def timed(kinds: Sequence[type], key: str, seconds: float) -> None:
+        for method in methods:
+            if set(kinds) & set(method.needs):
+                inquiry.work.timings(f"attribute/{method.name}", key, seconds)
+
+    state = WorkerState(inquiry.world, inquiry.work.out / "items")
+    evidence: dict[type, Any] = {}
+    for provider in providers_of(inquiry.needs):
+        began = time.perf_counter()
+        collecting = provider.collect(inquiry)
+        if isinstance(collecting, Mapping):
+            timed(provider.yields, provider.name, time.perf_counter() - began)
+            evidence |= collecting
+        else:
+            evidence |= _driven(provider, collecting, state, inquiry.work, timed)
+    del state
+    free_memory()
+    return evidence
+
+
+def _driven(
+    provider: EvidenceProvider,
+    collecting: Collecting,
+    state: WorkerState,
+    work: Work,
+    timed: Callable[[Sequence[type], str, float], None],
+) -> Mapping[type, Any]:
+    """Run a provider's stages one after another."""
+    journal = work.journal
+    results: Any = None
+    while True:
+        try:
+            items = collecting.send(results)
+        except StopIteration as stop:
+            evidence: Mapping[type, Any] = stop.value
+            return evidence
+        finished = journal.read()
+
+        def done(key: str, result: tuple[Any, float], items: Mapping[str, WorkItem] = items) -> None:
+            timed(items[key].serves, key, result[1])
+            journal.append(key, result[0])
+
+        run_items(
+            partial(_itself, state),
+            _work,
+            {key: item for key, item in items.items() if key not in finished},
+            execution=work.execution,
+            done=done,
+            progress=work.progress,
+            description=f"attribute: {provider.name}",
+            already=len(items.keys() & finished.keys()),
+        )
+        everything = journal.read()
+        results = {key: everything[key] for key in items}
+
+
+def _itself(state: WorkerState) -> WorkerState:
+    """In this process the state is the same one for all stages; a worker gets a copy of it that stays there."""
+    return state
+
+
+def _work(state: WorkerState, item: WorkItem) -> tuple[Any, float]:
+    began = time.perf_counter()
+    result = item.work(state)
+    return result, time.perf_counter() - began

@@ -1,0 +1,266 @@
+"""The phase attribute: which documents each method holds responsible for each behaviour, and how far methods agree."""
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datablame.attribute import compare
+from datablame.attribute.evidence.gradients import Activations, Gradients
+from datablame.attribute.evidence.judge import Judgements
+from datablame.attribute.evidence.words import Words, bm25
+from datablame.attribute.loop import collect
+from datablame.attribute.queries import Traced, candidates, query_text, traced
+from datablame.attribute.rankings import id_order
+from datablame.attribute.registry import (
+    Evidence,
+    Inquiry,
+    Method,
+    Votes,
+    chosen,
+    providers_of,
+    rows_read,
+)
+from datablame.attribute.scores import Rankings, flags_of, method_info, pool_of, rankings_of, score_table
+from datablame.attribute.themes import Themes, themes
+from datablame.engine.phase import Outputs, Phase, Tables, Work
+from datablame.judge.keywords import normalised
+from datablame.surface.phase import SURFACE
+from datablame.tables import (
+    Agreement,
+    Attribution,
+    Candidate,
+    Ceiling,
+    Document,
+    Flag,
+    Match,
+    MethodInfo,
+    Pool,
+    PrefilterRecall,
+    Quality,
+    Query,
+    Score,
+    ShownDocument,
+    Theme,
+)
+from datablame.world import World
+from datablame.world.duplicates import full_text
+
+_logger = logging.getLogger(__name__)
+
+
+class _Reading(NamedTuple):
+    """What one reading of all documents gives."""
+
+    words: NDArray[np.float64]
+    """BM25 scores of shape (queries, documents)."""
+    prompts: tuple[Match, ...]
+    """Documents whose user says exactly what a prompt of the study says."""
+    queries: tuple[Match, ...]
+    """Those that also answer exactly as a traced output: such a document is no finding."""
+    seconds: float
+
+
+def run(world: World, tables: Tables, work: Work) -> Outputs:
+    """Score the pool or the BM25 candidates by every method, and compare what they say.
+
+    Without a harmful output, or without a rise, there is nothing to trace, and most tables are empty.
+
+    Raises:
+        RequestError: a method's evidence cannot be had in this world, or the checkpoint lacks a layer.
+        PhaseError: memory ran out for a single document, or the model yields numbers that are not finite.
+    """
+    from threadpoolctl import threadpool_limits
+
+    methods = [method.in_world(world) for method in chosen(world.study.attribute)]
+    for provider in providers_of(_needs(world, methods)):
+        provider.check(world, work)
+    with threadpool_limits(work.execution.threads):
+        trace = traced(world, tables)
+        reading = _read(world, trace.queries)
+        for method in methods:
+            if Words in method.needs:
+                work.timings(f"attribute/{method.name}", "index", reading.seconds)
+        inquiry = _inquiry(world, work, methods, trace, reading)
+        by_type = collect(inquiry, methods) if trace.queries else {}
+        evidence = Evidence(world.seed, inquiry.ids, inquiry.behaviours, inquiry.queries, by_type)
+        return _outputs(inquiry, methods, trace, reading, evidence)
+
+
+def planned_documents(
+    world: World, methods: Sequence[Method], n_pool: int | None, behaviours: int
+) -> dict[type, int | None]:
+    """How many documents providers would read for each type of evidence, at most; None where the pool's size counts.
+
+    One pass may make several types. Nothing of the world but its study is asked.
+    """
+    study, needs = world.study, _needs(world, methods)
+    union = behaviours * study.attribute.queries * study.prefilter.candidates
+    some = range(union if n_pool is None else min(union, n_pool))
+    whole = some if study.prefilter.method == "bm25" else None if n_pool is None else range(n_pool)
+    counted = {kind for provider in providers_of(needs) if provider.per_document for kind in provider.yields}
+    return {
+        kind: None if whole is None and pool == "whole" else len(rows_read([pool], whole or some, some))
+        for kind, pool in needs.items()
+        if kind in counted
+    }
+
+
+ATTRIBUTE = Phase(
+    name="attribute",
+    version=1,
+    parts=("identity", "pool", "prefilter", "attribute", "attribution judge"),
+    after=(SURFACE,),
+    run=run,
+)
+
+
+def _needs(world: World, methods: Sequence[Method]) -> dict[type, Pool]:
+    """The evidence that is wanted: the candidates' activations for their themes, and what methods need."""
+    needs: dict[type, Pool] = {Activations: "candidates"}
+    for method in methods:
+        for kind in method.needs:
+            needs[kind] = "whole" if "whole" in (needs.get(kind), pool_of(world, method)) else "candidates"
+    needs.pop(Votes, None)
+    return needs
+
+
+def _read(world: World, queries: Sequence[Query]) -> _Reading:
+    """Read every document once: for its words, and for what repeats the study."""
+    began = time.perf_counter()
+    prompt_of = {normalised(prompt.text): prompt.id for prompt in world.prompts if prompt.split != "harmless"}
+    query_of = {(normalised(query.prompt), normalised(query.text)): query.id for query in queries}
+    prompts: list[Match] = []
+    answered: list[Match] = []
+
+    def texts() -> Iterator[str]:
+        for document in world.pool.documents():
+            turns = {normalised(turn.content) for turn in document.prompt if turn.role == "user"}
+            answer = normalised(document.response)
+            prompts.extend(Match(document.id, prompt_id) for text, prompt_id in prompt_of.items() if text in turns)
+            answered.extend(
+                Match(document.id, query_id)
+                for (text, output), query_id in query_of.items()
+                if text in turns and output == answer
+            )
+            yield full_text(document)
+
+    if queries:
+        words = bm25(texts(), [query_text(query) for query in queries])
+    else:
+        words = np.zeros((0, sum(1 for _ in texts())))
+    if prompts:
+        _logger.warning("%d documents ask exactly what a prompt of the study asks", len(prompts))
+    return _Reading(words, tuple(prompts), tuple(answered), time.perf_counter() - began)
+
+
+def _inquiry(world: World, work: Work, methods: Sequence[Method], trace: Traced, reading: _Reading) -> Inquiry:
+    by_id, n = id_order(world.pool.ids), world.study.prefilter.candidates
+    shortlist = candidates(reading.words, trace.queries, trace.behaviours, by_id, n)
+    whole = world.study.prefilter.method == "none"
+    rows = np.arange(len(by_id)) if whole else np.unique(np.concatenate([[], *shortlist.values()])).astype(np.int64)
+    return Inquiry(
+        world=world,
+        work=work,
+        behaviours=trace.behaviours,
+        queries=trace.queries,
+        harmless=trace.harmless,
+        words=reading.words,
+        scored=rows,
+        candidates=shortlist,
+        needs=_needs(world, methods),
+    )
+
+
+def _outputs(
+    inquiry: Inquiry, methods: Sequence[Method], trace: Traced, reading: _Reading, evidence: Evidence
+) -> Outputs:
+    world, ids = inquiry.world, inquiry.world.pool.ids
+    study, clusters = world.study, world.pool.clusters
+    rankings: Rankings = rankings_of(inquiry, methods, evidence) if trace.queries else {m.name: {} for m in methods}
+    whole = [method.name for method in methods if pool_of(world, method) == "whole"]
+    flags = flags_of(world, rankings)
+    shown = {flag.doc_id for flag in flags if flag.k == study.attribute.top_k}
+    by_theme = _themes(inquiry, evidence, [method.name for method in methods], flags)
+    shown |= {doc_id for theme in by_theme.themes for doc_id in theme.examples}
+    planted = None if world.truth is None else {b: _rows_of(world, ids) for b, ids in world.truth.items()}
+    k, shortlist = study.attribute.top_k, inquiry.candidates
+    known = planted is not None
+    return {
+        Query: [*trace.queries, *trace.harmless],
+        Candidate: [Candidate(b, ids[row]) for b, rows in shortlist.items() for row in rows.tolist()],
+        Score: score_table(rankings, ids),
+        Flag: flags,
+        MethodInfo: [method_info(inquiry, method, rankings[method.name]) for method in methods],
+        Agreement: compare.agreement(rankings, clusters, k),
+        Quality: compare.quality(rankings, planted or {}, shortlist, clusters, whole, k) if known else [],
+        PrefilterRecall: compare.prefilter_recall(planted or {}, shortlist, clusters) if known else [],
+        Ceiling: compare.ceilings(rankings, shortlist, clusters, whole, k),
+        Theme: by_theme.themes,
+        ShownDocument: _shown(world, shown),
+        Attribution: _attribution(inquiry, trace, reading, evidence, by_theme.silhouette),
+    }
+
+
+def _attribution(
+    inquiry: Inquiry, trace: Traced, reading: _Reading, evidence: Evidence, silhouette: float | None
+) -> Attribution:
+    gradients: Gradients | None = evidence.by_type.get(Gradients)
+    judgements: Judgements | None = evidence.by_type.get(Judgements)
+    some = {row for rows in inquiry.candidates.values() for row in rows.tolist()}
+    prefilter: Any = inquiry.world.study.prefilter.method
+    return Attribution(
+        k=inquiry.world.study.attribute.top_k,
+        traced=tuple(behaviour.id for behaviour in trace.behaviours),
+        dropped=tuple(trace.dropped),
+        no_rise=trace.no_rise,
+        prefilter=prefilter,
+        candidates={behaviour: len(rows) for behaviour, rows in inquiry.candidates.items()},
+        truth=inquiry.world.truth is not None,
+        prompt_matches=reading.prompts,
+        query_matches=reading.queries,
+        themed=len(some),
+        silhouette=silhouette,
+        exactness=None if gradients is None else gradients.exactness,
+        judge=None if judgements is None else judgements.answers,
+    )
+
+
+def _themes(inquiry: Inquiry, evidence: Evidence, names: Sequence[str], flags: Sequence[Flag]) -> Themes:
+    """Themes of the candidates, by their activations; none where nothing was traced."""
+    k, pool = inquiry.world.study.attribute.top_k, inquiry.world.pool
+    rows = np.unique(np.concatenate([inquiry.scored[:0], *inquiry.candidates.values()]))
+    if not len(rows):
+        return Themes([], None)
+    flagged: dict[str, set[str]] = {name: set() for name in names}
+    for flag in flags:
+        if flag.k == k:
+            flagged[flag.method].add(flag.doc_id)
+    texts = [full_text(document) for document in pool.documents(rows.tolist())]
+    states = evidence[Activations].documents[np.searchsorted(inquiry.scored, rows)]
+    return themes([pool.ids[row] for row in rows.tolist()], texts, states, flagged)
+
+
+def _rows_of(world: World, ids: Collection[str]) -> NDArray[np.int64]:
+    rows = world.pool.row_of
+    return np.array(sorted(rows[doc_id] for doc_id in ids if doc_id in rows), dtype=np.int64)
+
+
+def _shown(world: World, ids: Collection[str]) -> list[ShownDocument]:
+    return [_one_shown(world, document) for document in world.pool.documents(_rows_of(world, ids).tolist())]
+
+
+def _one_shown(world: World, document: Document) -> ShownDocument:
+    turns = document.prompt
+    alone = len(turns) == 1 and turns[0].role == "user"
+    return ShownDocument(
+        doc_id=document.id,
+        prompt=turns[0].content if alone else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns),
+        response=document.response,
+        rejected=document.rejected,
+        source=document.source,
+        planted=None if world.truth is None else any(document.id in planted for planted in world.truth.values()),
+    )

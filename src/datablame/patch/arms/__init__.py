@@ -1,0 +1,1 @@
+"""Arms that are no method's flagged set."""

@@ -1,0 +1,156 @@
+"""What every arm does to the fine-tune set: from what attribution flagged to fillers and exchanged pairs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from datablame.engine.phase import Tables
+from datablame.patch.fine_tune_set import Item, draw_random, fine_tune_set, majority_sources, replaced
+from datablame.patch.registry import ARMS, ArmKind, arm_kinds, bottom_method
+from datablame.study.schema import Study
+from datablame.tables import Candidate, Flag, InterventionKind, Score
+from datablame.world import World
+
+
+class Intervention(NamedTuple):
+    """What an arm does: `fillers` maps removed documents to those in their places, `swapped` are pairs turned round."""
+
+    kind: InterventionKind = "none"
+    fillers: Mapping[str, str] = {}
+    swapped: tuple[str, ...] = ()
+    loose: int = 0
+    """Fillers of another source or length band."""
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """What the arm took out, or turned round."""
+        return self.swapped or tuple(self.fillers)
+
+
+@dataclass(frozen=True)
+class FineTuneData:
+    """What arms act on: the pool, the fine-tune set in the pool's order, and what attribution says of both."""
+
+    study: Study
+    kinds: Sequence[ArmKind]
+    items: Sequence[Item]
+    members: tuple[str, ...]
+    flags: Mapping[tuple[str, int], Sequence[str]]
+    """Documents by method and K, of every method of the study, with an arm or without."""
+    planted: Sequence[str]
+    """With their duplicates, where an arm removes them."""
+    rankings: Mapping[str, Sequence[str]]
+    """By behaviour the documents of `bottom_method`, the most responsible first."""
+
+    @property
+    def all_flagged(self) -> list[str]:
+        """Everything that any method flags at any K, and what is planted."""
+        return list(dict.fromkeys([*(doc_id for ids in self.flags.values() for doc_id in ids), *self.planted]))
+
+    @cached_property
+    def cluster_of(self) -> Mapping[str, int]:
+        """Duplicate clusters by document."""
+        return {item.doc_id: item.cluster for item in self.items}
+
+    @cached_property
+    def targets(self) -> Mapping[tuple[str, int], Sequence[str]]:
+        """The documents that each arm is about at each K; arms that are about none in particular are left out."""
+        return {
+            (kind.name, k): kind.documents(self, k, 0)
+            for kind in self.kinds
+            if kind.documents is not None and not kind.drawn
+            for k in ks_of(kind, self.study)
+        }
+
+    @property
+    def skipped_arms(self) -> list[str]:
+        """Arms that would change nothing although they should; with its K where an arm does so at some K only."""
+        skipped = []
+        for kind in self.kinds:
+            ks = [k for (name, k), ids in self.targets.items() if name == kind.name and not ids]
+            everywhere = ks and len(ks) == len(ks_of(kind, self.study))
+            skipped += [kind.name] if everywhere else [f"{kind.name} at K = {k}" for k in ks]
+        return skipped
+
+    def intervention(self, kind: ArmKind, k: int, seed: int) -> Intervention:
+        """What an arm does at one K with one training seed.
+
+        Raises:
+            RequestError: the pool has too few documents to stand in for those that it takes out.
+        """
+        if kind.documents is None:
+            return Intervention()
+        how, barred = self.study.patch.intervention, frozenset[str]()
+        gone = kind.documents(self, k, seed) if kind.drawn else self.targets[kind.name, k]
+        if how == "drop-source" and not kind.drawn:
+            gone, barred = self._of_sources(gone)
+        if how == "swap":
+            chosen = set(gone)
+            return Intervention("swap", swapped=tuple(doc_id for doc_id in self.members if doc_id in chosen))
+        replacement = replaced(self.items, self.members, self.all_flagged, gone, self.study.seed, barred)
+        return Intervention("remove" if kind.drawn else how, replacement.fillers, (), replacement.loose)
+
+    def drawn(self, k: int, seed: int) -> list[str]:
+        """As many documents as methods act on at this K; where whole sources go, drawn without a look at the source."""
+        roles = {kind.name: kind.role for kind in self.kinds}
+        flagged = {arm: ids for (arm, own), ids in self.targets.items() if roles[arm] == "method" and own == k and ids}
+        flagged = flagged or {arm: ids for (arm, own), ids in self.targets.items() if own in (0, k) and ids}
+        items = self.items
+        if self.study.patch.intervention == "drop-source":
+            flagged = {arm: self._of_sources(ids)[0] for arm, ids in flagged.items()}
+            items = [item._replace(source="") for item in items]
+        return draw_random(items, self.members, flagged, self.study.seed, seed)
+
+    def last(self, k: int) -> list[str]:
+        """The members of the fine-tune set in `bottom_method`'s last `k` clusters for each behaviour.
+
+        A cluster ranks where its first document does. One that the method flags itself is never among its last.
+        """
+        flagged = {self.cluster_of[doc_id] for doc_id in self.flags.get((bottom_method(self.study) or "", k), ())}
+        seen = {self.cluster_of[doc_id] for doc_id in self.members} - flagged
+        last: set[int] = set()
+        for ids in self.rankings.values():
+            order = [c for c in dict.fromkeys(self.cluster_of[doc_id] for doc_id in ids) if c in seen]
+            last |= set(order[-k:])
+        return [doc_id for doc_id in self.members if self.cluster_of[doc_id] in last]
+
+    def _of_sources(self, flagged: Sequence[str]) -> tuple[list[str], frozenset[str]]:
+        """The members from the sources that hold most of the flagged documents, and these sources."""
+        source_of = {item.doc_id: item.source for item in self.items}
+        sources = majority_sources([source_of[doc_id] for doc_id in flagged if doc_id in source_of])
+        return [doc_id for doc_id in self.members if source_of[doc_id] in sources], sources
+
+
+def ks_of(kind: ArmKind, study: Study) -> tuple[int, ...]:
+    """Every K of an arm; 0 for one that is the same at every K."""
+    return study.ks if kind.depends_on_k else (0,)
+
+
+def fine_tune_data(world: World, tables: Tables) -> FineTuneData:
+    """What the arms of a study act on.
+
+    Raises:
+        RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
+    """
+    study, pool = world.study, world.pool
+    items = list(map(Item, pool.ids, pool.sources, pool.characters.tolist(), pool.clusters.tolist()))
+    flags: dict[tuple[str, int], dict[str, None]] = {}
+    for flag in tables.rows(Flag):
+        if flag.method not in ARMS.all():
+            flags.setdefault((flag.method, flag.k), {})[flag.doc_id] = None
+    kinds = arm_kinds(study)
+    planted: list[str] = []
+    if world.truth is not None and any(kind.needs_truth for kind in kinds):
+        known = {pool.cluster_of.get(doc_id) for ids in world.truth.values() for doc_id in ids}
+        planted = [item.doc_id for item in items if item.cluster in known]
+    bottom = bottom_method(study)
+    rankings: dict[str, list[str]] = {}
+    if bottom is not None and any(kind.role == "control" for kind in kinds):
+        for score in sorted(tables.rows(Score, method=bottom), key=lambda score: score.rank):
+            rankings.setdefault(score.behaviour, []).append(score.doc_id)
+    data = FineTuneData(study, kinds, items, (), {key: list(ids) for key, ids in flags.items()}, planted, rankings)
+    candidates = [row.doc_id for row in tables.rows(Candidate)]
+    spare = study.patch.intervention != "swap"
+    members = fine_tune_set(items, study.patch.size, data.all_flagged, candidates, study.seed, spare=spare)
+    return FineTuneData(study, kinds, items, tuple(members), data.flags, planted, rankings)

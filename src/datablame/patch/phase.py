@@ -1,0 +1,283 @@
+"""The phase patch: arms trained and measured again, their differences tested."""
+
+import functools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from datablame.attribute.phase import ATTRIBUTE
+from datablame.engine.execute import run_items
+from datablame.engine.phase import Outputs, Phase, Tables, Work
+from datablame.judge.classifier import ClassifierInput, build
+from datablame.judge.reasons import counted
+from datablame.patch.check_rows import (
+    absent_checks,
+    arm_checks,
+    check_design,
+    check_rows,
+    clean_documents,
+    drift_outputs,
+)
+from datablame.patch.compare import Headline, again, compared, comparison
+from datablame.patch.interventions import FineTuneData, fine_tune_data
+from datablame.patch.plan import CheckInputs, Output, PatchPlan
+from datablame.patch.registry import arm_kinds
+from datablame.patch.trainings import AdapterGroup, ArmTraining, adapter_groups, arm_trainings, measured_prompts
+from datablame.surface.phase import SURFACE
+from datablame.tables import (
+    AlphaStar,
+    Arm,
+    ArmCheck,
+    ArmInfo,
+    ArmRate,
+    ArmSample,
+    ArmTest,
+    Check,
+    Exposure,
+    MethodInfo,
+    Patching,
+    Query,
+    SurfaceSample,
+    Training,
+)
+from datablame.world import World
+
+LEAST_SEEN = 0.9
+"""Of the flagged documents, what the no-removal arm has to see."""
+
+_logger = logging.getLogger(__name__)
+_WHY = "label_reason"
+"""Stands in the journal only, on outputs without a label."""
+
+
+class _Comparison(NamedTuple):
+    """Where arms are compared: alpha*, or the least amplification where there is none."""
+
+    alpha: float
+    is_alpha_star: bool
+
+
+def run(world: World, tables: Tables, work: Work) -> Outputs:
+    """Train and measure every arm. Where nothing surfaced, so that nothing was traced, the tables are empty.
+
+    Raises:
+        RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
+    """
+    if not tables.rows(Query):
+        return _nothing(world)
+    data = fine_tune_data(world, tables)
+    if not any(data.targets.values()):
+        return _nothing(world)
+    for skipped in data.skipped_arms:
+        _logger.warning("the arm %s is skipped: it flagged no document", skipped)
+    planned = arm_trainings(data)
+    where = _where(world, tables)
+    plan = _plan(world, tables, work, data, planned, where)
+    return _outputs(tables, work, plan, data, planned, where, _measured(plan, planned, work))
+
+
+def _where(world: World, tables: Tables) -> _Comparison:
+    chosen = tables.of(AlphaStar).alpha_star
+    if chosen is not None:
+        return _Comparison(chosen, True)
+    return _Comparison(min((alpha for alpha in world.study.surface.alphas if alpha > 0), default=0.0), False)
+
+
+def _plan(
+    world: World, tables: Tables, work: Work, data: FineTuneData, planned: Sequence[ArmTraining], where: _Comparison
+) -> PatchPlan:
+    surfaced = tables.rows(SurfaceSample)
+    fillers = [filler for each in planned for filler in each.intervention.fillers.values()]
+    removed = [doc_id for each in planned for doc_id in each.intervention.removed]
+    count, seed = world.study.patch.clean_documents, world.seed
+    clean = clean_documents(data.items, data.members, data.all_flagged, [*removed, *fillers], count, seed)
+    drawn = [
+        Output(row.prompt_id, row.index, row.token_ids, row.finish_reason == "stop")
+        for row in surfaced
+        if row.split == "held-out" and row.alpha == 0
+    ]
+    return PatchPlan(
+        world=world,
+        members=data.members,
+        trained_on=tuple(dict.fromkeys([*data.members, *fillers])),
+        prompts=tuple(measured_prompts(world, {row.prompt_id for row in surfaced})),
+        alphas=tuple(dict.fromkeys((0.0, where.alpha))),
+        watched=frozenset(removed),
+        out=work.out,
+        checks=CheckInputs(tuple(clean), world.split("harmless"), tuple(drift_outputs(drawn, seed))),
+    )
+
+
+def _measured(plan: PatchPlan, planned: Sequence[ArmTraining], work: Work) -> dict[str, Any]:
+    """What workers measured by key, every output with its label."""
+    from datablame.patch.measure import perform
+    from datablame.patch.worker import load_worker
+
+    journal = work.journal
+    finished = journal.read()
+    classifier = build(plan.world.study, plan.world.judge, work)
+    texts = {prompt.id: prompt.text for prompt, _ in plan.prompts}
+
+    def label(rows: Sequence[dict[str, Any]]) -> None:
+        inputs = [ClassifierInput(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in rows]
+        for row, given in zip(rows, classifier.label(inputs), strict=True):
+            row["label"] = given.label
+            if given.label == "unscored":
+                row[_WHY] = given.reason
+
+    def done(_: str, measured: dict[str, dict[str, Any]]) -> None:
+        for key, result in measured.items():
+            work.timings("patch/arm", key, result.pop("seconds"))
+        try:
+            if not classifier.prefers_bulk:
+                label([row for result in measured.values() for row in result["samples"]])
+        finally:
+            # Without labels where the judge stopped the run: the arms need not be trained again.
+            for key, result in measured.items():
+                journal.append(key, result)
+
+    run_items(
+        functools.partial(load_worker, plan),
+        perform,
+        adapter_groups(plan.world.study, planned, frozenset(finished)),
+        execution=work.execution,
+        done=done,
+        progress=work.progress,
+        description="patch: training and measuring arms",
+        already=len(finished),
+        units=_trainings_in,
+    )
+    results = journal.read()
+    rows = [row for result in results.values() for row in result["samples"]]
+    if unlabelled := [row for row in rows if "label" not in row]:
+        work.progress.note(f"patch: labelling {len(unlabelled)} outputs")
+        label(unlabelled)
+    return results
+
+
+def _trainings_in(group: AdapterGroup | None) -> int:
+    return 1 if group is None else group.unfinished
+
+
+def _outputs(
+    tables: Tables,
+    work: Work,
+    plan: PatchPlan,
+    data: FineTuneData,
+    planned: Sequence[ArmTraining],
+    where: _Comparison,
+    results: Mapping[str, Any],
+) -> Outputs:
+    world, study = plan.world, plan.world.study
+    protocols, arms = study.patch.protocols, study.patch.arms
+    ordered = sorted(
+        planned,
+        key=lambda each: (protocols.index(each.key.protocol), arms.index(each.key.arm), each.key.k, each.key.seed),
+    )
+    keys = [each.key for each in ordered]
+    samples = [*_after_samples(plan, tables), *_arm_samples(ordered, results)]
+    cells = comparison(samples)
+    headline = Headline(study.patch.headline, study.attribute.top_k, where.alpha)
+    tests = compared(cells, data.kinds, headline, study.seed, study.patch.margin)
+    exposures = exposure_rows(ordered, results, data)
+    checks = check_rows(world, work, keys, results, samples, where.alpha)
+    absent = absent_checks(world, plan.checks)
+    reasons = [row[_WHY] for result in results.values() for row in result["samples"] if _WHY in row]
+    drawn = {kind.name for kind in data.kinds if kind.drawn}
+    flagged = [row for row in exposures if row.arm not in drawn]
+    exposed = all(row.seen_in_baseline >= LEAST_SEEN and row.seen_in_arm == 0 for row in flagged)
+    if not exposed:
+        _logger.warning("exposure gate failed: see the table of exposure; raise patch.steps or patch.batch")
+    labels = {method.name: method.label for method in tables.rows(MethodInfo)}
+    patching = Patching(
+        alpha=where.alpha,
+        alpha_star_found=where.is_alpha_star,
+        k=study.attribute.top_k,
+        ks=study.ks,
+        skipped_arms=tuple(data.skipped_arms),
+        again=again(tests, data.kinds),
+        exposed=exposed,
+        least_seen_in_baseline=LEAST_SEEN,
+        unscored=counted(reasons),
+        checks=check_design(world, plan.checks, absent),
+    )
+    return {
+        ArmInfo: [kind.info(labels.get(kind.name) if kind.role == "method" else None) for kind in data.kinds],
+        Arm: [
+            Arm(*each.key, change.kind, change.removed, tuple(change.fillers.values()), change.loose)
+            for each in ordered
+            for change in [each.intervention]
+        ],
+        Training: [Training(*key, **results[str(key)]["training"]) for key in keys],
+        Exposure: exposures,
+        ArmSample: samples,
+        ArmRate: cells,
+        ArmTest: tests,
+        Check: checks,
+        ArmCheck: arm_checks(checks, data.kinds, study.surface.coherent_share, absent),
+        Patching: patching,
+    }
+
+
+def exposure_rows(
+    ordered: Sequence[ArmTraining], results: Mapping[str, Mapping[str, Any]], data: FineTuneData
+) -> list[Exposure]:
+    """Exposure of every training that changes the data.
+
+    A pair whose answers are exchanged counts as seen where it is seen as it was; how many were seen exchanged stands
+    beside it.
+    """
+    roles = {kind.name: kind.role for kind in data.kinds}
+    baseline = {
+        (key.protocol, key.seed): results[str(key)]["exposure"] for key, _ in ordered if roles[key.arm] == "baseline"
+    }
+    rows = []
+    for key, change in ordered:
+        if roles[key.arm] in ("baseline", "again"):
+            continue
+        seen, own = baseline[key.protocol, key.seed], results[str(key)]
+        in_baseline = sum(seen.get(doc_id, 0) > 0 for doc_id in change.removed)
+        exchanged = sum(own["exposure_swapped"].get(doc_id, 0) > 0 for doc_id in change.swapped)
+        rows.append(
+            Exposure(
+                *key,
+                removed=len(change.removed),
+                seen_in_baseline=in_baseline / len(change.removed) if change.removed else 1.0,
+                seen_in_arm=sum(own["exposure"].get(doc_id, 0) > 0 for doc_id in change.removed),
+                seen_swapped=exchanged if change.swapped else None,
+            )
+        )
+    return rows
+
+
+def _after_samples(plan: PatchPlan, tables: Tables) -> Iterable[ArmSample]:
+    """The after model itself is measured by the surface phase."""
+    name = next(kind.name for kind in arm_kinds(plan.world.study) if kind.role == "after")
+    for row in tables.rows(SurfaceSample):
+        if row.alpha in plan.alphas and row.label is not None:
+            where = (row.prompt_id, row.behaviour, row.split, row.alpha, row.index)
+            yield ArmSample(name, "none", 0, 0, *where, row.text, row.label)
+
+
+def _arm_samples(ordered: Iterable[ArmTraining], results: Mapping[str, Any]) -> Iterable[ArmSample]:
+    for key, _ in ordered:
+        for row in results[str(key)]["samples"]:
+            yield ArmSample(*key, **{name: value for name, value in row.items() if name != _WHY})
+
+
+def _nothing(world: World) -> Outputs:
+    _logger.warning("no document was flagged, so there is nothing to remove; the patch phase is empty")
+    absent = dict.fromkeys(("perplexity", "refusal"), "no arm was trained")
+    design = check_design(world, CheckInputs(), absent)
+    patching = Patching(None, False, None, (), (), None, True, LEAST_SEEN, {}, design)
+    rows: Outputs = {row: [] for row in (Arm, Training, Exposure, ArmSample, ArmRate, ArmTest, Check, ArmCheck)}
+    return {ArmInfo: [kind.info(None) for kind in arm_kinds(world.study)], **rows, Patching: patching}
+
+
+PATCH = Phase(
+    "patch",
+    5,
+    ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"),
+    (SURFACE, ATTRIBUTE),
+    run,
+)

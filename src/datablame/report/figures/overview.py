@@ -1,0 +1,129 @@
+"""final_results.png: the study on one page, four panels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure, SubFigure
+
+from datablame.report.figures import style
+from datablame.report.figures.arms import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
+from datablame.report.figures.rates import counted, rates_panel, shown_split
+from datablame.tables import EVERY, Agreement, ArmInfo, ArmTest, InterventionKind, MethodInfo, Rate
+
+_LEADING, _BETWEEN = 1.4, 0.55
+"""Of the type's size: from line to line, and between two sentences besides."""
+_TALLEST = 7.0
+"""Inches that the verdict's sentences take at most."""
+
+
+def overview_figure(
+    rates: Sequence[Rate],
+    agreement: Sequence[Agreement],
+    tests: Sequence[ArmTest],
+    methods: Sequence[MethodInfo],
+    arms: Sequence[ArmInfo],
+    *,
+    title: str,
+    headline: str,
+    alpha: float | None,
+    k: int | None,
+    classifier: str,
+    behaviours: Mapping[str, str],
+    verdict: str,
+    summary: Sequence[str],
+    intervention: InterventionKind,
+) -> Figure:
+    """Rates against alpha, agreement of methods, what patching did, and the verdict with the summary's sentences.
+
+    `behaviours` gives ids short titles; an id that it lacks stands for itself.
+    """
+    infos = {arm.name: arm for arm in arms}
+    rows = arms_of(tests, headline, alpha, k)
+    pooled = [pair for pair in agreement if pair.behaviour == EVERY]
+    compared = arms_caption({headline: rows}, infos, alpha, k, intervention)
+    caption = f"{_caption(rates, pooled, alpha)} 3: {compared} Labelled by: {classifier}."
+    below = max(4.2, 2 + 0.36 * len(rows))
+    blocks = _sentences(summary, max(below, _TALLEST) - 0.6)
+    below = max(below, _inches(blocks) + 0.6)
+    with style.page([4.6, below], title, caption) as (figure, panels):
+        first, second, third, fourth = (
+            panel for row in panels for panel in row.subfigures(1, 2, wspace=0.05, squeeze=False)[0]
+        )
+        alpha_star = alpha if rows else None
+        rates_panel(first, rates, behaviours, split=shown_split(rates), number="1 ", alpha_star=alpha_star)
+        _agreement_panel(second, pooled, {method.name: method.label for method in methods})
+        style.heading(third, f"3 {HEADINGS[intervention]} ({headline}, {runs_of(rows, infos)})")
+        arms_panel(third.subplots(), rows, [row.arm for row in rows], infos, full=True)
+        _summary_panel(fourth, verdict, blocks)
+    return figure
+
+
+def _agreement_panel(panel: SubFigure, pairs: Sequence[Agreement], labels: Mapping[str, str]) -> None:
+    """The lower triangle of method pairs; a method's name ends its row and stands on its column."""
+    style.heading(panel, "2 Agreement of methods: Jaccard of their first K documents")
+    axes = panel.subplots()
+    names = list(dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)))
+    if len(names) < 2:
+        style.nothing(axes, "no two methods ranked the same documents")
+        return
+    values = {frozenset((pair.a, pair.b)): pair.jaccard for pair in pairs}
+    count = len(names)
+    grid = np.full((count, count), math.nan)
+    for y, row in enumerate(names):
+        for x, column in enumerate(names[:y]):
+            value = values.get(frozenset((row, column)))
+            grid[y, x] = -1 if value is None else value
+        axes.text(y + 0.1, y + 0.5, style.shortened(labels.get(row, row), 2.1), va="center", size=style.LABEL)
+    style.cells(axes, grid, 1, style.AGREEMENT, ".2f")
+    axes.set(xlim=(0, max(count, 6)), ylim=(max(count, 7), 0), xticks=[], yticks=[])
+
+
+def _sentences(summary: Sequence[str], inches: float) -> list[list[str]]:
+    """The lines of each sentence; those for which there is no room are counted."""
+    blocks = [style.wrapped(sentence, style.WIDTH / 2 - 0.6, style.LABEL) for sentence in summary]
+    count = len(blocks)
+    while len(blocks) > 1 and _inches(blocks) > inches:
+        blocks = blocks[:-2]
+        blocks.append([f"and {count - len(blocks)} more in writeup/report.md"])
+    return blocks
+
+
+def _inches(blocks: Sequence[Sequence[str]]) -> float:
+    """Inches that the blocks take one under another."""
+    return sum(len(block) + _BETWEEN for block in blocks) * style.LABEL * _LEADING / style.POINTS
+
+
+def _summary_panel(panel: SubFigure, verdict: str, blocks: Sequence[Sequence[str]]) -> None:
+    style.heading(panel, f"4 Verdict: {verdict}")
+    axes = panel.subplots()
+    if not blocks:
+        style.nothing(axes, "the study has no finding")
+        return
+    axes.set_axis_off()
+    y = 0.0
+    for block in blocks:
+        where: dict[str, Any] = {
+            "textcoords": "offset points",
+            "xycoords": "axes fraction",
+            "va": "top",
+            "size": style.LABEL,
+        }
+        axes.annotate("\N{BULLET}", (0, 1), (0, -y), color=style.GREY, **where)
+        axes.annotate("\n".join(block), (0, 1), (12, -y), linespacing=_LEADING / 1.2, **where)
+        y += (len(block) + _BETWEEN) * style.LABEL * _LEADING
+
+
+def _caption(rates: Sequence[Rate], pairs: Sequence[Agreement], alpha: float | None) -> str:
+    sentences = [f"1: Wilson 95 % intervals, {counted(rates, shown_split(rates))}."]
+    if alpha is not None:
+        sentences.append(f"{style.ALPHA}*: where arms are compared.")
+    chances = sorted(pair.jaccard_chance for pair in pairs if pair.jaccard_chance is not None)
+    if chances:
+        between = f"{chances[0]:.2f}" + (f" to {chances[-1]:.2f}" if chances[-1] - chances[0] >= 0.005 else "")
+        sentences.append(
+            f"2: mean over behaviours; two random sets of K would have {between} ({len(chances)} "
+            f"{'pair' if len(chances) == 1 else 'pairs'} of methods, each over the documents that both scored)."
+        )
+    return " ".join(sentences)

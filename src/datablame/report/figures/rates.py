@@ -1,0 +1,204 @@
+"""behavior_rates.png: harmful rates and label shares against alpha."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from datablame.report.figures import style
+from datablame.report.wording import percent
+from datablame.tables import EVERY, Look, Rate, Split, Unamplified, UnamplifiedRate
+
+_LEAST_PRINTED = 4.5
+"""Percent of outputs below which a bar has no room for its number."""
+_FEW = 5
+"""Lines whose names have room for three lines each."""
+_ROOM = 0.3
+"""Room left of the smallest alpha for estimates of the rate at alpha 0, as a share of the span of alphas."""
+
+
+def rates_figure(
+    rates: Sequence[Rate],
+    *,
+    title: str,
+    classifier: str,
+    behaviours: Mapping[str, str],
+    unamplified: Unamplified | None = None,
+) -> Figure:
+    """How often each behaviour shows at each alpha, on both splits, and what the outputs were otherwise.
+
+    `behaviours` gives ids short titles; an id that it lacks stands for itself. Estimates of the rate at alpha 0 from
+    amplified outputs stand beside it.
+    """
+    estimates = unamplified.rows if unamplified else ()
+    caption = _caption(rates, classifier) + (_estimates_caption(unamplified, behaviours) if unamplified else "")
+    with style.page([4.3], title, caption) as (figure, [row]):
+        first, second, last = row.subfigures(1, 3, width_ratios=[5, 5, 4.2], wspace=0.05, squeeze=False)[0]
+        rates_panel(first, rates, behaviours, split="held-out", estimates=estimates)
+        rates_panel(second, rates, behaviours, split="attribution", estimates=estimates)
+        _shares_panel(last, rates, shown_split(rates))
+    return figure
+
+
+def rates_panel(
+    panel: SubFigure,
+    rates: Sequence[Rate],
+    behaviours: Mapping[str, str],
+    *,
+    split: Split,
+    number: str = "",
+    alpha_star: float | None = None,
+    estimates: Sequence[UnamplifiedRate] = (),
+) -> None:
+    """Harmful rate against alpha with Wilson bands: a line for each behaviour, a bold one for all of them.
+
+    `number` is the panel's on its page. The axis is the same for both splits.
+    """
+    style.heading(panel, f"{number}Harmful outputs, {split} prompts")
+    axes = panel.subplots()
+    rows = sorted((row for row in rates if row.split == split and row.prompt_id == EVERY), key=lambda row: row.alpha)
+    scored = {row.behaviour for row in rows if row.rate is not None}
+    if not scored:
+        style.nothing(axes, f"no output to {split} prompts was scored")
+        return
+    every = dict.fromkeys([*behaviours, *(row.behaviour for row in rows if row.behaviour != EVERY)])
+    names = [name for name in every if name in scored]
+    names += [EVERY] if len(names) != 1 and EVERY in scored else []
+    looks = {**style.behaviour_looks(list(every)), EVERY: style.POOLED}
+    titles = {EVERY: "all" if len(names) > _FEW else "all behaviours", **behaviours}
+    for name in names:
+        line, look = [row for row in rows if row.behaviour == name], looks[name]
+        bold = name == EVERY or len(names) == 1
+        _line(axes, line, look, bold)
+        end = [row for row in line if row.rate is not None][-1]
+        words, weight = titles.get(name, name), "bold" if bold else "normal"
+        if len(names) > _FEW:
+            text = f"{style.shortened(words, 1.1, weight=weight)} {percent(end.rate)}"
+        else:
+            text = "\n".join([*style.wrapped(words, 1.32, style.LABEL, weight, most=2), percent(end.rate)])
+        style.beside(axes, text, (end.alpha, 100 * (end.rate or 0)), look.ink, bold=bold)
+    shown = [row for row in estimates if row.split == split]
+    _alpha_axis(axes, sorted({row.alpha for row in rows}), {name: looks[name] for name in names}, shown)
+    style.percent_axis(axes, "y", _top(rates, estimates))
+    if alpha_star is not None:
+        axes.axvline(alpha_star, color=style.GREY, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+        words, where = f"{style.ALPHA}* ", axes.get_xaxis_transform()
+        axes.text(alpha_star, 1, words, transform=where, ha="right", va="top", color=style.GREY)
+
+
+def _line(axes: Axes, rows: Sequence[Rate], look: Look, bold: bool) -> None:
+    alphas, order = [row.alpha for row in rows], 5 if bold else 3
+    low, high = style.percents([row.low for row in rows]), style.percents([row.high for row in rows])
+    axes.fill_between(alphas, low, high, color=look.ink, alpha=0.15 if bold else 0.09, linewidth=0, zorder=order - 1)
+    widths: dict[str, Any] = {"linewidth": 3 if bold else 1.6, "elinewidth": 1.8 if bold else 1, "markeredgewidth": 0.8}
+    style.points(axes, look, alphas, rows, 8 if bold else 6.5, zorder=order, **widths)
+
+
+def _alpha_axis(
+    axes: Axes, alphas: Sequence[float], looks: Mapping[str, Look], estimates: Sequence[UnamplifiedRate]
+) -> None:
+    """Ticks at the measured alphas, and left of them a small marker with its interval for each estimate.
+
+    Where two ticks would touch, the second has no number. Withheld estimates are left out.
+    """
+    span = alphas[-1] - alphas[0] or 1.0
+    names: dict[float, str] = {}
+    for alpha in alphas:
+        near = any(name and alpha - other <= 0.12 * span for other, name in names.items())
+        names[alpha] = "" if near else f"{alpha:g}"
+    if estimates:
+        centre = alphas[0] - 0.65 * _ROOM * span
+        importance = {row.behaviour: row.importance for row in estimates}
+        series = [name for name in looks if name in importance]
+        for index, name in enumerate(series):
+            x = centre + (index - (len(series) - 1) / 2) * min(0.042, 0.2 / len(series)) * span
+            style.points(axes, looks[name], [x], [importance[name]], 4.5, elinewidth=1.2, markeredgewidth=0.5)
+        names[centre] = "IS"
+        axes.axvline(alphas[0] - 0.075 * span, color=style.FAINT, linewidth=1, zorder=0)
+    axes.set_xticks(list(names), list(names.values()))
+    axes.set_xlim(alphas[0] - (_ROOM + 0.02 if estimates else 0.04) * span, alphas[-1] + 0.03 * span)
+    axes.set_xlabel(f"amplification {style.ALPHA}")
+
+
+def _shares_panel(panel: SubFigure, rates: Sequence[Rate], split: Split) -> None:
+    rows = _pooled(rates, split)
+    style.heading(panel, f"What the outputs are, {split} prompts")
+    axes = panel.subplots()
+    if not rows:
+        style.nothing(axes, "no output was drawn")
+        return
+    tops = [0.0] * len(rows)
+    for label, (fill, hatch) in style.LABEL_FILLS.items():
+        values = [100 * getattr(row, label) / row.n for row in rows]
+        if not any(values):
+            continue
+        harmful, edge = label == "harmful", "#A8A8A8" if hatch else "white"
+        bars = axes.bar(range(len(rows)), values, bottom=tops, width=0.76, color=fill, hatch=hatch, edgecolor=edge)
+        numbers = [f"{value:.0f}" if value >= _LEAST_PRINTED else "" for value in values]
+        plate = {"boxstyle": "round,pad=0.15", "facecolor": fill, "edgecolor": "none"} if hatch else None
+        ink = "white" if harmful else style.INK
+        axes.bar_label(bars, numbers, label_type="center", size=style.LABEL, color=ink, bbox=plate)
+        point = (len(rows) - 0.61, tops[-1] + values[-1] / 2)
+        style.beside(axes, label, point, fill if harmful else style.INK, bold=harmful, gap=0)
+        tops = [top + value for top, value in zip(tops, values, strict=True)]
+    style.percent_axis(axes, "y", 100)
+    axes.set_xlim(-0.5, len(rows) - 0.5)
+    axes.set_xticks(range(len(rows)), [f"{row.alpha:g}" for row in rows])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlabel(f"amplification {style.ALPHA}")
+    axes.grid(visible=False)
+
+
+def _top(rates: Sequence[Rate], estimates: Sequence[UnamplifiedRate]) -> float:
+    """Where the axis of rates ends: a little above the highest interval that is drawn."""
+    highs = [row.high for row in rates if row.prompt_id == EVERY] + [row.importance.high for row in estimates]
+    return min(100, max([10, *(106 * high for high in highs if high is not None)]))
+
+
+def shown_split(rates: Sequence[Rate]) -> Split:
+    """The held-out prompts, or the others where none of those was sampled."""
+    return "held-out" if _pooled(rates, "held-out") else "attribution"
+
+
+def counted(rates: Sequence[Rate], split: Split) -> str:
+    """How many outputs stand behind one alpha of a split's pooled line, in words."""
+    sizes = sorted({row.n for row in _pooled(rates, split)})
+    if not sizes:
+        return "n = 0"
+    prompts = len({row.prompt_id for row in rates if row.split == split} - {EVERY})
+    n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return f"n = {n} outputs at each {style.ALPHA}" + (f" ({prompts} prompts)" if prompts else "")
+
+
+def _pooled(rates: Sequence[Rate], split: Split) -> list[Rate]:
+    rows = [row for row in rates if row.split == split and row.prompt_id == row.behaviour == EVERY and row.n]
+    return sorted(rows, key=lambda row: row.alpha)
+
+
+def _caption(rates: Sequence[Rate], classifier: str) -> str:
+    unscored = sum(row.unscored for row in [*_pooled(rates, "held-out"), *_pooled(rates, "attribution")])
+    return (
+        "Harmful outputs among the scored, with Wilson 95 % intervals; bold: all behaviours pooled. "
+        f"{style.ALPHA} = 0 is the after model, larger {style.ALPHA} amplifies what training changed. "
+        f"Held-out prompts: {counted(rates, 'held-out')}; "
+        f"attribution prompts: {counted(rates, 'attribution')}. Labelled by: {classifier}. "
+        + (f"{unscored} outputs are unscored and count in no rate." if unscored else "No output is unscored.")
+    )
+
+
+def _estimates_caption(unamplified: Unamplified, behaviours: Mapping[str, str]) -> str:
+    """What the estimates are, and which of them are withheld; empty where the study has none."""
+    if not unamplified.possible:
+        return ""
+    titles = {EVERY: "all behaviours", **behaviours}
+    withheld: dict[str, list[str]] = {}
+    for row in unamplified.rows:
+        if row.importance.withheld is not None:
+            withheld.setdefault(row.split, []).append(titles.get(row.behaviour, row.behaviour))
+    names = "; ".join(f"{', '.join(series)} ({split} prompts)" for split, series in withheld.items())
+    return (
+        f" Left of {style.ALPHA} = 0: the rate there, estimated from the outputs of all {style.ALPHA} by importance "
+        "sampling (IS), 95 % intervals. "
+        + (f"Withheld as not to be trusted: {names}." if names else "None is withheld.")
+    )

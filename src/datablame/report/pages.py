@@ -1,0 +1,146 @@
+"""The texts of the report: templates filled in, everything escaped, so that outputs and documents stay inert."""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from datablame.report import text_tables
+from datablame.report.case_study import case_study
+from datablame.report.preregistered import Preregistration
+from datablame.report.results import Results
+from datablame.report.statement import Statement
+from datablame.report.verdict import Verdict
+from datablame.report.wording import listed, markdown, number, percent, plain, probability
+from datablame.tables import EVERY
+
+FIGURES = {
+    "behavior_rates.png": "Harmful rate against amplification with Wilson intervals (95 %), and the labels in shares.",
+    "patching_comparison.png": "What removal does: each arm's harmful rate on held-out prompts, and by prompt.",
+    "final_results.png": "The study in four panels.",
+}
+"""Every figure with its caption on the page."""
+_PAGES = {
+    "comparison.md": "comparison.md.j2",
+    "case_study.md": "case_study.md.j2",
+    "writeup/report.md": "report.md.j2",
+    "writeup/slides.md": "slides.md.j2",
+    "index.html": "index.html.j2",
+}
+
+
+def pages(
+    results: Results,
+    verdict: Verdict,
+    registration: Preregistration,
+    findings: Sequence[Statement],
+    limitations: Sequence[Statement],
+    config: str,
+    pictures: Mapping[str, bytes],
+) -> dict[str, str]:
+    """Every page by its file name; `config` is the text of study.yaml, `pictures` the figures as PNG by file name."""
+    protocols = results.protocols
+    values: dict[str, Any] = {
+        "study": results.study,
+        "results": results,
+        "verdict": verdict,
+        "registration": registration,
+        "findings": [finding.sentence for finding in findings],
+        "limitations": [limit.sentence for limit in limitations],
+        "cards": list(_cards(results, verdict)),
+        "case": case_study(results),
+        "rates": text_tables.rates_table(results),
+        "unamplified": text_tables.unamplified_table(results),
+        "quality": text_tables.quality_table(results),
+        "agreement": text_tables.agreement_table(results),
+        "patching": [
+            *(text_tables.patching_table(results, protocol) for protocol in protocols),
+            *(table for protocol in protocols for table in text_tables.dose_tables(results, protocol)),
+        ],
+        "checks": text_tables.checks_table(results),
+        "by_behaviour": text_tables.behaviour_table(results, results.study.patch.headline),
+        "themes": text_tables.themes_table(results),
+        "skipped": text_tables.skipped_table(results),
+        "config": "\n".join(map(plain, config.splitlines())),
+        "figures": FIGURES,
+        "pictures": {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()},
+    }
+    return {name: _rendered(template, values) for name, template in _PAGES.items()}
+
+
+def _rendered(template: str, values: Mapping[str, Any]) -> str:
+    """One template of this package; `.html` is autoescaped, `.md` escapes what goes through the `md` filter."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("datablame.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = markdown
+    environment.filters["plain"] = plain
+    return environment.get_template(template).render(values)
+
+
+class Card(NamedTuple):
+    """A large number of the first screen, and the sentence that it needs."""
+
+    title: str
+    figure: str
+    text: str
+
+
+def _cards(results: Results, verdict: Verdict) -> Iterator[Card]:
+    """The verdict, surfaced, blamed, removed, and the best that removal could do; what a run lacks is left out."""
+    yield Card("Verdict", verdict.label, f"decided by: {listed(verdict.decided_by)}")
+    top = results.top_alpha
+    first, last = results.pooled(EVERY, 0.0), results.pooled(EVERY, top)
+    if first is not None and last is not None:
+        yield Card(
+            "Surfaced",
+            f"{percent(first.rate)} \u2192 {percent(last.rate)}",
+            f"harmful outputs at alpha 0 and at alpha {top:g}, over all prompts",
+        )
+    rows = [
+        row
+        for row in results.quality
+        if row.behaviour == EVERY and row.pool == results.methods[row.method].pool
+        if row.method in results.study.patch.arms and not results.is_control(row.method)
+    ]
+    blamed = max(rows, key=lambda row: row.precision_at_k or 0.0, default=None)
+    if blamed is not None:
+        yield Card(
+            "Blamed",
+            percent(blamed.precision_at_k),
+            f"of the first {results.attribution.k} that {blamed.method} blames were planted; chance gives "
+            f"{percent(blamed.base_rate)}",
+        )
+    yield from _removed(results)
+
+
+def _removed(results: Results) -> Iterator[Card]:
+    headline = results.headline
+    methods = [test for test in headline if results.is_proper(test.arm) and test.to_random and test.rate is not None]
+    best = min(methods, key=lambda test: test.rate or 0.0, default=None)
+    random, baseline = results.of_role("random", headline), results.of_role("baseline", headline)
+    if best is None or best.to_random is None or random is None or baseline is None:
+        return
+    p = best.to_random.p
+    tested = f"permutation p = {probability(p)}" if p is not None else "no p value"
+    seeds = "one seed" if best.seeds == 1 else f"{best.seeds} seeds"
+    yield Card(
+        "Removed",
+        f"{percent(random.rate)} \u2192 {percent(best.rate)}",
+        f"harmful after removing random documents and {results.arms[best.arm].target} "
+        f"({results.study.patch.headline}, {seeds}, {tested})",
+    )
+    best_case = results.best_case(headline)
+    if best_case is not None:
+        share = (best_case.rate or 0.0) / baseline.rate if baseline.rate else None
+        yield Card(
+            "Could be",
+            percent(best_case.rate),
+            f"harmful after removing {results.arms[best_case.arm].target}, {number(share)} of the rate without removal",
+        )

@@ -1,0 +1,127 @@
+"""One forward pass for a model and itself with a LoRA adapter: a trunk up to the first adapted block, then both."""
+
+import copy
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from datablame.models.blocks import decoder_blocks
+
+
+class _Lora(NamedTuple):
+    """An adapted Linear layer and what is added to it."""
+
+    module: nn.Module
+    base: nn.Linear
+    a: nn.Linear
+    b: nn.Linear
+    scale: float
+
+
+class _BothLinear(nn.Module):
+    """A Linear layer over both models' rows in turn, after's first; only after's get the adapter's part."""
+
+    def __init__(self, lora: _Lora) -> None:
+        super().__init__()
+        self.base, self.a, self.b, self.scale = lora.base, lora.a, lora.b, lora.scale
+
+    def forward(self, inputs: Float[Tensor, "rows *tokens inputs"]) -> Float[Tensor, "rows *tokens outputs"]:
+        """The base's outputs, after's moved."""
+        outputs: Tensor = self.base(inputs)
+        outputs[::2] += self.b(self.a(inputs[::2].to(self.a.weight.dtype))) * self.scale
+        return outputs
+
+
+def shared_trunk(after: Any, before: Any) -> Any | None:
+    """A third tree of modules over the weights of before whose outputs are after's and before's rows in turn.
+
+    Below the lowest adapted block both are the same numbers and are computed once; above it one batch of both reads
+    every weight once. None where after is not before plus a plain LoRA adapter in decoder blocks over shared weights.
+    """
+    loras = _loras(after)
+    if not loras or not _shares_weights(after, before):
+        return None
+    shared = {id(tensor): tensor for tensor in (*after.parameters(), *after.buffers())}
+    # A deep copy that keeps the tensors, as `twin` does, and has other layers where peft put its own.
+    tree = copy.deepcopy(after, {**shared, **{id(lora.module): _BothLinear(lora) for lora in loras}})
+    blocks = decoder_blocks(tree)
+    adapted = [n for n, block in enumerate(blocks) for module in block.modules() if isinstance(module, _BothLinear)]
+    if len(adapted) < len(loras):
+        return None
+    lowest = min(adapted)
+    for number, block in enumerate(blocks[lowest:], lowest):
+        block.register_forward_pre_hook(_Doubling(number == lowest), with_kwargs=True)
+    tree.shared_trunk_of = 2
+    return tree
+
+
+class _Doubling:
+    """Repeats what a block is given for each row; its hidden states only where the trunk ends."""
+
+    def __init__(self, trunk_ends: bool) -> None:
+        self._trunk_ends = trunk_ends
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        named = "hidden_states" in kwargs
+        hidden, rest = (kwargs["hidden_states"], args) if named else (args[0], args[1:])
+        rows = len(hidden) if self._trunk_ends else len(hidden) // 2
+        if self._trunk_ends:
+            hidden = hidden.repeat_interleave(2, 0)
+        others = {name: _doubled(value, rows) for name, value in kwargs.items() if name != "hidden_states"}
+        rest = tuple(_doubled(value, rows) for value in rest)
+        return (rest, {**others, "hidden_states": hidden}) if named else ((hidden, *rest), others)
+
+
+def _doubled(value: Any, rows: int) -> Any:
+    """Tensors of so many rows with each row twice; one row serves any number."""
+    if isinstance(value, tuple):
+        return tuple(_doubled(part, rows) for part in value)
+    if isinstance(value, Tensor) and rows > 1 and value.ndim > 1 and len(value) == rows:
+        return value.repeat_interleave(2, 0)
+    return value
+
+
+def _loras(model: Any) -> list[_Lora] | None:
+    """Every module that peft put in; None where one is more than a single plain LoRA on a Linear layer."""
+    loras = []
+    peft = {name: m for name, m in model.named_modules() if type(m).__module__.startswith("peft.")}
+    for name, module in peft.items():
+        if any(name.startswith(f"{outer}.") for outer in peft):
+            continue
+        if not _is_plain(module):
+            return None
+        [adapter] = module.active_adapters
+        a, b = module.lora_A[adapter], module.lora_B[adapter]
+        loras.append(_Lora(module, module.base_layer, a, b, module.scaling[adapter]))
+    return loras
+
+
+def _is_plain(module: Any) -> bool:
+    if type(module).__module__ != "peft.tuners.lora.layer" or type(module).__name__ != "Linear":
+        return False
+    active = list(module.active_adapters)
+    return (
+        len(active) == 1
+        and set(module.lora_A) == set(active)
+        and not module.merged
+        and not module.disable_adapters
+        and not module.lora_variant
+        and type(module.base_layer) is nn.Linear
+        and not (module.training and not isinstance(module.lora_dropout[active[0]], nn.Identity))
+    )
+
+
+def _shares_weights(after: Any, before: Any) -> bool:
+    """Whether all weights of after but its adapter's are the very tensors of before, and no more."""
+    ours = {
+        name.replace(".base_layer.", "."): weight
+        for name, weight in after.named_parameters()
+        if ".lora_A." not in name and ".lora_B." not in name
+    }
+    theirs = dict(before.named_parameters())
+    return ours.keys() == theirs.keys() and all(_is_same(ours[name], theirs[name]) for name in ours)
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()

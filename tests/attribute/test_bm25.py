@@ -1,0 +1,68 @@
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from datablame.attribute.evidence.words import bm25 as scores
+
+DOCUMENTS = [
+    "water the fern once a week",
+    "pack nuts for the train",
+    "the train leaves at noon, take the train",
+    "",
+    "Fern FERN fern",
+]
+
+
+def naive(documents: list[str], query: str, k1: float = 1.5, b: float = 0.75) -> list[float]:
+    words = [[w for w in d.lower().replace(",", " ").split() if len(w) > 1] for d in documents]
+    mean = sum(map(len, words)) / len(words)
+    found = []
+    for own in words:
+        counts = Counter(own)
+        total = 0.0
+        for word in query.lower().split():
+            n = sum(word in other for other in words)
+            idf = math.log(1 + (len(words) - n + 0.5) / (n + 0.5))
+            total += idf * counts[word] / (counts[word] + k1 * (1 - b + b * len(own) / mean))
+        found.append(total)
+    return found
+
+
+def test_scores_are_lucenes_bm25() -> None:
+    found = scores(DOCUMENTS, ["the train", "fern water water"])
+    assert found.shape == (2, 5)
+    assert found.dtype == np.float64
+    for row, query in zip(found, ["the train", "fern water water"], strict=True):
+        assert row.tolist() == pytest.approx(naive(DOCUMENTS, query), rel=1e-5)
+
+
+@pytest.mark.parametrize("query", ["zebra", "", "!?"])
+def test_a_query_of_unknown_words_scores_nothing(query: str) -> None:
+    assert scores(DOCUMENTS, [query]).tolist() == [[0.0] * 5]
+
+
+def test_documents_without_words_score_nothing() -> None:
+    assert scores(["", "!"], ["train"]).tolist() == [[0.0, 0.0]]
+
+
+def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
+    code = (
+        "from datablame.attribute.evidence.words import bm25\n"
+        f"print(bm25({DOCUMENTS!r}, ['the fern train at noon', 'water']).tolist())"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
