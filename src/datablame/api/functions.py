@@ -19,7 +19,7 @@ def study(source: str = "organism", overrides: Mapping[str, Any] | None = None) 
     Raises:
         RequestError: there is no such file or preset, or a key or value cannot be.
     """
-    return load(source, [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()])
+    return load(source, [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in (overrides or {}).items()])
 
 
 def run(
