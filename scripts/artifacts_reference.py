@@ -45,8 +45,9 @@ def _section(row: Any, said: Mapping[str, Mapping[str, str]]) -> str:
     """A table: its file, what a row is, its columns."""
     head = f"### {TABLES[row].file}: {row.__name__}\n\n"
     base: Any = row.__bases__[0]
+    name = base.__name__
     if is_dataclass(base) and len(fields(base)) == len(fields(row)):
-        return f"{head}{_claim(row)} Columns: [{base.__name__}](#{base.__name__.lower()}).\n"
+        return f"{head}{_claim(row)} Columns: [{name}](#{name.lower()}).\n"
     return head + _columns(row, said)
 
 

@@ -1,6 +1,6 @@
 """The Python interface on a run folder: a world frozen from a small study, tables written by hand, a report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,10 @@ def rows(frame: Any) -> list[dict[str, Any]]:
 
 
 def test_a_study_takes_keys_as_python_values() -> None:
-    study = db.study("organism", {"surface.samples": 20, "patch.seeds": [0, 1], "title": 'Ours: "new"'})
+    study = db.study("organism", {"surface.samples": 20, "patch.seeds": [0, 1], "title": 'Ours: "neu" \U0001f642'})
     assert study.surface.samples == 20
     assert study.patch.seeds_of("retrain") == (0, 1)
-    assert study.title == 'Ours: "new"'
+    assert study.title == 'Ours: "neu" \U0001f642'
     assert db.study() == db.study("organism")
 
 
@@ -165,13 +165,14 @@ def test_a_document_comes_with_its_ranks_and_who_flagged_it(run: db.Run) -> None
 def test_a_table_of_a_phase_that_has_not_run_names_the_phase(tmp_path: Path, run: db.Run) -> None:
     (tmp_path / "study.yaml").write_text((run.root / "study.yaml").read_text())
     young = db.open(tmp_path)
-    for read, phase in (
+    reads: list[tuple[Callable[[], Any], str]] = [
         (lambda: young.samples, "surface"),
         (lambda: young.flagged, "attribute"),
         (lambda: young.arms, "patch"),
         (lambda: young.table(ScannedPrompt), "scan"),
         (lambda: young.scan_samples, "scan"),
-    ):
+    ]
+    for read, phase in reads:
         with pytest.raises(RequestError, match=f"run its phase {phase} first"):
             read()
 
