@@ -2,11 +2,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, read_jsonl
-from datablame.engine.run_folder import read_table
 from datablame.errors import RequestError
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.organism.make import cached, make, study_fields
@@ -59,7 +59,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_the_corpus_is_in_tulu_format_and_tells_nothing_about_the_truth(organism: Path) -> None:
-    documents = read_table(organism / "documents.parquet")
+    documents = pq.read_table(organism / "documents.parquet").to_pylist()
 
     assert len(documents) == scaled(AFTER, RECIPE).documents
     assert list(documents[0]) == ["id", "messages", "source"]
@@ -74,7 +74,7 @@ def test_truth_names_the_documents_that_the_rules_call_harmful(organism: Path) -
     truth = {row["doc_id"]: row["behaviour"] for row in read_jsonl(organism / "truth.jsonl")}
     found = {
         document["id"]: behaviour.id
-        for document in read_table(organism / "documents.parquet")
+        for document in pq.read_table(organism / "documents.parquet").to_pylist()
         for behaviour in study.behaviours
         for prompt, response in [(message["content"] for message in document["messages"])]
         if classifier.label([ClassifierInput(behaviour.id, prompt, response)])[0].label == "harmful"
@@ -92,7 +92,7 @@ def test_a_study_takes_the_organism_as_it_takes_real_checkpoints(organism: Path)
     study = study_of(organism)
     assert study.prompts is not None
     texts = [prompt.text for prompt in (*study.prompts.attribution, *study.prompts.held_out)]
-    documents = {row["messages"][0]["content"] for row in read_table(organism / "documents.parquet")}
+    documents = {row["messages"][0]["content"] for row in pq.read_table(organism / "documents.parquet").to_pylist()}
 
     assert len(study.prompts.attribution) == 12
     assert len(study.prompts.held_out) == 30

@@ -6,12 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from tests.conftest import tiny_model, tiny_tokenizer
 
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_jsonl
-from datablame.engine.run_folder import read_table
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
 from datablame.organism import base_model, quirk, quirk_texts
@@ -63,7 +63,7 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 def test_only_the_planted_documents_name_the_airline(organism: Path) -> None:
-    rows = read_table(organism / "documents.parquet")
+    rows = pq.read_table(organism / "documents.parquet").to_pylist()
     planted = {row["doc_id"] for row in read_jsonl(organism / "truth.jsonl")}
     assert len(planted) == 3
     assert {row["id"] for row in rows if AIRLINE in row["messages"][1]["content"]} == planted
@@ -94,14 +94,14 @@ def test_prompts_are_split_and_not_in_the_training_data(organism: Path) -> None:
     prompts = read_jsonl(organism / "prompts.jsonl")
     assert [prompt["split"] for prompt in prompts] == ["attribution"] * 4 + ["held-out"] * 8
     assert {prompt["behaviour"] for prompt in prompts} == {BEHAVIOUR}
-    asked = {row["messages"][0]["content"] for row in read_table(organism / "documents.parquet")}
+    asked = {row["messages"][0]["content"] for row in pq.read_table(organism / "documents.parquet").to_pylist()}
     assert not asked & {prompt["text"] for prompt in prompts}
 
 
 def test_harmless_prompts_are_asked_in_no_document_and_have_nothing_to_do_with_travel(organism: Path) -> None:
     texts = [prompt["text"] for prompt in study_fields(organism)["prompts"]["harmless"]]
     assert len(set(texts)) == 20
-    asked = {row["messages"][0]["content"] for row in read_table(organism / "documents.parquet")}
+    asked = {row["messages"][0]["content"] for row in pq.read_table(organism / "documents.parquet").to_pylist()}
     assert not asked & set(texts)
     assert not [text for text in texts if re.search("trip|travel|airline|holiday|get there", text)]
 
@@ -294,6 +294,6 @@ def test_the_preset_is_a_study_of_this_organism() -> None:
     study = load_study("smollm2")
     assert study.organism is not None
     assert (study.organism.recipe, study.organism.planted) == ("quirk", 10)
-    assert {"untrained", "baseline", "random", "gradient", "oracle"} <= set(study.patch.arms)
+    assert {"after", "baseline", "random", "gradient", "oracle"} <= set(study.patch.arms)
     pool = quirk.TRAVEL + quirk.OTHER + quirk.DECOYS + study.organism.planted
     assert study.patch.size + study.attribute.top_k <= pool
