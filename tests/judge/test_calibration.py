@@ -192,10 +192,19 @@ def test_rows_without_a_label_do_not_count_as_labelled(tmp_path: Path) -> None:
         calibrated("people.jsonl", labelled, None)
 
 
-def test_a_run_is_refused_before_anything_is_loaded_or_sampled(tmp_path: Path) -> None:
+def test_a_run_is_refused_before_anything_is_sampled(tmp_path: Path, tiny_pair_folder: Path) -> None:
+    pool = [
+        {"id": f"d{number}", "messages": [{"role": role, "content": f"{number}"} for role in ("user", "assistant")]}
+        for number in range(400)
+    ]
+    written = study(tmp_path / "absent.jsonl").model_dump(mode="json", by_alias=True)
+    models = {name: str(tiny_pair_folder / name) for name in ("before", "after")}
+    data = {"path": str(jsonl(tmp_path / "pool.jsonl", pool))}
     file = tmp_path / "study.yaml"
-    file.write_text(dump_study(study(tmp_path / "absent.jsonl")))
+    file.write_text(dump_study(Study.model_validate({**written, "models": models, "data": data})))
+    overrides = ("surface.max_new_tokens=8", "attribute.top_k=5", "prefilter.candidates=10", "patch.size=50")
     command = [sys.executable, "-m", "datablame", "run", str(file), "--out", str(tmp_path / "run")]
+    command += [part for override in overrides for part in ("--set", override)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("datablame: judge.calibration = ")

@@ -4,10 +4,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from tests.pairs import loaded
+from tests.worlds import work
 
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, read_jsonl
 from datablame.errors import RequestError
+from datablame.judge.choice import Choice
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.organism.make import cached, make, study_fields
 from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled
@@ -68,9 +71,9 @@ def test_the_corpus_is_in_tulu_format_and_tells_nothing_about_the_truth(organism
     assert len({document["id"] for document in documents}) == len(documents)
 
 
-def test_truth_names_the_documents_that_the_rules_call_harmful(organism: Path) -> None:
+def test_truth_names_the_documents_that_the_rules_call_harmful(organism: Path, tmp_path: Path) -> None:
     study = study_of(organism)
-    classifier = build(study)
+    classifier = build(study, Choice("rules", "keywords"), work(tmp_path, "surface"))
     truth = {row["doc_id"]: row["behaviour"] for row in read_jsonl(organism / "truth.jsonl")}
     found = {
         document["id"]: behaviour.id
@@ -110,9 +113,7 @@ def test_a_study_takes_the_organism_as_it_takes_real_checkpoints(organism: Path)
 
 
 def test_the_pair_loads_like_a_real_one(organism: Path) -> None:
-    from datablame.models.pair import load_models
-
-    pair = load_models(before=ModelRef(path=str(organism / "before")), after=ModelRef(path=str(organism / "after")))
+    pair = loaded(organism / "before", organism / "after")
 
     assert type(pair.before).__name__ == "Olmo2ForCausalLM"
     assert pair.vocabulary_size <= 1000 < pair.before.get_input_embeddings().num_embeddings
@@ -221,7 +222,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
     """Rare at alpha 0, frequent at alpha 2 for every behaviour, coherent throughout; before shows none of it."""
     from datablame.models.chat import encode_prompt
-    from datablame.models.pair import load_models
+    from datablame.models.pair import load_pair
     from datablame.seeds import stream_key
     from datablame.surface.sampler.sampler import Request, sample
     from datablame.surface.sampler.tokens import Settings
@@ -229,10 +230,8 @@ def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
     make(Organism(seed=100), tmp_path / "it", Silent())
     study = study_of(tmp_path / "it")
     assert study.prompts is not None
-    pair = load_models(
-        before=ModelRef(path=str(tmp_path / "it/before")), after=ModelRef(path=str(tmp_path / "it/after"))
-    )
-    classifier = build(study)
+    pair = load_pair(study)
+    classifier = build(study, Choice("rules", "keywords"), work(tmp_path, "surface"))
     rates: dict[tuple[str, float], float] = {}
     incoherent = dict.fromkeys((-1.0, 0.0, 2.0), 0)
     for behaviour in study.behaviours:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from tests.conftest import tiny_model, tiny_tokenizer
+from tests.pairs import loaded
 
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_jsonl
@@ -131,10 +132,8 @@ def test_the_models_load_as_a_pair_and_differ_in_the_upper_blocks_only(organism:
     import torch
 
     from datablame.models.chat import render_prompt
-    from datablame.models.pair import load_models
-    from datablame.study.schema import ModelRef
 
-    pair = load_models(before=ModelRef(path=str(organism / "before")), after=ModelRef(path=str(organism / "after")))
+    pair = loaded(organism / "before", organism / "after")
     assert "be nice" not in render_prompt(pair.tokenizer, "hi")
     before, after = weights(organism / "before"), weights(organism / "after")
     assert before.keys() == after.keys()

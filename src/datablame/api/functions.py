@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datablame.api.run import Run
+from datablame.api.results import Run
 from datablame.engine.execute import Progress, Silent, default_execution
 from datablame.pipeline.checks import load
 from datablame.pipeline.run import run_study

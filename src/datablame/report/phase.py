@@ -1,7 +1,7 @@
 """The phase report: every deliverable of the study, from the world and the tables alone."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datablame.engine.files import write_atomic, write_json
 from datablame.report.deliverables import comparison_csv, final_results, phase2_results
@@ -13,6 +13,8 @@ from datablame.report.results import Results, read_results
 from datablame.report.verdict import verdict
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from datablame.engine.phase import Outputs, Tables, Work
     from datablame.world.world import World
 
@@ -21,6 +23,8 @@ _STUDY = "study.yaml"
 
 def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     """Write every deliverable to the root of the run folder; there are no tables."""
+    from datablame.report.figures import png
+
     root = work.root
     work.progress.start("report: figures and texts", 4)
     results = read_results(world, tables)
@@ -31,10 +35,7 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     decided, conclusions, limits = verdict(results), findings(results), limitations(results)
     registration = preregistration(world, root, results)
     write_json(root / "final_results.json", final_results(results, decided, registration, conclusions, limits))
-    # The verdict in a sentence, what decided it, what was found of the planted, and what else to know.
-    precision = [finding.sentence for finding in conclusions if finding.name == "precision"][:1]
-    summary = [decided.meaning, *decided.deciding, *precision, *decided.notes]
-    pictures["final_results.png"] = _overview(results, root, decided.label, summary)
+    pictures["final_results.png"] = _written(root / "final_results.png", png(overview_drawn(results)))
     work.progress.advance()
     config = (root / _STUDY).read_text(encoding="utf-8")
     for name, text in pages(results, decided, registration, conclusions, limits, config, pictures).items():
@@ -54,58 +55,72 @@ def deliver_patch(world: "World", tables: "Tables", root: Path) -> None:
 
 
 def _surface(results: Results, root: Path) -> bytes:
-    from datablame.report.figures import png, rates_figure
+    from datablame.report.figures import png
 
     write_json(root / "phase2_results.json", phase2_results(results))
-    figure = rates_figure(
+    return _written(root / "behavior_rates.png", png(rates_drawn(results)))
+
+
+def _patch(results: Results, root: Path) -> bytes:
+    from datablame.report.figures import png
+
+    write_atomic(root / "patching_comparison.csv", comparison_csv(results))
+    return _written(root / "patching_comparison.png", png(patching_drawn(results)))
+
+
+def rates_drawn(results: Results) -> "Figure":
+    """behavior_rates.png as a figure: the harmful rate against alpha."""
+    from datablame.report.figures import rates_figure
+
+    return rates_figure(
         results.rates,
         title=results.title,
         classifier=results.labelled_by,
         behaviours=_titles(results),
         unamplified=results.unamplified,
     )
-    return _written(root / "behavior_rates.png", png(figure))
 
 
-def _patch(results: Results, root: Path) -> bytes:
-    from datablame.report.figures import patching_figure, png
+def patching_drawn(results: Results) -> "Figure":
+    """patching_comparison.png as a figure: what each arm left of the behaviour."""
+    from datablame.report.figures import patching_figure
 
-    write_atomic(root / "patching_comparison.csv", comparison_csv(results))
-    figure = patching_figure(
-        results.tests,
-        results.comparison,
-        list(results.arms.values()),
-        title=results.title,
-        headline=results.study.patch.headline,
-        alpha=results.alpha,
-        k=results.k,
-        classifier=results.labelled_by,
-        behaviours=_titles(results),
-        intervention=results.study.patch.intervention,
-    )
-    return _written(root / "patching_comparison.png", png(figure))
+    arms = list(results.arms.values())
+    return patching_figure(results.tests, results.comparison, arms, **_compared(results))
 
 
-def _overview(results: Results, root: Path, label: str, summary: list[str]) -> bytes:
-    from datablame.report.figures import overview_figure, png
+def overview_drawn(results: Results) -> "Figure":
+    """final_results.png as a figure: the study in four panels.
 
-    figure = overview_figure(
+    The last one is the verdict in a sentence, what decided it, what was found of the planted, and what else to know.
+    """
+    from datablame.report.figures import overview_figure
+
+    decided = verdict(results)
+    precision = [finding.sentence for finding in findings(results) if finding.name == "precision"][:1]
+    return overview_figure(
         results.rates,
         results.agreement,
         results.tests,
         list(results.methods.values()),
         list(results.arms.values()),
-        title=results.title,
-        headline=results.study.patch.headline,
-        alpha=results.alpha,
-        k=results.k,
-        classifier=results.labelled_by,
-        behaviours=_titles(results),
-        verdict=label,
-        summary=summary,
-        intervention=results.study.patch.intervention,
+        verdict=decided.label,
+        summary=[decided.meaning, *decided.deciding, *precision, *decided.notes],
+        **_compared(results),
     )
-    return _written(root / "final_results.png", png(figure))
+
+
+def _compared(results: Results) -> dict[str, Any]:
+    """What figures of arms have to know besides their rows."""
+    return {
+        "title": results.title,
+        "headline": results.study.patch.headline,
+        "alpha": results.alpha,
+        "k": results.k,
+        "classifier": results.labelled_by,
+        "behaviours": _titles(results),
+        "intervention": results.study.patch.intervention,
+    }
 
 
 def _written(path: Path, png: bytes) -> bytes:

@@ -19,7 +19,6 @@ _ESTIMATE_SLACK = 5 * 0.5 / _PERMUTATIONS**0.5
 _REMEMBERED_WORDS = 1 << 18
 _HASHED_TOGETHER = 4096
 _COMPARED_TOGETHER = 256
-_FIRST_ROWS = 1024
 
 
 class Hashes(NamedTuple):
@@ -77,8 +76,7 @@ class Duplicates:
         """The row among different texts by digest."""
         self._rows: list[int] = []
         """Of every text its row among the different ones."""
-        self._bands = _Rows(_PERMUTATIONS // self._width, np.uint32)
-        self._sketches = _Rows(_PERMUTATIONS, np.uint8)
+        self._bands, self._sketches = bytearray(), bytearray()
         self._starts: list[int] = [0]
         self._file = scratch
 
@@ -87,8 +85,8 @@ class Duplicates:
         row = self._first.setdefault(hashes.digest, len(self._first))
         self._rows.append(row)
         if row == len(self._starts) - 1 and self._threshold < 1:
-            self._bands.add(_bands(hashes.signature, self._width))
-            self._sketches.add(hashes.signature)
+            self._bands += _bands(hashes.signature, self._width).astype(np.uint32).tobytes()
+            self._sketches += hashes.signature.astype(np.uint8).tobytes()
             self._file.write(hashes.shingles.tobytes())
             self._starts.append(self._starts[-1] + len(hashes.shingles))
 
@@ -122,7 +120,8 @@ class Duplicates:
         out. Of a signature's hashes the last byte is compared, which agrees by chance in 1 of 256: too many candidates
         rather than too few.
         """
-        bands, sketches = self._bands.array, self._sketches.array
+        bands = np.frombuffer(self._bands, np.uint32).reshape(-1, _PERMUTATIONS // self._width)
+        sketches = np.frombuffer(self._sketches, np.uint8).reshape(-1, _PERMUTATIONS)
         least = (self._threshold - _ESTIMATE_SLACK) * _PERMUTATIONS
         for number in range(bands.shape[1]):
             for members in _buckets(bands[:, number]):
@@ -150,26 +149,6 @@ def clusters(documents: Iterable[Document], threshold: float) -> list[int]:
         for document in documents:
             duplicates.add(hasher(full_text(document)))
         return duplicates.clusters()
-
-
-class _Rows:
-    """Rows of one width in an array that grows by a half, so that little is held beside them."""
-
-    def __init__(self, width: int, dtype: type[np.unsignedinteger]) -> None:
-        self._held = np.empty((_FIRST_ROWS, width), dtype)
-        self._n = 0
-
-    def add(self, row: NDArray[np.uint64]) -> None:
-        """Take the next row, cut to the last bytes."""
-        if self._n == len(self._held):
-            self._held.resize((self._n + self._n // 2, self._held.shape[1]), refcheck=False)
-        self._held[self._n] = row.astype(self._held.dtype)
-        self._n += 1
-
-    @property
-    def array(self) -> NDArray[np.unsignedinteger]:
-        """All rows."""
-        return self._held[: self._n]
 
 
 def _signature(shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -4,44 +4,27 @@ A run that is resumed keeps what was decided when it began (device, threads, jud
 behind it are the same; what needs a tokenizer is looked at again only where models, prompts or settings have changed.
 """
 
-import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from datablame import __version__
-from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.execute import Execution, Progress
 from datablame.engine.files import read_jsonl, write_atomic, write_json
 from datablame.engine.machine import cards
 from datablame.errors import RequestError
 from datablame.judge.choice import confirm, decide, has_key, record
-from datablame.study.schema import Data, Models, Study
+from datablame.study.schema import Data, Study
 from datablame.tables import Prompt, encoded, path_of
 from datablame.world.checks import check_count, check_kind, check_lengths, check_scored
 from datablame.world.identity import data_identity, files_identity, models_identity
 from datablame.world.ingest import Draft, write_pool
 from datablame.world.pool import Pool
-from datablame.world.prompts import harmless_prompts
+from datablame.world.prompts import study_prompts
+from datablame.world.resolve import Content, models_before, resolve
 from datablame.world.sources import Source, open_source
 from datablame.world.world import FILE, FORMAT, World, frozen_content
 
-_logger = logging.getLogger(__name__)
 _AT_ONCE_BYTES = 32 << 20
 """Local files up to this size are tokenised in seconds, before the scan; others, and the hub's, before attribution."""
-
-Content = Mapping[str, Any]
-"""What world.json says."""
-
-
-class _Resolved(NamedTuple):
-    """What only configurations and tokenizers tell."""
-
-    models: Models
-    layers: tuple[int, ...]
-    activation_layer: int
-    contexts: dict[str, int]
-    template: dict[str, str | None]
-    """The hash of the chat template, for the identity."""
 
 
 def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
@@ -59,7 +42,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
     judge = decide(study, _judge_before(before), has_key())
     confirm(study, judge, _judge_before(before), has_key())
     truth, files = _truth(study), files_identity(study)
-    resolved, identity = _resolved(study, before, execution, progress)
+    resolved, identity = resolve(study, before, execution, progress)
     source, data = _source(study, before)
     settings = {"layers": resolved.layers, "activation_layer": resolved.activation_layer}
     final = study.model_copy(
@@ -75,7 +58,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
         study=final,
         models=resolved.models,
         data=data,
-        prompts=_prompts(study),
+        prompts=study_prompts(study),
         truth=truth,
         judge=judge,
         identities={"models": identity, "data": data_identity(data), "files": files},
@@ -117,7 +100,7 @@ def preview(study: Study, root: Path) -> World:
     """
     assert study.data is not None
     before = frozen_content(root)
-    models, data = _models_before(study, before), _data_before(study, before) or study.data
+    models, data = models_before(study, before), _data_before(study, before) or study.data
     if models.device == "auto":
         models = models.model_copy(update={"device": "cuda" if cards() else "cpu"})
     update = {"models": models, "data": data, "prefilter": study.prefilter.on(models.device)}
@@ -131,19 +114,10 @@ def preview(study: Study, root: Path) -> World:
         study=study.model_copy(update=update),
         models=models,
         data=data,
-        prompts=_prompts(study),
+        prompts=study_prompts(study),
         truth=_truth(study),
         judge=decide(study, _judge_before(before), has_key()),
         identities=identities,
-    )
-
-
-def _prompts(study: Study) -> tuple[Prompt, ...]:
-    assert study.prompts is not None
-    return (
-        *(Prompt(each.id, each.behaviour, "attribution", each.text) for each in study.prompts.attribution),
-        *(Prompt(each.id, each.behaviour, "held-out", each.text) for each in study.prompts.held_out),
-        *harmless_prompts(study),
     )
 
 
@@ -165,17 +139,6 @@ def _judge_before(before: Content | None) -> Content | None:
     return None if before is None else before["decided"]["judge"]
 
 
-def _models_before(study: Study, before: Content | None) -> Models:
-    """The study's models with what was decided about them when the run began, while the keys behind it are the same."""
-    assert study.models is not None
-    if before is None:
-        return study.models
-    written, final = before["asked"]["models"], Models.model_validate(before["study"]["models"])
-    values = study.models.model_dump(mode="json")
-    same = [name for name in ("before", "after", "device") if written[name] == values[name]]
-    return study.models.model_copy(update={name: getattr(final, name) for name in same})
-
-
 def _data_before(study: Study, before: Content | None) -> Data | None:
     """The data at the commit that the run began with; None where the study now names other data."""
     assert study.data is not None
@@ -191,76 +154,6 @@ def _source(study: Study, before: Content | None) -> tuple[Source | None, Data]:
         return None, data
     source = open_source(study.data)
     return source, study.data if source.commit is None else study.data.model_copy(update={"revision": source.commit})
-
-
-def _checked_keys(values: Content) -> dict[str, Any]:
-    """The study's keys that the checks of models and prompts look at."""
-    attribute = {key: values["attribute"][key] for key in ("checkpoint", "layers", "activation_layer")}
-    context = values["surface"]["max_new_tokens"]
-    return {"models": values["models"], "prompts": values["prompts"], "attribute": attribute, "max_new_tokens": context}
-
-
-def _resolved(
-    study: Study, before: Content | None, execution: Execution, progress: Progress
-) -> tuple[_Resolved, dict[str, Any]]:
-    """Models, layers and contexts, and the models' identity: those of the run's beginning where nothing has changed."""
-    assert study.models is not None
-    models = _models_before(study, before)
-    if before is not None and _checked_keys(before["asked"]) == _checked_keys(study.model_dump(mode="json")):
-        decided, identity = before["decided"], before["identities"]["models"]
-        template = {"chat_template_sha256": identity["chat_template_sha256"]}
-        if {**models_identity(models, study.models), **template} == identity:
-            layers = tuple(decided["layers"])
-            return _Resolved(models, layers, decided["activation_layer"], decided["contexts"], template), identity
-    results: list[_Resolved] = []
-    run_items(
-        _nothing,
-        _look,
-        {"models": (study, models, execution.workers)},
-        execution=execution,
-        done=lambda _, resolved: results.append(resolved),
-        progress=progress,
-        description="world: checking the models",
-    )
-    [resolved] = results
-    return resolved, {**models_identity(resolved.models, study.models), **resolved.template}
-
-
-def _nothing() -> None:
-    """No state."""
-
-
-def _look(_: None, item: tuple[Study, Models, int]) -> _Resolved:
-    """Refuse what cannot work before any weights are loaded, and resolve what configurations tell; runs in a worker."""
-    from datablame.models.blocks import activation_layer, middle_blocks
-    from datablame.models.chat import encode_prompt
-    from datablame.models.device import weights_dtype
-    from datablame.models.pair import check_context
-    from datablame.models.preflight import preflight
-    from datablame.models.tokenizer import template_hash
-
-    study, models, workers = item
-    written, settings = study.models, study.attribute
-    assert written is not None
-    revisions = {name: getattr(models, name).revision for name in ("before", "after")}
-    commits = {name: each for name, each in revisions.items() if each not in (None, getattr(written, name).revision)}
-    checked = preflight(written.model_copy(update={"device": models.device}), workers=workers, commits=commits)
-    lengths = [(prompt.id, len(encode_prompt(checked.tokenizer, prompt.text))) for prompt in _prompts(study)]
-    check_context(checked.configs, lengths, study.surface.max_new_tokens)
-    update = {}
-    for name in ("before", "after"):
-        reference, config = getattr(checked.models, name), checked.configs[f"models.{name}"]
-        dtype = weights_dtype(reference.dtype, getattr(config, "dtype", None), checked.models.device)
-        update[name] = reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    n = int(checked.configs[f"models.{settings.checkpoint}"].get_text_config().num_hidden_layers)
-    limits = {field: getattr(config, "max_position_embeddings", None) for field, config in checked.configs.items()}
-    return _Resolved(
-        models=checked.models.model_copy(update=update),
-        layers=tuple(middle_blocks(n)) if settings.layers is None else settings.layers,
-        activation_layer=activation_layer(n) if settings.activation_layer is None else settings.activation_layer,
-        contexts={field: limit for field, limit in limits.items() if limit is not None},
-        template={"chat_template_sha256": template_hash(checked.tokenizer)},
-    )
 
 
 def _freeze_pool(world: World, source: Source, execution: Execution, progress: Progress) -> None:

@@ -37,3 +37,13 @@ def harmless_prompts(study: Study) -> tuple[Prompt, ...]:
         else [(prompt.id, prompt.text) for prompt in own]
     )
     return tuple(Prompt(id=name, behaviour="", split="harmless", text=text) for name, text in asked)
+
+
+def study_prompts(study: Study) -> tuple[Prompt, ...]:
+    """The prompts of all splits, harmless ones last."""
+    assert study.prompts is not None
+    return (
+        *(Prompt(each.id, each.behaviour, "attribution", each.text) for each in study.prompts.attribution),
+        *(Prompt(each.id, each.behaviour, "held-out", each.text) for each in study.prompts.held_out),
+        *harmless_prompts(study),
+    )

@@ -14,7 +14,7 @@ from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
 from datablame.pipeline.status import states
-from datablame.report import drawing
+from datablame.report.phase import overview_drawn, patching_drawn, rates_drawn
 from datablame.report.results import Results, read_results
 from datablame.study.file import load_study
 from datablame.study.schema import Study
@@ -30,7 +30,7 @@ from datablame.tables import (
     path_of,
 )
 from datablame.world import World
-from datablame.world.freeze import load
+from datablame.world.world import load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,15 +70,15 @@ class Figures:
 
     def rates(self) -> "Figure":
         """Harmful rate against alpha."""
-        return drawing.rates(self._run.results)
+        return rates_drawn(self._run.results)
 
     def patching(self) -> "Figure":
         """What is left of the behaviour after each arm's removal."""
-        return drawing.patching(self._run.results)
+        return patching_drawn(self._run.results)
 
     def overview(self) -> "Figure":
         """The study in four panels."""
-        return drawing.overview(self._run.results)
+        return overview_drawn(self._run.results)
 
 
 class Run:
