@@ -21,7 +21,7 @@ from datablame.world.checks import check_count, check_kind, check_lengths, check
 from datablame.world.identity import data_identity, files_identity, models_identity
 from datablame.world.ingest import Draft, write_pool
 from datablame.world.pool import Pool
-from datablame.world.prompts import harmless_prompts
+from datablame.world.prompts import prompts_of
 from datablame.world.sources import Source, open_source
 from datablame.world.world import FILE, FORMAT, World, frozen_content
 
@@ -75,7 +75,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
         study=final,
         models=resolved.models,
         data=data,
-        prompts=_prompts(study),
+        prompts=prompts_of(study),
         truth=truth,
         judge=judge,
         identities={"models": identity, "data": data_identity(data), "files": files},
@@ -131,19 +131,10 @@ def preview(study: Study, root: Path) -> World:
         study=study.model_copy(update=update),
         models=models,
         data=data,
-        prompts=_prompts(study),
+        prompts=prompts_of(study),
         truth=_truth(study),
         judge=decide(study, _judge_before(before), has_key()),
         identities=identities,
-    )
-
-
-def _prompts(study: Study) -> tuple[Prompt, ...]:
-    assert study.prompts is not None
-    return (
-        *(Prompt(each.id, each.behaviour, "attribution", each.text) for each in study.prompts.attribution),
-        *(Prompt(each.id, each.behaviour, "held-out", each.text) for each in study.prompts.held_out),
-        *harmless_prompts(study),
     )
 
 
@@ -245,7 +236,7 @@ def _look(_: None, item: tuple[Study, Models, int]) -> _Resolved:
     revisions = {name: getattr(models, name).revision for name in ("before", "after")}
     commits = {name: each for name, each in revisions.items() if each not in (None, getattr(written, name).revision)}
     checked = preflight(written.model_copy(update={"device": models.device}), workers=workers, commits=commits)
-    lengths = [(prompt.id, len(encode_prompt(checked.tokenizer, prompt.text))) for prompt in _prompts(study)]
+    lengths = [(prompt.id, len(encode_prompt(checked.tokenizer, prompt.text))) for prompt in prompts_of(study)]
     check_context(checked.configs, lengths, study.surface.max_new_tokens)
     update = {}
     for name in ("before", "after"):
