@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
 
 
 class Interval(NamedTuple):
@@ -19,11 +18,13 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     Raises:
         ValueError: k is not between 0 and n.
     """
+    from scipy.special import ndtri
+
     if not 0 <= k <= n:
         raise ValueError(f"k = {k} is not between 0 and n = {n}")
     if n == 0:
         return Interval(0.0, 1.0)
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = float(ndtri((1 + confidence) / 2))
     rate = k / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
