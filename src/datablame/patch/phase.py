@@ -10,7 +10,7 @@ from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.judge.reasons import counted
-from datablame.patch.check_rows import (
+from datablame.patch.checks import (
     absent_checks,
     arm_checks,
     check_design,
@@ -20,9 +20,18 @@ from datablame.patch.check_rows import (
 )
 from datablame.patch.compare import Headline, again, compared, comparison
 from datablame.patch.interventions import FineTuneData, fine_tune_data
-from datablame.patch.plan import CheckInputs, Output, PatchPlan
-from datablame.patch.registry import arm_kinds
-from datablame.patch.trainings import AdapterGroup, ArmTraining, adapter_groups, arm_trainings, measured_prompts
+from datablame.patch.registry import ArmKind, arm_kinds
+from datablame.patch.trainings import (
+    AdapterGroup,
+    ArmTraining,
+    CheckInputs,
+    Output,
+    PatchPlan,
+    TrainingKey,
+    adapter_groups,
+    arm_trainings,
+    measured_prompts,
+)
 from datablame.surface.phase import SURFACE
 from datablame.tables import (
     AlphaStar,
@@ -63,10 +72,8 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
     Raises:
         RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
     """
-    if not tables.rows(Query):
-        return _nothing(world)
-    data = fine_tune_data(world, tables)
-    if not any(data.targets.values()):
+    data = fine_tune_data(world, tables) if tables.rows(Query) else None
+    if data is None:
         return _nothing(world)
     for skipped in data.skipped_arms:
         _logger.warning("the arm %s is skipped: it flagged no document", skipped)
@@ -179,7 +186,7 @@ def _outputs(
     cells = comparison(samples)
     headline = Headline(study.patch.headline, study.attribute.top_k, where.alpha)
     tests = compared(cells, data.kinds, headline, study.seed, study.patch.margin)
-    exposures = exposure_rows(ordered, results, data)
+    exposures = exposure_rows(ordered, results, data.kinds)
     checks = check_rows(world, work, keys, results, samples, where.alpha)
     absent = absent_checks(world, plan.checks)
     reasons = [row[_WHY] for result in results.values() for row in result["samples"] if _WHY in row]
@@ -208,7 +215,7 @@ def _outputs(
             for each in ordered
             for change in [each.intervention]
         ],
-        Training: [Training(*key, **results[str(key)]["training"]) for key in keys],
+        Training: [_training(key, results[str(key)]["training"]) for key in keys],
         Exposure: exposures,
         ArmSample: samples,
         ArmRate: cells,
@@ -219,15 +226,19 @@ def _outputs(
     }
 
 
+def _training(key: TrainingKey, numbers: Mapping[str, Any]) -> Training:
+    return Training(*key, **{**numbers, **{name: tuple(numbers[name]) for name in ("losses", "matched_modules")}})
+
+
 def exposure_rows(
-    ordered: Sequence[ArmTraining], results: Mapping[str, Mapping[str, Any]], data: FineTuneData
+    ordered: Sequence[ArmTraining], results: Mapping[str, Mapping[str, Any]], kinds: Sequence[ArmKind]
 ) -> list[Exposure]:
     """Exposure of every training that changes the data.
 
     A pair whose answers are exchanged counts as seen where it is seen as it was; how many were seen exchanged stands
     beside it.
     """
-    roles = {kind.name: kind.role for kind in data.kinds}
+    roles = {kind.name: kind.role for kind in kinds}
     baseline = {
         (key.protocol, key.seed): results[str(key)]["exposure"] for key, _ in ordered if roles[key.arm] == "baseline"
     }
