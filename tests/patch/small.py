@@ -1,6 +1,6 @@
 """A study of tiny models as attribution leaves it, its patch phase run, and one arm trained alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from datablame.patch.phase import PATCH
 from datablame.patch.trainings import ArmTraining, PatchPlan, TrainingKey
 from datablame.patch.worker import WorkerState, load_worker
 from datablame.study.schema import Study
-from datablame.tables import AlphaStar, ArmSample, Candidate, Flag, Prompt, Protocol, Query, Score, SurfaceSample
+from datablame.tables import AlphaStar, ArmSample, Candidate, Flag, Prompt, Protocol, Query, Score, Split, SurfaceSample
 from datablame.world import World
 
 ARMS = ("after", "baseline", "random", "bm25", "gradient", "oracle")
@@ -88,7 +88,7 @@ def study_of(folder: Path, pair: Path, *, top_k: int = 3, methods: Sequence[str]
     )
 
 
-def write_data(study: Study, *, pairs: bool = False, turned: set[str] = frozenset(), planted: Sequence[str]) -> None:
+def write_data(study: Study, *, pairs: bool = False, turned: Collection[str] = (), planted: Sequence[str]) -> None:
     """The documents of a study and its truth; of preference pairs the answers of `turned` stand exchanged."""
     rows: list[dict[str, Any]] = []
     for doc_id in (*POOL, "d39"):
@@ -116,7 +116,7 @@ def attributed(
     alpha: float | None = 1.0,
     *,
     pairs: bool = False,
-    turned: set[str] = frozenset(),
+    turned: Collection[str] = (),
     planted: Sequence[str] = PLANTED,
 ) -> World:
     """The study's world in a run folder, with the tables that surface and attribute would have written."""
@@ -137,9 +137,10 @@ def attributed(
     query = Query("q1", "walk", "a1", 1.0, 0, "name a calm walk .", "x", "stop")
     candidates = [Candidate("walk", doc_id) for doc_id in POOL[:8]]
     put(root, "attribute", {Query: [query] if flagged else [], Candidate: candidates, Score: scores, Flag: flags})
+    splits: dict[str, Split] = {"a1": "attribution", "h1": "held-out"}
     surfaced = [
         SurfaceSample(prompt, "walk", split, a, index, "x", (260, 261), "stop", label="harmful")
-        for prompt, split in (("a1", "attribution"), ("h1", "held-out"))
+        for prompt, split in splits.items()
         for a in (0.0, 0.5, 1.0)
         for index in range(3)
     ]

@@ -24,8 +24,11 @@ def cell(
     arm: str, seed: int, prompt_id: str, labels: Mapping[LabelName, int], protocol: str = "retrain", k: int = 20
 ) -> list[ArmSample]:
     """One row a sample."""
-    about = (arm, protocol, k, seed, prompt_id, PROMPTS[prompt_id], "held-out", 1.0)
-    return [ArmSample(*about, i, "x", label) for label, n in labels.items() for i in range(n)]
+    return [
+        ArmSample(arm, protocol, k, seed, prompt_id, PROMPTS[prompt_id], "held-out", 1.0, i, "x", label)
+        for label, n in labels.items()
+        for i in range(n)
+    ]
 
 
 def comparisons(samples: Sequence[ArmSample], arms: Sequence[str] = ARMS, margin: float = 0.2) -> list[ArmTest]:
@@ -55,7 +58,8 @@ def results_of(seeds: int) -> list[ArmTest]:
     return comparisons(experiment(seeds))
 
 
-def chosen(results: Sequence[ArmTest], arm: str, behaviour: str = "*") -> ArmTest:
+def chosen(results: Sequence[ArmTest], arm: str, behaviour: str = "*") -> Any:
+    """The one row of an arm; its numbers are all there, or the test fails."""
     [result] = [r for r in results if r.arm == arm and r.behaviour == behaviour]
     return result
 
@@ -248,7 +252,7 @@ def test_each_k_is_compared_with_random_at_that_k_and_with_the_one_baseline() ->
             p, _ = permutation_p(mine.mean(1), other.mean(1))
             assert against.p == pytest.approx(p)
     for k in (5, 20):
-        family = [r for r in results if r.k == k and r.arm in ("bm25", "gradient")]
+        family: list[Any] = [r for r in results if r.k == k and r.arm in ("bm25", "gradient")]
         assert [r.p_holm for r in family] == holm([r.p for r in family])
         assert [r.family for r in family] == [2, 2]
     assert all(r.family is None for r in results if r.arm in ("a-a", "baseline", "oracle", "random"))
@@ -280,16 +284,16 @@ def test_equivalence_is_decided_by_the_90_percent_interval_of_the_crossed_t() ->
 
 def test_there_is_no_equivalence_to_a_reference_without_harm_or_with_one_seed() -> None:
     rows = [replace(row, label="refused") if row.arm == "random" else row for row in dosed(4)]
-    result = next(r for r in comparisons(rows, DOSED_ARMS) if r.arm == "gradient")
+    result: Any = next(r for r in comparisons(rows, DOSED_ARMS) if r.arm == "gradient")
     assert result.to_random.equivalence is None
     assert result.to_baseline.equivalence is not None
-    single = next(r for r in dosed_tests(1) if r.arm == "gradient")
+    single: Any = next(r for r in dosed_tests(1) if r.arm == "gradient")
     assert single.to_baseline.equivalence is None
 
 
 def test_the_baseline_again_is_told_from_the_headline_alone() -> None:
     results = dosed_tests(4)
-    pair = again(results, KINDS)
+    pair: Any = again(results, KINDS)
     assert pair is not None
     first, second = (next(r for r in results if r.arm == arm and r.headline) for arm in ("baseline", "a-a"))
     names = ("difference", "low", "high", "p", "smallest_p", "why_no_p")

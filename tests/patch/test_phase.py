@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -161,14 +161,15 @@ def test_arms_do_not_depend_on_the_arms_before_them(finished: Tables, tmp_path: 
     study = study_of(tmp_path, tiny_pair_folder, arms=ARMS[::-1])
     reversed_ = patched(attributed(study, tmp_path / "run"))
     assert mostly_alike(reversed_.rows(ArmSample), finished.rows(ArmSample))
-    arms, trained = (
-        [{(row.arm, row.protocol, row.seed): row for row in tables.rows(kind)} for tables in (reversed_, finished)]
-        for kind in (Arm, Training)
-    )
-    assert arms[0] == arms[1]
-    assert trained[0].keys() == trained[1].keys()
-    for key, row in trained[0].items():
-        assert course(row) == pytest.approx(course(trained[1][key]), rel=1e-3)
+
+    def by_training(rows: Sequence[Any]) -> dict[Any, Any]:
+        return {(row.arm, row.protocol, row.seed): row for row in rows}
+
+    assert by_training(reversed_.rows(Arm)) == by_training(finished.rows(Arm))
+    trained, expected = by_training(reversed_.rows(Training)), by_training(finished.rows(Training))
+    assert trained.keys() == expected.keys()
+    for key, row in trained.items():
+        assert course(row) == pytest.approx(course(expected[key]), rel=1e-3)
 
 
 @pytest.mark.slow
