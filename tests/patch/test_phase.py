@@ -179,12 +179,12 @@ def test_worker_processes_give_the_same_bytes(finished: Tables, tmp_path: Path, 
     assert files(world.root) == files(finished.root)
 
 
-@pytest.mark.parametrize("flagged", [{}, {"loss": POOL[:3]}])
+@pytest.mark.parametrize("flagged", [{}, {"loss": ["d30"]}])
 def test_where_nothing_is_flagged_for_any_arm_the_tables_are_empty(
     tmp_path: Path, tiny_pair_folder: Path, flagged: dict[str, list[str]]
 ) -> None:
     """Nor does it matter then whether the fine-tune set holds what other methods flag."""
-    study = study_of(tmp_path, tiny_pair_folder, arms=ARMS[:5], k=[3, 20], size=20)
+    study = study_of(tmp_path, tiny_pair_folder, arms=ARMS[:5], k=[3, 15], size=15)
     tables = patched(attributed(study, tmp_path / "run", flagged, alpha=None))
     for row in (Arm, Training, Exposure, ArmSample, ArmRate, ArmTest, Check):
         assert tables.rows(row) == []

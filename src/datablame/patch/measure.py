@@ -18,7 +18,7 @@ from datablame.models.tokenizer import vocabulary_of
 from datablame.models.training import Recipe, data_order, minimise, train
 from datablame.patch.checks import drift_outputs
 from datablame.patch.finetune import Describe, full_finetune, train_adapters, with_adapter
-from datablame.patch.trainings import AFTER_KEY, AdapterGroup, ArmTraining, Output
+from datablame.patch.trainings import AFTER_KEY, AdapterGroup, ArmTraining, Output, unamplified
 from datablame.patch.worker import WorkerState
 from datablame.seeds import stream_key
 from datablame.surface.draw import SampleSpec, draw
@@ -73,7 +73,7 @@ def measure(state: WorkerState, *trainings: ArmTraining, skip: Collection[str] =
                 )
             moved, model = describe(), state.trainees[key.protocol]
             samples = _sampled(state, key.seed, model)
-            checks = _checks(state, key.seed, model, samples)
+            checks = side_checks(state, model, key.seed, unamplified(samples))
             free_memory()
             results[str(key)] = {
                 "samples": list(map(_journalled, samples)),
@@ -192,14 +192,7 @@ def _sampled(state: WorkerState, seed: int, model: Any) -> list[Sample]:
 
 def _journalled(sample: Sample) -> dict[str, Any]:
     """What is kept of a sample until the phase is done; its label is added."""
-    return {
-        "prompt_id": sample.prompt_id,
-        "behaviour": sample.behaviour,
-        "split": sample.split,
-        "alpha": sample.alpha,
-        "index": sample.index,
-        "text": sample.text,
-    }
+    return {name: getattr(sample, name) for name in ("prompt_id", "behaviour", "split", "alpha", "index", "text")}
 
 
 def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Output]) -> dict[str, Any]:
@@ -207,8 +200,8 @@ def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Out
 
     Perplexity is exp of `nll`, the mean over response tokens of the clean documents (of a pair: the chosen answer).
     `kl` is KL(model || before) in nats per token on the given outputs, their stop tokens' places included, between the
-    models' full next-token distributions: whatever the sampler truncates, temperature 1. A value that is not finite is
-    None.
+    models' full next-token distributions: whatever the sampler truncates, temperature 1. For a model that was trained
+    they are its own. A value that is not finite is None.
     """
     study = state.world.study
     sizes = {"vocabulary_size": vocabulary_of(state.tokenizer), "batch_tokens": study.attribute.batch_tokens}
@@ -248,16 +241,6 @@ def _answers(state: WorkerState, model: Any, seed: int) -> list[dict[str, Any]]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _checks(state: WorkerState, seed: int, model: Any, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The side checks of a model that training has changed; its drift from before on what it drew itself."""
-    drawn = [
-        Output(sample.prompt_id, sample.index, sample.token_ids, sample.finish_reason == "stop")
-        for sample in samples
-        if sample.alpha == 0 and sample.split == "held-out"
-    ]
-    return side_checks(state, model, seed, drawn)
 
 
 def _after_checks(state: WorkerState) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from datablame.patch.interventions import FineTuneData, Intervention, ks_of
 from datablame.patch.registry import ArmKind, arm_kinds
 from datablame.study.schema import Study
-from datablame.tables import Prompt, Protocol
+from datablame.tables import Prompt, Protocol, Sample
 from datablame.world import World
 
 AFTER_KEY = "after"
@@ -60,6 +60,15 @@ class Output(NamedTuple):
     sample: int
     token_ids: tuple[int, ...]
     stopped: bool
+
+
+def unamplified(samples: Iterable[Sample]) -> list[Output]:
+    """The outputs to held-out prompts that were drawn at alpha 0."""
+    return [
+        Output(sample.prompt_id, sample.index, sample.token_ids, sample.finish_reason == "stop")
+        for sample in samples
+        if sample.split == "held-out" and sample.alpha == 0
+    ]
 
 
 @dataclass(frozen=True)
