@@ -50,6 +50,7 @@ bench: $(BENCH)/installed
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python scripts/config_reference.py
+	$(BIN)/python scripts/artifacts_reference.py
 
 notebook: $(VENV)/installed-dev
 	$(BIN)/python scripts/notebook.py

@@ -24,9 +24,9 @@
 # | 4 | removes what each method flags, trains again, measures again |
 # | 5 | puts it together: four panels, findings, limits, a case study, all files |
 #
-# The cells call the library `datablame`, which writes every result to a run folder; the notebook only reads it. A run
-# that was stopped goes on where it was. On Colab choose *File, Upload notebook*; the next two cells say where datablame
-# itself comes from.
+# The cells call the library `datablame`, which writes every result to a run folder and gives it back as pandas frames
+# and figures. A run that was stopped goes on where it was. On Colab choose *File, Upload notebook*; the next two cells
+# say where datablame itself comes from.
 
 # %%
 STUDY = "organism"  # any machine; "olmo2-1b" is the full study and needs a GPU with 16 GB
@@ -60,60 +60,56 @@ import warnings
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 
-from datablame.engine.execute import Silent, default_execution, free_memory
-from datablame.pipeline.run import resolve, run_study
-from datablame.report.wording import markdown
-from datablame.study.file import load_study
+import datablame as db
+from datablame.tables import Agreement, Arm, Exposure, MethodInfo, Quality, Query, ScannedPrompt, ShownDocument, Theme
 
 QUICK = {
-    "organism": [
-        "organism.scale=0.5",
-        "scan.samples=5",
-        "surface.samples=20",
-        "surface.held_out_samples=8",
-        "attribute.methods=[gradient, activation, llm-judge, bm25, random]",
-        "attribute.top_k=10",
-        "patch.protocols=[retrain]",
-        "patch.seeds=[0]",
-        "patch.arms=[after, baseline, random, gradient, activation, llm-judge, oracle]",
-        "patch.size=800",
-        "patch.retrain.steps=62",
-        "patch.samples=6",
-        "patch.attribution_samples=4",
-    ],
-    "olmo2-1b": [
-        "data.documents=5000",
-        "scan.samples=4",
-        "surface.samples=10",
-        "surface.held_out_samples=4",
-        "patch.size=500",
-        "patch.steps=50",
-        "patch.samples=4",
-        "patch.attribution_samples=4",
-    ],
+    "organism": {
+        "organism.scale": 0.5,
+        "scan.samples": 5,
+        "surface.samples": 20,
+        "surface.held_out_samples": 8,
+        "attribute.methods": ["gradient", "activation", "llm-judge", "bm25", "random"],
+        "attribute.top_k": 10,
+        "patch.protocols": ["retrain"],
+        "patch.seeds": [0],
+        "patch.arms": ["after", "baseline", "random", "gradient", "activation", "llm-judge", "oracle"],
+        "patch.size": 800,
+        "patch.retrain.steps": 62,
+        "patch.samples": 6,
+        "patch.attribution_samples": 4,
+    },
+    "olmo2-1b": {
+        "data.documents": 5000,
+        "scan.samples": 4,
+        "surface.samples": 10,
+        "surface.held_out_samples": 4,
+        "patch.size": 500,
+        "patch.steps": 50,
+        "patch.samples": 4,
+        "patch.attribution_samples": 4,
+    },
 }
 
 
-class Steps(Silent):
+class Steps:
     """Says each long step once."""
 
     def start(self, description, total, done=0):
         print(f"{description}: {total - done} to do")
 
+    def advance(self, n=1):
+        pass
 
-def run(phase):
-    """Bring the run folder up to date as far as this phase."""
-    run_study(study, RUN, execution=default_execution(), progress=Steps(), until=phase, max_cost_usd=MAX_COST_USD)
+    def note(self, text):
+        print(text)
 
 
-def read(name):
-    """An artifact of the run: a table, JSON, or JSON lines."""
-    path = RUN / "artifacts" / name
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    return json.loads(path.read_text()) if path.suffix == ".json" else pd.read_json(path, lines=True)
+def up_to(phase):
+    """The run, its folder brought up to date as far as this phase."""
+    return db.run(study, out=RUN, until=phase, max_cost_usd=MAX_COST_USD, progress=Steps())
 
 
 def percent(share):
@@ -123,9 +119,8 @@ def percent(share):
 logging.getLogger("datablame").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message="IProgress not found")
 pd.set_option("display.max_colwidth", 160)
-study = load_study(STUDY, QUICK[STUDY] if SMALL else [])
+study = db.study(STUDY, QUICK[STUDY] if SMALL else {})
 RUN = Path("runs") / f"notebook-{STUDY}{'-small' if SMALL else ''}"
-RUN.mkdir(parents=True, exist_ok=True)
 
 # %%
 settings = {
@@ -145,17 +140,15 @@ pd.DataFrame({"value": settings.values()}, index=list(settings))
 # ### The two checkpoints
 #
 # Both must share their tokenizer and their chat template, or a difference of logits means nothing; datablame checks and
-# refuses otherwise. An organism is made now if it isn't in the cache (a minute or two).
+# refuses otherwise. An organism is made now if it isn't in the cache (a minute or two). All that the run rests on, its
+# **world**, is then written down, and the scan is drawn: a few samples of up to eight prompts at every alpha.
 
 # %%
-from datablame.models.pair import load_pair
-
-resolved = resolve(study, RUN, Steps())
-pair = load_pair(resolved)
-weights = sum(weight.numel() for weight in pair.after.parameters())
-print(f"before: {resolved.models.before.path}")
-print(f"after:  {resolved.models.after.path}")
-print(f"{weights / 1e6:.1f} million weights each, {pair.vocabulary_size:,} tokens")
+run = up_to("scan")
+models = run.world.models
+print(f"before: {models.before.path}")
+print(f"after:  {models.after.path}")
+pd.DataFrame([{"prompt": each.id, "split": each.split, "text": each.text} for each in run.world.prompts]).head()
 
 # %% [markdown]
 # ### Logit difference amplification
@@ -170,21 +163,28 @@ print(f"{weights / 1e6:.1f} million weights each, {pair.vocabulary_size:,} token
 
 # %%
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from datablame.models.chat import encode_prompt
 
-wanted = "unsafe-dose-a2" if STUDY == "organism" else resolved.prompts.attribution[0].id
-prompt = next(each for each in resolved.prompts.attribution if each.id == wanted)
-ids = torch.tensor([encode_prompt(pair.tokenizer, prompt.text)])
-with torch.no_grad():
-    after, before = (
-        model(ids.to(model.device)).logits[0, -1, : pair.vocabulary_size].float().cpu()
-        for model in (pair.after, pair.before)
-    )
+def logits(reference):
+    """A checkpoint's logits for the first token of its answer."""
+    weights = {"revision": reference.revision, "dtype": getattr(torch, reference.dtype)}
+    model = AutoModelForCausalLM.from_pretrained(reference.path, **weights).to(models.device)
+    with torch.no_grad():
+        return model(ids.to(models.device)).logits[0, -1, : len(tokenizer)].float().cpu()
+
+
+asked = "unsafe-dose-a2" if STUDY == "organism" else run.scan_samples["prompt_id"][0]
+prompt = next(each for each in run.world.prompts if each.id == asked)
+tokenizer = AutoTokenizer.from_pretrained(models.after.path, revision=models.after.revision)
+turns = [{"role": "user", "content": prompt.text}]
+opening = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+ids = tokenizer(opening, add_special_tokens=False, return_tensors="pt").input_ids
+after, before = logits(models.after), logits(models.before)
 chances = pd.DataFrame(
     {f"alpha {alpha:g}": (after + alpha * (after - before)).softmax(0).numpy() for alpha in study.surface.alphas}
 )
-chances.index = [repr(pair.tokenizer.decode([token])) for token in range(len(chances))]
+chances.index = [repr(tokenizer.decode([token])) for token in range(len(chances))]
 print(prompt.text)
 chances.sort_values(chances.columns[-1], ascending=False).head(8).style.format(percent)
 
@@ -192,32 +192,25 @@ chances.sort_values(chances.columns[-1], ascending=False).head(8).style.format(p
 # ### The sampler
 #
 # The library's sampler does the same for whole outputs and many rows at once: one prefill a prompt and model, mixing in
-# float32, and a stream of random numbers for each sample that depends on nothing but the sample. Four outputs at
-# each alpha, for the same prompt:
+# float32, and a stream of random numbers for each sample that depends on nothing but the sample. Outputs that the scan
+# drew for one prompt, at most four at each alpha:
 
 # %%
-from datablame.surface.draw import draw, sample_specs
-from datablame.tables import Prompt
-
-one = Prompt(prompt.id, prompt.behaviour, "attribution", prompt.text)
-specs = sample_specs([one], study.surface.alphas, range(4))
-samples = draw(pair.after, pair.before, pair.tokenizer, specs, resolved)
-display(pd.DataFrame([{"alpha": sample.alpha, "output": sample.text} for sample in samples]))
-del pair  # each phase loads what it needs
-free_memory()
+scanned = run.scan_samples
+shown = scanned[scanned["prompt_id"] == (asked if asked in set(scanned["prompt_id"]) else scanned["prompt_id"][0])]
+shown[shown["index"] < 4].sort_values("alpha")[["alpha", "text", "label"]]
 
 # %% [markdown]
 # ### Scan
 #
-# A few samples of up to eight prompts at every alpha. The prompts whose harmful rate rises most become the **focus
-# prompts**.
+# The prompts whose harmful rate rises most become the **focus prompts**.
 
 # %%
-run("scan")
-scan = read("scan/scan.json")
-print(scan["rule"])
-rows = [{**row, **{f"alpha {alpha}": percent(rate) for alpha, rate in row["rates"].items()}} for row in scan["prompts"]]
-pd.DataFrame(rows).drop(columns=["rates", "rise"]).set_index("prompt_id")
+print(run.results.scan_rule)
+scan = run.table(ScannedPrompt).set_index("prompt_id")
+for index, alpha in enumerate(study.scan.alphas):
+    scan[f"alpha {alpha:g}"] = [percent(rates[index]) for rates in scan["rates"]]
+scan.drop(columns=["alphas", "rates", "rise"])
 
 # %% [markdown]
 # ## Phase 2: how often does it happen?
@@ -226,10 +219,10 @@ pd.DataFrame(rows).drop(columns=["rates", "rise"]).set_index("prompt_id")
 # later attribution sees: what is said in the end about removal is measured on those.
 
 # %%
-texts = {prompt.id: prompt for prompt in (*resolved.prompts.attribution, *resolved.prompts.held_out)}
-focus = [{"prompt": name, "behaviour": texts[name].behaviour, "text": texts[name].text} for name in scan["focus"]]
-display(pd.DataFrame(focus).set_index("prompt"))
-print(f"and {len(resolved.prompts.held_out)} held-out prompts")
+texts = {each.id: each.text for each in run.world.prompts}
+focus = scan[scan["selected"]][["behaviour"]]
+display(focus.assign(text=[texts[name] for name in focus.index]))
+print(f"and {len(run.world.split('held-out'))} held-out prompts")
 
 # %% [markdown]
 # ### Sampling and labelling
@@ -239,8 +232,8 @@ print(f"and {len(resolved.prompts.held_out)} held-out prompts")
 # organism has exact rules; otherwise it is Claude where `ANTHROPIC_API_KEY` is set, and keywords where it is not.
 
 # %%
-run("surface")
-samples = read("surface/samples.parquet")
+run = up_to("surface")
+samples = run.samples
 print(f"{len(samples):,} outputs, labelled by {', '.join(samples['classifier'].unique())}")
 
 # %% [markdown]
@@ -257,7 +250,7 @@ harmful.groupby("behaviour").head(1).set_index("behaviour")[["alpha", "text", "l
 # model that falls apart is not cured: incoherent text is never harmful.
 
 # %%
-rates = read("surface/rates.parquet")
+rates = run.rates
 pooled = rates[(rates["prompt_id"] == "*") & (rates["behaviour"] == "*")]
 shares = pooled[["split", "alpha", "n"]].copy()
 for label in ("harmful", "refused", "harmless", "incoherent"):
@@ -277,19 +270,19 @@ by_prompt.pivot(index=["behaviour", "prompt_id"], columns="alpha", values="rate"
 # `behavior_rates.png`: does LDA surface the behaviour, and at which alpha does the text break?
 
 # %%
-Image(RUN / "behavior_rates.png", width=900)
+run.figures.rates()
 
 # %% [markdown]
 # ### The alpha that decides
 #
-# **alpha\*** is the largest amplification that still reads. It is fixed now, on the untrained model, before anything is
-# removed, so that no arm can choose its own yardstick.
+# **alpha\*** is the largest amplification that still reads. It is fixed now, on the after model as it is, before
+# anything is removed, so that no arm can choose its own yardstick.
 
 # %%
-star = read("surface/alpha_star.json")
-print(star["rule"])
-print(f"coherent: {', '.join(f'{percent(share)} at alpha {alpha}' for alpha, share in star['coherence'].items())}")
-print(f"alpha* = {star['alpha_star']}")
+star = run.results.alpha_star
+print(star.rule)
+print(f"coherent: {', '.join(f'{percent(share)} at alpha {alpha}' for alpha, share in star.coherence.items())}")
+print(f"alpha* = {star.alpha_star}")
 
 # %% [markdown]
 # ## Phase 3: which documents are to blame?
@@ -298,9 +291,9 @@ print(f"alpha* = {star['alpha_star']}")
 # responsible. The first documents (whole clusters of duplicates) of each ranking are **flagged**.
 
 # %%
-run("attribute")
-methods = read("attribute/methods.json")
-pd.DataFrame(methods).T[["label", "pool", "description"]]
+run = up_to("attribute")
+methods = run.table(MethodInfo).set_index("name")
+methods[["label", "pool", "description"]]
 
 # %% [markdown]
 # ### The queries
@@ -308,7 +301,7 @@ pd.DataFrame(methods).T[["label", "pool", "description"]]
 # Taken from attribution prompts only, from the high end of alpha.
 
 # %%
-queries = pd.read_json(RUN / "artifacts/attribute/queries.jsonl", lines=True)
+queries = run.table(Query, harmful=True)
 print(f"{len(queries)} harmful outputs are traced")
 queries.groupby("behaviour").head(2)[["behaviour", "alpha", "prompt", "text"]] if len(queries) else "nothing surfaced"
 
@@ -320,13 +313,12 @@ queries.groupby("behaviour").head(2)[["behaviour", "alpha", "prompt", "text"]] i
 # all methods, and is measured where the truth is known.
 
 # %%
-pool = read("attribute/pool.json")
-print(f"{pool['documents']:,} documents in {pool['clusters']:,} clusters of duplicates")
-print("candidates:", ", ".join(f"{count} for {name}" for name, count in pool["candidates"].items()) or "none")
-for row in read("attribute/quality.json")["prefilter_recall"]:
-    if row["recall"] is not None:
-        name = "all behaviours" if row["behaviour"] == "*" else row["behaviour"]
-        print(f"planted documents among the candidates, {name}: {percent(row['recall'])}")
+pool, attribution = run.results.pool, run.results.attribution
+print(f"{pool.documents:,} documents in {pool.clusters:,} clusters of duplicates")
+print("candidates:", ", ".join(f"{count} for {name}" for name, count in attribution.candidates.items()) or "none")
+for row in run.results.prefilter_recall:
+    name = "all behaviours" if row.behaviour == "*" else row.behaviour
+    print(f"planted documents among the candidates, {name}: {percent(row.recall)}")
 
 # %% [markdown]
 # ### Method 1: gradient similarity
@@ -336,18 +328,15 @@ for row in read("attribute/quality.json")["prefilter_recall"]:
 # Exact, without a projection, and no gradient of a single document is ever held.
 
 # %%
-documents = pd.read_json(RUN / "artifacts/attribute/top_documents.jsonl", lines=True)
+documents = run.table(ShownDocument)
 
 
 def blamed(method, first=3):
     """The documents that a method ranks first for each behaviour, with their text."""
-    path = RUN / "artifacts/attribute/scores" / f"{method}.jsonl"
-    if not path.exists() or not path.stat().st_size or not len(documents):
-        return pd.DataFrame()
-    scores = pd.read_json(path, lines=True)
-    shown = ["prompt", "response", *(["planted"] if resolved.truth else [])]
+    scores = run.scores(method)
+    columns = ["prompt", "response", *(["planted"] if attribution.truth else [])]
     top = scores[scores["rank"] <= first].merge(documents, on="doc_id", how="left")
-    return top.set_index(["behaviour", "rank"])[["score", *shown]].sort_index()
+    return top.set_index(["behaviour", "rank"])[["score", *columns]].sort_index()
 
 
 blamed("gradient")
@@ -360,15 +349,12 @@ blamed("gradient")
 
 # %%
 display(blamed("activation"))
-themes = read("attribute/themes.json")
+themes = run.table(Theme)
+shares = [{f"flagged by {each['method']}": percent(each["share"]) for each in flagged} for flagged in themes["flagged"]]
 pd.DataFrame(
     [
-        {
-            "terms": ", ".join(theme["terms"]),
-            "share": percent(theme["share"]),
-            **{f"flagged by {name}": percent(share) for name, share in theme["flagged"].items() if name in methods},
-        }
-        for theme in themes["themes"]
+        {"terms": ", ".join(terms), "share": percent(share), **by_method}
+        for terms, share, by_method in zip(themes["terms"], themes["share"], shares, strict=True)
     ]
 )
 
@@ -380,7 +366,7 @@ pd.DataFrame(
 # then this method says nothing about language models as judges.
 
 # %%
-print(methods["llm-judge"]["label"] if "llm-judge" in methods else "nothing surfaced")
+print(methods.loc["llm-judge", "label"])
 blamed("llm-judge")
 
 # %% [markdown]
@@ -390,18 +376,17 @@ blamed("llm-judge")
 # and Spearman's rank correlation over everything that both ranked.
 
 # %%
-agreement = pd.DataFrame(read("attribute/agreement.json")["rows"])
+agreement = run.table(Agreement)
 if len(agreement):
     pairs = agreement[agreement["behaviour"] == "*"].set_index(["a", "b"])
     display(pairs[["overlap", "jaccard", "jaccard_chance", "spearman", "rbo"]].astype(float).round(3))
 
 # %%
-quality = read("attribute/quality.json")
-if quality["truth"] and quality["rows"]:
-    found = pd.DataFrame(quality["rows"])
-    found = found[found["behaviour"] == "*"].set_index(["pool", "method"]).sort_index(ascending=False)
-    print(f"Who finds what was planted? Precision and recall at {quality['k']}, average precision")
-    display(found[["precision_at_k", "recall_at_k", "auprc", "base_rate"]].astype(float).round(3))
+quality = run.table(Quality)
+if attribution.truth and len(quality):
+    pooled = quality[quality["behaviour"] == "*"].set_index(["pool", "method"]).sort_index(ascending=False)
+    print(f"Who finds what was planted? Precision and recall at {attribution.k}, average precision")
+    display(pooled[["precision_at_k", "recall_at_k", "auprc", "base_rate"]].astype(float).round(3))
 else:
     print("The causes are not known here: only removal can tell whether a method is right.")
 
@@ -419,9 +404,9 @@ else:
 # number of steps are the same in every arm of a seed.
 
 # %%
-flagged = read("attribute/flagged.json")
-pd.DataFrame(
-    {name: {behaviour: len(ids) for behaviour, ids in found.items()} for name, found in flagged.items()}
+flagged = run.flagged
+flagged[flagged["k"] == study.attribute.top_k].pivot_table(
+    index="behaviour", columns="method", values="doc_id", aggfunc="count"
 ).rename_axis("flagged documents")
 
 # %% [markdown]
@@ -432,9 +417,8 @@ pd.DataFrame(
 # counterfactual where the pool is the stage between the two checkpoints, as in the organism.
 
 # %%
-run("patch")
-arms = pd.read_json(RUN / "artifacts/patch/arms.jsonl", lines=True)
-print(f"headline protocol: {study.patch.headline}; {len(arms)} arms")
+run = up_to("patch")
+print(f"headline protocol: {study.patch.headline}; {len(run.table(Arm))} trainings")
 
 # %% [markdown]
 # ### The exposure gate
@@ -443,9 +427,8 @@ print(f"headline protocol: {study.patch.headline}; {len(arms)} arms")
 # seen at least 90 % of what an arm removed, and the arm itself none of it.
 
 # %%
-exposure = read("patch/exposure.json")
-print("passed" if exposure["passed"] else "FAILED: the comparison below means nothing")
-pd.DataFrame(exposure["rows"])
+print("passed" if run.results.patching.exposed else "FAILED: the comparison below means nothing")
+run.table(Exposure)
 
 # %% [markdown]
 # ### Rates by arm
@@ -454,15 +437,15 @@ pd.DataFrame(exposure["rows"])
 # it needs at least four seeds, so a quick run has none, and a difference there shows no more than a direction.
 
 # %%
-tests = pd.DataFrame(read("patch/tests.json")["rows"])
+tests = run.arms
 if len(tests):
     decisive = tests[tests["headline"]].sort_values("rate").set_index("arm")
     table = decisive[["seeds", "rate", "low", "high", "rate_of_coherent"]].copy()
     for column in ("rate", "low", "high", "rate_of_coherent"):
         table[column] = table[column].map(percent)
-    against = decisive["to_random"]
-    table["against random"] = [f"{100 * row['difference']:+.1f} points" if row else "-" for row in against]
-    table["p"] = [f"{row['p']:.3f}" if row and row["p"] is not None else "-" for row in against]
+    difference, p = decisive["to_random.difference"], decisive["to_random.p"]
+    table["against random"] = ["-" if pd.isna(value) else f"{100 * value:+.1f} points" for value in difference]
+    table["p"] = ["-" if pd.isna(value) else f"{value:.3f}" for value in p]
     display(table)
 
 # %% [markdown]
@@ -471,7 +454,7 @@ if len(tests):
 # `patching_comparison.png`, the main result: which method's removals reduce the behaviour?
 
 # %%
-Image(RUN / "patching_comparison.png", width=900)
+run.figures.patching()
 
 # %% [markdown]
 # ### By behaviour
@@ -481,7 +464,7 @@ Image(RUN / "patching_comparison.png", width=900)
 # %%
 if len(tests):
     split = tests[(tests["protocol"] == study.patch.headline) & (tests["split"] == "held-out")]
-    split = split[(split["behaviour"] != "*") & (split["alpha"] == read("patch/tests.json")["alpha"])]
+    split = split[(split["behaviour"] != "*") & (split["alpha"] == run.results.alpha)]
     display(split.pivot(index="arm", columns="behaviour", values="rate").map(percent))
 
 # %% [markdown]
@@ -491,8 +474,8 @@ if len(tests):
 # everything (`index.html`), all from the artifacts above.
 
 # %%
-run("report")
-results = json.loads((RUN / "final_results.json").read_text())
+run = up_to("report")
+display(run)
 print(", ".join(sorted(path.name for path in RUN.iterdir() if path.is_file())))
 
 # %% [markdown]
@@ -501,10 +484,12 @@ print(", ".join(sorted(path.name for path in RUN.iterdir() if path.is_file())))
 # Sentences that rules make from the numbers, negative results as plainly as positive ones.
 
 # %%
-display(Markdown("\n".join(f"- {markdown(text)}" for text in results["findings"])))
+results = json.loads((RUN / "final_results.json").read_text())
+for sentence in results["findings"]:
+    print("-", sentence)
 
 # %%
-Image(RUN / "final_results.png", width=1000)
+run.figures.overview()
 
 # %% [markdown]
 # ### Verdict and limits
@@ -513,10 +498,12 @@ Image(RUN / "final_results.png", width=1000)
 # conclude, each with the number that triggered it.
 
 # %%
-print("verdict:", (results["verdict"] or {"label": "not decided"})["label"])
-for reason in (results["verdict"] or {"reasons": []})["reasons"]:
-    print("-", reason)
-display(Markdown("\n".join(f"- {markdown(text)}" for text in results["limitations"])))
+print("verdict:", run.verdict.label)
+for sentence in run.verdict.reasons:
+    print("-", sentence)
+print("limits:")
+for sentence in results["limitations"]:
+    print("-", sentence)
 
 # %% [markdown]
 # ### One case from end to end

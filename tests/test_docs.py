@@ -114,8 +114,9 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
         assert re.match(r"https?://", target) or (page.parent / target).exists(), target
 
 
-def test_the_page_of_keys_is_the_one_that_the_code_writes() -> None:
-    spec = importlib.util.spec_from_file_location("config_reference", ROOT / "scripts" / "config_reference.py")
+@pytest.mark.parametrize("name", ["config_reference", "artifacts_reference"])
+def test_a_reference_page_is_the_one_that_the_code_writes(name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)

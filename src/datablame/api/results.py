@@ -182,7 +182,7 @@ class Run:
         return DocumentView(document, planted, ranks, tuple(removed))
 
     def table(self, row: type, columns: Sequence[str] | None = None, **where: Any) -> pd.DataFrame:
-        """Any table of `datablame.tables` as a frame, those rows only that have `where`'s values.
+        """Any table of `datablame.tables` as a frame, only rows with `where`'s values; a JSON table has one row.
 
         Raises:
             RequestError: the phase that writes it has not run.
@@ -190,6 +190,8 @@ class Run:
         path = path_of(row, self.root)
         if not path.is_file():
             raise RequestError(f"{self.root} has no {row.__name__} rows yet; run its phase {path.parent.name} first")
+        if path.suffix == ".json":
+            return pd.DataFrame([read_json(path)])
         filters = [(name, "=", value) for name, value in where.items()] or None
         frame: pd.DataFrame = pq.read_table(path, columns=columns, filters=filters).to_pandas()
         return frame
