@@ -69,8 +69,8 @@ def _rates(results: Results) -> Iterator[Statement]:
                 # A rate of 0 is no proof of 0.
                 yield Statement(
                     "nothing harmful",
-                    f"{protocol}: {test.arm} showed no harmful output in {scored}, where a bootstrap interval has no width; "
-                    f"by Wilson's interval its rate may be up to {percent(wilson(0, scored).high)}.",
+                    f"{protocol}: {test.arm} showed no harmful output in {scored}, where a bootstrap interval has no "
+                    f"width; by Wilson's interval its rate may be up to {percent(wilson(0, scored).high)}.",
                 )
     least = results.study.surface.coherent_share
     coherent = {arm: check.coherent for arm, check in results.checked().items() if check.coherent is not None}

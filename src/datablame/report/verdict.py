@@ -113,12 +113,10 @@ def verdict(results: Results) -> Verdict:
         same_flags=all_flag_the_same(results),
     )
     size: SampleSize | None = None
-    label: Label
-    for label, rule in _RULES.items():
-        if reasons := list(rule(it)):
-            break
-    else:
-        label, size = "INCONCLUSIVE", required_sample_size(results, methods)
+    rules = ((label, list(rule(it))) for label, rule in _RULES.items())
+    label, reasons = next(((label, reasons) for label, reasons in rules if reasons), ("INCONCLUSIVE", []))
+    if label == "INCONCLUSIVE":
+        size = required_sample_size(results, methods)
         reasons = [("no other rule", ""), *_inconclusive(it, size)]
     decided_by, no_p = tuple(name for name, _ in reasons if name), no_p_value(results)
     return Verdict(
