@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from datablame.attribute.evidence.gradients import Gradients
+from datablame.attribute.methods.gradients import Gradients
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.patch.trainings import measured_prompts, trainings
