@@ -12,6 +12,7 @@ from tests.attribute.test_methods import FERNS, NUTS
 from tests.worlds import work
 
 from datablame.attribute import phase
+from datablame.attribute.methods import llm_judge
 from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.registry import METHODS, Inquiry
 from datablame.errors import RequestError

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +169,8 @@ def _outputs(
     inquiry: Inquiry, methods: Sequence[Method], trace: Traced, reading: _Reading, evidence: Evidence
 ) -> Outputs:
     world, ids, clusters = inquiry.world, inquiry.world.pool.ids, inquiry.world.pool.clusters
-    k, shortlist, prefilter = world.study.attribute.top_k, inquiry.candidates, world.study.prefilter.method
+    k, shortlist = world.study.attribute.top_k, inquiry.candidates
+    prefilter: Any = world.study.prefilter.method
     rankings: Rankings = rankings_of(inquiry, methods, evidence) if trace.queries else {m.name: {} for m in methods}
     whole = [method.name for method in methods if pool_of(world, method) == "whole"]
     flags = flags_of(world, rankings)

@@ -238,8 +238,8 @@ Collecting = Generator[Mapping[str, WorkItem], Mapping[str, Any], Mapping[type, 
 """Yields stages of items by their keys, gets what each item gave, and returns evidence by its type."""
 
 
-Collect = Callable[[Inquiry], Collecting | Mapping[type, Any]]
-"""Gives stages of work items, or evidence at once where this process makes it without items."""
+Collect = Callable[[Inquiry], Any]
+"""Gives `Collecting`, stages of work items, or a mapping of evidence at once where this process makes it without items."""
 Check = Callable[[World, Work], object]
 
 

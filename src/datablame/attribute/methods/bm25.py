@@ -1,4 +1,4 @@
-"""Does the document share rare words with the harmful output and its prompt (Robertson et al. 1994, as Lucene does it)?"""
+"""Does the document share rare words with the harmful output and its prompt (Robertson et al. 1994, as in Lucene)?"""
 
 import logging
 from collections.abc import Iterable, Sequence

@@ -112,7 +112,8 @@ def _row(line: str, where: str) -> tuple[str, float, str | None]:
         raise RequestError(f"{where}: not JSON; give one object a line with doc_id and score") from None
     if not isinstance(row, dict) or not isinstance(row.get("doc_id"), str):
         raise RequestError(f"{where}: lacks a doc_id that is a text; give one object a line with doc_id and score")
-    score, behaviour = row.get("score"), row.get("behaviour")
+    score: Any = row.get("score")
+    behaviour = row.get("behaviour")
     try:
         finite = not isinstance(score, bool) and isinstance(score, int | float) and math.isfinite(score)
     except OverflowError:
