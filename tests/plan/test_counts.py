@@ -8,7 +8,8 @@ from datablame.plan.counts import Counts, counted, most_focus, operations
 from datablame.plan.subject import subject_of
 from datablame.study.file import load_study
 from datablame.study.schema import Study
-from datablame.surface.scan import choose_focus, spread
+from datablame.surface.draw import spread
+from datablame.surface.rates import choose_focus
 from datablame.tables import Prompt, Rate
 
 
