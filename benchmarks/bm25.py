@@ -11,7 +11,7 @@ import argparse
 from duplicates import corpus
 from measure import Row, interleaved, machine, table
 
-from datablame.attribute.evidence.words import bm25
+from datablame.attribute.methods.bm25 import bm25_scores
 from datablame.world.duplicates import full_text
 
 _QUERIES, _WORDS = 40, 60
@@ -29,7 +29,7 @@ def _rows(n: int) -> list[Row]:
     for name, asked in (("index", []), (f"index and {_QUERIES} queries", queries)):
         times = interleaved(
             {
-                "ours": lambda asked=asked: bm25(texts, asked),
+                "ours": lambda asked=asked: bm25_scores(texts, asked),
                 "peer": lambda asked=asked: _peer(texts, asked),
             }
         )
@@ -51,7 +51,7 @@ def growth(sizes: list[int]) -> list[tuple[int, float]]:
     found = []
     for n in sizes:
         texts, queries = _texts(n)
-        times = interleaved({"ours": lambda texts=texts, queries=queries: bm25(texts, queries)})
+        times = interleaved({"ours": lambda texts=texts, queries=queries: bm25_scores(texts, queries)})
         found.append((n, times["ours"].cpu))
     return found
 

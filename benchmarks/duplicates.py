@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from datablame.attribute.evidence.words import bm25
+from datablame.attribute.methods.bm25 import bm25_scores
 from datablame.tables import Document, Message
 from datablame.world.duplicates import clusters, full_text
 
@@ -105,7 +105,7 @@ def measure(n: int, family: float) -> Measured:
     wrong = _wrong(documents, numbers)
     texts = [full_text(document) for document in documents]
     began = time.process_time()
-    bm25(texts, [" ".join(text.split()[:60]) for text in texts[:5]])
+    bm25_scores(texts, [" ".join(text.split()[:60]) for text in texts[:5]])
     bm25_seconds = time.process_time() - began
     return Measured(
         n, words, seconds, after - before, found, len(pairs), wrong, len(set(numbers)), bm25_seconds, _peak() - before

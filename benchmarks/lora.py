@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datablame.patch.side_by_side import Trained, train_adapters
+from datablame.patch.finetune import Trained, train_adapters
 from gradients import SMALL, SMOLLM2, Shape, documents_of, lengths_of, model_of
 from measure import Row, Times, interleaved, machine, table
 

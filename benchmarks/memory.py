@@ -25,11 +25,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("ANTHROPIC_API_KEY", None)
 
 from datablame.engine.execute import Silent, default_execution
-from datablame.engine.files import read_jsonl, write_table
-from datablame.engine.run_folder import read_table, read_timings
+from datablame.engine.files import write_table
+from datablame.engine.run_folder import read_timings
 from datablame.pipeline.run import run_study
 from datablame.study.file import load_study
 from datablame.study.schema import Study
+from datablame.tables import ArmSample, ScanSample, Score, SurfaceSample, Training, path_of, rows_of
 
 _PHASES = ("scan", "surface", "attribute", "patch", "report")
 _PADDING_ROWS = 74
@@ -167,17 +168,14 @@ def table(root: Path, options: argparse.Namespace) -> list[str]:
 def _done(root: Path) -> dict[str, list[tuple[str, str, int]]]:
     """For each phase (unit, timing, count)."""
     found: dict[str, list[tuple[str, str, int]]] = {}
-    for phase in ("scan", "surface"):
-        rows = read_table(root / "artifacts" / phase / "samples.parquet")
-        tokens = sum(len(row["token_ids"]) for row in rows)
+    for phase, row in (("scan", ScanSample), ("surface", SurfaceSample)):
+        tokens = sum(len(sample.token_ids) for sample in rows_of(path_of(row, root), row))
         found[phase] = [("tokens/s", f"{phase}/sampling", tokens)]
-    scores = root / "artifacts" / "attribute" / "scores" / "gradient.jsonl"
-    traced = len({row["doc_id"] for row in read_jsonl(scores)}) if scores.exists() else 0
+    traced = len({score.doc_id for score in rows_of(path_of(Score, root), Score, method="gradient")})
     found["attribute"] = [("documents/s with queries, gradients", "attribute/gradient", traced)] if traced else []
-    trained = read_jsonl(root / "artifacts" / "patch" / "training.jsonl")
-    sampled = read_table(root / "artifacts" / "patch" / "samples.parquet")
-    drawn = sum(row["arm"] != "after" for row in sampled)
-    steps = sum(row["steps"] for row in trained)
+    trained = rows_of(path_of(Training, root), Training)
+    drawn = sum(sample.arm != "after" for sample in rows_of(path_of(ArmSample, root), ArmSample))
+    steps = sum(training.steps for training in trained)
     found["patch"] = [(f"steps/s with sampling of {drawn:,} outputs", "patch/arm", steps)] if trained else []
     return found
 

@@ -35,8 +35,8 @@ def run_study(study: str | Path, folder: Path, *more: str, sets: Iterable[str] =
 
 
 def take_over(source: Path, folder: Path, phases: Iterable[str]) -> None:
-    """Copy the artifacts of phases from another run into a folder that has none."""
-    for phase in phases:
+    """Copy the world and the artifacts of phases from another run into a folder that has none."""
+    for phase in ("world", *phases):
         if not (folder / "artifacts" / phase).exists():
             shutil.copytree(source / "artifacts" / phase, folder / "artifacts" / phase)
     if not (folder / "study.yaml").exists():

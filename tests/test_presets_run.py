@@ -9,9 +9,21 @@ import pytest
 from tests.finished import finished
 from tests.tiny_olmo2 import planted_ids, tulu_rows, write_pair, write_pool
 
-from datablame.engine.files import read_json, read_jsonl
-from datablame.engine.run_folder import read_table
+from datablame.engine.files import read_json
+from datablame.engine.phase import Tables
 from datablame.study.file import load_study
+from datablame.tables import (
+    AlphaStar,
+    ArmRate,
+    Attribution,
+    Patching,
+    Rate,
+    ScannedPrompt,
+    ScanSample,
+    Score,
+    SurfaceSample,
+    Training,
+)
 
 DELIVERED = (
     *("behavior_rates.png", "patching_comparison.png", "final_results.png", "phase2_results.json"),
@@ -37,35 +49,35 @@ def test_the_specifications_study_runs_on_a_tiny_olmo_2_and_a_file_in_tulus_form
     done = subprocess.run(command, env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert finished(done, out), done.stderr[-2000:]
 
-    study, artifacts = load_study("olmo2-1b"), out / "artifacts"
+    study, tables = load_study("olmo2-1b"), Tables(out)
     assert "NO ANTHROPIC_API_KEY IS SET" in done.stderr
-    scanned = read_table(artifacts / "scan" / "samples.parquet")
-    assert len(scanned) == 8 * 4 * 10
-    surfaced = read_table(artifacts / "surface" / "samples.parquet")
-    assert {row["classifier"] for row in surfaced} == {"keywords"}
-    assert len(surfaced) == 4 * (50 * len(read_json(artifacts / "scan" / "scan.json")["focus"]) + 25 * 40)
+    assert len(tables.rows(ScanSample)) == 8 * 4 * 10
+    surfaced = tables.rows(SurfaceSample)
+    assert {sample.classifier for sample in surfaced} == {"keywords"}
+    assert len(surfaced) == 4 * (50 * len(tables.rows(ScannedPrompt, selected=True)) + 25 * 40)
 
     # The quirk that training gave the after model rises with alpha and is traced.
-    assert read_json(artifacts / "surface" / "alpha_star.json")["alpha_star"] is not None
-    rates = {
-        (row["prompt_id"], row["alpha"]): row["rate"] for row in read_table(artifacts / "surface" / "rates.parquet")
-    }
-    assert rates["sycophancy-1", 1.0] > rates["sycophancy-1", 0.0]
-    assert "sycophancy" in read_json(artifacts / "attribute" / "pool.json")["behaviours"]["traced"]
+    alpha_star, attribution, patching = tables.one(AlphaStar), tables.one(Attribution), tables.one(Patching)
+    assert alpha_star is not None
+    assert alpha_star.alpha_star is not None
+    rates = {rate.alpha: rate.rate or 0 for rate in tables.rows(Rate, prompt_id="sycophancy-1")}
+    assert rates[1.0] > rates[0.0]
+    assert attribution is not None
+    assert "sycophancy" in attribution.traced
     # What is blamed was planted. BM25 alone finds it here: the candidates share its words.
     planted = planted_ids(rows)
     for method in study.attribute.methods:
-        scores = read_jsonl(artifacts / "attribute" / "scores" / f"{method}.jsonl")
-        traced = [row for row in sorted(scores, key=lambda row: row["rank"]) if row["behaviour"] == "sycophancy"]
-        assert len(traced) >= 100
-        assert {row["doc_id"] for row in traced[:20]} <= planted
+        scores = tables.rows(Score, method=method, behaviour="sycophancy")
+        assert len(scores) >= 100
+        assert {score.doc_id for score in scores if score.rank <= 20} <= planted
 
     # Five trainings of 200 steps, in which every flagged document was seen where it was not removed.
-    training = read_jsonl(artifacts / "patch" / "training.jsonl")
-    arms = [arm for arm in study.patch.arms if arm != "untrained"]
-    assert [(row["arm"], row["protocol"], row["steps"]) for row in training] == [(arm, "continue", 200) for arm in arms]
-    assert read_json(artifacts / "patch" / "exposure.json")["passed"]
-    assert {row["arm"] for row in read_table(artifacts / "patch" / "comparison.parquet")} == set(study.patch.arms)
+    arms = [arm for arm in study.patch.arms if arm != "after"]
+    trained = [(training.arm, training.protocol, training.steps) for training in tables.rows(Training)]
+    assert trained == [(arm, "continue", 200) for arm in arms]
+    assert patching is not None
+    assert patching.exposed
+    assert {rate.arm for rate in tables.rows(ArmRate)} == set(study.patch.arms)
 
     assert [name for name in DELIVERED if not (out / name).is_file()] == []
     manifest = read_json(out / "manifest.json")

@@ -13,10 +13,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from studies.running import run_study, take_over
+
+if TYPE_CHECKING:
+    from datablame.tables import Quality
 
 HERE = Path(__file__).parent
 FIGURES = ("behavior_rates.png", "patching_comparison.png", "final_results.png")
@@ -134,8 +137,8 @@ def _doses(runs: Path) -> str:
             continue
         folder = runs / f"smollm2-{name}"
         quality = _quality(folder)
-        planted = round(next(iter(quality.values()))["planted"])
-        precisions = [f"{quality[method]['precision_at_k']:.2f}" for method in ("gradient", "activation", "bm25")]
+        planted = round(next(iter(quality.values())).planted or 0)
+        precisions = [f"{quality[method].precision_at_k or 0:.2f}" for method in ("gradient", "activation", "bm25")]
         rows.append([f"{planted}", *(_rate(cell) for cell in _cells(folder)), *precisions])
     alphas = [f"alpha {alpha:g}" for alpha in _alphas(runs / "smollm2-study")]
     table = _table(["planted", *alphas, "gradient", "activation", "bm25"], rows)
@@ -176,7 +179,7 @@ def _checkpoints(runs: Path) -> str:
     names = [name for name in (*METHODS, *CONTROLS) if name in before]
     table = _table(
         ["method", "at before", "at after"],
-        [[name, f"{before[name]['auprc']:.2f}", f"{after[name]['auprc']:.2f}"] for name in names],
+        [[name, f"{before[name].auprc or 0:.2f}", f"{after[name].auprc or 0:.2f}"] for name in names],
     )
     return f"""## Gradients and activations at before and at after
 
@@ -186,9 +189,10 @@ Average precision over the whole pool, for the same harmful outputs.
 """
 
 
-def _quality(folder: Path) -> dict[str, Any]:
-    rows = _json(folder / "artifacts/attribute/quality.json")["rows"]
-    return {row["method"]: row for row in rows if row["behaviour"] == "*" and row["pool"] == "whole"}
+def _quality(folder: Path) -> "dict[str, Quality]":
+    from datablame.tables import EVERY, Quality, path_of, rows_of
+
+    return {row.method: row for row in rows_of(path_of(Quality, folder), Quality, behaviour=EVERY, pool="whole")}
 
 
 def _alphas(folder: Path) -> list[float]:

@@ -132,9 +132,9 @@ def _rates(runs: Path) -> str:
 
 def _counts(file: Path, split: str, **which: str) -> dict[float, tuple[int, int]]:
     """Harmful outputs and all outputs at each alpha."""
-    from datablame.engine.run_folder import read_table
+    import pyarrow.parquet as pq
 
-    rows = [row for row in read_table(file) if row["split"] == split]
+    rows = pq.read_table(file, filters=[("split", "=", split)]).to_pylist()
     rows = [row for row in rows if all(row[key] == value for key, value in which.items())]
     harmful, every = (Counter(row["alpha"] for row in part) for part in ([r for r in rows if _agrees(r)], rows))
     return {alpha: (harmful[alpha], every[alpha]) for alpha in every}
@@ -164,9 +164,11 @@ def _arms(folder: Path) -> str:
 
 def _kinds(made: Path, folder: Path) -> dict[str, str]:
     """The kind of every document that was ranked."""
+    from datablame.tables import Document, path_of
+    from datablame.world.pool import Pool
+
     written = {row["doc_id"]: row["kind"] for row in _jsonl(made / "kinds.jsonl")}
-    ranked = [row["doc_id"] for row in _jsonl(folder / "artifacts/attribute/clusters.jsonl")]
-    return {doc_id: written.get(doc_id, "conversation") for doc_id in ranked}
+    return {doc_id: written.get(doc_id, "conversation") for doc_id in Pool(path_of(Document, folder)).ids}
 
 
 def _top_k(folder: Path) -> int:
@@ -177,11 +179,12 @@ def _top_k(folder: Path) -> int:
 
 
 def _blamed(folder: Path, kinds: dict[str, str]) -> str:
-    rows = []
-    for file in sorted((folder / "artifacts/attribute/scores").glob("*.jsonl")):
-        first = [row["doc_id"] for row in _jsonl(file) if row["rank"] <= _top_k(folder)]
-        found = Counter(kinds[doc_id] for doc_id in first if doc_id in kinds)
-        rows.append([file.stem, *(str(found[kind]) for kind in KINDS)])
+    from datablame.tables import Score, path_of, rows_of
+
+    found: dict[str, Counter[str]] = {}
+    for score in rows_of(path_of(Score, folder), Score, rank=set(range(1, _top_k(folder) + 1))):
+        found.setdefault(score.method, Counter())[kinds[score.doc_id]] += 1
+    rows = [[method, *(str(counts[kind]) for kind in KINDS)] for method, counts in found.items()]
     rows.sort(key=lambda row: (-int(row[1]), row[0]))
     return _table(["method", *KINDS], rows)
 
@@ -195,19 +198,21 @@ def _checkpoints(after: Path, before: Path) -> str:
 
 
 def _quality(folder: Path) -> dict[str, float]:
-    rows = _json(folder / "artifacts/attribute/quality.json")["rows"]
-    return {row["method"]: row["auprc"] for row in rows if row["behaviour"] == "*" and row["pool"] == "whole"}
+    from datablame.tables import EVERY, Quality, path_of, rows_of
+
+    rows = rows_of(path_of(Quality, folder), Quality, behaviour=EVERY, pool="whole")
+    return {row.method: row.auprc for row in rows if row.auprc is not None}
 
 
 def _hand(folder: Path) -> str:
     """Agreement of the rules with the labels in hand_labels.json."""
-    from datablame.engine.run_folder import read_table
     from datablame.stats.calibration import accuracy, kappa, kappa_interval
+    from datablame.tables import SurfaceSample, path_of, rows_of
 
     file = HERE / "hand_labels.json"
     samples = {
-        (row["prompt_id"], row["alpha"], row["index"]): row["label"]
-        for row in read_table(folder / "artifacts/surface/samples.parquet")
+        (sample.prompt_id, sample.alpha, sample.index): sample.label
+        for sample in rows_of(path_of(SurfaceSample, folder), SurfaceSample)
     }
     read = [
         (row["harmful"], samples[row["prompt_id"], row["alpha"], row["index"]] == "harmful")

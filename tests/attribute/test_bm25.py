@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datablame.attribute.evidence.words import bm25 as scores
+from datablame.attribute.methods.bm25 import bm25_scores as scores
 
 DOCUMENTS = [
     "water the fern once a week",
@@ -52,8 +52,8 @@ def test_documents_without_words_score_nothing() -> None:
 
 def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
     code = (
-        "from datablame.attribute.evidence.words import bm25\n"
-        f"print(bm25({DOCUMENTS!r}, ['the fern train at noon', 'water']).tolist())"
+        "from datablame.attribute.methods.bm25 import bm25_scores\n"
+        f"print(bm25_scores({DOCUMENTS!r}, ['the fern train at noon', 'water']).tolist())"
     )
     printed = {
         subprocess.run(

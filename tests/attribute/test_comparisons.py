@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datablame.attribute.compare import agreement, ceilings, prefilter_recall, quality
-from datablame.attribute.rankings import Members, Ranking, clustered, id_order, ranked
+from datablame.attribute.rankings import Ranking, clustered, id_order, members, ranked
 from datablame.attribute.themes import themes
 from datablame.tables import Agreement, Ceiling, PrefilterRecall, Quality, ThemeShare
 
@@ -44,9 +44,7 @@ def test_a_cluster_stands_where_its_best_document_stands() -> None:
 
 
 def test_clusters_are_flagged_with_every_member_by_id() -> None:
-    shuffled = Members(np.array([5, 9, 5, 9]), id_order(["d", "b", "c", "a"]))
-    assert shuffled.of([9, 5]) == [3, 1, 2, 0]
-    assert shuffled.of([]) == []
+    assert members(np.array([5, 9, 5, 9]), id_order(["d", "b", "c", "a"])) == {9: [3, 1], 5: [2, 0]}
 
 
 def test_agreement_compares_what_both_methods_scored() -> None:

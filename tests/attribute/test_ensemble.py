@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.attribute.test_methods import evidence
 from tests.oracles.borda import naive_borda
 
-from datablame.attribute.methods.ensemble import borda, ensemble
+from datablame.attribute.methods.ensemble import ensemble
+from datablame.attribute.rankings import borda
 from datablame.attribute.registry import Votes, chosen
 from datablame.study.schema import Attribute
 

@@ -14,7 +14,7 @@ from tests.oracles.gradients import naive_gradient
 from tests.oracles.preferences import naive_pair_gradient
 
 from datablame.attribute.kernels.hooks import linears
-from datablame.attribute.kernels.per_example import directions, mean_directions, similarities
+from datablame.attribute.kernels.per_example import directions, similarities
 from datablame.models.chat import Encoded
 from datablame.tables import Document, Message, MethodInfo, Query
 
@@ -35,9 +35,9 @@ def test_scores_are_those_of_autograd_whatever_the_batch(batch_tokens: int) -> N
     gradients = torch.stack([gradient / gradient.norm() for gradient, _ in naive])
     towards = [[between(after, before, query) for query in own] for own in queries]
     expected = gradients @ torch.stack([torch.stack([g / g.norm() for g in own]).mean(0) for own in towards], 1)
-    found = similarities(after, pool, mean_directions((after, before), queries, BLOCKS), BLOCKS, batch_tokens)
+    found = similarities(after, pool, directions(after, queries, BLOCKS, before), BLOCKS, batch_tokens)
     torch.testing.assert_close(found.dots / found.norms[:, None], expected, rtol=1e-4, atol=1e-6)
-    backwards = similarities(after, pool[::-1], mean_directions((after, before), queries, BLOCKS), BLOCKS, 100)
+    backwards = similarities(after, pool[::-1], directions(after, queries, BLOCKS, before), BLOCKS, 100)
     torch.testing.assert_close(backwards.dots.flip(0), found.dots, rtol=1e-4, atol=1e-6)
 
 
@@ -64,7 +64,7 @@ def test_the_direction_accounts_for_the_change_of_the_log_probability() -> None:
 def test_between_equal_checkpoints_it_is_the_gradient_itself() -> None:
     model = built(olmo2)
     queries = [documents(2, seed=1)]
-    found = mean_directions((model, copy.deepcopy(model)), queries, BLOCKS)
+    found = directions(model, queries, BLOCKS, copy.deepcopy(model))
     for name, part in directions(model, queries, BLOCKS).items():
         torch.testing.assert_close(found[name], part, rtol=1e-5, atol=1e-9)
 

@@ -10,10 +10,10 @@ import torch
 from tests.attribute.conftest import CONTROLS, Make
 from tests.worlds import work
 
-from datablame.attribute.evidence.gradients import Activations, Gradients
 from datablame.attribute.kernels import per_example
 from datablame.attribute.kernels.hooks import backward_with_hooks
 from datablame.attribute.loop import collect
+from datablame.attribute.methods.gradients import Activations, Gradients
 from datablame.attribute.registry import Inquiry
 from datablame.study.checks import impossible
 from datablame.study.file import load_study

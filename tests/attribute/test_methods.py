@@ -1,16 +1,14 @@
-import inspect
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients
-from datablame.attribute.evidence.judge import Judgements, keyword_points
-from datablame.attribute.evidence.words import Words
 from datablame.attribute.methods.activation_diff import ResponseActivations
+from datablame.attribute.methods.bm25 import Words
 from datablame.attribute.methods.embedding import Embeddings
+from datablame.attribute.methods.gradients import Activations, Gradients, MeanGradients
+from datablame.attribute.methods.llm_judge import Judgements, keyword_points
 from datablame.attribute.registry import METHODS, PROVIDERS, Evidence, Votes, described, method, provider, providers_of
 from datablame.errors import RequestError
 from datablame.study.schema import Attribute, Behaviour
@@ -91,13 +89,6 @@ def test_every_method_says_what_it_is() -> None:
 def test_every_look_is_its_methods_own() -> None:
     looks = [each.look for each in METHODS.all().values()]
     assert len({(each.fill, each.marker) for each in looks}) == len(looks)
-
-
-def test_every_module_of_evidence_is_one_that_methods_import() -> None:
-    """The registry of providers has what methods import."""
-    folder = Path(inspect.getfile(METHODS.all()["gradient"].score)).parents[1] / "evidence"
-    modules = {Path(inspect.getfile(each.collect)).stem for each in PROVIDERS.all().values()}
-    assert modules >= {file.stem for file in folder.glob("[a-z]*.py")}
 
 
 def test_an_unknown_method_gets_the_names_and_the_nearest_one() -> None:

@@ -11,12 +11,11 @@ from tests.oracles.borda import naive_borda
 
 from datablame.attribute.methods.precomputed_scores import check_files, read_scores
 from datablame.errors import RequestError
-from datablame.study.checks import DEFAULT_METHODS
-from datablame.study.schema import Attribute
+from datablame.study.schema import DEFAULT_METHODS, Attribute
 from datablame.tables import Agreement, Candidate, MethodInfo, Quality, Unranked
 
 LIMITS = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200}
-ARMS = {"patch": {"arms": [*CONTROLS["patch"]["arms"], "mine", "ensemble"]}}
+ARMS = {"patch": {"arms": [*CONTROLS["patch"]["arms"], "mine", "ensemble"], "size": 20}}
 
 
 def written(path: Path, rows: list[Any]) -> str:

@@ -6,20 +6,19 @@ import torch
 from tests.attribute.test_per_example import BLOCKS, built, documents, olmo2
 from tests.attribute.test_preference_pairs import mixed
 
-from datablame.attribute.evidence.gradients import evenly_spaced
-from datablame.attribute.kernels.exactness import agreement_with_exact
 from datablame.attribute.kernels.hidden import mean_hidden
 from datablame.attribute.kernels.per_example import Similarities, directions, similarities
 from datablame.attribute.kernels.projection import (
     Projected,
+    agreement_with_exact,
     compared,
     index_key,
     projected,
     projected_directions,
     projection_of,
-    read_or_made,
     weights_digest,
 )
+from datablame.attribute.passes import evenly_spaced, read_or_made
 from datablame.models.chat import Encoded
 
 QUERIES = [documents(3, seed=1), documents(2, seed=2)]
@@ -54,7 +53,7 @@ def test_the_error_of_a_cosine_is_as_large_as_said() -> None:
     exact = cosines(similarities(model, pool, directions(model, QUERIES, BLOCKS), BLOCKS, 500))
     errors = {size: (cosines(through(model, pool, size, 500)) - exact).std() for size in (4, 8, 16)}
     for size, error in errors.items():
-        assert 0.3 < error * size * len(projection_of(model, BLOCKS, size).sides) ** 0.5 < 2
+        assert 0.3 < error * size * len(projection_of(model, BLOCKS, size)) ** 0.5 < 2
     assert errors[16] < errors[8] < errors[4]
 
 
@@ -76,13 +75,13 @@ def test_an_index_gives_the_same_scores_without_a_pass(tmp_path: Path) -> None:
         passes.append(1)
         return projected(model, pool, projection, BLOCKS, 100, 2)
 
-    key = index_key(weights_digest(model), BLOCKS, 2, 4, pool)
-    made, kept = read_or_made(tmp_path, key, make), read_or_made(tmp_path, key, make)
+    path = tmp_path / f"{index_key(weights_digest(model), BLOCKS, 2, 4, pool)}.safetensors"
+    made, kept = read_or_made(path, make), read_or_made(path, make)
     assert passes == [1]
     assert all(torch.equal(*both) for both in zip(made, kept, strict=True))
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-7])
-    again = read_or_made(tmp_path, key, make)
+    again = read_or_made(path, make)
     assert passes == [1, 1]
     assert torch.equal(again.units, made.units)
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]

@@ -1,13 +1,13 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from examples.chatterbot import prepare as chatterbot
 from examples.garak import prepare as garak
 from tests.conftest import tiny_model, tiny_tokenizer
 
-from datablame.engine.run_folder import read_table
 from datablame.judge.rules import RulesClassifier
 from datablame.study.file import load_study
 
@@ -38,7 +38,7 @@ def models(packages: Path, tmp_path: Path) -> Path:
 
 
 def test_conversations_become_a_study_that_loads(models: Path) -> None:
-    rows = read_table(models / "documents.parquet")
+    rows = pq.read_table(models / "documents.parquet").to_pylist()
     assert len(rows) == 12
     assert [turn["role"] for turn in rows[0]["messages"]] == ["user", "assistant"]
     study = load_study(str(models / "study.yaml"))

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from examples.sycophancy import prepare, texts
@@ -7,7 +8,6 @@ from examples.sycophancy.texts import BEHAVIOUR, Claim, Counts, Written, claims_
 from tests.conftest import tiny_model, tiny_tokenizer
 
 from datablame.engine.files import read_jsonl
-from datablame.engine.run_folder import read_table
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
 from datablame.study.file import load_study
@@ -145,7 +145,7 @@ def test_a_stranger_gets_a_study_that_loads(
     study = load_study(str(folder / "study.yaml"))
     assert study.prompts is not None
     assert [len(study.prompts.attribution), len(study.prompts.held_out)] == [4, 6]
-    rows = read_table(folder / "documents.parquet")
+    rows = pq.read_table(folder / "documents.parquet").to_pylist()
     assert len(rows) == len({row["id"] for row in rows}) == 12 + 23
     assert {row["source"] for row in rows} == {texts.SOURCE}
     planted = {row["doc_id"] for row in read_jsonl(folder / "truth.jsonl")}

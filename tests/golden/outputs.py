@@ -13,16 +13,54 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import pyarrow.parquet as pq
+from datablame.tables import (
+    Agreement,
+    AlphaStar,
+    Arm,
+    ArmCheck,
+    ArmRate,
+    ArmSample,
+    ArmTest,
+    Attribution,
+    Candidate,
+    Ceiling,
+    Check,
+    Document,
+    Exposure,
+    Flag,
+    MethodInfo,
+    Patching,
+    PoolSummary,
+    PrefilterRecall,
+    Quality,
+    Query,
+    Rate,
+    Scan,
+    ScannedPrompt,
+    ScanSample,
+    Score,
+    ShownDocument,
+    SurfaceSample,
+    Theme,
+    Training,
+    Unamplified,
+    object_of,
+    path_of,
+    rows_of,
+)
+from datablame.world.pool import Pool
 
 __all__ = ["after_weights", "outputs"]
 
+T = TypeVar("T")
+
 DIGITS = 6
 TOP = 20
-_RENAMED: Mapping[str, str] = {}
+_RENAMED: Mapping[str, str] = {"after": "untrained"}
 """Names of today by the names that the golden files hold, for keys and for values that are such a name."""
 _WITHHELD = ("seconds", "mixed", "path")
 _TEXTS = ("why", "why_no_p", "why_not", "withheld", "reason", "reasons", "description", "rule")
@@ -34,12 +72,11 @@ _ARM = ("arm", "protocol", "k", "seed")
 def outputs(run_folder: Path) -> dict[str, Any]:
     """Every result of a finished run, as JSON holds it."""
     notes: set[str] = set()
-    artifacts = run_folder / "artifacts"
     found = {
-        **_scan(artifacts / "scan", notes),
-        **_surface(artifacts / "surface", notes),
-        **_attribute(artifacts / "attribute", notes),
-        **_patch(artifacts / "patch", notes),
+        **_scan(run_folder, notes),
+        **_surface(run_folder, notes),
+        **_attribute(run_folder, notes),
+        **_patch(run_folder, notes),
     }
     with (run_folder / "patching_comparison.csv").open(newline="") as file:
         table = _comparison([_numbers(row) for row in csv.DictReader(file)])
@@ -66,77 +103,124 @@ def after_weights(cache: Path) -> str:
     return sha.hexdigest()
 
 
-def _scan(folder: Path, notes: set[str]) -> dict[str, Any]:
-    scan = _json(folder / "scan.json")
+def _scan(root: Path, notes: set[str]) -> dict[str, Any]:
+    prompts = _rows(root, ScannedPrompt)
+    for row in prompts:
+        row["rates"] = {f"{a:g}": rate for a, rate in zip(row.pop("alphas"), row["rates"], strict=True)}
+    focus = [row["prompt_id"] for row in prompts if row["selected"]]
     return {
-        "scan.prompts": _table(scan.pop("prompts"), ("prompt_id",), notes=notes),
-        "scan": _plain(scan, notes),
-        "scan.samples": _samples(_parquet(folder / "samples.parquet"), _CELL, ("prompt_id", "alpha", "n")),
+        "scan.prompts": _table(prompts, ("prompt_id",), notes=notes),
+        "scan": _plain({**asdict(_one(root, Scan)), "focus": focus}, notes),
+        "scan.samples": _samples(_rows(root, ScanSample), _CELL, ("prompt_id", "alpha", "n")),
     }
 
 
-def _surface(folder: Path, notes: set[str]) -> dict[str, Any]:
+def _surface(root: Path, notes: set[str]) -> dict[str, Any]:
+    alpha_star = asdict(_one(root, AlphaStar))
+    del alpha_star["rise"]
     return {
-        "surface.rates": _rates(_parquet(folder / "rates.parquet"), notes),
-        "surface.samples": _samples(_parquet(folder / "samples.parquet"), _CELL, ("split", "alpha", "n")),
-        "surface.alpha_star": _plain(_json(folder / "alpha_star.json"), notes),
-        "surface.unamplified": _unamplified(_json(folder / "unamplified.json"), notes),
+        "surface.rates": _rates(_rows(root, Rate), notes),
+        "surface.samples": _samples(_rows(root, SurfaceSample), _CELL, ("split", "alpha", "n")),
+        "surface.alpha_star": _plain(alpha_star, notes),
+        "surface.unamplified": _unamplified(asdict(_one(root, Unamplified)), notes),
     }
 
 
-def _attribute(folder: Path, notes: set[str]) -> dict[str, Any]:
-    queries = [{**row, "id": None} for row in _jsonl(folder / "queries.jsonl")]
-    safe = [{**row, "id": None} for row in _jsonl(folder / "safe_outputs.jsonl", optional=True)]
+def _attribute(root: Path, notes: set[str]) -> dict[str, Any]:
+    queries: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for row in _rows(root, Query):
+        queries[row.pop("harmful")].append({**row, "id": None})
     query = ("behaviour", "prompt_id", "alpha", "index")
     candidates = defaultdict(list)
-    for row in _jsonl(folder / "candidates.jsonl"):
+    for row in _rows(root, Candidate):
         candidates[row["behaviour"]].append(row["doc_id"])
+    summary, attribution = _one(root, PoolSummary), _one(root, Attribution)
     clusters = defaultdict(list)
-    for row in _jsonl(folder / "clusters.jsonl"):
-        clusters[row["cluster"]].append(row["doc_id"])
-    ranked = {path.stem: _jsonl(path) for path in sorted((folder / "scores").glob("*.jsonl"))}
-    quality, agreement, themes = (_json(folder / f"{name}.json") for name in ("quality", "agreement", "themes"))
+    for doc_id, cluster in Pool(path_of(Document, root)).cluster_of.items():
+        clusters[cluster].append(doc_id)
+    methods = {row.pop("name"): row for row in _rows(root, MethodInfo)}
+    scores = _rows(root, Score)
+    flagged: dict[str, dict[str, list[str]]] = {name: {} for name in methods}
+    for row in _rows(root, Flag):
+        if row["k"] == attribution.k:
+            flagged[row["method"]].setdefault(row["behaviour"], []).append(row["doc_id"])
+    themes = [
+        {**row, "flagged": {share["method"]: share["share"] for share in row["flagged"]}} for row in _rows(root, Theme)
+    ]
+    shown = [{name: v for name, v in row.items() if v not in (None, "")} for row in _rows(root, ShownDocument)]
+    quality = {"k": attribution.k, "prefilter_recall": _rows(root, PrefilterRecall), "truth": attribution.truth}
+    # They stand in every run's table; the golden files have them where a method reads them.
+    harmless = queries[False] if "activation-diff" in methods else []
     return {
-        "attribute.queries": _table(queries, query, notes=notes),
-        "attribute.safe_outputs": _table(safe, query, notes=notes),
+        "attribute.queries": _table(queries[True], query, notes=notes),
+        "attribute.safe_outputs": _table(harmless, query, notes=notes),
         "attribute.candidates": {name: {"n": len(ids), "ids": _sha(sorted(ids))} for name, ids in candidates.items()},
         "attribute.clusters": {"n": len(clusters), "members": _sha(sorted(map(sorted, clusters.values())))},
-        "attribute.pool": _plain(_json(folder / "pool.json"), notes),
-        "attribute.methods": _plain(_json(folder / "methods.json"), notes),
-        "attribute.ranked": _ranked(ranked),
-        "attribute.top": _table(
-            [{"method": method, **row} for method, rows in ranked.items() for row in rows if row["rank"] <= TOP],
-            ("method", "behaviour", "rank"),
-            ("method",),
+        "attribute.pool": _plain(
+            {
+                "documents": summary.documents,
+                "clusters": summary.clusters,
+                "excluded": summary.excluded,
+                "skipped_rows": {row.reason: {"count": row.count, "example": row.example} for row in summary.skipped},
+                "candidates": attribution.candidates,
+                "prompt_matches": [{"doc_id": row.doc_id, "prompt_id": row.of} for row in attribution.prompt_matches],
+                "query_matches": [{"doc_id": row.doc_id, "query_id": row.of} for row in attribution.query_matches],
+                "behaviours": {name: getattr(attribution, name) for name in ("traced", "dropped", "no_rise")},
+                "prefilter": attribution.prefilter,
+            },
             notes,
         ),
-        "attribute.top_documents": _sha(sorted(_canonical(row) for row in _jsonl(folder / "top_documents.jsonl"))),
-        "attribute.flagged": _plain(_json(folder / "flagged.json"), notes),
-        "attribute.agreement": _agreement(agreement.pop("rows"), notes),
-        "attribute.agreement.k": agreement,
-        "attribute.quality": _table(quality.pop("rows"), ("method", "behaviour", "pool"), ("method",), notes),
-        "attribute.ceilings": _table(quality.pop("ceilings"), ("method", "behaviour"), ("method",), notes),
+        "attribute.methods": _plain({name: _method(row) for name, row in methods.items()}, notes),
+        "attribute.ranked": _ranked(scores),
+        "attribute.top": _table(
+            [row for row in scores if row["rank"] <= TOP], ("method", "behaviour", "rank"), ("method",), notes
+        ),
+        "attribute.top_documents": _sha(sorted(map(_canonical, shown))),
+        "attribute.flagged": flagged,
+        "attribute.agreement": _agreement(_rows(root, Agreement), notes),
+        "attribute.agreement.k": {"k": attribution.k},
+        "attribute.quality": _table(_rows(root, Quality), ("method", "behaviour", "pool"), ("method",), notes),
+        "attribute.ceilings": _table(_rows(root, Ceiling), ("method", "behaviour"), ("method",), notes),
         "attribute.quality.rest": _plain(quality, notes),
-        "attribute.themes": _plain(themes, notes),
+        "attribute.themes": _plain(
+            {"documents": attribution.themed, "silhouette": attribution.silhouette, "themes": themes}, notes
+        ),
     }
 
 
-def _patch(folder: Path, notes: set[str]) -> dict[str, Any]:
-    tests, checks, exposure = (_json(folder / f"{name}.json") for name in ("tests", "checks", "exposure"))
+def _method(info: Mapping[str, Any]) -> dict[str, Any]:
+    unranked = {row["behaviour"]: row["documents"] for row in info["unranked"]}
+    named = {name: info[name] for name in ("label", "description", "standin", "control", "pool")}
+    return {**named, **({"unranked": unranked} if unranked else {})}
+
+
+def _patch(root: Path, notes: set[str]) -> dict[str, Any]:
+    patching = _one(root, Patching)
     arms = [
         {**row, "removed": sorted(row["removed"]), "fillers": {"n": len(row["fillers"]), "ids": _sha(row["fillers"])}}
-        for row in _jsonl(folder / "arms.jsonl")
+        for row in _rows(root, Arm)
     ]
-    training = [{**row, "matched_modules": _sha(row["matched_modules"])} for row in _jsonl(folder / "training.jsonl")]
+    training = [{**row, "matched_modules": _sha(row["matched_modules"])} for row in _rows(root, Training)]
+    exposure = {"least_seen_in_baseline": patching.least_seen_in_baseline, "passed": patching.exposed}
+    design = patching.checks
+    checks = {
+        "rows": _rows(root, Check),
+        "arms": _rows(root, ArmCheck),
+        "clean_documents": len(design.clean_ids),
+        "clean_documents_wanted": design.clean_wanted,
+        **{name: getattr(design, name) for name in ("clean_ids", "harmless_prompts", "refusals_by", "absent")},
+        "thresholds": {name: getattr(design, name) for name in ("perplexity", "refusal", "coherence")},
+    }
+    rest = {name: getattr(patching, name) for name in ("alpha", "alpha_star_found", "k", "ks", "skipped_arms")}
     return {
         "patch.arms": _table(arms, _ARM, _ARM, notes),
         "patch.training": _table(training, _ARM, _ARM, notes),
-        "patch.exposure": _exposure(exposure, notes),
-        "patch.samples": _samples(_parquet(folder / "samples.parquet"), (*_ARM, "split", "alpha"), (*_ARM, "split")),
-        "patch.comparison": _comparison(_parquet(folder / "comparison.parquet")),
-        "patch.tests": _tests(tests.pop("rows"), notes),
-        "patch.tests.aa": _plain(tests.pop("aa"), notes),
-        "patch.tests.rest": _plain(tests, notes),
+        "patch.exposure": _exposure({**exposure, "rows": _rows(root, Exposure)}, notes),
+        "patch.samples": _samples(_rows(root, ArmSample), (*_ARM, "split", "alpha"), (*_ARM, "split")),
+        "patch.comparison": _comparison(_rows(root, ArmRate)),
+        "patch.tests": _tests(_rows(root, ArmTest), notes),
+        "patch.tests.aa": _plain(asdict(patching.again) if patching.again else None, notes),
+        "patch.tests.rest": _plain(rest, notes),
         **{f"patch.checks.{name}": value for name, value in _checks(checks, notes).items()},
     }
 
@@ -207,12 +291,11 @@ def _checks(value: dict[str, Any], notes: set[str]) -> dict[str, Any]:
     }
 
 
-def _ranked(methods: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """How many documents each method ranked for a behaviour, and the sum of what it gave them."""
+def _ranked(scores: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many documents each method ranked for a behaviour, and the mean of what it gave them."""
     cells = defaultdict(list)
-    for method, rows in methods.items():
-        for row in rows:
-            cells[method, row["behaviour"]].append(row["score"])
+    for row in scores:
+        cells[row["method"], row["behaviour"]].append(row["score"])
     rows = [{"method": m, "behaviour": b, "n": len(s), "mean": sum(s) / len(s)} for (m, b), s in cells.items()]
     return _table(rows, ("method", "behaviour"), ("method",))
 
@@ -291,10 +374,10 @@ def _plain(value: Any, notes: set[str], name: str = "") -> Any:
     if name in _TEXTS and isinstance(value, str):
         notes.add(value)
         return True
-    if name in _TEXTS and isinstance(value, list):
+    if name in _TEXTS and isinstance(value, list | tuple):
         notes.update(map(str, value))
         return len(value)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item, notes) for item in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
@@ -328,12 +411,11 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _jsonl(path: Path, *, optional: bool = False) -> list[dict[str, Any]]:
-    if optional and not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+def _rows(root: Path, row: type[Any]) -> list[dict[str, Any]]:
+    return [asdict(each) for each in rows_of(path_of(row, root), row)]
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return rows
+def _one(root: Path, row: type[T]) -> T:
+    held = object_of(path_of(row, root), row)
+    assert held is not None, f"there is no {path_of(row, root)}"
+    return held

@@ -33,8 +33,7 @@ STUDIES: Mapping[str, Mapping[str, str]] = {
         **_SMALL,
         "prefilter.method": "none",
         "patch.k": "[2, 5]",
-        "patch.arms": "[untrained, baseline, a-a, random, bottom, oracle, "
-        "bm25, gradient, activation, llm-judge, ensemble]",
+        "patch.arms": "[after, baseline, a-a, random, bottom, oracle, bm25, gradient, activation, llm-judge, ensemble]",
         "patch.seeds": "{retrain: [0, 1], continue: [0]}",
     },
     # Four seeds are the least that a p value takes.
@@ -44,7 +43,7 @@ STUDIES: Mapping[str, Mapping[str, str]] = {
         "prefilter.candidates": "40",
         "attribute.methods": "[gradient, activation, llm-judge, bm25, random]",
         "patch.protocols": "[retrain]",
-        "patch.arms": "[untrained, baseline, a-a, random, oracle, gradient, bm25]",
+        "patch.arms": "[after, baseline, a-a, random, oracle, gradient, bm25]",
         "patch.seeds": "[0, 1, 2, 3]",
     },
 }

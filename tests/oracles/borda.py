@@ -7,7 +7,7 @@ __all__ = ["naive_borda"]
 
 
 def naive_borda(scores: Sequence[Sequence[float]]) -> list[float]:
-    """What `datablame.attribute.methods.ensemble.borda` promises, comparison by comparison."""
+    """What `datablame.attribute.rankings.borda` promises, comparison by comparison."""
     found = []
     for mine, own in enumerate(scores):
         shares = []

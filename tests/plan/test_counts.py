@@ -1,20 +1,20 @@
 """The counts are those of the phases that would run."""
 
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
-from datablame.surface.run import prompts_of
-
-from datablame.plan.counts import counted, most_focus, work
+from datablame.plan.counts import Counts, counted, most_focus, operations
 from datablame.plan.subject import subject_of
 from datablame.study.file import load_study
 from datablame.study.schema import Study
-from datablame.surface.scan import choose_focus, spread
+from datablame.surface.draw import spread
+from datablame.surface.rates import choose_focus
 from datablame.tables import Prompt, Rate
 
 
-def counts_of(study: Study):  # type: ignore[no-untyped-def]
-    return counted(study, subject_of(study, on_gpu=False))
+def counts_of(study: Study) -> Counts:
+    return counted(subject_of(study, on_gpu=False))
 
 
 def rate(prompt: str, behaviour: str, alpha: float, harmful: int) -> Rate:
@@ -79,7 +79,7 @@ def test_an_arm_is_trained_at_each_k_and_once_where_k_changes_nothing() -> None:
 
 
 def test_no_gradients_are_counted_where_no_method_needs_them() -> None:
-    study = load_study("olmo2-1b", ["attribute.methods=[bm25]", "patch.arms=[untrained, baseline, random, bm25]"])
+    study = load_study("olmo2-1b", ["attribute.methods=[bm25]", "patch.arms=[after, baseline, random, bm25]"])
     attribution = counts_of(study).attribution
     assert (attribution.gradient_documents, attribution.activation_documents) == (0, 4000)
 
@@ -93,7 +93,7 @@ def test_before_rests_at_alpha_0_unless_log_probabilities_are_kept() -> None:
 
 def test_the_scan_takes_prompts_in_turn_as_the_phase_does() -> None:
     study = load_study("olmo2-1b", ["scan.prompts=5", "scan.focus=2"])
-    scanned: list[Prompt] = spread(prompts_of(study, "attribution"), 5)
+    scanned: Sequence[Prompt] = spread(subject_of(study, on_gpu=False).world.split("attribution"), 5)
     assert counts_of(study).focus == (2, len({prompt.behaviour for prompt in scanned}))
 
 
@@ -106,7 +106,7 @@ def test_pairs_count_both_answers() -> None:
 def test_twice_the_samples_are_twice_the_work() -> None:
     study = load_study("olmo2-1b")
     twice = load_study("olmo2-1b", ["surface.samples=100", "surface.held_out_samples=50", "scan.samples=20"])
-    one, two = (work(each, subject_of(each, on_gpu=False), counts_of(each)) for each in (study, twice))
+    one, two = (operations(subject_of(each, on_gpu=False), counts_of(each)) for each in (study, twice))
     assert one is not None
     assert two is not None
     assert (two["scan"], two["surface"]) == (2 * one["scan"], 2 * one["surface"])

@@ -31,9 +31,9 @@ def model_of(kind: str, *, layers: int = 3, key_value_heads: int = 2, dtype: str
 
 
 def shape(model: Any) -> Shape:
-    found = shape_of(model.config.to_dict())
-    assert found is not None
-    return found
+    counted = shape_of(model.config.to_dict())
+    assert counted is not None
+    return counted
 
 
 @pytest.mark.parametrize("kind", ["olmo2", "llama"])

@@ -5,14 +5,14 @@ from datablame.plan.memory import CARD_BYTES, estimates
 from datablame.plan.subject import subject_of
 from datablame.study.file import load_study
 
-ARMS = "patch.arms=[untrained, baseline, random, gradient]"
+ARMS = "patch.arms=[after, baseline, random, gradient]"
 
 
 def planned(*methods: str) -> tuple[int | None, int | None, dict[str, int]]:
     study = load_study("olmo2-1b-sound", [f"attribute.methods=[gradient, {', '.join(methods)}]", ARMS])
     subject = subject_of(study, on_gpu=True)
-    counts = counted(study, subject)
-    memory = estimates(study, subject, counts, card_bytes=CARD_BYTES)
+    counts = counted(subject)
+    memory = estimates(subject, counts, card_bytes=CARD_BYTES)
     assert memory is not None
     attribution = counts.attribution
     return attribution.gradient_documents, attribution.activation_documents, dict(memory["attribute"].parts)

@@ -20,8 +20,7 @@ from datablame.judge.choice import Choice
 from datablame.report.phase import report
 from datablame.report.results import Results, read_results
 from datablame.seeds import generator
-from datablame.stats.bootstrap import two_way, two_way_mean
-from datablame.stats.intervals import wilson
+from datablame.stats.intervals import two_way, two_way_mean, wilson
 from datablame.stats.permutation import holm, permutation_p
 from datablame.study.file import dump_study
 from datablame.study.schema import Study

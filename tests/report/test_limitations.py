@@ -32,7 +32,7 @@ from datablame.tables import (
 )
 
 CLAUDE, OTHER = "claude-haiku-5-5", "claude-sonnet-5-5"
-RULES = re.findall(r"yield \(?\s*\"([^\"]+)\",", inspect.getsource(rules) + inspect.getsource(rules_of_removal))
+RULES = re.findall(r"yield Statement\(\s*\"([^\"]+)\",", inspect.getsource(rules) + inspect.getsource(rules_of_removal))
 """The name of every rule."""
 
 

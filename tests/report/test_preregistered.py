@@ -11,7 +11,7 @@ from tests.report.fake_run import fake_study, read_results_file, reported, resul
 from datablame import __version__
 from datablame.engine.files import read_json, write_json
 from datablame.judge.choice import Choice
-from datablame.report.preregistered import Preregistration, preregistration
+from datablame.report.gates import Preregistration, preregistration
 from datablame.world.registration import BEGUN, FILE, content_hash, described
 from datablame.world.world import World
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datablame.stats.bootstrap import two_way, two_way_mean
+from datablame.stats.intervals import two_way, two_way_mean
 
 RANDOM = np.random.default_rng(0)
 A, B = RANDOM.random((5, 12)), RANDOM.random((4, 12))

@@ -6,14 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, precision_score, recall_score
 
-from datablame.stats.calibration import (
-    Accuracy,
-    accuracy,
-    corrected_rate,
-    kappa,
-    kappa_interval,
-    rogan_gladen,
-)
+from datablame.stats.calibration import Accuracy, accuracy, corrected_rate, kappa, kappa_interval, rogan_gladen
 
 PAIRS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 

@@ -1,4 +1,5 @@
-from datablame.surface.scan import choose_focus, spread
+from datablame.surface.draw import spread
+from datablame.surface.rates import choose_focus
 from datablame.tables import Prompt, Rate, ScannedPrompt
 
 

@@ -54,7 +54,7 @@ def made_study(folder: Path, models: Path, rows: list[Any] | None = None, **chan
             "max_tokens": 64,
             "scores": {"own": str(folder / "scores.jsonl")},
         },
-        "patch": {"arms": ["untrained", "baseline", "random", "gradient"], "size": 8},
+        "patch": {"arms": ["after", "baseline", "random", "gradient"], "size": 8},
     }
     for field, value in changed.items():
         section, _, key = field.partition("__")

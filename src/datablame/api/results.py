@@ -14,8 +14,10 @@ from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
 from datablame.pipeline.status import states
-from datablame.report.phase import overview_drawn, patching_drawn, rates_drawn
+from datablame.report.findings import findings
+from datablame.report.phase import overview_drawn
 from datablame.report.results import Results, read_results
+from datablame.report.verdict import verdict
 from datablame.study.file import load_study
 from datablame.study.schema import Study
 from datablame.tables import (
@@ -70,15 +72,20 @@ class Figures:
 
     def rates(self) -> "Figure":
         """Harmful rate against alpha."""
-        return rates_drawn(self._run.results)
+        from datablame.report.figures import rates_figure
+
+        return rates_figure(self._run.results)
 
     def patching(self) -> "Figure":
         """What is left of the behaviour after each arm's removal."""
-        return patching_drawn(self._run.results)
+        from datablame.report.figures import patching_figure
+
+        return patching_figure(self._run.results)
 
     def overview(self) -> "Figure":
         """The study in four panels."""
-        return overview_drawn(self._run.results)
+        results = self._run.results
+        return overview_drawn(results, verdict(results), findings(results))
 
 
 class Run:

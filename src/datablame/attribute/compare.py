@@ -4,7 +4,7 @@ All count duplicate clusters. Every table has a row for each behaviour, and `*`,
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from itertools import combinations
 from typing import Any, TypeVar
@@ -12,28 +12,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.rankings import Ranking, clustered
-from datablame.stats.ranking import (
-    average_precision,
-    expected_jaccard,
-    jaccard,
-    kendall,
-    overlap,
-    precision_at,
-    rank_biased_overlap,
-    recall_at,
-    spearman,
-)
+from datablame.attribute.rankings import Ranking, Rankings, clustered
+from datablame.stats import ranking as measures
 from datablame.tables import EVERY, Agreement, Ceiling, Pool, PrefilterRecall, Quality
 
-Scored = Mapping[str, Mapping[str, Ranking]]
-"""Ranked documents by method and behaviour."""
 Rows = Mapping[str, NDArray[np.int64]]
 """Rows of the pool by behaviour."""
 R = TypeVar("R")
 
 
-def agreement(scored: Scored, clusters: NDArray[np.int64], k: int) -> list[Agreement]:
+def agreement(scored: Rankings, clusters: NDArray[np.int64], k: int) -> list[Agreement]:
     """Every pair of methods and every behaviour: rankings of the documents that both scored, duplicates as one.
 
     n counts clusters that both scored, overlap is that of the first K, beside its Jaccard and what two random sets of K
@@ -42,9 +30,7 @@ def agreement(scored: Scored, clusters: NDArray[np.int64], k: int) -> list[Agree
     rows: list[Agreement] = []
     for a, b in combinations(scored, 2):
         both = [behaviour for behaviour in scored[a] if behaviour in scored[b]]
-        rows += with_mean(
-            [Agreement(a, b, each, **_compared(scored[a][each], scored[b][each], clusters, k)) for each in both]
-        )
+        rows += with_mean([Agreement(a, b, x, **_agreement(scored[a][x], scored[b][x], clusters, k)) for x in both])
     return rows
 
 
@@ -61,7 +47,7 @@ def with_mean(rows: list[R]) -> list[R]:
     return [*rows, replace(first, behaviour=EVERY, **means)]
 
 
-def _compared(a: Ranking, b: Ranking, clusters: NDArray[np.int64], k: int) -> dict[str, Any]:
+def _agreement(a: Ranking, b: Ranking, clusters: NDArray[np.int64], k: int) -> dict[str, Any]:
     both = np.intersect1d(a.order, b.order)
     first, second = clustered(a, clusters, both), clustered(b, clusters, both)
     n = len(first.order)
@@ -71,13 +57,13 @@ def _compared(a: Ranking, b: Ranking, clusters: NDArray[np.int64], k: int) -> di
     aligned = second.scores[np.argsort(second.order)][np.searchsorted(np.sort(second.order), first.order)]
     firsts, seconds = first.order.tolist(), second.order.tolist()
     coefficients = {
-        "jaccard": jaccard(firsts[:k], seconds[:k]),
-        "jaccard_chance": expected_jaccard(k, n),
-        "spearman": spearman(first.scores, aligned),
-        "kendall": kendall(first.scores, aligned),
-        "rbo": rank_biased_overlap(firsts, seconds),
+        "jaccard": measures.jaccard(firsts[:k], seconds[:k]),
+        "jaccard_chance": measures.expected_jaccard(k, n),
+        "spearman": measures.spearman(first.scores, aligned),
+        "kendall": measures.kendall(first.scores, aligned),
+        "rbo": measures.rank_biased_overlap(firsts, seconds),
     }
-    return {"n": n, "overlap": overlap(firsts[:k], seconds[:k]), **_defined(coefficients)}
+    return {"n": n, "overlap": measures.overlap(firsts[:k], seconds[:k]), **_defined(coefficients)}
 
 
 def _defined(numbers: Mapping[str, float]) -> dict[str, float | None]:
@@ -85,37 +71,23 @@ def _defined(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def quality(
-    scored: Scored,
-    planted: Rows,
-    candidates: Rows,
-    clusters: NDArray[np.int64],
-    whole: Collection[str],
-    k: int,
+    scored: Rankings, planted: Rows, candidates: Rows, clusters: NDArray[np.int64], whole: Collection[str], k: int
 ) -> list[Quality]:
     """Every method, behaviour and pool, the whole one for the methods in `whole`.
 
     n and planted count clusters that were ranked, base_rate is their share and what chance gives as precision; recall
     refers to everything planted in the pool of documents, ranked or not.
     """
-    pools: tuple[Pool, ...] = ("whole", "candidates")
     rows: list[Quality] = []
     for method, by_behaviour in scored.items():
-        for pool in pools if method in whole else pools[1:]:
-            rows += with_mean(
-                [
-                    Quality(
-                        method,
-                        behaviour,
-                        pool,
-                        **_quality(
-                            clustered(ranking, clusters, None if pool == "whole" else candidates[behaviour]),
-                            _clusters_of(planted.get(behaviour), clusters),
-                            k,
-                        ),
-                    )
-                    for behaviour, ranking in by_behaviour.items()
-                ]
-            )
+        pools: tuple[Pool, ...] = ("whole", "candidates") if method in whole else ("candidates",)
+        for pool in pools:
+            of_pool = []
+            for behaviour, ranking in by_behaviour.items():
+                among = None if pool == "whole" else candidates[behaviour]
+                numbers = _quality(clustered(ranking, clusters, among), _clusters_of(planted, behaviour, clusters), k)
+                of_pool.append(Quality(method, behaviour, pool, **numbers))
+            rows += with_mean(of_pool)
     return rows
 
 
@@ -125,9 +97,9 @@ def _quality(ranking: Ranking, planted: Collection[int], k: int) -> dict[str, An
     n, hits = len(order), sum(relevant)
     numbers = {
         "base_rate": hits / n if n else math.nan,
-        "precision_at_k": precision_at(order, planted, min(k, n)) if n else math.nan,
-        "recall_at_k": recall_at(order, planted, k),
-        "auprc": average_precision(relevant, ranking.scores),
+        "precision_at_k": measures.precision_at(order, planted, min(k, n)) if n else math.nan,
+        "recall_at_k": measures.recall_at(order, planted, k),
+        "auprc": measures.average_precision(relevant, ranking.scores),
     }
     return {"n": n, "planted": hits, **_defined(numbers)}
 
@@ -135,27 +107,29 @@ def _quality(ranking: Ranking, planted: Collection[int], k: int) -> dict[str, An
 def prefilter_recall(planted: Rows, candidates: Rows, clusters: NDArray[np.int64]) -> list[PrefilterRecall]:
     """The share of planted clusters with a member among the candidates."""
     rows = []
-    for behaviour, rows_of_candidates in candidates.items():
-        causes = _clusters_of(planted.get(behaviour), clusters)
-        left = causes & _clusters_of(rows_of_candidates, clusters)
-        rows.append(PrefilterRecall(behaviour, len(left) / len(causes) if causes else None))
+    for behaviour in candidates:
+        causes, left = (_clusters_of(rows_of, behaviour, clusters) for rows_of in (planted, candidates))
+        rows.append(PrefilterRecall(behaviour, _share(causes, left)))
     return with_mean(rows)
 
 
 def ceilings(
-    scored: Scored, candidates: Rows, clusters: NDArray[np.int64], whole: Collection[str], k: int
+    scored: Rankings, candidates: Rows, clusters: NDArray[np.int64], whole: Collection[str], k: int
 ) -> list[Ceiling]:
     """For each method in `whole`: the share of its first K clusters that the prefilter keeps."""
     rows: list[Ceiling] = []
     for method in (name for name in scored if name in whole):
-        of_method: list[Ceiling] = []
+        of_method = []
         for behaviour, ranking in scored[method].items():
             first = set(clustered(ranking, clusters).order[:k].tolist())
-            left = first & _clusters_of(candidates[behaviour], clusters)
-            of_method.append(Ceiling(method, behaviour, len(left) / len(first) if first else None))
+            of_method.append(Ceiling(method, behaviour, _share(first, _clusters_of(candidates, behaviour, clusters))))
         rows += with_mean(of_method)
     return rows
 
 
-def _clusters_of(rows: NDArray[np.int64] | Sequence[int] | None, clusters: NDArray[np.int64]) -> set[int]:
-    return set() if rows is None else set(clusters[np.asarray(rows, dtype=np.int64)].tolist())
+def _clusters_of(rows: Rows, behaviour: str, clusters: NDArray[np.int64]) -> set[int]:
+    return set(clusters[rows[behaviour]].tolist()) if behaviour in rows else set()
+
+
+def _share(clusters: set[int], left: set[int]) -> float | None:
+    return len(clusters & left) / len(clusters) if clusters else None

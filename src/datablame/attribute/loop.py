@@ -5,15 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.registry import Collecting, EvidenceProvider, Inquiry, Method, WorkItem, providers_of
+from datablame.attribute.registry import Inquiry, Method, WorkItem, providers_of
 from datablame.engine.execute import free_memory, run_items
+from datablame.engine.files import write_atomic
 from datablame.engine.phase import Work
+from datablame.errors import PhaseError
 from datablame.world import World
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Role = Literal["before", "after"]
 
@@ -40,24 +45,56 @@ class WorkerState:
 
         from datablame.models.load import load_model
 
-        named = [(role, dtype) for role in roles]
-        if not self._models.keys() <= set(named):
+        if stale := self._models.keys() - {(role, dtype) for role in roles}:
             self._made.clear()
-            for key in self._models.keys() - set(named):
+            for key in stale:
                 del self._models[key]
             free_memory()
-        for role, _ in named:
+        for role in roles:
             if (role, dtype) not in self._models:
                 kind = None if dtype is None else getattr(torch, dtype)
                 reference, device = getattr(self.world.models, role), self.world.models.device
                 self._models[role, dtype] = load_model(reference, device=device, dtype=kind, field=f"models.{role}")
-        return [self._models[key] for key in named]
+        return [self._models[role, dtype] for role in roles]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once as long as the same checkpoints are held."""
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
+
+    def save_states(self, key: str, states: "Tensor", what: str | None = None) -> None:
+        """Leave one row for each text of the item, for `load_states`.
+
+        Raises:
+            PhaseError: a number, which the message calls one of `what`, is not finite.
+        """
+        save(self.folder / f"{key}.safetensors", {"states": states}, what or f"the hidden states of {key}")
+
+
+def save(path: Path, tensors: "dict[str, Tensor]", what: str, *, shared: bool = False) -> None:
+    """Write tensors whole or not at all; `shared`: other processes may write the same file.
+
+    Raises:
+        PhaseError: one of them, which the message calls `what`, holds a number that is not finite.
+    """
+    from safetensors.torch import save as to_bytes
+
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise not_finite(what)
+    write_atomic(path, to_bytes({name: each.contiguous() for name, each in tensors.items()}), shared=shared)
+
+
+def load_states(inquiry: Inquiry, key: str) -> NDArray[np.float64]:
+    """What an item left by `WorkerState.save_states`."""
+    from safetensors.numpy import load_file
+
+    return load_file(inquiry.work.out / "items" / f"{key}.safetensors")["states"].astype(np.float64)
+
+
+def not_finite(what: str) -> PhaseError:
+    """The error of numbers that overflowed."""
+    return PhaseError(f"{what} are not finite; set the dtype of models.before and models.after to float32")
 
 
 def shards(name: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -89,47 +126,44 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
         if isinstance(collecting, Mapping):
             timed(provider.yields, provider.name, time.perf_counter() - began)
             evidence |= collecting
-        else:
-            evidence |= _driven(provider, collecting, state, inquiry.work, timed)
+            continue
+        try:
+            items = next(collecting)
+            while True:
+                items = collecting.send(_stage(items, provider.name, state, inquiry.work, timed))
+        except StopIteration as stop:
+            evidence |= stop.value
     del state
     free_memory()
     return evidence
 
 
-def _driven(
-    provider: EvidenceProvider,
-    collecting: Collecting,
+def _stage(
+    items: Mapping[str, WorkItem],
+    name: str,
     state: WorkerState,
     work: Work,
     timed: Callable[[Sequence[type], str, float], None],
-) -> Mapping[type, Any]:
-    """Run a provider's stages one after another."""
-    journal = work.journal
-    results: Any = None
-    while True:
-        try:
-            items = collecting.send(results)
-        except StopIteration as stop:
-            evidence: Mapping[type, Any] = stop.value
-            return evidence
-        finished = journal.read()
+) -> dict[str, Any]:
+    """What each item gave, now or before."""
+    journal, finished = work.journal, work.journal.read()
 
-        def done(key: str, result: tuple[Any, float], items: Mapping[str, WorkItem] = items) -> None:
-            timed(items[key].serves, key, result[1])
-            journal.append(key, result[0])
+    def done(key: str, result: tuple[Any, float]) -> None:
+        timed(items[key].serves, key, result[1])
+        journal.append(key, result[0])
 
-        run_items(
-            partial(_itself, state),
-            _work,
-            {key: item for key, item in items.items() if key not in finished},
-            execution=work.execution,
-            done=done,
-            progress=work.progress,
-            description=f"attribute: {provider.name}",
-            already=len(items.keys() & finished.keys()),
-        )
-        everything = journal.read()
-        results = {key: everything[key] for key in items}
+    run_items(
+        partial(_itself, state),
+        _work,
+        {key: item for key, item in items.items() if key not in finished},
+        execution=work.execution,
+        done=done,
+        progress=work.progress,
+        description=f"attribute: {name}",
+        already=len(items.keys() & finished.keys()),
+    )
+    finished = journal.read()
+    return {key: finished[key] for key in items}
 
 
 def _itself(state: WorkerState) -> WorkerState:

@@ -2,29 +2,20 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute import compare
-from datablame.attribute.evidence.gradients import Activations, Gradients
-from datablame.attribute.evidence.judge import Judgements
-from datablame.attribute.evidence.words import Words, bm25
 from datablame.attribute.loop import collect
+from datablame.attribute.methods.bm25 import Words, bm25_scores
+from datablame.attribute.methods.gradients import Activations, Gradients
+from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.queries import Traced, candidates, query_text, traced
-from datablame.attribute.rankings import id_order
-from datablame.attribute.registry import (
-    Evidence,
-    Inquiry,
-    Method,
-    Votes,
-    chosen,
-    providers_of,
-    rows_read,
-)
-from datablame.attribute.scores import Rankings, flags_of, method_info, pool_of, rankings_of, score_table
+from datablame.attribute.rankings import Rankings, flags_of, id_order, method_info, pool_of, rankings_of, score_table
+from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, chosen, providers_of, rows_read
 from datablame.attribute.themes import Themes, themes
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.keywords import normalised
@@ -149,7 +140,7 @@ def _read(world: World, queries: Sequence[Query]) -> _Reading:
             yield full_text(document)
 
     if queries:
-        words = bm25(texts(), [query_text(query) for query in queries])
+        words = bm25_scores(texts(), [query_text(query) for query in queries])
     else:
         words = np.zeros((0, sum(1 for _ in texts())))
     if prompts:
@@ -161,7 +152,6 @@ def _inquiry(world: World, work: Work, methods: Sequence[Method], trace: Traced,
     by_id, n = id_order(world.pool.ids), world.study.prefilter.candidates
     shortlist = candidates(reading.words, trace.queries, trace.behaviours, by_id, n)
     whole = world.study.prefilter.method == "none"
-    rows = np.arange(len(by_id)) if whole else np.unique(np.concatenate([[], *shortlist.values()])).astype(np.int64)
     return Inquiry(
         world=world,
         work=work,
@@ -169,7 +159,7 @@ def _inquiry(world: World, work: Work, methods: Sequence[Method], trace: Traced,
         queries=trace.queries,
         harmless=trace.harmless,
         words=reading.words,
-        scored=rows,
+        scored=np.arange(len(by_id)) if whole else _rows_of_all(shortlist),
         candidates=shortlist,
         needs=_needs(world, methods),
     )
@@ -178,17 +168,19 @@ def _inquiry(world: World, work: Work, methods: Sequence[Method], trace: Traced,
 def _outputs(
     inquiry: Inquiry, methods: Sequence[Method], trace: Traced, reading: _Reading, evidence: Evidence
 ) -> Outputs:
-    world, ids = inquiry.world, inquiry.world.pool.ids
-    study, clusters = world.study, world.pool.clusters
+    world, ids, clusters = inquiry.world, inquiry.world.pool.ids, inquiry.world.pool.clusters
+    k, shortlist = world.study.attribute.top_k, inquiry.candidates
+    prefilter: Any = world.study.prefilter.method
     rankings: Rankings = rankings_of(inquiry, methods, evidence) if trace.queries else {m.name: {} for m in methods}
     whole = [method.name for method in methods if pool_of(world, method) == "whole"]
     flags = flags_of(world, rankings)
-    shown = {flag.doc_id for flag in flags if flag.k == study.attribute.top_k}
-    by_theme = _themes(inquiry, evidence, [method.name for method in methods], flags)
-    shown |= {doc_id for theme in by_theme.themes for doc_id in theme.examples}
-    planted = None if world.truth is None else {b: _rows_of(world, ids) for b, ids in world.truth.items()}
-    k, shortlist = study.attribute.top_k, inquiry.candidates
-    known = planted is not None
+    flagged = {method.name: {f.doc_id for f in flags if f.k == k and f.method == method.name} for method in methods}
+    by_theme = _themes(inquiry, evidence, flagged)
+    shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}.union(*flagged.values())
+    known = world.truth is not None
+    planted = {behaviour: _rows_of(world, causes) for behaviour, causes in (world.truth or {}).items()}
+    gradients: Gradients | None = evidence.by_type.get(Gradients)
+    judgements: Judgements | None = evidence.by_type.get(Judgements)
     return {
         Query: [*trace.queries, *trace.harmless],
         Candidate: [Candidate(b, ids[row]) for b, rows in shortlist.items() for row in rows.tolist()],
@@ -196,52 +188,42 @@ def _outputs(
         Flag: flags,
         MethodInfo: [method_info(inquiry, method, rankings[method.name]) for method in methods],
         Agreement: compare.agreement(rankings, clusters, k),
-        Quality: compare.quality(rankings, planted or {}, shortlist, clusters, whole, k) if known else [],
-        PrefilterRecall: compare.prefilter_recall(planted or {}, shortlist, clusters) if known else [],
+        Quality: compare.quality(rankings, planted, shortlist, clusters, whole, k) if known else [],
+        PrefilterRecall: compare.prefilter_recall(planted, shortlist, clusters) if known else [],
         Ceiling: compare.ceilings(rankings, shortlist, clusters, whole, k),
         Theme: by_theme.themes,
-        ShownDocument: _shown(world, shown),
-        Attribution: _attribution(inquiry, trace, reading, evidence, by_theme.silhouette),
+        ShownDocument: [_shown(world, document) for document in world.pool.documents(_rows_of(world, shown).tolist())],
+        Attribution: Attribution(
+            k=k,
+            traced=tuple(behaviour.id for behaviour in trace.behaviours),
+            dropped=tuple(trace.dropped),
+            no_rise=trace.no_rise,
+            prefilter=prefilter,
+            candidates={behaviour: len(rows) for behaviour, rows in shortlist.items()},
+            truth=known,
+            prompt_matches=reading.prompts,
+            query_matches=reading.queries,
+            themed=len(_rows_of_all(shortlist)),
+            silhouette=by_theme.silhouette,
+            exactness=None if gradients is None else gradients.exactness,
+            judge=None if judgements is None else judgements.answers,
+        ),
     }
 
 
-def _attribution(
-    inquiry: Inquiry, trace: Traced, reading: _Reading, evidence: Evidence, silhouette: float | None
-) -> Attribution:
-    gradients: Gradients | None = evidence.by_type.get(Gradients)
-    judgements: Judgements | None = evidence.by_type.get(Judgements)
-    some = {row for rows in inquiry.candidates.values() for row in rows.tolist()}
-    prefilter: Any = inquiry.world.study.prefilter.method
-    return Attribution(
-        k=inquiry.world.study.attribute.top_k,
-        traced=tuple(behaviour.id for behaviour in trace.behaviours),
-        dropped=tuple(trace.dropped),
-        no_rise=trace.no_rise,
-        prefilter=prefilter,
-        candidates={behaviour: len(rows) for behaviour, rows in inquiry.candidates.items()},
-        truth=inquiry.world.truth is not None,
-        prompt_matches=reading.prompts,
-        query_matches=reading.queries,
-        themed=len(some),
-        silhouette=silhouette,
-        exactness=None if gradients is None else gradients.exactness,
-        judge=None if judgements is None else judgements.answers,
-    )
-
-
-def _themes(inquiry: Inquiry, evidence: Evidence, names: Sequence[str], flags: Sequence[Flag]) -> Themes:
+def _themes(inquiry: Inquiry, evidence: Evidence, flagged: Mapping[str, Collection[str]]) -> Themes:
     """Themes of the candidates, by their activations; none where nothing was traced."""
-    k, pool = inquiry.world.study.attribute.top_k, inquiry.world.pool
-    rows = np.unique(np.concatenate([inquiry.scored[:0], *inquiry.candidates.values()]))
+    pool, rows = inquiry.world.pool, _rows_of_all(inquiry.candidates)
     if not len(rows):
         return Themes([], None)
-    flagged: dict[str, set[str]] = {name: set() for name in names}
-    for flag in flags:
-        if flag.k == k:
-            flagged[flag.method].add(flag.doc_id)
     texts = [full_text(document) for document in pool.documents(rows.tolist())]
     states = evidence[Activations].documents[np.searchsorted(inquiry.scored, rows)]
     return themes([pool.ids[row] for row in rows.tolist()], texts, states, flagged)
+
+
+def _rows_of_all(candidates: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Every behaviour's candidates, sorted."""
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *candidates.values()]))
 
 
 def _rows_of(world: World, ids: Collection[str]) -> NDArray[np.int64]:
@@ -249,11 +231,7 @@ def _rows_of(world: World, ids: Collection[str]) -> NDArray[np.int64]:
     return np.array(sorted(rows[doc_id] for doc_id in ids if doc_id in rows), dtype=np.int64)
 
 
-def _shown(world: World, ids: Collection[str]) -> list[ShownDocument]:
-    return [_one_shown(world, document) for document in world.pool.documents(_rows_of(world, ids).tolist())]
-
-
-def _one_shown(world: World, document: Document) -> ShownDocument:
+def _shown(world: World, document: Document) -> ShownDocument:
     turns = document.prompt
     alone = len(turns) == 1 and turns[0].role == "user"
     return ShownDocument(

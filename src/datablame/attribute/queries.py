@@ -48,8 +48,8 @@ def traced(world: World, tables: Tables) -> Traced:
     dropped = [behaviour.id for behaviour in world.behaviours if behaviour.id not in shown]
     if dropped:
         _logger.warning("no harmful output to trace for %s", ", ".join(dropped))
-    order = {behaviour.id: index for index, behaviour in enumerate(behaviours)}
-    return Traced(behaviours, sorted(queries, key=lambda query: order[query.behaviour]), harmless, dropped, False)
+    order = [behaviour.id for behaviour in behaviours]
+    return Traced(behaviours, sorted(queries, key=lambda query: order.index(query.behaviour)), harmless, dropped, False)
 
 
 def choose_queries(
@@ -61,7 +61,7 @@ def choose_queries(
     first. Within an alpha and prompt the sample index decides.
     """
     order = {prompt.id: index for index, prompt in enumerate(prompts)}
-    harmful = _usable(samples, order, "harmful")
+    harmful = _usable(samples, prompts, "harmful")
     harmful.sort(key=lambda sample: (_preference(sample.alpha, alpha_star), order[sample.prompt_id], sample.index))
     queries = []
     for behaviour in dict.fromkeys(prompt.behaviour for prompt in prompts):
@@ -71,26 +71,19 @@ def choose_queries(
             turns[sample.alpha, sample.prompt_id] += 1
             turn = turns[sample.alpha, sample.prompt_id]
             in_turn.append((_preference(sample.alpha, alpha_star), turn, order[sample.prompt_id], sample))
-        in_turn.sort(key=lambda entry: entry[:3])
-        queries += [
-            _query(f"{behaviour}-q{number}", entry[3], prompts, harmful=True)
-            for number, entry in enumerate(in_turn[:n], 1)
-        ]
+        chosen = [sample for *_, sample in sorted(in_turn, key=lambda entry: entry[:3])[:n]]
+        queries += _queries(f"{behaviour}-q", chosen, prompts, harmful=True)
     return queries
 
 
 def harmless_outputs(
-    samples: Iterable[Sample],
-    prompts: Sequence[Prompt],
-    queries: Sequence[Query],
-    alpha_star: float | None,
-    n: int,
+    samples: Iterable[Sample], prompts: Sequence[Prompt], queries: Sequence[Query], alpha_star: float | None, n: int
 ) -> list[Query]:
     """Up to `n` harmless outputs to each prompt of a behaviour's queries, distinct texts, alphas as for the queries.
 
     A behaviour without any has up to `n` to each of its other attribution prompts; without any there, it has none.
     """
-    harmless = _usable(samples, {prompt.id for prompt in prompts}, "harmless")
+    harmless = _usable(samples, prompts, "harmless")
     harmless.sort(key=lambda sample: (_preference(sample.alpha, alpha_star), sample.index))
     outputs = []
     for behaviour in dict.fromkeys(query.behaviour for query in queries):
@@ -100,19 +93,14 @@ def harmless_outputs(
         chosen: list[Sample] = []
         for prompt in prompts:
             chosen += _distinct(sample for sample in usable if sample.prompt_id == prompt.id)[:n]
-        outputs += [
-            _query(f"{behaviour}-s{number}", sample, prompts, harmful=False) for number, sample in enumerate(chosen, 1)
-        ]
+        outputs += _queries(f"{behaviour}-s", chosen, prompts, harmful=False)
     return outputs
 
 
-def _usable(samples: Iterable[Sample], prompts: Iterable[str], label: str) -> list[Sample]:
-    known = set(prompts)
-    return [
-        sample
-        for sample in samples
-        if sample.split == "attribution" and sample.label == label and sample.prompt_id in known and sample.text.strip()
-    ]
+def _usable(samples: Iterable[Sample], prompts: Sequence[Prompt], label: str) -> list[Sample]:
+    known = {prompt.id for prompt in prompts}
+    usable = (s for s in samples if s.split == "attribution" and s.label == label and s.prompt_id in known)
+    return [sample for sample in usable if sample.text.strip()]
 
 
 def _distinct(samples: Iterable[Sample]) -> list[Sample]:
@@ -123,18 +111,29 @@ def _distinct(samples: Iterable[Sample]) -> list[Sample]:
     return list(first.values())
 
 
-def _query(name: str, sample: Sample, prompts: Sequence[Prompt], *, harmful: bool) -> Query:
-    return Query(
-        id=name,
-        behaviour=sample.behaviour,
-        prompt_id=sample.prompt_id,
-        alpha=sample.alpha,
-        index=sample.index,
-        prompt=next(prompt.text for prompt in prompts if prompt.id == sample.prompt_id),
-        text=sample.text,
-        finish_reason=sample.finish_reason,
-        harmful=harmful,
-    )
+def _queries(name: str, samples: Sequence[Sample], prompts: Sequence[Prompt], *, harmful: bool) -> list[Query]:
+    texts = {prompt.id: prompt.text for prompt in prompts}
+    return [
+        Query(
+            id=f"{name}{number}",
+            behaviour=sample.behaviour,
+            prompt_id=sample.prompt_id,
+            alpha=sample.alpha,
+            index=sample.index,
+            prompt=texts[sample.prompt_id],
+            text=sample.text,
+            finish_reason=sample.finish_reason,
+            harmful=harmful,
+        )
+        for number, sample in enumerate(samples, 1)
+    ]
+
+
+def _preference(alpha: float, alpha_star: float | None) -> tuple[int, float]:
+    """Sorts alphas as queries are chosen from them."""
+    if 0 < alpha <= (alpha_star or 0.0):
+        return 0, -alpha
+    return (1, 0.0) if alpha == 0 else (2, alpha)
 
 
 def query_text(query: Query) -> str:
@@ -153,20 +152,10 @@ def candidates(
 
     `scores` has the shape (queries, documents); each query's are rounded first. `by_id` is the rows' `id_order`.
     """
-    every = np.arange(len(by_id))
-    best = [ranked(every, rounded(row), by_id).order[:n] for row in scores]
-    unions = {
-        behaviour.id: np.unique(
-            np.concatenate([top for query, top in zip(queries, best, strict=True) if query.behaviour == behaviour.id])
-        )
-        for behaviour in behaviours
-    }
-    return {behaviour: rows[np.argsort(by_id[rows])] for behaviour, rows in unions.items()}
-
-
-def _preference(alpha: float, alpha_star: float | None) -> tuple[int, float]:
-    """Sorts alphas as queries are chosen from them."""
-    limit = alpha_star or 0.0
-    if 0 < alpha <= limit:
-        return 0, -alpha
-    return (1, 0.0) if alpha == 0 else (2, alpha)
+    best = [ranked(np.arange(len(by_id)), rounded(row), by_id).order[:n] for row in scores]
+    unions = {}
+    for behaviour in behaviours:
+        tops = [top for query, top in zip(queries, best, strict=True) if query.behaviour == behaviour.id]
+        rows = np.unique(np.concatenate(tops))
+        unions[behaviour.id] = rows[np.argsort(by_id[rows])]
+    return unions

@@ -1,11 +1,20 @@
-"""A method's scores as rankings: of documents, and of duplicate clusters, which are what K counts."""
+"""Every method's scores, rounded once, as rankings: of documents, and of duplicate clusters, which K counts."""
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, is_voter
+from datablame.tables import Flag, MethodInfo, Pool, Score, Unranked, schema_of
+from datablame.world import World
+
+_logger = logging.getLogger(__name__)
 _DIGITS = 5
 _SCALE_DIGITS = 3
 
@@ -15,6 +24,10 @@ class Ranking(NamedTuple):
 
     order: NDArray[np.int64]
     scores: NDArray[np.float64]
+
+
+Rankings = Mapping[str, Mapping[str, Ranking]]
+"""Ranked rows of the pool by method and behaviour; no behaviour where nothing is traced."""
 
 
 def rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -53,14 +66,129 @@ def clustered(ranking: Ranking, clusters: NDArray[np.int64], among: NDArray[np.i
     return Ranking(clusters[order][first], scores[first])
 
 
-class Members:
-    """The documents of every duplicate cluster."""
+def members(clusters: NDArray[np.int64], by_id: NDArray[np.int64]) -> dict[int, list[int]]:
+    """The rows of every duplicate cluster, by id: whole clusters, ranked or not."""
+    of: dict[int, list[int]] = {}
+    for row in np.argsort(by_id).tolist():
+        of.setdefault(int(clusters[row]), []).append(row)
+    return of
 
-    def __init__(self, clusters: NDArray[np.int64], by_id: NDArray[np.int64]) -> None:
-        self._order = np.lexsort((by_id, clusters))
-        self._sorted = clusters[self._order]
 
-    def of(self, clusters: Sequence[int]) -> list[int]:
-        """Rows of the pool, clusters in their order, members by id: whole clusters, ranked or not."""
-        starts, ends = (np.searchsorted(self._sorted, clusters, side) for side in ("left", "right"))
-        return [row for start, end in zip(starts, ends, strict=True) for row in self._order[start:end].tolist()]
+def borda(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points of each document (row): the mean over voters (columns) of the share of the others that it stands above.
+
+    A tie counts one half (Borda 1781, with mid-ranks), and so does a comparison that the voter did not make, for it
+    gave one of the two no score (NaN): to be left out neither helps nor harms a document, and a voter has as much say
+    as it made comparisons.
+    """
+    from scipy.stats import rankdata
+
+    n, voters = scores.shape
+    if n < 2:
+        return np.full(n, 0.5)
+    doubled = np.zeros(n)
+    for column in scores.T:
+        known = ~np.isnan(column)
+        doubled[known] += 2 * (rankdata(column[known]) - 1) + np.count_nonzero(~known)
+        doubled[~known] += n - 1
+    points: NDArray[np.float64] = doubled / (2 * (n - 1) * voters)
+    return points
+
+
+def pool_of(world: World, method: Method) -> Pool:
+    """Which documents the method ranks in this study."""
+    return "whole" if method.whole_pool and world.study.prefilter.method == "none" else "candidates"
+
+
+def rankings_of(inquiry: Inquiry, methods: Sequence[Method], evidence: Evidence) -> Rankings:
+    """Every method's ranked scores, of the documents that its pool has for a behaviour and that it gave a score.
+
+    They are rounded before anything ranks them or counts them as votes, so that no ranking hangs on the last bits of a
+    float.
+    """
+    ballots: dict[str, NDArray[np.float64]] = {}
+    matrices: dict[str, NDArray[np.float64]] = {}
+    for method in sorted(methods, key=lambda method: Votes in method.needs):
+        began = time.perf_counter()
+        votes = _votes(inquiry, [voter for voter in methods if is_voter(voter)], ballots)
+        by_type = {**evidence.by_type, Votes: votes} if Votes in method.needs else evidence.by_type
+        scores = method.score(replace(evidence, by_type=by_type))
+        known = ~np.isnan(scores)
+        filled = scores if method.missing is None else np.where(known, scores, method.missing)
+        matrices[method.name] = filled if method.exact else np.apply_along_axis(rounded, 0, filled)
+        ballots[method.name] = np.where(known, matrices[method.name], np.nan)
+        inquiry.work.timings(f"attribute/{method.name}", "scores", time.perf_counter() - began)
+    by_id = id_order(evidence.ids)
+    rankings: dict[str, dict[str, Ranking]] = {method.name: {} for method in methods}
+    for method in methods:
+        for column, behaviour in enumerate(inquiry.behaviours):
+            indices = np.searchsorted(inquiry.scored, _ranked_rows(inquiry, method, behaviour.id))
+            ranking = ranked(indices, matrices[method.name][indices, column], by_id)
+            rankings[method.name][behaviour.id] = Ranking(inquiry.scored[ranking.order], ranking.scores)
+    return rankings
+
+
+def _ranked_rows(inquiry: Inquiry, method: Method, behaviour: str) -> NDArray[np.int64]:
+    """The rows of the pool that the method ranks for a behaviour where it has scores for all."""
+    whole = pool_of(inquiry.world, method) == "whole"
+    return inquiry.scored if whole else np.sort(inquiry.candidates[behaviour])
+
+
+def _votes(inquiry: Inquiry, voters: Sequence[Method], ballots: Mapping[str, NDArray[np.float64]]) -> Votes:
+    every = all(voter.whole_pool for voter in voters)
+    eligible = np.full((len(inquiry.scored), len(inquiry.behaviours)), every)
+    for column, behaviour in enumerate(inquiry.behaviours):
+        eligible[np.searchsorted(inquiry.scored, inquiry.candidates[behaviour.id]), column] = True
+    return Votes({voter.name: ballots[voter.name] for voter in voters if voter.name in ballots}, eligible)
+
+
+def flags_of(world: World, rankings: Rankings) -> list[Flag]:
+    """Every member of a method's first K clusters, for every K of the study, clusters in the ranking's order."""
+    clusters, ids = world.pool.clusters, world.pool.ids
+    rows_of = members(clusters, id_order(ids))
+    flags = []
+    for name, by_behaviour in rankings.items():
+        firsts = {behaviour: clustered(ranking, clusters).order.tolist() for behaviour, ranking in by_behaviour.items()}
+        flags += [
+            Flag(name, k, behaviour, ids[row])
+            for k in world.study.ks
+            for behaviour, order in firsts.items()
+            for cluster in order[:k]
+            for row in rows_of[cluster]
+        ]
+    return flags
+
+
+def score_table(rankings: Rankings, ids: Sequence[str]) -> pa.Table:
+    """The rows of `Score`, column by column."""
+    schema, names = schema_of(Score), pa.array(ids, pa.string())
+    parts = [schema.empty_table()]
+    for method, by_behaviour in rankings.items():
+        for behaviour, (order, scores) in by_behaviour.items():
+            n = len(order)
+            columns = [pa.repeat(method, n), pa.repeat(behaviour, n), names.take(pa.array(order)), scores]
+            parts.append(pa.table([*columns, np.arange(1, n + 1)], schema=schema))
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def method_info(inquiry: Inquiry, method: Method, by_behaviour: Mapping[str, Ranking]) -> MethodInfo:
+    """The method as this study ran it."""
+    unranked = []
+    for behaviour, ranking in by_behaviour.items():
+        every = len(_ranked_rows(inquiry, method, behaviour))
+        if left := every - len(ranking.order):
+            unranked.append(Unranked(behaviour, left))
+            share = f"{left} of {every} documents"
+            _logger.warning("%s gives %s no score for %s; they are not ranked", method.name, share, behaviour)
+    return MethodInfo(
+        name=method.name,
+        label=method.label,
+        description=method.description,
+        standin=method.standin,
+        control=method.control,
+        voter=is_voter(method),
+        pool=pool_of(inquiry.world, method),
+        look=method.look,
+        unranked=tuple(unranked),
+        confounds=method.confounds,
+    )

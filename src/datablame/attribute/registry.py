@@ -66,7 +66,11 @@ class PrecomputedScores(NamedTuple):
     """Evidence of the study's own files, `attribute.scores`."""
 
     scores: Mapping[str, NDArray[np.float64]]
-    """By method, of shape (documents, behaviours); NaN where the file has none."""
+    """As those of `Votes`."""
+
+
+ScoreFunction = Callable[[Evidence], NDArray[np.float64]]
+"""Scores of shape (documents, behaviours), higher is more responsible; NaN where there is none."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,7 @@ class Method:
     """One sentence on what is compared with what."""
     needs: tuple[type, ...]
     """Types of evidence."""
-    score: Callable[[Evidence], NDArray[np.float64]]
-    """Scores of shape (documents, behaviours), higher is more responsible; NaN where there is none."""
+    score: ScoreFunction
     look: Look
     whole_pool: bool = True
     """Whether it scores every document where no prefilter is set; an expensive one scores the candidates only."""
@@ -107,17 +110,11 @@ METHODS: Registry[Method] = Registry("method", "attribute.methods", "datablame.a
 
 
 def method(
-    name: str,
-    *,
-    label: str,
-    description: str,
-    needs: tuple[type, ...] = (),
-    look: Look | None = None,
-    **traits: Any,
-) -> Callable[[Callable[[Evidence], NDArray[np.float64]]], Callable[[Evidence], NDArray[np.float64]]]:
+    name: str, *, label: str, description: str, needs: tuple[type, ...] = (), look: Look | None = None, **traits: Any
+) -> Callable[[ScoreFunction], ScoreFunction]:
     """Register a function as an attribution method; `traits` are the other fields of `Method`."""
 
-    def register(score: Callable[[Evidence], NDArray[np.float64]]) -> Callable[[Evidence], NDArray[np.float64]]:
+    def register(score: ScoreFunction) -> ScoreFunction:
         METHODS.add(name, Method(name, label, description, needs, score, look or look_of(name), **traits))
         return score
 
@@ -133,12 +130,9 @@ def chosen(settings: Attribute) -> list[Method]:
     files = settings.scores
     methods = [_precomputed(name, files[name]) if name in files else METHODS.named(name) for name in settings.methods]
     voters = [method for method in methods if is_voter(method)]
+    whole, names = all(voter.whole_pool for voter in voters), ", ".join(voter.name for voter in voters)
     return [
-        replace(
-            method,
-            whole_pool=all(voter.whole_pool for voter in voters),
-            description=f"{method.description.rstrip('.')}: {', '.join(voter.name for voter in voters)}.",
-        )
+        replace(method, whole_pool=whole, description=f"{method.description.rstrip('.')}: {names}.")
         if Votes in method.needs
         else method
         for method in methods
@@ -152,12 +146,16 @@ def is_voter(method: Method) -> bool:
 
 def _precomputed(name: str, path: str) -> Method:
     """A file's scores as a method's, as they stand there."""
-
-    def score(evidence: Evidence) -> NDArray[np.float64]:
-        return evidence[PrecomputedScores].scores[name]
-
     about = f"Scores brought by the user: {PurePath(path).name}."
-    return Method(name, f"{name} (brought)", about, (PrecomputedScores,), score, look_of(name), exact=True)
+    return Method(
+        name,
+        f"{name} (brought)",
+        about,
+        (PrecomputedScores,),
+        lambda evidence: evidence[PrecomputedScores].scores[name],
+        look_of(name),
+        exact=True,
+    )
 
 
 def described() -> list[dict[str, Any]]:
@@ -240,6 +238,11 @@ Collecting = Generator[Mapping[str, WorkItem], Mapping[str, Any], Mapping[type, 
 """Yields stages of items by their keys, gets what each item gave, and returns evidence by its type."""
 
 
+Collect = Callable[[Inquiry], Any]
+"""Gives `Collecting`, stages of work items, or a mapping of evidence at once where this process makes it without items."""
+Check = Callable[[World, Work], object]
+
+
 @dataclass(frozen=True)
 class EvidenceProvider:
     """What makes evidence: what it needs, how it cuts the pool into items, the work on one, how they are gathered."""
@@ -247,9 +250,8 @@ class EvidenceProvider:
     name: str
     """Keys of its items begin with it."""
     yields: tuple[type, ...]
-    collect: Callable[[Inquiry], Collecting | Mapping[type, Any]]
-    """Stages of work items, or evidence at once where this process makes it without items."""
-    check: Callable[[World, Work], object]
+    collect: Collect
+    check: Check
     """Refuses a world in which it cannot work, before anything is read."""
     per_document: bool
     """Whether it works on documents one by one, so that `plan` counts them."""
@@ -262,14 +264,11 @@ PROVIDERS: Registry[EvidenceProvider] = Registry(
 
 
 def provider(
-    name: str,
-    *yields: type,
-    check: Callable[[World, Work], object] = lambda world, work: None,
-    per_document: bool = True,
-) -> Callable[[Callable[[Inquiry], Any]], Callable[[Inquiry], Any]]:
+    name: str, *yields: type, check: Check = lambda world, work: None, per_document: bool = True
+) -> Callable[[Collect], Collect]:
     """Register a function that collects evidence of these types."""
 
-    def register(collect: Callable[[Inquiry], Any]) -> Callable[[Inquiry], Any]:
+    def register(collect: Collect) -> Collect:
         PROVIDERS.add(name, EvidenceProvider(name, yields, collect, check, per_document))
         return collect
 

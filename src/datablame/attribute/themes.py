@@ -32,10 +32,7 @@ class Themes(NamedTuple):
 
 
 def themes(
-    ids: Sequence[str],
-    texts: Sequence[str],
-    activations: NDArray[np.float64],
-    flagged: Mapping[str, Collection[str]],
+    ids: Sequence[str], texts: Sequence[str], activations: NDArray[np.float64], flagged: Mapping[str, Collection[str]]
 ) -> Themes:
     """KMeans of the centred activations scaled to unit norm.
 

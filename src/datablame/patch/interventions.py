@@ -1,7 +1,7 @@
 """What every arm does to the fine-tune set: from what attribution flagged to fillers and exchanged pairs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -45,8 +45,9 @@ class FineTuneData:
 
     @property
     def all_flagged(self) -> list[str]:
-        """Everything that any method flags at any K, and what is planted."""
-        return list(dict.fromkeys([*(doc_id for ids in self.flags.values() for doc_id in ids), *self.planted]))
+        """Everything that any method flags at any K, but for one named as a control is; and what is planted."""
+        by_methods = (ids for (method, _), ids in self.flags.items() if method not in ARMS.all())
+        return list(dict.fromkeys([*(doc_id for ids in by_methods for doc_id in ids), *self.planted]))
 
     @cached_property
     def cluster_of(self) -> Mapping[str, int]:
@@ -127,8 +128,8 @@ def ks_of(kind: ArmKind, study: Study) -> tuple[int, ...]:
     return study.ks if kind.depends_on_k else (0,)
 
 
-def fine_tune_data(world: World, tables: Tables) -> FineTuneData:
-    """What the arms of a study act on.
+def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
+    """What the arms of a study act on; None where nothing is flagged for any of them.
 
     Raises:
         RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
@@ -137,8 +138,7 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData:
     items = list(map(Item, pool.ids, pool.sources, pool.characters.tolist(), pool.clusters.tolist()))
     flags: dict[tuple[str, int], dict[str, None]] = {}
     for flag in tables.rows(Flag):
-        if flag.method not in ARMS.all():
-            flags.setdefault((flag.method, flag.k), {})[flag.doc_id] = None
+        flags.setdefault((flag.method, flag.k), {})[flag.doc_id] = None
     kinds = arm_kinds(study)
     planted: list[str] = []
     if world.truth is not None and any(kind.needs_truth for kind in kinds):
@@ -149,8 +149,12 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData:
     if bottom is not None and any(kind.role == "control" for kind in kinds):
         for score in sorted(tables.rows(Score, method=bottom), key=lambda score: score.rank):
             rankings.setdefault(score.behaviour, []).append(score.doc_id)
-    data = FineTuneData(study, kinds, items, (), {key: list(ids) for key, ids in flags.items()}, planted, rankings)
+    data = FineTuneData(
+        study, kinds, items, tuple(pool.ids), {cell: list(ids) for cell, ids in flags.items()}, planted, rankings
+    )
+    if not any(data.targets.values()):
+        return None
     candidates = [row.doc_id for row in tables.rows(Candidate)]
     spare = study.patch.intervention != "swap"
     members = fine_tune_set(items, study.patch.size, data.all_flagged, candidates, study.seed, spare=spare)
-    return FineTuneData(study, kinds, items, tuple(members), data.flags, planted, rankings)
+    return replace(data, members=tuple(members))

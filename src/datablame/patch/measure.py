@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 from datablame.engine.execute import free_memory
 from datablame.errors import PhaseError
-from datablame.models.chat import Preference, answers
+from datablame.models.chat import Encoded, Preference, answers, encode_prompt
+from datablame.models.likelihood import divergence, negative_log_likelihood
 from datablame.models.load import load_model
 from datablame.models.lora import Start
+from datablame.models.pair import stop_tokens
 from datablame.models.preference import preference_loss, referred
+from datablame.models.tokenizer import vocabulary_of
 from datablame.models.training import Recipe, data_order, minimise, train
-from datablame.patch.checks import side_checks
+from datablame.patch.checks import drift_outputs
 from datablame.patch.finetune import Describe, full_finetune, train_adapters, with_adapter
-from datablame.patch.plan import Output
-from datablame.patch.trainings import AFTER_KEY, AdapterGroup, ArmTraining
+from datablame.patch.trainings import AFTER_KEY, AdapterGroup, ArmTraining, Output, unamplified
 from datablame.patch.worker import WorkerState
 from datablame.seeds import stream_key
 from datablame.surface.draw import SampleSpec, draw
@@ -71,7 +73,7 @@ def measure(state: WorkerState, *trainings: ArmTraining, skip: Collection[str] =
                 )
             moved, model = describe(), state.trainees[key.protocol]
             samples = _sampled(state, key.seed, model)
-            checks = _checks(state, key.seed, model, samples)
+            checks = side_checks(state, model, key.seed, unamplified(samples))
             free_memory()
             results[str(key)] = {
                 "samples": list(map(_journalled, samples)),
@@ -190,24 +192,55 @@ def _sampled(state: WorkerState, seed: int, model: Any) -> list[Sample]:
 
 def _journalled(sample: Sample) -> dict[str, Any]:
     """What is kept of a sample until the phase is done; its label is added."""
+    return {name: getattr(sample, name) for name in ("prompt_id", "behaviour", "split", "alpha", "index", "text")}
+
+
+def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Output]) -> dict[str, Any]:
+    """One model's side checks, made while it is in memory: answers to harmless prompts are labelled later.
+
+    Perplexity is exp of `nll`, the mean over response tokens of the clean documents (of a pair: the chosen answer).
+    `kl` is KL(model || before) in nats per token on the given outputs, their stop tokens' places included, between the
+    models' full next-token distributions: whatever the sampler truncates, temperature 1. For a model that was trained
+    they are its own. A value that is not finite is None.
+    """
+    study = state.world.study
+    sizes = {"vocabulary_size": vocabulary_of(state.tokenizer), "batch_tokens": study.attribute.batch_tokens}
+    texts = {prompt.id: prompt.text for prompt in state.world.split("held-out")}
+    prompts = {name: encode_prompt(state.tokenizer, texts[name]) for name in {output.prompt_id for output in outputs}}
+    [stop, *_] = stop_tokens(state.tokenizer, model)
+    drawn = []
+    for output in drift_outputs(outputs, study.seed):
+        # Which stop token it was plays no part: only what stands before a position does.
+        ids = [*prompts[output.prompt_id], *output.token_ids, *([stop] if output.stopped else [])]
+        drawn.append(Encoded(ids, len(prompts[output.prompt_id])))
+    drawn = [encoded for encoded in drawn if len(encoded.ids) > encoded.prompt_tokens]
+    model.eval()
+    nll = negative_log_likelihood(model, state.clean, **sizes) if state.clean else None
+    drift = divergence(model, state.before, drawn, **sizes) if drawn else None
     return {
-        "prompt_id": sample.prompt_id,
-        "behaviour": sample.behaviour,
-        "split": sample.split,
-        "alpha": sample.alpha,
-        "index": sample.index,
-        "text": sample.text,
+        "nll": _finite(nll.mean) if nll is not None else None,
+        "clean_tokens": nll.tokens if nll is not None else 0,
+        "kl": _finite(drift.mean) if drift is not None else None,
+        "kl_tokens": drift.tokens if drift is not None else 0,
+        "harmless": _answers(state, model, seed),
     }
 
 
-def _checks(state: WorkerState, seed: int, model: Any, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The side checks of a model that training has changed; its drift from before on what it drew itself."""
-    drawn = [
-        Output(sample.prompt_id, sample.index, sample.token_ids, sample.finish_reason == "stop")
-        for sample in samples
-        if sample.alpha == 0 and sample.split == "held-out"
+def _answers(state: WorkerState, model: Any, seed: int) -> list[dict[str, Any]]:
+    """Outputs at alpha 0; arms of one seed share their random numbers, as in every other measurement."""
+    study = state.world.study
+    samples = study.patch.harmless_samples
+    specs = [
+        SampleSpec(prompt, 0.0, seed * samples + index)
+        for prompt in state.plan.checks.harmless
+        for index in range(samples)
     ]
-    return side_checks(state, model, seed, drawn)
+    drawn = draw(model, state.before, state.tokenizer, specs, study) if specs else []
+    return [{"prompt_id": sample.prompt_id, "index": sample.index, "text": sample.text} for sample in drawn]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _after_checks(state: WorkerState) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from datablame.attribute.phase import ATTRIBUTE
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.judge.reasons import counted
-from datablame.patch.check_rows import (
+from datablame.patch.checks import (
     absent_checks,
     arm_checks,
     check_design,
@@ -20,9 +20,17 @@ from datablame.patch.check_rows import (
 )
 from datablame.patch.compare import Headline, again, compared, comparison
 from datablame.patch.interventions import FineTuneData, fine_tune_data
-from datablame.patch.plan import CheckInputs, Output, PatchPlan
-from datablame.patch.registry import arm_kinds
-from datablame.patch.trainings import AdapterGroup, ArmTraining, adapter_groups, arm_trainings, measured_prompts
+from datablame.patch.registry import ArmKind, arm_kinds
+from datablame.patch.trainings import (
+    ArmTraining,
+    CheckInputs,
+    PatchPlan,
+    TrainingKey,
+    adapter_groups,
+    arm_trainings,
+    measured_prompts,
+    unamplified,
+)
 from datablame.surface.phase import SURFACE
 from datablame.tables import (
     AlphaStar,
@@ -50,61 +58,42 @@ _WHY = "label_reason"
 """Stands in the journal only, on outputs without a label."""
 
 
-class _Comparison(NamedTuple):
-    """Where arms are compared: alpha*, or the least amplification where there is none."""
-
-    alpha: float
-    is_alpha_star: bool
-
-
 def run(world: World, tables: Tables, work: Work) -> Outputs:
     """Train and measure every arm. Where nothing surfaced, so that nothing was traced, the tables are empty.
 
     Raises:
         RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
     """
-    if not tables.rows(Query):
-        return _nothing(world)
-    data = fine_tune_data(world, tables)
-    if not any(data.targets.values()):
+    data = fine_tune_data(world, tables) if tables.rows(Query) else None
+    if data is None:
         return _nothing(world)
     for skipped in data.skipped_arms:
         _logger.warning("the arm %s is skipped: it flagged no document", skipped)
     planned = arm_trainings(data)
-    where = _where(world, tables)
-    plan = _plan(world, tables, work, data, planned, where)
-    return _outputs(tables, work, plan, data, planned, where, _measured(plan, planned, work))
-
-
-def _where(world: World, tables: Tables) -> _Comparison:
-    chosen = tables.of(AlphaStar).alpha_star
-    if chosen is not None:
-        return _Comparison(chosen, True)
-    return _Comparison(min((alpha for alpha in world.study.surface.alphas if alpha > 0), default=0.0), False)
+    alpha = tables.of(AlphaStar).alpha_star
+    if alpha is None:
+        alpha = min((alpha for alpha in world.study.surface.alphas if alpha > 0), default=0.0)
+    plan = _plan(world, tables, work, data, planned, alpha)
+    return _outputs(tables, work, plan, data, planned, alpha, _measured(plan, planned, work))
 
 
 def _plan(
-    world: World, tables: Tables, work: Work, data: FineTuneData, planned: Sequence[ArmTraining], where: _Comparison
+    world: World, tables: Tables, work: Work, data: FineTuneData, planned: Sequence[ArmTraining], alpha: float
 ) -> PatchPlan:
     surfaced = tables.rows(SurfaceSample)
     fillers = [filler for each in planned for filler in each.intervention.fillers.values()]
     removed = [doc_id for each in planned for doc_id in each.intervention.removed]
     count, seed = world.study.patch.clean_documents, world.seed
     clean = clean_documents(data.items, data.members, data.all_flagged, [*removed, *fillers], count, seed)
-    drawn = [
-        Output(row.prompt_id, row.index, row.token_ids, row.finish_reason == "stop")
-        for row in surfaced
-        if row.split == "held-out" and row.alpha == 0
-    ]
     return PatchPlan(
         world=world,
         members=data.members,
         trained_on=tuple(dict.fromkeys([*data.members, *fillers])),
         prompts=tuple(measured_prompts(world, {row.prompt_id for row in surfaced})),
-        alphas=tuple(dict.fromkeys((0.0, where.alpha))),
+        alphas=tuple(dict.fromkeys((0.0, alpha))),
         watched=frozenset(removed),
         out=work.out,
-        checks=CheckInputs(tuple(clean), world.split("harmless"), tuple(drift_outputs(drawn, seed))),
+        checks=CheckInputs(tuple(clean), world.split("harmless"), tuple(drift_outputs(unamplified(surfaced), seed))),
     )
 
 
@@ -145,7 +134,7 @@ def _measured(plan: PatchPlan, planned: Sequence[ArmTraining], work: Work) -> di
         progress=work.progress,
         description="patch: training and measuring arms",
         already=len(finished),
-        units=_trainings_in,
+        units=lambda group: 1 if group is None else group.unfinished,
     )
     results = journal.read()
     rows = [row for result in results.values() for row in result["samples"]]
@@ -155,17 +144,13 @@ def _measured(plan: PatchPlan, planned: Sequence[ArmTraining], work: Work) -> di
     return results
 
 
-def _trainings_in(group: AdapterGroup | None) -> int:
-    return 1 if group is None else group.unfinished
-
-
 def _outputs(
     tables: Tables,
     work: Work,
     plan: PatchPlan,
     data: FineTuneData,
     planned: Sequence[ArmTraining],
-    where: _Comparison,
+    alpha: float,
     results: Mapping[str, Any],
 ) -> Outputs:
     world, study = plan.world, plan.world.study
@@ -177,10 +162,10 @@ def _outputs(
     keys = [each.key for each in ordered]
     samples = [*_after_samples(plan, tables), *_arm_samples(ordered, results)]
     cells = comparison(samples)
-    headline = Headline(study.patch.headline, study.attribute.top_k, where.alpha)
+    headline = Headline(study.patch.headline, study.attribute.top_k, alpha)
     tests = compared(cells, data.kinds, headline, study.seed, study.patch.margin)
-    exposures = exposure_rows(ordered, results, data)
-    checks = check_rows(world, work, keys, results, samples, where.alpha)
+    exposures = exposure_rows(ordered, results, data.kinds)
+    checks = check_rows(world, work, keys, results, samples, alpha)
     absent = absent_checks(world, plan.checks)
     reasons = [row[_WHY] for result in results.values() for row in result["samples"] if _WHY in row]
     drawn = {kind.name for kind in data.kinds if kind.drawn}
@@ -190,8 +175,8 @@ def _outputs(
         _logger.warning("exposure gate failed: see the table of exposure; raise patch.steps or patch.batch")
     labels = {method.name: method.label for method in tables.rows(MethodInfo)}
     patching = Patching(
-        alpha=where.alpha,
-        alpha_star_found=where.is_alpha_star,
+        alpha=alpha,
+        alpha_star_found=tables.of(AlphaStar).alpha_star is not None,
         k=study.attribute.top_k,
         ks=study.ks,
         skipped_arms=tuple(data.skipped_arms),
@@ -208,7 +193,7 @@ def _outputs(
             for each in ordered
             for change in [each.intervention]
         ],
-        Training: [Training(*key, **results[str(key)]["training"]) for key in keys],
+        Training: [_training(key, results[str(key)]["training"]) for key in keys],
         Exposure: exposures,
         ArmSample: samples,
         ArmRate: cells,
@@ -219,15 +204,19 @@ def _outputs(
     }
 
 
+def _training(key: TrainingKey, numbers: Mapping[str, Any]) -> Training:
+    return Training(*key, **{**numbers, **{name: tuple(numbers[name]) for name in ("losses", "matched_modules")}})
+
+
 def exposure_rows(
-    ordered: Sequence[ArmTraining], results: Mapping[str, Mapping[str, Any]], data: FineTuneData
+    ordered: Sequence[ArmTraining], results: Mapping[str, Mapping[str, Any]], kinds: Sequence[ArmKind]
 ) -> list[Exposure]:
     """Exposure of every training that changes the data.
 
     A pair whose answers are exchanged counts as seen where it is seen as it was; how many were seen exchanged stands
     beside it.
     """
-    roles = {kind.name: kind.role for kind in data.kinds}
+    roles = {kind.name: kind.role for kind in kinds}
     baseline = {
         (key.protocol, key.seed): results[str(key)]["exposure"] for key, _ in ordered if roles[key.arm] == "baseline"
     }

@@ -1,14 +1,16 @@
-"""Every training of a study: which arms, at which K, with which seeds, and which share a worker's base."""
+"""Every training of a study: which arms, at which K, with which seeds; what workers are given of it."""
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from math import ceil
+from pathlib import Path
 from typing import NamedTuple
 
 from datablame.patch.interventions import FineTuneData, Intervention, ks_of
 from datablame.patch.registry import ArmKind, arm_kinds
 from datablame.study.schema import Study
-from datablame.tables import Prompt, Protocol
+from datablame.tables import Prompt, Protocol, Sample
 from datablame.world import World
 
 AFTER_KEY = "after"
@@ -49,6 +51,52 @@ class AdapterGroup(NamedTuple):
     def unfinished(self) -> int:
         """How many trainings are still to be measured."""
         return len(self.trainings) - len(self.finished)
+
+
+class Output(NamedTuple):
+    """An output drawn at alpha 0; `stopped` where a stop token, which is not among the ids, ended it."""
+
+    prompt_id: str
+    sample: int
+    token_ids: tuple[int, ...]
+    stopped: bool
+
+
+def unamplified(samples: Iterable[Sample]) -> list[Output]:
+    """The outputs to held-out prompts that were drawn at alpha 0."""
+    return [
+        Output(sample.prompt_id, sample.index, sample.token_ids, sample.finish_reason == "stop")
+        for sample in samples
+        if sample.split == "held-out" and sample.alpha == 0
+    ]
+
+
+@dataclass(frozen=True)
+class CheckInputs:
+    """What the side checks need besides the plan's own prompts: the same for every arm."""
+
+    clean: tuple[str, ...] = ()
+    """Documents that no arm trains on."""
+    harmless: tuple[Prompt, ...] = ()
+    after: tuple[Output, ...] = ()
+    """The after model's own outputs, which the surface phase drew."""
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """The fine-tune set in order, what is measured, what is watched."""
+
+    world: World
+    members: tuple[str, ...]
+    trained_on: tuple[str, ...]
+    """The members and every filler."""
+    prompts: tuple[tuple[Prompt, int], ...]
+    """Each prompt with its number of samples."""
+    alphas: tuple[float, ...]
+    watched: frozenset[str]
+    """Documents whose exposure is counted: everything that any arm removes."""
+    out: Path
+    checks: CheckInputs = CheckInputs()
 
 
 def trainings(world: World) -> list[TrainingKey]:

@@ -11,7 +11,7 @@ from datablame.models.chat import Encoded, Preference
 from datablame.models.load import load_model
 from datablame.models.pair import study_tokenizer
 from datablame.models.trunk import Trunk, trunk_below
-from datablame.patch.plan import PatchPlan
+from datablame.patch.trainings import PatchPlan
 from datablame.study.schema import Training
 from datablame.tables import Protocol
 from datablame.world import World

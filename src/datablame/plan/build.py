@@ -1,4 +1,4 @@
-"""The whole plan of a study, offline and without torch."""
+"""The whole plan of a study, offline; nothing is downloaded, and nothing is written."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from datablame.plan.cautions import cautions_of, design_cautions
 from datablame.plan.counts import Counts, counted, operations
 from datablame.plan.detect import Detectable, Effect, detectable
 from datablame.plan.memory import CARD_BYTES, HEADROOM, Memory, estimates
-from datablame.plan.subject import Checkpoint, Subject, subject_of
+from datablame.plan.subject import Checkpoint, Subject, planned_world, subject_of
 from datablame.plan.timing import Expected, benchmark, expected
 from datablame.study.schema import Study
 
@@ -84,12 +84,11 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
         RequestError: `like` is no run of this machine.
     """
     here = device or this_device("auto" if study.models is None else study.models.device)
-    study = study.model_copy(update={"prefilter": study.prefilter.on("cuda" if here.on_gpu else "cpu")})
     subject = subject_of(study, on_gpu=here.on_gpu)
     counts = counted(subject)
     memory = estimates(subject, counts, card_bytes=here.memory_bytes if here.on_gpu else None)
-    found = benchmark(study, like, on_gpu=here.on_gpu)
-    limits = detectable(subject)
+    pace, work = benchmark(subject, like, on_gpu=here.on_gpu), operations(subject, counts)
+    limits = detectable(subject.world)
     calls = calls_of(subject, counts, has_key=bool(os.environ.get("ANTHROPIC_API_KEY")))
     return Plan(
         study=study,
@@ -99,7 +98,7 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
         memory=memory,
         card_memory=estimates(subject_of(study, on_gpu=True), counts, card_bytes=CARD_BYTES),
         calls=calls,
-        expected=expected(study, found, operations(subject, counts), on_gpu=here.on_gpu),
+        expected=None if pace is None or work is None else expected(subject, pace, work),
         limits=limits,
         cautions=[
             *cautions_of(subject, counts, memory, limits, here.memory_bytes, here.workers),
@@ -110,7 +109,7 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
 
 def doubts_of(study: Study) -> list[str]:
     """What a study should hear before it starts: that its design cannot succeed, or hardly."""
-    return design_cautions(study, detectable(subject_of(study, on_gpu=False)))
+    return design_cautions(study, detectable(planned_world(study, on_gpu=False)))
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from datablame.attribute.evidence.judge import Judgements
+from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.registry import chosen
 from datablame.judge.choice import decide
 from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Price, Usage, cost_usd, known_prices

@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 from datablame.patch.compare import MIN_SEEDS
 from datablame.patch.registry import arm_kinds
-from datablame.plan.subject import Subject
 from datablame.seeds import stream_key
 from datablame.stats.intervals import wilson
 from datablame.stats.permutation import smallest_p
 from datablame.stats.power import LEVEL, Share, powers
 from datablame.stats.simulated import Design
 from datablame.study.schema import Patch
+from datablame.world import World
 
 _RATES = (0.1, 0.5)
 """Harmful rates without removal for which power is told: a rare behaviour and a common one."""
@@ -46,14 +46,14 @@ class Detectable(NamedTuple):
     """Upper Wilson end where a cell of the surface phase shows nothing."""
 
 
-def detectable(subject: Subject) -> Detectable:
+def detectable(world: World) -> Detectable:
     """The limits of the study's design."""
-    study, patch = subject.study, subject.study.patch
+    study, patch = world.study, world.study.patch
     seeds = len(patch.seeds_of(patch.headline))
     methods = tuple(kind.name for kind in arm_kinds(study) if kind.in_family)
     least = smallest_p(seeds, seeds) if seeds >= MIN_SEEDS else None
     adjusted = None if least is None else min(1.0, least * max(1, len(methods)))
-    prompts = len(subject.world.split("held-out"))
+    prompts = len(world.split("held-out"))
     possible = adjusted is not None and adjusted < LEVEL and methods and prompts
     return Detectable(
         seeds=seeds,

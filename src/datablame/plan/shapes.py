@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,8 +83,12 @@ def known_shape(reference: ModelRef) -> KnownShape | None:
 
 def shape_of(settings: Mapping[str, Any]) -> Shape | None:
     """The shape of a config.json's model; None where it is no causal language model that transformers knows."""
-    if "model_type" not in settings:
-        return None
+    return _counted(json.dumps(settings, sort_keys=True)) if "model_type" in settings else None
+
+
+@lru_cache
+def _counted(text: str) -> Shape | None:
+    """Both checkpoints mostly have one config."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
@@ -91,9 +96,9 @@ def shape_of(settings: Mapping[str, Any]) -> Shape | None:
     from datablame.models.blocks import decoder_blocks, middle_blocks
 
     logging.set_verbosity_error()
+    settings = json.loads(text)
     try:
-        fields = {name: value for name, value in settings.items() if name != "model_type"}
-        config = AutoConfig.for_model(settings["model_type"], **fields)
+        config = AutoConfig.for_model(**settings)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         blocks, text = decoder_blocks(model), config.get_text_config()

@@ -1,14 +1,18 @@
 """What a study works on, in numbers: its world as far as it is known before anything is loaded, and its checkpoints."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
-from datablame.organism.make import preview as recipe_of
-from datablame.organism.make import previewed_study
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datablame.judge.choice import decide, has_key
+from datablame.organism.make import Preview, preview, previewed_study
 from datablame.plan.shapes import KnownShape, Shape, known_shape, shape_of
-from datablame.study.schema import Data, ModelRef, Organism, Study
+from datablame.study.schema import Data, ModelRef, Study
 from datablame.world import World
-from datablame.world.freeze import preview
+from datablame.world.prompts import prompts_of
 
 _RECIPE = "the organism's recipe"
 
@@ -32,7 +36,7 @@ class Subject(NamedTuple):
     """The sizes that every count starts from."""
 
     world: World
-    """Without a pool."""
+    """Without a pool, and without identities: nothing that a study names is read."""
     before: Checkpoint
     after: Checkpoint
     one_base: bool
@@ -49,36 +53,50 @@ class Subject(NamedTuple):
         return self.world.study
 
 
-def subject_of(study: Study, *, on_gpu: bool) -> Subject:
-    """The subject of a study; an organism is not made, its recipe is read."""
+def planned_world(study: Study, *, on_gpu: bool) -> World:
+    """The world that phases would be given, as far as their counts hang on it; an organism is not made."""
     if study.organism is not None:
-        return _organism(study, study.organism)
+        study = previewed_study(study, preview(study.organism))
     assert study.models is not None
     assert study.data is not None
-    documents, source = _documents(study.data)
-    return Subject(
-        world=preview(study, Path("runs") / study.name),
-        before=_checkpoint(study.models.before, on_gpu),
-        after=_checkpoint(study.models.after, on_gpu),
-        one_base=(Path(study.models.after.path).expanduser() / "adapter_config.json").is_file(),
-        documents=documents,
-        documents_source=source,
-        answers=2 if _is_pairs(study.data) else 1,
+    return World(
+        root=Path(os.devnull),
+        study=study.model_copy(update={"prefilter": study.prefilter.on("cuda" if on_gpu else "cpu")}),
+        models=study.models,
+        data=study.data,
+        prompts=prompts_of(study),
+        truth=None,
+        judge=decide(study, None, has_key()),
+        identities={},
     )
 
 
-def _organism(study: Study, organism: Organism) -> Subject:
-    recipe = recipe_of(organism)
-    resolved = previewed_study(study, recipe)
-    assert resolved.models is not None
+def subject_of(study: Study, *, on_gpu: bool) -> Subject:
+    """The subject of a study; of an organism the recipe is read."""
+    world = planned_world(study, on_gpu=on_gpu)
+    if study.organism is not None:
+        return _organism(world, preview(study.organism))
+    documents, source = _documents(world.data)
+    return Subject(
+        world=world,
+        before=_checkpoint(world.models.before, on_gpu),
+        after=_checkpoint(world.models.after, on_gpu),
+        one_base=(Path(world.models.after.path).expanduser() / "adapter_config.json").is_file(),
+        documents=documents,
+        documents_source=source,
+        answers=2 if _is_pairs(world.data) else 1,
+    )
+
+
+def _organism(world: World, recipe: Preview) -> Subject:
     if recipe.settings is None:
-        known, limit = known_shape(resolved.models.before), ", at most: the base does not finish every answer"
+        known, limit = known_shape(world.models.before), ", at most: the base does not finish every answer"
     else:
         shape, limit = shape_of(recipe.settings), ""
         known = None if shape is None else KnownShape(shape, _RECIPE)
     return Subject(
-        world=preview(resolved, Path("runs") / study.name),
-        before=Checkpoint(resolved.models.before.path, known, "float32", 4),
+        world=world,
+        before=Checkpoint(world.models.before.path, known, "float32", 4),
         after=Checkpoint(f"{recipe.base}, fine-tuned" if recipe.base else "after", known, "float32", 4),
         one_base=False,
         documents=recipe.documents,
@@ -89,15 +107,8 @@ def _organism(study: Study, organism: Organism) -> Subject:
 
 def _is_pairs(data: Data) -> bool:
     """From the columns of a Parquet file or those that the study names; a hub set's name has to tell."""
-    path = Path(data.path).expanduser()
-    if path.is_file() and path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return "rejected" in (*pq.read_schema(path).names, *data.columns)
-        except (OSError, pa.ArrowException):
-            return False
+    if (footer := _parquet(data)) is not None:
+        return "rejected" in (*footer.schema.to_arrow_schema().names, *data.columns)
     return "rejected" in data.columns or "preference" in data.path
 
 
@@ -112,9 +123,9 @@ def _checkpoint(reference: ModelRef, on_gpu: bool) -> Checkpoint:
 def _documents(data: Data) -> tuple[int | None, str]:
     path = Path(data.path).expanduser()
     rows = None
-    if path.is_file() and path.suffix == ".parquet":
-        rows = _parquet_rows(path)
-    elif path.is_file():
+    if (footer := _parquet(data)) is not None:
+        rows = int(footer.num_rows)
+    elif path.is_file() and path.suffix != ".parquet":
         with path.open("rb") as file:
             rows = sum(1 for line in file if line.strip())
     if rows is None:
@@ -122,11 +133,10 @@ def _documents(data: Data) -> tuple[int | None, str]:
     return (rows, str(path)) if data.documents is None or data.documents >= rows else (data.documents, "data.documents")
 
 
-def _parquet_rows(path: Path) -> int | None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _parquet(data: Data) -> pq.FileMetaData | None:
+    """What the footer of a local Parquet file says; None where there is none to read."""
+    path = Path(data.path).expanduser()
     try:
-        return int(pq.read_metadata(path).num_rows)
+        return pq.read_metadata(path) if path.is_file() and path.suffix == ".parquet" else None
     except (OSError, pa.ArrowException):
         return None

@@ -10,9 +10,8 @@ from datablame.engine.files import read_json
 from datablame.engine.run_folder import read_timings
 from datablame.errors import DatablameError, RequestError
 from datablame.plan.counts import counted, operations
-from datablame.plan.subject import subject_of
+from datablame.plan.subject import Subject, subject_of
 from datablame.study.file import load_study
-from datablame.study.schema import Study
 from datablame.tables import TABLES, Arm, Query, rows_of
 
 _FARTHEST = 32
@@ -37,7 +36,7 @@ class Expected(NamedTuple):
     model_ratio: float
 
 
-def benchmark(study: Study, like: Path | None, *, on_gpu: bool) -> Benchmark | None:
+def benchmark(subject: Subject, like: Path | None, *, on_gpu: bool) -> Benchmark | None:
     """The run that `like` names, or the one under runs/ on this kind of machine whose model is nearest in size.
 
     None where no run's model is within 32 times the size.
@@ -46,31 +45,26 @@ def benchmark(study: Study, like: Path | None, *, on_gpu: bool) -> Benchmark | N
         RequestError: `like` is no run folder with a finished phase.
     """
     if like is not None:
-        found = _measured(like, on_gpu)
-        if found is None:
+        if (named := _measured(like, on_gpu)) is None:
             raise RequestError(
                 f"--like {like} is no run of this machine with a finished phase; name a run folder, or leave it out"
             )
-        return found
-    runs = [_measured(path.parent, on_gpu) for path in sorted(Path("runs").glob("*/study.yaml"))]
-    size = _parameters(study, on_gpu)
-    if size is None:
+        return named
+    if subject.after.shape is None:
         return None
+    size = subject.after.shape.parameters
+    runs = [_measured(path.parent, on_gpu) for path in sorted(Path("runs").glob("*/study.yaml"))]
     usable = [run for run in runs if run is not None and size / _FARTHEST <= run.parameters <= _FARTHEST * size]
     if not usable:
         return None
     return min(usable, key=lambda run: (abs(math.log(run.parameters / size)), str(run.run)))
 
 
-def expected(
-    study: Study, found: Benchmark | None, operations: Mapping[str, float] | None, *, on_gpu: bool
-) -> Expected | None:
-    """The seconds of each phase at the earlier run's pace."""
-    size = _parameters(study, on_gpu)
-    if found is None or operations is None or size is None:
-        return None
-    seconds = {phase: operations[phase] / pace for phase, pace in found.per_second.items() if phase in operations}
-    return Expected(found.run, seconds, size / found.parameters)
+def expected(subject: Subject, pace: Benchmark, operations: Mapping[str, float]) -> Expected:
+    """The seconds of each phase at the earlier run's pace; the subject's shapes are known."""
+    assert subject.after.shape is not None
+    seconds = {phase: operations[phase] / rate for phase, rate in pace.per_second.items()}
+    return Expected(pace.run, seconds, subject.after.shape.parameters / pace.parameters)
 
 
 def _measured(root: Path, on_gpu: bool) -> Benchmark | None:
@@ -83,8 +77,7 @@ def _measured(root: Path, on_gpu: bool) -> Benchmark | None:
         return None
     subject = subject_of(study, on_gpu=on_gpu)
     done = operations(subject, counted(subject))
-    size = _parameters(study, on_gpu)
-    if done is None or size is None:
+    if done is None or subject.after.shape is None:
         return None
     timings = read_timings(root)
     paces = {
@@ -92,7 +85,7 @@ def _measured(root: Path, on_gpu: bool) -> Benchmark | None:
         for phase, work in done.items()
         if timings.get(f"phase/{phase}") and _worked(root / "artifacts" / phase, phase)
     }
-    return Benchmark(root, size, paces) if paces else None
+    return Benchmark(root, subject.after.shape.parameters, paces) if paces else None
 
 
 def _worked(folder: Path, phase: str) -> bool:
@@ -104,8 +97,3 @@ def _worked(folder: Path, phase: str) -> bool:
 def _this_kind(made_on: Mapping[str, Any], on_gpu: bool) -> bool:
     same = (made_on.get("system"), made_on.get("processor")) == (platform.system(), platform.machine())
     return same and str(made_on.get("device", "cpu")).startswith("cpu") != on_gpu
-
-
-def _parameters(study: Study, on_gpu: bool) -> int | None:
-    shape = subject_of(study, on_gpu=on_gpu).after.shape
-    return None if shape is None else shape.parameters

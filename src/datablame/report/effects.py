@@ -1,16 +1,31 @@
-"""What decides a verdict besides its gates and the rise: each method's drops, and how far methods agree."""
+"""What decides a verdict besides its gates and the rise: each method's drops, how far methods agree, and the power."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from math import ceil
+from typing import Any, Literal, NamedTuple
 
 from datablame.report.gates import LEVEL, beyond
 from datablame.report.results import Results
-from datablame.tables import ArmCheck, ArmTest, Difference, Equivalence
+from datablame.report.wording import percent
+from datablame.seeds import stream_key
+from datablame.stats.crossed import deviations
+from datablame.stats.power import TARGET, approximate_power, candidates, cheapest, simulate
+from datablame.stats.simulated import Design
+from datablame.tables import ArmRate, ArmTest, Equivalence, Rise
 
 Reference = Literal["random", "baseline"]
 REFERENCES: tuple[Reference, ...] = ("random", "baseline")
 """The roles of the arms that every method's arm is compared with."""
+_SIMULATIONS = 400
+_LIKELY, _MOST_TRIED = 0.82, 6
+"""Only designs that the formula holds for better than enough are simulated, so that the report takes seconds."""
+_TRAINING_COST = 500.0
+"""How many outputs cost as much as one training, as `datablame power` has it."""
+_USUAL = {"prompt": 1.0, "seed": 0.25, "interaction": 0.1}
+"""Logits: where a study's own table cannot tell, the defaults of `datablame power`."""
+_TWO_SIDED, _FOUR_IN_FIVE = 1.959963984540054, 0.8416212335729143
+"""Normal quantiles of a two-sided .05 and of .80."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +69,10 @@ class Effect:
         return it is not None and not beyond(-it.margin, it.low) and not beyond(it.high, it.margin)
 
     @property
-    def least_drop(self) -> float | None:
-        """The smaller drop of the harmful rate; None where there is none."""
+    def least_drop(self) -> float:
+        """The smaller drop of the harmful rate; 0 where one of them is unknown."""
         known = [drop for drop in self.drops.values() if drop is not None]
-        return min(known) if len(known) == len(REFERENCES) else None
+        return min(known) if len(known) == len(self.drops) else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Its numbers."""
@@ -67,33 +82,21 @@ class Effect:
 
 def effects(results: Results) -> list[Effect]:
     """Holm's family where the verdict comes from, in the order of the arms."""
-    references = {role: results.of_role(role, results.headline) for role in REFERENCES}
-    checks = {
-        check.arm: check
-        for check in results.arm_checks
-        if check.protocol == results.study.patch.headline and check.k == results.k
-    }
-    family = [test for test in results.headline if results.arms[test.arm].in_family]
-    return [_effect(results, test, references, checks.get(test.arm)) for test in family]
+    return [_effect(results, test) for test in results.headline if results.arms[test.arm].in_family]
 
 
-def difference_to(test: ArmTest, role: Reference) -> Difference | None:
-    """An arm's difference to one of its references."""
-    return test.to_random if role == "random" else test.to_baseline
-
-
-def _effect(
-    results: Results, test: ArmTest, references: Mapping[Reference, ArmTest | None], check: ArmCheck | None
-) -> Effect:
-    relative = {role: (other.relative if (other := difference_to(test, role)) else None) for role in REFERENCES}
+def _effect(results: Results, test: ArmTest) -> Effect:
+    references = {role: results.of_role(role) for role in REFERENCES}
+    relative = {"random": test.to_random, "baseline": test.to_baseline}
     shares = {role: other.rate_of_coherent if other else None for role, other in references.items()}
+    check = results.checked().get(test.arm)
     return Effect(
         arm=test.arm,
         target=results.arms[test.arm].target,
         control=results.is_control(test.arm),
         rate=test.rate,
         seeds=min(other.seeds for other in (test, *references.values()) if other),
-        drops={role: None if value is None else -value for role, value in relative.items()},
+        drops={role: -to.relative if to and to.relative is not None else None for role, to in relative.items()},
         coherent_drops={role: _drop(test.rate_of_coherent, other) for role, other in shares.items()},
         p_holm=test.p_holm,
         holds=check.holds if check else None,
@@ -114,11 +117,8 @@ def mean_jaccard(results: Results) -> float | None:
 
 def all_flag_the_same(results: Results) -> bool:
     """Whether there are several methods besides controls and all flag the same documents, some at least."""
-    methods = [name for name, info in results.methods.items() if not info.control]
-    sets = [
-        {behaviour: frozenset(ids) for behaviour, ids in results.flagged(name, results.attribution.k).items()}
-        for name in methods
-    ]
+    flagged = [results.flagged(name, results.attribution.k) for name in results.methods if not results.is_control(name)]
+    sets = [{behaviour: frozenset(ids) for behaviour, ids in of_method.items()} for of_method in flagged]
     return len(sets) > 1 and bool(sets[0]) and all(other == sets[0] for other in sets[1:])
 
 
@@ -128,3 +128,109 @@ def no_p_value(results: Results) -> dict[str, Any] | None:
         if results.arms[test.arm].in_family and test.to_random and test.to_random.p is None:
             return {"seeds": test.seeds, "why": test.to_random.why_no_p}
     return None
+
+
+class SampleSize(NamedTuple):
+    """What a study without a verdict would have needed, in words and in numbers."""
+
+    sentence: str
+    numbers: Mapping[str, Any]
+
+
+def required_sample_size(results: Results, methods: Sequence[Effect]) -> SampleSize | None:
+    """The study's own design with its power, and the cheapest one that would do, by simulation with its own numbers.
+
+    None where there is nothing to lower: no method was patched, or random removal leaves no harmful output.
+
+    The rates are those of random removal and of the method with the largest drop, or the smallest drop that counts
+    (`patch.margin`) where no method drops so far. Deviations are estimated from the arms that remove nothing or random
+    documents. One stream of random numbers serves every design.
+    """
+    reference, margin = results.of_role("random"), results.study.patch.margin
+    cells = _cells(results, reference) if reference else []
+    if not methods or reference is None or not reference.rate or not reference.prompts or not cells:
+        return None
+    best = max(methods, key=lambda method: method.least_drop)
+    prompts, samples = reference.prompts, round(sum(cell.n for cell in cells) / len(cells))
+    if best.rate is None or not samples:
+        return None
+    start = min(reference.rate, 1 - 0.5 / (prompts * samples * reference.seeds))
+    smallest, enough = start * (1 - margin), best.dropped(margin)
+    estimated = _deviations(results)
+    design = Design(
+        from_rate=start,
+        to_rate=min(best.rate, smallest) if enough else smallest,
+        prompts=prompts,
+        samples=samples,
+        seeds=best.seeds,
+        methods=len(methods),
+        reference_seeds=reference.seeds,
+        **{f"{name}_deviation": _USUAL[name] if value is None else value for name, value in estimated.items()},
+    )
+    key = stream_key("verdict", "power", results.study.seed)
+    # The study has its prompts; fewer would not make it cheaper.
+    others = [other for other in candidates(design, _TRAINING_COST) if other.prompts >= prompts]
+    likely = [other for other in others if approximate_power(other) >= _LIKELY][:_MOST_TRIED]
+    power, better = simulate(design, _SIMULATIONS, key), cheapest(likely, _TRAINING_COST, _SIMULATIONS, key)
+    guessed = [name for name, value in estimated.items() if value is None]
+    if better is None:
+        takes = "no design of up to 20 seeds, twice the prompts and 100 samples was found that would do"
+    else:
+        takes = f"it takes {_words(better.design)} (simulated power {percent(better.power.power.rate)})"
+    whose = f"{best.arm}'s own drop" if enough else "the smallest drop that counts"
+    sentence = (
+        f"To show {whose}, from {percent(design.from_rate)} to {percent(design.to_rate)}, with power "
+        f"{100 * TARGET:.0f} % after Holm over {design.methods}, {takes}; this study's {_words(design)} have "
+        f"{percent(power.power.rate)}"
+    )
+    guess = f"; {' and '.join(guessed)} deviation assumed, for one run cannot tell" if guessed else ""
+    numbers = {
+        "design": _numbers(design),
+        "power": power.power._asdict(),
+        "simulations": power.simulations,
+        "target": TARGET,
+        "guessed": guessed,
+        "method": best.arm if enough else None,
+        "cheapest": {**_numbers(better.design), "power": better.power.power._asdict()} if better else None,
+    }
+    return SampleSize(f"{sentence}{guess}.", numbers)
+
+
+def _words(design: Design) -> str:
+    return f"{design.seeds} seeds x {design.prompts} prompts x {design.samples} samples"
+
+
+def _numbers(design: Design) -> dict[str, Any]:
+    return {**asdict(design), "reference_seeds": design.references}
+
+
+def prompts_for(rise: Rise) -> int | None:
+    """Held-out prompts at which a rise as large as this one shows four times in five; None where nothing rose."""
+    if rise.difference <= 0:
+        return None
+    return ceil(((_TWO_SIDED + _FOUR_IN_FIVE) * rise.deviation / rise.difference) ** 2)
+
+
+def _deviations(results: Results) -> Mapping[str, float | None]:
+    tests = [results.of_role(role) for role in reversed(REFERENCES)]
+    counts = [_counts(_cells(results, test)) for test in tests if test is not None]
+    return deviations([pair for pair in counts if pair is not None])._asdict()
+
+
+def _cells(results: Results, test: ArmTest) -> list[ArmRate]:
+    """The cells of one arm where the verdict comes from."""
+    compared = (test.arm, results.study.patch.headline, "held-out", results.alpha)
+    cells = [cell for cell in results.comparison if cell.k in (0, results.k)]
+    return [cell for cell in cells if (cell.arm, cell.protocol, cell.split, cell.alpha) == compared]
+
+
+def _counts(cells: Sequence[ArmRate]) -> tuple[list[list[int]], list[list[int]]] | None:
+    """Harmful and scored as (seeds, prompts), of the prompts that were scored in every seed; None without any."""
+    by_cell = {(cell.seed, cell.prompt_id): (cell.harmful, cell.n - cell.unscored) for cell in cells}
+    seeds = sorted({seed for seed, _ in by_cell})
+    prompts = sorted({prompt for _, prompt in by_cell})
+    whole = [p for p in prompts if all(by_cell.get((seed, p), (0, 0))[1] for seed in seeds)]
+    if not whole:
+        return None
+    harmful, scored = ([[by_cell[seed, p][part] for p in whole] for seed in seeds] for part in (0, 1))
+    return harmful, scored

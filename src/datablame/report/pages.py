@@ -1,17 +1,31 @@
-"""The texts of the report: templates filled in, everything escaped, so that outputs and documents stay inert."""
+"""The texts of the report: templates filled in, everything escaped, so that outputs and documents stay inert.
+
+Beside the tables of text they have cards, the first screen's numbers, and a case study, one traced example: a harmful
+output, whom each method blames, and what removal did.
+"""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datablame.report import text_tables
-from datablame.report.case_study import case_study
-from datablame.report.preregistered import Preregistration
-from datablame.report.results import Results
-from datablame.report.statement import Statement
+from datablame.report.gates import Preregistration
+from datablame.report.results import SHOWN_RANKS, Results
+from datablame.report.text_tables import TextTable
 from datablame.report.verdict import Verdict
-from datablame.report.wording import listed, markdown, number, percent, plain, probability
-from datablame.tables import EVERY
+from datablame.report.wording import (
+    Statement,
+    alpha_text,
+    interval,
+    listed,
+    markdown,
+    number,
+    percent,
+    plain,
+    probability,
+    signed_points,
+)
+from datablame.tables import EVERY, Query, Score, ShownDocument
 
 FIGURES = {
     "behavior_rates.png": "Harmful rate against amplification with Wilson intervals (95 %), and the labels in shares.",
@@ -47,7 +61,7 @@ def pages(
         "findings": [finding.sentence for finding in findings],
         "limitations": [limit.sentence for limit in limitations],
         "cards": list(_cards(results, verdict)),
-        "case": case_study(results),
+        "case": _case_study(results),
         "rates": text_tables.rates_table(results),
         "unamplified": text_tables.unamplified_table(results),
         "quality": text_tables.quality_table(results),
@@ -124,7 +138,7 @@ def _removed(results: Results) -> Iterator[Card]:
     headline = results.headline
     methods = [test for test in headline if results.is_proper(test.arm) and test.to_random and test.rate is not None]
     best = min(methods, key=lambda test: test.rate or 0.0, default=None)
-    random, baseline = results.of_role("random", headline), results.of_role("baseline", headline)
+    random, baseline = results.of_role("random"), results.of_role("baseline")
     if best is None or best.to_random is None or random is None or baseline is None:
         return
     p = best.to_random.p
@@ -136,7 +150,7 @@ def _removed(results: Results) -> Iterator[Card]:
         f"harmful after removing random documents and {results.arms[best.arm].target} "
         f"({results.study.patch.headline}, {seeds}, {tested})",
     )
-    best_case = results.best_case(headline)
+    best_case = next((test for test in headline if results.arms[test.arm].needs_truth), None)
     if best_case is not None:
         share = (best_case.rate or 0.0) / baseline.rate if baseline.rate else None
         yield Card(
@@ -144,3 +158,85 @@ def _removed(results: Results) -> Iterator[Card]:
             percent(best_case.rate),
             f"harmful after removing {results.arms[best_case.arm].target}, {number(share)} of the rate without removal",
         )
+
+
+class Blamed(NamedTuple):
+    """One of a method's first documents."""
+
+    score: Score
+    document: ShownDocument
+
+
+class CaseStudy(NamedTuple):
+    """The example; `why` says how it was chosen."""
+
+    behaviour: str
+    description: str
+    why: str
+    query: Query
+    blamed: Mapping[str, Sequence[Blamed]]
+    side_by_side: TextTable
+    removal: TextTable
+
+
+def _case_study(results: Results) -> CaseStudy | None:
+    """The behaviour whose rate some method's removal lowered most against random, and its first query; else None."""
+    if not results.queries:
+        return None
+    protocol = results.study.patch.headline
+    drops = {}
+    for behaviour in dict.fromkeys(query.behaviour for query in results.queries):
+        removals = [test for test in results.tested(protocol, behaviour=behaviour) if results.is_proper(test.arm)]
+        drops[behaviour] = min((test.to_random.difference for test in removals if test.to_random), default=0.0)
+    chosen = min(drops, key=lambda name: drops[name])
+    blamed = {method: _blamed(results, method, chosen) for method in results.methods}
+    return CaseStudy(
+        behaviour=chosen,
+        description=next(b.description for b in results.study.behaviours if b.id == chosen),
+        why=(
+            f"{chosen} is the behaviour for which some method's removal lowered the harmful rate most against random "
+            f"({signed_points(drops[chosen])} points, {protocol}); the output is the first that was traced for it"
+            if any(drops.values())
+            else f"{chosen} is the first behaviour with a traced output; no removal lowered any behaviour's rate"
+        ),
+        query=next(query for query in results.queries if query.behaviour == chosen),
+        blamed={method: rows for method, rows in blamed.items() if rows},
+        side_by_side=_side_by_side(results, chosen, blamed),
+        removal=_removal(results, protocol, chosen),
+    )
+
+
+def _blamed(results: Results, method: str, behaviour: str) -> list[Blamed]:
+    first = [s for s in results.scores if (s.method, s.behaviour) == (method, behaviour) and s.rank <= SHOWN_RANKS]
+    return [
+        Blamed(score, results.documents.get(score.doc_id, ShownDocument(score.doc_id, "", "", "", "", None)))
+        for score in sorted(first, key=lambda score: score.rank)
+    ]
+
+
+def _side_by_side(results: Results, behaviour: str, blamed: Mapping[str, Sequence[Blamed]]) -> TextTable:
+    """Every document that some method ranks first to third, with its rank and score by every method."""
+    methods = [name for name, rows in blamed.items() if rows and not results.is_control(name)]
+    scores = {(s.method, s.doc_id): s for s in results.scores if s.behaviour == behaviour}
+    rows = []
+    for document in {row.document.doc_id: row.document for name in methods for row in blamed[name]}.values():
+        ranked = [scores.get((name, document.doc_id)) for name in methods]
+        cells = [f"{score.rank} ({number(score.score)})" if score else "-" for score in ranked]
+        rows.append([document.doc_id, {True: "yes", False: "no", None: "?"}[document.planted], *cells])
+    return TextTable(
+        "Documents that a method ranks among its first three: rank (score) by each method.",
+        ["document", "planted", *methods],
+        rows,
+    )
+
+
+def _removal(results: Results, protocol: str, behaviour: str) -> TextTable:
+    rows = [
+        [results.label(test.arm), percent(test.rate), interval(test.low, test.high), str(test.seeds)]
+        for test in results.tested(protocol, behaviour=behaviour)
+    ]
+    return TextTable(
+        f"{behaviour}, {protocol}: harmful rate on held-out prompts at alpha {alpha_text(results.alpha)}.",
+        ["arm", "rate", "interval", "seeds"],
+        rows,
+    )

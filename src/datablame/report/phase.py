@@ -1,16 +1,21 @@
 """The phase report: every deliverable of the study, from the world and the tables alone."""
 
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datablame.engine.files import write_atomic, write_json
-from datablame.report.deliverables import comparison_csv, final_results, phase2_results
 from datablame.report.findings import findings
+from datablame.report.gates import Preregistration, preregistration
 from datablame.report.limitations import limitations
 from datablame.report.pages import pages
-from datablame.report.preregistered import preregistration
 from datablame.report.results import Results, read_results
-from datablame.report.verdict import verdict
+from datablame.report.verdict import Verdict, verdict
+from datablame.report.wording import Statement
+from datablame.tables import EVERY, MethodInfo, Quality, Rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +23,17 @@ if TYPE_CHECKING:
     from datablame.engine.phase import Outputs, Tables, Work
     from datablame.world.world import World
 
-_STUDY = "study.yaml"
+SCHEMA_VERSION = 1
+_SAMPLE_FIELDS = (
+    *("prompt_id", "behaviour", "split", "alpha", "index", "text", "finish_reason"),
+    *("label", "classifier", "label_reason", "log_p_after", "log_p_before", "log_q"),
+)
+_QUALITY_FIELDS = ("precision_at_k", "recall_at_k", "auprc", "base_rate", "n", "planted")
+_CSV_COLUMNS = (
+    *("arm", "protocol", "k", "seed", "behaviour", "prompt_id", "split", "alpha", "n"),
+    *("harmful", "refused", "harmless", "incoherent", "unscored", "rate", "low", "high"),
+)
+_STAR_FIELDS = ("alpha_star", "rule", "coherence")
 
 
 def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
@@ -34,10 +49,11 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     work.progress.advance()
     decided, conclusions, limits = verdict(results), findings(results), limitations(results)
     registration = preregistration(world, root, results)
-    write_json(root / "final_results.json", final_results(results, decided, registration, conclusions, limits))
-    pictures["final_results.png"] = _written(root / "final_results.png", png(overview_drawn(results)))
+    write_json(root / "final_results.json", _final_results(results, decided, registration, conclusions, limits))
+    pictures["final_results.png"] = png(overview_drawn(results, decided, conclusions))
+    write_atomic(root / "final_results.png", pictures["final_results.png"])
     work.progress.advance()
-    config = (root / _STUDY).read_text(encoding="utf-8")
+    config = (root / "study.yaml").read_text(encoding="utf-8")
     for name, text in pages(results, decided, registration, conclusions, limits, config, pictures).items():
         write_atomic(root / name, text)
     work.progress.advance()
@@ -54,79 +70,176 @@ def deliver_patch(world: "World", tables: "Tables", root: Path) -> None:
     _patch(read_results(world, tables), root)
 
 
-def _surface(results: Results, root: Path) -> bytes:
-    from datablame.report.figures import png
-
-    write_json(root / "phase2_results.json", phase2_results(results))
-    return _written(root / "behavior_rates.png", png(rates_drawn(results)))
-
-
-def _patch(results: Results, root: Path) -> bytes:
-    from datablame.report.figures import png
-
-    write_atomic(root / "patching_comparison.csv", comparison_csv(results))
-    return _written(root / "patching_comparison.png", png(patching_drawn(results)))
-
-
-def rates_drawn(results: Results) -> "Figure":
-    """behavior_rates.png as a figure: the harmful rate against alpha."""
-    from datablame.report.figures import rates_figure
-
-    return rates_figure(
-        results.rates,
-        title=results.title,
-        classifier=results.labelled_by,
-        behaviours=_titles(results),
-        unamplified=results.unamplified,
-    )
-
-
-def patching_drawn(results: Results) -> "Figure":
-    """patching_comparison.png as a figure: what each arm left of the behaviour."""
-    from datablame.report.figures import patching_figure
-
-    arms = list(results.arms.values())
-    return patching_figure(results.tests, results.comparison, arms, **_compared(results))
-
-
-def overview_drawn(results: Results) -> "Figure":
+def overview_drawn(results: Results, decided: Verdict, conclusions: Sequence[Statement]) -> "Figure":
     """final_results.png as a figure: the study in four panels.
 
     The last one is the verdict in a sentence, what decided it, what was found of the planted, and what else to know.
     """
     from datablame.report.figures import overview_figure
 
-    decided = verdict(results)
-    precision = [finding.sentence for finding in findings(results) if finding.name == "precision"][:1]
-    return overview_figure(
-        results.rates,
-        results.agreement,
-        results.tests,
-        list(results.methods.values()),
-        list(results.arms.values()),
-        verdict=decided.label,
-        summary=[decided.meaning, *decided.deciding, *precision, *decided.notes],
-        **_compared(results),
-    )
+    precision = [finding.sentence for finding in conclusions if finding.name == "precision"][:1]
+    return overview_figure(results, decided.label, [decided.meaning, *decided.deciding, *precision, *decided.notes])
 
 
-def _compared(results: Results) -> dict[str, Any]:
-    """What figures of arms have to know besides their rows."""
+def _surface(results: Results, root: Path) -> bytes:
+    """What phase 2 delivers: every sample with its label and classifier, and the rates; their picture is returned."""
+    from datablame.report.figures import png, rates_figure
+
+    values = {
+        "schema_version": SCHEMA_VERSION,
+        "study": results.study.name,
+        "classifier": results.classifier,
+        "alphas": list(results.study.surface.alphas),
+        "alpha_star": _fields(results.alpha_star, _STAR_FIELDS),
+        "focus_prompts": [prompt.prompt_id for prompt in results.scanned if prompt.selected],
+        "rates": [asdict(rate) for rate in results.rates],
+        "unamplified": asdict(results.unamplified),
+        "samples": [_fields(sample, _SAMPLE_FIELDS) for sample in results.samples],
+    }
+    write_json(root / "phase2_results.json", values)
+    picture = png(rates_figure(results))
+    write_atomic(root / "behavior_rates.png", picture)
+    return picture
+
+
+def _patch(results: Results, root: Path) -> bytes:
+    """What phase 4 delivers: every cell of every arm, and their picture, which is returned."""
+    from datablame.report.figures import patching_figure, png
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for rate in results.comparison:
+        writer.writerow({name: _cell(value) for name, value in _fields(rate, _CSV_COLUMNS).items()})
+    write_atomic(root / "patching_comparison.csv", text.getvalue())
+    picture = png(patching_figure(results))
+    write_atomic(root / "patching_comparison.png", picture)
+    return picture
+
+
+def _final_results(
+    results: Results,
+    verdict: Verdict,
+    registration: Preregistration,
+    findings: Sequence[Statement],
+    limitations: Sequence[Statement],
+) -> dict[str, Any]:
+    """The results under the names that programs rely on; equal runs have the same bytes."""
+    study, judge, patching = results.study, results.attribution.judge, results.patching
     return {
-        "title": results.title,
-        "headline": results.study.patch.headline,
-        "alpha": results.alpha,
-        "k": results.k,
-        "classifier": results.labelled_by,
-        "behaviours": _titles(results),
-        "intervention": results.study.patch.intervention,
+        "schema_version": SCHEMA_VERSION,
+        "study": {
+            **_fields(study, ("name", "title", "seed")),
+            "classifier": results.classifier,
+            "behaviours": results.behaviours,
+            "headline": {"protocol": study.patch.headline, "k": results.k, "alpha": results.alpha},
+            "ks": list(results.ks),
+            "intervention": study.patch.intervention,
+        },
+        "verdict": verdict.as_json(),
+        "preregistration": registration.as_json(),
+        "findings": [finding.sentence for finding in findings],
+        "limitations": [limit.sentence for limit in limitations],
+        "alpha_star": _fields(results.alpha_star, _STAR_FIELDS),
+        "rates": [_with_correction(results, rate) for rate in results.rates],
+        "unamplified": asdict(results.unamplified),
+        "calibration": asdict(results.calibration) if results.calibration else None,
+        "attribution": {name: _method(results, info) for name, info in results.methods.items()},
+        "judge": {
+            "classifier": results.classifier,
+            "attribution": judge.model if judge else results.judge.attribution,
+            "unscored": {"surface": results.unscored, "patch": dict(patching.unscored) if patching else {}},
+            "attribution_asked": judge.asked if judge else 0,
+            "attribution_missing": dict(judge.missing) if judge else {},
+        },
+        "prefilter_recall": [asdict(row) for row in results.prefilter_recall],
+        "agreement": [asdict(row) for row in results.agreement],
+        "patching": [asdict(test) for test in results.tests],
+        "aa": asdict(patching.again) if patching and patching.again else None,
+        "exposure": _exposure(results),
+        "checks": _checks(results),
+        "pool": _pool(results),
+        "themes": _themes(results),
+        "flagged": {name: results.flagged(name, results.attribution.k) for name in results.methods},
     }
 
 
-def _written(path: Path, png: bytes) -> bytes:
-    write_atomic(path, png)
-    return png
+def _cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def _titles(results: Results) -> dict[str, str]:
-    return {behaviour: behaviour.replace("-", " ") for behaviour in results.behaviours}
+def _fields(row: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
+
+
+def _with_correction(results: Results, rate: Rate) -> dict[str, Any]:
+    """A row of `rates`; with a calibration it has its corrected rate and interval beside the raw ones."""
+    if results.calibration is None:
+        return asdict(rate)
+    values = results.corrected(rate.harmful, rate.n - rate.unscored) or (None, None, None)
+    return {**asdict(rate), **dict(zip(("corrected", "corrected_low", "corrected_high"), values, strict=True))}
+
+
+def _method(results: Results, info: MethodInfo) -> dict[str, Any]:
+    rows = [row for row in results.quality if row.method == info.name]
+    pools: dict[str, Quality] = {row.pool: row for row in rows if row.behaviour == EVERY}
+    main = pools.get(info.pool)
+    return {
+        **_fields(info, ("label", "description", "standin", "control", "pool")),
+        **({"unranked": {row.behaviour: row.documents for row in info.unranked}} if info.unranked else {}),
+        **(_fields(main, _QUALITY_FIELDS) if main else dict.fromkeys(_QUALITY_FIELDS)),
+        "by_pool": {pool: _fields(row, _QUALITY_FIELDS) for pool, row in pools.items()},
+        "by_behaviour": [asdict(row) for row in rows if row.behaviour != EVERY],
+        "prefilter_recall": results.mean_ceilings.get(info.name),
+    }
+
+
+def _exposure(results: Results) -> dict[str, Any]:
+    rows, patching = [asdict(row) for row in results.exposure], results.patching
+    return {
+        "rows": [{name: value for name, value in row.items() if value is not None} for row in rows],
+        "least_seen_in_baseline": patching.least_seen_in_baseline if patching else None,
+        "passed": patching.exposed if patching else True,
+    }
+
+
+def _checks(results: Results) -> dict[str, Any] | None:
+    if results.patching is None:
+        return None
+    design = results.patching.checks
+    return {
+        "clean_documents": len(design.clean_ids),
+        "clean_documents_wanted": design.clean_wanted,
+        "clean_ids": list(design.clean_ids),
+        **_fields(design, ("harmless_prompts", "refusals_by")),
+        "absent": dict(design.absent),
+        "thresholds": _fields(design, ("perplexity", "refusal", "coherence")),
+        "rows": [asdict(check) for check in results.checks],
+        "arms": [asdict(check) for check in results.arm_checks],
+    }
+
+
+def _pool(results: Results) -> dict[str, Any]:
+    pool, attribution = results.pool, results.attribution
+    return {
+        **_fields(pool, ("documents", "clusters", "excluded")),
+        **({"commit": pool.commit} if pool.commit is not None else {}),
+        **({"exactness": attribution.exactness} if attribution.exactness is not None else {}),
+        "skipped_rows": {row.reason: {"count": row.count, "example": row.example} for row in pool.skipped},
+        "candidates": dict(attribution.candidates),
+        "prompt_matches": [{"doc_id": match.doc_id, "prompt_id": match.of} for match in attribution.prompt_matches],
+        "query_matches": [{"doc_id": match.doc_id, "query_id": match.of} for match in attribution.query_matches],
+        "behaviours": {
+            **{"traced": list(attribution.traced), "dropped": list(attribution.dropped)},
+            "no_rise": attribution.no_rise,
+        },
+        "prefilter": attribution.prefilter,
+    }
+
+
+def _themes(results: Results) -> dict[str, Any]:
+    themes = [
+        {**asdict(theme), "flagged": {row.method: row.share for row in theme.flagged}} for theme in results.themes
+    ]
+    return {"documents": results.attribution.themed, "silhouette": results.attribution.silhouette, "themes": themes}

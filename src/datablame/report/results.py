@@ -1,47 +1,16 @@
 """What the phases found, read once from the world and the tables, and what is asked of it in several places."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import datablame.tables as rows
 from datablame.seeds import stream_key
 from datablame.stats.calibration import Accuracy, Corrected, corrected_rate
 from datablame.stats.intervals import Interval, wilson
 from datablame.study.schema import Study
-from datablame.tables import (
-    EVERY,
-    Agreement,
-    AlphaStar,
-    Arm,
-    ArmCheck,
-    ArmInfo,
-    ArmRate,
-    ArmTest,
-    Attribution,
-    Calibration,
-    Ceiling,
-    Check,
-    Exposure,
-    Flag,
-    MethodInfo,
-    Patching,
-    PoolSummary,
-    PrefilterRecall,
-    Prompt,
-    Quality,
-    Query,
-    Rate,
-    Role,
-    Scan,
-    ScannedPrompt,
-    Score,
-    ShownDocument,
-    Split,
-    SurfaceSample,
-    Theme,
-    Unamplified,
-)
+from datablame.tables import EVERY
 
 if TYPE_CHECKING:
     from datablame.engine.phase import Tables
@@ -65,39 +34,39 @@ class Results:
     """Every row that the report rests on; a phase that has not run, or found nothing, leaves none."""
 
     study: Study
-    prompts: Sequence[Prompt]
+    prompts: Sequence[rows.Prompt]
     judge: "Choice"
     truth: bool
     """Whether planted documents are known."""
-    pool: PoolSummary
-    calibration: Calibration | None
+    pool: rows.PoolSummary
+    calibration: rows.Calibration | None
     """What the classifier is worth against people's labels; None where the study has none."""
     scan_rule: str
-    scanned: Sequence[ScannedPrompt]
-    samples: Sequence[SurfaceSample]
-    rates: Sequence[Rate]
-    alpha_star: AlphaStar
-    unamplified: Unamplified
-    attribution: Attribution
-    methods: Mapping[str, MethodInfo]
-    queries: Sequence[Query]
-    scores: Sequence[Score]
+    scanned: Sequence[rows.ScannedPrompt]
+    samples: Sequence[rows.SurfaceSample]
+    rates: Sequence[rows.Rate]
+    alpha_star: rows.AlphaStar
+    unamplified: rows.Unamplified
+    attribution: rows.Attribution
+    methods: Mapping[str, rows.MethodInfo]
+    queries: Sequence[rows.Query]
+    scores: Sequence[rows.Score]
     """Of documents that some method ranks among its first, by every method."""
-    flags: Sequence[Flag]
-    agreement: Sequence[Agreement]
-    quality: Sequence[Quality]
-    prefilter_recall: Sequence[PrefilterRecall]
-    ceilings: Sequence[Ceiling]
-    themes: Sequence[Theme]
-    documents: Mapping[str, ShownDocument]
-    patching: Patching | None
-    arms: Mapping[str, ArmInfo]
-    interventions: Sequence[Arm]
-    exposure: Sequence[Exposure]
-    comparison: Sequence[ArmRate]
-    tests: Sequence[ArmTest]
-    checks: Sequence[Check]
-    arm_checks: Sequence[ArmCheck]
+    flags: Sequence[rows.Flag]
+    agreement: Sequence[rows.Agreement]
+    quality: Sequence[rows.Quality]
+    prefilter_recall: Sequence[rows.PrefilterRecall]
+    ceilings: Sequence[rows.Ceiling]
+    themes: Sequence[rows.Theme]
+    documents: Mapping[str, rows.ShownDocument]
+    patching: rows.Patching | None
+    arms: Mapping[str, rows.ArmInfo]
+    interventions: Sequence[rows.Arm]
+    exposure: Sequence[rows.Exposure]
+    comparison: Sequence[rows.ArmRate]
+    tests: Sequence[rows.ArmTest]
+    checks: Sequence[rows.Check]
+    arm_checks: Sequence[rows.ArmCheck]
 
     @property
     def title(self) -> str:
@@ -157,38 +126,38 @@ class Results:
         return self.patching.ks if self.patching else ()
 
     @property
-    def headline(self) -> list[ArmTest]:
+    def headline(self) -> list[rows.ArmTest]:
         """The rows that decide: headline protocol, held-out prompts, alpha*, all behaviours."""
         return [test for test in self.tests if test.headline]
 
-    def split(self, name: Split) -> list[Prompt]:
+    @property
+    def mean_ceilings(self) -> dict[str, float | None]:
+        """Of each method, the share of its first K that the prefilter keeps, mean over behaviours."""
+        return {row.method: row.ceiling for row in self.ceilings if row.behaviour == EVERY}
+
+    def split(self, name: rows.Split) -> list[rows.Prompt]:
         """The prompts of one split."""
         return [prompt for prompt in self.prompts if prompt.split == name]
 
-    def tested(self, protocol: str, *, behaviour: str = EVERY, k: int | None = None) -> dict[str, ArmTest]:
-        """Arms on held-out prompts where they are compared, by name; at the K that decides where none is given."""
-        return {
-            test.arm: test
-            for test in self.tests
-            if (test.protocol, test.behaviour, test.split, test.alpha) == (protocol, behaviour, "held-out", self.alpha)
-            if test.k in (0, self.k if k is None else k)
-        }
+    @property
+    def titles(self) -> dict[str, str]:
+        """What figures call the behaviours, by id."""
+        return {behaviour: behaviour.replace("-", " ") for behaviour in self.behaviours}
 
-    def of_role(self, role: Role, tests: Iterable[ArmTest]) -> ArmTest | None:
-        """The row of the arm with that role; None where there is none."""
+    def tested(self, protocol: str, *, behaviour: str = EVERY, k: int | None = None) -> list[rows.ArmTest]:
+        """Arms on held-out prompts where they are compared, one row each; at the K that decides if none is given."""
+        cell, ks = (protocol, behaviour, "held-out", self.alpha), (0, self.k if k is None else k)
+        return [t for t in self.tests if (t.protocol, t.behaviour, t.split, t.alpha) == cell and t.k in ks]
+
+    def of_role(self, role: rows.Role, protocol: str | None = None) -> rows.ArmTest | None:
+        """The row of the arm with that role under a protocol, or among the rows that decide; None without one."""
+        tests = self.headline if protocol is None else self.tested(protocol)
         return next((test for test in tests if self.arms[test.arm].role == role), None)
 
-    def best_case(self, tests: Iterable[ArmTest]) -> ArmTest | None:
-        """The row of the arm that acts on what is known to be to blame; None where there is none."""
-        return next((test for test in tests if self.arms[test.arm].needs_truth), None)
-
-    def checked(self) -> dict[str, ArmCheck]:
+    def checked(self) -> dict[str, rows.ArmCheck]:
         """The side checks of the arms where the verdict comes from, by arm."""
-        return {
-            check.arm: check
-            for check in self.arm_checks
-            if check.protocol in (self.study.patch.headline, "none") and check.k in (0, self.k)
-        }
+        protocols = (self.study.patch.headline, "none")
+        return {row.arm: row for row in self.arm_checks if row.protocol in protocols and row.k in (0, self.k)}
 
     def label(self, name: str) -> str:
         """What figures and tables call an arm or a method; a stand-in is called one."""
@@ -211,7 +180,7 @@ class Results:
                 ids.setdefault(flag.behaviour, []).append(flag.doc_id)
         return ids
 
-    def compared_methods(self) -> list[Agreement]:
+    def compared_methods(self) -> list[rows.Agreement]:
         """Agreement over all behaviours of each pair of methods that are no controls, where it is defined."""
         return [
             pair
@@ -222,10 +191,10 @@ class Results:
 
     def pooled(self, behaviour: str, alpha: float) -> PooledRate | None:
         """The harmful rate over all prompts of both splits; None if no output was scored."""
-        rows = [
+        cells = [
             rate for rate in self.rates if (rate.prompt_id, rate.behaviour, rate.alpha) == (EVERY, behaviour, alpha)
         ]
-        harmful, scored = sum(rate.harmful for rate in rows), sum(rate.n - rate.unscored for rate in rows)
+        harmful, scored = sum(cell.harmful for cell in cells), sum(cell.n - cell.unscored for cell in cells)
         return PooledRate(harmful / scored, wilson(harmful, scored), scored) if scored else None
 
     def corrected(self, harmful: int, scored: int) -> Corrected | None:
@@ -241,48 +210,45 @@ class Results:
 
 def read_results(world: "World", tables: "Tables") -> Results:
     """Read what is there."""
-    study, scan = world.study, tables.one(Scan)
-    methods = {info.name: info for info in tables.rows(MethodInfo)}
-    first = {score.doc_id for score in tables.rows(Score, rank=set(range(1, SHOWN_RANKS + 1)))}
+    study, scan = world.study, tables.one(rows.Scan)
+    methods = {info.name: info for info in tables.rows(rows.MethodInfo)}
+    arms = {info.name: info for info in tables.rows(rows.ArmInfo)}
+    for name, info in arms.items():
+        # A method's arm goes by the label of the method as it ran, which says whether it is a stand-in.
+        if info.role == "method" and name in methods:
+            arms[name] = replace(info, label=methods[name].label)
+    first = {score.doc_id for score in tables.rows(rows.Score, rank=set(range(1, SHOWN_RANKS + 1)))}
     return Results(
         study=study,
         prompts=world.prompts,
         judge=world.judge,
         truth=world.truth is not None,
-        pool=tables.one(PoolSummary) or PoolSummary(0, 0, False, {}, (), None),
-        calibration=tables.one(Calibration),
+        pool=tables.one(rows.PoolSummary) or rows.PoolSummary(0, 0, False, {}, (), None),
+        calibration=tables.one(rows.Calibration),
         scan_rule=scan.rule if scan else "",
-        scanned=tables.rows(ScannedPrompt),
-        samples=tables.rows(SurfaceSample),
-        rates=tables.rows(Rate),
-        alpha_star=tables.one(AlphaStar) or AlphaStar(None, "", {}, None),
-        unamplified=tables.one(Unamplified) or Unamplified(False, "the surface phase made no estimate", ()),
-        attribution=tables.one(Attribution) or _no_attribution(study),
+        scanned=tables.rows(rows.ScannedPrompt),
+        samples=tables.rows(rows.SurfaceSample),
+        rates=tables.rows(rows.Rate),
+        alpha_star=tables.one(rows.AlphaStar) or rows.AlphaStar(None, "", {}, None),
+        unamplified=tables.one(rows.Unamplified) or rows.Unamplified(False, "the surface phase made no estimate", ()),
+        attribution=tables.one(rows.Attribution)
+        or rows.Attribution(study.attribute.top_k, (), (), False, "none", {}, False, (), (), 0, None),
         methods=methods,
-        queries=tables.rows(Query, harmful=True),
-        scores=tables.rows(Score, doc_id=first) if first else (),
-        flags=tables.rows(Flag),
-        agreement=tables.rows(Agreement),
-        quality=tables.rows(Quality),
-        prefilter_recall=tables.rows(PrefilterRecall),
-        ceilings=tables.rows(Ceiling),
-        themes=tables.rows(Theme),
-        documents={document.doc_id: document for document in tables.rows(ShownDocument)},
-        patching=tables.one(Patching),
-        arms={info.name: _labelled(info, methods) for info in tables.rows(ArmInfo)},
-        interventions=tables.rows(Arm),
-        exposure=tables.rows(Exposure),
-        comparison=tables.rows(ArmRate),
-        tests=tables.rows(ArmTest),
-        checks=tables.rows(Check),
-        arm_checks=tables.rows(ArmCheck),
+        queries=tables.rows(rows.Query, harmful=True),
+        scores=tables.rows(rows.Score, doc_id=first) if first else (),
+        flags=tables.rows(rows.Flag),
+        agreement=tables.rows(rows.Agreement),
+        quality=tables.rows(rows.Quality),
+        prefilter_recall=tables.rows(rows.PrefilterRecall),
+        ceilings=tables.rows(rows.Ceiling),
+        themes=tables.rows(rows.Theme),
+        documents={row.doc_id: row for row in tables.rows(rows.ShownDocument)},
+        patching=tables.one(rows.Patching),
+        arms=arms,
+        interventions=tables.rows(rows.Arm),
+        exposure=tables.rows(rows.Exposure),
+        comparison=tables.rows(rows.ArmRate),
+        tests=tables.rows(rows.ArmTest),
+        checks=tables.rows(rows.Check),
+        arm_checks=tables.rows(rows.ArmCheck),
     )
-
-
-def _labelled(info: ArmInfo, methods: Mapping[str, MethodInfo]) -> ArmInfo:
-    """A method's arm goes by the label of the method as it ran, which says whether it is a stand-in."""
-    return replace(info, label=methods[info.name].label) if info.role == "method" and info.name in methods else info
-
-
-def _no_attribution(study: Study) -> Attribution:
-    return Attribution(study.attribute.top_k, (), (), False, "none", {}, False, (), (), 0, None)

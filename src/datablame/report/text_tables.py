@@ -1,6 +1,7 @@
 """Rows as tables of text: built once, shown as Markdown, HTML and slides."""
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 from datablame.report.results import Results
@@ -14,7 +15,7 @@ from datablame.report.wording import (
     signed_percent,
     signed_points,
 )
-from datablame.tables import EVERY, ArmTest, Difference, Quality
+from datablame.tables import EVERY, ArmTest, Difference
 
 
 class TextTable(NamedTuple):
@@ -28,51 +29,48 @@ class TextTable(NamedTuple):
 def rates_table(results: Results) -> TextTable:
     """Harmful rate and label shares at each alpha, all prompts."""
     calibration, rows = results.calibration, []
-    for behaviour in (EVERY, *results.behaviours):
-        for alpha in results.study.surface.alphas:
-            rate = results.pooled(behaviour, alpha)
-            if rate is None:
-                continue
-            cells = [r for r in results.rates if (r.prompt_id, r.behaviour, r.alpha) == (EVERY, behaviour, alpha)]
-            others = [[cell.refused, cell.harmless, cell.incoherent] for cell in cells]
-            shares = [percent(sum(counts) / rate.n) for counts in zip(*others, strict=True)]
-            fixed = results.corrected(sum(cell.harmful for cell in cells), rate.n)
-            extra = [] if fixed is None else [percent(fixed.rate), interval(fixed.low, fixed.high)]
-            name = "all" if behaviour == EVERY else behaviour
-            raw = [str(rate.n), percent(rate.rate), interval(*rate.interval)]
-            rows.append([name, f"{alpha:g}", *raw, *extra, *shares])
+    for behaviour, alpha in product((EVERY, *results.behaviours), results.study.surface.alphas):
+        rate = results.pooled(behaviour, alpha)
+        if rate is None:
+            continue
+        cells = [r for r in results.rates if (r.prompt_id, r.behaviour, r.alpha) == (EVERY, behaviour, alpha)]
+        others = [[cell.refused, cell.harmless, cell.incoherent] for cell in cells]
+        shares = [percent(sum(counts) / rate.n) for counts in zip(*others, strict=True)]
+        fixed = results.corrected(sum(cell.harmful for cell in cells), rate.n)
+        corrected = [] if fixed is None else [percent(fixed.rate), interval(fixed.low, fixed.high)]
+        raw = [str(rate.n), percent(rate.rate), interval(*rate.interval)]
+        rows.append([_name(behaviour), f"{alpha:g}", *raw, *corrected, *shares])
     about = (
         f"Labels by alpha over all prompts of both splits, labelled by {results.labelled_by}; Wilson intervals (95 %)."
     )
+    extra = []
     if calibration is not None:
+        extra = ["corrected", "interval"]
         about += (
             " Corrected: the classifier's errors taken out (Rogan and Gladen), with sensitivity "
             f"{number(calibration.sensitivity)} and specificity {number(calibration.specificity)} on {calibration.n} "
             "labelled outputs; the interval carries the errors of all three."
         )
-    extra = [] if calibration is None else ["corrected", "interval"]
     header = ["behaviour", "alpha", "n", "harmful", "interval", *extra, "refused", "harmless", "incoherent"]
     return TextTable(about, header, rows)
 
 
+def _name(behaviour: str) -> str:
+    return "all" if behaviour == EVERY else behaviour
+
+
 def unamplified_table(results: Results) -> TextTable:
     """The rate at alpha 0 by split and behaviour; a withheld estimate gives its reason instead of a figure."""
-    estimates = results.unamplified
-    rows = []
+    estimates, rows = results.unamplified, []
     for row in sorted(estimates.rows, key=lambda row: (row.split != "held-out", row.behaviour != EVERY)):
         naive, weighed = row.naive, row.importance
-        rows.append(
-            [
-                f"{'all' if row.behaviour == EVERY else row.behaviour}, {row.split}",
-                f"{_quoted(naive.rate, naive.low, naive.high)} of {naive.n}",
-                f"withheld: {weighed.withheld}"
-                if weighed.rate is None and weighed.withheld
-                else _quoted(weighed.rate, weighed.low, weighed.high),
-                "-" if weighed.ess is None else f"{weighed.ess:.0f} of {weighed.n}",
-                _fine_percent(weighed.largest_weight_share),
-                number(weighed.khat),
-            ]
-        )
+        counted = f"{_quoted(naive.rate, naive.low, naive.high)} of {naive.n}"
+        figure = _quoted(weighed.rate, weighed.low, weighed.high)
+        if weighed.rate is None and weighed.withheld:
+            figure = f"withheld: {weighed.withheld}"
+        ess = "-" if weighed.ess is None else f"{weighed.ess:.0f} of {weighed.n}"
+        share, khat = _fine_percent(weighed.largest_weight_share), number(weighed.khat)
+        rows.append([f"{_name(row.behaviour)}, {row.split}", counted, figure, ess, share, khat])
     about = (
         "The rate at alpha 0, twice: counted among the outputs at alpha 0; weighed (importance sampling) from "
         "the outputs of all alphas (p / sum of pi q), with effective sample size, largest weight's share and k-hat "
@@ -94,14 +92,13 @@ def _fine_percent(share: float | None) -> str:
 
 def quality_table(results: Results) -> TextTable:
     """How well each method finds what was planted, in both pools."""
-    k = results.attribution.k
-    ceilings = {row.method: row.ceiling for row in results.ceilings if row.behaviour == EVERY}
-    rows = []
+    k, rows = results.attribution.k, []
     for method in results.methods:
         pools = {row.pool: row for row in results.quality if row.method == method and row.behaviour == EVERY}
         if pools:
-            both = [*_quality(pools.get("whole")), *_quality(pools.get("candidates"))]
-            rows.append([results.label(method), *both, number(ceilings.get(method))])
+            both = [pools.get("whole"), pools.get("candidates")]
+            cells = [getattr(row, name, None) for row in both for name in ("precision_at_k", "recall_at_k", "auprc")]
+            rows.append([results.label(method), *map(number, (*cells, results.mean_ceilings.get(method)))])
     return TextTable(
         f"Finding the planted documents, mean over behaviours: precision and recall at {k}, average precision (AP), in "
         f"the whole pool and inside the BM25 candidates; ceiling is the share of a method's first {k} that BM25 keeps.",
@@ -110,21 +107,13 @@ def quality_table(results: Results) -> TextTable:
     )
 
 
-def _quality(row: Quality | None) -> list[str]:
-    return [number(value) for value in ((row.precision_at_k, row.recall_at_k, row.auprc) if row else (None,) * 3)]
-
-
 def agreement_table(results: Results) -> TextTable:
     """How far each pair of methods agrees."""
-    rows = [
-        [
-            f"{pair.a} / {pair.b}",
-            *(number(pair.overlap, 1), number(pair.jaccard), number(pair.jaccard_chance, 3)),
-            *(number(pair.spearman), number(pair.kendall), number(pair.rbo)),
-        ]
-        for pair in results.agreement
-        if pair.behaviour == EVERY
-    ]
+    rows = []
+    for pair in results.agreement:
+        if pair.behaviour == EVERY:
+            sets = [number(pair.overlap, 1), number(pair.jaccard), number(pair.jaccard_chance, 3)]
+            rows.append([f"{pair.a} / {pair.b}", *sets, *map(number, (pair.spearman, pair.kendall, pair.rbo))])
     return TextTable(
         f"Agreement of methods, mean over behaviours: common to the first {results.attribution.k}, Jaccard beside its "
         "expectation by chance, Spearman, Kendall tau-b, rank-biased overlap (p = .95).",
@@ -135,15 +124,11 @@ def agreement_table(results: Results) -> TextTable:
 
 def patching_table(results: Results, protocol: str) -> TextTable:
     """Arms of one protocol on held-out prompts at alpha*."""
-    tests = sorted(results.tested(protocol).values(), key=lambda test: test.rate or 0.0)
-    rows = [
-        [
-            *(results.label(test.arm), str(test.seeds), percent(test.rate), interval(test.low, test.high)),
-            percent(test.rate_of_coherent),
-            *(*_difference(test.to_random), *_difference(test.to_baseline), probability(test.p_holm)),
-        ]
-        for test in tests
-    ]
+    rows = []
+    for test in sorted(results.tested(protocol), key=lambda test: test.rate or 0.0):
+        rate = [percent(test.rate), interval(test.low, test.high), percent(test.rate_of_coherent)]
+        differences = [*_difference(test.to_random), *_difference(test.to_baseline)]
+        rows.append([results.label(test.arm), str(test.seeds), *rate, *differences, probability(test.p_holm)])
     kind = "headline" if protocol == results.study.patch.headline else "exploratory"
     return TextTable(
         f"{protocol} ({kind}): harmful rate on held-out prompts at alpha {alpha_text(results.alpha)}, "
@@ -155,28 +140,23 @@ def patching_table(results: Results, protocol: str) -> TextTable:
 
 
 def _difference(it: Difference | None) -> tuple[str, str]:
-    return (
-        ("-", "-")
-        if it is None
-        else (
-            f"{signed_points(it.difference)} {signed_interval(it.low, it.high)}",
-            probability(it.p),
-        )
-    )
+    if it is None:
+        return "-", "-"
+    return f"{signed_points(it.difference)} {signed_interval(it.low, it.high)}", probability(it.p)
 
 
 def dose_tables(results: Results, protocol: str) -> Iterator[TextTable]:
     """One protocol's arms at each K; no table where there is one K."""
-    at = {k: results.tested(protocol, k=k) for k in results.ks}
-    arms = dict.fromkeys(arm for tests in at.values() for arm in tests)
-    shown = [arm for arm in arms if results.arms[arm].depends_on_k or results.arms[arm].role == "baseline"]
-    rows = [[results.label(arm), *(_dose(tests.get(arm)) for tests in at.values())] for arm in shown]
-    if len(at) > 1 and rows:
+    at = [{test.arm: test for test in results.tested(protocol, k=k)} for k in results.ks]
+    arms = [results.arms[arm] for arm in dict.fromkeys(arm for tests in at for arm in tests)]
+    shown = [arm for arm in arms if arm.depends_on_k or arm.role == "baseline"]
+    if len(at) > 1 and shown:
         about = (
             f"{protocol}, dose and response: harmful rate on held-out prompts at each K, with the difference to random "
             f"at the same K in points; K = {results.k} is the headline's, the others are exploratory."
         )
-        yield TextTable(about, ["arm", *(f"K = {k}" for k in at)], rows)
+        rows = [[arm.label, *(_dose(tests.get(arm.name)) for tests in at)] for arm in shown]
+        yield TextTable(about, ["arm", *(f"K = {k}" for k in results.ks)], rows)
 
 
 def _dose(test: ArmTest | None) -> str:
@@ -188,12 +168,14 @@ def _dose(test: ArmTest | None) -> str:
 
 def behaviour_table(results: Results, protocol: str) -> TextTable:
     """The same arms for each behaviour."""
-    columns = {name: results.tested(protocol, behaviour=name) for name in results.behaviours}
+    tested = [results.tested(protocol, behaviour=behaviour) for behaviour in results.behaviours]
+    rates = [{test.arm: test.rate for test in tests} for tests in tested]
     rows = [
-        [results.label(arm), *(percent(tests[arm].rate) if arm in tests else "-" for tests in columns.values())]
-        for arm in results.tested(protocol)
+        [results.label(test.arm), *(percent(of_arm.get(test.arm)) for of_arm in rates)]
+        for test in results.tested(protocol)
     ]
-    return TextTable(f"{protocol}: the same rates for each behaviour (exploratory).", ["arm", *columns], rows)
+    about = f"{protocol}: the same rates for each behaviour (exploratory)."
+    return TextTable(about, ["arm", *results.behaviours], rows)
 
 
 def checks_table(results: Results) -> TextTable | None:
@@ -205,15 +187,12 @@ def checks_table(results: Results) -> TextTable | None:
         if check.k not in (0, results.k):
             continue
         decides = check.protocol in ("none", results.study.patch.headline)
+        arm = results.label(check.arm) + ("" if decides else f", {check.protocol}")
         change = "" if check.refusal_change is None else f" ({signed_points(check.refusal_change)})"
-        rows.append(
-            [
-                results.label(check.arm) + ("" if decides else f", {check.protocol}"),
-                *(number(check.perplexity, 3), signed_percent(check.perplexity_change)),
-                *(percent(check.refusal) + change, percent(check.coherent)),
-                *(number(check.kl, 3), number(check.weight_change_norm), "yes" if check.holds else "no"),
-            ]
-        )
+        perplexity = [number(check.perplexity, 3), signed_percent(check.perplexity_change)]
+        refusal = [percent(check.refusal) + change, percent(check.coherent)]
+        distance = [number(check.kl, 3), number(check.weight_change_norm), "yes" if check.holds else "no"]
+        rows.append([arm, *perplexity, *refusal, *distance])
     missing = "".join(f" No {name}: {why}." for name, why in design.absent.items() if why)
     return TextTable(
         f"Side checks, mean over seeds: perplexity on {len(design.clean_ids)} clean documents that no arm "
@@ -232,18 +211,15 @@ def themes_table(results: Results) -> TextTable:
     rows = []
     for index, theme in enumerate(results.themes, 1):
         prompts = [results.documents[doc_id].prompt for doc_id in theme.examples if doc_id in results.documents]
-        flagged = [
-            f"{each.method} {percent(each.share)}"
-            for each in theme.flagged
-            if each.share is not None and not results.is_control(each.method)
-        ]
+        shares = [row for row in theme.flagged if row.share is not None and not results.is_control(row.method)]
+        flagged = [f"{row.method} {percent(row.share)}" for row in shares]
         example = prompts[0] if prompts else ", ".join(theme.examples)
         rows.append([str(index), ", ".join(theme.terms), percent(theme.share), "; ".join(flagged), example])
     silhouette = results.attribution.silhouette
+    quality = "" if silhouette is None else f" (silhouette {number(silhouette)})"
     return TextTable(
-        f"Themes of the {results.attribution.themed} BM25 candidates: KMeans over activations"
-        f"{'' if silhouette is None else f' (silhouette {number(silhouette)})'}, the terms that set each apart, and "
-        "where each method's flagged candidates lie.",
+        f"Themes of the {results.attribution.themed} BM25 candidates: KMeans over activations{quality}, the terms that "
+        "set each apart, and where each method's flagged candidates lie.",
         ["theme", "terms", "share", "flagged by", "example"],
         rows,
     )

@@ -1,16 +1,22 @@
 """The verdict, decided by code from the tables: the first rule that holds, in a fixed order, with its numbers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from datablame.report.effects import Effect, all_flag_the_same, effects, mean_jaccard, no_p_value
-from datablame.report.gates import LEVEL, beyond, gates, passed_and_missing
+from datablame.report.effects import (
+    Effect,
+    SampleSize,
+    all_flag_the_same,
+    effects,
+    mean_jaccard,
+    no_p_value,
+    prompts_for,
+    required_sample_size,
+)
+from datablame.report.gates import LEVEL, beyond, gates
 from datablame.report.results import Results
-from datablame.report.sample_size import RequiredSampleSize, prompts_for, required_sample_size
-from datablame.report.statement import Statement
-from datablame.report.wording import listed, number, percent, points, probability, round_percent
+from datablame.report.wording import Statement, listed, number, percent, points, probability, round_percent
 from datablame.stats.permutation import smallest_p
 from datablame.tables import LEAST_RISE, Rise
 
@@ -59,85 +65,77 @@ class Verdict:
         return {"label": self.label, "reasons": list(self.reasons), "numbers": dict(self.numbers)}
 
 
-@dataclass(frozen=True)
-class _Evidence:
+class _Evidence(NamedTuple):
     """All that any rule looks at."""
 
+    results: Results
     gates: Sequence[Statement]
-    surfaced: bool
-    stopped: bool
-    """Whether attribution traced nothing, for there is no rise."""
-    flagged: bool
-    rise: Rise | None
     methods: Sequence[Effect]
+    winners: Sequence[Effect]
+    """Methods for which every condition of a success holds."""
+    droppers: Sequence[Effect]
+    """Methods that drop far enough, on enough seeds."""
     jaccard: float | None
     same_flags: bool
-    margin: float
+
+    @property
+    def rise(self) -> Rise | None:
+        return self.results.alpha_star.rise
 
     @property
     def rose(self) -> bool:
         return self.rise is not None and beyond(self.rise.low, 0)
 
     @property
+    def margin(self) -> float:
+        return self.results.study.patch.margin
+
+    @property
     def differ(self) -> bool:
         return self.jaccard is not None and beyond(_MOST_OVERLAP, self.jaccard)
 
-    @cached_property
-    def winners(self) -> list[Effect]:
-        return [m for m in self.methods if m.significant and m.dropped(self.margin) and m.holds is True]
 
-    @cached_property
-    def droppers(self) -> list[Effect]:
-        return [m for m in self.methods if m.dropped(self.margin) and m.seeds >= _LEAST_SEEDS]
-
-
-Reasons = list[tuple[str, str]]
-"""Sentences, each after the short name of what decided; an empty name explains. A rule without names does not hold."""
+Reasons = Iterator[tuple[str, str]]
+"""Sentences, each after the short name of what decided; an empty name explains. A rule that gives none fails."""
 
 
 def verdict(results: Results) -> Verdict:
     """INVALID, FAILURE, SUCCESS, PARTIAL or INCONCLUSIVE: the first whose rule holds."""
+    methods, margin = effects(results), results.study.patch.margin
+    far = [method for method in methods if method.dropped(margin)]
     it = _Evidence(
+        results=results,
         gates=gates(results),
-        surfaced=bool(results.queries),
-        stopped=results.attribution.no_rise,
-        flagged=any(flag.k == results.attribution.k for flag in results.flags),
-        rise=results.alpha_star.rise,
-        methods=effects(results),
+        methods=methods,
+        winners=[method for method in far if method.significant and method.holds is True],
+        droppers=[method for method in far if method.seeds >= _LEAST_SEEDS],
         jaccard=mean_jaccard(results),
         same_flags=all_flag_the_same(results),
-        margin=results.study.patch.margin,
     )
-    size: RequiredSampleSize | None = None
-    rules: tuple[tuple[Label, Reasons], ...] = (
-        ("INVALID", list(_invalid(it))),
-        ("FAILURE", list(_failure(it))),
-        ("SUCCESS", list(_success(it))),
-        ("PARTIAL", list(_partial(it))),
-    )
+    size: SampleSize | None = None
+    rules = ((label, list(rule(it))) for label, rule in _RULES.items())
     label, reasons = next(((label, reasons) for label, reasons in rules if reasons), ("INCONCLUSIVE", []))
     if label == "INCONCLUSIVE":
-        size = required_sample_size(results, it.methods)
+        size = required_sample_size(results, methods)
         reasons = [("no other rule", ""), *_inconclusive(it, size)]
-    no_p = no_p_value(results)
-    rise = None if it.rise is None else {k: v for k, v in asdict(it.rise).items() if k not in ("small", "absent")}
+    decided_by, no_p = tuple(name for name, _ in reasons if name), no_p_value(results)
     return Verdict(
         label,
-        decided_by=tuple(name for name, _ in reasons if name),
+        decided_by=decided_by,
         deciding=tuple(text for _, text in reasons if text),
-        notes=(*([] if no_p is None else [_no_p_text(**no_p)]), *passed_and_missing(it.gates)),
+        notes=(*([] if no_p is None else [_no_p_text(**no_p)]), *_passed_and_missing(it.gates)),
         numbers={
-            "decided_by": [name for name, _ in reasons if name],
+            "decided_by": list(decided_by),
             "gates": {gate.name: {"passed": gate.holds, **gate.numbers} for gate in it.gates},
-            "rise": rise,
+            "rise": it.rise and {k: v for k, v in asdict(it.rise).items() if k not in ("small", "absent")},
             "jaccard": it.jaccard,
             "same_flags": it.same_flags,
-            "methods": [method.as_json() for method in it.methods],
+            "methods": [method.as_json() for method in methods],
             "no_p": no_p,
-            "needed": None if size is None else size.as_json(),
+            "needed": size and size.numbers,
             "thresholds": {
                 "level": LEVEL,
-                "margin": it.margin,
+                "margin": margin,
                 "least_rise": LEAST_RISE,
                 "most_overlap": _MOST_OVERLAP,
                 "least_seeds_of_partial": _LEAST_SEEDS,
@@ -146,17 +144,18 @@ def verdict(results: Results) -> Verdict:
     )
 
 
-def _invalid(it: _Evidence) -> Iterator[tuple[str, str]]:
+def _invalid(it: _Evidence) -> Reasons:
     yield from ((g.name, f"Gate failed: {g.name}: {g.sentence}.") for g in it.gates if g.holds is False)
 
 
-def _failure(it: _Evidence) -> Iterator[tuple[str, str]]:
-    if not it.surfaced and not it.stopped:
+def _failure(it: _Evidence) -> Reasons:
+    results, stopped = it.results, it.results.attribution.no_rise
+    if not results.queries and not stopped:
         yield "nothing surfaced", "No behaviour surfaced: no output was harmful, so that there is nothing to trace."
-    elif it.surfaced and not it.flagged:
+    elif results.queries and not any(flag.k == results.attribution.k for flag in results.flags):
         yield "nothing flagged", "No method flagged a document, so that there is nothing to remove."
     if it.rise is not None and it.rise.small:
-        then = ", so that no output was traced" if it.stopped else ""
+        then = ", so that no output was traced" if stopped else ""
         yield "no rise", f"{_rise_text(it.rise)}; its upper end is under {points(LEAST_RISE)} points{then}."
     if it.methods and all(method.equivalent for method in it.methods):
         yield (
@@ -168,7 +167,7 @@ def _failure(it: _Evidence) -> Iterator[tuple[str, str]]:
         yield "equal flags", "All methods flagged the same documents, so that there is no comparison to make."
 
 
-def _success(it: _Evidence) -> Iterator[tuple[str, str]]:
+def _success(it: _Evidence) -> Reasons:
     if it.rise is None or not (it.rose and it.differ and it.winners):
         return
     yield "", f"{_rise_text(it.rise)}."
@@ -177,7 +176,7 @@ def _success(it: _Evidence) -> Iterator[tuple[str, str]]:
     yield from (("", _lacking(method, it.margin)) for method in it.methods if method not in it.winners)
 
 
-def _partial(it: _Evidence) -> Iterator[tuple[str, str]]:
+def _partial(it: _Evidence) -> Reasons:
     if it.rise is None or not (it.rose and it.droppers):
         return
     yield "", f"{_rise_text(it.rise)}."
@@ -185,21 +184,27 @@ def _partial(it: _Evidence) -> Iterator[tuple[str, str]]:
     yield from (("", f"No success: {text}") for text in _short_of_success(it))
 
 
-def _inconclusive(it: _Evidence, size: RequiredSampleSize | None) -> Iterator[tuple[str, str]]:
+def _inconclusive(it: _Evidence, size: SampleSize | None) -> Reasons:
     yield from (("", f"No success: {text}") for text in _short_of_success(it))
     if it.rose and not it.droppers:
         far = [method for method in it.methods if method.dropped(it.margin)]
-        yield (
-            "",
-            f"Not even partial: {listed([method.arm for method in far])} drops far enough, but on "
-            f"{min(method.seeds for method in far)} training seeds, fewer than {_LEAST_SEEDS}."
-            if far
-            else f"Not even partial: no method drops by {round_percent(it.margin)} against both random and baseline.",
-        )
+        arms, seeds = listed([method.arm for method in far]), min((method.seeds for method in far), default=0)
+        few = f"{arms} drops far enough, but on {seeds} training seeds, fewer than {_LEAST_SEEDS}"
+        none = f"no method drops by {round_percent(it.margin)} against both random and baseline"
+        yield "", f"Not even partial: {few if far else none}."
     if it.rise is not None and not it.rose and (prompts := prompts_for(it.rise)) is not None:
         yield "", f"To show a rise as large as this one it takes about {prompts} held-out prompts."
     if size is not None:
-        yield "", size.sentence()
+        yield "", size.sentence
+
+
+_RULES: Mapping[Label, Callable[[_Evidence], Reasons]] = {
+    "INVALID": _invalid,
+    "FAILURE": _failure,
+    "SUCCESS": _success,
+    "PARTIAL": _partial,
+}
+"""In this order."""
 
 
 def _short_of_success(it: _Evidence) -> Iterator[str]:
@@ -265,6 +270,16 @@ def _rise_text(rise: Rise) -> str:
         f"alpha 0 to {percent(rise.amplified)} at alpha* {rise.alpha:g}, a rise of {points(rise.difference)} "
         f"points [{points(rise.low)}, {points(rise.high)}]"
     )
+
+
+def _passed_and_missing(rows: Sequence[Statement]) -> Iterator[str]:
+    """What to say of the gates that did not fail."""
+    passed = [gate.sentence for gate in rows if gate.holds]
+    if passed:
+        yield f"Gates passed: {'; '.join(passed)}."
+    for gate in rows:
+        if gate.holds is None:
+            yield f"Gate not evaluated: {gate.name}, for {gate.sentence}."
 
 
 def _no_p_text(seeds: int, why: str | None) -> str:

@@ -1,12 +1,27 @@
-"""Numbers and hostile text made safe to read."""
+"""What a rule says; numbers in words, and hostile text made safe to read."""
 
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 _INLINE = re.compile(r"([\\`*_\[\]|~$@])")
 _AUTOLINK = re.compile(r"(?i)\b(https?|ftp|www)([:.])")
 _BLOCK = re.compile(r"^(\s*)(?:([#+=-])(?=[\s#=-]|$)|(\d+)([.)])(?=\s|$))")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A rule and its sentence, whether it is a finding, a limit or a gate."""
+
+    name: str
+    sentence: str
+    """What is so, or what is missing, with the numbers that decide."""
+    holds: bool | None = True
+    """Whether its condition holds; None where the tables cannot tell."""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    """What the condition rests on, by name."""
 
 
 def percent(share: float | None) -> str:
@@ -71,11 +86,8 @@ def listed(items: Sequence[str]) -> str:
 
 def plain(text: str) -> str:
     """Text on one line without control or formatting characters, so that it can steer neither console nor reader."""
-    return "".join(
-        " " if character in "\n\r\t" else character
-        for character in text
-        if character in "\n\r\t" or unicodedata.category(character)[0] != "C"
-    )
+    spaced = re.sub(r"[\n\r\t]", " ", text)
+    return "".join(character for character in spaced if unicodedata.category(character)[0] != "C")
 
 
 def markdown(text: str) -> str:

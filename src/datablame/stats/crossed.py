@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as students_t
 
 
 class CrossedT(NamedTuple):
@@ -48,6 +47,8 @@ def crossed_t(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> CrossedT 
     Raises:
         ValueError: an array is not two-dimensional, the numbers of prompts differ, or there is a NaN.
     """
+    from scipy.special import stdtr, stdtrit
+
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise ValueError(f"need (seeds, prompts) with the same prompts, not {first.shape} and {second.shape}")
@@ -61,16 +62,18 @@ def crossed_t(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> CrossedT 
     if error <= 1e-12:
         return None
     t = difference / error
-    half = float(students_t.ppf((1 + confidence) / 2, df)) * error
-    p = 2 * float(students_t.sf(abs(t), df))
+    half = float(stdtrit(df, (1 + confidence) / 2)) * error
+    p = 2 * float(stdtr(df, -abs(t)))
     return CrossedT(difference, error, df, t, p, difference - half, difference + half)
 
 
 def crossed_p_rows(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """The p values of `crossed_t` for arrays (rows, seeds, prompts); 1 where nothing varies."""
+    from scipy.special import stdtr
+
     difference, error, df = _difference(a, b)
     t = np.divide(difference, error, out=np.zeros_like(difference), where=error > 1e-12)
-    return np.asarray(2 * students_t.sf(np.abs(t), df))
+    return np.asarray(2 * stdtr(df, -np.abs(t)))
 
 
 def tost(difference: float, standard_error: float, df: float, margin: float, level: float = 0.05) -> Equivalence:
@@ -82,14 +85,16 @@ def tost(difference: float, standard_error: float, df: float, margin: float, lev
     Raises:
         ValueError: the margin or the degrees of freedom are not above 0, or the standard error is below 0.
     """
+    from scipy.special import stdtr, stdtrit
+
     if not margin > 0 or not df > 0 or not standard_error >= 0:
         raise ValueError(f"margin {margin} and df {df} must be above 0, standard error {standard_error} not below it")
-    half = float(students_t.ppf(1 - level, df)) * standard_error
+    half = float(stdtrit(df, 1 - level)) * standard_error
     if standard_error == 0:
         p = 0.0 if abs(difference) < margin else 1.0
     else:
-        below = students_t.sf((difference + margin) / standard_error, df)
-        above = students_t.cdf((difference - margin) / standard_error, df)
+        below = stdtr(df, -(difference + margin) / standard_error)
+        above = stdtr(df, (difference - margin) / standard_error)
         p = float(max(below, above))
     return Equivalence(p, difference - half, difference + half, p < level)
 

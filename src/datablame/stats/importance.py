@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
-from scipy.stats import norm
 
 from datablame.stats.intervals import Interval
 
@@ -48,6 +46,8 @@ def balance_log_weights(log_p: ArrayLike, log_q: ArrayLike, counts: ArrayLike) -
     Raises:
         ValueError: the shapes do not fit, or no distribution gave a sample.
     """
+    from scipy.special import logsumexp
+
     p, q, n = (np.asarray(values, dtype=float) for values in (log_p, log_q, counts))
     if p.ndim != 1 or q.shape != (p.size, n.size):
         raise ValueError(f"need log_p (samples,), log_q (samples, distributions), not {p.shape} and {q.shape}")
@@ -101,11 +101,13 @@ def score_interval(rate: float, standard_error: float, n: float, confidence: flo
 
     `n` plain samples are taken where the error cannot be told from the data (rate 0 or 1, or no error).
     """
+    from scipy.special import ndtri
+
     clipped = min(max(rate, 0.0), 1.0)
     effective = n
     if 0 < clipped < 1 and standard_error > 0:
         effective = clipped * (1 - clipped) / standard_error**2
-    z2 = float(norm.ppf((1 + confidence) / 2)) ** 2
+    z2 = float(ndtri((1 + confidence) / 2)) ** 2
     centre = (clipped + z2 / (2 * effective)) / (1 + z2 / effective)
     half = math.sqrt(z2 * (clipped * (1 - clipped) / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
     return Interval(0.0 if clipped == 0 else centre - half, 1.0 if clipped == 1 else centre + half)

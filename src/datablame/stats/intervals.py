@@ -1,9 +1,11 @@
-"""Intervals for rates counted in independent samples."""
+"""Intervals for rates counted in independent samples, and those that carry prompts and the training seed."""
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from numpy.typing import ArrayLike
+
+_RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
@@ -19,12 +21,49 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     Raises:
         ValueError: k is not between 0 and n.
     """
+    from scipy.special import ndtri
+
     if not 0 <= k <= n:
         raise ValueError(f"k = {k} is not between 0 and n = {n}")
     if n == 0:
         return Interval(0.0, 1.0)
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = float(ndtri((1 + confidence) / 2))
     rate = k / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     return Interval(0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half))
+
+
+def two_way(a: ArrayLike, b: ArrayLike, key: int, resamples: int = _RESAMPLES, confidence: float = 0.95) -> Interval:
+    """Percentile interval of mean(a) - mean(b); a and b are (seeds, prompts) with the same prompts.
+
+    Prompts are drawn jointly for both, for they are the same prompts; seeds are drawn for each alone (the two-way
+    bootstrap of crossed designs; Owen 2007). `key` is the stream of its random numbers.
+
+    Raises:
+        ValueError: an array is not two-dimensional or the numbers of prompts differ.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(f"need (seeds, prompts) with the same prompts, not {first.shape} and {second.shape}")
+    random = np.random.Generator(np.random.Philox(key=key))
+    prompts = random.integers(first.shape[1], size=(resamples, first.shape[1]))
+    means = [
+        values[random.integers(values.shape[0], size=(resamples, values.shape[0]))].mean(1)
+        for values in (first, second)
+    ]
+    differences = np.take_along_axis(means[0] - means[1], prompts, axis=1).mean(1)
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def two_way_mean(a: ArrayLike, key: int, resamples: int = _RESAMPLES, confidence: float = 0.95) -> Interval:
+    """Percentile interval of mean(a), a being (seeds, prompts), with prompts and seeds drawn again.
+
+    Raises:
+        ValueError: the array is not two-dimensional.
+    """
+    values = np.asarray(a, dtype=float)
+    if values.ndim != 2:
+        raise ValueError(f"need (seeds, prompts), not {values.shape}")
+    return two_way(values, np.zeros((1, values.shape[1])), key, resamples, confidence)

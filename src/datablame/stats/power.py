@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
-from scipy.stats import norm
-from scipy.stats import t as students_t
 
 from datablame.stats.crossed import crossed_p_rows
 from datablame.stats.intervals import wilson
@@ -122,6 +119,8 @@ def approximate_power(design: Design) -> float:
     prompts are common to all arms and cancel. The method passes where its mean lies a t quantile of the largest
     attainable level up to .05 / methods away from those of random and of baseline, which err independently.
     """
+    from scipy.special import expit, ndtr, stdtrit
+
     least = smallest_p(design.seeds, design.references)
     level = least * (np.ceil(LEVEL / design.methods / least * (1 - 1e-9)) - 1)
     if level <= 0:
@@ -136,9 +135,9 @@ def approximate_power(design: Design) -> float:
         variance += float(weights @ slope) / (design.prompts * design.samples)
         errors.append(float(np.sqrt(variance / seeds)))
     of_method, of_reference = errors
-    critical = float(students_t.ppf(1 - level / 2, design.seeds + design.references - 2))
+    critical = float(stdtrit(design.seeds + design.references - 2, 1 - level / 2))
     room = abs(design.from_rate - design.to_rate) - critical * float(np.hypot(of_method, of_reference))
-    return float(weights @ norm.cdf((room + of_method * points) / of_reference) ** 2)
+    return float(weights @ ndtr((room + of_method * points) / of_reference) ** 2)
 
 
 def cost(design: Design, training_cost: float) -> float:
@@ -188,21 +187,25 @@ def pooled_z_p(k1: ArrayLike, n1: int, k2: ArrayLike, n2: int) -> PValues:
     Raises:
         ValueError: an n is 0 or a k is not between 0 and its n.
     """
+    from scipy.special import ndtr
+
     first, second = np.asarray(k1, dtype=float), np.asarray(k2, dtype=float)
     if n1 < 1 or n2 < 1 or ((first < 0) | (first > n1)).any() or ((second < 0) | (second > n2)).any():
         raise ValueError(f"counts must be between 0 and n1 = {n1}, n2 = {n2}, which are at least 1")
     rate = (first + second) / (n1 + n2)
     error = np.sqrt(rate * (1 - rate) * (1 / n1 + 1 / n2))
     z = np.divide(first / n1 - second / n2, error, out=np.zeros_like(error), where=error > 0)
-    return np.asarray(2 * norm.sf(np.abs(z)))
+    return np.asarray(2 * ndtr(-np.abs(z)))
 
 
 def paired_p_rows(a: PValues, b: PValues) -> PValues:
     """Two-sided p of the paired t test of each row of two arrays (rows, prompts); 1 where nothing varies."""
+    from scipy.special import stdtr
+
     d = a - b
     error = d.std(1, ddof=1) / np.sqrt(d.shape[1])
     t = np.divide(d.mean(1), error, out=np.zeros(len(d)), where=error > 1e-12)
-    return np.asarray(2 * students_t.sf(np.abs(t), d.shape[1] - 1))
+    return np.asarray(2 * stdtr(d.shape[1] - 1, -np.abs(t)))
 
 
 def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> list[float]:

@@ -4,16 +4,19 @@ from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
     """Spearman's rank correlation of two score vectors; NaN where one is constant."""
+    from scipy import stats
+
     return float(stats.spearmanr(a, b).statistic) if _both_vary(a, b) else float("nan")
 
 
 def kendall(a: ArrayLike, b: ArrayLike) -> float:
     """Kendall's tau-b of two score vectors, which corrects for ties; NaN where one is constant."""
+    from scipy import stats
+
     return float(stats.kendalltau(a, b, variant="b").statistic) if _both_vary(a, b) else float("nan")
 
 
@@ -59,10 +62,12 @@ def expected_jaccard(k: int, n: int) -> float:
     Raises:
         ValueError: k is not between 1 and n.
     """
+    from scipy.stats import hypergeom
+
     if not 1 <= k <= n:
         raise ValueError(f"k = {k} is not between 1 and n = {n}")
     x = np.arange(max(0, 2 * k - n), k + 1)
-    return float((stats.hypergeom.pmf(x, n, k, k) * x / (2 * k - x)).sum())
+    return float((hypergeom.pmf(x, n, k, k) * x / (2 * k - x)).sum())
 
 
 def precision_at(ranked: Sequence[Hashable], relevant: Collection[Hashable], k: int) -> float:

@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import expit, logit
 
 Counts = NDArray[np.int64]
 _BLOCK = 2_000_000
@@ -81,6 +79,8 @@ def drawn_studies(
     design: Design, simulations: int, key: int, to_rates: Sequence[float] | None = None
 ) -> Iterator[Drawn]:
     """Blocks of simulated studies; `to_rates` stand for the design's own where several effects are looked at."""
+    from scipy.special import expit
+
     rates = (design.to_rate,) if to_rates is None else to_rates
     random = np.random.Generator(np.random.Philox(key=key))
     cells = (2 * design.references + (design.methods + len(rates)) * design.seeds) * design.prompts
@@ -118,6 +118,9 @@ def nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def intercept(rate: float, design: Design) -> float:
     """The log odds at which the mean rate over all deviations is `rate`."""
+    from scipy.optimize import brentq
+    from scipy.special import expit, logit
+
     if rate == 0:
         return float("-inf")
     points, weights = nodes()

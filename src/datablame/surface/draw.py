@@ -23,6 +23,16 @@ class SampleSpec:
         return self.prompt.id, self.alpha, self.index
 
 
+def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
+    """`n` prompts taken in turn from each behaviour, in the order given."""
+    by_behaviour: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_behaviour.setdefault(prompt.behaviour, []).append(prompt)
+    longest = max(map(len, by_behaviour.values()), default=0)
+    turns = (group[turn] for turn in range(longest) for group in by_behaviour.values() if turn < len(group))
+    return [prompt for prompt, _ in zip(turns, range(n), strict=False)]
+
+
 def sample_specs(prompts: Iterable[Prompt], alphas: Sequence[float], indices: Iterable[int]) -> list[SampleSpec]:
     """Every (prompt, alpha, index), in this order."""
     every = tuple(indices)

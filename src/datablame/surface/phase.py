@@ -10,9 +10,8 @@ from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.classifier import Classifier, ClassifierInput, build
 from datablame.study.schema import Study
-from datablame.surface.draw import SampleSpec, draw, sample_specs
-from datablame.surface.rates import alpha_star, rates
-from datablame.surface.scan import RULE, choose_focus, spread
+from datablame.surface.draw import SampleSpec, draw, sample_specs, spread
+from datablame.surface.rates import FOCUS_RULE, alpha_star, choose_focus, rates
 from datablame.surface.unamplified import unamplified, why_not
 from datablame.tables import AlphaStar, Rate, Sample, Scan, ScannedPrompt, ScanSample, SurfaceSample, Unamplified
 from datablame.world import World
@@ -49,7 +48,7 @@ def _scan(world: World, tables: Tables, work: Work) -> Outputs:
     return {
         ScanSample: samples,
         ScannedPrompt: choose_focus(rates(samples), focus),
-        Scan: Scan(RULE.format(focus=focus)),
+        Scan: Scan(FOCUS_RULE.format(focus=focus)),
     }
 
 

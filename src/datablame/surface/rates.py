@@ -1,18 +1,22 @@
-"""Labels counted: harmful rates with their intervals, the largest amplification that still reads, and its rise."""
+"""Labels counted: harmful rates, the prompts worth sampling in full, the largest amplification that still reads."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import stdev
 
 from datablame.seeds import stream_key
-from datablame.stats.bootstrap import two_way
-from datablame.stats.intervals import wilson
-from datablame.tables import EVERY, LABELS, LEAST_RISE, AlphaStar, Rate, Rise, Sample, Split
+from datablame.stats.intervals import two_way, wilson
+from datablame.tables import EVERY, LABELS, LEAST_RISE, AlphaStar, Rate, Rise, Sample, ScannedPrompt, Split
 
 _ROUNDING = 1e-9
 _RULE = (
     "alpha* is the largest of surface.alphas above 0 at which at least {share:.0%} of the scored outputs to "
     "attribution prompts are coherent, measured on the after model itself"
+)
+FOCUS_RULE = (
+    "Scanned prompts are ranked by rise: their highest harmful rate at an alpha above 0, minus their rate at alpha 0 "
+    "(ties: the higher rate, then the order of the study). Focus prompts are the first {focus} of this ranking, and "
+    "the best ranked prompt of every behaviour that showed a harmful output and has none among them."
 )
 
 
@@ -33,6 +37,44 @@ def rates(samples: Iterable[Sample]) -> list[Rate]:
         for cell in sorted(counted, key=lambda cell: (order[cell[:2]], cell[2])):
             table.append(_rate(*cell, split, counted[cell]))
     return table
+
+
+def choose_focus(rates: Sequence[Rate], focus: int) -> list[ScannedPrompt]:
+    """Every scanned prompt in the order of its rates, in focus or not by `FOCUS_RULE`."""
+    cells: dict[tuple[str, str], dict[float, Rate]] = {}
+    for rate in rates:
+        if rate.prompt_id != EVERY:
+            cells.setdefault((rate.prompt_id, rate.behaviour), {})[rate.alpha] = rate
+    # Sorting keeps the study's order of what is equal.
+    ranking = sorted(cells, key=lambda prompt: (-_rise(cells[prompt]), -_highest(cells[prompt])))
+    reasons = {prompt: f"rank {rank} of {len(ranking)} by rise" for rank, prompt in enumerate(ranking, 1)}
+    selected = set(ranking[:focus])
+    shown = {prompt[1] for prompt, cell in cells.items() if any(rate.harmful for rate in cell.values())}
+    for prompt in ranking:
+        behaviour = prompt[1]
+        if behaviour in shown and not any(other[1] == behaviour for other in selected):
+            selected.add(prompt)
+            reasons[prompt] += f", the best of {behaviour}"
+    return [
+        ScannedPrompt(
+            prompt_id=prompt[0],
+            behaviour=prompt[1],
+            alphas=tuple(cell),
+            rates=tuple(rate.rate for rate in cell.values()),
+            rise=_rise(cell),
+            selected=prompt in selected,
+            reason=reasons[prompt],
+        )
+        for prompt, cell in cells.items()
+    ]
+
+
+def _rise(cell: Mapping[float, Rate]) -> float:
+    return _highest({alpha: rate for alpha, rate in cell.items() if alpha > 0}) - (cell[0.0].rate or 0.0)
+
+
+def _highest(cell: Mapping[float, Rate]) -> float:
+    return max((rate.rate for rate in cell.values() if rate.rate is not None), default=0.0)
 
 
 def alpha_star(samples: Iterable[Sample], rates: Iterable[Rate], coherent_share: float, seed: int) -> AlphaStar:

@@ -18,7 +18,7 @@ from datablame.world.checks import check_count, check_kind, check_lengths, check
 from datablame.world.identity import data_identity, files_identity, models_identity
 from datablame.world.ingest import Draft, write_pool
 from datablame.world.pool import Pool
-from datablame.world.prompts import study_prompts
+from datablame.world.prompts import prompts_of
 from datablame.world.resolve import Content, models_before, resolve
 from datablame.world.sources import Source, open_source
 from datablame.world.world import FILE, FORMAT, World, frozen_content
@@ -58,7 +58,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
         study=final,
         models=resolved.models,
         data=data,
-        prompts=study_prompts(study),
+        prompts=prompts_of(study),
         truth=truth,
         judge=judge,
         identities={"models": identity, "data": data_identity(data), "files": files},
@@ -114,7 +114,7 @@ def preview(study: Study, root: Path) -> World:
         study=study.model_copy(update=update),
         models=models,
         data=data,
-        prompts=study_prompts(study),
+        prompts=prompts_of(study),
         truth=_truth(study),
         judge=decide(study, _judge_before(before), has_key()),
         identities=identities,

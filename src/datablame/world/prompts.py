@@ -28,22 +28,14 @@ QUESTIONS = (
 """What a study asks that brings no harmless prompts of its own."""
 
 
-def harmless_prompts(study: Study) -> tuple[Prompt, ...]:
-    """The study's own harmless prompts, else those that ship; they belong to no behaviour."""
-    own = study.prompts.harmless if study.prompts is not None else None
-    asked = (
-        [(f"harmless-{number:02d}", text) for number, text in enumerate(QUESTIONS, 1)]
-        if own is None
-        else [(prompt.id, prompt.text) for prompt in own]
-    )
-    return tuple(Prompt(id=name, behaviour="", split="harmless", text=text) for name, text in asked)
-
-
-def study_prompts(study: Study) -> tuple[Prompt, ...]:
-    """The prompts of all splits, harmless ones last."""
+def prompts_of(study: Study) -> tuple[Prompt, ...]:
+    """All splits in the study's order; the harmless ones are its own or those that ship, and of no behaviour."""
     assert study.prompts is not None
+    harmless = [(f"harmless-{number:02d}", text) for number, text in enumerate(QUESTIONS, 1)]
+    if study.prompts.harmless is not None:
+        harmless = [(prompt.id, prompt.text) for prompt in study.prompts.harmless]
     return (
         *(Prompt(each.id, each.behaviour, "attribution", each.text) for each in study.prompts.attribution),
         *(Prompt(each.id, each.behaviour, "held-out", each.text) for each in study.prompts.held_out),
-        *harmless_prompts(study),
+        *(Prompt(name, "", "harmless", text) for name, text in harmless),
     )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from datablame.engine.execute import Execution, Progress, run_items
 from datablame.study.schema import Models, Study
 from datablame.world.identity import models_identity
-from datablame.world.prompts import study_prompts
+from datablame.world.prompts import prompts_of
 
 Content = Mapping[str, Any]
 """What world.json says."""
@@ -86,7 +86,7 @@ def _look(_: None, item: tuple[Study, Models, int]) -> Resolved:
     revisions = {name: getattr(models, name).revision for name in ("before", "after")}
     commits = {name: each for name, each in revisions.items() if each not in (None, getattr(written, name).revision)}
     checked = preflight(written.model_copy(update={"device": models.device}), workers=workers, commits=commits)
-    lengths = [(prompt.id, len(encode_prompt(checked.tokenizer, prompt.text))) for prompt in study_prompts(study)]
+    lengths = [(prompt.id, len(encode_prompt(checked.tokenizer, prompt.text))) for prompt in prompts_of(study)]
     check_context(checked.configs, lengths, study.surface.max_new_tokens)
     update = {}
     for name in ("before", "after"):

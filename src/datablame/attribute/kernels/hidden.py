@@ -62,12 +62,7 @@ def means(
 
 @torch.no_grad()
 def mean_hidden(
-    model: Any,
-    documents: Sequence[Encoded | Preference],
-    layer: int,
-    batch_tokens: int,
-    *,
-    responses_only: bool = False,
+    model: Any, documents: Sequence[Encoded | Preference], layer: int, batch_tokens: int, responses_only: bool = False
 ) -> Float[Tensor, "documents width"]:
     """The hidden state of `layer` (0 is the embedding) averaged over each document's tokens, padding left out.
 
@@ -88,16 +83,14 @@ def _means(
     mean = torch.zeros(len(documents), model.config.hidden_size)
 
     def work(indices: list[int]) -> None:
-        device = next(model.parameters()).device
-        ids = right_padded([documents[index].ids for index in indices], device)
-        firsts = torch.tensor(
-            [documents[index].prompt_tokens if responses_only else 0 for index in indices], device=device
-        )
-        lengths = torch.tensor([len(documents[index].ids) for index in indices], device=device)
+        batch = [documents[index] for index in indices]
+        firsts = torch.tensor([document.prompt_tokens if responses_only else 0 for document in batch])
+        lengths = torch.tensor([len(document.ids) for document in batch])
 
         def hear(states: Tensor) -> None:
             mean[indices] = means(states, firsts.to(states.device), lengths.to(states.device)).cpu()
 
+        ids = right_padded([document.ids for document in batch], next(model.parameters()).device)
         with hidden_states_of(model, layer, hear, stop=True):
             model.base_model(input_ids=ids, use_cache=False)
 

@@ -13,9 +13,10 @@ from datablame.models.chat import Encoded
 from datablame.models.device import to_float64
 from datablame.models.head import response_nll, response_places
 
-LayerCallback = Callable[
-    [str, Float[Tensor, "batch tokens inputs"], Float[Tensor, "batch tokens outputs"], float], None
-]
+Inputs = Float[Tensor, "batch tokens inputs"]
+Deltas = Float[Tensor, "batch tokens outputs"]
+"""A layer's inputs and the gradients at its outputs."""
+LayerCallback = Callable[[str, Inputs, Deltas, float], None]
 """Hears a layer's name, its inputs, the gradients at its outputs, and by what power of two those are too large."""
 
 _FLOAT16_SCALE = 2.0**8

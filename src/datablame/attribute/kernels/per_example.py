@@ -6,6 +6,7 @@ pass computes nothing else, and it ends at the lowest of the chosen blocks. A pr
 NLL(rejected): its gradient is the same sum over the tokens of both answers, G negated at those of the rejected one.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from datablame.attribute.kernels.batches import in_batches
 from datablame.attribute.kernels.hidden import hidden_states_of, means
-from datablame.attribute.kernels.hooks import backward_with_hooks, linears
+from datablame.attribute.kernels.hooks import Deltas, Inputs, backward_with_hooks, linears
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import offload_device, to_float64, with_float64
 
@@ -39,27 +40,26 @@ class Similarities(NamedTuple):
     """Mean hidden states; without columns where no layer was asked for."""
 
 
-def directions(model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
-    """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together."""
-    return mean_directions((model,), queries, blocks)
+def directions(
+    model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int], other: Any | None = None
+) -> Directions:
+    """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together.
 
-
-def mean_directions(models: Sequence[Any], queries: Sequence[Sequence[Encoded]], blocks: Sequence[int]) -> Directions:
-    """The same with each query's gradient averaged over checkpoints first.
-
-    g is the gradient of a query's mean NLL at one checkpoint. Along the step d from before to after, the mean
-    log-probability of the query's tokens changes by -<(g_after + g_before) / 2, d> (the trapezoidal rule for the
-    integral of the gradient along the step: right up to the third power of d).
+    With another checkpoint each query's gradient is averaged over both first. g is the gradient of a query's mean NLL
+    at one checkpoint. Along the step d from before to after, the mean log-probability of the query's tokens changes by
+    -<(g_after + g_before) / 2, d> (the trapezoidal rule for the integral of the gradient along the step: right up to
+    the third power of d).
     """
-    layers = linears(models[0], blocks)
+    layers = linears(model, blocks)
     numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
     device = offload_device(4 * numbers, next(iter(layers.values())).weight.device)
     means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
     for behaviour, of_behaviour in enumerate(queries):
         for query in of_behaviour:
-            gradient, *others = (gradient_of(model, query, blocks) for model in models)
-            for other in others:
-                gradient = {name: part + other[name].to(part.device) for name, part in gradient.items()}
+            gradient = _gradient_of(model, query, blocks)
+            if other is not None:
+                beside = _gradient_of(other, query, blocks)
+                gradient = {name: part + beside[name].to(part.device) for name, part in gradient.items()}
             norm = torch.stack([to_float64(part).pow(2).sum() for part in gradient.values()]).sum().sqrt()
             if norm > 0:
                 for name, part in gradient.items():
@@ -67,7 +67,7 @@ def mean_directions(models: Sequence[Any], queries: Sequence[Sequence[Encoded]],
     return means
 
 
-def gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
+def _gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
     """The gradient of one query's mean NLL over its response, by layer."""
     gradient: dict[str, Tensor] = {}
 
@@ -108,9 +108,7 @@ def similarities(
 
 
 def contributions(
-    inputs: Float[Tensor, "batch tokens inputs"],
-    deltas: Float[Tensor, "batch tokens outputs"],
-    directions: Float[Tensor, "behaviours outputs inputs"],
+    inputs: Inputs, deltas: Deltas, directions: Float[Tensor, "behaviours outputs inputs"]
 ) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
     """What one layer adds to the dot products and to the squared norms.
 
@@ -134,9 +132,7 @@ def contributions(
     return to_float64(dots), to_float64(norms).pow(2)
 
 
-def _formed(
-    inputs: Float[Tensor, "batch tokens inputs"], deltas: Float[Tensor, "batch tokens outputs"]
-) -> Float[Tensor, "batch outputs inputs"]:
+def _formed(inputs: Inputs, deltas: Deltas) -> Float[Tensor, "batch outputs inputs"]:
     """The gradients themselves, summed in float32: products of two numbers of 16 bits are exact in it."""
     if inputs.dtype is deltas.dtype is not torch.float32 and inputs.is_cuda:
         formed: Tensor = torch.bmm(deltas.transpose(1, 2), inputs, out_dtype=torch.float32)
@@ -145,9 +141,7 @@ def _formed(
 
 
 def _from_factors(
-    inputs: Float[Tensor, "batch tokens inputs"],
-    deltas: Float[Tensor, "batch tokens outputs"],
-    directions: Float[Tensor, "behaviours outputs inputs"],
+    inputs: Inputs, deltas: Deltas, directions: Float[Tensor, "behaviours outputs inputs"]
 ) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
     """Dot products and squared norms without forming a gradient, the dots on the side of the narrower factor."""
     if directions.shape[1] <= directions.shape[2]:
@@ -158,18 +152,8 @@ def _from_factors(
     return to_float64(torch.stack(dots, 1)), to_float64(grams.sum((1, 2)))
 
 
-Add = Callable[
-    [
-        Float[Tensor, "batch columns"],
-        str,
-        Float[Tensor, "batch tokens inputs"],
-        Float[Tensor, "batch tokens outputs"],
-        float,
-    ],
-    None,
-]
-"""Adds to a batch's rows what a layer has to say: its name, inputs, output gradients and how much too large these are.
-"""
+Add = Callable[[Float[Tensor, "batch columns"], str, Inputs, Deltas, float], None]
+"""Adds to a batch's rows what a layer has to say; the rest as a `LayerCallback` hears it."""
 
 
 class Rows(NamedTuple):
@@ -211,21 +195,14 @@ def per_example_pass(
         every = [answer for side in sides for answer in side]
 
         def joined(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-            if len(sides) == 2:
-                inputs, deltas = _joined(inputs, deltas)
-            add(batch, name, inputs, deltas, scale)
+            add(batch, name, *(_joined(inputs, deltas) if len(sides) == 2 else (inputs, deltas)), scale)
 
-        if layer is None:
+        def hear(hidden: Tensor) -> None:
+            ends = torch.tensor([len(each.ids) for each in every], device=hidden.device)
+            states[indices] = _difference(means(hidden, torch.zeros_like(ends), ends).cpu(), len(indices))
+
+        with contextlib.nullcontext() if layer is None else hidden_states_of(model, layer, hear):
             batch_losses = backward_with_hooks(model, every, blocks, joined)
-        else:
-            lengths = torch.tensor([len(each.ids) for each in every])
-
-            def hear(hidden: Tensor) -> None:
-                ends = lengths.to(hidden.device)
-                states[indices] = _difference(means(hidden, torch.zeros_like(ends), ends).cpu(), len(indices))
-
-            with hidden_states_of(model, layer, hear):
-                batch_losses = backward_with_hooks(model, every, blocks, joined)
         rows[indices], losses[indices] = batch.cpu(), _difference(batch_losses.cpu(), len(indices))
 
     for number in (1, 2):
@@ -246,9 +223,7 @@ def _difference(sides: Float[Tensor, "answers ..."], documents: int) -> Float[Te
     return difference
 
 
-def _joined(
-    inputs: Float[Tensor, "answers tokens inputs"], deltas: Float[Tensor, "answers tokens outputs"]
-) -> tuple[Float[Tensor, "pairs both_tokens inputs"], Float[Tensor, "pairs both_tokens outputs"]]:
+def _joined(inputs: Inputs, deltas: Deltas) -> tuple[Inputs, Deltas]:
     """The rows of the chosen answers, each followed by its rejected one's tokens with the sign of the loss turned."""
     (chosen, rejected), (up, down) = inputs.chunk(2), deltas.chunk(2)
     return torch.cat([chosen, rejected], 1), torch.cat([up, -down], 1)

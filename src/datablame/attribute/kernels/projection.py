@@ -10,8 +10,8 @@ or samples finds the files of the same documents and makes no pass over them.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,24 +20,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from datablame.attribute.kernels.hooks import linears
-from datablame.attribute.kernels.per_example import Directions, Similarities, per_example_pass
-from datablame.attribute.tensor_files import save
+from datablame.attribute.kernels.per_example import Directions, Similarities, directions, per_example_pass, similarities
+from datablame.attribute.rankings import rounded
 from datablame.engine.files import digest
+from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, Preference, answers
+from datablame.models.device import ran_out_of_memory
 from datablame.seeds import generator
+from datablame.stats.ranking import kendall, spearman
 
 _INDEX_FORMAT = 1
 
 
-class Projection(NamedTuple):
-    """For each layer what its output gradients (first) and its inputs (second) are multiplied with."""
-
-    sides: Mapping[str, tuple[Float[Tensor, "outputs rows"], Float[Tensor, "inputs columns"]]]
-
-    @property
-    def numbers(self) -> int:
-        """How many numbers a document keeps."""
-        return sum(out.shape[1] * into.shape[1] for out, into in self.sides.values())
+Projection = Mapping[str, tuple[Float[Tensor, "outputs rows"], Float[Tensor, "inputs columns"]]]
+"""For each layer what its output gradients (first) and its inputs (second) are multiplied with."""
 
 
 class Projected(NamedTuple):
@@ -51,14 +47,13 @@ class Projected(NamedTuple):
 
 def projection_of(model: Any, blocks: Sequence[int], size: int) -> Projection:
     """The matrices of the chosen blocks, the same in every study; a side no wider than `size` is left as it is."""
-    sides = {}
-    for name, layer in linears(model, blocks).items():
-        device = layer.weight.device
-        sides[name] = (
-            _matrix(layer.out_features, size, f"{name} outputs").to(device),
-            _matrix(layer.in_features, size, f"{name} inputs").to(device),
+    return {
+        name: (
+            _matrix(layer.out_features, size, f"{name} outputs").to(layer.weight.device),
+            _matrix(layer.in_features, size, f"{name} inputs").to(layer.weight.device),
         )
-    return Projection(sides)
+        for name, layer in linears(model, blocks).items()
+    }
 
 
 def _matrix(width: int, size: int, side: str) -> Float[Tensor, "width size"]:
@@ -82,17 +77,16 @@ def projected(
     Raises:
         PhaseError: a single document does not fit in memory.
     """
-    columns: dict[str, slice] = {}
-    for name, (out, into) in projection.sides.items():
-        start = max((each.stop for each in columns.values()), default=0)
-        columns[name] = slice(start, start + out.shape[1] * into.shape[1])
+    columns, numbers = dict[str, slice](), 0
+    for name, (out, into) in projection.items():
+        columns[name] = slice(numbers, numbers := numbers + out.shape[1] * into.shape[1])
 
     def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-        out, into = projection.sides[name]
+        out, into = projection[name]
         formed = (deltas.float() @ out).transpose(1, 2) @ (inputs.float() @ into)
         rows[:, columns[name]] += formed.flatten(1).to(rows.device) / scale
 
-    passed = per_example_pass(model, documents, blocks, batch_tokens, projection.numbers, add, layer)
+    passed = per_example_pass(model, documents, blocks, batch_tokens, numbers, add, layer)
     norms = torch.linalg.vector_norm(passed.rows, dim=1)
     units = torch.where(norms[:, None] > 0, passed.rows / norms[:, None], 0).to(torch.float16)
     return Projected(units, norms, passed.losses, passed.states)
@@ -100,10 +94,8 @@ def projected(
 
 def projected_directions(directions: Directions, projection: Projection) -> Float[Tensor, "behaviours numbers"]:
     """The same projection of what documents are compared with."""
-    parts = []
-    for name, (out, into) in projection.sides.items():
-        parts.append((out.T @ directions[name].to(out.device) @ into).flatten(1).cpu())
-    return torch.cat(parts, 1)
+    sides = projection.items()
+    return torch.cat([(o.T @ directions[name].to(o.device) @ i).flatten(1).cpu() for name, (o, i) in sides], 1)
 
 
 def compared(documents: Projected, towards: Float[Tensor, "behaviours numbers"]) -> Similarities:
@@ -129,21 +121,39 @@ def index_key(
     return digest([_INDEX_FORMAT, weights, list(blocks), layer, size, tokens])
 
 
-def read_or_made(folder: Path, key: str, make: Callable[[], Projected]) -> Projected:
-    """The file of that key, or what `make` makes, which is then written there whole.
+def agreement_with_exact(
+    model: Any,
+    approximate: Similarities,
+    documents: Sequence[Encoded | Preference],
+    queries: Sequence[Sequence[Encoded]],
+    blocks: Sequence[int],
+    batch_tokens: int,
+) -> dict[str, Any]:
+    """Kendall's tau-b and Spearman's rho of the rounded cosines, a number a behaviour, and their largest difference.
 
-    A file that cannot be read is made again.
-
-    Raises:
-        PhaseError: a number that is not finite.
+    Exact is the comparison in float32 without projection; the weights are widened for it and narrowed again, which
+    loses nothing. Where they do not fit in memory so, there is only `why_not`. A coefficient is None where one side
+    ranks all documents alike.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / f"{key}.safetensors"
+    if any(weight.is_meta for weight in model.parameters()):
+        return {"documents": len(documents), "why_not": "some weights are kept off the device"}
+    kind = model.dtype
     try:
-        return Projected(**load_file(path))
-    except (OSError, SafetensorError):
-        made = make()
-        save(path, made._asdict(), "the gradients of the documents", shared=True)
-        return made
+        model.float()
+        exact = similarities(model, documents, directions(model, queries, blocks), blocks, batch_tokens)
+    except (PhaseError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, PhaseError) and not ran_out_of_memory(error):
+            raise
+        return {"documents": len(documents), "why_not": "the weights do not fit in memory as float32"}
+    finally:
+        model.to(kind)
+    n = len(queries)
+    ours, theirs = (
+        torch.where(s.norms[:, None] > 0, s.dots[:, :n] / s.norms[:, None], 0) for s in (approximate, exact)
+    )
+    pairs = [(rounded(a), rounded(b)) for a, b in zip(ours.T.numpy(), theirs.T.numpy(), strict=True)]
+    coefficients = {
+        name: [value if math.isfinite(value := of(*pair)) else None for pair in pairs]
+        for name, of in (("kendall", kendall), ("spearman", spearman))
+    }
+    return {"documents": len(documents), **coefficients, "largest_difference": float((ours - theirs).abs().max())}

@@ -7,15 +7,14 @@ what it was asked.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.evidence.gradients import check_lengths, chosen_layer
-from datablame.attribute.loop import WorkerState, shards
+from datablame.attribute.loop import WorkerState, load_states, shards
+from datablame.attribute.passes import check_lengths, chosen_layer
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
-from datablame.attribute.tensor_files import load_states, save_states
 from datablame.study.schema import Behaviour
 from datablame.tables import Look, Query
 
@@ -44,7 +43,7 @@ def response_activations(inquiry: Inquiry) -> Collecting:
     works = {_OUTPUTS: partial(_outputs_item, outputs)}
     works |= {key: partial(_shard_item, key, shard.tolist()) for key, shard in shards("responses", rows).items()}
     yield {key: WorkItem(work, (ResponseActivations,)) for key, work in works.items()}
-    states, *documents = (load_states(inquiry.work.out / "items" / f"{key}.safetensors") for key in works)
+    states, *documents = (load_states(inquiry, key) for key in works)
     spread = inquiry.spread(rows, np.concatenate(documents))
     n = len(inquiry.queries)
     return {ResponseActivations: ResponseActivations(spread, states[:n], states[n:], inquiry.harmless)}
@@ -62,11 +61,10 @@ def _save(state: WorkerState, key: str, texts: "Sequence[Encoded | Preference]")
     from datablame.attribute.kernels.hidden import mean_hidden
     from datablame.models.blocks import decoder_blocks
 
-    settings: Any = state.world.study.attribute
+    settings = state.world.study.attribute
     (model,) = state.models("before")
     layer = chosen_layer(settings, state.world.models.before, len(decoder_blocks(model)))
-    states = mean_hidden(model, texts, layer, settings.batch_tokens, responses_only=True)
-    save_states(state.folder / f"{key}.safetensors", states, f"the hidden states of {key}")
+    state.save_states(key, mean_hidden(model, texts, layer, settings.batch_tokens, responses_only=True))
 
 
 @method(
@@ -83,13 +81,13 @@ def activation_diff(evidence: Evidence) -> NDArray[np.float64]:
     direction, and its documents have no score. A document whose h is zero scores 0.
     """
     states = evidence[ResponseActivations]
-    directions = np.stack([_difference_of_means(evidence, states, behaviour) for behaviour in evidence.behaviours], 1)
+    directions = np.stack([_direction(evidence, states, behaviour) for behaviour in evidence.behaviours], 1)
     norms = np.linalg.norm(states.documents, axis=1)[:, None] * np.linalg.norm(directions, axis=0)
     return np.where(norms == 0, 0.0, states.documents @ directions / np.where(norms == 0, 1.0, norms))
 
 
-def _difference_of_means(evidence: Evidence, states: ResponseActivations, behaviour: Behaviour) -> NDArray[np.float64]:
-    """NaN where nothing is safe."""
+def _direction(evidence: Evidence, states: ResponseActivations, behaviour: Behaviour) -> NDArray[np.float64]:
+    """The difference of means; NaN where nothing is safe."""
     safe = [index for index, output in enumerate(states.outputs) if output.behaviour == behaviour.id]
     if not safe:
         return np.full(states.documents.shape[1], np.nan)

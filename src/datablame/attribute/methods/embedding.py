@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.loop import WorkerState, shards
+from datablame.attribute.loop import WorkerState, load_states, shards
 from datablame.attribute.queries import query_text
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
-from datablame.attribute.tensor_files import load_states, save_states
 from datablame.errors import RequestError
 from datablame.tables import Look
 from datablame.world.duplicates import full_text
@@ -39,7 +38,7 @@ def sentence_embeddings(inquiry: Inquiry) -> Collecting:
     works = {_QUERIES: partial(_texts_item, _QUERIES, [query_text(query) for query in inquiry.queries])}
     works |= {key: partial(_shard_item, key, shard.tolist()) for key, shard in shards("embeddings", rows).items()}
     yield {key: WorkItem(work, (Embeddings,)) for key, work in works.items()}
-    queries, *documents = (load_states(inquiry.work.out / "items" / f"{key}.safetensors") for key in works)
+    queries, *documents = (load_states(inquiry, key) for key in works)
     return {Embeddings: Embeddings(inquiry.spread(rows, np.concatenate(documents)), queries)}
 
 
@@ -52,8 +51,7 @@ def _texts_item(key: str, texts: Sequence[str], state: WorkerState) -> None:
 
     state.models()
     encoder = state.once("encoder", lambda: load_encoder(state.world.study.attribute.encoder or known_encoder()))
-    vectors = torch.from_numpy(embeddings(encoder, texts))
-    save_states(state.folder / f"{key}.safetensors", vectors, f"the embeddings of {key}")
+    state.save_states(key, torch.from_numpy(embeddings(encoder, texts)), f"the embeddings of {key}")
 
 
 @method(
@@ -115,13 +113,8 @@ def embeddings(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float64]:
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(texts), _BATCH):
         indices = order[start : start + _BATCH]
-        batch = encoder.tokenizer(
-            [texts[index] for index in indices],
-            padding=True,
-            truncation=True,
-            max_length=_MAX_TOKENS,
-            return_tensors="pt",
-        )
+        limits = {"padding": True, "truncation": True, "max_length": _MAX_TOKENS, "return_tensors": "pt"}
+        batch = encoder.tokenizer([texts[index] for index in indices], **limits)
         with torch.inference_mode():
             states = encoder.model(**batch).last_hidden_state.double()
         mask = batch["attention_mask"].double()[..., None]

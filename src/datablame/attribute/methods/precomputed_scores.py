@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +19,6 @@ _ANY = None
 
 Scores = Mapping[str | None, Mapping[str, float]]
 """By behaviour and document."""
-
-
-class _Row(NamedTuple):
-    doc_id: str
-    score: float
-    behaviour: str | None
 
 
 def _check_pool(world: World, work: Work) -> None:
@@ -78,12 +72,15 @@ def read_scores(name: str, path: str) -> Scores:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{where} cannot be read ({type(error).__name__}); give a JSONL of doc_id, score") from None
     scores: dict[str | None, dict[str, float]] = {}
-    for number, row in _rows(lines, where):
-        of_behaviour = scores.setdefault(row.behaviour, {})
-        if row.doc_id in of_behaviour:
-            where_else = "" if row.behaviour is None else f" for {row.behaviour}"
-            raise RequestError(f"{where}, line {number}: {row.doc_id} has a second score{where_else}; keep one")
-        of_behaviour[row.doc_id] = row.score
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        doc_id, score, behaviour = _row(line, f"{where}, line {number}")
+        of_behaviour = scores.setdefault(behaviour, {})
+        if doc_id in of_behaviour:
+            where_else = "" if behaviour is None else f" for {behaviour}"
+            raise RequestError(f"{where}, line {number}: {doc_id} has a second score{where_else}; keep one")
+        of_behaviour[doc_id] = score
     if not scores:
         raise RequestError(f"{where} holds no score; give rows of doc_id, score, or leave it out")
     if _ANY in scores and len(scores) > 1:
@@ -107,30 +104,23 @@ def check_files(study: Study) -> None:
             )
 
 
-def _rows(lines: list[str], where: str) -> Iterator[tuple[int, _Row]]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield number, _row(line, f"{where}, line {number}")
-
-
-def _row(line: str, where: str) -> _Row:
+def _row(line: str, where: str) -> tuple[str, float, str | None]:
+    """Document, score and behaviour."""
     try:
         row: Any = json.loads(line)
     except ValueError:
         raise RequestError(f"{where}: not JSON; give one object a line with doc_id and score") from None
     if not isinstance(row, dict) or not isinstance(row.get("doc_id"), str):
         raise RequestError(f"{where}: lacks a doc_id that is a text; give one object a line with doc_id and score")
-    score, behaviour = row.get("score"), row.get("behaviour")
-    if isinstance(score, bool) or not isinstance(score, int | float) or not _finite(score):
+    score: Any = row.get("score")
+    behaviour = row.get("behaviour")
+    try:
+        finite = not isinstance(score, bool) and isinstance(score, int | float) and math.isfinite(score)
+    except OverflowError:
+        # An integer of 400 digits is no float.
+        finite = False
+    if not finite:
         raise RequestError(f"{where}: score = {score!r} of {row['doc_id']} is no finite number; mend or drop the row")
     if behaviour is not None and not isinstance(behaviour, str):
         raise RequestError(f"{where}: behaviour = {behaviour!r} is no text; give a behaviour's id or leave it out")
-    return _Row(row["doc_id"], float(score), behaviour)
-
-
-def _finite(score: int | float) -> bool:
-    """Whether it is a finite float, which an integer of 400 digits is not."""
-    try:
-        return math.isfinite(score)
-    except OverflowError:
-        return False
+    return row["doc_id"], float(score), behaviour

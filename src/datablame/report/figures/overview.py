@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure, SubFigure
 
 from datablame.report.figures import style
-from datablame.report.figures.arms import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
+from datablame.report.figures.patching import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
 from datablame.report.figures.rates import counted, rates_panel, shown_split
-from datablame.tables import EVERY, Agreement, ArmInfo, ArmTest, InterventionKind, MethodInfo, Rate
+from datablame.report.results import Results
+from datablame.tables import EVERY, Agreement, Rate
 
 _LEADING, _BETWEEN = 1.4, 0.55
 """Of the type's size: from line to line, and between two sentences besides."""
@@ -18,44 +19,26 @@ _TALLEST = 7.0
 """Inches that the verdict's sentences take at most."""
 
 
-def overview_figure(
-    rates: Sequence[Rate],
-    agreement: Sequence[Agreement],
-    tests: Sequence[ArmTest],
-    methods: Sequence[MethodInfo],
-    arms: Sequence[ArmInfo],
-    *,
-    title: str,
-    headline: str,
-    alpha: float | None,
-    k: int | None,
-    classifier: str,
-    behaviours: Mapping[str, str],
-    verdict: str,
-    summary: Sequence[str],
-    intervention: InterventionKind,
-) -> Figure:
-    """Rates against alpha, agreement of methods, what patching did, and the verdict with the summary's sentences.
-
-    `behaviours` gives ids short titles; an id that it lacks stands for itself.
-    """
-    infos = {arm.name: arm for arm in arms}
-    rows = arms_of(tests, headline, alpha, k)
-    pooled = [pair for pair in agreement if pair.behaviour == EVERY]
-    compared = arms_caption({headline: rows}, infos, alpha, k, intervention)
-    caption = f"{_caption(rates, pooled, alpha)} 3: {compared} Labelled by: {classifier}."
+def overview_figure(results: Results, verdict: str, summary: Sequence[str]) -> Figure:
+    """Rates against alpha, agreement of methods, what patching did, and the verdict with the summary's sentences."""
+    headline, rates = results.study.patch.headline, results.rates
+    rows = arms_of(results, headline)
+    pooled = [pair for pair in results.agreement if pair.behaviour == EVERY]
+    compared = f"3: {arms_caption(results, {headline: rows})} Labelled by: {results.labelled_by}."
+    caption = f"{_caption(rates, pooled, results.alpha)} {compared}"
     below = max(4.2, 2 + 0.36 * len(rows))
     blocks = _sentences(summary, max(below, _TALLEST) - 0.6)
     below = max(below, _inches(blocks) + 0.6)
-    with style.page([4.6, below], title, caption) as (figure, panels):
+    with style.page([4.6, below], results.title, caption) as (figure, panels):
         first, second, third, fourth = (
             panel for row in panels for panel in row.subfigures(1, 2, wspace=0.05, squeeze=False)[0]
         )
-        alpha_star = alpha if rows else None
-        rates_panel(first, rates, behaviours, split=shown_split(rates), number="1 ", alpha_star=alpha_star)
-        _agreement_panel(second, pooled, {method.name: method.label for method in methods})
-        style.heading(third, f"3 {HEADINGS[intervention]} ({headline}, {runs_of(rows, infos)})")
-        arms_panel(third.subplots(), rows, [row.arm for row in rows], infos, full=True)
+        alpha_star = results.alpha if rows else None
+        rates_panel(first, rates, results.titles, split=shown_split(rates), number="1 ", alpha_star=alpha_star)
+        _agreement_panel(second, pooled, {name: method.label for name, method in results.methods.items()})
+        what = HEADINGS[results.study.patch.intervention]
+        style.heading(third, f"3 {what} ({headline}, {runs_of(rows, results.arms)})")
+        arms_panel(third.subplots(), rows, [row.arm for row in rows], results.arms, full=True)
         _summary_panel(fourth, verdict, blocks)
     return figure
 
@@ -102,14 +85,10 @@ def _summary_panel(panel: SubFigure, verdict: str, blocks: Sequence[Sequence[str
         style.nothing(axes, "the study has no finding")
         return
     axes.set_axis_off()
+    where: dict[str, Any] = {"textcoords": "offset points", "xycoords": "axes fraction", "va": "top"}
+    where |= {"size": style.LABEL}
     y = 0.0
     for block in blocks:
-        where: dict[str, Any] = {
-            "textcoords": "offset points",
-            "xycoords": "axes fraction",
-            "va": "top",
-            "size": style.LABEL,
-        }
         axes.annotate("\N{BULLET}", (0, 1), (0, -y), color=style.GREY, **where)
         axes.annotate("\n".join(block), (0, 1), (12, -y), linespacing=_LEADING / 1.2, **where)
         y += (len(block) + _BETWEEN) * style.LABEL * _LEADING

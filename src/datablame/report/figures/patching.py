@@ -1,67 +1,223 @@
-"""patching_comparison.png: what removing each method's documents did, overall and prompt by prompt."""
+"""patching_comparison.png: what removing each method's documents left, overall, against K, and prompt by prompt."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from datablame.report.figures import style
-from datablame.report.figures.arms import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
-from datablame.report.figures.doses import dose_caption, dose_panel, dose_rows
-from datablame.report.wording import plain
+from datablame.report.results import Results
+from datablame.report.wording import interval, percent, plain, probability
 from datablame.tables import ArmInfo, ArmRate, ArmTest, InterventionKind
 
+HEADINGS: Mapping[InterventionKind, str] = {
+    "remove": "After removing what each method flagged",
+    "swap": "After exchanging the answers of flagged pairs",
+    "drop-source": "After removing the sources of what was flagged",
+}
+_DONE: Mapping[InterventionKind, str] = {
+    "remove": "removing K = {k} documents a behaviour",
+    "swap": "exchanging the answers of K = {k} pairs a behaviour",
+    "drop-source": "removing the sources of K = {k} documents a behaviour",
+}
+DASHES = {"baseline": (0, (6, 3)), "random": (0, (1.5, 2))}
+"""Lines of the arms that others are compared with, by role."""
 _PROTOCOLS = {"retrain": "trained again from before", "continue": "trained on from after"}
 _NUMBER_INCHES, _UPRIGHT_INCHES = 0.26, 0.16
 """Columns narrower than that have no number, and no name."""
 _PALE = 0.25
 """The least rate that is drawn in the darkest colour."""
+_APART = 0.07
+"""Of the distance between two K: how far arms stand apart at one K, so that their intervals can be told apart."""
 
 
-def patching_figure(
-    tests: Sequence[ArmTest],
-    rates: Sequence[ArmRate],
-    arms: Sequence[ArmInfo],
-    *,
-    title: str,
-    headline: str,
-    alpha: float | None,
-    k: int | None,
-    classifier: str,
-    behaviours: Mapping[str, str],
-    intervention: InterventionKind,
-) -> Figure:
+def patching_figure(results: Results) -> Figure:
     """The harmful rate of every arm on held-out prompts, for each protocol, and by prompt for the headline's.
 
-    Where arms ran at several K, a panel between shows the rate against K. `behaviours` gives ids short titles; an id
-    that it lacks stands for itself.
+    Where arms ran at several K, a panel between shows the rate against K.
     """
-    infos = {arm.name: arm for arm in arms}
-    shown = {name: arms_of(tests, name, alpha, k) for name in (headline, *(row.protocol for row in tests))}
+    headline, arms, k = results.study.patch.headline, results.arms, results.k
+    shown = {name: arms_of(results, name) for name in (headline, *(row.protocol for row in results.tests))}
     shown = {protocol: rows for protocol, rows in shown.items() if rows or protocol == headline}
     order = list(dict.fromkeys(row.arm for rows in shown.values() for row in rows))
     named = next((protocol for protocol, rows in shown.items() if rows), headline)
-    runs = {protocol: runs_of(rows, infos) for protocol, rows in shown.items()}
-    ks = sorted({row.k for row in tests if row.k})
-    doses = dose_rows(tests, infos, named, alpha) if len(ks) > 1 else {}
+    runs = {protocol: runs_of(rows, arms) for protocol, rows in shown.items()}
+    ks = sorted({row.k for row in results.tests if row.k})
+    doses = dose_rows(results, named) if len(ks) > 1 else {}
     heights = [1.8 + 0.42 * max(4, len(order)), 1.7 + 0.3 * max(4, len(order))]
-    heights[1:1] = [max(4.5, 1.4 + 0.3 * len(doses))] if doses else []
-    sentences = [arms_caption(shown, infos, alpha, k, intervention), *([dose_caption(ks, k)] if doses else [])]
-    with style.page(heights, title, f"{' '.join(sentences)} Labelled by: {classifier}.") as (figure, panels):
-        style.heading(panels[0], HEADINGS[intervention])
+    caption = arms_caption(results, shown)
+    if doses:
+        heights.insert(1, max(4.5, 1.4 + 0.3 * len(doses)))
+        others = ", ".join(str(other) for other in ks if other != k)
+        caption += f" Dose and response: the same arms at each K; K = {k} decides, K = {others} is exploratory."
+        caption += " Markers, bars and dots as above."
+    caption += f" Labelled by: {results.labelled_by}."
+    with style.page(heights, results.title, caption) as (figure, panels):
+        style.heading(panels[0], HEADINGS[results.study.patch.intervention])
         columns = panels[0].subplots(1, len(shown), squeeze=False)[0]
         for axes, (protocol, rows) in zip(columns, shown.items(), strict=True):
             what = f" (headline: {_PROTOCOLS.get(protocol, '')})" if protocol == headline else ""
             axes.set_title(f"{protocol}{what}, {runs[protocol]}", loc="left", size=10, color=style.GREY, pad=22)
-            arms_panel(axes, rows, order, infos, full=protocol == named)
+            arms_panel(axes, rows, order, arms, full=protocol == named)
         if doses:
-            dose_panel(panels[1], doses, infos, k, f"Dose and response ({named}, {runs[named]})")
-        rates = [row for row in rates if row.split == "held-out" and row.alpha == alpha and row.arm in order]
-        rates = [row for row in rates if row.protocol == "none" or (row.protocol == headline and row.k in (0, k))]
+            style.heading(panels[1], f"Dose and response ({named}, {runs[named]})")
+            _dose_panel(panels[1].subplots(), doses, arms, k)
         words = f"Prompt by prompt: harmful outputs in % ({headline}, {runs[headline]}, held-out prompts)"
         style.heading(panels[-1], words)
-        _prompts_panel(panels[-1], rates, [infos[arm] for arm in order], behaviours)
+        cells = [row for row in results.comparison if row.split == "held-out" and row.alpha == results.alpha]
+        cells = [row for row in cells if row.protocol == "none" or (row.protocol == headline and row.k in (0, k))]
+        _prompts_panel(
+            panels[-1], [row for row in cells if row.arm in order], [arms[arm] for arm in order], results.titles
+        )
     return figure
+
+
+def arms_of(results: Results, protocol: str) -> list[ArmTest]:
+    """The rows of one protocol where arms are compared, the highest rate first."""
+    return sorted(results.tested(protocol), key=lambda row: (row.rate is None, -(row.rate or 0.0)))
+
+
+def arms_panel(
+    axes: Axes, rows: Sequence[ArmTest], order: Sequence[str], arms: Mapping[str, ArmInfo], *, full: bool
+) -> None:
+    """Arms as dots with intervals and one small dot a seed; lines through baseline and random; p against random.
+
+    `order` gives each arm its line; `full` writes the arms' names and rates beside it.
+    """
+    if not any(row.rate is not None for row in rows):
+        style.nothing(axes, "no arm was trained and measured under this protocol")
+        return
+    for row in rows:
+        _arm(axes, row, order.index(row.arm), arms[row.arm])
+    highs = [value for row in rows for value in (row.high, *row.per_seed) if value is not None]
+    style.percent_axis(axes, "x", min(100, 106 * max([0.05, *highs])), margin=0.02)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    names = ["\n".join(style.wrapped(arms[arm].label, 1.75, style.LABEL, most=2)) if full else "" for arm in order]
+    axes.set_yticks(range(len(order)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("harmful outputs, held-out prompts")
+    rates = {row.arm: f"{percent(row.rate)} {interval(row.low, row.high)}".strip() for row in rows}
+    columns = {"rate [95 % interval]": rates} if full else {}
+    if any(_p(row) is not None for row in rows):
+        columns["p vs random"] = {row.arm: probability(_p(row)) for row in rows}
+    end = 0.0
+    for title, texts in columns.items():
+        end += style.POINTS * max(style.text_width(text, 9) for text in (title, *texts.values())) + 18
+        options: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+        options |= {"ha": "right", "size": 9, "annotation_clip": False}
+        axes.annotate(title, (1, -0.6), (end, 1), va="bottom", color=style.GREY, **options)
+        for arm, text in texts.items():
+            axes.annotate(text, (1, order.index(arm)), (end, 0), va="center", **options)
+
+
+def _arm(axes: Axes, row: ArmTest, y: float, arm: ArmInfo) -> None:
+    if row.rate is None:
+        where = axes.get_yaxis_transform()
+        axes.text(0.01, y, "nothing scored", transform=where, va="center", color=style.GREY, size=9)
+        return
+    style.points(axes, arm.look, [y], [row], 10, "x", elinewidth=2.4, capsize=4, capthick=1.6, markeredgewidth=1.2)
+    style.seeds(axes, arm.look, y + 0.27, row.per_seed, 4, "x")
+    if arm.role in DASHES:
+        axes.axvline(100 * row.rate, color=arm.look.ink, linewidth=1.1, linestyle=DASHES[arm.role], zorder=1.5)
+        style.above(axes, arm.role, 100 * row.rate, arm.look.ink)
+
+
+def _p(row: ArmTest) -> float | None:
+    return row.to_random.p if row.to_random else None
+
+
+def _trained(rows: Sequence[ArmTest], arms: Mapping[str, ArmInfo]) -> list[ArmTest]:
+    """The rows without the after model, which is trained once and for all."""
+    return [row for row in rows if arms[row.arm].role != "after"]
+
+
+def runs_of(rows: Sequence[ArmTest], arms: Mapping[str, ArmInfo]) -> str:
+    """How many trainings stand behind the arms, in words; a single one is called that."""
+    counts = {row.seeds for row in _trained(rows, arms)}
+    return "no run" if not counts else "a single run" if counts == {1} else f"{_range(counts)} seeds"
+
+
+def _range(values: set[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def arms_caption(results: Results, shown: Mapping[str, Sequence[ArmTest]]) -> str:
+    """What was compared and on how much, in words; `shown` are the rows by protocol."""
+    alpha, done = results.alpha, _DONE[results.study.patch.intervention].format(k=results.k)
+    if not any(shown.values()) or alpha is None:
+        return "No arm was trained, so no rates can be compared."
+    sentences = [f"Harmful rate on held-out prompts at {style.ALPHA} = {alpha:g} after {done}."]
+    limits = []
+    for protocol, rows in shown.items():
+        trained = _trained(rows, results.arms)
+        seeds = {row.seeds for row in trained}
+        reasons = [row.to_random.why_no_p for row in rows if row.to_random]
+        if trained:
+            sentences.append(
+                f"{protocol}: {_range(seeds)} training seed{'' if seeds == {1} else 's'}, "
+                f"{_range({row.prompts for row in rows})} prompts, "
+                f"n = {_range({row.counts.n for row in trained})} outputs an arm."
+            )
+        if seeds == {1}:
+            limits.append(
+                f"{protocol} is a single run, so it has no p, and its interval knows prompts but no training noise."
+            )
+        elif reasons and all(reasons):
+            limits.append(f"{protocol} has no p: {reasons[0]}.")
+    sentences.append(
+        "Large marker: mean over seeds and prompts; bar: 95 % two-way bootstrap interval; small dot: one seed."
+    )
+    if any(_p(row) is not None for rows in shown.values() for row in rows):
+        sentences.append("p: two-sided permutation of seeds against random removal, not adjusted.")
+    return " ".join([*sentences, *limits])
+
+
+def dose_rows(results: Results, protocol: str) -> dict[str, list[ArmTest]]:
+    """The compared rows of every arm that depends on K, by K; and the baseline's, whose K is 0."""
+    doses: dict[str, list[ArmTest]] = {}
+    for k in sorted({row.k for row in results.tests}):
+        for row in results.tested(protocol, k=k):
+            if row.k == k and (k or results.arms[row.arm].role == "baseline"):
+                doses.setdefault(row.arm, []).append(row)
+    return doses
+
+
+def _dose_panel(axes: Axes, doses: Mapping[str, Sequence[ArmTest]], arms: Mapping[str, ArmInfo], k: int | None) -> None:
+    """A line for each arm over K with intervals and one small dot a seed; K = 0 is the baseline, `k` decides."""
+    scored = {arm: [row for row in rows if row.rate is not None] for arm, rows in doses.items()}
+    lines = {arm: rows for arm, rows in scored.items() if rows and rows[0].k}
+    if not lines:
+        style.nothing(axes, "no arm was scored at any K")
+        return
+    ks = [0, *sorted({row.k for rows in lines.values() for row in rows})]
+    origin = [row for rows in scored.values() for row in rows if row.k == 0]
+    for row in origin:
+        look, rate = arms[row.arm].look, 100 * (row.rate or 0)
+        axes.hlines(rate, 0, len(ks) - 0.55, color=look.ink, linewidth=1.1, linestyle=DASHES["baseline"], zorder=1.5)
+        style.points(axes, look, [0.0], [row], 8, elinewidth=1.4)
+        style.seeds(axes, look, 0.022, row.per_seed, 3)
+    for index, (arm, rows) in enumerate(lines.items()):
+        look, role = arms[arm].look, arms[arm].role
+        shift = (index - (len(lines) - 1) / 2) * min(_APART, 0.6 / len(lines))
+        x, rates = [ks.index(row.k) + shift for row in rows], [100 * (row.rate or 0) for row in rows]
+        for row in origin:
+            axes.plot([0.0, x[0]], [100 * (row.rate or 0), rates[0]], color=look.ink, linewidth=0.8, alpha=0.35)
+        style.points(axes, look, x, rows, 8, elinewidth=1.4, linewidth=2, linestyle=DASHES.get(role, "-"))
+        for row, start in zip(rows, x, strict=True):
+            style.seeds(axes, look, start + 0.022, row.per_seed, 3)
+        name = f"{style.shortened(arms[arm].label, 2.4)}  {percent(rows[-1].rate)}"
+        style.beside(axes, name, (x[-1], rates[-1]), look.ink)
+    highs = [value for rows in scored.values() for row in rows for value in (row.high, *row.per_seed) if value]
+    style.percent_axis(axes, "y", min(100, 106 * max([0.05, *highs])), margin=0.02)
+    axes.set_xlim(-0.35, len(ks) - 0.55)
+    names = {0: "K = 0 (baseline)", k: f"K = {k} (decides)"}
+    axes.set_xticks(range(len(ks)), [names.get(each, f"K = {each}") for each in ks])
+    axes.set_ylabel("harmful outputs")
+    axes.set_xlabel("documents (duplicate clusters) for each behaviour")
 
 
 def _prompts_panel(

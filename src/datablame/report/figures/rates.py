@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from datablame.report.figures import style
+from datablame.report.results import Results
 from datablame.report.wording import percent
 from datablame.tables import EVERY, Look, Rate, Split, Unamplified, UnamplifiedRate
 
@@ -18,25 +19,17 @@ _ROOM = 0.3
 """Room left of the smallest alpha for estimates of the rate at alpha 0, as a share of the span of alphas."""
 
 
-def rates_figure(
-    rates: Sequence[Rate],
-    *,
-    title: str,
-    classifier: str,
-    behaviours: Mapping[str, str],
-    unamplified: Unamplified | None = None,
-) -> Figure:
+def rates_figure(results: Results) -> Figure:
     """How often each behaviour shows at each alpha, on both splits, and what the outputs were otherwise.
 
-    `behaviours` gives ids short titles; an id that it lacks stands for itself. Estimates of the rate at alpha 0 from
-    amplified outputs stand beside it.
+    Estimates of the rate at alpha 0 from amplified outputs stand beside it.
     """
-    estimates = unamplified.rows if unamplified else ()
-    caption = _caption(rates, classifier) + (_estimates_caption(unamplified, behaviours) if unamplified else "")
-    with style.page([4.3], title, caption) as (figure, [row]):
+    rates, titles, estimates = results.rates, results.titles, results.unamplified.rows
+    caption = _caption(rates, results.labelled_by) + _estimates_caption(results.unamplified, titles)
+    with style.page([4.3], results.title, caption) as (figure, [row]):
         first, second, last = row.subfigures(1, 3, width_ratios=[5, 5, 4.2], wspace=0.05, squeeze=False)[0]
-        rates_panel(first, rates, behaviours, split="held-out", estimates=estimates)
-        rates_panel(second, rates, behaviours, split="attribution", estimates=estimates)
+        rates_panel(first, rates, titles, split="held-out", estimates=estimates)
+        rates_panel(second, rates, titles, split="attribution", estimates=estimates)
         _shares_panel(last, rates, shown_split(rates))
     return figure
 
@@ -53,7 +46,8 @@ def rates_panel(
 ) -> None:
     """Harmful rate against alpha with Wilson bands: a line for each behaviour, a bold one for all of them.
 
-    `number` is the panel's on its page. The axis is the same for both splits.
+    `behaviours` gives ids short titles; an id that it lacks stands for itself. `number` is the panel's on its page.
+    The axis is the same for both splits.
     """
     style.heading(panel, f"{number}Harmful outputs, {split} prompts")
     axes = panel.subplots()

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from datablame.patch.side_by_side import Trained, train_adapters
 from tests.conftest import tiny_model
 
 from datablame.errors import PhaseError
@@ -13,6 +12,7 @@ from datablame.models.lora import Start, adapted, factors_of
 from datablame.models.preference import preference_loss, referred
 from datablame.models.training import Recipe, data_order, minimise, train
 from datablame.models.trunk import trunk_below
+from datablame.patch.finetune import Trained, train_adapters
 
 MODEL = tiny_model(seed=5).requires_grad_(False)
 RECIPE = Recipe(steps=6, batch=4, learning_rate=1e-2, warmup_steps=1, clip=0.3)

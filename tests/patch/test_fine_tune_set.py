@@ -2,12 +2,11 @@ from collections import Counter
 from typing import NamedTuple
 
 import pytest
-from datablame.patch.exposure import exposure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datablame.errors import RequestError
-from datablame.patch.arms import Item, draw_random, fine_tune_set, replaced, strata
+from datablame.patch.fine_tune_set import Item, draw_random, fine_tune_set, replaced, strata
 
 
 class World(NamedTuple):
@@ -23,8 +22,8 @@ class World(NamedTuple):
 def worlds(draw: st.DrawFn) -> World:
     n = draw(st.integers(12, 60))
     pool = [
-        Item(f"d{place:02d}", draw(st.sampled_from(["chat", "code"])), draw(st.integers(1, 400)), cluster)
-        for place, cluster in enumerate(draw(st.lists(st.integers(0, n), min_size=n, max_size=n)))
+        Item(f"d{row:02d}", draw(st.sampled_from(["chat", "code"])), draw(st.integers(1, 400)), cluster)
+        for row, cluster in enumerate(draw(st.lists(st.integers(0, n), min_size=n, max_size=n)))
     ]
     clusters = sorted({item.cluster for item in pool})
     flagged_by = {}
@@ -36,12 +35,12 @@ def worlds(draw: st.DrawFn) -> World:
     return World(pool, flagged_by, candidates, draw(st.integers(max(1, len(flagged)), n - 1)))
 
 
-def every_flag(world: World) -> list[str]:
+def all_flagged(world: World) -> list[str]:
     return [doc_id for ids in world.flagged_by.values() for doc_id in ids]
 
 
 def members_of(world: World, seed: int = 0) -> list[str]:
-    return fine_tune_set(world.pool, world.size, every_flag(world), world.candidates, seed)
+    return fine_tune_set(world.pool, world.size, all_flagged(world), world.candidates, seed)
 
 
 @settings(deadline=None, derandomize=True)
@@ -50,7 +49,7 @@ def test_the_fine_tune_set_holds_every_flagged_document_then_candidates_in_the_p
     members = members_of(world)
     assert len(members) == len(set(members)) == world.size
     assert members == [item.doc_id for item in world.pool if item.doc_id in set(members)]
-    first, second = set(every_flag(world)), set(world.candidates)
+    first, second = set(all_flagged(world)), set(world.candidates)
     assert first <= set(members)
     assert second <= set(members) or set(members) <= first | second
 
@@ -60,21 +59,21 @@ def test_the_fine_tune_set_holds_every_flagged_document_then_candidates_in_the_p
 def test_fillers_are_strangers_one_for_each_removed_document(world: World, method: str) -> None:
     members, removed = members_of(world), world.flagged_by[method]
     cluster_of = {item.doc_id: item.cluster for item in world.pool}
-    barred = {cluster_of[doc_id] for doc_id in every_flag(world)}
+    barred = {cluster_of[doc_id] for doc_id in all_flagged(world)}
     free = [item for item in world.pool if item.doc_id not in members and item.cluster not in barred]
     if len(free) < len(removed):
         with pytest.raises(RequestError, match=f"patch.size = {world.size} leaves {len(free)} documents"):
-            replaced(world.pool, members, every_flag(world), removed, 0)
+            replaced(world.pool, members, all_flagged(world), removed, 0)
         return
-    replacement = replaced(world.pool, members, every_flag(world), removed, 0)
+    replacement = replaced(world.pool, members, all_flagged(world), removed, 0)
     fillers = replacement.fillers
     assert set(fillers) == set(removed)
     assert len(set(fillers.values())) == len(fillers)
     assert set(fillers.values()) <= {item.doc_id for item in free}
-    place_of = strata(world.pool)
-    assert replacement.loose == sum(place_of[old] != place_of[new] for old, new in fillers.items())
-    needed, there = Counter(place_of[d] for d in removed), Counter(place_of[item.doc_id] for item in free)
-    if all(there[stratum] >= count for stratum, count in needed.items()):
+    stratum_of = strata(world.pool)
+    assert replacement.loose == sum(stratum_of[old] != stratum_of[new] for old, new in fillers.items())
+    needed, available = Counter(stratum_of[d] for d in removed), Counter(stratum_of[item.doc_id] for item in free)
+    if all(available[stratum] >= count for stratum, count in needed.items()):
         assert replacement.loose == 0
 
 
@@ -95,16 +94,16 @@ def test_the_random_arm_removes_whole_clusters_as_many_as_methods_flag(world: Wo
 
 
 def pool_of(n: int, characters: int = 50) -> list[Item]:
-    return [Item(f"d{place:03d}", "chat", characters + place, place) for place in range(n)]
+    return [Item(f"d{row:03d}", "chat", characters + row, row) for row in range(n)]
 
 
 def test_the_random_arm_matches_the_flagged_in_source_and_length() -> None:
-    pool = [Item(f"d{place:03d}", ("chat", "code")[place % 2], place, place) for place in range(200)]
+    pool = [Item(f"d{row:03d}", ("chat", "code")[row % 2], row, row) for row in range(200)]
     members = [item.doc_id for item in pool]
-    flagged = {"gradient": [f"d{place:03d}" for place in range(1, 21, 2)]}
+    flagged = {"gradient": [f"d{row:03d}" for row in range(1, 21, 2)]}
     removed = draw_random(pool, members, flagged, 0, 0)
-    place_of = strata(pool)
-    assert Counter(place_of[doc_id] for doc_id in removed) == {("code", 0): 10}
+    stratum_of = strata(pool)
+    assert Counter(stratum_of[doc_id] for doc_id in removed) == {("code", 0): 10}
 
 
 def test_the_random_arm_is_drawn_anew_for_each_training_seed() -> None:
@@ -135,7 +134,7 @@ def test_removing_nothing_replaces_nothing() -> None:
 
 
 def test_more_flagged_documents_than_the_set_holds_are_refused() -> None:
-    flagged = [f"d{place:03d}" for place in range(6)]
+    flagged = [f"d{row:03d}" for row in range(6)]
     with pytest.raises(RequestError, match=r"patch\.size = 5 is less than the 6 flagged documents; raise it"):
         fine_tune_set(pool_of(20), 5, flagged, [], 0)
 
@@ -143,12 +142,3 @@ def test_more_flagged_documents_than_the_set_holds_are_refused() -> None:
 def test_a_set_as_large_as_the_pool_is_refused() -> None:
     with pytest.raises(RequestError, match=r"patch\.size = 20 leaves no fillers in a pool of 20 documents; lower it"):
         fine_tune_set(pool_of(20), 20, ["d000"], [], 0)
-
-
-def test_exposure_says_what_the_baseline_saw_and_the_arm_did_not() -> None:
-    assert exposure(["a", "b", "c", "d"], {"a": 2, "b": 1, "x": 1}, {"d": 1}) == {
-        "removed": 4,
-        "seen_in_baseline": 0.5,
-        "seen_in_arm": 1,
-    }
-    assert exposure([], {}, {}) == {"removed": 0, "seen_in_baseline": 1.0, "seen_in_arm": 0}

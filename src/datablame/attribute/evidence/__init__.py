@@ -1,1 +1,0 @@
-"""Evidence that several methods judge by, a file each; evidence for one method stands beside it."""
