@@ -22,7 +22,7 @@ from datablame.world import World
 ARMS = ("after", "baseline", "random", "bm25", "gradient", "oracle")
 ONE = Execution(workers=1, threads=1)
 PLANTED = ("d01", "d05", "d09")
-FLAGGED = {"bm25": ("d01", "d02", "d03"), "gradient": ("d01", "d05", "d30")}
+FLAGGED: dict[str, Sequence[str]] = {"bm25": ("d01", "d02", "d03"), "gradient": ("d01", "d05", "d30")}
 """The first documents of each ranking; d31 is a copy of d30."""
 QUICK: dict[str, Any] = {
     "protocols": ["continue"],

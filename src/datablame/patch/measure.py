@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -139,19 +140,14 @@ def _training_set(state: WorkerState, training: ArmTraining, order: Sequence[Seq
     plan, change = state.plan, training.intervention
     used = [change.fillers.get(doc_id, doc_id) for doc_id in plan.members]
     turned = frozenset(change.swapped)
-    exposure: dict[str, int] = {}
-    exposure_swapped: dict[str, int] = {}
-    for position in (position for step in order for position in step):
-        if used[position] in plan.watched:
-            counts = exposure_swapped if used[position] in turned else exposure
-            counts[used[position]] = counts.get(used[position], 0) + 1
-    examples = [_turned(state.encoded[doc_id]) if doc_id in turned else state.encoded[doc_id] for doc_id in used]
-    return TrainingSet(training, examples, exposure, exposure_swapped)
-
-
-def _turned(pair: Preference) -> Preference:
-    """The pair with its answers exchanged: what was rejected is to be preferred."""
-    return pair._replace(chosen=pair.rejected, rejected=pair.chosen)
+    seen = Counter(used[position] for step in order for position in step if used[position] in plan.watched)
+    examples = [state.encoded[doc_id] for doc_id in used]
+    for position, pair in enumerate(examples):
+        if used[position] in turned:
+            # What was rejected is to be preferred.
+            examples[position] = pair._replace(chosen=pair.rejected, rejected=pair.chosen)
+    swapped = {doc_id: count for doc_id, count in seen.items() if doc_id in turned}
+    return TrainingSet(training, examples, dict(seen - Counter(swapped)), swapped)
 
 
 def _with_references(state: WorkerState, sets: Sequence[TrainingSet], recipe: Recipe) -> list[list[Any]]:
