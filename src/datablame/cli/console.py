@@ -55,8 +55,9 @@ class ConsoleProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop drawing."""
-        self._bars.stop()
+        """Stop drawing; a bar that never began would leave an empty line."""
+        if self._drawn_from is None:
+            self._bars.stop()
 
     def start(self, description: str, total: int, done: int = 0) -> None:
         """Begin a step of `total` units, `done` of them finished earlier."""
