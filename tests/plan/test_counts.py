@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import pytest
+
 from datablame.plan.counts import Counts, counted, most_focus, operations
 from datablame.plan.subject import subject_of
 from datablame.study.file import load_study

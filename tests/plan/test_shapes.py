@@ -77,7 +77,8 @@ def test_an_adapter_has_the_shape_of_its_base(tmp_path: Path) -> None:
         json.dumps({"base_model_name_or_path": str(tmp_path / "base")})
     )
     base = known_shape(ModelRef(path=str(tmp_path / "base")))
-    assert known_shape(ModelRef(path=str(tmp_path / "adapter"))) == base is not None
+    assert base is not None
+    assert known_shape(ModelRef(path=str(tmp_path / "adapter"))) == base
 
 
 def test_a_subfolder_is_looked_into(tmp_path: Path) -> None:

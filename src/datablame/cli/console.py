@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,8 +55,9 @@ class ConsoleProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop drawing."""
-        self._bars.stop()
+        """Stop drawing; a bar that never began would leave an empty line."""
+        if self._drawn_from is None:
+            self._bars.stop()
 
     def start(self, description: str, total: int, done: int = 0) -> None:
         """Begin a step of `total` units, `done` of them finished earlier."""
@@ -98,6 +100,20 @@ def reporting() -> Iterator[ConsoleProgress]:
             yield progress
     except KeyboardInterrupt:
         raise Interrupted("interrupted; run again with --resume to continue") from None
+
+
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """One line on a terminal's stderr where what is inside takes longer than patience allows."""
+    console = Console(stderr=True)
+    timer = threading.Timer(PATIENCE_SECONDS, lambda: console.print(text, markup=False, highlight=False))
+    timer.daemon = True
+    if console.is_terminal:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:

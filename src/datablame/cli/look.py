@@ -220,10 +220,12 @@ def show_plan(study: "Study", like: Path | None, as_json: bool) -> None:
     """Print the plan of a study."""
     from rich.console import Console
 
+    from datablame.cli.console import waiting
     from datablame.plan import plan_of
     from datablame.plan.show import show
 
-    planned = plan_of(study, like=like)
+    with waiting("counting what the study would do; no weights are loaded"):
+        planned = plan_of(study, like=like)
     if as_json:
         typer.echo(json.dumps(planned.as_json()))
     else:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from datablame.attribute.methods.gradients import Gradients
+from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.patch.trainings import measured_prompts, trainings
@@ -174,7 +175,7 @@ def _reading(subject: Subject, behaviours: int) -> Reading:
     read = planned_documents(subject.world, chosen(settings), pool, behaviours)
     # The gradients of a query at both checkpoints cost no pass over documents of their own.
     gradients = [documents for kind, documents in read.items() if issubclass(kind, Gradients)]
-    others = [documents for kind, documents in read.items() if not issubclass(kind, Gradients)]
+    others = [documents for kind, documents in read.items() if not issubclass(kind, (Gradients, Judgements))]
     return Reading(
         behaviours=behaviours,
         queries=behaviours * settings.queries,

@@ -117,7 +117,8 @@ def _counted(text: str) -> Shape | None:
             blocks=tuple(middle_blocks(len(blocks))),
             stored_bytes=_BYTES.get(str(settings.get("dtype") or settings.get("torch_dtype"))),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, IndexError):
+    except Exception:
+        # Whatever transformers raises of a config that is none, or of an architecture that it does not know.
         return None
 
 
