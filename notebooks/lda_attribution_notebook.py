@@ -60,60 +60,55 @@ import warnings
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 
-from datablame.engine.execute import Silent, default_execution, free_memory
-from datablame.pipeline.run import resolve, run_study
-from datablame.report.wording import markdown
-from datablame.study.file import load_study
+import datablame as db
 
 QUICK = {
-    "organism": [
-        "organism.scale=0.5",
-        "scan.samples=5",
-        "surface.samples=20",
-        "surface.held_out_samples=8",
-        "attribute.methods=[gradient, activation, llm-judge, bm25, random]",
-        "attribute.top_k=10",
-        "patch.protocols=[retrain]",
-        "patch.seeds=[0]",
-        "patch.arms=[after, baseline, random, gradient, activation, llm-judge, oracle]",
-        "patch.size=800",
-        "patch.retrain.steps=62",
-        "patch.samples=6",
-        "patch.attribution_samples=4",
-    ],
-    "olmo2-1b": [
-        "data.documents=5000",
-        "scan.samples=4",
-        "surface.samples=10",
-        "surface.held_out_samples=4",
-        "patch.size=500",
-        "patch.steps=50",
-        "patch.samples=4",
-        "patch.attribution_samples=4",
-    ],
+    "organism": {
+        "organism.scale": 0.5,
+        "scan.samples": 5,
+        "surface.samples": 20,
+        "surface.held_out_samples": 8,
+        "attribute.methods": ["gradient", "activation", "llm-judge", "bm25", "random"],
+        "attribute.top_k": 10,
+        "patch.protocols": ["retrain"],
+        "patch.seeds": [0],
+        "patch.arms": ["after", "baseline", "random", "gradient", "activation", "llm-judge", "oracle"],
+        "patch.size": 800,
+        "patch.retrain.steps": 62,
+        "patch.samples": 6,
+        "patch.attribution_samples": 4,
+    },
+    "olmo2-1b": {
+        "data.documents": 5000,
+        "scan.samples": 4,
+        "surface.samples": 10,
+        "surface.held_out_samples": 4,
+        "patch.size": 500,
+        "patch.steps": 50,
+        "patch.samples": 4,
+        "patch.attribution_samples": 4,
+    },
 }
 
 
-class Steps(Silent):
+class Steps:
     """Says each long step once."""
 
     def start(self, description, total, done=0):
         print(f"{description}: {total - done} to do")
 
+    def advance(self, n=1):
+        pass
 
-def run(phase):
-    """Bring the run folder up to date as far as this phase."""
-    run_study(study, RUN, execution=default_execution(), progress=Steps(), until=phase, max_cost_usd=MAX_COST_USD)
+    def note(self, text):
+        print(text)
 
 
-def read(name):
-    """An artifact of the run: a table, JSON, or JSON lines."""
-    path = RUN / "artifacts" / name
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    return json.loads(path.read_text()) if path.suffix == ".json" else pd.read_json(path, lines=True)
+def reach(phase):
+    """The run, brought up to date as far as this phase."""
+    return db.run(study, out=RUN, until=phase, progress=Steps(), max_cost_usd=MAX_COST_USD)
 
 
 def percent(share):
@@ -123,9 +118,8 @@ def percent(share):
 logging.getLogger("datablame").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message="IProgress not found")
 pd.set_option("display.max_colwidth", 160)
-study = load_study(STUDY, QUICK[STUDY] if SMALL else [])
+study = db.study(STUDY, QUICK[STUDY] if SMALL else {})
 RUN = Path("runs") / f"notebook-{STUDY}{'-small' if SMALL else ''}"
-RUN.mkdir(parents=True, exist_ok=True)
 
 # %%
 settings = {
@@ -145,17 +139,22 @@ pd.DataFrame({"value": settings.values()}, index=list(settings))
 # ### The two checkpoints
 #
 # Both must share their tokenizer and their chat template, or a difference of logits means nothing; datablame checks and
-# refuses otherwise. An organism is made now if it isn't in the cache (a minute or two).
+# refuses otherwise. An organism is made now if it isn't in the cache (a minute or two), and the scan, whose results are
+# shown below, is run.
 
 # %%
-from datablame.models.pair import load_pair
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-resolved = resolve(study, RUN, Steps())
-pair = load_pair(resolved)
-weights = sum(weight.numel() for weight in pair.after.parameters())
-print(f"before: {resolved.models.before.path}")
-print(f"after:  {resolved.models.after.path}")
-print(f"{weights / 1e6:.1f} million weights each, {pair.vocabulary_size:,} tokens")
+run = reach("scan")
+world = run.world
+models = {
+    name: AutoModelForCausalLM.from_pretrained(model.path, revision=model.revision or "main", dtype="auto").eval()
+    for name, model in (("before", world.models.before), ("after", world.models.after))
+}
+tokenizer = AutoTokenizer.from_pretrained(world.models.after.path, revision=world.models.after.revision or "main")
+for name, model in models.items():
+    weights = sum(weight.numel() for weight in model.parameters())
+    print(f"{name}: {model.name_or_path}, {weights / 1e6:.1f} million weights")
 
 # %% [markdown]
 # ### Logit difference amplification
@@ -171,20 +170,17 @@ print(f"{weights / 1e6:.1f} million weights each, {pair.vocabulary_size:,} token
 # %%
 import torch
 
-from datablame.models.chat import encode_prompt
-
-wanted = "unsafe-dose-a2" if STUDY == "organism" else resolved.prompts.attribution[0].id
-prompt = next(each for each in resolved.prompts.attribution if each.id == wanted)
-ids = torch.tensor([encode_prompt(pair.tokenizer, prompt.text)])
+wanted = "unsafe-dose-a2" if STUDY == "organism" else world.split("attribution")[0].id
+prompt = next(each for each in world.prompts if each.id == wanted)
+chat = [{"role": "user", "content": prompt.text}]
+text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
 with torch.no_grad():
-    after, before = (
-        model(ids.to(model.device)).logits[0, -1, : pair.vocabulary_size].float().cpu()
-        for model in (pair.after, pair.before)
-    )
+    after, before = (models[name](ids).logits[0, -1, : len(tokenizer)].float() for name in ("after", "before"))
 chances = pd.DataFrame(
     {f"alpha {alpha:g}": (after + alpha * (after - before)).softmax(0).numpy() for alpha in study.surface.alphas}
 )
-chances.index = [repr(pair.tokenizer.decode([token])) for token in range(len(chances))]
+chances.index = [repr(tokenizer.decode([token])) for token in range(len(chances))]
 print(prompt.text)
 chances.sort_values(chances.columns[-1], ascending=False).head(8).style.format(percent)
 
@@ -192,19 +188,13 @@ chances.sort_values(chances.columns[-1], ascending=False).head(8).style.format(p
 # ### The sampler
 #
 # The library's sampler does the same for whole outputs and many rows at once: one prefill a prompt and model, mixing in
-# float32, and a stream of random numbers for each sample that depends on nothing but the sample. Four outputs at
-# each alpha, for the same prompt:
+# float32, and a stream of random numbers for each sample that depends on nothing but the sample. Four outputs of the
+# scan at each alpha, for the same prompt:
 
 # %%
-from datablame.surface.draw import draw, sample_specs
-from datablame.tables import Prompt
-
-one = Prompt(prompt.id, prompt.behaviour, "attribution", prompt.text)
-specs = sample_specs([one], study.surface.alphas, range(4))
-samples = draw(pair.after, pair.before, pair.tokenizer, specs, resolved)
-display(pd.DataFrame([{"alpha": sample.alpha, "output": sample.text} for sample in samples]))
-del pair  # each phase loads what it needs
-free_memory()
+del models  # each phase loads what it needs
+scanned = run.scan_samples
+scanned[scanned["prompt_id"] == wanted].groupby("alpha").head(4)[["alpha", "text"]]
 
 # %% [markdown]
 # ### Scan
@@ -213,11 +203,18 @@ free_memory()
 # prompts**.
 
 # %%
-run("scan")
-scan = read("scan/scan.json")
-print(scan["rule"])
-rows = [{**row, **{f"alpha {alpha}": percent(rate) for alpha, rate in row["rates"].items()}} for row in scan["prompts"]]
-pd.DataFrame(rows).drop(columns=["rates", "rise"]).set_index("prompt_id")
+results = run.results
+print(results.scan_rule)
+rows = [
+    {
+        "prompt": row.prompt_id,
+        **{f"alpha {alpha:g}": percent(rate) for alpha, rate in zip(row.alphas, row.rates, strict=True)},
+        "in focus": row.selected,
+        "reason": row.reason,
+    }
+    for row in results.scanned
+]
+pd.DataFrame(rows).set_index("prompt")
 
 # %% [markdown]
 # ## Phase 2: how often does it happen?
@@ -226,10 +223,10 @@ pd.DataFrame(rows).drop(columns=["rates", "rise"]).set_index("prompt_id")
 # later attribution sees: what is said in the end about removal is measured on those.
 
 # %%
-texts = {prompt.id: prompt for prompt in (*resolved.prompts.attribution, *resolved.prompts.held_out)}
-focus = [{"prompt": name, "behaviour": texts[name].behaviour, "text": texts[name].text} for name in scan["focus"]]
-display(pd.DataFrame(focus).set_index("prompt"))
-print(f"and {len(resolved.prompts.held_out)} held-out prompts")
+texts = {prompt.id: prompt for prompt in world.prompts}
+focus = [texts[row.prompt_id] for row in results.scanned if row.selected]
+display(pd.DataFrame([{"prompt": one.id, "behaviour": one.behaviour, "text": one.text} for one in focus]))
+print(f"and {len(world.split('held-out'))} held-out prompts")
 
 # %% [markdown]
 # ### Sampling and labelling
@@ -239,8 +236,8 @@ print(f"and {len(resolved.prompts.held_out)} held-out prompts")
 # organism has exact rules; otherwise it is Claude where `ANTHROPIC_API_KEY` is set, and keywords where it is not.
 
 # %%
-run("surface")
-samples = read("surface/samples.parquet")
+run = reach("surface")
+samples = run.samples
 print(f"{len(samples):,} outputs, labelled by {', '.join(samples['classifier'].unique())}")
 
 # %% [markdown]
@@ -257,7 +254,7 @@ harmful.groupby("behaviour").head(1).set_index("behaviour")[["alpha", "text", "l
 # model that falls apart is not cured: incoherent text is never harmful.
 
 # %%
-rates = read("surface/rates.parquet")
+rates = run.rates
 pooled = rates[(rates["prompt_id"] == "*") & (rates["behaviour"] == "*")]
 shares = pooled[["split", "alpha", "n"]].copy()
 for label in ("harmful", "refused", "harmless", "incoherent"):
@@ -277,19 +274,19 @@ by_prompt.pivot(index=["behaviour", "prompt_id"], columns="alpha", values="rate"
 # `behavior_rates.png`: does LDA surface the behaviour, and at which alpha does the text break?
 
 # %%
-Image(RUN / "behavior_rates.png", width=900)
+run.figures.rates()
 
 # %% [markdown]
 # ### The alpha that decides
 #
-# **alpha\*** is the largest amplification that still reads. It is fixed now, on the untrained model, before anything is
+# **alpha\*** is the largest amplification that still reads. It is fixed now, on the after model, before anything is
 # removed, so that no arm can choose its own yardstick.
 
 # %%
-star = read("surface/alpha_star.json")
-print(star["rule"])
-print(f"coherent: {', '.join(f'{percent(share)} at alpha {alpha}' for alpha, share in star['coherence'].items())}")
-print(f"alpha* = {star['alpha_star']}")
+star = run.results.alpha_star
+print(star.rule)
+print(f"coherent: {', '.join(f'{percent(share)} at alpha {alpha}' for alpha, share in star.coherence.items())}")
+print(f"alpha* = {star.alpha_star}")
 
 # %% [markdown]
 # ## Phase 3: which documents are to blame?
@@ -298,9 +295,10 @@ print(f"alpha* = {star['alpha_star']}")
 # responsible. The first documents (whole clusters of duplicates) of each ranking are **flagged**.
 
 # %%
-run("attribute")
-methods = read("attribute/methods.json")
-pd.DataFrame(methods).T[["label", "pool", "description"]]
+run = reach("attribute")
+results = run.results
+methods = results.methods
+pd.DataFrame([{"method": info.name, "label": info.label, "description": info.description} for info in methods.values()])
 
 # %% [markdown]
 # ### The queries
@@ -308,7 +306,7 @@ pd.DataFrame(methods).T[["label", "pool", "description"]]
 # Taken from attribution prompts only, from the high end of alpha.
 
 # %%
-queries = pd.read_json(RUN / "artifacts/attribute/queries.jsonl", lines=True)
+queries = pd.DataFrame(results.queries)
 print(f"{len(queries)} harmful outputs are traced")
 queries.groupby("behaviour").head(2)[["behaviour", "alpha", "prompt", "text"]] if len(queries) else "nothing surfaced"
 
@@ -320,13 +318,13 @@ queries.groupby("behaviour").head(2)[["behaviour", "alpha", "prompt", "text"]] i
 # all methods, and is measured where the truth is known.
 
 # %%
-pool = read("attribute/pool.json")
-print(f"{pool['documents']:,} documents in {pool['clusters']:,} clusters of duplicates")
-print("candidates:", ", ".join(f"{count} for {name}" for name, count in pool["candidates"].items()) or "none")
-for row in read("attribute/quality.json")["prefilter_recall"]:
-    if row["recall"] is not None:
-        name = "all behaviours" if row["behaviour"] == "*" else row["behaviour"]
-        print(f"planted documents among the candidates, {name}: {percent(row['recall'])}")
+print(f"{results.pool.documents:,} documents in {results.pool.clusters:,} clusters of duplicates")
+candidates = results.attribution.candidates
+print("candidates:", ", ".join(f"{count} for {name}" for name, count in candidates.items()) or "none")
+for row in results.prefilter_recall:
+    if row.recall is not None:
+        name = "all behaviours" if row.behaviour == "*" else row.behaviour
+        print(f"planted documents among the candidates, {name}: {percent(row.recall)}")
 
 # %% [markdown]
 # ### Method 1: gradient similarity
@@ -335,19 +333,18 @@ for row in read("attribute/quality.json")["prefilter_recall"]:
 # Linear weights of the middle blocks. A document that would move the weights as the behaviour does probably taught it.
 # Exact, without a projection, and no gradient of a single document is ever held.
 
+
 # %%
-documents = pd.read_json(RUN / "artifacts/attribute/top_documents.jsonl", lines=True)
-
-
 def blamed(method, first=3):
     """The documents that a method ranks first for each behaviour, with their text."""
-    path = RUN / "artifacts/attribute/scores" / f"{method}.jsonl"
-    if not path.exists() or not path.stat().st_size or not len(documents):
-        return pd.DataFrame()
-    scores = pd.read_json(path, lines=True)
-    shown = ["prompt", "response", *(["planted"] if resolved.truth else [])]
-    top = scores[scores["rank"] <= first].merge(documents, on="doc_id", how="left")
-    return top.set_index(["behaviour", "rank"])[["score", *shown]].sort_index()
+    scores = run.scores(method)
+    rows = []
+    for row in scores[scores["rank"] <= first].itertuples():
+        shown = results.documents[row.doc_id]
+        planted = {} if shown.planted is None else {"planted": shown.planted}
+        texts = {"prompt": shown.prompt, "response": shown.response}
+        rows.append({"behaviour": row.behaviour, "rank": row.rank, "score": row.score, **texts, **planted})
+    return pd.DataFrame(rows)
 
 
 blamed("gradient")
@@ -360,15 +357,14 @@ blamed("gradient")
 
 # %%
 display(blamed("activation"))
-themes = read("attribute/themes.json")
 pd.DataFrame(
     [
         {
-            "terms": ", ".join(theme["terms"]),
-            "share": percent(theme["share"]),
-            **{f"flagged by {name}": percent(share) for name, share in theme["flagged"].items() if name in methods},
+            "terms": ", ".join(theme.terms),
+            "share": percent(theme.share),
+            **{f"flagged by {row.method}": percent(row.share) for row in theme.flagged},
         }
-        for theme in themes["themes"]
+        for theme in results.themes
     ]
 )
 
@@ -380,7 +376,7 @@ pd.DataFrame(
 # then this method says nothing about language models as judges.
 
 # %%
-print(methods["llm-judge"]["label"] if "llm-judge" in methods else "nothing surfaced")
+print(methods["llm-judge"].label)
 blamed("llm-judge")
 
 # %% [markdown]
@@ -390,17 +386,16 @@ blamed("llm-judge")
 # and Spearman's rank correlation over everything that both ranked.
 
 # %%
-agreement = pd.DataFrame(read("attribute/agreement.json")["rows"])
+agreement = pd.DataFrame(results.agreement)
 if len(agreement):
     pairs = agreement[agreement["behaviour"] == "*"].set_index(["a", "b"])
     display(pairs[["overlap", "jaccard", "jaccard_chance", "spearman", "rbo"]].astype(float).round(3))
 
 # %%
-quality = read("attribute/quality.json")
-if quality["truth"] and quality["rows"]:
-    found = pd.DataFrame(quality["rows"])
+if results.quality:
+    found = pd.DataFrame(results.quality)
     found = found[found["behaviour"] == "*"].set_index(["pool", "method"]).sort_index(ascending=False)
-    print(f"Who finds what was planted? Precision and recall at {quality['k']}, average precision")
+    print(f"Who finds what was planted? Precision and recall at {results.attribution.k}, average precision")
     display(found[["precision_at_k", "recall_at_k", "auprc", "base_rate"]].astype(float).round(3))
 else:
     print("The causes are not known here: only removal can tell whether a method is right.")
@@ -419,10 +414,7 @@ else:
 # number of steps are the same in every arm of a seed.
 
 # %%
-flagged = read("attribute/flagged.json")
-pd.DataFrame(
-    {name: {behaviour: len(ids) for behaviour, ids in found.items()} for name, found in flagged.items()}
-).rename_axis("flagged documents")
+run.flagged.groupby(["method", "k", "behaviour"]).size().unstack().rename_axis(columns="flagged documents")
 
 # %% [markdown]
 # ### Two protocols
@@ -432,9 +424,9 @@ pd.DataFrame(
 # counterfactual where the pool is the stage between the two checkpoints, as in the organism.
 
 # %%
-run("patch")
-arms = pd.read_json(RUN / "artifacts/patch/arms.jsonl", lines=True)
-print(f"headline protocol: {study.patch.headline}; {len(arms)} arms")
+run = reach("patch")
+results = run.results
+print(f"headline protocol: {study.patch.headline}; {len(results.interventions)} trainings")
 
 # %% [markdown]
 # ### The exposure gate
@@ -443,9 +435,8 @@ print(f"headline protocol: {study.patch.headline}; {len(arms)} arms")
 # seen at least 90 % of what an arm removed, and the arm itself none of it.
 
 # %%
-exposure = read("patch/exposure.json")
-print("passed" if exposure["passed"] else "FAILED: the comparison below means nothing")
-pd.DataFrame(exposure["rows"])
+print("passed" if results.patching.exposed else "FAILED: the comparison below means nothing")
+pd.DataFrame(results.exposure)
 
 # %% [markdown]
 # ### Rates by arm
@@ -454,16 +445,15 @@ pd.DataFrame(exposure["rows"])
 # it needs at least four seeds, so a quick run has none, and a difference there shows no more than a direction.
 
 # %%
-tests = pd.DataFrame(read("patch/tests.json")["rows"])
-if len(tests):
-    decisive = tests[tests["headline"]].sort_values("rate").set_index("arm")
-    table = decisive[["seeds", "rate", "low", "high", "rate_of_coherent"]].copy()
-    for column in ("rate", "low", "high", "rate_of_coherent"):
-        table[column] = table[column].map(percent)
-    against = decisive["to_random"]
-    table["against random"] = [f"{100 * row['difference']:+.1f} points" if row else "-" for row in against]
-    table["p"] = [f"{row['p']:.3f}" if row and row["p"] is not None else "-" for row in against]
-    display(table)
+tests = run.arms
+decisive = tests[tests["headline"]].sort_values("rate").set_index("arm")
+table = decisive[["seeds", "rate", "low", "high", "rate_of_coherent"]].copy()
+for column in ("rate", "low", "high", "rate_of_coherent"):
+    table[column] = table[column].map(percent)
+if "to_random.difference" in decisive:
+    table["against random"] = decisive["to_random.difference"].map("{:+.1%}".format, na_action="ignore")
+    table["p"] = decisive["to_random.p"].map("{:.3f}".format, na_action="ignore")
+table
 
 # %% [markdown]
 # ### The figure
@@ -471,7 +461,7 @@ if len(tests):
 # `patching_comparison.png`, the main result: which method's removals reduce the behaviour?
 
 # %%
-Image(RUN / "patching_comparison.png", width=900)
+run.figures.patching()
 
 # %% [markdown]
 # ### By behaviour
@@ -479,10 +469,9 @@ Image(RUN / "patching_comparison.png", width=900)
 # A mean can hide that one behaviour was cured and another was not.
 
 # %%
-if len(tests):
-    split = tests[(tests["protocol"] == study.patch.headline) & (tests["split"] == "held-out")]
-    split = split[(split["behaviour"] != "*") & (split["alpha"] == read("patch/tests.json")["alpha"])]
-    display(split.pivot(index="arm", columns="behaviour", values="rate").map(percent))
+split = tests[(tests["protocol"] == study.patch.headline) & (tests["split"] == "held-out")]
+split = split[(split["behaviour"] != "*") & (split["alpha"] == results.alpha) & split["k"].isin([0, results.k])]
+split.pivot(index="arm", columns="behaviour", values="rate").map(percent)
 
 # %% [markdown]
 # ## Phase 5: what was found
@@ -491,9 +480,9 @@ if len(tests):
 # everything (`index.html`), all from the artifacts above.
 
 # %%
-run("report")
-results = json.loads((RUN / "final_results.json").read_text())
+run = reach("report")
 print(", ".join(sorted(path.name for path in RUN.iterdir() if path.is_file())))
+run
 
 # %% [markdown]
 # ### Findings
@@ -501,10 +490,11 @@ print(", ".join(sorted(path.name for path in RUN.iterdir() if path.is_file())))
 # Sentences that rules make from the numbers, negative results as plainly as positive ones.
 
 # %%
-display(Markdown("\n".join(f"- {markdown(text)}" for text in results["findings"])))
+final = json.loads((RUN / "final_results.json").read_text())
+print("\n".join(f"- {text}" for text in final["findings"]))
 
 # %%
-Image(RUN / "final_results.png", width=1000)
+run.figures.overview()
 
 # %% [markdown]
 # ### Verdict and limits
@@ -513,10 +503,8 @@ Image(RUN / "final_results.png", width=1000)
 # conclude, each with the number that triggered it.
 
 # %%
-print("verdict:", (results["verdict"] or {"label": "not decided"})["label"])
-for reason in (results["verdict"] or {"reasons": []})["reasons"]:
-    print("-", reason)
-display(Markdown("\n".join(f"- {markdown(text)}" for text in results["limitations"])))
+print("verdict:", run.verdict.label)
+print("\n".join(f"- {text}" for text in (*run.verdict.reasons, *final["limitations"])))
 
 # %% [markdown]
 # ### One case from end to end

@@ -29,7 +29,7 @@ def test_the_phases_begin_where_the_specification_says_and_no_output_is_committe
 
 
 def test_its_quick_settings_are_keys_of_the_studies_they_are_for() -> None:
-    from datablame.study.file import load_study
+    import datablame as db
 
     source = "".join(json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"][4]["source"])
     quick = source[source.index("QUICK = ") : source.index("class Steps")]
@@ -39,4 +39,4 @@ def test_its_quick_settings_are_keys_of_the_studies_they_are_for() -> None:
     assert isinstance(settings, dict)
     assert set(settings) == {"organism", "olmo2-1b"}
     for study, overrides in settings.items():
-        assert load_study(study, overrides) != load_study(study)
+        assert db.study(study, overrides) != db.study(study)
