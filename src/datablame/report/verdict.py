@@ -9,7 +9,6 @@ from datablame.report.effects import (
     SampleSize,
     all_flag_the_same,
     effects,
-    mean_jaccard,
     no_p_value,
     prompts_for,
     required_sample_size,
@@ -75,7 +74,6 @@ class _Evidence(NamedTuple):
     """Methods for which every condition of a success holds."""
     dropping: Sequence[Effect]
     """Methods that drop far enough."""
-    jaccard: float | None
     same_flags: bool
 
     @property
@@ -90,6 +88,10 @@ class _Evidence(NamedTuple):
     @property
     def rose(self) -> bool:
         return self.rise is not None and beyond(self.rise.low, 0)
+
+    @property
+    def jaccard(self) -> float | None:
+        return self.results.mean_jaccard
 
     @property
     def margin(self) -> float:
@@ -114,7 +116,6 @@ def verdict(results: Results) -> Verdict:
         methods=methods,
         winners=[method for method in dropping if method.significant and method.holds is True],
         dropping=dropping,
-        jaccard=mean_jaccard(results),
         same_flags=all_flag_the_same(results),
     )
     size: SampleSize | None = None
