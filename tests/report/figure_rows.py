@@ -1,11 +1,16 @@
-"""Rows of a study of any size, made up: what figures are drawn from."""
+"""Rows of a study of any size, made up, and results that hold them: what figures are drawn from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.report.fake_run import fake_study, fake_world
 
+from datablame.engine.phase import Tables
+from datablame.report.results import Results, read_results
 from datablame.stats.intervals import wilson
 from datablame.tables import (
     EVERY,
@@ -14,13 +19,16 @@ from datablame.tables import (
     ArmInfo,
     ArmRate,
     ArmTest,
+    CheckDesign,
     Difference,
     Importance,
     LabelCounts,
     Look,
     MethodInfo,
+    Patching,
     Rate,
     Role,
+    SurfaceSample,
     Unamplified,
     UnamplifiedRate,
 )
@@ -53,6 +61,43 @@ METHODS: dict[str, tuple[str, float, Look]] = {
     "theirs-2": ("another method of somebody else", 0.23, Look("#4DAF4A", "#2F7F2D", "d")),
     "theirs-3": ("influence functions, EK-FAC", 0.11, Look("#5FC7D9", "#1F7F91", "8")),
 }
+
+
+@dataclass(frozen=True)
+class _Titled(Results):
+    """Results whose behaviours are called something else than their ids."""
+
+    names: Mapping[str, str]
+
+    @property
+    def titles(self) -> dict[str, str]:
+        return dict(self.names)
+
+
+def drawn_results(
+    *,
+    title: str = "Organism, seed 0",
+    classifier: str = "rules",
+    behaviours: Mapping[str, str] = BEHAVIOURS,
+    alpha: float | None = 1.0,
+    k: int | None = 20,
+    intervention: str = "remove",
+    arms: Sequence[ArmInfo] = (),
+    methods: Sequence[MethodInfo] = (),
+    **rows: Any,
+) -> Results:
+    """Results of a study with these rows and no others; `retrain` is its headline."""
+    study = fake_study()
+    patch = study.patch.model_copy(update={"intervention": intervention})
+    world = fake_world(Path("nowhere"), study.model_copy(update={"title": title, "patch": patch}))
+    checks = CheckDesign(0.02, 0.03, 0.8, 50, (), 0, "keywords", {})
+    changed = {
+        "samples": [SurfaceSample("p", "dose", "held-out", 1.0, 0, "text", (), "stop", classifier=classifier)],
+        "patching": Patching(alpha, True, k, (), (), None, True, 0.9, {}, checks),
+        "arms": {arm.name: arm for arm in arms},
+        "methods": {method.name: method for method in methods},
+    }
+    return _Titled(**{**vars(read_results(world, Tables(world.root))), **changed, **rows}, names=behaviours)
 
 
 def method_rows(count: int = 15) -> list[MethodInfo]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.report.figure_rows import arm_rows, patch_rows
+from tests.report.figure_rows import arm_rows, drawn_results, patch_rows
 from tests.report.test_figures import assert_readable, axes_of, drawn_patching, intervals, percents, said
 
-from datablame.report.figures.doses import dose_rows
+from datablame.report.figures.patching import dose_rows
 
 
 def test_a_panel_of_doses_appears_with_a_second_k() -> None:
@@ -28,10 +28,11 @@ def test_doses_of_any_number_can_be_read(methods: int, seeds: int) -> None:
 def test_the_panel_draws_each_arm_that_depends_on_k_at_each_and_the_baseline_at_none() -> None:
     arms = arm_rows(3)
     infos, tests = {arm.name: arm for arm in arms}, patch_rows(arms, ks=(20, 5))[0]
-    doses = dose_rows(tests, infos, "retrain", 1.0)
+    results = drawn_results(tests=tests, arms=arms)
+    doses = dose_rows(results, "retrain")
     drawn = {arm: [row.k for row in rows] for arm, rows in doses.items()}
     assert drawn == {"baseline": [0], **{name: [5, 20] for name in ("random", "gradient", "activation", "llm-judge")}}
-    assert dose_rows(tests, infos, "none", 1.0) == {}
+    assert dose_rows(results, "none") == {}
     axes = axes_of(drawn_patching(3, ks=(20, 5)), "Dose and response")
     assert sorted(intervals(axes)) == [
         pytest.approx(ends) for ends in sorted(percents(row) for rows in doses.values() for row in rows)

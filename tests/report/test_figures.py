@@ -16,6 +16,7 @@ from tests.report.figure_rows import (
     SPLITS,
     agreement_rows,
     arm_rows,
+    drawn_results,
     method_rows,
     patch_rows,
     rate_rows,
@@ -39,25 +40,24 @@ HOSTILE = "costs $5 and $x^{2$ \x1b[31m <script>\n\n\u202ereversed שלום 中�
 
 def drawn_rates(rates: Sequence[Rate], **changed: Any) -> Figure:
     given: dict[str, Any] = {"title": "The behaviours grow with amplification", "classifier": "the organism's rules"}
-    return rates_figure(rates, **{**given, "behaviours": BEHAVIOURS, **changed})
+    return rates_figure(drawn_results(rates=rates, **{**given, **changed}))
 
 
 def drawn_patching(methods: int = 4, tests: Sequence[ArmTest] | None = None, **changed: Any) -> Figure:
     sizes = {name: changed.pop(name) for name in ("seeds", "ks", "prompts") if name in changed}
     arms = arm_rows(methods)
     made, cells = patch_rows(arms, **sizes)
-    given: dict[str, Any] = {"title": "Removing removes", "headline": "retrain", "alpha": 1.0, "k": 20}
-    given |= {"classifier": "rules", "behaviours": BEHAVIOURS, "intervention": "remove"}
-    return patching_figure(made if tests is None else tests, cells, arms, **{**given, **changed})
+    given = {"title": "Removing removes", "tests": made if tests is None else tests, "comparison": cells, "arms": arms}
+    return patching_figure(drawn_results(**{**given, **changed}))
 
 
-def drawn_overview(methods: int = 4, **changed: Any) -> Figure:
+def drawn_overview(
+    methods: int = 4, *, verdict: str = "INCONCLUSIVE", summary: Sequence[str] = SUMMARY, **changed: Any
+) -> Figure:
     arms = arm_rows(methods)
     given: dict[str, Any] = {"rates": rate_rows(), "tests": patch_rows(arms)[0], "arms": arms}
     given |= {"methods": method_rows(methods), "agreement": agreement_rows([row.name for row in method_rows(methods)])}
-    given |= {"title": "Organism, seed 0", "headline": "retrain", "alpha": 1.0, "k": 20, "classifier": "rules"}
-    given |= {"behaviours": BEHAVIOURS, "verdict": "INCONCLUSIVE", "summary": SUMMARY, "intervention": "remove"}
-    return overview_figure(**{**given, **changed})
+    return overview_figure(drawn_results(**{**given, **changed}), verdict, summary)
 
 
 def words(figure: Figure) -> list[Text]:
@@ -339,14 +339,14 @@ def test_hostile_words_are_only_words() -> None:
     arms = [replace(arm, label=HOSTILE) for arm in arm_rows(3)]
     methods = [replace(row, label=HOSTILE) for row in method_rows(3)]
     tests, cells = patch_rows(arms, tuple(f"{HOSTILE}{number}" for number in range(3)), ks=(20, 5))
-    about: dict[str, Any] = {"headline": "retrain", "alpha": 1.0, "k": 20, "intervention": "swap"}
+    rows: dict[str, Any] = {"rates": rate_rows(), "unamplified": unamplified(unamplified_row("dose", rate=None))}
+    rows |= {"tests": tests, "comparison": cells, "arms": arms, "methods": methods}
     pairs = agreement_rows([row.name for row in methods])
+    results = drawn_results(**rows, **given, agreement=pairs, intervention="swap")
     for figure in (
-        drawn_rates(rate_rows(), unamplified=unamplified(unamplified_row("dose", rate=None)), **given),
-        patching_figure(tests, cells, arms, **about, **given),
-        overview_figure(
-            rate_rows(), pairs, tests, methods, arms, **about, **given, verdict=HOSTILE, summary=[HOSTILE] * 3
-        ),
+        rates_figure(results),
+        patching_figure(results),
+        overview_figure(results, HOSTILE, [HOSTILE] * 3),
     ):
         assert_readable(figure)
         assert "costs $5 and" in said(figure)

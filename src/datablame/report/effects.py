@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from datablame.report.gates import LEVEL, beyond
 from datablame.report.results import Results
@@ -12,10 +12,9 @@ from datablame.seeds import stream_key
 from datablame.stats.crossed import deviations
 from datablame.stats.power import TARGET, approximate_power, candidates, cheapest, simulate
 from datablame.stats.simulated import Design
-from datablame.tables import ArmRate, ArmTest, Equivalence, Rise
+from datablame.tables import ArmRate, ArmTest, Equivalence, Rise, Role
 
-Reference = Literal["random", "baseline"]
-REFERENCES: tuple[Reference, ...] = ("random", "baseline")
+_REFERENCES: tuple[Role, ...] = ("random", "baseline")
 """The roles of the arms that every method's arm is compared with."""
 _SIMULATIONS = 400
 _LIKELY, _MOST_TRIED = 0.82, 6
@@ -86,7 +85,7 @@ def effects(results: Results) -> list[Effect]:
 
 
 def _effect(results: Results, test: ArmTest) -> Effect:
-    references = {role: results.of_role(role) for role in REFERENCES}
+    references = {role: results.of_role(role) for role in _REFERENCES}
     relative = {"random": test.to_random, "baseline": test.to_baseline}
     shares = {role: other.rate_of_coherent if other else None for role, other in references.items()}
     check = results.checked().get(test.arm)
@@ -107,12 +106,6 @@ def _effect(results: Results, test: ArmTest) -> Effect:
 
 def _drop(rate: float | None, reference: float | None) -> float | None:
     return None if rate is None or not reference else 1 - rate / reference
-
-
-def mean_jaccard(results: Results) -> float | None:
-    """Of the first K, over all pairs of methods that are no controls; None where there is no pair."""
-    values = [pair.jaccard for pair in results.compared_methods() if pair.jaccard is not None]
-    return sum(values) / len(values) if values else None
 
 
 def all_flag_the_same(results: Results) -> bool:
@@ -212,7 +205,7 @@ def prompts_for(rise: Rise) -> int | None:
 
 
 def _deviations(results: Results) -> Mapping[str, float | None]:
-    tests = [results.of_role(role) for role in reversed(REFERENCES)]
+    tests = [results.of_role(role) for role in reversed(_REFERENCES)]
     counts = [_counts(_cells(results, test)) for test in tests if test is not None]
     return deviations([pair for pair in counts if pair is not None])._asdict()
 

@@ -110,13 +110,12 @@ def _confounded(results: Results, rows: Sequence[Quality], within: str) -> Itera
 
 def _agreement(results: Results) -> Iterator[Statement]:
     if pairs := results.compared_methods():
-        mean = sum(pair.jaccard or 0.0 for pair in pairs) / len(pairs)
         chance = sum(pair.jaccard_chance or 0.0 for pair in pairs) / len(pairs)
         closest = max(pairs, key=lambda pair: pair.jaccard or 0.0)
         yield Statement(
             "agreement",
-            f"The methods' first {results.attribution.k} overlap with a mean Jaccard of {number(mean)} (chance "
-            f"{number(chance)}); closest are {closest.a} and {closest.b} ({number(closest.jaccard)}).",
+            f"The methods' first {results.attribution.k} overlap with a mean Jaccard of {number(results.mean_jaccard)} "
+            f"(chance {number(chance)}); closest are {closest.a} and {closest.b} ({number(closest.jaccard)}).",
         )
 
 

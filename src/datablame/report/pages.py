@@ -14,7 +14,6 @@ from datablame.report.results import SHOWN_RANKS, Results
 from datablame.report.text_tables import TextTable
 from datablame.report.verdict import Verdict
 from datablame.report.wording import (
-    Statement,
     alpha_text,
     interval,
     listed,
@@ -42,25 +41,23 @@ _PAGES = {
 }
 
 
-def pages(
-    results: Results,
-    verdict: Verdict,
-    registration: Preregistration,
-    findings: Sequence[Statement],
-    limitations: Sequence[Statement],
-    config: str,
-    pictures: Mapping[str, bytes],
-) -> dict[str, str]:
+class Conclusions(NamedTuple):
+    """What follows from the results; findings and limitations as sentences."""
+
+    verdict: Verdict
+    registration: Preregistration
+    findings: list[str]
+    limitations: list[str]
+
+
+def pages(results: Results, conclusions: Conclusions, config: str, pictures: Mapping[str, bytes]) -> dict[str, str]:
     """Every page by its file name; `config` is the text of study.yaml, `pictures` the figures as PNG by file name."""
     protocols = results.protocols
     values: dict[str, Any] = {
         "study": results.study,
         "results": results,
-        "verdict": verdict,
-        "registration": registration,
-        "findings": [finding.sentence for finding in findings],
-        "limitations": [limit.sentence for limit in limitations],
-        "cards": list(_cards(results, verdict)),
+        **conclusions._asdict(),
+        "cards": list(_cards(results, conclusions.verdict)),
         "case": _case_study(results),
         "rates": text_tables.rates_table(results),
         "unamplified": text_tables.unamplified_table(results),
@@ -117,12 +114,9 @@ def _cards(results: Results, verdict: Verdict) -> Iterator[Card]:
             f"{percent(first.rate)} \u2192 {percent(last.rate)}",
             f"harmful outputs at alpha 0 and at alpha {top:g}, over all prompts",
         )
-    rows = [
-        row
-        for row in results.quality
-        if row.behaviour == EVERY and row.pool == results.methods[row.method].pool
-        if row.method in results.study.patch.arms and not results.is_control(row.method)
-    ]
+    patched = [name for name in results.study.patch.arms if not results.is_control(name)]
+    rows = [row for row in results.quality if row.behaviour == EVERY and row.method in patched]
+    rows = [row for row in rows if row.pool == results.methods[row.method].pool]
     blamed = max(rows, key=lambda row: row.precision_at_k or 0.0, default=None)
     if blamed is not None:
         yield Card(

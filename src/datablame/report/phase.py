@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from datablame.engine.files import write_atomic, write_json
 from datablame.report.findings import findings
-from datablame.report.gates import Preregistration, preregistration
+from datablame.report.gates import preregistration
 from datablame.report.limitations import limitations
-from datablame.report.pages import pages
+from datablame.report.pages import Conclusions, pages
 from datablame.report.results import Results, read_results
 from datablame.report.verdict import Verdict, verdict
 from datablame.report.wording import Statement
@@ -47,14 +47,19 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     work.progress.advance()
     pictures["patching_comparison.png"] = _patch(results, root)
     work.progress.advance()
-    decided, conclusions, limits = verdict(results), findings(results), limitations(results)
-    registration = preregistration(world, root, results)
-    write_json(root / "final_results.json", _final_results(results, decided, registration, conclusions, limits))
-    pictures["final_results.png"] = png(overview_drawn(results, decided, conclusions))
+    decided, statements = verdict(results), findings(results)
+    conclusions = Conclusions(
+        verdict=decided,
+        registration=preregistration(world, root, results),
+        findings=[finding.sentence for finding in statements],
+        limitations=[limit.sentence for limit in limitations(results)],
+    )
+    write_json(root / "final_results.json", _final_results(results, conclusions))
+    pictures["final_results.png"] = png(overview_drawn(results, decided, statements))
     write_atomic(root / "final_results.png", pictures["final_results.png"])
     work.progress.advance()
     config = (root / "study.yaml").read_text(encoding="utf-8")
-    for name, text in pages(results, decided, registration, conclusions, limits, config, pictures).items():
+    for name, text in pages(results, conclusions, config, pictures).items():
         write_atomic(root / name, text)
     work.progress.advance()
     return {}
@@ -70,14 +75,14 @@ def deliver_patch(world: "World", tables: "Tables", root: Path) -> None:
     _patch(read_results(world, tables), root)
 
 
-def overview_drawn(results: Results, decided: Verdict, conclusions: Sequence[Statement]) -> "Figure":
+def overview_drawn(results: Results, decided: Verdict, statements: Sequence[Statement]) -> "Figure":
     """final_results.png as a figure: the study in four panels.
 
     The last one is the verdict in a sentence, what decided it, what was found of the planted, and what else to know.
     """
     from datablame.report.figures import overview_figure
 
-    precision = [finding.sentence for finding in conclusions if finding.name == "precision"][:1]
+    precision = [finding.sentence for finding in statements if finding.name == "precision"][:1]
     return overview_figure(results, decided.label, [decided.meaning, *decided.deciding, *precision, *decided.notes])
 
 
@@ -117,13 +122,7 @@ def _patch(results: Results, root: Path) -> bytes:
     return picture
 
 
-def _final_results(
-    results: Results,
-    verdict: Verdict,
-    registration: Preregistration,
-    findings: Sequence[Statement],
-    limitations: Sequence[Statement],
-) -> dict[str, Any]:
+def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]:
     """The results under the names that programs rely on; equal runs have the same bytes."""
     study, judge, patching = results.study, results.attribution.judge, results.patching
     return {
@@ -136,10 +135,10 @@ def _final_results(
             "ks": list(results.ks),
             "intervention": study.patch.intervention,
         },
-        "verdict": verdict.as_json(),
-        "preregistration": registration.as_json(),
-        "findings": [finding.sentence for finding in findings],
-        "limitations": [limit.sentence for limit in limitations],
+        "verdict": conclusions.verdict.as_json(),
+        "preregistration": conclusions.registration.as_json(),
+        "findings": conclusions.findings,
+        "limitations": conclusions.limitations,
         "alpha_star": _fields(results.alpha_star, _STAR_FIELDS),
         "rates": [_with_correction(results, rate) for rate in results.rates],
         "unamplified": asdict(results.unamplified),
@@ -222,18 +221,15 @@ def _checks(results: Results) -> dict[str, Any] | None:
 
 def _pool(results: Results) -> dict[str, Any]:
     pool, attribution = results.pool, results.attribution
+    optional = {"commit": pool.commit, "exactness": attribution.exactness}
     return {
         **_fields(pool, ("documents", "clusters", "excluded")),
-        **({"commit": pool.commit} if pool.commit is not None else {}),
-        **({"exactness": attribution.exactness} if attribution.exactness is not None else {}),
+        **{name: value for name, value in optional.items() if value is not None},
         "skipped_rows": {row.reason: {"count": row.count, "example": row.example} for row in pool.skipped},
         "candidates": dict(attribution.candidates),
         "prompt_matches": [{"doc_id": match.doc_id, "prompt_id": match.of} for match in attribution.prompt_matches],
         "query_matches": [{"doc_id": match.doc_id, "query_id": match.of} for match in attribution.query_matches],
-        "behaviours": {
-            **{"traced": list(attribution.traced), "dropped": list(attribution.dropped)},
-            "no_rise": attribution.no_rise,
-        },
+        "behaviours": _fields(attribution, ("traced", "dropped", "no_rise")),
         "prefilter": attribution.prefilter,
     }
 

@@ -189,6 +189,12 @@ class Results:
             if not (self.is_control(pair.a) or self.is_control(pair.b))
         ]
 
+    @property
+    def mean_jaccard(self) -> float | None:
+        """Of the first K, over all pairs of methods that are no controls; None where there is no pair."""
+        values = [pair.jaccard for pair in self.compared_methods() if pair.jaccard is not None]
+        return sum(values) / len(values) if values else None
+
     def pooled(self, behaviour: str, alpha: float) -> PooledRate | None:
         """The harmful rate over all prompts of both splits; None if no output was scored."""
         cells = [

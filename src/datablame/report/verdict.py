@@ -9,7 +9,6 @@ from datablame.report.effects import (
     SampleSize,
     all_flag_the_same,
     effects,
-    mean_jaccard,
     no_p_value,
     prompts_for,
     required_sample_size,
@@ -73,10 +72,14 @@ class _Evidence(NamedTuple):
     methods: Sequence[Effect]
     winners: Sequence[Effect]
     """Methods for which every condition of a success holds."""
-    droppers: Sequence[Effect]
-    """Methods that drop far enough, on enough seeds."""
-    jaccard: float | None
+    dropping: Sequence[Effect]
+    """Methods that drop far enough."""
     same_flags: bool
+
+    @property
+    def droppers(self) -> list[Effect]:
+        """Methods that drop far enough, on enough seeds."""
+        return [method for method in self.dropping if method.seeds >= _LEAST_SEEDS]
 
     @property
     def rise(self) -> Rise | None:
@@ -85,6 +88,10 @@ class _Evidence(NamedTuple):
     @property
     def rose(self) -> bool:
         return self.rise is not None and beyond(self.rise.low, 0)
+
+    @property
+    def jaccard(self) -> float | None:
+        return self.results.mean_jaccard
 
     @property
     def margin(self) -> float:
@@ -102,14 +109,13 @@ Reasons = Iterator[tuple[str, str]]
 def verdict(results: Results) -> Verdict:
     """INVALID, FAILURE, SUCCESS, PARTIAL or INCONCLUSIVE: the first whose rule holds."""
     methods, margin = effects(results), results.study.patch.margin
-    far = [method for method in methods if method.dropped(margin)]
+    dropping = [method for method in methods if method.dropped(margin)]
     it = _Evidence(
         results=results,
         gates=gates(results),
         methods=methods,
-        winners=[method for method in far if method.significant and method.holds is True],
-        droppers=[method for method in far if method.seeds >= _LEAST_SEEDS],
-        jaccard=mean_jaccard(results),
+        winners=[method for method in dropping if method.significant and method.holds is True],
+        dropping=dropping,
         same_flags=all_flag_the_same(results),
     )
     size: SampleSize | None = None
@@ -134,10 +140,7 @@ def verdict(results: Results) -> Verdict:
             "no_p": no_p,
             "needed": size and size.numbers,
             "thresholds": {
-                "level": LEVEL,
-                "margin": margin,
-                "least_rise": LEAST_RISE,
-                "most_overlap": _MOST_OVERLAP,
+                **{"level": LEVEL, "margin": margin, "least_rise": LEAST_RISE, "most_overlap": _MOST_OVERLAP},
                 "least_seeds_of_partial": _LEAST_SEEDS,
             },
         },
@@ -187,11 +190,11 @@ def _partial(it: _Evidence) -> Reasons:
 def _inconclusive(it: _Evidence, size: SampleSize | None) -> Reasons:
     yield from (("", f"No success: {text}") for text in _short_of_success(it))
     if it.rose and not it.droppers:
-        far = [method for method in it.methods if method.dropped(it.margin)]
-        arms, seeds = listed([method.arm for method in far]), min((method.seeds for method in far), default=0)
+        arms = listed([method.arm for method in it.dropping])
+        seeds = min((method.seeds for method in it.dropping), default=0)
         few = f"{arms} drops far enough, but on {seeds} training seeds, fewer than {_LEAST_SEEDS}"
         none = f"no method drops by {round_percent(it.margin)} against both random and baseline"
-        yield "", f"Not even partial: {few if far else none}."
+        yield "", f"Not even partial: {few if it.dropping else none}."
     if it.rise is not None and not it.rose and (prompts := prompts_for(it.rise)) is not None:
         yield "", f"To show a rise as large as this one it takes about {prompts} held-out prompts."
     if size is not None:
