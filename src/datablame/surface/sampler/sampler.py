@@ -93,19 +93,14 @@ def sample(
         outputs.forget_unfinished()
         capacity //= 2
         _logger.warning("memory ran out; outputs are now sampled %d at a time", capacity)
-    stops = set(stop_ids)
-    generations = []
-    for ids, (log_p_after, log_p_before, *log_q) in zip(outputs.tokens.tolist(), outputs.sums.tolist(), strict=True):
+    stops, generations = set(stop_ids), list[Generation]()
+    for ids, (after_sum, before_sum, *sums) in zip(outputs.tokens.tolist(), outputs.sums.tolist(), strict=True):
         end = next((index for index, token in enumerate(ids) if token in stops), None)
-        generations.append(
-            Generation(
-                token_ids=tuple(ids[:end]),
-                finish_reason="length" if end is None else "stop",
-                log_p_after=log_p_after if log_probabilities else None,
-                log_p_before=log_p_before if log_probabilities else None,
-                log_q=tuple(log_q) if log_probabilities and settings.untruncated else None,
-            )
-        )
+        made = Generation(tuple(ids[:end]), "length" if end is None else "stop", None, None, None)
+        if log_probabilities:
+            log_q = tuple(sums) if settings.untruncated else None
+            made = made._replace(log_p_after=after_sum, log_p_before=before_sum, log_q=log_q)
+        generations.append(made)
     return generations
 
 
@@ -122,7 +117,7 @@ def _work(after: Any, before: Any, requests: Sequence[Request], *, both: bool) -
     prompts = sorted(dict.fromkeys(request.prompt for request in requests), key=len)
     number = {prompt: index for index, prompt in enumerate(prompts)}
     prompt_of = [number[request.prompt] for request in requests]
-    order = sorted(range(len(requests)), key=lambda index: (prompt_of[index], index))
+    order = sorted(range(len(requests)), key=prompt_of.__getitem__)
     plain = [index for index in order if not both and requests[index].alpha == 0]
     amplified = [index for index in order if both or requests[index].alpha != 0]
     queues: list[tuple[list[Any], list[int]]] = [([after], plain)] if plain else []
@@ -206,9 +201,8 @@ class Outputs:
         steps, n = settings.max_new_tokens, len(keys)
         self._settings, self._vocabulary_size, self._weighed = settings, vocabulary_size, weighed
         greedy = settings.temperature == 0
-        rows = [
-            torch.zeros(steps, dtype=torch.float64) if greedy else torch.from_numpy(uniforms(k, steps)) for k in keys
-        ]
+        zeros = torch.zeros(steps, dtype=torch.float64)
+        rows = [zeros if greedy else torch.from_numpy(uniforms(key, steps)) for key in keys]
         self._uniform = torch.stack(rows).to(device)
         self._alpha = torch.tensor(list(alphas), dtype=torch.float32, device=device)
         is_stop = torch.zeros(vocabulary_size, dtype=torch.bool)
