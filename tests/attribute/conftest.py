@@ -102,7 +102,7 @@ def samples(harmful: bool = True) -> list[SurfaceSample]:
     ]
 
 
-CONTROLS = {"patch": {"arms": list(Patch().arms[:3])}}
+CONTROLS: dict[str, Any] = {"patch": {"arms": list(Patch().arms[:3]), "size": 12}}
 """No arm of a method."""
 
 
@@ -161,6 +161,7 @@ def make(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 "truth": str(truth),
                 "prefilter": {"method": "none", "candidates": 6},
                 "attribute": {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200},
+                "patch": {"size": 12},
                 **keys,
             }
         )

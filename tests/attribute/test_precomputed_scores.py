@@ -15,7 +15,7 @@ from datablame.study.schema import DEFAULT_METHODS, Attribute
 from datablame.tables import Agreement, Candidate, MethodInfo, Quality, Unranked
 
 LIMITS = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200}
-ARMS = {"patch": {"arms": [*CONTROLS["patch"]["arms"], "mine", "ensemble"], "size": 20}}
+ARMS = {"patch": {"size": 12, "arms": [*CONTROLS["patch"]["arms"], "mine", "ensemble"]}}
 
 
 def written(path: Path, rows: list[Any]) -> str:

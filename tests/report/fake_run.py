@@ -20,7 +20,7 @@ from datablame.judge.choice import Choice
 from datablame.report.phase import report
 from datablame.report.results import Results, read_results
 from datablame.seeds import generator
-from datablame.stats.intervals import two_way, two_way_mean, wilson
+from datablame.stats.intervals import two_way, wilson
 from datablame.stats.permutation import holm, permutation_p
 from datablame.study.file import dump_study
 from datablame.study.schema import Study
@@ -438,7 +438,7 @@ def _compared(rows: Sequence[ArmRate], study: Study, protocol: Protocol, behavio
         }
         p_values = [it.p for it in differences.values() if it]
         p = max(cast(list[float], p_values)) if len(p_values) == 2 and None not in p_values else None
-        low, high = two_way_mean(values, 1)
+        low, high = two_way(values, None, 1)
         seeds, prompts = values.shape
         tests.append(
             ArmTest(

@@ -162,8 +162,8 @@ def _stage(
         description=f"attribute: {name}",
         already=len(items.keys() & finished.keys()),
     )
-    finished = journal.read()
-    return {key: finished[key] for key in items}
+    results = journal.read()
+    return {key: results[key] for key in items}
 
 
 def _itself(state: WorkerState) -> WorkerState:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,13 +54,7 @@ def evenly_spaced(n: int, most: int = 64) -> list[int]:
     return sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}) if n > 1 else [*range(n)]
 
 
-class _Checkpoint(NamedTuple):
-    model: Any
-    blocks: list[int]
-    layer: int
-
-
-def _checkpoint(state: WorkerState) -> _Checkpoint:
+def _checkpoint(state: WorkerState) -> tuple[Any, list[int], int]:
     """The checkpoint, the blocks and the layer that the study names.
 
     Raises:
@@ -77,7 +71,7 @@ def _checkpoint(state: WorkerState) -> _Checkpoint:
         raise RequestError(
             f"attribute.layers = {blocks} are not decoder blocks of {reference.path}; choose from 0 to {n - 1}"
         )
-    return _Checkpoint(model, blocks, chosen_layer(settings, reference, n))
+    return model, blocks, chosen_layer(settings, reference, n)
 
 
 def query_item(queries: Queries, differentiated: bool, both_ends: bool, state: WorkerState) -> str:

@@ -239,7 +239,7 @@ Collecting = Generator[Mapping[str, WorkItem], Mapping[str, Any], Mapping[type, 
 
 
 Collect = Callable[[Inquiry], Any]
-"""Gives `Collecting`, stages of work items, or a mapping of evidence at once where this process makes it without items."""
+"""Gives `Collecting`, stages of work items, or the evidence at once where this process makes it without items."""
 Check = Callable[[World, Work], object]
 
 

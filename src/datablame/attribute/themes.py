@@ -44,6 +44,7 @@ def themes(
         return Themes([], None)
     partition = _partition(activations)
     numbers = sorted(set(partition.labels.tolist()), key=lambda i: (-int((partition.labels == i).sum()), i))
+    among = {method: set(chosen) & set(ids) for method, chosen in flagged.items()}
     terms = _terms(texts, [partition.labels == number for number in numbers])
     rows = []
     for number, terms_of_theme in zip(numbers, terms, strict=True):
@@ -56,15 +57,10 @@ def themes(
                 count=len(indices),
                 share=len(indices) / len(ids),
                 examples=tuple(ids[index] for index in nearest[:_EXAMPLES]),
-                flagged=tuple(ThemeShare(method, _share(chosen, members, ids)) for method, chosen in flagged.items()),
+                flagged=tuple(ThemeShare(m, len(of & members) / len(of) if of else None) for m, of in among.items()),
             )
         )
     return Themes(rows, partition.silhouette)
-
-
-def _share(flagged: Collection[str], members: Collection[str], ids: Sequence[str]) -> float | None:
-    candidates = set(flagged) & set(ids)
-    return len(candidates & set(members)) / len(candidates) if candidates else None
 
 
 def _partition(activations: NDArray[np.float64]) -> _Partition:
@@ -98,10 +94,9 @@ def _terms(texts: Sequence[str], memberships: Sequence[NDArray[np.bool_]]) -> li
     overall = np.asarray(weights.mean(0)).ravel()
     terms = []
     for members in memberships:
-        above = (np.asarray(weights[members].mean(0)).ravel() - overall).round(9)
+        # One theme has nothing to stand out from.
+        above = overall if len(memberships) == 1 else np.asarray(weights[members].mean(0)).ravel() - overall
+        above = above.round(9)
         order = sorted(np.flatnonzero(above > 0).tolist(), key=lambda word: (-above[word], names[word]))
         terms.append([str(names[word]) for word in order[:_TERMS]])
-    if len(memberships) == 1:
-        order = sorted(range(len(names)), key=lambda word: (-overall[word].round(9), names[word]))
-        terms = [[str(names[word]) for word in order[:_TERMS]]]
     return terms

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from datablame.patch.registry import ArmKind
 from datablame.seeds import stream_key
 from datablame.stats.crossed import CrossedT, crossed_t, tost
-from datablame.stats.intervals import two_way, two_way_mean, wilson
+from datablame.stats.intervals import two_way, wilson
 from datablame.stats.permutation import holm, permutation_p
 from datablame.tables import (
     EVERY,
@@ -195,7 +195,7 @@ def _test(
     protocol, k, alpha, split, behaviour, _ = where
     rates = differences.rates[kind.name]
     per_seed = rates.mean(1) if rates.shape[1] else np.array([])
-    interval = two_way_mean(rates, differences.key) if per_seed.size else None
+    interval = two_way(rates, None, differences.key) if per_seed.size else None
     to_random, to_baseline = differences.to("random", kind), differences.to("baseline", kind)
     p_values = [d.p for d in (to_random, to_baseline) if d is not None and d.p is not None]
     counts = {label: sum(getattr(row, label) for row in rows if row.arm == kind.name) for label in LABELS}

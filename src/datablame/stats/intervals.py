@@ -5,8 +5,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-_RESAMPLES = 2000
-
 
 class Interval(NamedTuple):
     """Lower and upper end."""
@@ -34,8 +32,8 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half))
 
 
-def two_way(a: ArrayLike, b: ArrayLike, key: int, resamples: int = _RESAMPLES, confidence: float = 0.95) -> Interval:
-    """Percentile interval of mean(a) - mean(b); a and b are (seeds, prompts) with the same prompts.
+def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000, confidence: float = 0.95) -> Interval:
+    """Percentile interval of mean(a) - mean(b), or of mean(a); a and b are (seeds, prompts) with the same prompts.
 
     Prompts are drawn jointly for both, for they are the same prompts; seeds are drawn for each alone (the two-way
     bootstrap of crossed designs; Owen 2007). `key` is the stream of its random numbers.
@@ -43,7 +41,8 @@ def two_way(a: ArrayLike, b: ArrayLike, key: int, resamples: int = _RESAMPLES, c
     Raises:
         ValueError: an array is not two-dimensional or the numbers of prompts differ.
     """
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    first = np.asarray(a, dtype=float)
+    second = np.zeros((1, *first.shape[1:])) if b is None else np.asarray(b, dtype=float)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise ValueError(f"need (seeds, prompts) with the same prompts, not {first.shape} and {second.shape}")
     random = np.random.Generator(np.random.Philox(key=key))
@@ -55,15 +54,3 @@ def two_way(a: ArrayLike, b: ArrayLike, key: int, resamples: int = _RESAMPLES, c
     differences = np.take_along_axis(means[0] - means[1], prompts, axis=1).mean(1)
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
-
-
-def two_way_mean(a: ArrayLike, key: int, resamples: int = _RESAMPLES, confidence: float = 0.95) -> Interval:
-    """Percentile interval of mean(a), a being (seeds, prompts), with prompts and seeds drawn again.
-
-    Raises:
-        ValueError: the array is not two-dimensional.
-    """
-    values = np.asarray(a, dtype=float)
-    if values.ndim != 2:
-        raise ValueError(f"need (seeds, prompts), not {values.shape}")
-    return two_way(values, np.zeros((1, values.shape[1])), key, resamples, confidence)

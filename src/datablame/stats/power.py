@@ -75,10 +75,8 @@ def simulate(design: Design, simulations: int, key: int, advance: Callable[[int]
     Both kinds of study share their random numbers except for the method that works. `advance` is called with the
     number of studies done since the last call.
     """
-    false_alarms: list[list[PValues | None]] = []
-    detections: list[list[PValues | None]] = []
-    adjusted: list[float] = []
-    least: list[float] = []
+    false_alarms, detections = list[list[PValues | None]](), list[list[PValues | None]]()
+    adjusted, least = list[float](), list[float]()
     for drawn in drawn_studies(design, simulations, key):
         [working] = drawn.working
         false_alarms.append(_against_random(drawn.idle[0], drawn.random, design.samples))

@@ -33,8 +33,7 @@ def rank_biased_overlap(a: Sequence[Hashable], b: Sequence[Hashable], p: float =
         raise ValueError(f"rankings have {len(a)} and {len(b)} items; they need the same number, at least 1")
     if len(set(a)) < len(a) or len(set(b)) < len(b):
         raise ValueError("a ranking names an item twice")
-    first: set[Hashable] = set()
-    second: set[Hashable] = set()
+    first, second = set[Hashable](), set[Hashable]()
     shared, total, weight = 0, 0.0, 1.0
     for depth, (x, y) in enumerate(zip(a, b, strict=True), 1):
         first.add(x)

@@ -40,13 +40,7 @@ def sample_specs(prompts: Iterable[Prompt], alphas: Sequence[float], indices: It
 
 
 def draw(
-    after: Any,
-    before: Any,
-    tokenizer: Any,
-    specs: Sequence[SampleSpec],
-    study: Study,
-    *,
-    log_probabilities: bool = False,
+    after: Any, before: Any, tokenizer: Any, specs: Sequence[SampleSpec], study: Study, log_probabilities: bool = False
 ) -> list[Sample]:
     """The samples, in the order of the specs, drawn as the study's `surface` says; `log_q` is of `surface.alphas`.
 

@@ -19,10 +19,7 @@ _UNTRUNCATED = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0, "plausibil
 def unamplified(surface: Surface, samples: Sequence[Sample], rates: Sequence[Rate]) -> Unamplified:
     """For each behaviour and split the rate at alpha 0, counted there and weighed from all alphas.
 
-    Args:
-        surface: the settings that the samples were drawn with.
-        samples: labelled outputs with `log_p_after` and `log_q`.
-        rates: their rates; the counted one is that of alpha 0.
+    `surface` are the settings that the samples, labelled and with `log_p_after` and `log_q`, were drawn with.
     """
     if (reason := why_not(surface)) is not None:
         return Unamplified(possible=False, why_not=reason, rows=())
@@ -44,15 +41,12 @@ def unamplified(surface: Surface, samples: Sequence[Sample], rates: Sequence[Rat
 
 def why_not(surface: Surface) -> str | None:
     """Why outputs drawn with these settings cannot be weighed; None where they can."""
-    cut = [
-        f"surface.{name} = {value:g}"
-        for name, need in _UNTRUNCATED.items()
-        if (value := getattr(surface, name)) != need
-    ]
+    settings = {name: getattr(surface, name) for name in _UNTRUNCATED}
+    cut = ", ".join(f"surface.{name} = {value:g}" for name, value in settings.items() if value != _UNTRUNCATED[name])
     if not cut:
         return None
     return (
-        f"{', '.join(cut)}: outputs then don't come from the amplified distribution itself, so that they cannot be "
+        f"{cut}: outputs then don't come from the amplified distribution itself, so that they cannot be "
         "weighed; the estimates need temperature 1, top_p 1, top_k 0, min_p 0 and plausibility 0"
     )
 
@@ -61,14 +55,13 @@ def importance(scored: Sequence[Sample], alphas: Sequence[float]) -> Importance:
     """The estimate from scored outputs of all alphas, each weighed by p / sum_k pi_k q_k of its own prompt."""
     if not scored:
         return Importance(None, None, None, 0, 0, None, None, None, None, "no output was scored")
-    weighed = weigh(scored, alphas)
-    harmful = sum(sample.label == "harmful" for sample in scored)
-    withheld = _untrusted(weighed, harmful)
+    weighed, harmful = weigh(scored, alphas), sum(sample.label == "harmful" for sample in scored)
+    khat = _khat(weighed)
+    withheld = _untrusted(khat, harmful)
     rate = low = high = None
     if withheld is None:
         plain = sum(sample.alpha == 0 for sample in scored)
         rate, (low, high) = min(weighed.rate, 1.0), score_interval(weighed.rate, weighed.standard_error, plain)
-    khat = _khat(weighed)
     return Importance(
         rate=rate,
         low=low,
@@ -103,13 +96,12 @@ def weigh(scored: Sequence[Sample], alphas: Sequence[float]) -> Weighed:
     return weighed_rate(log_weights, [sample.label == "harmful" for sample in scored], prompts, strata)
 
 
-def _untrusted(weighed: Weighed, harmful: int) -> str | None:
+def _untrusted(khat: float | None, harmful: int) -> str | None:
     """Why the estimate is not quoted."""
     if not harmful:
         return "no output at any alpha is harmful, so that there is nothing to weigh"
     if harmful < LEAST_HARMFUL:
         return f"{harmful} harmful outputs are too few to judge their weights; k-hat needs {LEAST_HARMFUL}"
-    khat = _khat(weighed)
     if khat is None:
         return "k-hat cannot be fitted: too few weights exceed the rest"
     return f"k-hat {khat:.2f} is above {KHAT_LIMIT:g}" if khat > KHAT_LIMIT else None

@@ -71,22 +71,12 @@ def embedding(evidence: Evidence) -> NDArray[np.float64]:
 def known_encoder() -> str:
     """The folder of the installed package's model, else the hub id."""
     installed = importlib.util.find_spec(PACKAGE)
-    if installed is not None and installed.origin is not None:
-        folder = Path(installed.origin).parent / "model"
-        if (folder / "config.json").is_file():
-            return str(folder)
-    return HUB_ID
+    folder = Path(installed.origin).parent / "model" if installed is not None and installed.origin else None
+    return HUB_ID if folder is None or not (folder / "config.json").is_file() else str(folder)
 
 
-class Encoder(NamedTuple):
-    """A sentence encoder in evaluation mode."""
-
-    tokenizer: Any
-    model: Any
-
-
-def load_encoder(path: str) -> Encoder:
-    """The encoder of a folder or hub id.
+def load_encoder(path: str) -> tuple[Any, Any]:
+    """Tokenizer and model, in evaluation mode, of a folder or hub id.
 
     Raises:
         RequestError: it is not there.
@@ -97,7 +87,7 @@ def load_encoder(path: str) -> Encoder:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        return Encoder(tokenizer, AutoModel.from_pretrained(path, use_safetensors=True).eval())
+        return tokenizer, AutoModel.from_pretrained(path, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
         raise RequestError(
             f"attribute.methods = embedding needs the encoder {path}, which cannot be loaded "
@@ -105,18 +95,19 @@ def load_encoder(path: str) -> Encoder:
         ) from None
 
 
-def embeddings(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float64]:
+def embeddings(encoder: tuple[Any, Any], texts: Sequence[str]) -> NDArray[np.float64]:
     """Unit vectors, one row a text: the encoder's last hidden states averaged over the tokens (Reimers 2019)."""
     import torch
 
-    vectors = np.zeros((len(texts), encoder.model.config.hidden_size))
+    tokenizer, model = encoder
+    vectors = np.zeros((len(texts), model.config.hidden_size))
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(texts), _BATCH):
         indices = order[start : start + _BATCH]
         limits = {"padding": True, "truncation": True, "max_length": _MAX_TOKENS, "return_tensors": "pt"}
-        batch = encoder.tokenizer([texts[index] for index in indices], **limits)
+        batch = tokenizer([texts[index] for index in indices], **limits)
         with torch.inference_mode():
-            states = encoder.model(**batch).last_hidden_state.double()
+            states = model(**batch).last_hidden_state.double()
         mask = batch["attention_mask"].double()[..., None]
         mean = (states * mask).sum(1) / mask.sum(1)
         vectors[indices] = torch.nn.functional.normalize(mean, dim=1).numpy()

@@ -17,9 +17,6 @@ from datablame.world import World
 _ANY = None
 """Stands for every behaviour, where a file names none."""
 
-Scores = Mapping[str | None, Mapping[str, float]]
-"""By behaviour and document."""
-
 
 def _check_pool(world: World, work: Work) -> None:
     """Refuse score files of another pool.
@@ -59,7 +56,7 @@ def precomputed_scores(inquiry: Inquiry) -> dict[type, PrecomputedScores]:
     return {PrecomputedScores: PrecomputedScores(matrices)}
 
 
-def read_scores(name: str, path: str) -> Scores:
+def read_scores(name: str, path: str) -> Mapping[str | None, Mapping[str, float]]:
     """The rows of one file by behaviour and document.
 
     Raises:

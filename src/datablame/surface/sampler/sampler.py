@@ -42,6 +42,59 @@ class Generation(NamedTuple):
     log_q: tuple[float, ...] | None
 
 
+class Outputs:
+    """Every request's output so far: its tokens, its sums of log-probabilities, and whether it is done."""
+
+    def __init__(
+        self,
+        keys: Sequence[int],
+        alphas: Sequence[float],
+        *,
+        settings: Settings,
+        stop_ids: Sequence[int],
+        vocabulary_size: int,
+        weighed: tuple[float, ...] | None,
+        device: torch.device,
+    ) -> None:
+        steps, n = settings.max_new_tokens, len(keys)
+        self._settings, self._vocabulary_size, self._weighed = settings, vocabulary_size, weighed
+        greedy = settings.temperature == 0
+        zeros = torch.zeros(steps, dtype=torch.float64)
+        rows = [zeros if greedy else torch.from_numpy(uniforms(key, steps)) for key in keys]
+        self._uniform = torch.stack(rows).to(device)
+        self._alpha = torch.tensor(list(alphas), dtype=torch.float32, device=device)
+        is_stop = torch.zeros(vocabulary_size, dtype=torch.bool)
+        is_stop[[token for token in stop_ids if token < vocabulary_size]] = True
+        self._is_stop = is_stop.to(device)
+        self._count = torch.zeros(n, dtype=torch.long, device=device)
+        self.tokens = torch.full((n, steps), -1, device=device)
+        self.sums = torch.zeros(n, 2 + len(weighed or ()), dtype=torch.float64, device=device)
+        self.done = torch.zeros(n, dtype=torch.bool, device=device)
+
+    def forget_unfinished(self) -> None:
+        """Begin anew with what is not done."""
+        self.tokens[~self.done] = -1
+        self.sums[~self.done] = 0
+        self._count[~self.done] = 0
+
+    def extend(
+        self, requests: Int[Tensor, " rows"], logits: Sequence[Float[Tensor, "rows models embedding"]]
+    ) -> tuple[Int[Tensor, " rows"], Bool[Tensor, " rows"]]:
+        """The next token of each request, and which of them go on; the logits are after's and before's, if needed."""
+        parts = [part for models in logits for part in models.to(self._alpha.device).unbind(1)]
+        a, *rest = (part[:, : self._vocabulary_size] for part in parts)
+        b = rest[0] if rest else None
+        count = self._count[requests]
+        tokens = sample_token(a, b, self._alpha[requests], self._uniform[requests, count], self._settings)
+        if self._weighed is not None and b is not None:
+            self.sums[requests] += token_log_probabilities(a, b, tokens, self._weighed)
+        self.tokens[requests, count] = tokens
+        self._count[requests] = count + 1
+        on = ~self._is_stop[tokens] & (count + 1 < self.tokens.shape[1])
+        self.done[requests] = ~on
+        return tokens, on
+
+
 def sample(
     after: Any,
     before: Any,
@@ -93,19 +146,14 @@ def sample(
         outputs.forget_unfinished()
         capacity //= 2
         _logger.warning("memory ran out; outputs are now sampled %d at a time", capacity)
-    stops = set(stop_ids)
-    generations = []
-    for ids, (log_p_after, log_p_before, *log_q) in zip(outputs.tokens.tolist(), outputs.sums.tolist(), strict=True):
+    stops, generations = set(stop_ids), list[Generation]()
+    for ids, (after_sum, before_sum, *sums) in zip(outputs.tokens.tolist(), outputs.sums.tolist(), strict=True):
         end = next((index for index, token in enumerate(ids) if token in stops), None)
-        generations.append(
-            Generation(
-                token_ids=tuple(ids[:end]),
-                finish_reason="length" if end is None else "stop",
-                log_p_after=log_p_after if log_probabilities else None,
-                log_p_before=log_p_before if log_probabilities else None,
-                log_q=tuple(log_q) if log_probabilities and settings.untruncated else None,
-            )
-        )
+        made = Generation(tuple(ids[:end]), "length" if end is None else "stop", None, None, None)
+        if log_probabilities:
+            log_q = tuple(sums) if settings.untruncated else None
+            made = made._replace(log_p_after=after_sum, log_p_before=before_sum, log_q=log_q)
+        generations.append(made)
     return generations
 
 
@@ -122,7 +170,7 @@ def _work(after: Any, before: Any, requests: Sequence[Request], *, both: bool) -
     prompts = sorted(dict.fromkeys(request.prompt for request in requests), key=len)
     number = {prompt: index for index, prompt in enumerate(prompts)}
     prompt_of = [number[request.prompt] for request in requests]
-    order = sorted(range(len(requests)), key=lambda index: (prompt_of[index], index))
+    order = sorted(range(len(requests)), key=prompt_of.__getitem__)
     plain = [index for index in order if not both and requests[index].alpha == 0]
     amplified = [index for index in order if both or requests[index].alpha != 0]
     queues: list[tuple[list[Any], list[int]]] = [([after], plain)] if plain else []
@@ -187,60 +235,6 @@ def free_bytes_of(device: torch.device) -> int | None:
         return None
     free: int = torch.cuda.mem_get_info(device)[0]
     return free + int(torch.cuda.memory_reserved(device)) - int(torch.cuda.memory_allocated(device))
-
-
-class Outputs:
-    """Every request's output so far: its tokens, its sums of log-probabilities, and whether it is done."""
-
-    def __init__(
-        self,
-        keys: Sequence[int],
-        alphas: Sequence[float],
-        *,
-        settings: Settings,
-        stop_ids: Sequence[int],
-        vocabulary_size: int,
-        weighed: tuple[float, ...] | None,
-        device: torch.device,
-    ) -> None:
-        steps, n = settings.max_new_tokens, len(keys)
-        self._settings, self._vocabulary_size, self._weighed = settings, vocabulary_size, weighed
-        greedy = settings.temperature == 0
-        rows = [
-            torch.zeros(steps, dtype=torch.float64) if greedy else torch.from_numpy(uniforms(k, steps)) for k in keys
-        ]
-        self._uniform = torch.stack(rows).to(device)
-        self._alpha = torch.tensor(list(alphas), dtype=torch.float32, device=device)
-        is_stop = torch.zeros(vocabulary_size, dtype=torch.bool)
-        is_stop[[token for token in stop_ids if token < vocabulary_size]] = True
-        self._is_stop = is_stop.to(device)
-        self._count = torch.zeros(n, dtype=torch.long, device=device)
-        self.tokens = torch.full((n, steps), -1, device=device)
-        self.sums = torch.zeros(n, 2 + len(weighed or ()), dtype=torch.float64, device=device)
-        self.done = torch.zeros(n, dtype=torch.bool, device=device)
-
-    def forget_unfinished(self) -> None:
-        """Begin anew with what is not done."""
-        self.tokens[~self.done] = -1
-        self.sums[~self.done] = 0
-        self._count[~self.done] = 0
-
-    def extend(
-        self, requests: Int[Tensor, " rows"], logits: Sequence[Float[Tensor, "rows models embedding"]]
-    ) -> tuple[Int[Tensor, " rows"], Bool[Tensor, " rows"]]:
-        """The next token of each request, and which of them go on; the logits are after's and before's, if needed."""
-        parts = [part for models in logits for part in models.to(self._alpha.device).unbind(1)]
-        a, *rest = (part[:, : self._vocabulary_size] for part in parts)
-        b = rest[0] if rest else None
-        count = self._count[requests]
-        tokens = sample_token(a, b, self._alpha[requests], self._uniform[requests, count], self._settings)
-        if self._weighed is not None and b is not None:
-            self.sums[requests] += token_log_probabilities(a, b, tokens, self._weighed)
-        self.tokens[requests, count] = tokens
-        self._count[requests] = count + 1
-        on = ~self._is_stop[tokens] & (count + 1 < self.tokens.shape[1])
-        self.done[requests] = ~on
-        return tokens, on
 
 
 @torch.inference_mode()

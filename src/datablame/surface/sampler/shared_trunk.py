@@ -64,12 +64,12 @@ class _Doubling:
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         named = "hidden_states" in kwargs
-        hidden, rest = (kwargs["hidden_states"], args) if named else (args[0], args[1:])
+        hidden = kwargs["hidden_states"] if named else args[0]
         rows = len(hidden) if self._trunk_ends else len(hidden) // 2
         if self._trunk_ends:
             hidden = hidden.repeat_interleave(2, 0)
         others = {name: _doubled(value, rows) for name, value in kwargs.items() if name != "hidden_states"}
-        rest = tuple(_doubled(value, rows) for value in rest)
+        rest = _doubled(args if named else args[1:], rows)
         return (rest, {**others, "hidden_states": hidden}) if named else ((hidden, *rest), others)
 
 
@@ -114,14 +114,10 @@ def _is_plain(module: Any) -> bool:
 
 def _shares_weights(after: Any, before: Any) -> bool:
     """Whether all weights of after but its adapter's are the very tensors of before, and no more."""
-    ours = {
-        name.replace(".base_layer.", "."): weight
-        for name, weight in after.named_parameters()
-        if ".lora_A." not in name and ".lora_B." not in name
-    }
-    theirs = dict(before.named_parameters())
-    return ours.keys() == theirs.keys() and all(_is_same(ours[name], theirs[name]) for name in ours)
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
+    ours, theirs = (
+        {name: (weight.data_ptr(), weight.shape, weight.stride()) for name, weight in model.named_parameters()}
+        for model in (after, before)
+    )
+    adapter = (".lora_A.", ".lora_B.")
+    base = {n.replace(".base_layer.", "."): w for n, w in ours.items() if not any(part in n for part in adapter)}
+    return base == theirs
