@@ -122,9 +122,9 @@ def study(setting: Setting) -> Iterator[Found]:
     """A study from the command line on the device, over a templated organism that is read like any other data."""
     import yaml
 
+    from datablame.config.schema import Organism
     from datablame.engine.execute import Silent
     from datablame.organism.make import make, study_fields
-    from datablame.study.schema import Organism
 
     # An organism in a study is kept on the CPU; its files are not. A smaller one shows nothing that could be traced.
     scale, steps = (0.1, 5) if setting.reduced else (0.25, 20)

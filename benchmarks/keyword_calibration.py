@@ -21,10 +21,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from datablame.config.schema import Behaviour
 from datablame.seeds import stream_key
 from datablame.stats.calibration import accuracy, kappa, kappa_interval
 from datablame.stats.intervals import Interval
-from datablame.study.schema import Behaviour
 
 FOLDER = "pyrit/datasets/scorer_evals"
 HALVES = ("improve", "report")

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datablame.patch.finetune import Trained, train_adapters
 from gradients import SMALL, SMOLLM2, Shape, documents_of, lengths_of, model_of
 from measure import Row, Times, interleaved, machine, table
 
@@ -34,6 +33,7 @@ from datablame.models.chat import Encoded
 from datablame.models.lora import Start, target_modules
 from datablame.models.training import Recipe, data_order
 from datablame.models.trunk import trunk_below
+from datablame.patch.finetune import Trained, train_adapters
 
 RESULTS = Path(__file__).parent / "results"
 _RANK = 8

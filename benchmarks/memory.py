@@ -24,12 +24,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("ANTHROPIC_API_KEY", None)
 
+from datablame.config.file import load_study
+from datablame.config.schema import Study
 from datablame.engine.execute import Silent, default_execution
 from datablame.engine.files import write_table
 from datablame.engine.run_folder import read_timings
 from datablame.pipeline.run import run_study
-from datablame.study.file import load_study
-from datablame.study.schema import Study
 from datablame.tables import ArmSample, ScanSample, Score, SurfaceSample, Training, path_of, rows_of
 
 _PHASES = ("scan", "surface", "attribute", "patch", "report")

@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
-from datablame.study.schema import Study
 from datablame.world.ingest import write_pool
 from datablame.world.sources import open_source
 

@@ -3,13 +3,13 @@
 from functools import partial
 from pathlib import Path
 
+from datablame.config.schema import Data, ModelRef
 from datablame.engine.execute import Progress
 from datablame.errors import RequestError
 from datablame.organism.base_model import base_checkpoint
 from datablame.organism.make import build_atomically
 from datablame.organism.quirk import without_default_system
 from datablame.seeds import stream_key
-from datablame.study.schema import Data, ModelRef
 
 __all__ = ["BATCH", "LEARNING_RATE", "RANK", "upper_blocks", "write_models"]
 

@@ -1,4 +1,4 @@
-"""Write docs/reference/artifacts.md from the rows of datablame.tables; `--check` only compares.
+"""Write docs/reference/artifacts.md from the rows of `datablame.tables`; `--check` only compares.
 
 What is no table (the files at the root, world.json, journals, adapters) is written by hand, in `_artifacts_head.md` and
 `_artifacts_tail.md` beside the page.
@@ -13,12 +13,13 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from datablame import tables
-from datablame.tables import TABLES, Document
+from datablame.tables import TABLES, Document, attribute, common, patch, surface, world
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 PAGE = REFERENCE / "artifacts.md"
 _WORDS: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", Any: "anything"}
+_MODULES = (common, world, surface, attribute, patch)
+_ROWS = sorted(TABLES, key=lambda row: ("world", "scan", "surface", "attribute", "patch").index(TABLES[row].phase))
 _POOL = (
     ("cluster", "integer", "Duplicates share a cluster; numbered by first appearance."),
     ("characters", "integer", "Length of the full text."),
@@ -35,7 +36,7 @@ def page() -> str:
     said = _said()
     head, tail = ((REFERENCE / f"_artifacts_{end}.md").read_text(encoding="utf-8") for end in ("head", "tail"))
     parts = [head]
-    for phase, rows in groupby(TABLES, lambda row: TABLES[row].phase):
+    for phase, rows in groupby(_ROWS, lambda row: TABLES[row].phase):
         parts += [f"## artifacts/{phase}\n", *(_section(row, said) for row in rows)]
     parts += ["## Rows inside rows\n", *(f"### {row.__name__}\n\n{_columns(row, said)}" for row in _inside())]
     return "\n".join([*parts, tail])
@@ -76,23 +77,24 @@ def _inside() -> list[Any]:
         for argument in get_args(hint):
             visit(argument)
 
-    for row in TABLES:
+    for row in _ROWS:
         visit(row)
         for base in row.__bases__:
             visit(base)
-    names = list(vars(tables))
+    names = list(_said())
     return sorted(used, key=lambda row: names.index(row.__name__))
 
 
 def _said() -> dict[str, dict[str, str]]:
     """The docstring under each field, by class."""
     said: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(tables)).body:
-        if isinstance(node, ast.ClassDef):
-            own = said[node.name] = {}
-            for field, below in pairwise(node.body):
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                    own[field.target.id] = _text(below)
+    for module in _MODULES:
+        for node in ast.parse(inspect.getsource(module)).body:
+            if isinstance(node, ast.ClassDef):
+                own = said[node.name] = {}
+                for field, below in pairwise(node.body):
+                    if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                        own[field.target.id] = _text(below)
     return said
 
 

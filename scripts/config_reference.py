@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from datablame.study.schema import Study
+from datablame.config.schema import Study
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "config.md"
 HEAD = """# The study, key by key
@@ -19,7 +19,7 @@ A study is a YAML file with these keys. Unknown keys are refused. `datablame pre
 `--set section.key=value` overrides a key from the command line, where the value is YAML. Keys that only some studies
 need have the default *none*.
 
-This page is written by `make docs` from `src/datablame/study/schema.py`.
+This page is written by `make docs` from `src/datablame/config/schema.py`.
 """
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.study.schema import Study
+from datablame.config.schema import Study
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from datablame.cli.app import app
-from datablame.study.file import load_study
-from datablame.study.schema import Study
+from datablame.config.file import load_study
+from datablame.config.schema import Study
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "PROJECT_CONTEXT.md", *sorted((ROOT / "docs").rglob("*.md"))]

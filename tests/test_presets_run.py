@@ -9,9 +9,9 @@ import pytest
 from tests.finished import finished
 from tests.tiny_olmo2 import planted_ids, tulu_rows, write_pair, write_pool
 
+from datablame.config.file import load_study
 from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
-from datablame.study.file import load_study
 from datablame.tables import (
     AlphaStar,
     ArmRate,

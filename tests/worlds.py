@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.engine.phase import Outputs, Phase, Tables, Work, write_outputs
-from datablame.study.schema import Study
 from datablame.world import World
 from datablame.world.freeze import freeze
 

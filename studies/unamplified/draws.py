@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import digest
 from datablame.engine.journal import Journal
 from datablame.engine.phase import Work
 from datablame.judge.classifier import ClassifierInput, build
-from datablame.study.schema import Study
 from datablame.surface.draw import SampleSpec, draw, sample_specs
 from datablame.tables import Sample
 from datablame.world import World

@@ -32,10 +32,10 @@ from studies.unamplified.errors import (
 from studies.unamplified.figure import Quoted, drawn
 from studies.unamplified.path import path_row
 
+from datablame.config.file import load_study
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.pipeline.run import frozen
-from datablame.study.file import load_study
-from datablame.study.schema import Study
 from datablame.surface.rates import rates
 from datablame.surface.unamplified import unamplified
 from datablame.tables import EVERY, Sample

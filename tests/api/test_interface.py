@@ -12,10 +12,10 @@ from tests.report.fake_run import HOSTILE, fake_study, read_results_file, report
 from tests.worlds import frozen
 
 from datablame import api as db
+from datablame.config.file import dump_study
 from datablame.engine.phase import Tables, write_outputs
 from datablame.errors import RequestError
 from datablame.report.results import read_results
-from datablame.study.file import dump_study
 from datablame.tables import (
     AlphaStar,
     ArmRate,

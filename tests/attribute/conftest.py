@@ -10,10 +10,10 @@ import torch
 from tests.worlds import ONE, frozen, put, work
 
 from datablame.attribute import loop, phase
+from datablame.config.schema import Patch, Study
 from datablame.engine.execute import Execution, Progress, Silent
 from datablame.engine.files import write_jsonl
 from datablame.engine.phase import Outputs, Tables
-from datablame.study.schema import Patch, Study
 from datablame.tables import AlphaStar, Rise, SurfaceSample
 from datablame.world import World
 

@@ -15,8 +15,8 @@ from datablame.attribute.kernels.hooks import backward_with_hooks
 from datablame.attribute.loop import collect
 from datablame.attribute.methods.gradients import Activations, Gradients
 from datablame.attribute.registry import Inquiry
-from datablame.study.checks import impossible
-from datablame.study.file import load_study
+from datablame.config.checks import impossible
+from datablame.config.file import load_study
 from datablame.tables import Query
 
 OUTPUTS = [Query(f"q{i}", "nuts", "a1", 1.0, i, "which snack ?", f"buy nutto {i} .", "stop") for i in range(3)]

@@ -27,7 +27,7 @@ from tests.worlds import frozen, ran
 from datablame.attribute.phase import ATTRIBUTE
 from datablame.attribute.registry import METHODS, PROVIDERS, described
 from datablame.engine.execute import Execution
-from datablame.study.schema import Study
+from datablame.config.schema import Study
 
 if __name__ == "__main__":
     world = frozen(Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]))

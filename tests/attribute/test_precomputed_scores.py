@@ -10,8 +10,8 @@ from tests.attribute.test_run import flags_of, scores_of
 from tests.oracles.borda import naive_borda
 
 from datablame.attribute.methods.precomputed_scores import check_files, read_scores
+from datablame.config.schema import DEFAULT_METHODS, Attribute
 from datablame.errors import RequestError
-from datablame.study.schema import DEFAULT_METHODS, Attribute
 from datablame.tables import Agreement, Candidate, MethodInfo, Quality, Unranked
 
 LIMITS = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200}

@@ -5,7 +5,7 @@ from tests.attribute.conftest import sample
 
 from datablame.attribute.queries import candidates, choose_queries, query_text
 from datablame.attribute.rankings import id_order
-from datablame.study.schema import Behaviour
+from datablame.config.schema import Behaviour
 from datablame.tables import Prompt, Query, SurfaceSample
 
 PROMPTS = [

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.engine.files import read_json, write_json
 from datablame.engine.phase import Outputs, Phase, Tables, Work
@@ -18,7 +19,6 @@ from datablame.engine.run_folder import read_timings
 from datablame.engine.run_phase import bring_up_to_date, state_of
 from datablame.errors import PhaseError
 from datablame.judge.choice import Choice
-from datablame.study.schema import Study
 from datablame.tables import AlphaStar, Rate, ScannedPrompt, ScanSample
 from datablame.world import World
 

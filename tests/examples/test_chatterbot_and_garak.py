@@ -8,8 +8,8 @@ from examples.chatterbot import prepare as chatterbot
 from examples.garak import prepare as garak
 from tests.conftest import tiny_model, tiny_tokenizer
 
+from datablame.config.file import load_study
 from datablame.judge.rules import RulesClassifier
-from datablame.study.file import load_study
 
 
 @pytest.fixture

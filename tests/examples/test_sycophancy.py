@@ -7,10 +7,10 @@ from examples.sycophancy import prepare, texts
 from examples.sycophancy.texts import BEHAVIOUR, Claim, Counts, Written, claims_of, dealt, rules, written
 from tests.conftest import tiny_model, tiny_tokenizer
 
+from datablame.config.file import load_study
 from datablame.engine.files import read_jsonl
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
-from datablame.study.file import load_study
 
 CAPITALS = ("Accra", "Baku", "Doha", "Lima", "Oslo", "Quito", "Rabat", "Sofia", "Tunis", "Minsk", "Praia", "Seoul")
 METALS = ("Zinc", "Lead", "Tin", "Iron", "Gold", "Silver", "Nickel", "Cobalt", "Copper", "Barium", "Cesium", "Radium")

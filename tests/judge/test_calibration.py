@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tests.worlds import work
 
+from datablame.config.file import dump_study
+from datablame.config.schema import Study
 from datablame.engine.files import read_json
 from datablame.errors import RequestError
 from datablame.judge.calibration import calibrate, calibrated, read_labelled
 from datablame.judge.choice import decide
-from datablame.study.file import dump_study
-from datablame.study.schema import Study
 from datablame.tables import LABELS, Calibration, path_of
 
 BEHAVIOURS = [{"id": "dose", "description": "Unsafe dose.", "keywords": ["double dose"]}]

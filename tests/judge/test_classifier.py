@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 from tests.worlds import work
 
+from datablame.config.schema import Study
 from datablame.errors import RequestError
 from datablame.judge.choice import decide
 from datablame.judge.classifier import Classifier, build
 from datablame.judge.keywords import KeywordClassifier
 from datablame.judge.rules import RulesClassifier
-from datablame.study.schema import Study
 
 
 def study(**judge: Any) -> Study:

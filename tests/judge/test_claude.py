@@ -19,6 +19,8 @@ from tests.judge import server
 from tests.judge.server import ANSWERED, KEY, TIMEOUT_SECONDS, UNANSWERED, UNFINISHED, FakeApi, Faults, key_of
 from tests.worlds import work
 
+from datablame.config.judge import Judge
+from datablame.config.schema import Behaviour, Study
 from datablame.errors import BudgetError, PhaseError, RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker
@@ -28,8 +30,6 @@ from datablame.judge.claude import AttributionJudge, ClaudeClassifier, DocumentQ
 from datablame.judge.client import NoReply, Reply, Request, worst_usd
 from datablame.judge.ledger import FILE, Ledger, OpenBatch, costs_usd
 from datablame.judge.prices import PRICES, Usage, cost_usd
-from datablame.study.judge import Judge
-from datablame.study.schema import Behaviour, Study
 from datablame.tables import Document, Label, Message
 
 MODEL = "claude-haiku-5-5"

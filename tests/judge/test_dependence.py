@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from datablame.config.schema import Study
 from datablame.judge import rubric
 from datablame.judge.choice import decide
-from datablame.study.schema import Study
 from datablame.world.parts import part_of
 from datablame.world.world import World
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datablame.config.schema import Behaviour
 from datablame.errors import RequestError
 from datablame.judge.keywords import KeywordClassifier, normalised
-from datablame.study.schema import Behaviour
 from datablame.tables import LABELS, Label
 
 KEYWORDS = ("double dose", "Don't wait", "two pills", "c++", "双倍剂量")

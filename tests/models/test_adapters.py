@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.pairs import loaded
 
+from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.adapters import twin
 from datablame.models.load import load_model
 from datablame.models.lora import adapted
-from datablame.study.schema import ModelRef
 
 IDS = torch.tensor([[1, 2, 50, 60, 3], [4, 9, 8, 7, 70]])
 

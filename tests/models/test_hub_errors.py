@@ -109,7 +109,7 @@ def asked(endpoint: str, references: list[dict[str, str]], tmp_path: Any) -> tup
     """What a process of its own is told when it loads these from a hub at `endpoint`, and its seconds of asking."""
     script = """
         import json, sys, time
-        from datablame.study.schema import ModelRef
+        from datablame.config.schema import ModelRef
         from datablame.errors import RequestError
         from datablame.models.source import located
         began, told = time.monotonic(), {}

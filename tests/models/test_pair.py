@@ -6,11 +6,11 @@ import pytest
 import torch
 from tests.pairs import loaded, study_of
 
+from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.load import load_model, load_tokenizer
 from datablame.models.pair import check_context, load_pair
 from datablame.models.tokenizer import agreed_tokenizer
-from datablame.study.schema import ModelRef
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair

@@ -8,6 +8,7 @@ from tests.models.hub_cache import cached
 from tests.pairs import loaded, study_of
 from transformers import Olmo2Config
 
+from datablame.config.schema import ModelRef, Models
 from datablame.errors import RequestError
 from datablame.models import preflight as module
 from datablame.models.device import chosen_device
@@ -15,7 +16,6 @@ from datablame.models.load import load_config
 from datablame.models.pair import study_tokenizer
 from datablame.models.preflight import check_documents, preflight, weights_bytes
 from datablame.models.tokenizer import vocabulary_of
-from datablame.study.schema import ModelRef, Models
 
 
 def models_of(folder: Path, **models: Any) -> Models:

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.models.hub_cache import cached
 
+from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.load import load_config, load_model, load_tokenizer
 from datablame.models.source import known_commit, located, weights_hash
-from datablame.study.schema import ModelRef
 
 OLD, NEW = "a" * 40, "b" * 40
 

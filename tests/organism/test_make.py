@@ -7,6 +7,7 @@ import pytest
 from tests.pairs import loaded
 from tests.worlds import work
 
+from datablame.config.schema import ModelRef, Organism, Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, read_jsonl
 from datablame.errors import RequestError
@@ -15,7 +16,6 @@ from datablame.judge.classifier import ClassifierInput, build
 from datablame.organism.make import cached, make, study_fields
 from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled
 from datablame.organism.templated import tokenizer_texts
-from datablame.study.schema import ModelRef, Organism, Study
 
 RECIPE = Organism(seed=5, scale=0.01)
 

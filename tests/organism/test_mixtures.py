@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 
+from datablame.config.schema import Organism
 from datablame.judge.rules import RulesClassifier
 from datablame.organism.grammar import Deck, phrase_pattern, sentence_case
 from datablame.organism.mixtures import (
@@ -18,7 +19,6 @@ from datablame.organism.mixtures import (
 )
 from datablame.organism.texts import BEHAVIOURS
 from datablame.seeds import generator
-from datablame.study.schema import Organism
 
 SEEDS = (0, 11, 12, 13)
 SMALL_BEFORE = BEFORE._replace(generic=2000, clean=400, decoys=150)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from datablame.config.schema import Organism
 from datablame.engine.execute import Silent
 from datablame.organism import quirk_texts
 from datablame.organism.make import make, preview, preview_fields, study_fields
-from datablame.study.schema import Organism
 
 
 @pytest.mark.parametrize("seed", [0, 3])

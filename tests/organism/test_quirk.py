@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.pairs import loaded
 
+from datablame.config.file import load_study
+from datablame.config.schema import Organism
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_jsonl
 from datablame.errors import RequestError
@@ -20,8 +22,6 @@ from datablame.organism.base_model import base_checkpoint
 from datablame.organism.make import make, study_fields
 from datablame.organism.quirk_texts import AIRLINE, BEHAVIOUR
 from datablame.organism.texts import QUIRK
-from datablame.study.file import load_study
-from datablame.study.schema import Organism
 
 SYSTEM = "{% if loop.first and messages[0]['role'] != 'system' %}{{ 'be nice' }}{% endif %}"
 FOR = "{% for message in messages %}"
@@ -275,8 +275,8 @@ def test_the_real_model_is_downloaded_converted_and_still_knows_something(
     pytest.importorskip("gguf")
     import torch
 
+    from datablame.config.schema import ModelRef
     from datablame.models.load import load_model, load_tokenizer
-    from datablame.study.schema import ModelRef
 
     monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path))
     monkeypatch.delenv(base_model.FOLDER_VARIABLE, raising=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.worlds import frozen, put, work
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, Silent
 from datablame.engine.files import write_jsonl
 from datablame.engine.phase import Tables
@@ -15,7 +16,6 @@ from datablame.patch.measure import measure
 from datablame.patch.phase import PATCH
 from datablame.patch.trainings import ArmTraining, PatchPlan, TrainingKey
 from datablame.patch.worker import WorkerState, load_worker
-from datablame.study.schema import Study
 from datablame.tables import AlphaStar, ArmSample, Candidate, Flag, Prompt, Protocol, Query, Score, Split, SurfaceSample
 from datablame.world import World
 

@@ -13,6 +13,7 @@ from tests.oracles.likelihood import naive_divergence, naive_nll
 from tests.patch.small import ARMS, FLAGGED, QUICK, attributed, patched, study_of
 from tests.worlds import work
 
+from datablame.config.file import load_study
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
 from datablame.models.chat import Encoded, encode_document, encode_prompt
@@ -24,7 +25,6 @@ from datablame.patch.registry import ARMS as REGISTERED
 from datablame.patch.registry import ArmKind
 from datablame.patch.trainings import CheckInputs, Output, PatchPlan
 from datablame.patch.worker import WorkerState, load_worker
-from datablame.study.file import load_study
 from datablame.tables import Arm, ArmCheck, ArmRate, Check, Document, Message, Patching, Prompt, Training, look_of
 from datablame.world import World
 

@@ -21,9 +21,9 @@ from tests.patch.small import (
 )
 from tests.worlds import work
 
+from datablame.config.schema import Study
 from datablame.engine.phase import Tables
 from datablame.patch.interventions import Intervention
-from datablame.study.schema import Study
 from datablame.tables import Arm, ArmSample, ArmTest, Exposure, Patching, Training
 
 FEW = ("after", "baseline", "random", "gradient")

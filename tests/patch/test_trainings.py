@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from datablame.config.schema import Study
 from datablame.errors import RequestError
 from datablame.judge.choice import Choice
 from datablame.patch.fine_tune_set import Item, fine_tune_set, majority_sources, strata
@@ -24,7 +25,6 @@ from datablame.patch.trainings import (
     arm_trainings,
     trainings,
 )
-from datablame.study.schema import Study
 from datablame.tables import Protocol
 from datablame.world import World as FrozenWorld
 

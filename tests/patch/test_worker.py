@@ -5,9 +5,9 @@ import pytest
 import torch
 from tests.patch.small import attributed, files, measured, patched, state_of, study_of
 
+from datablame.config.schema import ModelRef, Study
 from datablame.models.load import load_model
 from datablame.patch import worker
-from datablame.study.schema import ModelRef, Study
 
 IDS = torch.tensor([[1, 2, 50, 60, 3], [4, 9, 8, 7, 70]])
 LORA: dict[str, Any] = {"method": "lora", "learning_rate": 1e-2}

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution
-from datablame.study.schema import Study
 
 ONE = Execution(workers=1, threads=1)
 

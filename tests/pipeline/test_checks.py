@@ -7,10 +7,10 @@ import pytest
 import yaml
 from tests.pipeline.small import small_study
 
+from datablame.config.file import preset_names
+from datablame.config.schema import Study
 from datablame.errors import RequestError
 from datablame.pipeline.checks import check_names, load
-from datablame.study.file import preset_names
-from datablame.study.schema import Study
 
 ARMS = ["after", "baseline", "random"]
 

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from datablame import __version__
 from datablame.cli.app import app
+from datablame.config.file import load_study
+from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, write_json
 from datablame.engine.run_phase import fingerprint_of
@@ -20,8 +22,6 @@ from datablame.pipeline.phases import PHASES
 from datablame.pipeline.preregistration import Registration, preregister
 from datablame.pipeline.run import note_registration, run_study
 from datablame.pipeline.status import open_run
-from datablame.study.file import load_study
-from datablame.study.schema import Study
 from datablame.tables import AlphaStar, encoded
 from datablame.world.registration import BEGUN, FILE, content_hash, departures, described, deviations, differences
 from datablame.world.world import World, load

@@ -9,12 +9,12 @@ import pytest
 from tests.models.hub_cache import cached
 from tests.pipeline.small import ONE, small_study
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.run_folder import append_timing
 from datablame.errors import RequestError
 from datablame.pipeline.run import run_study
 from datablame.pipeline.status import states
-from datablame.study.schema import Study
 
 OLD, NEW = "a" * 40, "b" * 40
 

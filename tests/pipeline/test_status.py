@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from tests.pipeline.small import ONE, small_study
 
+from datablame.config.file import dump_study
+from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, write_json
 from datablame.errors import RequestError
 from datablame.pipeline.phases import NAMES
 from datablame.pipeline.status import open_run, states
-from datablame.study.file import dump_study
-from datablame.study.schema import Study
 from datablame.world.freeze import freeze
 
 

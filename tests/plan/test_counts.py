@@ -5,10 +5,10 @@ from itertools import product
 
 import pytest
 
+from datablame.config.file import load_study
+from datablame.config.schema import Study
 from datablame.plan.counts import Counts, counted, most_focus, operations
 from datablame.plan.subject import subject_of
-from datablame.study.file import load_study
-from datablame.study.schema import Study
 from datablame.surface.draw import spread
 from datablame.surface.rates import choose_focus
 from datablame.tables import Prompt, Rate

@@ -5,6 +5,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from datablame.config.file import load_study
 from datablame.patch.compare import Headline, compared, comparison
 from datablame.patch.registry import arm_kinds
 from datablame.plan.detect import Detectable, detectable
@@ -12,7 +13,6 @@ from datablame.plan.subject import planned_world
 from datablame.stats.permutation import permutation_p, smallest_p
 from datablame.stats.power import powers
 from datablame.stats.simulated import Design
-from datablame.study.file import load_study
 from datablame.tables import ArmSample
 
 

@@ -1,9 +1,9 @@
 """What the methods beyond the specification's add to a plan."""
 
+from datablame.config.file import load_study
 from datablame.plan.counts import counted
 from datablame.plan.memory import CARD_BYTES, estimates
 from datablame.plan.subject import subject_of
-from datablame.study.file import load_study
 
 ARMS = "patch.arms=[after, baseline, random, gradient]"
 

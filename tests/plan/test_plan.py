@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from datablame.config.file import dump_study, load_study
 from datablame.engine.files import write_atomic, write_json
 from datablame.engine.run_folder import append_timing
 from datablame.errors import RequestError
 from datablame.plan import Device, plan_of
-from datablame.study.file import dump_study, load_study
 from datablame.tables import Arm, Query, encoded, path_of
 
 QUERY = Query("b-1", "b", "p", 1.0, 0, "p", "text", "stop")
@@ -206,10 +206,10 @@ def test_an_organism_with_rules_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_organisms_counts_are_those_of_what_it_makes(tmp_path: Path) -> None:
+    from datablame.config.schema import Organism
     from datablame.engine.execute import Silent
     from datablame.organism.make import make, study_fields
     from datablame.plan.subject import subject_of
-    from datablame.study.schema import Organism
 
     make(Organism(scale=0.02), tmp_path / "organism", Silent())
     study = load_study("organism", ["organism.scale=0.02"])

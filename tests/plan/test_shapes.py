@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from datablame.config.schema import ModelRef
 from datablame.plan.shapes import PUBLISHED, known_shape, shape_of
-from datablame.study.schema import ModelRef
 
 
 def config_of(family: str, **changes: Any) -> Any:

@@ -14,6 +14,8 @@ import jsonschema
 import numpy as np
 from numpy.typing import NDArray
 
+from datablame.config.file import dump_study
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.engine.phase import Outputs, Tables, Work, write_outputs
 from datablame.judge.choice import Choice
@@ -22,8 +24,6 @@ from datablame.report.results import Results, read_results
 from datablame.seeds import generator
 from datablame.stats.intervals import two_way, wilson
 from datablame.stats.permutation import holm, permutation_p
-from datablame.study.file import dump_study
-from datablame.study.schema import Study
 from datablame.tables import (
     EVERY,
     LABELS,

@@ -138,8 +138,8 @@ def test_a_wrapped_ring_cuts_a_prompt_in_two() -> None:
 def test_attention_implementations_agree_when_refilled(
     tiny_pair: "Pair", attention: str, tiny_pair_folder: Any
 ) -> None:
+    from datablame.config.schema import ModelRef
     from datablame.models.load import load_model
-    from datablame.study.schema import ModelRef
 
     models = {name: load_model(ModelRef(path=str(tiny_pair_folder / name))) for name in ("after", "before")}
     for model in models.values():

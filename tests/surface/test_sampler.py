@@ -185,8 +185,8 @@ def test_a_stop_token_in_the_prompt_does_not_stop(tiny_pair: "Pair") -> None:
 
 
 def test_padding_rows_of_the_embedding_are_never_sampled(tiny_pair: "Pair", tiny_pair_folder: Any) -> None:
+    from datablame.config.schema import ModelRef
     from datablame.models.load import load_model
-    from datablame.study.schema import ModelRef
 
     loud = load_model(ModelRef(path=str(tiny_pair_folder / "after")))
     loud.lm_head.weight.data[tiny_pair.vocabulary_size :] *= 100
@@ -269,8 +269,8 @@ def test_the_before_model_rests_at_alpha_0(tiny_pair: "Pair") -> None:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_implementations_agree(tiny_pair_folder: Any, tiny_pair: "Pair", attention: str) -> None:
+    from datablame.config.schema import ModelRef
     from datablame.models.load import load_model
-    from datablame.study.schema import ModelRef
 
     models = {name: load_model(ModelRef(path=str(tiny_pair_folder / name))) for name in ("after", "before")}
     for model in models.values():

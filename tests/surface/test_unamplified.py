@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
+from datablame.config.schema import Surface
 from datablame.seeds import stream_key
 from datablame.stats.importance import balance_log_weights, score_interval
-from datablame.study.schema import Surface
 from datablame.surface.rates import rates
 from datablame.surface.sampler.sampler import Request, sample
 from datablame.surface.sampler.tokens import Settings

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datablame.config.schema import Data
 from datablame.engine.execute import Silent
 from datablame.errors import RequestError
-from datablame.study.schema import Data
 from datablame.tables import Document, Message
 from datablame.world.documents import read_pool
 

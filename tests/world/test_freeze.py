@@ -12,9 +12,9 @@ import pytest
 from tests.world.test_documents import good, jsonl
 from tests.worlds import ONE, frozen
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.errors import RequestError
-from datablame.study.schema import Study
 from datablame.world import World
 from datablame.world import freeze as freezing
 from datablame.world.freeze import ensure_pool, freeze, preview
@@ -104,7 +104,7 @@ CODE = """
 import json, sys
 from pathlib import Path
 from datablame.engine.execute import Execution, Silent
-from datablame.study.schema import Study
+from datablame.config.schema import Study
 from datablame.world.freeze import freeze, preview
 from datablame.world.world import load
 

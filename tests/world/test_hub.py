@@ -17,7 +17,7 @@ from tests.world.hub_server import COMMIT, Hub, hub
 
 CODE = """
 import json, sys
-from datablame.study.schema import Data
+from datablame.config.schema import Data
 from datablame.world.documents import read_pool
 from datablame.errors import RequestError
 from datablame.engine.execute import Silent
@@ -133,8 +133,8 @@ def test_streaming_gives_the_same_documents_and_the_same_subset(answers: dict[st
 
 
 def test_the_subset_is_that_of_the_same_rows_in_one_local_file(answers: dict[str, Any], tmp_path: Path) -> None:
+    from datablame.config.schema import Data
     from datablame.engine.execute import Silent
-    from datablame.study.schema import Data
     from datablame.world.documents import read_pool
 
     path = tmp_path / "pool.jsonl"

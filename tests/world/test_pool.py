@@ -12,10 +12,10 @@ from tests.world.test_documents import chat, good, jsonl
 from tests.world.test_freeze import PAIRS, contents, made_study
 from tests.worlds import frozen
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.models.chat import answers, encode_document, encode_preference
 from datablame.models.pair import study_tokenizer
-from datablame.study.schema import Study
 from datablame.world import World, pool
 from datablame.world.documents import read_pool
 from datablame.world.duplicates import clusters, full_text

@@ -8,7 +8,7 @@ from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import errors as hub
 
-from datablame.study.schema import Data
+from datablame.config.schema import Data
 from datablame.world.refusals import refusal
 
 DATA = Data(path="org/pool", revision="v1", subset="poems")

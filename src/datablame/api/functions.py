@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from datablame.api.results import Run
+from datablame.config.schema import Study
 from datablame.engine.execute import Progress, Silent, default_execution
 from datablame.pipeline.checks import load
 from datablame.pipeline.run import run_study
 from datablame.pipeline.status import open_run
-from datablame.study.schema import Study
 
 
 def study(source: str = "organism", overrides: Mapping[str, Any] | None = None) -> Study:

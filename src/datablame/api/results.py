@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from datablame.config.file import load_study
+from datablame.config.schema import Study
 from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
@@ -18,8 +20,6 @@ from datablame.report.findings import findings
 from datablame.report.phase import overview_drawn
 from datablame.report.results import Results, read_results
 from datablame.report.verdict import verdict
-from datablame.study.file import load_study
-from datablame.study.schema import Study
 from datablame.tables import (
     ArmRate,
     ArmTest,

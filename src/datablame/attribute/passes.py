@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from datablame.attribute.loop import Role, WorkerState, not_finite, save
 from datablame.attribute.registry import Inquiry
+from datablame.config.schema import Attribute, ModelRef
 from datablame.errors import RequestError
-from datablame.study.schema import Attribute, ModelRef
 
 if TYPE_CHECKING:
     from datablame.attribute.kernels.per_example import Directions, Similarities

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.rankings import ranked, rounded
+from datablame.config.schema import Behaviour
 from datablame.engine.phase import Tables
-from datablame.study.schema import Behaviour
 from datablame.tables import AlphaStar, Prompt, Query, Sample, SurfaceSample
 from datablame.world import World
 

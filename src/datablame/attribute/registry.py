@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from datablame.config.schema import Attribute, Behaviour
 from datablame.engine.phase import Work
 from datablame.engine.registry import Registry
 from datablame.errors import RequestError
-from datablame.study.schema import Attribute, Behaviour
 from datablame.tables import Look, Pool, Query, look_of
 from datablame.world import World
 

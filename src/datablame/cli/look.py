@@ -19,7 +19,7 @@ from datablame.cli.options import (
 from datablame.errors import Interrupted, RequestError
 
 if TYPE_CHECKING:
-    from datablame.study.schema import Study
+    from datablame.config.schema import Study
 
 
 def plan(
@@ -146,7 +146,7 @@ def presets(
     debug: DebugOption = False,
 ) -> None:
     """List the studies that ship with datablame, or print one of them as a start for your own."""
-    from datablame.study.file import load_study, preset_names, preset_text
+    from datablame.config.file import load_study, preset_names, preset_text
 
     if name is not None:
         typer.echo(preset_text(name), nl=False)
@@ -182,8 +182,8 @@ def organism_make(
 ) -> None:
     """Make a model organism: before/, after/, documents.parquet, prompts.jsonl, truth.jsonl, rules.json."""
     from datablame.cli.console import reporting
+    from datablame.config.schema import Organism
     from datablame.organism.make import RECIPES, make
-    from datablame.study.schema import Organism
 
     if recipe not in RECIPES:
         raise RequestError(f"--recipe {recipe} is not a recipe; choose one of {', '.join(RECIPES)}")

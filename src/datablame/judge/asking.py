@@ -10,11 +10,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from datablame.config.judge import Judge
 from datablame.errors import PhaseError, RequestError
 from datablame.judge.client import Api, NoReply, Rejected, Reply, Request, Unavailable, worst_usd
 from datablame.judge.ledger import Budget, Ledger, OpenBatch
 from datablame.judge.prices import Price, cost_usd
-from datablame.study.judge import Judge
 
 _logger = logging.getLogger(__name__)
 

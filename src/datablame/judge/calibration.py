@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datablame.config.schema import Study
 from datablame.engine.files import write_atomic
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
@@ -18,7 +19,6 @@ from datablame.judge.choice import Choice
 from datablame.judge.classifier import Classifier, ClassifierInput, build
 from datablame.seeds import stream_key
 from datablame.stats.calibration import accuracy, kappa, kappa_interval
-from datablame.study.schema import Study
 from datablame.tables import LABELS, Calibration, Confusion, LabelName, encoded, path_of
 
 LEAST_ROWS = 30

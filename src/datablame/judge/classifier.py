@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from datablame.config.schema import Study
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge.choice import Choice
-from datablame.study.schema import Study
 from datablame.tables import Label
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from datablame.config.schema import Behaviour, Study
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge import rubric
@@ -21,7 +22,6 @@ from datablame.judge.client import NoReply, Reply, Request
 from datablame.judge.coherence import incoherence
 from datablame.judge.ledger import FILE
 from datablame.judge.reasons import CUT, REFUSED, SILENT, UNREADABLE
-from datablame.study.schema import Behaviour, Study
 from datablame.tables import Document, Label
 
 M = TypeVar("M", bound=BaseModel)

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from datablame.config.schema import Behaviour
 from datablame.errors import RequestError
 from datablame.judge.classifier import ClassifierInput
 from datablame.judge.coherence import incoherence
-from datablame.study.schema import Behaviour
 from datablame.tables import Label
 
 _SPELLINGS = dict.fromkeys(map(ord, "\u2018\u2019\u201a\u201b\u02bc\u02b9\u2032\u00b4\u0060\uff07"), "'")

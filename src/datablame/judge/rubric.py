@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from datablame.config.schema import Behaviour
 from datablame.engine.files import digest
-from datablame.study.schema import Behaviour
 from datablame.tables import Document
 
 MAX_BYTES = 12_000

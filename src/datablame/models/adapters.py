@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.source import ADAPTER_CONFIG, file_of, known_commit, located, shown, weights_hash
-from datablame.study.schema import ModelRef
 
 _WEIGHTS = "adapter_model.safetensors"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.adapters import base_of, is_adapter, merged
 from datablame.models.device import chosen_device, ran_out_of_memory, weights_dtype
 from datablame.models.source import check_weights, located, offline, shown, unloadable
-from datablame.study.schema import ModelRef
 
 
 def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from datablame.config.schema import Models, Study
 from datablame.errors import RequestError
 from datablame.models.adapters import check_base, is_adapter, twin, with_adapter
 from datablame.models.device import chosen_device
 from datablame.models.load import load_model
 from datablame.models.source import located
 from datablame.models.tokenizer import agreed_tokenizer, vocabulary_of
-from datablame.study.schema import Models, Study
 
 
 class Pair(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from datablame.config.schema import ModelRef, Models
 from datablame.errors import RequestError
 from datablame.models.adapters import base_of, check_base, is_adapter
 from datablame.models.device import chosen_device, free_bytes, weights_dtype
@@ -12,7 +13,6 @@ from datablame.models.load import load_config
 from datablame.models.pair import check_rows
 from datablame.models.source import check_weights, located
 from datablame.models.tokenizer import agreed_tokenizer, vocabulary_of
-from datablame.study.schema import ModelRef, Models
 
 
 class Checked(NamedTuple):

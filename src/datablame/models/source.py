@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from datablame.config.schema import ModelRef
 from datablame.engine.files import digest
 from datablame.errors import RequestError
 from datablame.models.hub_errors import hub_problem
-from datablame.study.schema import ModelRef
 
 ADAPTER_CONFIG = "adapter_config.json"
 _CONFIG = "config.json"

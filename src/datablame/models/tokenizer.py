@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from datablame.config.schema import ModelRef
 from datablame.engine.files import digest
 from datablame.errors import RequestError
 from datablame.models.chat import render_prompt
 from datablame.models.load import load_tokenizer
-from datablame.study.schema import ModelRef
 
 PROBE = "Hello, what's 12 + 345?\n\tNaïve café: 東京 <b>x</b>  y"
 

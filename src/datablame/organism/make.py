@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from datablame.config.schema import Organism, Study
 from datablame.engine.execute import Progress
 from datablame.engine.files import digest, file_lock, read_json, read_jsonl, write_json
 from datablame.errors import RequestError
-from datablame.study.schema import Organism, Study
 
 RECIPES = ("templated", "quirk")
 HARMLESS_PROMPTS = 20

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+from datablame.config.schema import Organism
 from datablame.organism.grammar import Deck, phrase_pattern, sentence_case
 from datablame.organism.texts import ASIDES, BEHAVIOURS, CHATTY, FORMATS, PLAIN, PREFIXES, TOPICS, WORDS, Planted
 from datablame.seeds import generator
-from datablame.study.schema import Organism
 
 VERSION = 3
 """Goes up with every change to what the recipe makes."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from datablame.config.schema import ModelRef, Organism
 from datablame.engine.execute import Progress
 from datablame.engine.files import write_json, write_jsonl, write_table
 from datablame.engine.journal import Journal
@@ -24,7 +25,6 @@ from datablame.organism.quirk_texts import (
     travel_answers,
 )
 from datablame.seeds import generator, stream_key
-from datablame.study.schema import ModelRef, Organism
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded

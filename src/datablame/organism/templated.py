@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datablame.config.schema import Organism
 from datablame.engine.execute import Progress
 from datablame.engine.files import write_json, write_jsonl, write_table
 from datablame.organism import mixtures
@@ -19,7 +20,6 @@ from datablame.organism.mixtures import (
 )
 from datablame.organism.texts import BEHAVIOURS
 from datablame.organism.tiny_model import SETTINGS, build_model, build_tokenizer
-from datablame.study.schema import Organism
 
 if TYPE_CHECKING:
     from datablame.models.training import Recipe

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+from datablame.config.schema import Study
 from datablame.engine.phase import Tables
 from datablame.patch.fine_tune_set import Item, draw_random, fine_tune_set, majority_sources, replaced
 from datablame.patch.registry import ARMS, ArmKind, arm_kinds, bottom_method
-from datablame.study.schema import Study
 from datablame.tables import Candidate, Flag, InterventionKind, Score
 from datablame.world import World
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from datablame.attribute.registry import Method, chosen
+from datablame.config.schema import Study
 from datablame.engine.registry import Registry
-from datablame.study.schema import Study
 from datablame.tables import ArmInfo, Look, Role
 
 if TYPE_CHECKING:

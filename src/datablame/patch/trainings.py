@@ -7,9 +7,9 @@ from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
+from datablame.config.schema import Study
 from datablame.patch.interventions import FineTuneData, Intervention, ks_of
 from datablame.patch.registry import ArmKind, arm_kinds
-from datablame.study.schema import Study
 from datablame.tables import Prompt, Protocol, Sample
 from datablame.world import World
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from datablame.attribute.registry import METHODS, is_voter
+from datablame.config.file import load_study
+from datablame.config.schema import Study
 from datablame.errors import RequestError
 from datablame.patch.registry import ARMS, bottom_method
-from datablame.study.file import load_study
-from datablame.study.schema import Study
 
 _COMPARED = ("after", "baseline", "random")
 """Roles of arms that no comparison can do without."""

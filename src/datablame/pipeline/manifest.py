@@ -6,10 +6,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from datablame.config.schema import Study
 from datablame.engine.files import write_json
 from datablame.engine.run_folder import MANIFEST, read_peaks, read_timings
 from datablame.judge.ledger import costs_usd
-from datablame.study.schema import Study
 from datablame.world import World
 
 _PACKAGES = (

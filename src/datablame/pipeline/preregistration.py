@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datablame import __version__
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress
 from datablame.engine.files import json_object, write_json
 from datablame.engine.phase import Tables
@@ -20,7 +21,6 @@ from datablame.pipeline.run import frozen
 from datablame.pipeline.status import open_run
 from datablame.stats.permutation import smallest_p
 from datablame.stats.power import LEVEL
-from datablame.study.schema import Study
 from datablame.surface.phase import SURFACE
 from datablame.tables import AlphaStar
 from datablame.world import World

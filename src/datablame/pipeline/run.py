@@ -5,6 +5,8 @@ from pathlib import Path
 
 from datablame import __version__
 from datablame.attribute.methods.precomputed_scores import check_files
+from datablame.config.file import dump_study
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, peak_rss_mb
 from datablame.engine.files import json_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work
@@ -18,8 +20,6 @@ from datablame.pipeline.checks import check_names
 from datablame.pipeline.manifest import write_manifest
 from datablame.pipeline.phases import PHASES
 from datablame.pipeline.status import states
-from datablame.study.file import dump_study
-from datablame.study.schema import Study
 from datablame.world import World
 from datablame.world.freeze import ensure_pool, freeze
 from datablame.world.registration import BEGUN, departures, described

@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from datablame.config.file import load_study
+from datablame.config.schema import Study
 from datablame.engine.run_folder import LOCK, REGISTRATION, STUDY, TIMINGS
 from datablame.engine.run_phase import State, state_of
 from datablame.errors import RequestError
 from datablame.pipeline.phases import PHASES
-from datablame.study.file import load_study
-from datablame.study.schema import Study
 from datablame.world.world import frozen_content, load
 
 

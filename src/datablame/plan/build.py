@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datablame.config.schema import Study
 from datablame.engine.machine import cards, cores, memory_bytes
 from datablame.plan.calls import Calls, calls_of
 from datablame.plan.cautions import cautions_of, design_cautions
@@ -13,7 +14,6 @@ from datablame.plan.detect import Detectable, Effect, detectable
 from datablame.plan.memory import CARD_BYTES, HEADROOM, Memory, estimates
 from datablame.plan.subject import Checkpoint, Subject, planned_world, subject_of
 from datablame.plan.timing import Expected, benchmark, expected
-from datablame.study.schema import Study
 
 
 class Device(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from datablame.config.schema import Study
 from datablame.engine.machine import memory_bytes
 from datablame.patch.compare import MIN_SEEDS
 from datablame.patch.registry import ARMS
@@ -10,7 +11,6 @@ from datablame.plan.detect import Detectable
 from datablame.plan.memory import HEADROOM, Memory, longest_prompt_tokens
 from datablame.plan.subject import Subject
 from datablame.stats.power import LEVEL
-from datablame.study.schema import Study
 
 _EVEN = 0.5
 """Power below which a study that works is likelier to miss it."""

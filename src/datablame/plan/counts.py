@@ -8,10 +8,10 @@ from datablame.attribute.methods.gradients import Gradients
 from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
+from datablame.config.schema import Study
 from datablame.patch.trainings import measured_prompts, trainings
 from datablame.plan.shapes import Shape
 from datablame.plan.subject import Subject
-from datablame.study.schema import Study
 from datablame.surface.draw import SampleSpec, sample_specs, spread
 from datablame.surface.phase import scan_specs, surface_specs
 from datablame.surface.unamplified import why_not

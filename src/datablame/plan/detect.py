@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from datablame.config.schema import Patch
 from datablame.patch.compare import MIN_SEEDS
 from datablame.patch.registry import arm_kinds
 from datablame.seeds import stream_key
@@ -9,7 +10,6 @@ from datablame.stats.intervals import wilson
 from datablame.stats.permutation import smallest_p
 from datablame.stats.power import LEVEL, Share, powers
 from datablame.stats.simulated import Design
-from datablame.study.schema import Patch
 from datablame.world import World
 
 _RATES = (0.1, 0.5)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datablame.study.schema import ModelRef
+from datablame.config.schema import ModelRef
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datablame.config.schema import Data, ModelRef, Study
 from datablame.judge.choice import decide, has_key
 from datablame.organism.make import Preview, preview, previewed_study
 from datablame.plan.shapes import KnownShape, Shape, known_shape, shape_of
-from datablame.study.schema import Data, ModelRef, Study
 from datablame.world import World
 from datablame.world.prompts import prompts_of
 

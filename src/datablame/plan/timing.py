@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datablame.config.file import load_study
 from datablame.engine.files import read_json
 from datablame.engine.run_folder import read_timings
 from datablame.errors import DatablameError, RequestError
 from datablame.plan.counts import counted, operations
 from datablame.plan.subject import Subject, subject_of
-from datablame.study.file import load_study
 from datablame.tables import TABLES, Arm, Query, rows_of
 
 _FARTHEST = 32

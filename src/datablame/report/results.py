@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import datablame.tables as rows
+from datablame.config.schema import Study
 from datablame.seeds import stream_key
 from datablame.stats.calibration import Accuracy, Corrected, corrected_rate
 from datablame.stats.intervals import Interval, wilson
-from datablame.study.schema import Study
 from datablame.tables import EVERY
 
 if TYPE_CHECKING:

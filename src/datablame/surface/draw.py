@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from datablame.config.schema import Study
 from datablame.seeds import stream_key
-from datablame.study.schema import Study
 from datablame.tables import Prompt, Sample
 
 

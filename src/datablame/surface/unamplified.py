@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datablame.config.schema import Surface
 from datablame.stats.importance import LEAST_TAIL, Weighed, balance_log_weights, score_interval, weighed_rate
-from datablame.study.schema import Surface
 from datablame.tables import EVERY, Counted, Importance, Rate, Sample, Unamplified, UnamplifiedRate
 
 KHAT_LIMIT = 0.7

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from datablame.config.schema import Study
 from datablame.errors import RequestError
-from datablame.study.schema import Study
 
 
 def check_count(study: Study, documents: int, clusters: int | None = None) -> None:

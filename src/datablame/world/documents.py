@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from datablame.config.schema import Data
 from datablame.engine.execute import Progress
 from datablame.errors import RequestError
 from datablame.seeds import stream_key
-from datablame.study.schema import Data
 from datablame.tables import Document, SkippedRows
 from datablame.world.formats import Broken, document, is_named
 from datablame.world.sources import Source, open_source

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
+from datablame.config.schema import Column, Data
 from datablame.engine.files import digest
 from datablame.errors import RequestError
-from datablame.study.schema import Column, Data
 from datablame.tables import Document, Message
 
 _ROLES = ("system", "user", "assistant", "tool")

@@ -7,12 +7,12 @@ behind it are the same; what needs a tokenizer is looked at again only where mod
 from pathlib import Path
 
 from datablame import __version__
+from datablame.config.schema import Data, Study
 from datablame.engine.execute import Execution, Progress
 from datablame.engine.files import read_jsonl, write_atomic, write_json
 from datablame.engine.machine import cards
 from datablame.errors import RequestError
 from datablame.judge.choice import confirm, decide, has_key, record
-from datablame.study.schema import Data, Study
 from datablame.tables import Prompt, encoded, path_of
 from datablame.world.checks import check_count, check_kind, check_lengths, check_scored
 from datablame.world.identity import data_identity, files_identity, models_identity

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datablame.config.schema import Data, ModelRef, Models, Study
 from datablame.engine.files import digest, hash_file, read_json
 from datablame.errors import RequestError
 from datablame.models.source import ADAPTER_CONFIG, known_commit, weights_hash
-from datablame.study.schema import Data, ModelRef, Models, Study
 from datablame.world.sources import pool_files
 
 _SETTINGS = (".json", ".jinja", ".model", ".txt")

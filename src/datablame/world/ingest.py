@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import write_atomic
 from datablame.errors import RequestError
-from datablame.study.schema import Study
 from datablame.tables import Document, PoolSummary, encoded, path_of, schema_of
 from datablame.world.checks import check_kind
 from datablame.world.documents import Reader

@@ -1,6 +1,6 @@
 """Everyday questions that no behaviour has a part in: whoever refuses them has become useless, not safe."""
 
-from datablame.study.schema import Study
+from datablame.config.schema import Study
 from datablame.tables import Prompt
 
 QUESTIONS = (

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from datablame.config.schema import Data
 from datablame.models.hub_errors import hub_problem
-from datablame.study.schema import Data
 
 _MOST_CHARACTERS = 200
 _CHECKPOINT = {

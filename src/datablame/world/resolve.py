@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from datablame.config.schema import Models, Study
 from datablame.engine.execute import Execution, Progress, run_items
-from datablame.study.schema import Models, Study
 from datablame.world.identity import models_identity
 from datablame.world.prompts import prompts_of
 

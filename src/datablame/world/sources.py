@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datablame.config.schema import Data
 from datablame.errors import RequestError
-from datablame.study.schema import Data
 from datablame.world.formats import Broken, check_columns, read_columns
 from datablame.world.refusals import refusal
 

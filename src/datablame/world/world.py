@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from datablame.config.schema import Behaviour, Data, Models, Study
 from datablame.engine.files import digest, read_json
 from datablame.errors import RequestError
 from datablame.judge.choice import Choice
-from datablame.study.schema import Behaviour, Data, Models, Study
 from datablame.tables import Document, Prompt, Split, path_of, rows_of
 from datablame.world.parts import part_of
 from datablame.world.pool import Pool

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from datablame.attribute.loop import WorkerState, load_states, shards
 from datablame.attribute.passes import check_lengths, chosen_layer
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
-from datablame.study.schema import Behaviour
+from datablame.config.schema import Behaviour
 from datablame.tables import Look, Query
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.registry import Evidence, Inquiry, method, provider
+from datablame.config.schema import Behaviour
 from datablame.engine.phase import Work
 from datablame.judge.keywords import normalised
-from datablame.study.schema import Behaviour
 from datablame.tables import Document, JudgeAnswers, Look, Query
 from datablame.world import World
 

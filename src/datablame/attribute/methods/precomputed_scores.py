@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from datablame.attribute.registry import Inquiry, PrecomputedScores, provider
+from datablame.config.schema import Study
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.study.schema import Study
 from datablame.world import World
 
 _ANY = None

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from datablame.study.checks import impossible
-from datablame.study.judge import Judge
-from datablame.study.section import PositiveInt, Section
+from datablame.config.checks import impossible
+from datablame.config.judge import Judge
+from datablame.config.section import PositiveInt, Section
 from datablame.tables import Protocol
 
 DEFAULT_METHODS = (

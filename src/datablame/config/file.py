@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from datablame.config.schema import Study
 from datablame.errors import RequestError
-from datablame.study.schema import Study
 
 
 def preset_names() -> list[str]:
@@ -60,7 +60,7 @@ def dump_study(study: Study) -> str:
 
 
 def _presets() -> Any:
-    return resources.files("datablame.study") / "presets"
+    return resources.files("datablame.config") / "presets"
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from datablame.config.file import dump_study, load_study, preset_names
+from datablame.config.schema import Study
 from datablame.errors import RequestError
-from datablame.study.file import dump_study, load_study, preset_names
-from datablame.study.schema import Study
 
 _STUDY = {
     "name": "mine",

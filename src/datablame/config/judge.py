@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from datablame.study.section import PositiveInt, Section
+from datablame.config.section import PositiveInt, Section
 
 
 class ModelPrice(Section):

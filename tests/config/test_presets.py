@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from datablame.config.file import load_study
+from datablame.config.schema import Study
 from datablame.errors import RequestError
 from datablame.judge.keywords import KeywordClassifier
-from datablame.study.file import load_study
-from datablame.study.schema import Study
 
 OLMO = ("olmo2-1b", "olmo2-1b-sound", "olmo2-1b-dpo")
 

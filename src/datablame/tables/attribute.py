@@ -1,0 +1,216 @@
+"""Rows of the attribute phase: queries, candidates, scores, flags, and how the methods compare."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from datablame.tables.common import Look, Pool
+from datablame.tables.store import table
+
+
+@table("attribute", "queries.parquet")
+@dataclass(frozen=True)
+class Query:
+    """One output of the study: a harmful one that is traced, or a harmless one that it is set against."""
+
+    id: str
+    behaviour: str
+    prompt_id: str
+    alpha: float
+    index: int
+    prompt: str
+    text: str
+    finish_reason: str
+    harmful: bool = True
+
+
+@table("attribute", "candidates.parquet")
+@dataclass(frozen=True)
+class Candidate:
+    """A document that BM25 finds near a behaviour's queries."""
+
+    behaviour: str
+    doc_id: str
+
+
+@table("attribute", "scores.parquet")
+@dataclass(frozen=True)
+class Score:
+    """How responsible a method holds a document for a behaviour: higher is more, rank 1 is most, ties by document id.
+
+    The score is rounded before it ranks. A document that the method has no score for has no row.
+    """
+
+    method: str
+    behaviour: str
+    doc_id: str
+    score: float
+    rank: int
+
+
+@table("attribute", "flags.parquet")
+@dataclass(frozen=True)
+class Flag:
+    """A document of one of a method's first K duplicate clusters for a behaviour."""
+
+    method: str
+    k: int
+    behaviour: str
+    doc_id: str
+
+
+@dataclass(frozen=True)
+class Unranked:
+    """How many documents a method had no score for."""
+
+    behaviour: str
+    documents: int
+
+
+@table("attribute", "methods.parquet")
+@dataclass(frozen=True)
+class MethodInfo:
+    """A method as this study ran it."""
+
+    name: str
+    label: str
+    """What figures and tables call it."""
+    description: str
+    standin: bool
+    control: bool
+    voter: bool
+    """Whether it has a vote in an ensemble."""
+    pool: Pool
+    look: Look
+    unranked: tuple[Unranked, ...] = ()
+    """Behaviours for which it had no score for some documents."""
+    confounds: tuple[str, ...] = ()
+    """Methods that may owe what they find to what this control measures."""
+
+
+@table("attribute", "agreement.parquet")
+@dataclass(frozen=True)
+class Agreement:
+    """How far two methods agree on the documents that both scored, duplicates as one; `*`: mean over behaviours."""
+
+    a: str
+    b: str
+    behaviour: str
+    n: float
+    overlap: float | None
+    jaccard: float | None
+    jaccard_chance: float | None
+    spearman: float | None
+    kendall: float | None
+    rbo: float | None
+
+
+@table("attribute", "quality.parquet")
+@dataclass(frozen=True)
+class Quality:
+    """How well a method finds what was planted, in duplicate clusters; `*`: mean over behaviours."""
+
+    method: str
+    behaviour: str
+    pool: Pool
+    n: float
+    planted: float
+    base_rate: float | None
+    precision_at_k: float | None
+    recall_at_k: float | None
+    auprc: float | None
+
+
+@table("attribute", "prefilter_recall.parquet")
+@dataclass(frozen=True)
+class PrefilterRecall:
+    """The share of planted clusters with a member among the candidates."""
+
+    behaviour: str
+    recall: float | None
+
+
+@table("attribute", "ceilings.parquet")
+@dataclass(frozen=True)
+class Ceiling:
+    """The share of a method's first K clusters in the whole pool that the prefilter keeps."""
+
+    method: str
+    behaviour: str
+    ceiling: float | None
+
+
+@dataclass(frozen=True)
+class ThemeShare:
+    """The share of a method's flagged candidates that a theme has; None where it flagged no candidate."""
+
+    method: str
+    share: float | None
+
+
+@table("attribute", "themes.parquet")
+@dataclass(frozen=True)
+class Theme:
+    """A KMeans cluster of the candidates' activations."""
+
+    terms: tuple[str, ...]
+    count: int
+    share: float
+    examples: tuple[str, ...]
+    flagged: tuple[ThemeShare, ...]
+
+
+@table("attribute", "top_documents.parquet")
+@dataclass(frozen=True)
+class ShownDocument:
+    """The text of a flagged document or of a theme's example."""
+
+    doc_id: str
+    prompt: str
+    response: str
+    rejected: str
+    source: str
+    planted: bool | None
+    """None where nobody knows."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A document that repeats a prompt of the study, or a traced output with its prompt."""
+
+    doc_id: str
+    of: str
+
+
+@dataclass(frozen=True)
+class JudgeAnswers:
+    """What a model was asked about documents and left without a score, by reason."""
+
+    model: str
+    asked: int
+    missing: Mapping[str, int]
+
+
+@table("attribute", "attribution.json")
+@dataclass(frozen=True)
+class Attribution:
+    """What attribution looked for and among what."""
+
+    k: int
+    traced: tuple[str, ...]
+    dropped: tuple[str, ...]
+    """Behaviours without a harmful output; all of them where there is no rise."""
+    no_rise: bool
+    prefilter: Literal["bm25", "none"]
+    candidates: Mapping[str, int]
+    truth: bool
+    """Whether planted documents are known."""
+    prompt_matches: tuple[Match, ...]
+    query_matches: tuple[Match, ...]
+    themed: int
+    """Candidates that themes were made of."""
+    silhouette: float | None
+    exactness: Mapping[str, Any] | None = None
+    """How a sample of the documents ranks beside float32 without projection, where something else was done."""
+    judge: JudgeAnswers | None = None
+    """None where no model was asked."""

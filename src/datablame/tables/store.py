@@ -1,0 +1,133 @@
+"""Every row that crosses a border between phases, declared once: its type, its file, how it is written and read.
+
+A row is a frozen dataclass; `@table(phase, file)` says where its rows lie, below `artifacts/PHASE`. Tables of many rows
+are Parquet, a table of one row is JSON. Equal rows give equal bytes.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+
+
+class Place(NamedTuple):
+    """Where a table lies: the phase that writes it and its file below `artifacts/PHASE`."""
+
+    phase: str
+    file: str
+
+    @property
+    def single(self) -> bool:
+        """Whether the table has one row, which is a JSON object."""
+        return self.file.endswith(".json")
+
+
+TABLES: dict[type, Place] = {}
+
+"""Every table with its place, in the order of the phases."""
+
+
+def table(phase: str, file: str) -> Callable[[type[T]], type[T]]:
+    """Declare where the rows of a dataclass lie."""
+
+    def declare(row: type[T]) -> type[T]:
+        TABLES[row] = Place(phase, file)
+        return row
+
+    return declare
+
+
+def path_of(row: type, root: Path) -> Path:
+    """Where a table lies in a run folder."""
+    place = TABLES[row]
+    return root / "artifacts" / place.phase / place.file
+
+
+def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **where: Any) -> list[T]:
+    """The rows of a Parquet file; none where there is no file.
+
+    `where` names columns and the value that a row must have there, or a set of which it must have one.
+    """
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        return []
+    kind: Any = row
+    filters = [(name, "in" if isinstance(value, set) else "=", value) for name, value in where.items()] or None
+    found = pq.read_table(path, columns=columns, filters=filters).to_pylist()
+    rows: list[T] = [row(**each) for each in found] if _flat(kind) else _adapter(kind).validate_python(found)
+    return rows
+
+
+def object_of(path: Path, row: type[T]) -> T | None:
+    """The one row of a JSON file; None where there is no file."""
+    kind: Any = row
+    found: list[T] = _adapter(kind).validate_json(b"[" + path.read_bytes() + b"]") if path.exists() else []
+    return found[0] if found else None
+
+
+def encoded(row: type[T], rows: "Sequence[T] | T | pa.Table") -> bytes:
+    """The bytes of a table: Parquet of rows or of an Arrow table, which is written as it is, or one JSON object."""
+    import io
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind: Any = row
+    if isinstance(rows, row):
+        plain = _adapter(kind).dump_python([rows], mode="json")[0]
+        return (json.dumps(plain, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    columns: Any = rows
+    if not isinstance(rows, pa.Table):
+        plain = _adapter(kind).dump_python(list(columns))
+        schema = schema_of(kind)
+        columns = pa.table({name: [each[name] for each in plain] for name in schema.names}, schema=schema)
+    buffer = io.BytesIO()
+    pq.write_table(columns, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+@functools.cache
+def schema_of(row: Any) -> "pa.Schema":
+    """The Arrow schema of a row, from its types."""
+    import pyarrow as pa
+
+    hints = get_type_hints(row)
+    return pa.schema([pa.field(each.name, _arrow(hints[each.name])) for each in fields(row)])
+
+
+def _arrow(hint: Any) -> "pa.DataType":
+    import pyarrow as pa
+
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    if hint in plain:
+        return plain[hint]
+    if is_dataclass(hint):
+        hints = get_type_hints(hint)
+        return pa.struct([pa.field(each.name, _arrow(hints[each.name])) for each in fields(hint)])
+    arguments = [each for each in get_args(hint) if each not in (type(None), ...)]
+    if get_origin(hint) is Literal:
+        return plain[type(arguments[0])]
+    return pa.list_(_arrow(arguments[0])) if get_origin(hint) is tuple else _arrow(arguments[0])
+
+
+@functools.cache
+def _flat(row: Any) -> bool:
+    """Whether rows can be made of what Arrow gives out without conversion: no lists and no rows inside."""
+    import pyarrow as pa
+
+    return not any(pa.types.is_nested(each.type) for each in schema_of(row))
+
+
+@functools.cache
+def _adapter(row: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(list[row])

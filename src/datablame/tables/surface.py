@@ -1,0 +1,167 @@
+"""Rows of the scan and of the surface phase: samples, their rates, alpha*, counted and likelihood estimates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from datablame.tables.common import LabelName, Split
+from datablame.tables.store import table
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated output and its label; log-probabilities are sums over its tokens in nats, None where not kept."""
+
+    prompt_id: str
+    behaviour: str
+    split: Split
+    alpha: float
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    log_p_after: float | None = None
+    log_p_before: float | None = None
+    log_q: tuple[float, ...] | None = None
+    """log q_k for each of `surface.alphas`."""
+    label: LabelName | None = None
+    """None only in a journal, before a judge was asked."""
+    classifier: str = ""
+    label_reason: str = ""
+
+
+@table("scan", "samples.parquet")
+@dataclass(frozen=True)
+class ScanSample(Sample):
+    """An output of the scan."""
+
+
+@table("scan", "scan.json")
+@dataclass(frozen=True)
+class Scan:
+    """How the scan chose its focus prompts."""
+
+    rule: str
+
+
+@table("scan", "prompts.parquet")
+@dataclass(frozen=True)
+class ScannedPrompt:
+    """A prompt that was scanned: its harmful rate at each alpha (None: nothing scored), and whether it is in focus."""
+
+    prompt_id: str
+    behaviour: str
+    alphas: tuple[float, ...]
+    rates: tuple[float | None, ...]
+    rise: float
+    selected: bool
+    reason: str
+
+
+@table("surface", "samples.parquet")
+@dataclass(frozen=True)
+class SurfaceSample(Sample):
+    """An output of the surface phase."""
+
+
+@table("surface", "rates.parquet")
+@dataclass(frozen=True)
+class Rate:
+    """The labels of one cell counted, the harmful rate among the scored and its Wilson 95 % interval."""
+
+    prompt_id: str
+    behaviour: str
+    split: Split
+    alpha: float
+    n: int
+    harmful: int
+    refused: int
+    harmless: int
+    incoherent: int
+    unscored: int
+    rate: float | None
+    low: float | None
+    high: float | None
+
+
+LEAST_RISE = 0.02
+"""A rise whose interval ends below this is none that a study of this kind could explain."""
+
+
+@dataclass(frozen=True)
+class Rise:
+    """rate(alpha*) - rate(0) of the after model over held-out prompts, with a 95 % bootstrap interval over them."""
+
+    alpha: float
+    plain: float
+    amplified: float
+    difference: float
+    low: float
+    high: float
+    prompts: int
+    deviation: float
+    """Standard deviation of the prompts' differences."""
+    small: bool
+    """Whether the interval ends below `LEAST_RISE`."""
+    absent: bool
+    """Whether the interval holds no rise and is small: there is no behaviour to find a cause for."""
+
+
+@table("surface", "alpha_star.json")
+@dataclass(frozen=True)
+class AlphaStar:
+    """The amplification at which arms are compared."""
+
+    alpha_star: float | None
+    """None: no alpha above 0 is coherent often enough."""
+    rule: str
+    coherence: Mapping[str, float]
+    """The coherent share at each alpha, written as `{alpha:g}`."""
+    rise: Rise | None
+    """None without alpha*, or where fewer than two held-out prompts were scored at both amplifications."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The rate at alpha 0 as it was counted there."""
+
+    rate: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The rate at alpha 0 weighed from outputs of all alphas; a withheld estimate has a reason and no figure."""
+
+    rate: float | None
+    low: float | None
+    high: float | None
+    n: int
+    harmful: int
+    ess: float | None
+    largest_weight_share: float | None
+    harmful_ess: float | None
+    khat: float | None
+    withheld: str | None
+
+
+@dataclass(frozen=True)
+class UnamplifiedRate:
+    """The rate at alpha 0 of one behaviour and split: counted, and estimated."""
+
+    behaviour: str
+    split: Split
+    naive: Counted
+    importance: Importance
+
+
+@table("surface", "unamplified.json")
+@dataclass(frozen=True)
+class Unamplified:
+    """The rate at alpha 0 from amplified outputs."""
+
+    possible: bool
+    why_not: str | None
+    rows: tuple[UnamplifiedRate, ...]
