@@ -87,7 +87,7 @@ def shape_of(settings: Mapping[str, Any]) -> Shape | None:
 
 
 @lru_cache
-def _counted(text: str) -> Shape | None:
+def _counted(config_json: str) -> Shape | None:
     """Both checkpoints mostly have one config."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -96,7 +96,7 @@ def _counted(text: str) -> Shape | None:
     from datablame.models.blocks import decoder_blocks, middle_blocks
 
     logging.set_verbosity_error()
-    settings = json.loads(text)
+    settings = json.loads(config_json)
     try:
         config = AutoConfig.for_model(**settings)
         with torch.device("meta"):
