@@ -223,7 +223,9 @@ def _difference(sides: Float[Tensor, "answers ..."], documents: int) -> Float[Te
     return difference
 
 
-def _joined(inputs: Inputs, deltas: Deltas) -> tuple[Inputs, Deltas]:
+def _joined(
+    inputs: Float[Tensor, "answers tokens inputs"], deltas: Float[Tensor, "answers tokens outputs"]
+) -> tuple[Float[Tensor, "pairs both_tokens inputs"], Float[Tensor, "pairs both_tokens outputs"]]:
     """The rows of the chosen answers, each followed by its rejected one's tokens with the sign of the loss turned."""
     (chosen, rejected), (up, down) = inputs.chunk(2), deltas.chunk(2)
     return torch.cat([chosen, rejected], 1), torch.cat([up, -down], 1)
