@@ -40,6 +40,8 @@ def study(tiny_pair_folder: Path, tmp_path: Path) -> Study:
                 ]
                 for split in ("attribution", "held_out")
             },
+            "attribute": {"top_k": 1},
+            "patch": {"size": 2},
             "scan": {"prompts": 4, "samples": 3, "alphas": [0, 1], "focus": 2},
             "surface": {
                 "samples": 4,

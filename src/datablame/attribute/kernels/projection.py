@@ -32,8 +32,8 @@ from datablame.stats.ranking import kendall, spearman
 _INDEX_FORMAT = 1
 
 
-Projection = Mapping[str, tuple[Float[Tensor, "outputs rows"], Float[Tensor, "inputs columns"]]]
-"""For each layer what its output gradients (first) and its inputs (second) are multiplied with."""
+Projection = Mapping[str, tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]]
+"""For each layer what its output gradients (outputs, rows) and its inputs (inputs, columns) are multiplied with."""
 
 
 class Projected(NamedTuple):
