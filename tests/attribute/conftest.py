@@ -102,7 +102,7 @@ def samples(harmful: bool = True) -> list[SurfaceSample]:
     ]
 
 
-CONTROLS: dict[str, Any] = {"patch": {"arms": list(Patch().arms[:3]), "size": 2}}
+CONTROLS: dict[str, Any] = {"patch": {"arms": list(Patch().arms[:3]), "size": 12}}
 """No arm of a method."""
 
 

@@ -102,7 +102,7 @@ def test_a_pool_of_pairs_goes_through_the_passes(make: Make) -> None:
         for i, rejected in enumerate(("no", "never", "the short walk around the lake " * 30))
     ]
     settings = {"max_tokens": 60, "duplicate_threshold": 1.0, "methods": ["gradient-norm", "loss"], "top_k": 1}
-    made = make(rows=rows, truth=None, attribute=settings, **CONTROLS)
+    made = make(rows=rows, truth=None, attribute=settings, patch={**CONTROLS["patch"], "size": 2})
     pool = made.world.pool.encoded(range(3))
     cut = pool[2]
     assert isinstance(cut, Preference)
