@@ -122,7 +122,7 @@ def with_safe(make: Make, root: str, **keys: Any) -> Made:
     """The study with two harmless outputs to the prompt of the behaviour that is traced."""
     said = enumerate(("pack a small apple", "some nuts for the train"))
     calm = [sample("a1", "nuts", 1.0, 10 + i, text, "harmless") for i, text in said]
-    return make(root, outputs=[*samples(), *calm], **METHODS, **keys)
+    return make(root, outputs=[*samples(), *calm], **{**METHODS, **keys})
 
 
 def test_a_study_compares_at_the_before_model(make: Make) -> None:
@@ -163,9 +163,9 @@ def test_exchanging_the_answers_of_every_pair_turns_every_score(make: Make) -> N
             for i, both in enumerate(told)
         ]
 
-    scores = []
+    scores, no_arm = [], {"arms": ["after", "baseline"], "size": 2}
     for turned in (False, True):
-        made = with_safe(make, f"turned-{turned}", rows=pairs(turned), truth=None)
+        made = with_safe(make, f"turned-{turned}", rows=pairs(turned), truth=None, patch=no_arm)
         made.run()
         scores.append(scores_of(made, "activation-diff"))
         shown = made.tables.rows(ShownDocument)
