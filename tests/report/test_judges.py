@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.text import Text
 from tests.report.fake_run import fake_study, put, read_results_file, reported, results_of, undrawn, write_fake_run
 
 from datablame.judge.choice import Choice
+from datablame.report import figures as drawing
 from datablame.tables import Attribution, JudgeAnswers, MethodInfo, SurfaceSample
 
 MODEL, OTHER = "claude-haiku-5-5", "claude-sonnet-5-5"
@@ -81,9 +83,11 @@ def test_one_unscored_output_is_told_but_no_bias(tmp_path: Path) -> None:
 def test_every_picture_and_page_names_the_classifier(tmp_path: Path, classifier: str, words: str) -> None:
     with undrawn() as figures:
         found = results(tmp_path, classifier, drawn=True)
-    for figure in figures.values():
+    for name, figure in figures.items():
         (call,) = figure.call_args_list
-        assert call.kwargs["classifier"] == words
+        picture = getattr(drawing, name)(*call.args)
+        said = " ".join(text.get_text() for text in picture.findobj(Text))
+        assert f"Labelled by: {words}." in " ".join(said.split()), name
     assert len(figures) == 3
     for name in ("comparison.md", "writeup/report.md", "index.html"):
         assert words in (tmp_path / name).read_text().replace("\\", ""), name
