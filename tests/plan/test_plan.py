@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,8 @@ def test_the_organisms_counts_are_those_of_what_it_makes(tmp_path: Path) -> None
     assert pq.read_metadata(tmp_path / "organism" / "documents.parquet").num_rows == recipe.documents == made.documents
     for each, own in ((recipe.before, made.before), (recipe.after, made.after)):
         assert each.shape is not None
-        assert each.shape == own.shape
+        assert own.shape is not None
+        assert each.shape == replace(own.shape, stored_bytes=None)  # what a recipe does not say
     assert recipe.world.prompts == made.world.prompts
 
 
