@@ -36,6 +36,15 @@ def test_the_specification_stands_in_the_preset() -> None:
     assert (study.surface.temperature, study.surface.top_p, study.surface.plausibility) == (1, 1, 0)
 
 
+def test_a_folder_with_a_presets_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("organism", "other"):
+        (tmp_path / name).mkdir()
+    assert load_study("organism").name == "organism"
+    with pytest.raises(RequestError, match="other: cannot be read"):
+        load_study("other")
+
+
 def test_the_sound_variant_adds_the_controls_and_changes_nothing_of_the_question() -> None:
     plain, sound = load_study("olmo2-1b"), load_study("olmo2-1b-sound")
     for section in ("models", "data", "behaviours", "prompts", "scan", "judge"):

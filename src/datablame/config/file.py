@@ -39,7 +39,8 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
         RequestError: the file is missing or not YAML, an override is malformed, or a field is wrong.
     """
     path = Path(source)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    is_preset = path.is_dir() and source in preset_names()  # a folder is no study, whatever its name
+    if path.suffix in (".yaml", ".yml") or (path.exists() and not is_preset):
         where = path.name
         try:
             text = path.read_text(encoding="utf-8")
