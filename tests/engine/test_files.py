@@ -1,6 +1,9 @@
+import fcntl
 import os
+import shutil
 import threading
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -49,24 +52,47 @@ def test_a_file_that_holds_no_object_is_an_empty_one(tmp_path: Path, text: str |
     assert json_object(tmp_path / "a.json") == {"b": 1}
 
 
-def test_what_waits_for_a_lock_that_is_taken_away_holds_the_new_one(tmp_path: Path) -> None:
+def test_what_waits_for_a_lock_that_is_taken_away_holds_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "folder" / "lock"
-    first = locked_file(path, wait=False)
-    with pytest.raises(BlockingIOError):
-        locked_file(path, wait=False)
-    held: list[bool] = []
+    opened, held = threading.Event(), list[bool]()
+    flock = fcntl.flock
+
+    def flock_in_sight(file: IO[str], how: int) -> None:
+        opened.set()
+        flock(file, how)
 
     def wait() -> None:
         with locked_file(path, wait=True) as file:
             held.append(os.path.samestat(os.fstat(file.fileno()), path.stat()))
 
     thread = threading.Thread(target=wait)
-    thread.start()
-    path.unlink()
-    path.parent.rmdir()
-    first.close()
+    with locked_file(path, wait=False):
+        with pytest.raises(BlockingIOError):
+            locked_file(path, wait=False)
+        monkeypatch.setattr(fcntl, "flock", flock_in_sight)
+        thread.start()
+        assert opened.wait(30)
+        shutil.rmtree(path.parent)
     thread.join(30)
     assert held == [True]
+
+
+def test_a_folder_taken_away_before_its_lock_is_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, mkdir, made = tmp_path / "folder" / "lock", Path.mkdir, list[Path]()
+
+    def made_and_taken_away(folder: Path, *words: Any, **options: Any) -> None:
+        mkdir(folder, *words, **options)
+        if not made:
+            folder.rmdir()
+        made.append(folder)
+
+    monkeypatch.setattr(Path, "mkdir", made_and_taken_away)
+    with locked_file(path, wait=False):
+        assert made == [path.parent] * 2
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -92,7 +92,13 @@ def locked_file(path: Path, *, wait: bool) -> IO[str]:
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise
+            # The folder was taken away since the line before.
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # Whoever held it may have taken it away with its folder: then a later process would hold another file.
