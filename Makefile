@@ -43,7 +43,7 @@ portable: $(VENV)/installed-dev
 	env -u ATEN_CPU_CAPABILITY $(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 tests
 
 slow: $(VENV)/installed-dev
-	$(TEST_ENV) $(BIN)/python -m pytest -m slow
+	$(TEST_ENV) $(BIN)/python -m pytest -m slow --timeout=3600
 
 bench: $(BENCH)/installed
 	HF_HUB_OFFLINE=1 $(BENCH)/bin/python benchmarks/bench.py

@@ -1,5 +1,6 @@
 """Worlds that several test files need: a pair of tiny random checkpoints with one tokenizer."""
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,13 @@ def _as_many_threads_as_asked() -> None:
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_imported_stays() -> None:
+    """Phases collect garbage when they end, and to look through all that torch brings each time takes most of a test."""
+    gc.collect()
+    gc.freeze()
 
 
 def tiny_tokenizer(texts: tuple[str, ...] = TEXTS, vocabulary: int = 290) -> Any:

@@ -171,7 +171,7 @@ def test_lines_are_the_pooled_rates_with_their_intervals_and_end_in_their_names(
 
 def test_bars_are_the_shares_of_the_labels() -> None:
     rates = [row for row in rate_rows() if row.split == "held-out" and row.prompt_id == row.behaviour == EVERY]
-    axes = axes_of(drawn_rates(rate_rows()), "What the outputs are, held-out")
+    axes = axes_of(drawn_rates(rate_rows()), "Labels of outputs, held-out")
     bars = [container for container in axes.containers if isinstance(container, BarContainer)]
     for label, bar in zip(LABEL_FILLS, bars, strict=True):
         expected = [100 * getattr(row, label) / row.n for row in rates]

@@ -30,9 +30,7 @@ def overview_figure(results: Results, verdict: str, summary: Sequence[str]) -> F
     blocks = _sentences(summary, max(below, _TALLEST) - 0.6)
     below = max(below, _inches(blocks) + 0.6)
     with style.page([4.6, below], results.title, caption) as (figure, panels):
-        first, second, third, fourth = (
-            panel for row in panels for panel in row.subfigures(1, 2, wspace=0.05, squeeze=False)[0]
-        )
+        first, second, third, fourth = (panel for row in panels for panel in row.subfigures(1, 2, squeeze=False)[0])
         alpha_star = results.alpha if rows else None
         rates_panel(first, rates, results.titles, split=shown_split(rates), number="1 ", alpha_star=alpha_star)
         _agreement_panel(second, pooled, {name: method.label for name, method in results.methods.items()})

@@ -27,7 +27,7 @@ def rates_figure(results: Results) -> Figure:
     rates, titles, estimates = results.rates, results.titles, results.unamplified.rows
     caption = _caption(rates, results.labelled_by) + _estimates_caption(results.unamplified, titles)
     with style.page([4.3], results.title, caption) as (figure, [row]):
-        first, second, last = row.subfigures(1, 3, width_ratios=[5, 5, 4.2], wspace=0.05, squeeze=False)[0]
+        first, second, last = row.subfigures(1, 3, width_ratios=[5, 5, 4.2], squeeze=False)[0]
         rates_panel(first, rates, titles, split="held-out", estimates=estimates)
         rates_panel(second, rates, titles, split="attribution", estimates=estimates)
         _shares_panel(last, rates, shown_split(rates))
@@ -117,7 +117,7 @@ def _alpha_axis(
 
 def _shares_panel(panel: SubFigure, rates: Sequence[Rate], split: Split) -> None:
     rows = _pooled(rates, split)
-    style.heading(panel, f"What the outputs are, {split} prompts")
+    style.heading(panel, f"Labels of outputs, {split} prompts")
     axes = panel.subplots()
     if not rows:
         style.nothing(axes, "no output was drawn")

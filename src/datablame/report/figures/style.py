@@ -1,4 +1,4 @@
-"""How every figure looks: its type and colours, pages that matplotlib lays out, text that fits, bytes that repeat."""
+"""How every figure looks: its type and colours, pages laid out by what their words take, bytes that repeat."""
 
 import functools
 import io
@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.gridspec import GridSpec
 from matplotlib.text import Annotation, Text
 from matplotlib.textpath import TextToPath
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ _DPI = 160
 _FAMILY = "DejaVu Sans"
 _MARGIN, _HEADER, _GAP = 0.28, 0.55, 0.3
 """Inches around the page, for its title, and between two rows."""
+_PAD, _ROUNDS = 0.05, 4
+"""Inches around axes with their words; rounds of laying out."""
 _TITLE, _HEADING, LABEL, _CAPTION, _LEADING = 15.0, 11.5, 9.5, 9.0, 1.45
 """Points of type: `LABEL` is for names and numbers; a caption's lines, as a share of its type."""
 _MISSING = "Glyph .* missing from font"
@@ -103,28 +105,51 @@ def page(
     """A figure with a row of so many inches for each height, between its title and its caption.
 
     What is drawn meanwhile has our type and lines whatever matplotlibrc says, and a dollar sign is a dollar sign. In
-    the end matplotlib lays it out once, labels of `beside` and `above` are moved apart, and everything stays in place.
+    the end every panel is laid out, labels of `beside` and `above` are moved apart, and everything stays in place.
     """
     lines = wrapped(caption, width, _CAPTION)
     footer = len(lines) * _CAPTION * _LEADING / POINTS + 0.2
-    wide, high = width + 2 * _MARGIN, sum(heights) + _HEADER + footer + 2 * _MARGIN
-    area = (_MARGIN / wide, (_MARGIN + footer) / high, width / wide, sum(heights) / high)
+    rows = [_MARGIN + _HEADER, *(inches for height in heights for inches in (height, _GAP))]
+    rows[-1] = footer + _MARGIN
+    wide, high = width + 2 * _MARGIN, sum(rows)
     with _settings():
-        engine = ConstrainedLayoutEngine(rect=area, w_pad=0.05, h_pad=0.05, wspace=0, hspace=0)
-        figure = Figure(figsize=(wide, high), dpi=_DPI, facecolor="white", layout=engine)
+        figure = Figure(figsize=(wide, high), dpi=_DPI, facecolor="white")
         FigureCanvasAgg(figure)
         heading = wrapped(title, width, _TITLE, "bold", most=1)[0]
-        figure.text(area[0], 1 - _MARGIN / high, heading, size=_TITLE, weight="bold", va="top")
-        text = figure.text(area[0], _MARGIN / high, "\n".join(lines), size=_CAPTION, color=GREY, va="bottom")
+        figure.text(_MARGIN / wide, 1 - _MARGIN / high, heading, size=_TITLE, weight="bold", va="top")
+        where = {"x": _MARGIN / wide, "y": _MARGIN / high, "va": "bottom"}
+        text = figure.text(s="\n".join(lines), size=_CAPTION, color=GREY, **where)
         text.set_linespacing(_LEADING / 1.2)
-        gap = _GAP * len(heights) / sum(heights)
-        rows = figure.subfigures(len(heights), 1, height_ratios=heights, hspace=gap, squeeze=False)
-        yield figure, list(rows[:, 0])
-        engine.execute(figure)
-        figure.set_layout_engine("none")
+        columns = [_MARGIN, width, _MARGIN]
+        grid = GridSpec(len(rows), 3, figure, width_ratios=columns, height_ratios=rows)
+        yield figure, [figure.add_subfigure(grid[row, 1]) for row in range(1, len(rows), 2)]
+        for panel in {axes.figure: None for axes in figure.axes}:
+            assert isinstance(panel, SubFigure)
+            _lay_out(panel)
         for axes in figure.axes:
             _move_apart(axes, 0)
             _move_apart(axes, 1)
+
+
+def _lay_out(panel: SubFigure) -> None:
+    """Give a panel's axes, side by side under its heading, the room that their ticks, titles and names leave.
+
+    Plain arithmetic, a few rounds of it because ticks and names change with the room: matplotlib's constrained layout
+    asks a solver whose results depend on where memory lies (nucleic/kiwi#57), and which may not return (#71).
+    """
+    axes, pad = panel.axes, _PAD * panel.dpi
+    ratios = np.array(axes[0].get_gridspec().get_width_ratios())  # type: ignore[union-attr]
+    wide, high = panel.bbox.width, panel.bbox.height - _HEADING * _LEADING / POINTS * panel.dpi
+    for _ in range(_ROUNDS):
+        inner = np.array([each.bbox.extents for each in axes])
+        outer = np.array([(each.get_tightbbox(for_layout_only=True) or each.bbox).extents for each in axes])
+        before, after = np.clip(inner - outer, 0, None)[:, :2] + pad, np.clip(outer - inner, 0, None)[:, 2:] + pad
+        widths = ratios / ratios.sum() * (wide - before[:, 0].sum() - after[:, 0].sum())
+        lefts = np.cumsum(before[:, 0] + np.append(0, (widths + after[:, 0])[:-1]))
+        below, above = before[:, 1].max(), after[:, 1].max()
+        for each, left, width in zip(axes, lefts, widths, strict=True):
+            bounds = left / wide, below / panel.bbox.height, width / wide, (high - below - above) / panel.bbox.height
+            each.set_position(bounds)
 
 
 @contextmanager
@@ -138,8 +163,8 @@ def _settings() -> Iterator[None]:
 
 def heading(panel: SubFigure, text: str) -> None:
     """Write what a panel shows above it, on one line."""
-    inches = panel.bbox.width / panel.dpi - 2 * _MARGIN
-    panel.suptitle(wrapped(text, inches, _HEADING, "bold", most=1)[0], x=0, ha="left", size=_HEADING, weight="bold")
+    line = wrapped(text, panel.bbox.width / panel.dpi - 2 * _MARGIN, _HEADING, "bold", most=1)[0]
+    panel.suptitle(line, x=0, y=1, ha="left", size=_HEADING, weight="bold")
 
 
 def png(figure: Figure) -> bytes:
