@@ -40,7 +40,7 @@ def _as_many_threads_as_asked() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _what_is_imported_stays() -> None:
-    """Phases collect garbage when they end, and to look through all that torch brings each time takes most of a test."""
+    """Phases collect garbage when they end; to look through all that torch brings takes most of a test."""
     gc.collect()
     gc.freeze()
 

@@ -116,9 +116,9 @@ def page(
         figure = Figure(figsize=(wide, high), dpi=_DPI, facecolor="white")
         FigureCanvasAgg(figure)
         heading = wrapped(title, width, _TITLE, "bold", most=1)[0]
-        figure.text(_MARGIN / wide, 1 - _MARGIN / high, heading, size=_TITLE, weight="bold", va="top")
-        where = {"x": _MARGIN / wide, "y": _MARGIN / high, "va": "bottom"}
-        text = figure.text(s="\n".join(lines), size=_CAPTION, color=GREY, **where)
+        x, y = _MARGIN / wide, _MARGIN / high
+        figure.text(x, 1 - y, heading, size=_TITLE, weight="bold", va="top")
+        text = figure.text(x, y, "\n".join(lines), size=_CAPTION, color=GREY, va="bottom")
         text.set_linespacing(_LEADING / 1.2)
         columns = [_MARGIN, width, _MARGIN]
         grid = GridSpec(len(rows), 3, figure, width_ratios=columns, height_ratios=rows)
