@@ -8,7 +8,7 @@ import pytest
 from tests.pipeline.small import small_study
 
 from datablame.engine.files import write_json
-from datablame.engine.run_phase import fingerprint_of
+from datablame.engine.phase import fingerprint_of
 from datablame.judge.choice import Choice
 from datablame.pipeline.phases import PHASES
 from datablame.tables import Prompt

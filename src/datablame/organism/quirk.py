@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 
 from datablame.config.schema import ModelRef, Organism
 from datablame.engine.execute import Progress
-from datablame.engine.files import write_json, write_jsonl, write_table
-from datablame.engine.journal import Journal
+from datablame.engine.files import Journal, write_json, write_jsonl, write_table
 from datablame.errors import RequestError
 from datablame.organism import quirk_texts
 from datablame.organism.base_model import HUB_ID, base_checkpoint
