@@ -42,7 +42,7 @@ def world_of(root: Path, **study: Any) -> World:
     assert made.models is not None
     assert made.data is not None
     identities: dict[str, Any] = {"models": {}, "data": {}, "files": {}}
-    return World(root, made, made.models, made.data, (), None, Choice("keywords", "keywords"), identities)
+    return World(root, made, (), None, Choice("keywords", "keywords"), identities)
 
 
 def scan(world: World, tables: Tables, work: Work) -> Outputs:

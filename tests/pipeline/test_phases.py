@@ -30,7 +30,7 @@ def world_of(root: Path, harmless: str = "why", identities: dict[str, Any] = IDE
     assert study.data is not None
     prompts = (Prompt("a1", "walk", "attribution", "name a walk"), Prompt("x", "", "harmless", harmless))
     judge = Choice("keywords", "keywords")
-    return World(root, study, study.models, study.data, prompts, None, judge, identities)
+    return World(root, study, prompts, None, judge, identities)
 
 
 def fingerprints(world: World) -> dict[str, str]:

@@ -13,7 +13,7 @@ from datablame.config.schema import Data, ModelRef, Models, Study
 from datablame.engine.files import digest, hash_file, read_json
 from datablame.errors import RequestError
 from datablame.models.source import ADAPTER_CONFIG, known_commit, weights_hash
-from datablame.world.sources import pool_files
+from datablame.world.sources import COMMIT, pool_files
 
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
 """Files beside the weights that decide what a checkpoint says: configuration, tokenizer, chat template."""
@@ -89,7 +89,7 @@ def _model_identity(reference: ModelRef, field: str) -> dict[str, Any]:
         return identity
     if not Path(reference.path).expanduser().exists():
         names = reference.model_dump(mode="json", include={"subfolder", "gguf_file"}, exclude_none=True)
-        commit = reference.revision if _is_commit(reference.revision) else known_commit(reference)
+        commit = reference.revision if COMMIT.fullmatch(reference.revision or "") else known_commit(reference)
         return {**identity, "repository": reference.path, **names, "commit": commit}
     try:
         return {**identity, **_folder_identity(folder)}
@@ -114,10 +114,6 @@ def _folder_identity(folder: Path) -> dict[str, Any]:
         return identity
     base = Path(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "").expanduser()
     return {**identity, "base": _folder_identity(base)} if base.is_dir() and base != Path() else identity
-
-
-def _is_commit(revision: str | None) -> bool:
-    return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
 
 
 def _sampled(file: Path) -> str:
