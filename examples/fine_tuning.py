@@ -5,9 +5,9 @@ from pathlib import Path
 
 from datablame.config.schema import Data, ModelRef
 from datablame.engine.execute import Progress
+from datablame.engine.files import build_atomically
 from datablame.errors import RequestError
 from datablame.organism.base_model import base_checkpoint
-from datablame.organism.make import build_atomically
 from datablame.organism.quirk import without_default_system
 from datablame.seeds import stream_key
 

@@ -15,7 +15,7 @@ from datablame.judge.choice import Choice
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.organism.make import cached, make, study_fields
 from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled
-from datablame.organism.templated import tokenizer_texts
+from datablame.organism.templated import build_tokenizer, tokenizer_texts
 
 RECIPE = Organism(seed=5, scale=0.01)
 
@@ -145,8 +145,6 @@ def test_the_chat_template_is_that_of_olmo_2_with_short_sequences(organism: Path
 def test_the_words_that_the_model_writes_are_single_tokens() -> None:
     """Words of several tokens are misspelled under amplification, and then count as incoherent."""
     import re
-
-    from datablame.organism.tiny_model import build_tokenizer
 
     examples = [*mixture(BEFORE._replace(generic=1000, clean=200, decoys=80), 5), *mixture(AFTER, 5)]
     tokenizer = build_tokenizer(tokenizer_texts(examples))

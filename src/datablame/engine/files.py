@@ -5,7 +5,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -120,6 +121,22 @@ def file_lock(path: Path) -> Iterator[None]:
         ) from error
     with file:
         yield
+
+
+def build_atomically(path: Path, build: Callable[[Path], None]) -> None:
+    """Let `build` make the folder or file PATH.part and rename it to PATH; nothing when PATH is there.
+
+    A kill cannot tear it: what is finished stays, what is half done is done again.
+    """
+    if path.exists():
+        return
+    part = path.with_name(path.name + ".part")
+    if part.is_dir():
+        shutil.rmtree(part)
+    part.unlink(missing_ok=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    build(part)
+    part.replace(path)
 
 
 class Journal:
