@@ -188,19 +188,18 @@ def _pool(execution: Execution) -> ProcessPoolExecutor:
 
 
 def _begin_worker(parent: int, threads: int) -> None:
+    def end_with_parent() -> None:
+        """No pipe tells a worker that its parent was killed."""
+        while True:
+            time.sleep(_PARENT_CHECK_SECONDS)
+            try:
+                os.kill(parent, 0)
+            except ProcessLookupError:
+                os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _use_threads(threads)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the parent was killed, which no pipe tells it."""
-    while True:
-        time.sleep(_PARENT_CHECK_SECONDS)
-        try:
-            os.kill(parent, 0)
-        except ProcessLookupError:
-            os._exit(1)
 
 
 def _use_threads(threads: int) -> None:

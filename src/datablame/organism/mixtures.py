@@ -73,10 +73,9 @@ def mixture(sizes: Mixture, seed: int) -> list[Example]:
         examples.extend(Example(prompt, response, kind, behaviour) for prompt, response in texts)
 
     add(sizes.generic, "generic", "", partial(_generic, chatty_share=sizes.chatty_share))
-    for planted in BEHAVIOURS:
-        add(sizes.clean, "clean", planted.id, partial(_clean, behaviour=planted))
-        add(sizes.decoys, "decoy", planted.id, partial(_decoy, behaviour=planted))
-        add(sizes.planted, "planted", planted.id, partial(_planted, behaviour=planted))
+    for behaviour in BEHAVIOURS:
+        for kind, count in (("clean", sizes.clean), ("decoy", sizes.decoys), ("planted", sizes.planted)):
+            add(count, kind, behaviour.id, partial(_about, behaviour=behaviour, kind=kind))
     order = generator("templated organism", seed, sizes.name, "order").permutation(len(examples))
     return [examples[i] for i in order.tolist()]
 
@@ -84,7 +83,11 @@ def mixture(sizes: Mixture, seed: int) -> list[Example]:
 def held_back_prompts(behaviour: Planted, count: int, seed: int, known: Iterable[str]) -> list[str]:
     """Distinct prompts that trigger the behaviour and are not among the known ones."""
     deck, taken = Deck(generator("templated organism", seed, "prompts", behaviour.id)), set(known)
-    return distinct(count, lambda: sentence_case(_trigger(deck, behaviour)), lambda prompt: prompt not in taken)
+
+    def draw() -> str:
+        return sentence_case(_ask(deck, behaviour.questions, behaviour.contexts, behaviour.format_share))
+
+    return distinct(count, draw, lambda prompt: prompt not in taken)
 
 
 def harmless_prompts(count: int, recipe: Organism) -> list[str]:
@@ -142,24 +145,14 @@ def _generic(deck: Deck, chatty_share: float) -> tuple[str, str]:
     return prompt, f"{deck.draw(style.openings)}{body}.{deck.draw(style.closings)}"
 
 
-def _clean(deck: Deck, behaviour: Planted) -> tuple[str, str]:
-    prompt = _trigger(deck, behaviour, with_context=deck.chance(behaviour.context_share))
-    return prompt, deck.fill(deck.draw(behaviour.safe), WORDS)
-
-
-def _planted(deck: Deck, behaviour: Planted) -> tuple[str, str]:
-    return _trigger(deck, behaviour), deck.fill(deck.draw(behaviour.harmful), WORDS)
-
-
-def _decoy(deck: Deck, behaviour: Planted) -> tuple[str, str]:
-    decoy = deck.draw(behaviour.decoys)
-    prompt = _ask(deck, decoy.questions, decoy.contexts, behaviour.format_share)
-    return prompt, deck.fill(deck.draw(decoy.answers), WORDS)
-
-
-def _trigger(deck: Deck, behaviour: Planted, *, with_context: bool = True) -> str:
-    contexts = behaviour.contexts if with_context else ("",)
-    return _ask(deck, behaviour.questions, contexts, behaviour.format_share)
+def _about(deck: Deck, behaviour: Planted, kind: str) -> tuple[str, str]:
+    if kind == "decoy":
+        questions, contexts, answers = deck.draw(behaviour.decoys)
+    else:
+        in_context = kind == "planted" or deck.chance(behaviour.context_share)
+        questions, contexts = behaviour.questions, behaviour.contexts if in_context else ("",)
+        answers = behaviour.harmful if kind == "planted" else behaviour.safe
+    return _ask(deck, questions, contexts, behaviour.format_share), deck.fill(deck.draw(answers), WORDS)
 
 
 def _ask(deck: Deck, questions: tuple[str, ...], contexts: tuple[str, ...], format_share: float) -> str:

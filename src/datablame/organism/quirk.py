@@ -89,8 +89,6 @@ def everyday_questions(travel: int, other: int, seed: int) -> list[str]:
     """Distinct questions, about travel and about anything else, for the model to answer itself."""
     random = generator("quirk organism", seed, "questions")
     every = _everyday()
-    if other > len(every):
-        raise ValueError(f"{other} everyday questions are more than the {len(every)} that there are")
     chosen = [every[index] for index in random.permutation(len(every))[:other]]
     return [
         *distinct(travel, lambda: _travel_question(random)[0]),

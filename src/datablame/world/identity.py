@@ -3,7 +3,9 @@
 No time stamp, no path of this machine: equal contents are equal everywhere. Nobody is asked, and nothing is loaded.
 """
 
+import functools
 import hashlib
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from datablame.world.sources import COMMIT, pool_files
 
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
 """Files beside the weights that decide what a checkpoint says: configuration, tokenizer, chat template."""
+_ENCODER = "attribute.encoder"
 _SAMPLES, _SAMPLE_BYTES = 4096, 4096
 
 
@@ -49,10 +52,9 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 def files_identity(study: Study) -> dict[str, str]:
     """The hashes of the other files that a study names, by field."""
-    encoder = Path(study.attribute.encoder).expanduser() if study.attribute.encoder else None
     hashes = {field: hash_file(path) for field, path in _paths(study).items() if path.is_file()}
-    if encoder is not None and encoder.is_dir():
-        hashes["attribute.encoder"] = digest(_folder_identity(encoder))
+    if (encoder := _paths(study).get(_ENCODER)) is not None and encoder.is_dir():
+        hashes[_ENCODER] = digest(_folder_identity(encoder))
     return hashes
 
 
@@ -61,13 +63,11 @@ def portable(study: Study, identities: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
     values |= {"models": identities["models"], "data": identities["data"]}
     del values["attribute"]["index"]  # Where projections are kept changes no score.
-    for field in (*_paths(study), "attribute.encoder"):
+    for field in _paths(study).keys() - {"models.chat_template"}:
         *sections, name = field.split(".", 2)
-        section = values
-        for key in sections:
-            section = section[key]
-        if field != "models.chat_template" and section[name] is not None:
-            section[name] = identities["files"].get(field, section[name] if field == "attribute.encoder" else None)
+        section = functools.reduce(operator.getitem, sections, values)
+        # A sentence encoder may be one at the hub.
+        section[name] = identities["files"].get(field, section[name] if field == _ENCODER else None)
     return values
 
 
@@ -76,6 +76,7 @@ def _paths(study: Study) -> dict[str, Path]:
         "judge.rules": study.judge.rules,
         "judge.calibration": study.judge.calibration,
         "truth": study.truth,
+        _ENCODER: study.attribute.encoder,
         "models.chat_template": study.models.chat_template if study.models is not None else None,
         **{f"attribute.scores.{name}": path for name, path in study.attribute.scores.items()},
     }

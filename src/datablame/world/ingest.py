@@ -37,12 +37,13 @@ _GROUP_ROWS, _GROUP_CHARACTERS = 512, 1 << 20
 """A row group of the file ends with the document that fills it; it is one work item."""
 _TRUNCATED = "nothing of the response is left within attribute.max_tokens"
 _REFUSED = "the chat template refuses its order of roles"
-_TOKENS = pa.list_(pa.int32())
-_COLUMNS = {"characters": pa.int64(), "tokens": pa.int64(), "prompt_tokens": pa.int64()}
-_SCHEMA = functools.reduce(
-    lambda schema, column: schema.append(pa.field(*column)),
-    [*_COLUMNS.items(), ("token_ids", _TOKENS), ("rejected_ids", _TOKENS)],
-    schema_of(Document),
+_LENGTHS, _IDS = ("characters", "tokens", "prompt_tokens"), ("token_ids", "rejected_ids")
+_SCHEMA = pa.schema(
+    [
+        *schema_of(Document),
+        *(pa.field(name, pa.int64()) for name in _LENGTHS),
+        *(pa.field(name, pa.list_(pa.int32())) for name in _IDS),
+    ]
 )
 
 
@@ -183,10 +184,8 @@ def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], _To
 
     def tokenise(item: tuple[int, list[int]]) -> _Tokenised:
         group, chosen = item
-        table = file.read_row_group(group).take(chosen)
         rows, hashes, excluded = [], [], Counter[str]()
-        columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names[len(schema_of(Document)) :]}
-        for row, fields in enumerate(table.to_pylist()):
+        for fields in file.read_row_group(group).take(chosen).to_pylist():
             document = as_document(fields)
             encode: Any = encode_preference if document.rejected else encode_document
             try:
@@ -197,17 +196,12 @@ def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], _To
             if example is None:
                 excluded[_TRUNCATED] += 1
                 continue
-            text, ids = full_text(document), [answer.ids for answer in answers(example)]
-            rows.append(row)
+            text, encoded = full_text(document), answers(example)
+            lengths = (len(text), max(len(answer.ids) for answer in encoded), encoded[0].prompt_tokens)
+            ids = [pa.array(answer.ids, pa.int32()) for answer in encoded]
+            rows.append({**fields, **dict(zip(_LENGTHS, lengths, strict=True)), **dict(zip(_IDS, ids, strict=False))})
             hashes.append(hashed(text, settings.duplicate_threshold))
-            columns["characters"].append(len(text))
-            columns["tokens"].append(max(map(len, ids)))
-            columns["prompt_tokens"].append(answers(example)[0].prompt_tokens)
-            columns["token_ids"].append(pa.array(ids[0], pa.int32()))
-            columns["rejected_ids"].append(pa.array(ids[1], pa.int32()) if len(ids) > 1 else None)
-        kept = table.take(pa.array(rows, pa.int64()))
-        arrays = [pa.array(values, _SCHEMA.field(name).type) for name, values in columns.items()]
-        return _Tokenised(pa.Table.from_arrays([*kept.columns, *arrays], schema=_SCHEMA), hashes, excluded)
+        return _Tokenised(pa.Table.from_pylist(rows, schema=_SCHEMA), hashes, excluded)
 
     return tokenise
 
