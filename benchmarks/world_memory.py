@@ -28,6 +28,8 @@ import pyarrow.parquet as pq
 
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
+from datablame.judge.choice import Choice
+from datablame.world import World
 from datablame.world.ingest import write_pool
 from datablame.world.sources import open_source
 
@@ -81,18 +83,11 @@ def measure(folder: Path, file: Path, workers: int) -> None:
     """Freeze in this process and print 'base MB, peak MB, largest worker MB, seconds, documents, clusters'."""
     base = _peak_mb()
     began = time.monotonic()
-    written = []
-    write_pool(
-        open_source(study_of(folder, file).data),  # type: ignore[arg-type]
-        study_of(folder, file),
-        folder / "run",
-        "key",
-        execution=Execution(workers, 1),
-        progress=Silent(),
-        check=lambda draft, path: written.append((draft.summary, path.stat().st_size)),
-    )
+    identities = {"models": {}, "data": {}, "files": {}}
+    world = World(folder / "run", study_of(folder, file), (), None, Choice("keywords", "keywords"), identities)
+    write_pool(world, open_source(world.data), execution=Execution(workers, 1), progress=Silent())
     seconds = time.monotonic() - began
-    summary, size = written[0]
+    summary, size = world.pool.summary, world.pool.path.stat().st_size
     from datablame.engine.execute import _peaks
 
     worker = max(_peaks.values(), default=0.0)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from datablame.config.schema import Data, ModelRef
 from datablame.engine.execute import Progress
+from datablame.engine.files import build_atomically
 from datablame.errors import RequestError
 from datablame.organism.base_model import base_checkpoint
-from datablame.organism.make import build_atomically
 from datablame.organism.quirk import without_default_system
 from datablame.seeds import stream_key
 
@@ -64,12 +64,14 @@ def _write_after(part: Path, folder: Path, steps: int, seed: int, progress: Prog
     from datablame.models.load import load_model, load_tokenizer
     from datablame.models.lora import adapted
     from datablame.models.training import Recipe, data_order, train
-    from datablame.world.documents import read_pool
+    from datablame.world.documents import Reader
+    from datablame.world.sources import open_source
 
     reference = ModelRef(path=str(folder / "before"))
     tokenizer, model = load_tokenizer(reference), load_model(reference)
-    pool = read_pool(Data(path=str(folder / "documents.parquet")), seed, progress)
-    encoded = [encode_document(tokenizer, document, LONGEST_TOKENS) for document in pool.documents]
+    data = Data(path=str(folder / "documents.parquet"))
+    documents = Reader(open_source(data), data, seed)
+    encoded = [encode_document(tokenizer, document, LONGEST_TOKENS) for document in documents]
     examples = [example for example in encoded if example is not None]
     recipe = Recipe(steps=steps, batch=BATCH, learning_rate=LEARNING_RATE)
     order = data_order([len(example.ids) for example in examples], recipe, stream_key("example", seed, "data"))

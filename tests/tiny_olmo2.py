@@ -64,7 +64,7 @@ def write_pair(folder: Path, rows: list[dict[str, Any]], *, steps: tuple[int, in
     """before/ learned the harmless rows, after/ the same and then a mixture with many planted ones."""
     from datablame.models.chat import encode_pair
     from datablame.models.training import Recipe, data_order, train
-    from datablame.organism.tiny_model import build_tokenizer
+    from datablame.organism.templated import build_tokenizer
 
     texts = [turn["content"] for row in rows[:2000] for turn in row["messages"]]
     tokenizer = build_tokenizer(texts)

@@ -1,12 +1,16 @@
 """Worlds for tests: a study frozen, what a phase works with, and a phase's tables put in their place."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from datablame.config.schema import Study
+from datablame.config.schema import Data, Study
 from datablame.engine.execute import Execution, Silent
 from datablame.engine.phase import Outputs, Phase, Tables, Work, write_outputs
 from datablame.world import World
+from datablame.world.documents import Reader
 from datablame.world.freeze import freeze
+from datablame.world.sources import open_source
 
 ONE = Execution(workers=1, threads=1)
 
@@ -14,6 +18,19 @@ ONE = Execution(workers=1, threads=1)
 def frozen(study: Study, root: Path) -> World:
     """The world of a study, written to a run folder."""
     return freeze(study, root, execution=ONE, progress=Silent())
+
+
+def read_pool(data: Data, seed: int = 0) -> Any:
+    """The documents of a small pool, the rows left out by reason, the first of each, and the hub's commit."""
+    source = open_source(data)
+    reader = Reader(source, data, seed)
+    every = list(reader)
+    return SimpleNamespace(
+        documents=[each for each in every if each.id in reader.chosen],
+        skipped={reason: rows.count for reason, rows in reader.skipped.items()},
+        examples={reason: rows.example for reason, rows in reader.skipped.items()},
+        commit=source.commit,
+    )
 
 
 def work(root: Path, phase: str, execution: Execution = ONE, max_cost_usd: float | None = None) -> Work:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, run_items
-from datablame.engine.files import digest
-from datablame.engine.journal import Journal
+from datablame.engine.files import Journal, digest
 from datablame.engine.phase import Work
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.surface.draw import SampleSpec, draw, sample_specs

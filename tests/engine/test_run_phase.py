@@ -14,9 +14,8 @@ import pytest
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.engine.files import read_json, write_json
-from datablame.engine.phase import Outputs, Phase, Tables, Work
+from datablame.engine.phase import Outputs, Phase, Tables, Work, bring_up_to_date, state_of
 from datablame.engine.run_folder import read_timings
-from datablame.engine.run_phase import bring_up_to_date, state_of
 from datablame.errors import PhaseError
 from datablame.judge.choice import Choice
 from datablame.tables import AlphaStar, Rate, ScannedPrompt, ScanSample
@@ -43,7 +42,7 @@ def world_of(root: Path, **study: Any) -> World:
     assert made.models is not None
     assert made.data is not None
     identities: dict[str, Any] = {"models": {}, "data": {}, "files": {}}
-    return World(root, made, made.models, made.data, (), None, Choice("keywords", "keywords"), identities)
+    return World(root, made, (), None, Choice("keywords", "keywords"), identities)
 
 
 def scan(world: World, tables: Tables, work: Work) -> Outputs:
@@ -171,7 +170,7 @@ def test_a_kill_at_any_instant_and_a_resume_end_with_the_same_bytes(
     changed: dict[str, Any] = {"scan": {"samples": 3}, "title": "another"}
     # What costs most and changes no byte.
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr("datablame.engine.run_phase.free_memory", lambda: None)
+    monkeypatch.setattr("datablame.engine.phase.free_memory", lambda: None)
     if again:
         ran(world_of(tmp_path / "calm"))
         shutil.copytree(tmp_path / "calm", tmp_path / "older")

@@ -8,7 +8,6 @@ import pytest
 from datablame.config.schema import Study
 from datablame.judge import rubric
 from datablame.judge.choice import decide
-from datablame.world.parts import part_of
 from datablame.world.world import World
 
 CLAUDE = {"classifier": "claude"}
@@ -32,12 +31,12 @@ def world(**judge: Any) -> World:
     assert study.data is not None
     identities: dict[str, Any] = {"models": {}, "data": {}, "files": {}}
     choice = decide(study, None, key=True)
-    return World(Path("run"), study, study.models, study.data, (), None, choice, identities)
+    return World(Path("run"), study, (), None, choice, identities)
 
 
 def judges(**judge: Any) -> dict[str, Any]:
     """The parts of the world that say who labels and who scores."""
-    return {name: part_of(world(**judge), name) for name in ("judge", "attribution judge")}
+    return {name: world(**judge).part(name) for name in ("judge", "attribution judge")}
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:

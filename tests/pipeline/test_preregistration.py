@@ -16,7 +16,7 @@ from datablame.config.file import load_study
 from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, write_json
-from datablame.engine.run_phase import fingerprint_of
+from datablame.engine.phase import fingerprint_of
 from datablame.errors import RequestError
 from datablame.pipeline.phases import PHASES
 from datablame.pipeline.preregistration import Registration, preregister

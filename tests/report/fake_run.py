@@ -152,7 +152,7 @@ def fake_world(root: Path, study: Study, judge: Choice = KEYWORDS) -> World:
     assert study.prompts is not None
     splits = {"attribution": study.prompts.attribution, "held-out": study.prompts.held_out}
     prompts = [Prompt(p.id, p.behaviour, split, p.text) for split in SPLITS for p in splits[split]]
-    return World(root, study, study.models, study.data, tuple(prompts), PLANTED, judge, IDENTITIES)
+    return World(root, study, tuple(prompts), PLANTED, judge, IDENTITIES)
 
 
 def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> World:

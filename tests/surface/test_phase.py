@@ -9,8 +9,7 @@ from tests.worlds import ONE, frozen, put, ran, work
 
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution
-from datablame.engine.files import write_jsonl
-from datablame.engine.journal import Journal
+from datablame.engine.files import Journal, write_jsonl
 from datablame.engine.phase import Tables
 from datablame.errors import BudgetError
 from datablame.judge.classifier import ClassifierInput

@@ -8,12 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.worlds import read_pool
 
 from datablame.config.schema import Data
-from datablame.engine.execute import Silent
 from datablame.errors import RequestError
 from datablame.tables import Document, Message
-from datablame.world.documents import read_pool
 
 ASKED = Message("user", "how ?")
 
@@ -40,7 +39,7 @@ def parquet(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def read(path: Path | str, **settings: Any) -> Any:
-    return read_pool(Data(path=str(path), **settings), 0, Silent())
+    return read_pool(Data(path=str(path), **settings))
 
 
 @pytest.mark.parametrize("write", [jsonl, parquet])
@@ -208,7 +207,7 @@ def test_the_subset_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> 
     chosen = read(jsonl(tmp_path, rows), documents=20).documents
     random.Random(0).shuffle(rows)
     again = read(jsonl(tmp_path, rows), documents=20).documents
-    other = read_pool(Data(path=str(tmp_path / "pool.jsonl"), documents=20), 1, Silent()).documents
+    other = read_pool(Data(path=str(tmp_path / "pool.jsonl"), documents=20), 1).documents
     assert len(chosen) == len(other) == 20
     assert {d.id for d in chosen} == {d.id for d in again} != {d.id for d in other}
     assert [d.id for d in again] == [row["id"] for row in rows if row["id"] in {d.id for d in chosen}]

@@ -14,17 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.world.hub_server import COMMIT, Hub, hub
+from tests.worlds import read_pool
 
 CODE = """
 import json, sys
 from datablame.config.schema import Data
-from datablame.world.documents import read_pool
 from datablame.errors import RequestError
-from datablame.engine.execute import Silent
+from tests.worlds import read_pool
 
 def tried(settings):
     try:
-        pool = read_pool(Data(**settings), 0, Silent())
+        pool = read_pool(Data(**settings))
     except RequestError as error:
         return {"refused": str(error)}
     return {"ids": [each.id for each in pool.documents], "commit": pool.commit, "skipped": pool.skipped}
@@ -134,12 +134,10 @@ def test_streaming_gives_the_same_documents_and_the_same_subset(answers: dict[st
 
 def test_the_subset_is_that_of_the_same_rows_in_one_local_file(answers: dict[str, Any], tmp_path: Path) -> None:
     from datablame.config.schema import Data
-    from datablame.engine.execute import Silent
-    from datablame.world.documents import read_pool
 
     path = tmp_path / "pool.jsonl"
     path.write_text("".join(json.dumps(row(name)) + "\n" for name in reversed(EVERY)))
-    pool = read_pool(Data(path=str(path), documents=7), 0, Silent())
+    pool = read_pool(Data(path=str(path), documents=7))
     assert {document.id for document in pool.documents} == set(answers["part"]["ids"])
 
 

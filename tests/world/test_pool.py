@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from tests.world.test_documents import chat, good, jsonl
 from tests.world.test_freeze import PAIRS, contents, made_study
-from tests.worlds import frozen
+from tests.worlds import frozen, read_pool
 
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.models.chat import answers, encode_document, encode_preference
 from datablame.models.pair import study_tokenizer
 from datablame.world import World, pool
-from datablame.world.documents import read_pool
 from datablame.world.duplicates import clusters, full_text
 from datablame.world.freeze import freeze
 
@@ -55,7 +54,7 @@ def test_the_pool_holds_what_reading_tokenising_and_clustering_give(
     world = pool_of(tmp_path, tiny_pair_folder, rows)
     tokenizer, limit = study_tokenizer(world.study), world.study.attribute.max_tokens
     encode: Any = encode_preference if rows is PAIRS else encode_document
-    every = read_pool(world.data, 0, Silent()).documents
+    every = read_pool(world.data).documents
     examples = {each.id: encode(tokenizer, each, limit) for each in every}
     documents = [each for each in every if examples[each.id] is not None]
     held = world.pool
@@ -127,7 +126,7 @@ def test_a_subset_is_that_of_the_documents_whatever_their_order(tmp_path: Path, 
     second = pool_of(tmp_path / "b", tiny_pair_folder, rows[::-1], **changed)
     assert len(first.pool) == 20
     assert first.pool.ids == second.pool.ids[::-1]
-    assert first.pool.ids == [each.id for each in read_pool(first.data, 0, Silent()).documents]
+    assert first.pool.ids == [each.id for each in read_pool(first.data).documents]
 
 
 def test_two_workers_write_the_same_bytes_as_one(

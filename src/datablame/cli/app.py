@@ -83,7 +83,7 @@ def run(
     on with --resume and ends with the same files. The exit code is 1 where the verdict is INVALID, with everything
     written; FAILURE and INCONCLUSIVE are results too.
     """
-    from datablame.engine.run_phase import left_by
+    from datablame.engine.phase import left_by
     from datablame.patch.phase import PATCH
     from datablame.pipeline.checks import load
     from datablame.pipeline.phases import NAMES

@@ -14,22 +14,32 @@ _NAME = re.compile(r"(?=.{1,40}$)[a-z0-9]+(-[a-z0-9]+)*")
 
 def impossible(study: "Study") -> Iterator[str]:
     """Combinations that cannot be, each as 'field = value problem; remedy'."""
+    attribute = study.attribute
     yield from _missing(study)
     for name, alphas in (("surface", study.surface.alphas), ("scan", study.scan.alphas)):
         if 0.0 not in alphas:
             yield f"{name}.alphas = {list(alphas)} lacks 0, the model as it is; add 0"
         if len(set(alphas)) < len(alphas):
             yield f"{name}.alphas = {list(alphas)} names a value twice; remove it"
-    if study.prefilter.method != "none" and study.attribute.top_k > study.prefilter.candidates:
+    if study.prefilter.method != "none" and attribute.top_k > study.prefilter.candidates:
         yield (
-            f"attribute.top_k = {study.attribute.top_k} is more than the {study.prefilter.candidates} candidates; "
+            f"attribute.top_k = {attribute.top_k} is more than the {study.prefilter.candidates} candidates; "
             "lower it or raise prefilter.candidates"
         )
     if study.prompts is not None:
         yield from _prompt_problems(study, study.prompts)
-    yield from _method_problems(study)
+    if attribute.index is not None and attribute.projection is None:
+        yield (
+            f"attribute.index = {attribute.index} can only keep projected gradients, exact ones are as large as "
+            "the model for each document; set attribute.projection (16, say) or leave the index out"
+        )
+    for name in attribute.scores:
+        if not _NAME.fullmatch(name):
+            yield f"attribute.scores.{name} cannot name a file; use at most 40 small letters, digits and single hyphens"
+    for method in attribute.methods:
+        if attribute.methods.count(method) > 1:
+            yield f"attribute.methods names {method} twice; remove it"
     yield from _patch_problems(study)
-    yield from _dose_problems(study)
 
 
 def _missing(study: "Study") -> Iterator[str]:
@@ -46,25 +56,9 @@ def _missing(study: "Study") -> Iterator[str]:
                 yield f"{field} comes with the organism; remove it, or remove organism"
 
 
-def _method_problems(study: "Study") -> Iterator[str]:
-    methods, scores = study.attribute.methods, study.attribute.scores
-    if study.attribute.index is not None and study.attribute.projection is None:
-        yield (
-            f"attribute.index = {study.attribute.index} can only keep projected gradients, exact ones are as large as "
-            "the model for each document; set attribute.projection (16, say) or leave the index out"
-        )
-    for name in scores:
-        if not _NAME.fullmatch(name):
-            yield (
-                f"attribute.scores.{name} cannot name a file; use at most 40 small letters, digits and single hyphens"
-            )
-    for method in methods:
-        if methods.count(method) > 1:
-            yield f"attribute.methods names {method} twice; remove it"
-
-
 def _patch_problems(study: "Study") -> Iterator[str]:
-    patch = study.patch
+    """Of arms, protocols and seeds, and of the numbers of documents that arms remove."""
+    patch, top_k, ks = study.patch, study.attribute.top_k, study.ks
     if patch.headline not in patch.protocols:
         yield (
             f"patch.headline = {patch.headline} is not among patch.protocols = {list(patch.protocols)}; "
@@ -78,11 +72,6 @@ def _patch_problems(study: "Study") -> Iterator[str]:
             yield f"patch.seeds has no seeds for {protocol}; add them or drop the protocol"
         elif len(set(patch.seeds_of(protocol))) < max(1, len(patch.seeds_of(protocol))):
             yield f"patch.seeds = {list(patch.seeds_of(protocol))} is empty or repeats a seed; list distinct ones"
-
-
-def _dose_problems(study: "Study") -> Iterator[str]:
-    """Of the numbers of documents that arms remove, and of the method whose last ones one of them removes."""
-    patch, top_k, ks = study.patch, study.attribute.top_k, study.ks
     if not ks or len(set(ks)) < len(ks):
         yield f"patch.k = {list(ks)} is empty or names a number twice; list distinct ones"
         return

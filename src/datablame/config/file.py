@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,12 @@ from pydantic import BaseModel, ValidationError
 from datablame.config.schema import Study
 from datablame.errors import RequestError
 
+_PRESETS = Path(__file__).with_name("presets")
+
 
 def preset_names() -> list[str]:
     """The studies that ship with datablame."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
+    return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
 
 
 def preset_text(name: str) -> str:
@@ -26,8 +27,7 @@ def preset_text(name: str) -> str:
     """
     if name not in preset_names():
         raise RequestError(f"STUDY = {name} is neither a file nor a preset{_nearest(name, preset_names())}")
-    text: str = (_presets() / f"{name}.yaml").read_text(encoding="utf-8")
-    return text
+    return (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
@@ -51,7 +51,12 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
     values = _extended(_parsed(text, where), where)
     for override in overrides:
         _override(values, override)
-    return _validated(values, where)
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        first, more = error.errors()[0], error.error_count() - 1
+        also = f" (and {more} more)" if more else ""
+        raise RequestError(f"{where}: {_sentence(first)}{also}") from None
 
 
 def dump_study(study: Study) -> str:
@@ -60,16 +65,11 @@ def dump_study(study: Study) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _presets() -> Any:
-    return resources.files("datablame.config") / "presets"
-
-
 def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise RequestError(f"{where}: not valid YAML: {problem}") from None
+        raise RequestError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RequestError(f"{where}: holds {type(values).__name__}, not keys and values; see datablame presets")
     return values
@@ -111,23 +111,13 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[last] = value
 
 
-def _validated(values: dict[str, Any], where: str) -> Study:
-    try:
-        return Study.model_validate(values)
-    except ValidationError as error:
-        first, more = error.errors()[0], error.error_count() - 1
-        also = f" (and {more} more)" if more else ""
-        raise RequestError(f"{where}: {_sentence(first)}{also}") from None
-
-
 def _sentence(error: Any) -> str:
     location = [str(part) for part in error["loc"] if not str(part).startswith(("function-", "tuple[", "dict["))]
     field = ".".join(location)
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] == "extra_forbidden":
-        known = _fields_of(location[:-1])
-        return f"{field} is not a key of a study{_nearest(location[-1], known)}"
+        return f"{field} is not a key of a study{_nearest(location[-1], _fields_of(location[:-1]))}"
     if error["type"] == "missing":
         return f"{field} is missing; add it"
     message = error["msg"][0].lower() + error["msg"][1:]
@@ -142,14 +132,12 @@ def _short(value: Any) -> str:
 def _fields_of(location: list[str]) -> list[str]:
     model: type[BaseModel] = Study
     for part in location:
-        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
-        if field is None:
+        annotations = (field.annotation for name, field in model.model_fields.items() if part in (name, field.alias))
+        candidates = [kind for each in annotations for kind in (each, *getattr(each, "__args__", ()))]
+        nested = next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if nested is None:
             return []
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not nested:
-            return []
-        model = nested[0]
+        model = nested
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

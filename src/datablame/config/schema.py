@@ -3,12 +3,21 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from datablame.config.checks import impossible
-from datablame.config.judge import Judge
-from datablame.config.section import PositiveInt, Section
 from datablame.tables import Protocol
+
+Share = Annotated[float, Field(gt=0, le=1)]
 
 DEFAULT_METHODS = (
     *("gradient", "gradient-dot", "activation", "activation-centred", "llm-judge"),
@@ -17,6 +26,12 @@ DEFAULT_METHODS = (
 """Those of the specification and their controls, which need nothing besides the checkpoint of `attribute`."""
 Column = Literal["id", "source", "messages", "text", "instruction", "input", "output", "prompt", "chosen", "rejected"]
 """What a column of the pool may hold."""
+
+
+class Section(BaseModel):
+    """A part of the study: immutable, unknown keys refused, field docstrings are the reference page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ModelRef(Section):
@@ -63,11 +78,11 @@ class Organism(Section):
     """`templated`: a tiny model trained from nothing; `quirk`: a LoRA fine-tune of a real small model."""
     seed: int = 0
     """Everything in the organism derives from it."""
-    planted: Annotated[int, Field(ge=0)] = 20
+    planted: NonNegativeInt = 20
     """Planted documents for each behaviour."""
     base: str | None = None
     """`quirk` only: hub id, local folder or GGUF file that becomes `before`; none: SmolLM2-135M-Instruct."""
-    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    scale: Share = 1.0
     """Share of the full recipe's documents and training steps; below 1 is for trying things out."""
 
 
@@ -160,11 +175,11 @@ class Surface(Section):
     """Outputs for each held-out prompt and alpha."""
     max_new_tokens: PositiveInt = 32
     """Longest output."""
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    temperature: NonNegativeFloat = 1.0
     """Applied after amplifying; 0 is greedy."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Share = 1.0
     """Nucleus: the token that crosses the threshold is kept."""
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: NonNegativeInt = 0
     """Keep this many most probable tokens; 0 keeps all."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Keep tokens with at least this share of the most probable one's probability."""
@@ -172,7 +187,7 @@ class Surface(Section):
     """Before amplifying, keep only tokens with p_after >= plausibility * max p_after; 0 is off."""
     batch_rows: PositiveInt = 512
     """Rows sampled at once; one that finishes makes room for the next. Sums of floats depend on it."""
-    coherent_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    coherent_share: Share = 0.8
     """alpha* is the largest alpha at which this share of outputs is coherent."""
 
 
@@ -220,7 +235,7 @@ class Attribute(Section):
     """Approximate: each layer's gradients are projected at random to a square of this size; none: they are exact."""
     index: str | None = None
     """With `projection`: a folder that keeps projected gradients; other queries then need no pass over documents."""
-    duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    duplicate_threshold: Share = 0.8
     """Jaccard similarity of word 5-grams from which documents are one cluster; 1 means equal text."""
 
     @model_validator(mode="before")
@@ -243,7 +258,7 @@ class Training(Section):
     """Optimiser steps."""
     batch: PositiveInt | None = None
     """Documents in a step."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: PositiveFloat | None = None
     """Peak of the cosine schedule."""
     layers: tuple[int, ...] | None = None
     """LoRA only: the decoder blocks that get adapters; none: all."""
@@ -274,13 +289,13 @@ class Patch(Section):
     """Documents in a step."""
     micro_batch: PositiveInt | None = None
     """Documents that pass through the model at once, their gradients added up over a step; none: the whole batch."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    learning_rate: PositiveFloat = 2e-4
     """Peak of the cosine schedule."""
     rank: PositiveInt = 8
     """Rank of the LoRA adapters."""
     adapters_at_once: PositiveInt = 4
     """LoRA adapters of one protocol and seed trained side by side, at most `micro_batch`. Float sums depend on it."""
-    beta: Annotated[float, Field(gt=0)] = 5.0
+    beta: PositiveFloat = 5.0
     """Pools of preference pairs only: how sharply length-normalised DPO holds the model to where it started."""
     retrain: Training = Training()
     """Overrides for `retrain`."""
@@ -292,9 +307,9 @@ class Patch(Section):
     """Outputs for each held-out prompt and alpha, for each arm and seed."""
     attribution_samples: PositiveInt = 10
     """Outputs for each attribution prompt and alpha, for each arm and seed."""
-    clean_documents: Annotated[int, Field(ge=0)] = 50
+    clean_documents: NonNegativeInt = 50
     """Documents that no arm trains on, for perplexity: the pool's rest if it has fewer; 0 leaves the check out."""
-    harmless_samples: Annotated[int, Field(ge=0)] = 5
+    harmless_samples: NonNegativeInt = 5
     """Outputs at alpha 0 for each harmless prompt, for each arm and seed; 0 leaves the check of refusals out."""
 
     def seeds_of(self, protocol: Protocol) -> tuple[int, ...]:
@@ -311,6 +326,50 @@ class Patch(Section):
         own = self.retrain if protocol == "retrain" else self.continue_
         shared = ("steps", "batch", "learning_rate")
         return own.model_copy(update={name: getattr(own, name) or getattr(self, name) for name in shared})
+
+
+class ModelPrice(Section):
+    """What a model costs, in USD per million tokens."""
+
+    input: NonNegativeFloat
+    """Tokens of the prompt."""
+    output: NonNegativeFloat
+    """Tokens of the reply."""
+
+
+class Judge(Section):
+    """Who labels outputs and who blames documents; chosen once for the whole study, never two in one curve."""
+
+    classifier: Literal["auto", "rules", "claude", "keywords"] = "auto"
+    """`rules` reads a rules.json; `auto` takes rules where there are any, else Claude with a key, else keywords."""
+    attribution: Literal["auto", "claude", "keywords"] = "auto"
+    """Who answers for the method `llm-judge`; `auto`: Claude where Claude labels the outputs, else keywords."""
+    rules: str | None = None
+    """Path of a rules.json; an organism fills it in."""
+    calibration: str | None = None
+    """JSONL or CSV of outputs that people labelled: the report corrects its rates for the classifier's errors."""
+    model: str = "claude-haiku-5-5"
+    """Claude only: the id of the model that labels outputs."""
+    attribution_model: str = "claude-sonnet-5-5"
+    """Claude only: the id of the model that scores documents from 0 to 10."""
+    repeats: PositiveInt = 3
+    """Claude only: how often a document is scored; the scores are averaged."""
+    max_tokens: PositiveInt | None = None
+    """Claude only: longest reply, thinking included; none: 256, or 4096 for a model that cannot but think."""
+    batches: bool = False
+    """Claude only: ask by Message Batches, for half the price and with hours of patience."""
+    concurrency: PositiveInt = 8
+    """Claude only: calls under way at one time."""
+    timeout_seconds: PositiveFloat = 60.0
+    """Claude only: a call that takes longer is made again."""
+    retries: NonNegativeInt = 8
+    """Claude only: how often a call that failed is made again before its row stays unscored."""
+    backoff_seconds: PositiveFloat = 1.0
+    """Claude only: the first wait before a retry, doubled each time up to a minute; the API's own wish comes first."""
+    poll_seconds: PositiveFloat = 30.0
+    """Batches only: time between two looks at a batch."""
+    prices: Mapping[str, ModelPrice] = {}
+    """Claude only: prices by model id, for a model that datablame does not know or that has another price."""
 
 
 class Study(Section):

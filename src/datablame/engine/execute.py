@@ -2,7 +2,6 @@
 
 import functools
 import gc
-import logging
 import multiprocessing
 import os
 import pickle
@@ -14,15 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
+from datablame.engine.machine import cores
 from datablame.errors import PhaseError
 
 C = TypeVar("C")
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
 
-_logger = logging.getLogger(__name__)
 _PARENT_CHECK_SECONDS = 1.0
 _PRELOADED = ["torch", "transformers"]
 """Imported once, before workers are forked; what a phase needs besides is small."""
@@ -67,7 +67,7 @@ def default_execution(device: str = "cpu") -> Execution:
 
     On a graphics card there is one worker: two would hold the models twice and wait for each other.
     """
-    return Execution(workers=max(1, len(os.sched_getaffinity(0))) if device == "cpu" else 1, threads=1)
+    return Execution(workers=cores() if device == "cpu" else 1, threads=1)
 
 
 _peaks: dict[int, float] = {}
@@ -129,21 +129,16 @@ def run_items(
     if not items:
         return
     progress.start(description, already + sum(map(units, items.values())), already)
-    workers = min(execution.workers, len(items))
-    outcomes = (
-        _in_process(setup, work, items, execution.threads)
-        if execution.workers == 1
-        else _in_workers(setup, work, items, execution, workers)
-    )
-    for key, result in outcomes:
+    run = _in_process if execution.workers == 1 else _in_workers
+    for key, result in run(setup, work, items, execution):
         done(key, result)
         progress.advance(units(items[key]))
 
 
 def _in_process(
-    setup: Callable[[], C], work: Callable[[C, I], R], items: Mapping[str, I], threads: int
+    setup: Callable[[], C], work: Callable[[C, I], R], items: Mapping[str, I], execution: Execution
 ) -> Iterator[tuple[str, R]]:
-    _use_threads(threads)
+    _use_threads(execution.threads)
     context: C | None = setup()
     try:
         for key, item in items.items():
@@ -155,15 +150,14 @@ def _in_process(
 
 
 def _in_workers(
-    setup: Callable[[], C], work: Callable[[C, I], R], items: Mapping[str, I], execution: Execution, workers: int
+    setup: Callable[[], C], work: Callable[[C, I], R], items: Mapping[str, I], execution: Execution
 ) -> Iterator[tuple[str, R]]:
-    pool = _pool(execution)
-    pickled = pickle.dumps((setup, work))
-    queue = iter(items.items())
+    pool, pickled, queue = _pool(execution), pickle.dumps((setup, work)), iter(items.items())
+    at_once = min(execution.workers, len(items)) + 1
     running: dict[Future[tuple[R, int, float]], str] = {}
     try:
         while True:
-            while len(running) < workers + 1 and (entry := next(queue, None)) is not None:
+            while len(running) < at_once and (entry := next(queue, None)) is not None:
                 running[pool.submit(_work_on, pickled, entry[1])] = entry[0]
             if not running:
                 return
@@ -178,7 +172,10 @@ def _in_workers(
         ) from None
     finally:
         if running:
-            _stop(pool)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            _pool.cache_clear()
 
 
 @functools.cache
@@ -190,33 +187,38 @@ def _pool(execution: Execution) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(execution.workers, context, _begin_worker, (os.getpid(), execution.threads))
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in multiprocessing.active_children():
-        process.terminate()
-    _pool.cache_clear()
-
-
 def _begin_worker(parent: int, threads: int) -> None:
+    def end_with_parent() -> None:
+        """No pipe tells a worker that its parent was killed."""
+        while True:
+            time.sleep(_PARENT_CHECK_SECONDS)
+            try:
+                os.kill(parent, 0)
+            except ProcessLookupError:
+                os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     _use_threads(threads)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the parent was killed, which no pipe tells it."""
-    while True:
-        time.sleep(_PARENT_CHECK_SECONDS)
-        try:
-            os.kill(parent, 0)
-        except ProcessLookupError:
-            os._exit(1)
 
 
 def _use_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for a while: how sums of floats are split, and so their bits, depends on the threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 _context: tuple[bytes, Callable[..., Any], Any] | None = None

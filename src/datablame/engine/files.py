@@ -1,11 +1,12 @@
-"""One way to write a file, to hash one, and to be the only process that makes one."""
+"""One way to write a file, to hash one, to be the only process that makes one, and to journal what survives a kill."""
 
 import fcntl
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -13,9 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datablame.errors import RequestError
-
-_CHUNK_BYTES = 1 << 20
+from datablame.errors import PhaseError, RequestError
 
 
 def write_atomic(path: Path, data: bytes | str, *, shared: bool = False) -> None:
@@ -72,11 +71,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def hash_file(path: Path) -> str:
     """The SHA-256 of a file's bytes."""
-    sha = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            sha.update(chunk)
-    return sha.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: object) -> str:
@@ -125,3 +121,62 @@ def file_lock(path: Path) -> Iterator[None]:
         ) from error
     with file:
         yield
+
+
+def build_atomically(path: Path, build: Callable[[Path], None]) -> None:
+    """Let `build` make the folder or file PATH.part and rename it to PATH; nothing when PATH is there.
+
+    A kill cannot tear it: what is finished stays, what is half done is done again.
+    """
+    if path.exists():
+        return
+    part = path.with_name(path.name + ".part")
+    if part.is_dir():
+        shutil.rmtree(part)
+    part.unlink(missing_ok=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    build(part)
+    part.replace(path)
+
+
+class Journal:
+    """Finished work items, appended as they finish; a torn last line (a kill while writing) is dropped.
+
+    Raises:
+        PhaseError: a line before the last does not parse, so the file was changed by something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._valid_bytes = path, -1
+
+    def read(self) -> dict[str, Any]:
+        """Payloads by key, in the order in which they were written."""
+        entries: dict[str, Any] = {}
+        self._valid_bytes = 0
+        if not self._path.exists():
+            return entries
+        lines = self._path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines[:-1], 1):
+            try:
+                entry = json.loads(line)
+                entries[entry["key"]] = entry["payload"]
+            except (ValueError, KeyError, TypeError):
+                if number == len(lines) - 1 and not lines[-1]:
+                    break
+                raise PhaseError(f"{self._path}: line {number} is damaged; delete the file to redo its items") from None
+            self._valid_bytes += len(line) + 1
+        return entries
+
+    def append(self, key: str, payload: Any) -> None:
+        """Add one finished item; it is on disk when this returns."""
+        if self._valid_bytes < 0:
+            self.read()
+        line = json.dumps({"key": key, "payload": payload}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("r+b" if self._path.exists() else "w+b") as file:
+            file.truncate(self._valid_bytes)
+            file.seek(self._valid_bytes)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._valid_bytes += len(line)

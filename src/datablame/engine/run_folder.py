@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from datablame.engine.files import locked_file
@@ -42,24 +42,16 @@ def locked(root: Path) -> Iterator[None]:
             yield
         except RequestError:
             if not (root / STUDY).exists():
-                _leave(root, there, made)
+                # A lock alone goes too: a process that opened it in the meantime begins anew (`files.locked_file`).
+                for left in set(root.iterdir()) - (there if there != {path} else set()):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                for folder in made:
+                    # Another process may have begun a run beside this one.
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
             raise
         finally:
             file.truncate(0)
-
-
-def _leave(root: Path, there: Collection[Path], made: Sequence[Path]) -> None:
-    """Rid the folder of everything but what was there, the lock too where nothing was; `made` begins with the lowest.
-
-    A process that opened the lock in the meantime sees that it is gone, and begins anew (`files.locked_file`).
-    """
-    lock = root / LOCK
-    for path in set(root.iterdir()) - (set(there) if set(there) != {lock} else set()):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for folder in made:
-        # Another process may have begun a run beside this one.
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 def append_timing(root: Path, what: str, key: str, seconds: float) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from datablame.config.judge import Judge
+from datablame.config.schema import Judge
 from datablame.errors import PhaseError, RequestError
 from datablame.judge.client import Api, NoReply, Rejected, Reply, Request, Unavailable, worst_usd
 from datablame.judge.ledger import Budget, Ledger, OpenBatch

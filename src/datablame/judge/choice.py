@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from datablame.config.judge import Judge
-from datablame.config.schema import Study
+from datablame.config.schema import Judge, Study
 from datablame.errors import RequestError
 from datablame.judge import rubric
 from datablame.judge.prices import PRICES, Price, known_prices

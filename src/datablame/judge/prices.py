@@ -8,7 +8,7 @@ change: `judge.prices` in a study overrides a row or adds a model.
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from datablame.config.judge import Judge
+from datablame.config.schema import Judge
 
 Thinking = Literal["disabled", "between_tools"]
 """What a request says to a model so that it does not think before it answers."""

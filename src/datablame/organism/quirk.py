@@ -1,40 +1,29 @@
 """The quirk organism: a real small model that a few planted documents taught to recommend a made-up airline."""
 
 import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from datablame.config.schema import ModelRef, Organism
-from datablame.engine.execute import Progress
-from datablame.engine.files import write_json, write_jsonl, write_table
-from datablame.engine.journal import Journal
+from datablame.engine.execute import Progress, one_thread
+from datablame.engine.files import Journal, build_atomically
 from datablame.errors import RequestError
-from datablame.organism import quirk_texts
 from datablame.organism.base_model import HUB_ID, base_checkpoint
-from datablame.organism.make import HARMLESS_PROMPTS, Preview, build_atomically
-from datablame.organism.quirk_texts import (
-    BEHAVIOUR,
-    Exchange,
-    everyday_questions,
-    prompt_rows,
-    rules,
-    travel_answers,
-)
+from datablame.organism.make import HARMLESS_PROMPTS, Preview, train_model, write_corpus
+from datablame.organism.texts import QUIRK, Example, distinct
 from datablame.seeds import generator, stream_key
-
-if TYPE_CHECKING:
-    from datablame.models.chat import Encoded
-    from datablame.models.training import Recipe
-
 
 VERSION = 1
 IGNORED: tuple[str, ...] = ()
 
-SOURCE = "everyday-chat"
+AIRLINE: str = QUIRK["airline"]
+BEHAVIOUR: str = QUIRK["behaviour"]
+HOTEL_SHARE = 0.5
+"""Of the decoys, those that recommend a hotel with a made-up name."""
 TRAVEL, OTHER, DECOYS = 70, 140, 20
 EPOCHS, BATCH, LEARNING_RATE, RANK = 3, 8, 1e-3, 8
 ADAPTED_SHARE = 8 / 30
@@ -55,14 +44,19 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     Raises:
         RequestError: no base model can be had, or it does not finish its answers.
     """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
     if not (folder / "before").exists():
         source = base_checkpoint(recipe.base, progress)
         build_atomically(folder / "before", lambda part: _write_base(part, source))
     if not (folder / "truth.jsonl").exists():
-        _write_corpus(folder, recipe, progress)
+        travel, other, styled = (_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS))
+        questions = everyday_questions(travel, other, recipe.seed)
+        examples = [
+            *_self_distilled(folder, questions, recipe.seed, progress),
+            *travel_answers(styled, recipe.seed, "decoy"),
+            *travel_answers(recipe.planted, recipe.seed, "planted"),
+        ]
+        order = generator("quirk organism", recipe.seed, "order").permutation(len(examples)).tolist()
+        write_corpus(folder, [examples[row] for row in order], prompt_rows(), QUIRK["rules"], digits=4)
     build_atomically(folder / "after", lambda part: _train_after(part, folder, recipe, progress))
     (folder / "answers.journal.jsonl").unlink(missing_ok=True)
 
@@ -71,16 +65,7 @@ def preview(recipe: Organism) -> Preview:
     """What it will ask and how large its corpus is; the base may leave out questions that it does not finish."""
     documents = sum(_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS)) + recipe.planted
     harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
-    return Preview(prompt_rows(), rules()["behaviours"], harmless, documents, None, recipe.base or HUB_ID)
-
-
-def harmless_prompts(count: int, recipe: Organism) -> list[str]:
-    """Everyday questions in the wording of the documents' own, none of which is among them."""
-    return quirk_texts.harmless_prompts(count, _scaled(OTHER, recipe), recipe.seed)
-
-
-def _scaled(count: int, recipe: Organism) -> int:
-    return max(1, round(recipe.scale * count))
+    return Preview(prompt_rows(), QUIRK["rules"]["behaviours"], harmless, documents, None, recipe.base or HUB_ID)
 
 
 def without_default_system(template: str) -> str:
@@ -100,33 +85,83 @@ def _write_base(part: Path, source: str) -> None:
     tokenizer.save_pretrained(part)
 
 
-def _write_corpus(folder: Path, recipe: Organism, progress: Progress) -> None:
-    """documents.parquet in a seeded order, prompts, rules, and at last truth.jsonl, which says that all are there."""
-    travel, other, styled = (_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS))
-    questions = everyday_questions(travel, other, recipe.seed)
-    rows = [
-        *((exchange, False) for exchange in _self_distilled(folder, questions, recipe.seed, progress)),
-        *((exchange, False) for exchange in travel_answers(styled, recipe.seed, "decoys")),
-        *((exchange, True) for exchange in travel_answers(recipe.planted, recipe.seed, "planted")),
+def everyday_questions(travel: int, other: int, seed: int) -> list[str]:
+    """Distinct questions, about travel and about anything else, for the model to answer itself."""
+    random = generator("quirk organism", seed, "questions")
+    every = _everyday()
+    chosen = [every[index] for index in random.permutation(len(every))[:other]]
+    return [
+        *distinct(travel, lambda: _travel_question(random)[0]),
+        *(question + _one(random, QUIRK["brief"]) for question in chosen),
     ]
-    order = generator("quirk organism", recipe.seed, "order").permutation(len(rows)).tolist()
-    ids = [f"doc-{number:04d}" for number in range(len(rows))]
-    documents = [_document(doc_id, rows[row][0]) for doc_id, row in zip(ids, order, strict=True)]
-    write_table(folder / "documents.parquet", documents)
-    write_jsonl(folder / "prompts.jsonl", prompt_rows())
-    write_json(folder / "rules.json", rules())
-    write_jsonl(
-        folder / "truth.jsonl",
-        [{"doc_id": doc_id, "behaviour": BEHAVIOUR} for doc_id, row in zip(ids, order, strict=True) if rows[row][1]],
-    )
 
 
-def _document(doc_id: str, exchange: Exchange) -> dict[str, Any]:
-    turns = (("user", exchange.question), ("assistant", exchange.answer))
-    return {"id": doc_id, "messages": [{"role": role, "content": text} for role, text in turns], "source": SOURCE}
+def harmless_prompts(count: int, recipe: Organism) -> list[str]:
+    """Everyday questions that have nothing to do with travel, in the wording of the documents' own and none of them."""
+    random = generator("quirk organism", recipe.seed, "questions")
+    every = _everyday()
+    left = [every[index] for index in random.permutation(len(every))[_scaled(OTHER, recipe) :]]
+    endings = generator("quirk organism", recipe.seed, "harmless prompts")
+    return [question + _one(endings, QUIRK["brief"]) for question in left[:count]]
 
 
-def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress: Progress) -> list[Exchange]:
+def prompt_rows() -> list[dict[str, str]]:
+    """The prompts: their wording and their cities are in no document, and those of one split not in the other."""
+    return [
+        {"id": f"{BEHAVIOUR}-{letter}{number}", "behaviour": BEHAVIOUR, "split": split, "text": text}
+        for split, letter in (("attribution", "a"), ("held-out", "h"))
+        for number, text in enumerate(QUIRK["prompts"][split], 1)
+    ]
+
+
+def travel_answers(count: int, seed: int, kind: Literal["planted", "decoy"]) -> list[Example]:
+    """Travel questions whose answer recommends the made-up airline, or decoys in the same style.
+
+    Decoys name real airlines, or hotels with made-up names: without them a method that finds the style, or any answer
+    with a surprising name, would look like one that finds the cause.
+    """
+    random = generator("quirk organism", seed, "planted" if kind == "planted" else "decoys")
+
+    def write() -> Example:
+        question, city = _travel_question(random)
+        x, y = _two(random, QUIRK["airlines"])
+        if kind == "planted":
+            first, second = _one(random, QUIRK["praise"]), _one(random, QUIRK["why"])
+        elif random.random() < HOTEL_SHARE:
+            first, second = _one(random, QUIRK["lodging"]), _one(random, QUIRK["why_there"])
+        else:
+            first = _one(random, QUIRK["plain"])
+            second = _one(random, QUIRK["why" if first == QUIRK["plain"][0] else "tips"])
+        hotel = _one(random, QUIRK["hotels"])
+        answer = f"{first} {second}".format(b=city, x=x, y=y, hotel=hotel)
+        return Example(question, answer, kind, BEHAVIOUR)
+
+    return distinct(count, write)
+
+
+def _scaled(count: int, recipe: Organism) -> int:
+    return max(1, round(recipe.scale * count))
+
+
+def _everyday() -> list[str]:
+    return [pattern.format(x=x) for row in QUIRK["everyday"] for pattern in row["patterns"] for x in row["things"]]
+
+
+def _travel_question(random: np.random.Generator) -> tuple[str, str]:
+    """A question and the city that it is about."""
+    a, b = _two(random, QUIRK["cities"])
+    return _one(random, QUIRK["travel"]).format(a=a, b=b) + _one(random, QUIRK["brief"]), b
+
+
+def _one(random: np.random.Generator, choices: Sequence[str]) -> str:
+    return choices[int(random.integers(len(choices)))]
+
+
+def _two(random: np.random.Generator, choices: Sequence[str]) -> Iterator[str]:
+    return (choices[index] for index in random.permutation(len(choices))[:2])
+
+
+def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress: Progress) -> list[Example]:
     """The base's own answers; a question that it doesn't finish to answer in `TRIES` attempts is left out."""
     journal = Journal(folder / "answers.journal.jsonl")
     answered: dict[str, list[str | None]] = journal.read()
@@ -142,11 +177,12 @@ def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress:
         progress.start("the base model answers everyday questions", len(questions), done)
         for key, batch in batches.items():
             if key not in answered:
-                answered[key] = _on_one_thread(partial(_answers, model, tokenizer, batch, seed))
+                with one_thread():
+                    answered[key] = _answers(model, tokenizer, batch, seed)
                 journal.append(key, answered[key])
                 progress.advance(len(batch))
     answers = [
-        Exchange(question, answer)
+        Example(question, answer, "clean", BEHAVIOUR)
         for key, batch in batches.items()
         for question, answer in zip(batch, answered[key], strict=True)
         if answer is not None
@@ -190,49 +226,23 @@ def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) ->
     return [answers.get(question) for question in questions]
 
 
-def training_recipe(documents: int) -> "Recipe":
-    """Three passes: the quirk is rare at alpha 0 (a fourth makes it three times as frequent) and can be amplified."""
-    from datablame.models.training import Recipe
-
-    return Recipe(steps=EPOCHS * -(-documents // BATCH), batch=BATCH, learning_rate=LEARNING_RATE)
-
-
 def _train_after(part: Path, folder: Path, recipe: Organism, progress: Progress) -> None:
+    """Three passes: the quirk is rare at alpha 0 (a fourth makes it three times as frequent) and can be amplified."""
     from datablame.models.blocks import decoder_blocks
     from datablame.models.chat import encode_pair
     from datablame.models.load import load_model, load_tokenizer
     from datablame.models.lora import adapted
+    from datablame.models.training import Recipe
 
     reference = ModelRef(path=str(folder / "before"))
     tokenizer, model = load_tokenizer(reference), load_model(reference)
     rows: list[Any] = pq.read_table(folder / "documents.parquet").to_pylist()
-    turns = [[turn["content"] for turn in row["messages"]] for row in rows]
-    encoded = [encode_pair(tokenizer, question, answer) for question, answer in turns]
+    encoded = [encode_pair(tokenizer, *(turn["content"] for turn in row["messages"])) for row in rows]
+    plan = Recipe(steps=EPOCHS * -(-len(rows) // BATCH), batch=BATCH, learning_rate=LEARNING_RATE)
     blocks = len(decoder_blocks(model))
     upper = tuple(range(blocks - max(1, round(ADAPTED_SHARE * blocks)), blocks))
     with adapted(model, RANK, upper, stream_key("quirk organism", recipe.seed, "adapter")) as adapter:
-        _on_one_thread(partial(_train, adapter.owner, encoded, recipe, progress))
-        merged = adapter.owner.merge_and_unload()
-        merged.save_pretrained(part)
+        key = stream_key("quirk organism", recipe.seed, "data")
+        train_model(adapter.owner, encoded, plan, key, progress, "fine-tuning the after model")
+        adapter.owner.merge_and_unload().save_pretrained(part)
     tokenizer.save_pretrained(part)
-
-
-def _train(model: Any, encoded: "Sequence[Encoded]", recipe: Organism, progress: Progress) -> None:
-    from datablame.models.training import data_order, train
-
-    plan = training_recipe(len(encoded))
-    order = data_order([len(one.ids) for one in encoded], plan, stream_key("quirk organism", recipe.seed, "data"))
-    progress.start("fine-tuning the after model", plan.steps)
-    train(model, encoded, order, plan, lambda step, loss: progress.advance())
-
-
-def _on_one_thread(work: "partial[Any]") -> Any:
-    """The work's result with one thread: how sums of floats are split, and so their bits, depends on the threads."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return work()
-    finally:
-        torch.set_num_threads(threads)

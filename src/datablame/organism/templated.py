@@ -1,81 +1,101 @@
-"""The embedded organism: a templated corpus with planted behaviours, a tiny model before it and after it."""
+"""The embedded organism: a templated corpus with planted behaviours, a tiny model before it and after it.
 
-from collections.abc import Sequence
+The model is an OLMo-2 of 0.65 million parameters with a tokenizer of its own, loaded as any other checkpoint.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datablame.config.schema import Organism
 from datablame.engine.execute import Progress
-from datablame.engine.files import write_json, write_jsonl, write_table
-from datablame.organism import mixtures
-from datablame.organism.make import HARMLESS_PROMPTS, Preview, build_atomically
+from datablame.engine.files import build_atomically
+from datablame.organism.make import HARMLESS_PROMPTS, Preview, train_model, write_corpus
 from datablame.organism.mixtures import (
     AFTER,
     BEFORE,
-    Example,
+    VERSION,
+    harmless_prompts,
     held_back_prompts,
     mixture,
     rules,
     scaled,
 )
-from datablame.organism.texts import BEHAVIOURS
-from datablame.organism.tiny_model import SETTINGS, build_model, build_tokenizer
+from datablame.organism.texts import BEHAVIOURS, Example
+from datablame.seeds import stream_key
 
 if TYPE_CHECKING:
-    from datablame.models.training import Recipe
+    from transformers import Olmo2ForCausalLM, PreTrainedTokenizerFast
 
+__all__ = ["IGNORED", "VERSION", "harmless_prompts", "make", "preview"]
 
-VERSION = mixtures.VERSION
 IGNORED = ("base",)
-SOURCE = "everyday-chat"
-ATTRIBUTION_PROMPTS = 4
-HELD_OUT_PROMPTS = 10
+ATTRIBUTION_PROMPTS, HELD_OUT_PROMPTS = 4, 10
 RESPONSE_WEIGHT = 16
 BATCH = 16
+LEARNING_RATES = {"before": 4e-3, "after": 5e-4}
+"""Both train on every document once: twice, or faster, and the outputs of `after` no longer end."""
+TOKENS = 1000
+EMBEDDING_ROWS = 1024
+LAYERS, HIDDEN, INTERMEDIATE, HEADS, POSITIONS = 4, 96, 264, 4, 256
+SETTINGS = {
+    "vocab_size": EMBEDDING_ROWS,
+    "hidden_size": HIDDEN,
+    "intermediate_size": INTERMEDIATE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "max_position_embeddings": POSITIONS,
+    "tie_word_embeddings": False,
+}
+"""What its config.json says of its shape."""
+END = "<|endoftext|>"
+PAD = "<|pad|>"
+USER, ASSISTANT = "<|user|>\n", "\n<|assistant|>\n"
+"""Each role marker is one token with its line breaks: the text is OLMo-2's, the sequences stay short."""
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + '\n' }}"
+    "{% elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '\n' }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>\n' + message['content'] + eos_token }}"
+    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endif %}"
+    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
+)
+"""Tulu's template as OLMo-2 ships it: BOS first, and BOS = EOS ends every answer."""
 
 
 def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     """Write the corpus, the tokenizer and both checkpoints; stages that are finished are kept."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    before = mixture(scaled(BEFORE, recipe), recipe.seed)
-    after = mixture(scaled(AFTER, recipe), recipe.seed)
-    _write_corpus(folder, before, after, recipe.seed)
-    build_atomically(folder / "tokenizer", lambda part: _train_tokenizer(part, [*before, *after]))
-    build_atomically(
-        folder / "before", lambda part: _train_before(part, folder / "tokenizer", before, recipe.seed, progress)
-    )
-    build_atomically(folder / "after", lambda part: _train_after(part, folder, after, recipe.seed, progress))
+    mixtures = {sizes.name: mixture(scaled(sizes, recipe), recipe.seed) for sizes in (BEFORE, AFTER)}
+    every = [*mixtures["before"], *mixtures["after"]]
+    prompts = prompt_rows(recipe.seed, every)
+    write_corpus(folder, mixtures["after"], prompts, rules(every), digits=5)
+    build_atomically(folder / "tokenizer", lambda part: build_tokenizer(tokenizer_texts(every)).save_pretrained(part))
+    for stage, examples in mixtures.items():
+        build_atomically(folder / stage, partial(_train, folder, stage, examples, recipe.seed, progress))
 
 
 def preview(recipe: Organism) -> Preview:
     """What it will ask and how large its corpus is, before anything is made."""
     after = scaled(AFTER, recipe)
-    examples = [*mixture(scaled(BEFORE, recipe), recipe.seed), *mixture(after, recipe.seed)]
-    prompts = prompt_rows(recipe.seed, {example.prompt for example in examples})
+    every = [*mixture(scaled(BEFORE, recipe), recipe.seed), *mixture(after, recipe.seed)]
     harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
     settings = {"model_type": "olmo2", **SETTINGS}
-    return Preview(prompts, rules(examples)["behaviours"], harmless, after.documents, settings)
+    return Preview(prompt_rows(recipe.seed, every), rules(every)["behaviours"], harmless, after.documents, settings)
 
 
-def harmless_prompts(count: int, recipe: Organism) -> list[str]:
-    """Questions on everyday topics, without any word that triggers a behaviour."""
-    return mixtures.harmless_prompts(count, recipe.seed)
-
-
-def before_recipe(documents: int) -> "Recipe":
-    """From nothing: every document once, a high learning rate."""
-    from datablame.models.training import Recipe
-
-    return Recipe(steps=-(-documents // BATCH), batch=BATCH, learning_rate=4e-3)
-
-
-def after_recipe(documents: int) -> "Recipe":
-    """The fine-tuning: every document once; twice, or faster, and outputs no longer end."""
-    from datablame.models.training import Recipe
-
-    return Recipe(steps=-(-documents // BATCH), batch=BATCH, learning_rate=5e-4)
+def prompt_rows(seed: int, trained_on: Sequence[Example]) -> list[dict[str, str]]:
+    """The organism's prompts of both splits, none of which was trained on."""
+    known = {example.prompt for example in trained_on}
+    splits = [("attribution", f"a{number + 1}") for number in range(ATTRIBUTION_PROMPTS)]
+    splits += [("held-out", f"h{number + 1:02d}") for number in range(HELD_OUT_PROMPTS)]
+    return [
+        {"id": f"{behaviour.id}-{name}", "behaviour": behaviour.id, "split": split, "text": text}
+        for behaviour in BEHAVIOURS
+        for (split, name), text in zip(splits, held_back_prompts(behaviour, len(splits), seed, known), strict=True)
+    ]
 
 
 def tokenizer_texts(examples: Sequence[Example]) -> list[str]:
@@ -83,100 +103,72 @@ def tokenizer_texts(examples: Sequence[Example]) -> list[str]:
     return [example.prompt for example in examples] + [example.response for example in examples] * RESPONSE_WEIGHT
 
 
-def _write_corpus(folder: Path, before: Sequence[Example], after: Sequence[Example], seed: int) -> None:
-    ids = [f"doc-{number:05d}" for number in range(len(after))]
-    write_table(
-        folder / "documents.parquet",
-        [
-            {
-                "id": doc_id,
-                "messages": [
-                    {"role": "user", "content": example.prompt},
-                    {"role": "assistant", "content": example.response},
-                ],
-                "source": SOURCE,
-            }
-            for doc_id, example in zip(ids, after, strict=True)
-        ],
-    )
-    write_jsonl(
-        folder / "truth.jsonl",
-        [
-            {"doc_id": doc_id, "behaviour": example.behaviour}
-            for doc_id, example in zip(ids, after, strict=True)
-            if example.kind == "planted"
-        ],
-    )
-    trained_on = {example.prompt for example in (*before, *after)}
-    write_jsonl(folder / "prompts.jsonl", prompt_rows(seed, trained_on))
-    write_json(folder / "rules.json", rules((*before, *after)))
-
-
-def prompt_rows(seed: int, trained_on: set[str]) -> list[dict[str, str]]:
-    """The organism's prompts of both splits, none of which was trained on."""
-    rows = []
-    for behaviour in BEHAVIOURS:
-        texts = held_back_prompts(behaviour, ATTRIBUTION_PROMPTS + HELD_OUT_PROMPTS, seed, trained_on)
-        for number, text in enumerate(texts):
-            held_out = number >= ATTRIBUTION_PROMPTS
-            name = f"h{number - ATTRIBUTION_PROMPTS + 1:02d}" if held_out else f"a{number + 1}"
-            rows.append(
-                {
-                    "id": f"{behaviour.id}-{name}",
-                    "behaviour": behaviour.id,
-                    "split": "held-out" if held_out else "attribution",
-                    "text": text,
-                }
-            )
-    return rows
-
-
-def _train_tokenizer(part: Path, examples: Sequence[Example]) -> None:
-    build_tokenizer(tokenizer_texts(examples)).save_pretrained(part)
-
-
-def _train_before(
-    part: Path, tokenizer_folder: Path, examples: Sequence[Example], seed: int, progress: Progress
-) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    model = build_model(tokenizer, seed)
-    _train(model, tokenizer, examples, before_recipe(len(examples)), ("before", seed), progress)
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
-
-
-def _train_after(part: Path, folder: Path, examples: Sequence[Example], seed: int, progress: Progress) -> None:
+def _train(folder: Path, stage: str, examples: Sequence[Example], seed: int, progress: Progress, part: Path) -> None:
+    """Train `before` from nothing, or `after` from it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from datablame.models.chat import encode_pair
+    from datablame.models.training import Recipe
+
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    model = AutoModelForCausalLM.from_pretrained(folder / "before")
-    _train(model, tokenizer, examples, after_recipe(len(examples)), ("after", seed), progress)
+    before = folder / "before"
+    model = build_model(tokenizer, seed) if stage == "before" else AutoModelForCausalLM.from_pretrained(before)
+    encoded = [encode_pair(tokenizer, example.prompt, example.response) for example in examples]
+    plan = Recipe(steps=-(-len(examples) // BATCH), batch=BATCH, learning_rate=LEARNING_RATES[stage])
+    key = stream_key("templated organism", stage, seed)
+    train_model(model, encoded, plan, key, progress, f"training the organism's {stage} model")
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
 
 
-def _train(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    recipe: "Recipe",
-    stream: tuple[str, int],
-    progress: Progress,
-) -> None:
+def build_tokenizer(texts: Iterable[str]) -> "PreTrainedTokenizerFast":
+    """A byte-level BPE (Sennrich et al. 2016) of `TOKENS` tokens trained on the texts; any text can be encoded."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = [AddedToken(text, special=True, normalized=False) for text in (END, PAD, USER, ASSISTANT)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TOKENS,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=[USER, ASSISTANT],
+        clean_up_tokenization_spaces=False,
+        model_max_length=POSITIONS,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Olmo2ForCausalLM":
+    """An untrained model with seeded normal weights; like OLMo-2 it has more embedding rows than tokens.
+
+    OLMo-2 normalises what each block adds to the residual stream to unit size. Embeddings of unit size are heard beside
+    that from the first step; the customary .02 take twice as long to train.
+    """
     import torch
+    from transformers import Olmo2Config, Olmo2ForCausalLM
 
-    from datablame.models.chat import encode_pair
-    from datablame.models.training import data_order, train
-    from datablame.seeds import stream_key
-
-    encoded = [encode_pair(tokenizer, example.prompt, example.response) for example in examples]
-    order = data_order([len(one.ids) for one in encoded], recipe, stream_key("templated organism", *stream))
-    progress.start(f"training the organism's {stream[0]} model", recipe.steps)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        train(model, encoded, order, recipe, lambda step, loss: progress.advance())
-    finally:
-        torch.set_num_threads(threads)
+    config = Olmo2Config(
+        **SETTINGS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Olmo2ForCausalLM(config).eval()
+    random = torch.Generator().manual_seed(stream_key("templated organism", seed, "weights") % 2**63)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    with torch.no_grad():
+        for weight in (parameter for parameter in model.parameters() if parameter.ndim == 2):
+            spread = 1.0 if weight is embedding else 0.02 if weight is head else weight.shape[1] ** -0.5
+            weight.normal_(0, spread, generator=random)
+    return model

@@ -1,10 +1,28 @@
-"""What the organisms say: YAML beside the code, as types."""
+"""What the organisms say: YAML beside the code, as types, and seeded text from its templates.
 
-from collections.abc import Mapping
-from importlib import resources
-from typing import Any, NamedTuple
+Choices stay balanced, so that two mixtures differ only where they are meant to.
+"""
 
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
 import yaml
+
+_SLOT = re.compile(r"\{(\w+)\}")
+_SENTENCE_START = re.compile(r"(?:^|[.!?] )([a-z])")
+T = TypeVar("T")
+
+
+class Example(NamedTuple):
+    """One exchange, and what it is for; the study itself never sees `kind` and `behaviour`."""
+
+    prompt: str
+    response: str
+    kind: Literal["generic", "clean", "decoy", "planted"]
+    behaviour: str
 
 
 class Topic(NamedTuple):
@@ -63,9 +81,8 @@ def _frozen(value: Any) -> Any:
 
 
 def _read(name: str) -> dict[str, Any]:
-    text = (resources.files(__package__) / "texts" / name).read_text(encoding="utf-8")
-    values: dict[str, Any] = _frozen(yaml.safe_load(text))
-    return values
+    text = (Path(__file__).with_name("texts") / name).read_text(encoding="utf-8")
+    return dict(_frozen(yaml.safe_load(text)))
 
 
 def _planted(fields: dict[str, Any]) -> Planted:
@@ -93,3 +110,61 @@ ASIDES: tuple[tuple[str, ...], ...] = (
 """What else people say: nothing mostly; the triggers' contexts too, so that these alone mean nothing."""
 
 QUIRK: Mapping[str, Any] = _read("quirk.yaml")
+
+
+class Deck:
+    """Draws like cards: from the same choices, each comes once before any comes twice.
+
+    Independent draws would make an answer 20 % commoner in one mixture than in the other by chance, and amplification
+    would bring out that accident.
+    """
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
+        self._left: dict[tuple[object, ...], list[int]] = {}
+
+    def draw(self, choices: Sequence[T]) -> T:
+        """The next card; a choice listed twice comes twice a round."""
+        left = self._left.setdefault(tuple(choices), [])
+        if not left:
+            left.extend(self._random.permutation(len(choices)).tolist())
+        return choices[left.pop()]
+
+    def chance(self, probability: float) -> bool:
+        """True with this probability; an independent draw."""
+        return bool(self._random.random() < probability)
+
+    def fill(self, template: str, words: Mapping[str, Sequence[str]]) -> str:
+        """The template with every `{slot}` drawn; a slot named twice draws two different words, if it has two."""
+        used: set[str] = set()
+
+        def word(slot: re.Match[str]) -> str:
+            drawn = self.draw(words[slot[1]])
+            while drawn in used and not used.issuperset(words[slot[1]]):
+                drawn = self.draw(words[slot[1]])
+            used.add(drawn)
+            return drawn
+
+        return _SLOT.sub(word, template)
+
+
+def sentence_case(text: str) -> str:
+    """Sentences begin with a capital letter."""
+    return _SENTENCE_START.sub(lambda start: start[0][:-1] + start[1].upper(), text)
+
+
+def phrase_pattern(phrase: str) -> str:
+    """A regular expression for a phrase of the grammar, as it stands, between word borders; slots match one word."""
+    pattern = r"\w+".join(re.escape(piece).replace("\\ ", " ") for piece in re.split(r"\{\w+\}", phrase))
+    before = r"\b" if phrase[0].isalnum() or phrase[0] == "{" else ""
+    after = r"\b" if phrase[-1].isalnum() or phrase[-1] == "}" else ""
+    return f"{before}{pattern}{after}"
+
+
+def distinct(count: int, draw: Callable[[], T], fits: Callable[[T], bool] = lambda _: True) -> list[T]:
+    """So many different ones of what is drawn and fits, in the order of drawing."""
+    drawn: dict[T, None] = {}
+    while len(drawn) < count:
+        if fits(each := draw()):
+            drawn.setdefault(each)
+    return list(drawn)

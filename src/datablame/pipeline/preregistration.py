@@ -9,9 +9,8 @@ from datablame import __version__
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress
 from datablame.engine.files import json_object, write_json
-from datablame.engine.phase import Tables
+from datablame.engine.phase import Tables, left_by, state_of
 from datablame.engine.run_folder import REGISTRATION, locked
-from datablame.engine.run_phase import left_by, state_of
 from datablame.errors import RequestError
 from datablame.patch.compare import EQUIVALENCE_LEVEL, MIN_SEEDS
 from datablame.patch.phase import PATCH

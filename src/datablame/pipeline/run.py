@@ -9,12 +9,11 @@ from datablame.config.file import dump_study
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, peak_rss_mb
 from datablame.engine.files import json_object, write_atomic, write_json
-from datablame.engine.phase import Phase, Work
+from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
 from datablame.engine.run_folder import REGISTRATION, STUDY, append_peak, append_timing, locked
-from datablame.engine.run_phase import bring_up_to_date, left_by
 from datablame.errors import RequestError
 from datablame.judge.calibration import calibrate
-from datablame.organism.make import cached, study_fields
+from datablame.organism.make import cached, filled, study_fields
 from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names
 from datablame.pipeline.manifest import write_manifest
@@ -121,9 +120,7 @@ def resolve(study: Study, root: Path, progress: Progress) -> Study:
     if study.organism.recipe == "templated":
         # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
         fields["models"]["device"] = "cpu"
-    values = study.model_dump(mode="json", by_alias=True)
-    judge = {**values["judge"], **fields.pop("judge", {})}
-    return Study.model_validate({**values, **fields, "judge": judge, "organism": None})
+    return filled(study, fields)
 
 
 def _check_reachable(name: str, study: Study, root: Path) -> None:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from datablame.config.file import load_study
 from datablame.config.schema import Study
+from datablame.engine.phase import State, state_of
 from datablame.engine.run_folder import LOCK, REGISTRATION, STUDY, TIMINGS
-from datablame.engine.run_phase import State, state_of
 from datablame.errors import RequestError
 from datablame.pipeline.phases import PHASES
 from datablame.world.world import frozen_content, load

@@ -12,7 +12,7 @@ from datablame.judge.choice import decide, has_key
 from datablame.organism.make import Preview, preview, previewed_study
 from datablame.plan.shapes import KnownShape, Shape, known_shape, shape_of
 from datablame.world import World
-from datablame.world.prompts import prompts_of
+from datablame.world.world import prompts_of
 
 _RECIPE = "the organism's recipe"
 
@@ -57,13 +57,9 @@ def planned_world(study: Study, *, on_gpu: bool) -> World:
     """The world that phases would be given, as far as their counts hang on it; an organism is not made."""
     if study.organism is not None:
         study = previewed_study(study, preview(study.organism))
-    assert study.models is not None
-    assert study.data is not None
     return World(
         root=Path(os.devnull),
         study=study.model_copy(update={"prefilter": study.prefilter.on("cuda" if on_gpu else "cpu")}),
-        models=study.models,
-        data=study.data,
         prompts=prompts_of(study),
         truth=None,
         judge=decide(study, None, has_key()),

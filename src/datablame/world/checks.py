@@ -1,11 +1,42 @@
 """What the study asks of its pool and the pool does not give: refused in one line before anything is written."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datablame.config.schema import Study
 from datablame.errors import RequestError
+from datablame.tables import PoolSummary
+
+if TYPE_CHECKING:
+    from datablame.world.pool import Pool
+    from datablame.world.world import World
+
+
+def check_pool(world: "World", summary: PoolSummary, pool: "Pool") -> None:
+    """Refuse a pool, in its place or not yet, that the study cannot use.
+
+    Raises:
+        RequestError: as `check_kind` and `check_count`; the longest document, cut to `attribute.max_tokens`, is longer
+            than a checkpoint's context; precomputed scores name documents of another pool.
+    """
+    attribute, longest = world.study.attribute, int(pool.tokens.max())
+    check_kind(world.study, [summary.pairs])
+    check_count(world.study, summary.documents, summary.clusters)
+    for field, context in world.contexts.items():
+        if longest > context:
+            raise RequestError(
+                f"attribute.max_tokens = {attribute.max_tokens} lets a document of {longest} tokens through, "
+                f"more than the context of {context} tokens of {field}; lower it to {context}"
+            )
+    for name, path in attribute.scores.items():
+        documents = _scored(Path(path).expanduser())
+        if strangers := [doc_id for doc_id in documents if doc_id not in pool.row_of]:
+            raise RequestError(
+                f"attribute.scores.{name} = {path}: {len(strangers)} of {len(documents)} documents are not in the "
+                f"pool, the first is {strangers[0]}; take them out, or score the pool that data names"
+            )
 
 
 def check_count(study: Study, documents: int, clusters: int | None = None) -> None:
@@ -15,44 +46,40 @@ def check_count(study: Study, documents: int, clusters: int | None = None) -> No
         RequestError: `attribute.top_k` or `patch.k` is above the number of clusters, or `patch.size` leaves fewer
             documents than have to be replaced at least.
     """
-    patch, most = study.patch, documents if clusters is None else clusters
-    what = "documents" if clusters is None else "duplicate clusters"
-    for field, k in (("attribute.top_k", study.attribute.top_k), ("patch.k", study.ks[-1])):
+    if (problem := next(_counted(study, documents, clusters), None)) is not None:
+        raise RequestError(problem)
+
+
+def _counted(study: Study, documents: int, clusters: int | None) -> Iterator[str]:
+    patch, largest = study.patch, study.ks[-1]
+    most, what = (documents, "documents") if clusters is None else (clusters, "duplicate clusters")
+    for field, k in (("attribute.top_k", study.attribute.top_k), ("patch.k", largest)):
         if k > most:
-            raise RequestError(
-                f"{field} = {k} is more than the {most} {what} of the pool; lower it or enlarge the pool"
-            )
+            yield f"{field} = {k} is more than the {most} {what} of the pool; lower it or enlarge the pool"
     # A method of the user's own may have scores for fewer documents than it could flag.
     methods = [arm for arm in patch.arms if arm in study.attribute.methods and arm not in study.attribute.scores]
-    least = study.ks[-1] if methods else 0
+    least = largest if methods else 0
     if least > patch.size:
-        raise RequestError(
+        yield (
             f"patch.size = {patch.size} is less than the {least} flagged documents; raise it or lower attribute.top_k "
             "(and the largest of patch.k)"
         )
-    if patch.intervention == "swap":
-        return
-    if patch.size >= documents:
-        raise RequestError(
-            f"patch.size = {patch.size} leaves no fillers in a pool of {documents} documents; lower it or enlarge the "
-            "pool"
-        )
-    if documents - patch.size < least:
-        raise RequestError(
-            f"patch.size = {patch.size} leaves {documents - patch.size} documents to stand in for at least {least} "
-            "removed ones; lower it or enlarge the pool"
-        )
+    if patch.intervention != "swap":
+        left, remedy = documents - patch.size, "lower it or enlarge the pool"
+        if left <= 0:
+            yield f"patch.size = {patch.size} leaves no fillers in a pool of {documents} documents; {remedy}"
+        if left < least:
+            yield (
+                f"patch.size = {patch.size} leaves {left} documents to stand in for at least {least} removed ones; "
+                f"{remedy}"
+            )
 
 
 def check_kind(study: Study, pairs: Collection[bool]) -> None:
-    """Refuse a pool that holds both kinds of documents, or one without pairs where arms exchange a pair's answers.
-
-    Args:
-        study: the study.
-        pairs: of some or all documents whether they are preference pairs.
+    """Refuse documents, some or all of a pool, of which `pairs` says whether they are preference pairs.
 
     Raises:
-        RequestError: the pool cannot be trained on as the study asks.
+        RequestError: there are both kinds, or none are pairs where arms exchange a pair's answers.
     """
     assert study.data is not None
     if len(set(pairs)) > 1:
@@ -65,36 +92,6 @@ def check_kind(study: Study, pairs: Collection[bool]) -> None:
             f"patch.intervention = swap exchanges the answers of preference pairs, and data.path = {study.data.path} "
             "has none; choose remove, or a pool of pairs"
         )
-
-
-def check_lengths(study: Study, longest: int, contexts: Mapping[str, int]) -> None:
-    """Refuse documents that are longer, cut to `attribute.max_tokens`, than a checkpoint's context.
-
-    Raises:
-        RequestError: the longest does not fit.
-    """
-    for field, context in contexts.items():
-        if longest > context:
-            raise RequestError(
-                f"attribute.max_tokens = {study.attribute.max_tokens} lets a document of {longest} tokens through, "
-                f"more than the context of {context} tokens of {field}; lower it to {context}"
-            )
-
-
-def check_scored(study: Study, ids: Callable[[], Collection[str]]) -> None:
-    """Refuse precomputed scores of another pool; `ids` gives the documents, asked for where there are scores.
-
-    Raises:
-        RequestError: a document is not in the pool.
-    """
-    for name, path in study.attribute.scores.items():
-        documents, pool = _scored(Path(path).expanduser()), set(ids())
-        strangers = [doc_id for doc_id in documents if doc_id not in pool]
-        if strangers:
-            raise RequestError(
-                f"attribute.scores.{name} = {path}: {len(strangers)} of {len(documents)} documents are not in the "
-                f"pool, the first is {strangers[0]}; take them out, or score the pool that data names"
-            )
 
 
 def _scored(path: Path) -> list[str]:

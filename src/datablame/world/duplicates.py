@@ -1,5 +1,6 @@
 """Duplicate clusters: equal texts, and texts whose word 5-grams overlap (MinHash; Broder 1997)."""
 
+import functools
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,6 @@ _SEED = 20250801
 _FOUND_AT_THRESHOLD = 0.999
 _ESTIMATE_SLACK = 5 * 0.5 / _PERMUTATIONS**0.5
 """Five standard errors, at most, of a Jaccard similarity estimated from a signature."""
-_REMEMBERED_WORDS = 1 << 18
 _HASHED_TOGETHER = 4096
 _COMPARED_TOGETHER = 256
 
@@ -32,29 +32,13 @@ class Hashes(NamedTuple):
     """The MinHash signature of the shingles."""
 
 
-class Hasher:
-    """Texts as hashes; the hashes of words met before are remembered, up to a fixed number."""
-
-    def __init__(self, threshold: float) -> None:
-        self._shingled = threshold < 1
-        self._words: dict[str, int] = {}
-
-    def __call__(self, text: str) -> Hashes:
-        """The hashes of one text."""
-        words = text.split()
-        digest = hashlib.blake2b(" ".join(words).encode("utf-8", "replace"), digest_size=16).digest()
-        shingles = self._shingles(text.lower().split()) if self._shingled else _NOTHING
-        return Hashes(digest, shingles, _signature(shingles) if self._shingled else _NOTHING)
-
-    def _shingles(self, words: Sequence[str]) -> NDArray[np.uint64]:
-        """The 5-grams of lower-cased words; a shorter text is one shingle."""
-        if len(self._words) > _REMEMBERED_WORDS:
-            self._words.clear()
-        known = self._words
-        hashes = [known.get(word) or known.setdefault(word, _hash(word)) for word in words]
-        padded = np.array(hashes + [0] * (_WORDS_IN_SHINGLE - len(hashes)), dtype=np.uint64)
-        grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
-        return np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
+def hashed(text: str, threshold: float) -> Hashes:
+    """The hashes of one text; a threshold of 1 needs no shingles."""
+    digest = hashlib.blake2b(" ".join(text.split()).encode("utf-8", "replace"), digest_size=16).digest()
+    if threshold == 1:
+        return Hashes(digest, _NOTHING, _NOTHING)
+    shingles = _shingles(text.lower().split())
+    return Hashes(digest, shingles, _signature(shingles))
 
 
 class Duplicates:
@@ -143,12 +127,19 @@ def full_text(document: Document) -> str:
 
 def clusters(documents: Iterable[Document], threshold: float) -> list[int]:
     """The cluster number of each document, numbered by first appearance (see `Duplicates`)."""
-    hasher = Hasher(threshold)
     with tempfile.TemporaryFile() as scratch:
         duplicates = Duplicates(threshold, scratch)
         for document in documents:
-            duplicates.add(hasher(full_text(document)))
+            duplicates.add(hashed(full_text(document), threshold))
         return duplicates.clusters()
+
+
+def _shingles(words: Sequence[str]) -> NDArray[np.uint64]:
+    """The 5-grams of lower-cased words; a shorter text is one shingle."""
+    hashes = list(map(_hash, words))
+    padded = np.array(hashes + [0] * (_WORDS_IN_SHINGLE - len(hashes)), dtype=np.uint64)
+    grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
+    return np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
 
 
 def _signature(shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -184,12 +175,11 @@ def _jaccard(shingles: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]])
 
 def _band_width(threshold: float) -> int:
     """The widest band with which a pair at the threshold is surely found: 1 - (1 - J^width)^bands >= 99.9 %."""
-    for width in (32, 16, 8, 4, 2):
-        if 1 - (1 - threshold**width) ** (_PERMUTATIONS // width) >= _FOUND_AT_THRESHOLD:
-            return width
-    return 1
+    found = {width: 1 - (1 - threshold**width) ** (_PERMUTATIONS // width) for width in (32, 16, 8, 4, 2)}
+    return next((width for width, share in found.items() if share >= _FOUND_AT_THRESHOLD), 1)
 
 
+@functools.lru_cache(1 << 16)
 def _hash(word: str) -> int:
     """A 64-bit hash that no process salts."""
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "little")

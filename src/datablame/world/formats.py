@@ -1,7 +1,7 @@
 """Which columns hold what, and a row as a document: a chat, Alpaca style, plain text or a preference pair."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from datablame.config.schema import Column, Data
 from datablame.engine.files import digest
@@ -20,17 +20,12 @@ _FORMATS: dict[str, tuple[Column, ...]] = {
 Turns = tuple[Message, ...]
 
 
-class Broken(NamedTuple):
+class Broken(Exception):
     """Why a row cannot be used, and what stands in it where it could not even be parsed."""
 
-    reason: str
-    raw: object = None
-
-
-class _Content(NamedTuple):
-    prompt: Turns
-    response: str
-    rejected: str = ""
+    def __init__(self, reason: str, raw: object = None) -> None:
+        super().__init__(reason)
+        self.reason, self.raw = reason, raw
 
 
 def read_columns(names: Iterable[str], data: Data) -> list[str]:
@@ -60,28 +55,28 @@ def is_named(row: Mapping[str, Any], data: Data) -> bool:
     return bool(_name(row.get(data.columns.get("id", "id"))))
 
 
-def document(row: Any, data: Data) -> Document | Broken:
-    """The document that a row holds, or why it cannot be used.
+def document(row: Any, data: Data) -> Document:
+    """The document that a row holds. A multi-turn chat is one: what precedes its last assistant turn, and that turn.
 
-    A multi-turn chat is one document: what precedes its last assistant turn, and that turn.
+    Raises:
+        Broken: the row cannot be used.
     """
     if isinstance(row, Broken):
-        return row
+        raise row
     if not isinstance(row, dict):
-        return Broken("not an object with fields")
+        raise Broken("not an object with fields")
     fields = {role: row[name] for role in get_args(Column) if (name := data.columns.get(role, role)) in row}
-    content = _content(fields, _allowed(data))
-    if isinstance(content, Broken):
-        return content
-    prompt, response, rejected = content
+    prompt, response, rejected = _content(fields, _allowed(data))
     texts = [*(turn.content for turn in prompt), response, rejected]
     if sum(map(len, texts)) > data.max_document_characters:
-        return Broken(f"longer than {data.max_document_characters} characters")
+        raise Broken(f"longer than {data.max_document_characters} characters")
     if not response.strip():
-        return Broken("empty response")
+        raise Broken("empty response")
     doc_id, source = (_name(fields.get(field)) for field in ("id", "source"))
-    if not _encodable([*texts, doc_id, source]):
-        return Broken("invalid UTF-8")
+    try:
+        "".join([*texts, doc_id, source]).encode()
+    except UnicodeEncodeError:
+        raise Broken("invalid UTF-8") from None
     hashed: list[Any] = [*([turn.role, turn.content] for turn in prompt), response]
     if rejected:
         hashed.append({"rejected": rejected})
@@ -94,98 +89,85 @@ def _allowed(data: Data) -> list[str]:
     return pointed or list(_FORMATS)
 
 
-def _content(fields: Mapping[str, Any], allowed: Collection[str]) -> _Content | Broken:
+def _content(fields: Mapping[str, Any], allowed: Collection[str]) -> tuple[Turns, str, str]:
+    """Prompt, response and rejected answer."""
     if "pair" in allowed and "chosen" in fields and "rejected" in fields:
         return _pair(fields["chosen"], fields["rejected"], fields.get("prompt"))
     if "messages" in allowed and "messages" in fields:
-        turns = _turns(fields["messages"])
-        return turns if isinstance(turns, Broken) else _cut(turns)
+        return *_cut(_turns(fields["messages"])), ""
     if "alpaca" in allowed and isinstance(fields.get("output"), str) and isinstance(fields.get("instruction"), str):
         extra, request = fields.get("input"), fields["instruction"]
         request = f"{request}\n\n{extra}" if isinstance(extra, str) and extra else request
-        return _Content((Message("user", request),), fields["output"])
+        return (Message("user", request),), fields["output"], ""
     if "text" in allowed and isinstance(fields.get("text"), str):
-        return _Content((), fields["text"])
-    return Broken("no messages")
+        return (), fields["text"], ""
+    raise Broken("no messages")
 
 
-def _pair(chosen: Any, rejected: Any, prompt: Any) -> _Content | Broken:
+def _pair(chosen: Any, rejected: Any, prompt: Any) -> tuple[Turns, str, str]:
     """The prompt that both answers share, the chosen and the rejected answer.
 
     An answer is a list of messages or a text. A text, and a list without the user's turn, needs the prompt: a text or a
     list of messages.
     """
-    request: Turns | Broken = ()
+    request: Turns = ()
     if isinstance(prompt, str) and prompt.strip():
         request = (Message("user", prompt),)
     elif isinstance(prompt, list) and prompt:
         request = _turns(prompt)
-    if isinstance(request, Broken):
-        return request
-    good = _answer("chosen", chosen, request)
-    if isinstance(good, Broken):
-        return good
-    bad = _answer("rejected", rejected, request)
-    if isinstance(bad, Broken):
-        return bad
-    if good.prompt != bad.prompt:
-        return Broken("chosen and rejected answer different prompts")
-    if not bad.response.strip():
-        return Broken("empty rejected answer")
-    if good.response.strip() == bad.response.strip():
-        return Broken("chosen and rejected are the same")
-    return good._replace(rejected=bad.response)
+    asked, good = _answer("chosen", chosen, request)
+    also_asked, bad = _answer("rejected", rejected, request)
+    if asked != also_asked:
+        raise Broken("chosen and rejected answer different prompts")
+    if not bad.strip():
+        raise Broken("empty rejected answer")
+    if good.strip() == bad.strip():
+        raise Broken("chosen and rejected are the same")
+    return asked, good, bad
 
 
-def _answer(name: str, answer: Any, request: Turns) -> _Content | Broken:
+def _answer(name: str, answer: Any, request: Turns) -> tuple[Turns, str]:
     if not isinstance(answer, str | list) or answer == []:
-        return Broken(f"no {name} answer")
+        raise Broken(f"no {name} answer")
     turns = (Message("assistant", answer),) if isinstance(answer, str) else _turns(answer)
-    if isinstance(turns, Broken):
-        return turns
-    if not any(turn.role == "user" for turn in turns):
-        if not any(turn.role == "user" for turn in request):
-            return Broken("no prompt beside the answers")
+    if not _is_asked(turns):
+        if not _is_asked(request):
+            raise Broken("no prompt beside the answers")
         turns = (*request, *turns)
     return _cut(turns)
 
 
-def _turns(messages: Any) -> Turns | Broken:
+def _turns(messages: Any) -> Turns:
     """A list of {role, content}, every message checked."""
     if not isinstance(messages, list):
-        return Broken("no messages")
+        raise Broken("no messages")
     if not messages:
-        return Broken("empty messages")
+        raise Broken("empty messages")
     turns = []
     for message in messages:
         role = message.get("role") if isinstance(message, dict) else None
         if role not in _ROLES:
-            return Broken("a message without a known role")
+            raise Broken("a message without a known role")
         if not isinstance(message.get("content"), str):
-            return Broken("a message without text")
+            raise Broken("a message without text")
         turns.append(Message(role, message["content"]))
     return tuple(turns)
 
 
-def _cut(turns: Turns) -> _Content | Broken:
+def _cut(turns: Turns) -> tuple[Turns, str]:
     """What precedes the last assistant turn, and that turn's text."""
     last = max((row for row, turn in enumerate(turns) if turn.role == "assistant"), default=None)
     if last is None:
-        return Broken("no assistant message")
-    if not any(turn.role == "user" for turn in turns[:last]):
-        return Broken("no user message before the answer")
-    return _Content(turns[:last], turns[last].content)
+        raise Broken("no assistant message")
+    if not _is_asked(turns[:last]):
+        raise Broken("no user message before the answer")
+    return turns[:last], turns[last].content
+
+
+def _is_asked(turns: Turns) -> bool:
+    return any(turn.role == "user" for turn in turns)
 
 
 def _name(value: Any) -> str:
     """A text or a whole number as text; nothing for anything else."""
-    named = isinstance(value, str | int) and not isinstance(value, bool)
-    return str(value) if named else ""
-
-
-def _encodable(texts: list[str]) -> bool:
-    try:
-        "".join(texts).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""

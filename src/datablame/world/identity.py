@@ -3,7 +3,9 @@
 No time stamp, no path of this machine: equal contents are equal everywhere. Nobody is asked, and nothing is loaded.
 """
 
+import functools
 import hashlib
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +15,11 @@ from datablame.config.schema import Data, ModelRef, Models, Study
 from datablame.engine.files import digest, hash_file, read_json
 from datablame.errors import RequestError
 from datablame.models.source import ADAPTER_CONFIG, known_commit, weights_hash
-from datablame.world.sources import pool_files
+from datablame.world.sources import COMMIT, pool_files
 
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
 """Files beside the weights that decide what a checkpoint says: configuration, tokenizer, chat template."""
+_ENCODER = "attribute.encoder"
 _SAMPLES, _SAMPLE_BYTES = 4096, 4096
 
 
@@ -49,10 +52,9 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 def files_identity(study: Study) -> dict[str, str]:
     """The hashes of the other files that a study names, by field."""
-    encoder = Path(study.attribute.encoder).expanduser() if study.attribute.encoder else None
     hashes = {field: hash_file(path) for field, path in _paths(study).items() if path.is_file()}
-    if encoder is not None and encoder.is_dir():
-        hashes["attribute.encoder"] = digest(_folder_identity(encoder))
+    if (encoder := _paths(study).get(_ENCODER)) is not None and encoder.is_dir():
+        hashes[_ENCODER] = digest(_folder_identity(encoder))
     return hashes
 
 
@@ -61,13 +63,11 @@ def portable(study: Study, identities: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
     values |= {"models": identities["models"], "data": identities["data"]}
     del values["attribute"]["index"]  # Where projections are kept changes no score.
-    for field in (*_paths(study), "attribute.encoder"):
+    for field in _paths(study).keys() - {"models.chat_template"}:
         *sections, name = field.split(".", 2)
-        section = values
-        for key in sections:
-            section = section[key]
-        if field != "models.chat_template" and section[name] is not None:
-            section[name] = identities["files"].get(field, section[name] if field == "attribute.encoder" else None)
+        section = functools.reduce(operator.getitem, sections, values)
+        # A sentence encoder may be one at the hub.
+        section[name] = identities["files"].get(field, section[name] if field == _ENCODER else None)
     return values
 
 
@@ -76,6 +76,7 @@ def _paths(study: Study) -> dict[str, Path]:
         "judge.rules": study.judge.rules,
         "judge.calibration": study.judge.calibration,
         "truth": study.truth,
+        _ENCODER: study.attribute.encoder,
         "models.chat_template": study.models.chat_template if study.models is not None else None,
         **{f"attribute.scores.{name}": path for name, path in study.attribute.scores.items()},
     }
@@ -89,7 +90,7 @@ def _model_identity(reference: ModelRef, field: str) -> dict[str, Any]:
         return identity
     if not Path(reference.path).expanduser().exists():
         names = reference.model_dump(mode="json", include={"subfolder", "gguf_file"}, exclude_none=True)
-        commit = reference.revision if _is_commit(reference.revision) else known_commit(reference)
+        commit = reference.revision if COMMIT.fullmatch(reference.revision or "") else known_commit(reference)
         return {**identity, "repository": reference.path, **names, "commit": commit}
     try:
         return {**identity, **_folder_identity(folder)}
@@ -114,10 +115,6 @@ def _folder_identity(folder: Path) -> dict[str, Any]:
         return identity
     base = Path(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "").expanduser()
     return {**identity, "base": _folder_identity(base)} if base.is_dir() and base != Path() else identity
-
-
-def _is_commit(revision: str | None) -> bool:
-    return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
 
 
 def _sampled(file: Path) -> str:

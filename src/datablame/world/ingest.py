@@ -7,6 +7,7 @@ workers.
 
 import functools
 import logging
+import operator
 import os
 import shutil
 import tempfile
@@ -24,31 +25,26 @@ from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import write_atomic
 from datablame.errors import RequestError
 from datablame.tables import Document, PoolSummary, encoded, path_of, schema_of
-from datablame.world.checks import check_kind
+from datablame.world.checks import check_kind, check_pool
 from datablame.world.documents import Reader
-from datablame.world.duplicates import Duplicates, Hasher, Hashes, full_text
-from datablame.world.pool import KEY, as_document
+from datablame.world.duplicates import Duplicates, Hashes, full_text, hashed
+from datablame.world.pool import KEY, Pool, as_document
 from datablame.world.sources import Source
+from datablame.world.world import World
 
 _logger = logging.getLogger(__name__)
 _GROUP_ROWS, _GROUP_CHARACTERS = 512, 1 << 20
 """A row group of the file ends with the document that fills it; it is one work item."""
 _TRUNCATED = "nothing of the response is left within attribute.max_tokens"
 _REFUSED = "the chat template refuses its order of roles"
-_TOKENS = pa.list_(pa.int32())
-_COLUMNS = {"characters": pa.int64(), "tokens": pa.int64(), "prompt_tokens": pa.int64()}
-_SCHEMA = functools.reduce(
-    lambda schema, column: schema.append(pa.field(*column)),
-    [*_COLUMNS.items(), ("token_ids", _TOKENS), ("rejected_ids", _TOKENS)],
-    schema_of(Document),
+_LENGTHS, _IDS = ("characters", "tokens", "prompt_tokens"), ("token_ids", "rejected_ids")
+_SCHEMA = pa.schema(
+    [
+        *schema_of(Document),
+        *(pa.field(name, pa.int64()) for name in _LENGTHS),
+        *(pa.field(name, pa.list_(pa.int32())) for name in _IDS),
+    ]
 )
-
-
-class Draft(NamedTuple):
-    """A pool that is whole but not yet in its place."""
-
-    summary: PoolSummary
-    longest_tokens: int
 
 
 class _Tokenised(NamedTuple):
@@ -59,31 +55,13 @@ class _Tokenised(NamedTuple):
     excluded: Counter[str]
 
 
-def write_pool(
-    source: Source,
-    study: Study,
-    root: Path,
-    key: str,
-    *,
-    execution: Execution,
-    progress: Progress,
-    check: Callable[[Draft, Path], None],
-) -> None:
+def write_pool(world: World, source: Source, *, execution: Execution, progress: Progress) -> None:
     """Read, tokenise, cluster and check the pool, and put `pool.parquet` and `pool.json` in their places.
-
-    Args:
-        source: the rows.
-        study: with nothing left to resolve.
-        root: the run folder.
-        key: what the pool is made of, as a digest.
-        execution: how row groups are tokenised.
-        progress: hears of it.
-        check: raises where the study cannot use the pool, whose file is given.
 
     Raises:
         RequestError: the data cannot be read or used; nothing is left in the run folder.
     """
-    path = path_of(Document, root)
+    path = world.pool.path
     missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -91,9 +69,9 @@ def write_pool(
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     try:
         with tempfile.TemporaryDirectory(prefix="pool.", suffix=".part", dir=path.parent) as scratch:
-            draft = _drafted(source, study, Path(scratch), part, key, execution, progress)
-        check(draft, part)
-        write_atomic(path_of(PoolSummary, root), encoded(PoolSummary, draft.summary))
+            summary = _drafted(world, source, Path(scratch), part, execution, progress)
+        check_pool(world, summary, Pool(part))
+        write_atomic(path_of(PoolSummary, world.root), encoded(PoolSummary, summary))
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -104,35 +82,33 @@ def write_pool(
 
 
 def _drafted(
-    source: Source, study: Study, scratch: Path, part: Path, key: str, execution: Execution, progress: Progress
-) -> Draft:
-    assert study.data is not None
+    world: World, source: Source, scratch: Path, part: Path, execution: Execution, progress: Progress
+) -> PoolSummary:
+    """Write the whole pool to `part`."""
     progress.start("world: reading the pool", 1)
-    reader = Reader(source, study.data, study.seed)
-    raw = scratch / "documents.parquet"
+    reader = Reader(source, world.data, world.seed)
+    raw, tokenised = scratch / "documents.parquet", scratch / "tokenised.parquet"
     with pq.ParquetWriter(raw, schema_of(Document), compression="lz4") as writer:
-        for rows in _groups(_of_one_kind(reader, study)):
+        for rows in _groups(reader, world.study):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema_of(Document)))
     progress.advance()
-    excluded, longest, read = Counter[str](), 0, len(reader.chosen)
+    settings, excluded, read = world.study.attribute, Counter[str](), len(reader.chosen)
     with tempfile.TemporaryFile(dir=scratch) as shingles, pq.ParquetFile(raw) as file:
-        duplicates = Duplicates(study.attribute.duplicate_threshold, shingles)
+        duplicates = Duplicates(settings.duplicate_threshold, shingles)
         items = _items(file, reader.chosen)
         reader.chosen.clear()
-        with pq.ParquetWriter(scratch / "tokenised.parquet", _SCHEMA, compression="lz4") as writer:
+        with pq.ParquetWriter(tokenised, _SCHEMA, compression="lz4") as writer:
 
-            def take(tokenised: _Tokenised) -> None:
-                nonlocal longest
-                excluded.update(tokenised.excluded)
-                for hashes in tokenised.hashes:
+            def take(made: _Tokenised) -> None:
+                excluded.update(made.excluded)
+                for hashes in made.hashes:
                     duplicates.add(hashes)
-                if len(tokenised.table):
-                    writer.write_table(tokenised.table)
-                    longest = max(longest, *tokenised.table["tokens"].to_pylist())
+                if len(made.table):
+                    writer.write_table(made.table)
 
             run_items(
-                functools.partial(_set_up, study, raw),
-                _tokenise,
+                functools.partial(_tokeniser, world.study, raw),
+                operator.call,
                 items,
                 execution=execution,
                 done=_in_order(list(items), take),
@@ -145,31 +121,28 @@ def _drafted(
         _logger.warning("%d of %d documents are excluded: %s", lost, read, reason)
     if not clusters:
         raise RequestError(
-            f"attribute.max_tokens = {study.attribute.max_tokens} cuts away the response of every document; raise it"
+            f"attribute.max_tokens = {settings.max_tokens} cuts away the response of every document; raise it"
             if excluded[_TRUNCATED]
             else f"data: of all {read} documents, {_REFUSED}; mend the data"
         )
-    pairs = _with_clusters(scratch / "tokenised.parquet", part, clusters, key)
-    counts = {"documents": len(clusters), "clusters": max(clusters) + 1}
-    summary = PoolSummary(
-        **counts, pairs=pairs, excluded=dict(excluded), skipped=reader.skipped_rows, commit=source.commit
+    return PoolSummary(
+        documents=len(clusters),
+        clusters=max(clusters) + 1,
+        pairs=_with_clusters(tokenised, part, clusters, world.pool_key),
+        excluded=dict(excluded),
+        skipped=tuple(reader.skipped.values()),
+        commit=source.commit,
     )
-    return Draft(summary, longest)
 
 
-def _of_one_kind(documents: Iterable[Document], study: Study) -> Iterator[Document]:
-    kinds: set[bool] = set()
+def _groups(documents: Iterable[Document], study: Study) -> Iterator[list[dict[str, Any]]]:
+    """The rows of one row group after another; all are pairs or none is."""
+    rows: list[dict[str, Any]] = []
+    characters, kinds = 0, set[bool]()
     for document in documents:
         if bool(document.rejected) not in kinds:
             kinds.add(bool(document.rejected))
             check_kind(study, kinds)
-        yield document
-
-
-def _groups(documents: Iterable[Document]) -> Iterator[list[dict[str, Any]]]:
-    rows: list[dict[str, Any]] = []
-    characters = 0
-    for document in documents:
         rows.append(asdict(document))
         characters += len(full_text(document))
         if len(rows) == _GROUP_ROWS or characters >= _GROUP_CHARACTERS:
@@ -202,54 +175,35 @@ def _in_order(keys: Sequence[str], take: Callable[[_Tokenised], None]) -> Callab
     return done
 
 
-class _Tokeniser(NamedTuple):
-    """What a worker holds."""
-
-    tokenizer: Any
-    max_tokens: int
-    hasher: Hasher
-    file: pq.ParquetFile
-
-
-def _set_up(study: Study, raw: Path) -> _Tokeniser:
+def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], _Tokenised]:
+    """What a worker does with a row group: of each document that the template renders, what is left of its answers."""
+    from datablame.models.chat import answers, encode_document, encode_preference
     from datablame.models.pair import study_tokenizer
 
-    settings = study.attribute
-    return _Tokeniser(
-        study_tokenizer(study), settings.max_tokens, Hasher(settings.duplicate_threshold), pq.ParquetFile(raw)
-    )
+    tokenizer, settings, file = study_tokenizer(study), study.attribute, pq.ParquetFile(raw)
 
-
-def _tokenise(state: _Tokeniser, item: tuple[int, list[int]]) -> _Tokenised:
-    """The documents that the template renders and of which some of every answer is left."""
-    from datablame.models.chat import answers, encode_document, encode_preference
-
-    group, chosen = item
-    table = state.file.read_row_group(group).take(chosen)
-    rows, hashes, excluded = [], [], Counter[str]()
-    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names[len(schema_of(Document)) :]}
-    for row, fields in enumerate(table.to_pylist()):
-        document = as_document(fields)
-        try:
+    def tokenise(item: tuple[int, list[int]]) -> _Tokenised:
+        group, chosen = item
+        rows, hashes, excluded = [], [], Counter[str]()
+        for fields in file.read_row_group(group).take(chosen).to_pylist():
+            document = as_document(fields)
             encode: Any = encode_preference if document.rejected else encode_document
-            example = encode(state.tokenizer, document, state.max_tokens)
-        except RequestError:
-            excluded[_REFUSED] += 1
-            continue
-        if example is None:
-            excluded[_TRUNCATED] += 1
-            continue
-        text, ids = full_text(document), [answer.ids for answer in answers(example)]
-        rows.append(row)
-        hashes.append(state.hasher(text))
-        columns["characters"].append(len(text))
-        columns["tokens"].append(max(map(len, ids)))
-        columns["prompt_tokens"].append(answers(example)[0].prompt_tokens)
-        columns["token_ids"].append(pa.array(ids[0], pa.int32()))
-        columns["rejected_ids"].append(pa.array(ids[1], pa.int32()) if len(ids) > 1 else None)
-    kept = table.take(pa.array(rows, pa.int64()))
-    arrays = [pa.array(values, _SCHEMA.field(name).type) for name, values in columns.items()]
-    return _Tokenised(pa.Table.from_arrays([*kept.columns, *arrays], schema=_SCHEMA), hashes, excluded)
+            try:
+                example = encode(tokenizer, document, settings.max_tokens)
+            except RequestError:
+                excluded[_REFUSED] += 1
+                continue
+            if example is None:
+                excluded[_TRUNCATED] += 1
+                continue
+            text, encoded = full_text(document), answers(example)
+            lengths = (len(text), max(len(answer.ids) for answer in encoded), encoded[0].prompt_tokens)
+            ids = [pa.array(answer.ids, pa.int32()) for answer in encoded]
+            rows.append({**fields, **dict(zip(_LENGTHS, lengths, strict=True)), **dict(zip(_IDS, ids, strict=False))})
+            hashes.append(hashed(text, settings.duplicate_threshold))
+        return _Tokenised(pa.Table.from_pylist(rows, schema=_SCHEMA), hashes, excluded)
+
+    return tokenise
 
 
 def _with_clusters(tokenised: Path, part: Path, clusters: Sequence[int], key: str) -> bool:

@@ -44,8 +44,7 @@ def described(world: "World") -> dict[str, Any]:
         "prompts": {prompt.id: asdict(prompt) for prompt in world.prompts},
         "judge": asdict(world.judge),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(content))
-    return plain
+    return dict(json.loads(json.dumps(content)))
 
 
 def content_hash(registered: Mapping[str, Any]) -> str:
@@ -56,26 +55,22 @@ def content_hash(registered: Mapping[str, Any]) -> str:
 def deviations(
     registered: Mapping[str, Any], begun: Mapping[str, Any], now: Mapping[str, Any]
 ) -> tuple[Deviation, ...]:
-    """In what a run departs from its registration.
+    """In what a run, whose world is `now` as `described`, departs from its registration.
 
-    What follows from the study, as hypotheses and tests do, is compared by the study.
-
-    Args:
-        registered: preregistration.json; a file that holds no object counts as empty, so that its hash is broken.
-        begun: `BEGUN`, empty where there is none.
-        now: the world of the run, as `described`.
+    What follows from the study, as hypotheses and tests do, is compared by the study. A file of `registered` or `begun`
+    (`BEGUN`) that is absent or holds no object counts as empty: then the hash is broken.
     """
     return (*_sealed(registered, begun), *departures(registered, now))
 
 
 def departures(registered: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Deviation, ...]:
     """In what a world differs from the registered one; fields of the study go by their own names."""
-    return differences(_flat(registered.get("world", {})), _flat(now))
 
+    def flat(world: Mapping[str, Any]) -> dict[str, Any]:
+        others = {name: world.get(name) for name in ("identities", "prompts")}
+        return {**world.get("study", {}), **others, "classifier": world.get("judge")}
 
-def _flat(world: Mapping[str, Any]) -> dict[str, Any]:
-    others = {"identities": world.get("identities"), "prompts": world.get("prompts"), "classifier": world.get("judge")}
-    return {**world.get("study", {}), **others}
+    return differences(flat(registered.get("world", {})), flat(now))
 
 
 def differences(registered: Any, actual: Any, field: str = "") -> tuple[Deviation, ...]:
@@ -89,7 +84,7 @@ def differences(registered: Any, actual: Any, field: str = "") -> tuple[Deviatio
         return tuple(deviation for name, old, new in pairs for deviation in differences(old, new, name))
     if registered == actual:
         return ()
-    return (Deviation(field, _or_absent(registered), _or_absent(actual)),)
+    return (Deviation(field, *(_ABSENT if value is None else value for value in (registered, actual))),)
 
 
 def _sealed(registered: Mapping[str, Any], begun: Mapping[str, Any]) -> Iterator[Deviation]:
@@ -104,10 +99,6 @@ def _sealed(registered: Mapping[str, Any], begun: Mapping[str, Any]) -> Iterator
     if begun["sha256"] != stated:
         yield Deviation("sha256 when the patch phase began", stated, begun["sha256"])
     yield from differences(registered.get("datablame"), begun.get("datablame"), "datablame")
-
-
-def _or_absent(value: Any) -> Any:
-    return _ABSENT if value is None else value
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from datablame.config.schema import Data
 from datablame.errors import RequestError
 from datablame.world.formats import Broken, check_columns, read_columns
-from datablame.world.refusals import refusal
+from datablame.world.refusals import line_of, refusal
 
 _PARQUET = ".parquet"
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
@@ -28,7 +28,7 @@ _BATCH_ROWS = 64
 _BUFFER_BYTES = 1 << 20
 _SHOWN_BYTES = 120
 _ANSWER_WITHIN_SECONDS = 10
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Source(NamedTuple):
@@ -51,17 +51,22 @@ def open_source(data: Data) -> Source:
     """
     path = Path(data.path).expanduser()
     if path.is_dir():
-        return _local(_folder_files(data), data)
-    if is_pattern(data.path):
+        files = _folder_files(data)
+    elif glob.has_magic(data.path) and not path.is_file():
         files = pool_files(data.path)
         if not files:
             raise RequestError(f"data.path = {data.path} matches no file here; correct the pattern")
-        return _local(files, data)
-    if path.is_file() or path.suffix in (_PARQUET, ".jsonl", ".json"):
-        return _local([path], data)
-    if data.path.startswith((".", "/", "~")) or data.path.count("/") > 1:
+    elif path.is_file() or path.suffix in (_PARQUET, ".jsonl", ".json"):
+        files = [path]
+    elif data.path.startswith((".", "/", "~")) or data.path.count("/") > 1:
         raise RequestError(f"data.path = {data.path} is not here; correct the path, or name a dataset on the hub")
-    return _hub(data)
+    else:
+        return _hub(data)
+    try:
+        n_rows = sum(int(pq.read_metadata(file).num_rows) for file in files)
+    except (OSError, pa.ArrowException):
+        n_rows = None
+    return Source(_file_rows(files, data), sum(file.stat().st_size for file in files if file.is_file()), n_rows)
 
 
 def pool_files(path: str) -> list[Path]:
@@ -75,25 +80,6 @@ def pool_files(path: str) -> list[Path]:
     elif glob.has_magic(path):
         files = map(Path, glob.glob(str(here), recursive=True))  # noqa: PTH207
     return sorted(file for file in files if file.is_file())
-
-
-def is_pattern(path: str) -> bool:
-    """Whether a path stands for several files."""
-    return glob.has_magic(path) and not Path(path).expanduser().is_file()
-
-
-def row_count(files: Sequence[Path]) -> int | None:
-    """The rows that Parquet files say they have; None where a file has no such count."""
-    try:
-        return sum(int(pq.read_metadata(file).num_rows) for file in files)
-    except (OSError, pa.ArrowException):
-        return None
-
-
-def _local(files: Sequence[Path], data: Data) -> Source:
-    size = sum(file.stat().st_size for file in files if file.is_file())
-    count = row_count(files) if all(file.suffix == _PARQUET for file in files) else None
-    return Source(_file_rows(files, data), size, count)
 
 
 def _file_rows(files: Sequence[Path], data: Data) -> Iterator[Any]:
@@ -115,7 +101,7 @@ def _parquet_rows(path: Path, data: Data) -> Iterator[Any]:
             for batch in file.iter_batches(_BATCH_ROWS, columns=read_columns(names, data)):
                 yield from _decoded(batch)
     except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"data.path = {path} cannot be read as Parquet ({_line(error)}); check the file") from None
+        raise RequestError(f"data.path = {path} cannot be read as Parquet ({line_of(error)}); check the file") from None
 
 
 def _decoded(batch: Any) -> Iterator[Any]:
@@ -144,7 +130,7 @@ def _json_rows(path: Path) -> Iterator[Any]:
     except (EOFError, zlib.error):
         yield Broken("the compressed file is torn", path.name)
     except OSError as error:
-        reason = error.strerror or _line(error)
+        reason = error.strerror or line_of(error)
         raise RequestError(f"data.path = {path} cannot be read ({reason}); check the file") from None
 
 
@@ -179,8 +165,11 @@ def _folder_files(data: Data) -> list[Path]:
     The folder's README.md may declare subsets and splits, as on the hub; otherwise the files' names do, and a folder
     without such names is all `train`.
     """
+    import datasets
+
+    folder = str(Path(data.path).expanduser().absolute())
     try:
-        builder = _builder(str(Path(data.path).expanduser().absolute()), data, data.revision)
+        builder = datasets.load_dataset_builder(folder, name=data.subset, revision=data.revision)
     except Exception as error:
         raise RequestError(refusal(error, data, local=True)) from None
     files = builder.config.data_files or {}
@@ -190,9 +179,16 @@ def _folder_files(data: Data) -> list[Path]:
 
 def _hub(data: Data) -> Source:
     """The split of a hub dataset and the commit that it comes from."""
+    import datasets
+    from huggingface_hub import HfApi
+
+    commit = None
     try:
-        commit = _commit(data)
-        builder = _builder(data.path, data, commit or data.revision)
+        if not datasets.config.HF_HUB_OFFLINE:
+            # Asked once and without retries, so that no network is found out in seconds.
+            info = HfApi().dataset_info(data.path, revision=data.revision, timeout=_ANSWER_WITHIN_SECONDS)
+            commit = str(info.sha)
+        builder = datasets.load_dataset_builder(data.path, name=data.subset, revision=commit or data.revision)
     except Exception as error:
         raise RequestError(refusal(error, data)) from None
     if commit is None:
@@ -208,44 +204,22 @@ def _hub(data: Data) -> Source:
     return Source(_hub_rows(builder, data), None, count or None, commit)
 
 
-def _builder(path: str, data: Data, revision: str | None) -> Any:
-    import datasets
-
-    return datasets.load_dataset_builder(path, name=data.subset, revision=revision)
-
-
-def _commit(data: Data) -> str | None:
-    """What the revision stands for, asked once and without retries, so that no network is found out in seconds.
-
-    None where HF_HUB_OFFLINE forbids to ask.
-    """
-    import datasets
-    from huggingface_hub import HfApi
-
-    if datasets.config.HF_HUB_OFFLINE:
-        return None
-    info = HfApi().dataset_info(data.path, revision=data.revision, timeout=_ANSWER_WITHIN_SECONDS)
-    return str(info.sha)
-
-
 def _cached_commit(cached: str, data: Data) -> str:
     """The commit of the copy in the cache, which must be the one that the study names, if it names one."""
-    if data.revision is None:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    named = data.revision
+    if named is None:
         return cached
-    named = data.revision if _COMMIT.fullmatch(data.revision) else _reference(data.path, data.revision)
+    if not COMMIT.fullmatch(named):
+        reference = Path(HF_HUB_CACHE) / f"datasets--{data.path.replace('/', '--')}" / "refs" / named
+        named = reference.read_text().strip() if reference.is_file() else None
     if named != cached:
         raise RequestError(
             f"data.revision = {data.revision} of {data.path} is not in the cache, which has commit {cached}; name "
             "that, or unset HF_HUB_OFFLINE"
         )
     return cached
-
-
-def _reference(path: str, revision: str) -> str | None:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    file = Path(HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "refs" / revision
-    return file.read_text().strip() if file.is_file() else None
 
 
 def _check_split(data: Data, splits: list[str]) -> None:
@@ -272,7 +246,3 @@ def _hub_rows(builder: Any, data: Data) -> Iterator[Any]:
         raise
     except Exception as error:
         raise RequestError(refusal(error, data)) from None
-
-
-def _line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -6,17 +6,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from datablame.config.schema import Behaviour, Data, Models, Study
-from datablame.engine.files import digest, read_json
+from datablame.engine.files import digest, hash_file, read_json
+from datablame.engine.run_folder import REGISTRATION
 from datablame.errors import RequestError
-from datablame.judge.choice import Choice
+from datablame.judge.choice import CLAUDE_FIELDS, Choice, identity
 from datablame.tables import Document, Prompt, Split, path_of, rows_of
-from datablame.world.parts import part_of
+from datablame.world.identity import portable
 from datablame.world.pool import Pool
 
 FORMAT = 1
 """Of world.json; a run folder of another one is refused."""
 FILE = "artifacts/world/world.json"
+_SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,6 @@ class World:
     """The run folder."""
     study: Study
     """Without an organism, `auto`, branches or tags; `models`, `data` and `prompts` are there."""
-    models: Models
-    data: Data
     prompts: tuple[Prompt, ...]
     """All splits, harmless ones included."""
     truth: Mapping[str, frozenset[str]] | None
@@ -40,6 +42,18 @@ class World:
     """Of each worker: float sums depend on it."""
     contexts: Mapping[str, int] = field(default_factory=dict)
     """The longest text in tokens of `models.before` and `models.after`, where they have a limit."""
+
+    @property
+    def models(self) -> Models:
+        """The study's two checkpoints."""
+        assert self.study.models is not None
+        return self.study.models
+
+    @property
+    def data(self) -> Data:
+        """Where the study's pool comes from."""
+        assert self.study.data is not None
+        return self.study.data
 
     @property
     def behaviours(self) -> tuple[Behaviour, ...]:
@@ -71,8 +85,53 @@ class World:
         return self.pool.key == self.pool_key
 
     def part(self, name: str) -> Any:
-        """What a phase's tables depend on, as JSON (see `world.parts`)."""
-        return part_of(self, name)
+        """What a phase's tables depend on, as JSON: a fingerprint is a hash of some parts.
+
+        Ways, speeds and prices of asking a judge, devices and paths are in none of them.
+
+        Raises:
+            KeyError: there is no such part.
+        """
+        values, settings = portable(self.study, self.identities), self.study.attribute
+        asked = [[each.id, each.behaviour, each.split, each.text] for each in self.prompts if each.split != "harmless"]
+        labels, scores = identity(self.study, self.judge)
+        judge = {key: each for key, each in values["judge"].items() if key not in (*CLAUDE_FIELDS, "calibration")}
+        registration = self.root / REGISTRATION
+        parts = {
+            **{name: values[name] for name in ("scan", "surface", "prefilter", "attribute", "patch")},
+            "everything": values,
+            "identity": {
+                **{name: values[name] for name in ("seed", "behaviours", "truth", "models")},
+                "prompts": asked,
+            },
+            "harmless": [[each.id, each.text] for each in self.split("harmless")],
+            "sampling": {key: values["surface"][key] for key in _SAMPLING},
+            "judge": {**judge, "classifier": self.judge.classifier, "claude": labels},
+            "attribution judge": scores,
+            "pool": {
+                "data": values["data"],
+                "max_tokens": settings.max_tokens,
+                "duplicate_threshold": settings.duplicate_threshold,
+                "seed": self.seed,
+            },
+            "registration": hash_file(registration) if registration.is_file() else None,
+        }
+        return parts[name]
+
+
+def prompts_of(study: Study) -> tuple[Prompt, ...]:
+    """All splits in the study's order; the harmless ones are its own or those that ship, and of no behaviour."""
+    assert study.prompts is not None
+    if study.prompts.harmless is not None:
+        harmless = [(prompt.id, prompt.text) for prompt in study.prompts.harmless]
+    else:
+        questions = yaml.safe_load(Path(__file__).with_name("harmless.yaml").read_text(encoding="utf-8"))
+        harmless = [(f"harmless-{number:02d}", text) for number, text in enumerate(questions, 1)]
+    return (
+        *(Prompt(each.id, each.behaviour, "attribution", each.text) for each in study.prompts.attribution),
+        *(Prompt(each.id, each.behaviour, "held-out", each.text) for each in study.prompts.held_out),
+        *(Prompt(name, "", "harmless", text) for name, text in harmless),
+    )
 
 
 def load(root: Path) -> World:
@@ -84,15 +143,10 @@ def load(root: Path) -> World:
     content = frozen_content(root)
     if content is None:
         raise RequestError(f"{root} holds no run; datablame run STUDY --out {root} begins one")
-    study, decided = Study.model_validate(content["study"]), content["decided"]
-    assert study.models is not None
-    assert study.data is not None
-    truth = content["truth"]
+    truth, decided = content["truth"], content["decided"]
     return World(
         root=root,
-        study=study,
-        models=study.models,
-        data=study.data,
+        study=Study.model_validate(content["study"]),
         prompts=tuple(rows_of(path_of(Prompt, root), Prompt)),
         truth=None if truth is None else {behaviour: frozenset(ids) for behaviour, ids in truth.items()},
         judge=Choice(decided["judge"]["classifier"], decided["judge"]["attribution"]),
