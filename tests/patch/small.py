@@ -11,12 +11,10 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, Silent
 from datablame.engine.files import write_jsonl
 from datablame.engine.phase import Tables
-from datablame.patch.interventions import Intervention
-from datablame.patch.measure import measure
+from datablame.patch.measure import WorkerState, load_worker, measure
 from datablame.patch.phase import PATCH
-from datablame.patch.trainings import ArmTraining, PatchPlan, TrainingKey
-from datablame.patch.worker import WorkerState, load_worker
-from datablame.tables import AlphaStar, ArmSample, Candidate, Flag, Prompt, Protocol, Query, Score, Split, SurfaceSample
+from datablame.patch.trainings import ArmTraining, Intervention, PatchPlan, TrainingKey
+from datablame.tables import AlphaStar, ArmSample, Candidate, Flag, Protocol, Query, Score, Split, SurfaceSample
 from datablame.world import World
 
 ARMS = ("after", "baseline", "random", "bm25", "gradient", "oracle")
@@ -161,9 +159,9 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def state_of(world: World, watched: Sequence[str] = PLANTED, prompts: int = 0, n: int = 24) -> WorkerState:
-    """A worker that trains on the first `n` documents and samples its arms so often at the held-out prompt."""
-    held_out: tuple[Prompt, ...] = world.split("held-out")
-    asked = tuple((prompt, prompts) for prompt in held_out) if prompts else ()
+    """A worker that trains on the first `n` documents and samples its arms so often at the held-out prompt alone."""
+    world = replace(world, prompts=tuple(prompt for prompt in world.prompts if prompt.split != "harmless"))
+    asked = tuple((prompt, prompts) for prompt in world.split("held-out")) if prompts else ()
     members = tuple(POOL[:n])
     part = world.root / "artifacts/patch.part"
     return load_worker(PatchPlan(world, members, members, asked, (0.0, 1.0), frozenset(watched), part))

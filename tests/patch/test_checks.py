@@ -20,12 +20,23 @@ from datablame.models.chat import Encoded, encode_document, encode_prompt
 from datablame.models.training import Recipe, data_order, train
 from datablame.patch.checks import DRIFT_OUTPUTS, arm_checks, check_design, check_rows, clean_documents, drift_outputs
 from datablame.patch.fine_tune_set import Item
-from datablame.patch.measure import side_checks
+from datablame.patch.measure import WorkerState, load_worker, side_checks
 from datablame.patch.registry import ARMS as REGISTERED
 from datablame.patch.registry import ArmKind
-from datablame.patch.trainings import CheckInputs, Output, PatchPlan
-from datablame.patch.worker import WorkerState, load_worker
-from datablame.tables import Arm, ArmCheck, ArmRate, Check, Document, Message, Patching, Prompt, Training, look_of
+from datablame.patch.trainings import Output, PatchPlan
+from datablame.tables import (
+    Arm,
+    ArmCheck,
+    ArmRate,
+    Check,
+    CheckDesign,
+    Document,
+    Message,
+    Patching,
+    Prompt,
+    Training,
+    look_of,
+)
 from datablame.world import World
 
 if TYPE_CHECKING:
@@ -82,8 +93,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> W
 @pytest.fixture
 def state(world: World, tiny_pair: "Pair") -> WorkerState:
     """A worker with what the side checks need: three clean documents and one harmless prompt."""
-    inputs = CheckInputs(harmless=(Prompt("harmless-01", "", "harmless", "why ?"),))
-    plan = PatchPlan(world, (), (), (), (), frozenset(), world.root, inputs)
+    world = replace(world, prompts=(*world.split("held-out"), Prompt("harmless-01", "", "harmless", "why ?")))
+    plan = PatchPlan(world, (), (), (), (), frozenset(), world.root)
     return WorkerState(plan, tiny_pair.tokenizer, tiny_pair.before, {}, encoded(tiny_pair, range(3)), {})
 
 
@@ -112,8 +123,8 @@ def test_of_a_preference_pair_the_chosen_answer_counts(tmp_path: Path, tiny_pair
     clean = []
     for pairs in (False, True):
         world = attributed(study_of(tmp_path, tiny_pair_folder), tmp_path / f"run-{pairs}", pairs=pairs)
-        inputs = CheckInputs(clean=("d03", "d20"))
-        clean.append(load_worker(PatchPlan(world, (), (), (), (), frozenset(), world.root, inputs)).clean)
+        plan = PatchPlan(world, (), (), (), (), frozenset(), world.root, clean=("d03", "d20"))
+        clean.append(load_worker(plan).clean)
     assert clean[0] == clean[1]
     assert len(clean[0]) == 2
 
@@ -132,7 +143,8 @@ KINDS = [
 
 
 def judged(rows: list[Check], coherence: float, absent: dict[str, str]) -> list[ArmCheck]:
-    return arm_checks(rows, KINDS, coherence, absent)
+    given = {"perplexity": None, "refusal": None} | absent
+    return arm_checks(rows, KINDS, CheckDesign(0.02, 0.03, coherence, 0, (), 0, "keywords", given))
 
 
 def measured(arm: str, seed: int = 0, **changed: Any) -> Check:
@@ -308,7 +320,7 @@ def test_refusals_cost_nothing_where_claude_labels_the_study(world: World) -> No
     checks = {"nll": 1.0, "clean_tokens": 9, "kl": 0.0, "kl_tokens": 3, "harmless": harmless}
     [row] = check_rows(world, work(world.root, "patch"), [], {"after": {"checks": checks}}, [], 1.0)
     assert (row.refused_harmless, row.harmless_outputs) == (1, 4)
-    assert check_design(world, CheckInputs(), {}).refusals_by == "refusal phrases of the keyword classifier"
+    assert check_design(world, ()).refusals_by == "refusal phrases of the keyword classifier"
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,10 @@ from tests.worlds import work
 from datablame.engine.execute import Execution
 from datablame.engine.phase import Tables
 from datablame.errors import PhaseError, RequestError
-from datablame.patch.interventions import Intervention
+from datablame.patch.measure import WorkerState
 from datablame.patch.phase import exposure_rows
 from datablame.patch.registry import arm_kinds
-from datablame.patch.trainings import ArmTraining, TrainingKey
-from datablame.patch.worker import WorkerState
+from datablame.patch.trainings import ArmTraining, Intervention, TrainingKey
 from datablame.tables import LABELS, Arm, ArmRate, ArmSample, ArmTest, Check, Exposure, Patching, Training
 
 SEEDS = (("retrain", 0), ("retrain", 1), ("continue", 0))
@@ -104,7 +103,7 @@ def test_exposure_says_what_the_baseline_saw_and_the_arm_did_not(tmp_path: Path,
     }
     ordered = [ArmTraining(TrainingKey(arm, "retrain", 3, 0), change) for arm, change in changes.items()]
     seen = {"baseline": {"a": 2, "b": 1, "x": 1}, "bm25": {"d": 1}, "gradient": {}}
-    results = {str(key): {"exposure": seen[key.arm], "exposure_swapped": {}} for key, _ in ordered}
+    results = {str(key): {"exposure": seen[key.arm], "exposure_swapped": {}} for key, *_ in ordered}
     assert exposure_rows(ordered, results, arm_kinds(study_of(tmp_path, tiny_pair_folder))) == [
         Exposure("bm25", "retrain", 3, 0, removed=4, seen_in_baseline=0.5, seen_in_arm=1, seen_swapped=None),
         Exposure("gradient", "retrain", 3, 0, removed=0, seen_in_baseline=1.0, seen_in_arm=0, seen_swapped=None),

@@ -4,8 +4,8 @@ import pytest
 from tests.patch.small import QUICK, attributed, patched, study_of
 
 from datablame.errors import RequestError
-from datablame.patch.interventions import FineTuneData
 from datablame.patch.registry import ARMS, ArmKind, arm_kinds
+from datablame.patch.trainings import FineTuneData
 from datablame.tables import Arm, ArmInfo, ArmTest, Look
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 
+from datablame.cli.console import say
 from datablame.engine.machine import cards, cores, memory_bytes
 
 Status = Literal["ok", "warning", "failed"]
@@ -58,7 +59,7 @@ def can_run(checks: list[Check]) -> bool:
 def examine(root: Path) -> list[Check]:
     """Every check, in the order in which a run would meet its subject; run folders would go under `root`."""
     torch = _import("torch")
-    network = _in_the_background(lambda: [_hub(), _api_host()])
+    network = _in_the_background(_hosts)
     checks = [_python(), *_packages(), *_devices(torch), _memory(), *_disks(root), *_threads(torch), _key()]
     return [*checks, *network(), *_optional()]
 
@@ -68,18 +69,21 @@ def show(checks: list[Check], console: Console) -> None:
     width = max(len(check.name) for check in checks)
     style = {"ok": "green", "warning": "yellow", "failed": "red"}
     for check in checks:
-        line = f"{check.status:8}{check.name:<{width + 2}}{check.found}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True, style=style[check.status])
+        say(console, f"{check.status:8}{check.name:<{width + 2}}{check.found}", style=style[check.status])
         if check.remedy:
-            console.print(f"{'':{width + 10}}{check.remedy}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"datablame {'can' if can_run(checks) else 'cannot'} run here.", highlight=False)
+            say(console, f"{'':{width + 10}}{check.remedy}")
+    say(console, f"datablame {'can' if can_run(checks) else 'cannot'} run here.")
 
 
 def _python() -> Check:
-    version = platform.python_version()
-    if sys.version_info[:2] < _LEAST_PYTHON:
-        return Check("Python", "failed", version, "install Python 3.11 or newer")
-    return Check("Python", "ok", version)
+    new = sys.version_info[:2] >= _LEAST_PYTHON
+    return _check("Python", platform.python_version(), not new and ("failed", "install Python 3.11 or newer"))
+
+
+def _check(name: str, found: str, *problems: tuple[Status, str] | Literal[False]) -> Check:
+    """The first of the problems that is one, as status and remedy; ok where none is."""
+    status, remedy = next((problem for problem in problems if problem), ("ok", ""))
+    return Check(name, status, found, remedy)
 
 
 def _packages() -> Iterator[Check]:
@@ -152,38 +156,36 @@ def _multiplies(torch: Any, device: str, dtype: str) -> bool:
 
 def _memory() -> Check:
     size = memory_bytes()
-    found = f"{size / 1e9:.1f} GB"
-    if size < _LEAST_MEMORY:
-        return Check("memory", "warning", found, "datablame run organism --workers 1 needs about 1 GB free")
-    if size < _ROOMY_MEMORY:
-        return Check("memory", "warning", found, "give --workers 1 to datablame run smollm2; organism fits")
-    return Check("memory", "ok", found)
+    return _check(
+        "memory",
+        f"{size / 1e9:.1f} GB",
+        size < _LEAST_MEMORY and ("warning", "datablame run organism --workers 1 needs about 1 GB free"),
+        size < _ROOMY_MEMORY and ("warning", "give --workers 1 to datablame run smollm2; organism fits"),
+    )
 
 
 def _disks(root: Path) -> Iterator[Check]:
     home = Path.home() / ".cache"
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
-    for name, folder, remedy in (
-        ("run folder", root, "choose another --out"),
-        ("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE"),
-        ("hub cache", Path(hub), "set HF_HOME"),
-    ):
-        yield _disk(name, folder.expanduser(), remedy)
+    yield _disk("run folder", root, "choose another --out")
+    yield _disk("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE")
+    yield _disk("hub cache", Path(hub), "set HF_HOME")
 
 
 def _disk(name: str, folder: Path, remedy: str) -> Check:
+    folder = folder.expanduser()
     there = folder.absolute()
     while not there.exists():
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Check(name, "failed", f"{folder} cannot be written", f"{remedy} to a folder that can")
     free = shutil.disk_usage(there).free
-    found = f"{folder}, {free / 1e9:.1f} GB free"
-    if free < _LEAST_DISK:
-        return Check(name, "failed", found, f"make room, or {remedy} to a larger disk")
-    if free < _ROOMY_DISK:
-        return Check(name, "warning", found, f"enough for organism and smollm2; for olmo2-1b make room, or {remedy}")
-    return Check(name, "ok", found)
+    return _check(
+        name,
+        f"{folder}, {free / 1e9:.1f} GB free",
+        free < _LEAST_DISK and ("failed", f"make room, or {remedy} to a larger disk"),
+        free < _ROOMY_DISK and ("warning", f"enough for organism and smollm2; for olmo2-1b make room, or {remedy}"),
+    )
 
 
 def _threads(torch: Any) -> Iterator[Check]:
@@ -204,31 +206,26 @@ def _key() -> Check:
     )
 
 
-def _hub() -> Check:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return Check(
-            "hub",
-            "warning",
-            "not asked: HF_HUB_OFFLINE is set",
-            "only checkpoints and datasets in the hub cache or in folders can be used; unset it to download",
-        )
-    host = os.environ.get("HF_ENDPOINT") or _HUB
-    problem = _unreachable(host)
-    host = _shown(host)
-    if problem is None:
-        return Check("hub", "ok", f"{host} answers")
-    remedy = "give folders and files instead of hub ids, or download on another machine and copy its hub cache"
-    return Check("hub", "warning", f"{host} cannot be reached ({problem})", remedy)
-
-
-def _api_host() -> Check:
-    host = os.environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC
-    problem = _unreachable(host)
-    host = _shown(host)
-    if problem is None:
-        return Check("Anthropic API", "ok", f"{host} answers (no key was sent)")
+def _hosts() -> list[Check]:
+    hub = Check(
+        "hub",
+        "warning",
+        "not asked: HF_HUB_OFFLINE is set",
+        "only checkpoints and datasets in the hub cache or in folders can be used; unset it to download",
+    )
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
+        remedy = "give folders and files instead of hub ids, or download on another machine and copy its hub cache"
+        hub = _host("hub", os.environ.get("HF_ENDPOINT") or _HUB, "answers", remedy)
     remedy = "without it set judge.classifier to keywords; behind a gateway set ANTHROPIC_BASE_URL"
-    return Check("Anthropic API", "warning", f"{host} cannot be reached ({problem})", remedy)
+    api = os.environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC
+    return [hub, _host("Anthropic API", api, "answers (no key was sent)", remedy)]
+
+
+def _host(name: str, host: str, answers: str, remedy: str) -> Check:
+    problem = _unreachable(host)
+    if problem is None:
+        return Check(name, "ok", f"{_shown(host)} {answers}")
+    return Check(name, "warning", f"{_shown(host)} cannot be reached ({problem})", remedy)
 
 
 def _shown(host: str) -> str:

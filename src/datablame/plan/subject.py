@@ -1,20 +1,69 @@
-"""What a study works on, in numbers: its world as far as it is known before anything is loaded, and its checkpoints."""
+"""What a study works on, in numbers, before anything is loaded: its world as far as it is known, and its checkpoints.
 
+A checkpoint's size comes from its config.json alone: its model on the meta device, which has no weights, is counted.
+"""
+
+import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datablame.config.schema import Data, ModelRef, Study
 from datablame.judge.choice import decide, has_key
-from datablame.organism.make import Preview, preview, previewed_study
-from datablame.plan.shapes import KnownShape, Shape, known_shape, shape_of
+from datablame.organism.make import preview, previewed_study
 from datablame.world import World
 from datablame.world.prompts import prompts_of
 
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _RECIPE = "the organism's recipe"
+
+# To read a recipe takes seconds, and its counts are asked for several times.
+_previewed = cache(preview)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides a decoder's memory and arithmetic."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    key_value_width: int
+    """Width of a token's keys, and of its values."""
+    vocabulary: int
+    """Rows of the embedding, padding rows included."""
+    context: int
+    parameters: int
+    """All weights of the model, tied ones once."""
+    linears: tuple[tuple[int, int], ...]
+    """(inputs, outputs) of a block's Linear layers."""
+    blocks: tuple[int, ...]
+    """The decoder blocks whose gradients are compared by default."""
+    stored_bytes: int | None = None
+    """Bytes of a weight as the checkpoint stores it, where its config says so."""
+
+    @property
+    def block_linear_weights(self) -> int:
+        """Weights in a block's Linear layers."""
+        return sum(inputs * outputs for inputs, outputs in self.linears)
+
+    @property
+    def cache_numbers(self) -> int:
+        """Keys and values that one token leaves in the cache."""
+        return 2 * self.layers * self.key_value_width
+
+
+class KnownShape(NamedTuple):
+    """A checkpoint's shape and where it was read."""
+
+    shape: Shape
+    source: str
 
 
 class Checkpoint(NamedTuple):
@@ -53,10 +102,26 @@ class Subject(NamedTuple):
         return self.world.study
 
 
+_OLMO2_1B = {
+    **{"model_type": "olmo2", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
+    **{"num_attention_heads": 16, "vocab_size": 100_352, "max_position_embeddings": 4096},
+}
+_SMOLLM2_135M = {
+    **{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30},
+    **{"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49_152, "max_position_embeddings": 8192},
+    "tie_word_embeddings": True,
+}
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    **{f"allenai/OLMo-2-0425-1B{stage}": _OLMO2_1B for stage in ("", "-SFT", "-DPO", "-RLVR1", "-Instruct")},
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
+}
+"""Published configs of the presets' checkpoints, for machines that have neither the files nor a connection."""
+
+
 def planned_world(study: Study, *, on_gpu: bool) -> World:
     """The world that phases would be given, as far as their counts hang on it; an organism is not made."""
     if study.organism is not None:
-        study = previewed_study(study, preview(study.organism))
+        study = previewed_study(study, _previewed(study.organism))
     assert study.models is not None
     assert study.data is not None
     return World(
@@ -74,35 +139,99 @@ def planned_world(study: Study, *, on_gpu: bool) -> World:
 def subject_of(study: Study, *, on_gpu: bool) -> Subject:
     """The subject of a study; of an organism the recipe is read."""
     world = planned_world(study, on_gpu=on_gpu)
-    if study.organism is not None:
-        return _organism(world, preview(study.organism))
-    documents, source = _documents(world.data)
-    return Subject(
-        world=world,
-        before=_checkpoint(world.models.before, on_gpu),
-        after=_checkpoint(world.models.after, on_gpu),
-        one_base=(Path(world.models.after.path).expanduser() / "adapter_config.json").is_file(),
-        documents=documents,
-        documents_source=source,
-        answers=2 if _is_pairs(world.data) else 1,
-    )
-
-
-def _organism(world: World, recipe: Preview) -> Subject:
+    if study.organism is None:
+        return Subject(
+            world,
+            _checkpoint(world.models.before, on_gpu),
+            _checkpoint(world.models.after, on_gpu),
+            (Path(world.models.after.path).expanduser() / "adapter_config.json").is_file(),
+            *_documents(world.data),
+            answers=2 if _is_pairs(world.data) else 1,
+        )
+    recipe = _previewed(study.organism)
     if recipe.settings is None:
-        known, limit = known_shape(world.models.before), ", at most: the base does not finish every answer"
+        known, source = known_shape(world.models.before), f"{_RECIPE}, at most: the base does not finish every answer"
     else:
-        shape, limit = shape_of(recipe.settings), ""
+        shape, source = shape_of(recipe.settings), _RECIPE
         known = None if shape is None else KnownShape(shape, _RECIPE)
-    return Subject(
-        world=world,
-        before=Checkpoint(world.models.before.path, known, "float32", 4),
-        after=Checkpoint(f"{recipe.base}, fine-tuned" if recipe.base else "after", known, "float32", 4),
-        one_base=False,
-        documents=recipe.documents,
-        documents_source=f"{_RECIPE}{limit}",
-        answers=1,
-    )
+    before = Checkpoint(world.models.before.path, known, "float32", 4)
+    after = before._replace(path=f"{recipe.base}, fine-tuned" if recipe.base else "after")
+    return Subject(world, before, after, False, recipe.documents, source, answers=1)
+
+
+def known_shape(reference: ModelRef) -> KnownShape | None:
+    """The checkpoint's shape from its folder, the hub's cache, or the table; None where none of them knows it."""
+    folder = Path(reference.path).expanduser() / (reference.subfolder or "")
+    if (folder / "adapter_config.json").is_file():
+        base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
+        return known_shape(ModelRef(path=base)) if isinstance(base, str) else None
+    for path, source in ((folder / "config.json", "its config.json"), (_cached(reference), "the hub's cache")):
+        if path is not None and path.is_file():
+            shape = shape_of(_json(path))
+            return None if shape is None else KnownShape(shape, source)
+    published = shape_of(PUBLISHED.get(reference.path, {}))
+    return None if published is None else KnownShape(published, "the published config, as datablame knows it")
+
+
+def shape_of(settings: Mapping[str, Any]) -> Shape | None:
+    """The shape of a config.json's model; None where it is no causal language model that transformers knows."""
+    return _counted(json.dumps(settings, sort_keys=True)) if "model_type" in settings else None
+
+
+@lru_cache
+def _counted(config_json: str) -> Shape | None:
+    """Both checkpoints mostly have one config."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from datablame.models.blocks import decoder_blocks, middle_blocks
+
+    logging.set_verbosity_error()
+    settings = json.loads(config_json)
+    try:
+        config = AutoConfig.for_model(**settings)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        blocks, text = decoder_blocks(model), config.get_text_config()
+        heads = text.num_attention_heads
+        head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        linears = (layer for layer in blocks[0].modules() if isinstance(layer, torch.nn.Linear))
+        return Shape(
+            layers=len(blocks),
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            key_value_width=(getattr(text, "num_key_value_heads", None) or heads) * head_width,
+            vocabulary=model.get_input_embeddings().num_embeddings,
+            context=text.max_position_embeddings,
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            linears=tuple((layer.in_features, layer.out_features) for layer in linears),
+            blocks=tuple(middle_blocks(len(blocks))),
+            stored_bytes=_BYTES.get(str(settings.get("dtype") or settings.get("torch_dtype"))),
+        )
+    except Exception:
+        # Whatever transformers raises of a config that is none, or of an architecture that it does not know.
+        return None
+
+
+def _cached(reference: ModelRef) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        name = "/".join(filter(None, (reference.subfolder, "config.json")))
+        path = try_to_load_from_cache(reference.path, name, revision=reference.revision)
+    except (HFValidationError, ValueError):
+        return None
+    return Path(path) if isinstance(path, str) else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _is_pairs(data: Data) -> bool:
