@@ -201,9 +201,7 @@ def _outputs(
 
 
 def _training(key: TrainingKey, numbers: Mapping[str, Any]) -> Training:
-    return Training(
-        *key, **{name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
-    )
+    return Training(*key, **{**numbers, **{name: tuple(numbers[name]) for name in ("losses", "matched_modules")}})
 
 
 def exposure_rows(

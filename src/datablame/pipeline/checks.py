@@ -1,6 +1,7 @@
 """Names of methods and arms, and combinations that hang on what is registered under them, looked at before a run."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from datablame.attribute.registry import METHODS, is_voter
@@ -33,13 +34,8 @@ def check_names(study: Study) -> None:
     Raises:
         RequestError: the first of them, with the remedy.
     """
-    if (problem := next(_problems(study), None)) is not None:
+    if (problem := next(chain(_method_problems(study), _arm_problems(study)), None)) is not None:
         raise RequestError(problem)
-
-
-def _problems(study: Study) -> Iterator[str]:
-    yield from _method_problems(study)
-    yield from _arm_problems(study)
 
 
 def _method_problems(study: Study) -> Iterator[str]:
