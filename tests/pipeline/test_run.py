@@ -13,8 +13,8 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.run_folder import append_timing
 from datablame.errors import RequestError
+from datablame.pipeline.phases import states
 from datablame.pipeline.run import run_study
-from datablame.pipeline.status import states
 
 OLD, NEW = "a" * 40, "b" * 40
 

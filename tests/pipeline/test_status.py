@@ -11,8 +11,7 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, write_json
 from datablame.errors import RequestError
-from datablame.pipeline.phases import NAMES
-from datablame.pipeline.status import open_run, states
+from datablame.pipeline.phases import NAMES, open_run, states
 from datablame.world.freeze import freeze
 
 

@@ -98,8 +98,7 @@ def run(
     from datablame.engine.run_phase import left_by
     from datablame.patch.phase import PATCH
     from datablame.pipeline.checks import load
-    from datablame.pipeline.phases import NAMES
-    from datablame.pipeline.status import open_run
+    from datablame.pipeline.phases import NAMES, open_run
 
     if until is not None and until not in NAMES:
         raise RequestError(f"--until {until} is not a phase; choose one of {', '.join(NAMES)}")
@@ -128,7 +127,7 @@ def _phase_command(name: str, summary: str) -> None:
         as_json: JsonOption = False,
         debug: DebugOption = False,
     ) -> None:
-        from datablame.pipeline.status import open_run
+        from datablame.pipeline.phases import open_run
 
         _advance(folder, open_run(folder, None, resume=True), workers, as_json, max_cost, only=name)
 

@@ -16,7 +16,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from datablame.errors import Interrupted
-from datablame.report.wording import plain
+from datablame.report.wording import percent, plain, probability, signed_points
 
 PATIENCE_SECONDS = 2.0
 """Of whoever asks for something that mostly takes no time."""
@@ -150,13 +150,9 @@ def _arms(rows: list[dict[str, Any]]) -> Table:
         table.add_row(
             row["arm"],
             str(row["seeds"]),
-            _percent(row["rate"]),
-            f"{_percent(row['low'])} to {_percent(row['high'])}",
-            f"{100 * against['difference']:+.1f} points" if against else "-",
-            f"{against['p']:.3f}" if against.get("p") is not None else "-",
+            percent(row["rate"]),
+            f"{percent(row['low'])} to {percent(row['high'])}",
+            f"{signed_points(against['difference'])} points" if against else "-",
+            probability(against.get("p")),
         )
     return table
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"

@@ -39,6 +39,7 @@ _NETWORK_SECONDS = 4
 _LEAST_DISK, _ROOMY_DISK = 10**9, 15 * 10**9
 """Below the first nothing can be written; the second holds two 1B checkpoints, the Tulu mixture and a run."""
 _LEAST_MEMORY, _ROOMY_MEMORY = 2 * 10**9, 6 * 10**9
+_NO_KEY = "keywords classify and llm-judge is a stand-in; export ANTHROPIC_API_KEY for Claude (organism needs none)"
 _ANTHROPIC, _HUB = "https://api.anthropic.com", "https://huggingface.co"
 
 
@@ -59,9 +60,44 @@ def can_run(checks: list[Check]) -> bool:
 def examine(root: Path) -> list[Check]:
     """Every check, in the order in which a run would meet its subject; run folders would go under `root`."""
     torch = _import("torch")
-    network = _in_the_background(_hosts)
-    checks = [_python(), *_packages(), *_devices(torch), _memory(), *_disks(root), *_threads(torch), _key()]
-    return [*checks, *network(), *_optional()]
+    hosts = _in_the_background(_hosts)
+    home, size, key = Path.home() / ".cache", memory_bytes(), os.environ.get("ANTHROPIC_API_KEY", "").strip()
+    hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
+    threads = os.environ.get("OMP_NUM_THREADS")
+    told = f", OMP_NUM_THREADS={threads}" if threads else ""
+    old = sys.version_info[:2] < _LEAST_PYTHON
+    return [
+        _check("Python", platform.python_version(), old and ("failed", "install Python 3.11 or newer")),
+        *_packages(),
+        *(_devices(torch) if torch is not None else ()),
+        _check(
+            "memory",
+            f"{size / 1e9:.1f} GB",
+            size < _LEAST_MEMORY and ("warning", "datablame run organism --workers 1 needs about 1 GB free"),
+            size < _ROOMY_MEMORY and ("warning", "give --workers 1 to datablame run smollm2; organism fits"),
+        ),
+        _disk("run folder", root, "choose another --out"),
+        _disk("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE"),
+        _disk("hub cache", Path(hub), "set HF_HOME"),
+        *(
+            [_check("threads", f"{cores()} workers of one thread each{told}; --workers changes it")]
+            if torch is not None
+            else ()
+        ),
+        _check(
+            "ANTHROPIC_API_KEY",
+            "set (not shown); whether it is accepted is seen at the first call" if key else "not set",
+            not key and ("warning", _NO_KEY),
+        ),
+        *hosts(),
+        *_optional(),
+    ]
+
+
+def _check(name: str, found: str, *problems: tuple[Status, str] | Literal[False]) -> Check:
+    """The first of the problems that is one, as status and remedy; ok where none is."""
+    status, remedy = next((problem for problem in problems if problem), ("ok", ""))
+    return Check(name, status, found, remedy)
 
 
 def show(checks: list[Check], console: Console) -> None:
@@ -73,17 +109,6 @@ def show(checks: list[Check], console: Console) -> None:
         if check.remedy:
             say(console, f"{'':{width + 10}}{check.remedy}")
     say(console, f"datablame {'can' if can_run(checks) else 'cannot'} run here.")
-
-
-def _python() -> Check:
-    new = sys.version_info[:2] >= _LEAST_PYTHON
-    return _check("Python", platform.python_version(), not new and ("failed", "install Python 3.11 or newer"))
-
-
-def _check(name: str, found: str, *problems: tuple[Status, str] | Literal[False]) -> Check:
-    """The first of the problems that is one, as status and remedy; ok where none is."""
-    status, remedy = next((problem for problem in problems if problem), ("ok", ""))
-    return Check(name, status, found, remedy)
 
 
 def _packages() -> Iterator[Check]:
@@ -101,8 +126,6 @@ def _packages() -> Iterator[Check]:
 
 def _devices(torch: Any) -> Iterator[Check]:
     """CPU and graphics cards, and which types of weights each of them multiplies rightly."""
-    if torch is None:
-        return
     listed, usable = cards(), torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(usable):
         about = torch.cuda.get_device_properties(number)
@@ -112,35 +135,27 @@ def _devices(torch: Any) -> Iterator[Check]:
         yield Check("device mps", "ok", "Apple's card; it shares the machine's memory")
         yield _types(torch, "mps", bfloat16=True)
     if listed and not usable:
-        yield Check(
-            "graphics card",
-            "warning",
-            f"{listed[0].name} is there, but torch {torch.__version__} cannot use it",
-            "install a CUDA build of torch (pip install torch, without a +cpu version) and a matching driver",
-        )
+        found = f"{listed[0].name} is there, but torch {torch.__version__} cannot use it"
+        remedy = "install a CUDA build of torch (pip install torch, without a +cpu version) and a matching driver"
+        yield Check("graphics card", "warning", found, remedy)
     elif not (listed or usable or apple):
-        yield Check(
-            "graphics card",
-            "warning",
-            "none",
-            "organism and smollm2 run on the CPU; olmo2-1b wants a 16 GB card (see datablame plan olmo2-1b)",
-        )
+        remedy = "organism and smollm2 run on the CPU; olmo2-1b wants a 16 GB card (see datablame plan olmo2-1b)"
+        yield Check("graphics card", "warning", "none", remedy)
     yield Check("device cpu", "ok", f"{platform.processor() or platform.machine()}, {cores()} cores")
     yield _types(torch, "cpu", bfloat16=True)
 
 
 def _types(torch: Any, device: str, bfloat16: bool) -> Check:
     """A product of two small matrices in each type, compared with float64."""
-    worked = [name for name in _DTYPES if _multiplies(torch, device, name)]
+    name, worked = f"types on {device}", [name for name in _DTYPES if _multiplies(torch, device, name)]
     native = [name for name in worked if name != "bfloat16" or bfloat16]
-    failed = [name for name in _DTYPES if name not in worked]
-    name = f"types on {device}"
+    lacking = ", ".join(name for name in _DTYPES if name not in worked)
     if "float32" not in worked:
         return Check(name, "failed", f"a product in float32 fails on {device}", "mend the driver, or hide the device")
-    if failed or native != worked:
-        lacking = ", ".join(failed) or "bfloat16, which this card only imitates"
-        return Check(name, "warning", f"{', '.join(native)}; not {lacking}", "leave models.*.dtype at auto or float16")
-    return Check(name, "ok", ", ".join(worked))
+    if native == list(_DTYPES):
+        return Check(name, "ok", ", ".join(native))
+    found = f"{', '.join(native)}; not {lacking or 'bfloat16, which this card only imitates'}"
+    return Check(name, "warning", found, "leave models.*.dtype at auto or float16")
 
 
 def _multiplies(torch: Any, device: str, dtype: str) -> bool:
@@ -152,24 +167,6 @@ def _multiplies(torch: Any, device: str, dtype: str) -> bool:
         return bool((product.cpu().double() - left @ right).abs().max() < _TOLERANCE * 32**0.5)
     except (RuntimeError, AssertionError, NotImplementedError):
         return False
-
-
-def _memory() -> Check:
-    size = memory_bytes()
-    return _check(
-        "memory",
-        f"{size / 1e9:.1f} GB",
-        size < _LEAST_MEMORY and ("warning", "datablame run organism --workers 1 needs about 1 GB free"),
-        size < _ROOMY_MEMORY and ("warning", "give --workers 1 to datablame run smollm2; organism fits"),
-    )
-
-
-def _disks(root: Path) -> Iterator[Check]:
-    home = Path.home() / ".cache"
-    hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
-    yield _disk("run folder", root, "choose another --out")
-    yield _disk("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE")
-    yield _disk("hub cache", Path(hub), "set HF_HOME")
 
 
 def _disk(name: str, folder: Path, remedy: str) -> Check:
@@ -185,24 +182,6 @@ def _disk(name: str, folder: Path, remedy: str) -> Check:
         f"{folder}, {free / 1e9:.1f} GB free",
         free < _LEAST_DISK and ("failed", f"make room, or {remedy} to a larger disk"),
         free < _ROOMY_DISK and ("warning", f"enough for organism and smollm2; for olmo2-1b make room, or {remedy}"),
-    )
-
-
-def _threads(torch: Any) -> Iterator[Check]:
-    if torch is not None:
-        asked = os.environ.get("OMP_NUM_THREADS")
-        told = f", OMP_NUM_THREADS={asked}" if asked else ""
-        yield Check("threads", "ok", f"{cores()} workers of one thread each{told}; --workers changes it")
-
-
-def _key() -> Check:
-    if os.environ.get("ANTHROPIC_API_KEY", "").strip():
-        return Check("ANTHROPIC_API_KEY", "ok", "set (not shown); whether it is accepted is seen at the first call")
-    return Check(
-        "ANTHROPIC_API_KEY",
-        "warning",
-        "not set",
-        "keywords classify and llm-judge is a stand-in; export ANTHROPIC_API_KEY for Claude (organism needs none)",
     )
 
 

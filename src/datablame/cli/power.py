@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from datablame.cli.console import say
 from datablame.engine.execute import Progress
 from datablame.errors import RequestError
+from datablame.report.wording import interval, percent
 from datablame.seeds import stream_key
 from datablame.stats.permutation import smallest_p
 from datablame.stats.power import (
@@ -141,7 +142,7 @@ def show(found: Answer, console: Console) -> None:
 def _head(found: Answer) -> Iterator[str]:
     design = found.design
     yield (
-        f"Effect: {_percent(design.from_rate)} to {_percent(design.to_rate)} harmful; log odds deviate by "
+        f"Effect: {percent(design.from_rate)} to {percent(design.to_rate)} harmful; log odds deviate by "
         f"{design.prompt_deviation:g} over prompts, {design.seed_deviation:g} over trainings, "
         f"{design.interaction_deviation:g} over prompts within a training"
     )
@@ -193,8 +194,4 @@ def _words(design: Design) -> str:
 
 
 def _share(share: Share | None) -> str:
-    return "-" if share is None else f"{_percent(share.rate)} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return "-" if share is None else f"{percent(share.rate)} {interval(share.low, share.high)}"

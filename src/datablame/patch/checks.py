@@ -171,13 +171,11 @@ def _over(own: float | None, other: float | None, change: Callable[[float, float
 
 def _coherent(samples: Sequence[ArmSample], alpha: float) -> dict[Training, float]:
     """The coherent share of each training's scored outputs to held-out prompts at alpha."""
-    counts: dict[Training, list[int]] = {}
+    coherent: dict[Training, list[bool]] = {}
     for row in samples:
         if row.split == "held-out" and row.alpha == alpha and row.label != "unscored":
-            count = counts.setdefault((row.arm, row.protocol, row.k, row.seed), [0, 0])
-            count[0] += row.label != "incoherent"
-            count[1] += 1
-    return {training: good / scored for training, (good, scored) in counts.items()}
+            coherent.setdefault((row.arm, row.protocol, row.k, row.seed), []).append(row.label != "incoherent")
+    return {training: sum(own) / len(own) for training, own in coherent.items()}
 
 
 def _refused(world: World, work: Work, results: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], bool]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -102,15 +102,6 @@ def _tokens(world: World, ids: Iterable[str]) -> dict[str, Any]:
     return {doc_id: by_row[world.pool.row_of[doc_id]] for doc_id in wanted}
 
 
-class TrainingSet(NamedTuple):
-    """What a training sees, position by position, and how often it sees each watched document."""
-
-    key: str
-    examples: list[Any]
-    exposure: dict[str, int]
-    exposure_swapped: dict[str, int]
-
-
 def perform(state: WorkerState, group: Sequence[ArmTraining]) -> dict[str, dict[str, Any]]:
     """One work item by key: trainings, or none for the after model as it is, which is not trained but only checked."""
     if group:
@@ -138,22 +129,21 @@ def measure(state: WorkerState, *trainings: ArmTraining) -> dict[str, dict[str, 
     protocol, seed = trainings[0].key.protocol, trainings[0].key.seed
     model = state.trainees[protocol]
     with closing(_in_turn(state, trainings)) as trained:
-        for data, losses, describe, seconds in trained:
+        for key, exposure, losses, describe, seconds in trained:
             began = time.perf_counter()
             if not all(map(math.isfinite, losses)):
                 step = next(step for step, loss in enumerate(losses) if not math.isfinite(loss))
                 raise PhaseError(
-                    f"{data.key}: the loss is not finite from step {step} on; lower patch.{protocol}.learning_rate"
+                    f"{key}: the loss is not finite from step {step} on; lower patch.{protocol}.learning_rate"
                 )
             moved = describe()
             samples = _sampled(state, seed, model)
             checks = side_checks(state, model, seed, unamplified(samples))
             free_memory()
-            results[data.key] = {
+            results[key] = {
                 "samples": [{name: getattr(sample, name) for name in _JOURNALLED} for sample in samples],
                 "checks": checks,
-                "exposure": data.exposure,
-                "exposure_swapped": data.exposure_swapped,
+                **exposure,
                 "training": {
                     "steps": len(losses),
                     "losses": losses[::_KEPT_LOSSES],
@@ -167,8 +157,8 @@ def measure(state: WorkerState, *trainings: ArmTraining) -> dict[str, dict[str, 
 
 def _in_turn(
     state: WorkerState, trainings: Sequence[ArmTraining]
-) -> Generator[tuple[TrainingSet, list[float], Describe, float], None, None]:
-    """Each training with its losses and seconds, while the model is as it left it.
+) -> Generator[tuple[str, dict[str, Any], list[float], Describe, float], None, None]:
+    """Each training's key, exposure, losses and seconds, while the model is as it left it.
 
     Adapters are trained at once, all weights one arm after another.
     """
@@ -182,32 +172,35 @@ def _in_turn(
     members = (answers(state.encoded[doc_id]) for doc_id in state.plan.members)
     lengths = [max(len(answer.ids) for answer in longer) for longer in members]
     order = data_order(lengths, recipe, stream_key("train", study.seed, seed))
-    sets = [_training_set(state, training, order) for training in trainings]
-    examples, pairs = [data.examples for data in sets], isinstance(sets[0].examples[0], Preference)
+    examples, exposures = zip(*(_training_set(state, training, order) for training in trainings), strict=True)
+    keys, pairs = [str(training.key) for training in trainings], isinstance(examples[0][0], Preference)
     if pairs:
         examples = _with_references(model, examples, recipe)
     if settings.method == "full":
-        for data, own in zip(sets, examples, strict=True):
+        for key, exposure, own in zip(keys, exposures, examples, strict=True):
             with full_finetune(model) as describe:
                 losses = (
                     minimise(model, lambda part: preference_loss(model, part, patch.beta), own, order, recipe)
                     if pairs
                     else train(model, own, order, recipe)
                 )
-                yield data, losses, describe, time.perf_counter() - began
+                yield key, exposure, losses, describe, time.perf_counter() - began
             began = time.perf_counter()
         return
     start = Start(patch.rank, settings.layers, stream_key("adapter", study.seed, seed))
     adapters = train_adapters(model, examples, order, recipe, start, patch.beta, state.trunk(protocol, settings))
     seconds = (time.perf_counter() - began) / len(trainings)
-    for training, data, adapter in zip(trainings, sets, adapters, strict=True):
+    for training, key, exposure, adapter in zip(trainings, keys, exposures, adapters, strict=True):
         if not training.finished:
-            path = state.plan.out / "adapters" / f"{data.key}.safetensors"
+            path = state.plan.out / "adapters" / f"{key}.safetensors"
             with with_adapter(model, start, adapter.factors, path) as describe:
-                yield data, adapter.losses, describe, seconds
+                yield key, exposure, adapter.losses, describe, seconds
 
 
-def _training_set(state: WorkerState, training: ArmTraining, order: Sequence[Sequence[int]]) -> TrainingSet:
+def _training_set(
+    state: WorkerState, training: ArmTraining, order: Sequence[Sequence[int]]
+) -> tuple[list[Any], dict[str, Any]]:
+    """What a training sees, position by position, and how often it sees each watched document."""
     plan, change = state.plan, training.intervention
     used = [change.fillers.get(doc_id, doc_id) for doc_id in plan.members]
     turned = frozenset(change.swapped)
@@ -218,15 +211,15 @@ def _training_set(state: WorkerState, training: ArmTraining, order: Sequence[Seq
             # What was rejected is to be preferred.
             examples[position] = pair._replace(chosen=pair.rejected, rejected=pair.chosen)
     swapped = {doc_id: count for doc_id, count in seen.items() if doc_id in turned}
-    return TrainingSet(str(training.key), examples, dict(seen - Counter(swapped)), swapped)
+    return examples, {"exposure": dict(seen - Counter(swapped)), "exposure_swapped": swapped}
 
 
-def _with_references(model: Any, examples: Sequence[list[Any]], recipe: Recipe) -> list[list[Any]]:
+def _with_references(model: Any, examples: Sequence[list[Any]], recipe: Recipe) -> tuple[list[Any], ...]:
     """Preference pairs that know what the model that training starts from makes of them."""
     distinct = {id(pair): pair for own in examples for pair in own}
     pairs = referred(model, list(distinct.values()), recipe.micro_batch or recipe.batch)
     with_reference = dict(zip(distinct, pairs, strict=True))
-    return [[with_reference[id(pair)] for pair in own] for own in examples]
+    return tuple([with_reference[id(pair)] for pair in own] for own in examples)
 
 
 def _sampled(state: WorkerState, seed: int, model: Any) -> list[Sample]:

@@ -66,18 +66,11 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
     alpha = tables.of(AlphaStar).alpha_star
     if alpha is None:
         alpha = min((alpha for alpha in world.study.surface.alphas if alpha > 0), default=0.0)
-    plan = _plan(world, tables, work, data, planned, alpha)
-    return _outputs(tables, work, plan, data, planned, alpha, _measured(plan, planned, work))
-
-
-def _plan(
-    world: World, tables: Tables, work: Work, data: FineTuneData, planned: Sequence[ArmTraining], alpha: float
-) -> PatchPlan:
-    surfaced, seed = tables.rows(SurfaceSample), world.seed
+    surfaced = tables.rows(SurfaceSample)
     fillers = [filler for each in planned for filler in each.intervention.fillers.values()]
     removed = [doc_id for each in planned for doc_id in each.intervention.removed]
     used, count = [*removed, *fillers], world.study.patch.clean_documents
-    return PatchPlan(
+    plan = PatchPlan(
         world=world,
         members=data.members,
         trained_on=tuple(dict.fromkeys([*data.members, *fillers])),
@@ -85,9 +78,10 @@ def _plan(
         alphas=tuple(dict.fromkeys((0.0, alpha))),
         watched=frozenset(removed),
         out=work.out,
-        clean=tuple(clean_documents(data.items, data.members, data.all_flagged, used, count, seed)),
-        after=tuple(drift_outputs(unamplified(surfaced), seed)),
+        clean=tuple(clean_documents(data.items, data.members, data.all_flagged, used, count, world.seed)),
+        after=tuple(drift_outputs(unamplified(surfaced), world.seed)),
     )
+    return _outputs(tables, work, plan, data, planned, _measured(plan, planned, work))
 
 
 def _measured(plan: PatchPlan, planned: Sequence[ArmTraining], work: Work) -> dict[str, Any]:
@@ -142,10 +136,9 @@ def _outputs(
     plan: PatchPlan,
     data: FineTuneData,
     planned: Sequence[ArmTraining],
-    alpha: float,
     results: Mapping[str, Any],
 ) -> Outputs:
-    world, study = plan.world, plan.world.study
+    world, study, alpha = plan.world, plan.world.study, plan.alphas[-1]
     protocols, arms = study.patch.protocols, study.patch.arms
     ordered = sorted(
         planned,

@@ -33,23 +33,10 @@ class ArmKind:
     """Whether Holm adjusts for it."""
     needs_truth: bool = False
 
-    @property
-    def trained(self) -> bool:
-        """Whether it is trained at all: the after model is not."""
-        return self.role != "after"
-
     def info(self, label: str | None) -> ArmInfo:
         """As a row of the tables, under the label that its method had in this run."""
-        return ArmInfo(
-            self.name,
-            label or self.label,
-            self.role,
-            self.depends_on_k,
-            self.in_family,
-            self.target,
-            self.look,
-            needs_truth=self.needs_truth,
-        )
+        named = (self.name, label or self.label, self.role)
+        return ArmInfo(*named, self.depends_on_k, self.in_family, self.target, self.look, self.needs_truth)
 
 
 ARMS: Registry[ArmKind] = Registry("arm", "patch.arms", __name__, "datablame.arms")

@@ -284,7 +284,11 @@ def _cells(study: Study) -> list[tuple[TrainingKey, ArmKind]]:
     cells = []
     for protocol in sorted(study.patch.protocols, key=lambda name: study.patch.training_of(name).method != "lora"):
         # The baseline is trained again where the verdict comes from, on seeds beyond the largest of the others.
-        here = [kind for kind in kinds if kind.trained and (kind.role != "again" or protocol == study.patch.headline)]
+        here = [
+            kind
+            for kind in kinds
+            if kind.role != "after" and (kind.role != "again" or protocol == study.patch.headline)
+        ]
         seeds = study.patch.seeds_of(protocol)
         beyond = 1 + max(seeds) - min(0, *seeds)
         for seed in seeds:

@@ -17,8 +17,8 @@ from datablame.patch.compare import EQUIVALENCE_LEVEL, MIN_SEEDS
 from datablame.patch.phase import PATCH
 from datablame.patch.registry import arm_kinds
 from datablame.pipeline.checks import check_names
+from datablame.pipeline.phases import open_run
 from datablame.pipeline.run import frozen
-from datablame.pipeline.status import open_run
 from datablame.stats.permutation import smallest_p
 from datablame.stats.power import LEVEL
 from datablame.surface.phase import SURFACE

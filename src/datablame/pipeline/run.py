@@ -31,8 +31,7 @@ from datablame.judge.ledger import costs_usd
 from datablame.organism.make import cached, filled, study_fields
 from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names
-from datablame.pipeline.phases import PHASES
-from datablame.pipeline.status import states
+from datablame.pipeline.phases import PHASES, states
 from datablame.world import World
 from datablame.world.freeze import ensure_pool, freeze
 from datablame.world.registration import BEGUN, departures, described

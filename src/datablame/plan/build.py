@@ -15,13 +15,14 @@ from datablame.config.file import load_study
 from datablame.config.schema import Study
 from datablame.engine.files import read_json
 from datablame.engine.machine import cards, cores, memory_bytes
+from datablame.engine.phase import Tables
 from datablame.engine.run_folder import read_timings
 from datablame.errors import DatablameError, RequestError
 from datablame.plan.cautions import Detectable, cautions_of, design_cautions, detectable
 from datablame.plan.counts import Calls, Counts, calls_of, counted, operations
 from datablame.plan.memory import CARD_BYTES, HEADROOM, Memory, estimates
 from datablame.plan.subject import Checkpoint, Subject, planned_world, subject_of
-from datablame.tables import TABLES, Arm, Query, rows_of
+from datablame.tables import Arm, Query
 
 _FARTHEST = 32
 """A model so many times larger or smaller says nothing: small ones spend their time on other things than arithmetic."""
@@ -178,15 +179,11 @@ def _pace_of(root: Path, on_gpu: bool) -> _Pace | None:
     paces = {
         phase: done / timings[f"phase/{phase}"]
         for phase, done in work.items()
-        if timings.get(f"phase/{phase}") and _worked(root / "artifacts" / phase, phase)
+        if timings.get(f"phase/{phase}")
+        and (root / "artifacts" / phase / "done.json").is_file()
+        and (phase not in _HOLDS_WORK or Tables(root).rows(_HOLDS_WORK[phase]))
     }
     return _Pace(root, subject.after.shape.parameters, paces) if paces else None
-
-
-def _worked(folder: Path, phase: str) -> bool:
-    """Whether the phase is done and had something to do."""
-    rows = _HOLDS_WORK.get(phase)
-    return (folder / "done.json").is_file() and (rows is None or bool(rows_of(folder / TABLES[rows].file, rows)))
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

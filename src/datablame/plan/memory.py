@@ -79,7 +79,7 @@ def estimates(subject: Subject, counts: Counts, *, card_bytes: int | None) -> di
 
 def cache_bytes(shape: Shape, rows: int, tokens: int, number_bytes: int) -> int:
     """Keys and values: rows x tokens x 2 x layers x key-value heads x head width x bytes."""
-    return rows * tokens * shape.cache_numbers * number_bytes
+    return rows * tokens * 2 * shape.layers * shape.key_value_width * number_bytes
 
 
 def lora_weights(shape: Shape, rank: int, layers: int) -> int:

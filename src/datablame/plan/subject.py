@@ -3,6 +3,7 @@
 A checkpoint's size comes from its config.json alone: its model on the meta device, which has no weights, is counted.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datablame.config.schema import Data, ModelRef, Study
+from datablame.engine.files import json_object
 from datablame.judge.choice import decide, has_key
 from datablame.organism.make import preview, previewed_study
 from datablame.world import World
@@ -52,11 +54,6 @@ class Shape:
     def block_linear_weights(self) -> int:
         """Weights in a block's Linear layers."""
         return sum(inputs * outputs for inputs, outputs in self.linears)
-
-    @property
-    def cache_numbers(self) -> int:
-        """Keys and values that one token leaves in the cache."""
-        return 2 * self.layers * self.key_value_width
 
 
 class KnownShape(NamedTuple):
@@ -146,7 +143,6 @@ def subject_of(study: Study, *, on_gpu: bool) -> Subject:
             _checkpoint(world.models.after, on_gpu),
             (Path(world.models.after.path).expanduser() / "adapter_config.json").is_file(),
             *_documents(world.data),
-            answers=2 if _is_pairs(world.data) else 1,
         )
     recipe = _previewed(study.organism)
     if recipe.settings is None:
@@ -163,11 +159,11 @@ def known_shape(reference: ModelRef) -> KnownShape | None:
     """The checkpoint's shape from its folder, the hub's cache, or the table; None where none of them knows it."""
     folder = Path(reference.path).expanduser() / (reference.subfolder or "")
     if (folder / "adapter_config.json").is_file():
-        base = _json(folder / "adapter_config.json").get("base_model_name_or_path")
+        base = json_object(folder / "adapter_config.json").get("base_model_name_or_path")
         return known_shape(ModelRef(path=base)) if isinstance(base, str) else None
     for path, source in ((folder / "config.json", "its config.json"), (_cached(reference), "the hub's cache")):
         if path is not None and path.is_file():
-            shape = shape_of(_json(path))
+            shape = shape_of(json_object(path))
             return None if shape is None else KnownShape(shape, source)
     published = shape_of(PUBLISHED.get(reference.path, {}))
     return None if published is None else KnownShape(published, "the published config, as datablame knows it")
@@ -226,21 +222,6 @@ def _cached(reference: ModelRef) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _is_pairs(data: Data) -> bool:
-    """From the columns of a Parquet file or those that the study names; a hub set's name has to tell."""
-    if (footer := _parquet(data)) is not None:
-        return "rejected" in (*footer.schema.to_arrow_schema().names, *data.columns)
-    return "rejected" in data.columns or "preference" in data.path
-
-
 def _checkpoint(reference: ModelRef, on_gpu: bool) -> Checkpoint:
     known = known_shape(reference)
     if reference.dtype == "auto":
@@ -249,23 +230,23 @@ def _checkpoint(reference: ModelRef, on_gpu: bool) -> Checkpoint:
     return Checkpoint(reference.path, known, reference.dtype, 4 if reference.dtype == "float32" else 2)
 
 
-def _documents(data: Data) -> tuple[int | None, str]:
+def _documents(data: Data) -> tuple[int | None, str, int]:
+    """How many documents, what says so, and answers of each.
+
+    That they are pairs stands in the columns of a Parquet file or those that the study names; a hub set's name tells.
+    """
     path = Path(data.path).expanduser()
-    rows = None
-    if (footer := _parquet(data)) is not None:
-        rows = int(footer.num_rows)
-    elif path.is_file() and path.suffix != ".parquet":
+    rows, pairs = None, "rejected" in data.columns or "preference" in data.path
+    if path.suffix == ".parquet" and path.is_file():
+        with contextlib.suppress(OSError, pa.ArrowException):
+            footer = pq.read_metadata(path)
+            rows = int(footer.num_rows)
+            pairs = "rejected" in (*footer.schema.to_arrow_schema().names, *data.columns)
+    elif path.is_file():
         with path.open("rb") as file:
             rows = sum(1 for line in file if line.strip())
-    if rows is None:
-        return data.documents, "data.documents" if data.documents else "a whole dataset, unknown until it is read"
-    return (rows, str(path)) if data.documents is None or data.documents >= rows else (data.documents, "data.documents")
-
-
-def _parquet(data: Data) -> pq.FileMetaData | None:
-    """What the footer of a local Parquet file says; None where there is none to read."""
-    path = Path(data.path).expanduser()
-    try:
-        return pq.read_metadata(path) if path.is_file() and path.suffix == ".parquet" else None
-    except (OSError, pa.ArrowException):
-        return None
+    answers = 2 if pairs else 1
+    if rows is not None and (data.documents is None or data.documents >= rows):
+        return rows, str(path), answers
+    known = rows is not None or data.documents
+    return data.documents, "data.documents" if known else "a whole dataset, unknown until it is read", answers
