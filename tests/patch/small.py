@@ -22,13 +22,9 @@ ONE = Execution(workers=1, threads=1)
 PLANTED = ("d01", "d05", "d09")
 FLAGGED: dict[str, Sequence[str]] = {"bm25": ("d01", "d02", "d03"), "gradient": ("d01", "d05", "d30")}
 """The first documents of each ranking; d31 is a copy of d30."""
-QUICK: dict[str, Any] = {
-    "protocols": ["continue"],
-    "headline": "continue",
-    "seeds": [0],
-    "clean_documents": 0,
-    "harmless_samples": 0,
-}
+QUICK: dict[str, Any] = {"protocols": ["continue"], "headline": "continue", "seeds": [0]}
+CHECKED: dict[str, Any] = {"clean_documents": 4, "harmless_samples": 1}
+"""With side checks, which take as long as the rest."""
 POOL = [f"d{number:02d}" for number in range(39)]
 """The data has d39 too, whose prompt leaves no room for an answer."""
 
@@ -62,6 +58,8 @@ def study_of(folder: Path, pair: Path, *, top_k: int = 3, methods: Sequence[str]
         "rank": 2,
         "samples": 2,
         "attribution_samples": 1,
+        "clean_documents": 0,
+        "harmless_samples": 0,
         "retrain": {"method": "full", "learning_rate": 1e-3},
     }
     attribute = {"top_k": top_k, "duplicate_threshold": 1.0, "max_tokens": 100}

@@ -87,7 +87,7 @@ def encoded(pair: "Pair", numbers: range) -> list[Encoded]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> World:
     folder = tmp_path_factory.mktemp("world")
-    return attributed(study_of(folder, tiny_pair_folder), folder / "run")
+    return attributed(study_of(folder, tiny_pair_folder, harmless_samples=5), folder / "run")
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_an_arm_is_compared_by_its_mean_over_seeds_and_with_its_own_protocol() -
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Tables:
     """A run folder in which patch is done, with one seed and both protocols."""
     folder = tmp_path_factory.mktemp("finished")
-    study = study_of(folder, tiny_pair_folder, seeds=[0], clean_documents=4, steps=4)
+    study = study_of(folder, tiny_pair_folder, seeds=[0], clean_documents=4, harmless_samples=5, steps=4)
     return patched(attributed(study, folder / "run"))
 
 

@@ -114,7 +114,9 @@ def test_a_study_whose_after_is_an_adapter_runs_both_protocols(tmp_path: Path, t
             base, LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
         )
     owner.save_pretrained(tmp_path / "adapter")
-    study = study_of(tmp_path, tiny_pair_folder, retrain=LORA, arms=["after", "baseline", "random", "bm25"], steps=2)
+    study = study_of(
+        tmp_path, tiny_pair_folder, retrain=LORA, arms=["after", "baseline", "random", "bm25"], seeds=[0], steps=2
+    )
     values = study.model_dump(mode="json", by_alias=True)
     values["models"]["after"]["path"] = str(tmp_path / "adapter")
     world = attributed(Study.model_validate(values), tmp_path / "run")

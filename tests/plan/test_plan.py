@@ -1,15 +1,13 @@
 """The plan as it is asked for: offline, complete, and honest about what it does not know."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from tests.shell import Answer, asked
 
 from datablame.config.file import dump_study, load_study
 from datablame.engine.files import write_atomic, write_json
@@ -24,20 +22,6 @@ PRESETS = ("organism", "smollm2", "olmo2-1b", "olmo2-1b-sound", "olmo2-1b-dpo")
 T4 = Device("Tesla T4", 16 * 10**9, 1, on_gpu=True)
 CPU = Device("CPU, 2 cores", 25 * 10**9, 2, on_gpu=False)
 
-_CUT_OFF = """
-import contextlib, io, json, socket, sys
-def no_network(*args, **kwargs): raise OSError("the network was asked")
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = no_network
-from datablame.cli.app import main
-for words in json.loads(sys.argv[1]):
-    sys.argv = ["datablame", *words]
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-    print(json.dumps([code, out.getvalue(), err.getvalue()]))
-"""
 OFFLINE = (
     *(f"plan {name} --json" for name in PRESETS),
     *("plan olmo2-1b", "run olmo2-1b --dry-run"),
@@ -46,31 +30,13 @@ OFFLINE = (
 )
 
 
-class Answer(NamedTuple):
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
-    """What each command says in a folder of its own, without network and key; to import torch is paid once."""
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """What each command says; nothing is written."""
     folder = tmp_path_factory.mktemp("offline")
-    environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
-    ended = subprocess.run(
-        [sys.executable, "-c", _CUT_OFF, json.dumps([command.split() for command in OFFLINE])],
-        cwd=folder,
-        env={**environment, "HF_HOME": str(folder / "hub"), "DATABLAME_CACHE": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert list(folder.iterdir()) == [], "something was written"
-    answers = (Answer(*json.loads(line)) for line in ended.stdout.splitlines())
-    return dict(zip(OFFLINE, answers, strict=True))
+    told = asked(OFFLINE, folder)
+    assert list(folder.iterdir()) == []
+    return told
 
 
 def planned(name: str, *overrides: str, device: Device = T4) -> dict[str, Any]:
@@ -79,9 +45,9 @@ def planned(name: str, *overrides: str, device: Device = T4) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_planned_offline_nothing_is_downloaded_and_nothing_written(
-    name: str, asked: dict[str, Answer]
+    name: str, answers: dict[str, Answer]
 ) -> None:
-    result = asked[f"plan {name} --json"]
+    result = answers[f"plan {name} --json"]
     assert (result.returncode, result.stderr) == (0, "")
     plan = json.loads(result.stdout)
     assert plan["study"] == name
@@ -100,8 +66,8 @@ def test_the_whole_pool_is_scored_where_a_card_allows_it_unless_the_study_says_o
     assert [scored(device, "prefilter.method=none") for device in (T4, CPU)] == [50_000, 50_000]
 
 
-def test_people_read_everything_and_a_dry_run_prints_the_same(asked: dict[str, Answer]) -> None:
-    shown, dry = asked["plan olmo2-1b"], asked["run olmo2-1b --dry-run"]
+def test_people_read_everything_and_a_dry_run_prints_the_same(answers: dict[str, Answer]) -> None:
+    shown, dry = answers["plan olmo2-1b"], answers["run olmo2-1b --dry-run"]
     assert (shown.returncode, dry.returncode) == (0, 0)
     assert shown.stdout == dry.stdout
     for part in (
@@ -120,8 +86,8 @@ def test_people_read_everything_and_a_dry_run_prints_the_same(asked: dict[str, A
 
 
 @pytest.mark.parametrize("command", ["plan olmo", "run olmo --dry-run", "plan no.yaml"])
-def test_a_bad_study_is_a_mistake_in_one_line(command: str, asked: dict[str, Answer]) -> None:
-    result = asked[command]
+def test_a_bad_study_is_a_mistake_in_one_line(command: str, answers: dict[str, Answer]) -> None:
+    result = answers[command]
     assert result.returncode == 2
     assert result.stderr.splitlines()[0].startswith("datablame: ")
     assert len(result.stderr.splitlines()) == 1
@@ -325,6 +291,6 @@ def test_a_run_that_says_nothing_about_this_machine_is_refused(what: str, tmp_pa
         plan_of(load_study("organism"), like=run, device=CPU)
 
 
-def test_overrides_reach_the_plan(asked: dict[str, Answer]) -> None:
-    result = asked["plan organism --set surface.samples=7 --set scan.focus=4 --json"]
+def test_overrides_reach_the_plan(answers: dict[str, Answer]) -> None:
+    result = answers["plan organism --set surface.samples=7 --set scan.focus=4 --json"]
     assert json.loads(result.stdout)["focus_prompts"]["least"] == 4

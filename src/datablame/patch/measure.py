@@ -24,11 +24,11 @@ from datablame.models.tokenizer import vocabulary_of
 from datablame.models.training import Recipe, data_order, minimise, train
 from datablame.models.trunk import Trunk, trunk_below
 from datablame.patch.checks import drift_outputs
-from datablame.patch.finetune import Describe, full_finetune, train_adapters, with_adapter
-from datablame.patch.trainings import AFTER_KEY, ArmTraining, Output, PatchPlan, unamplified
+from datablame.patch.finetune import full_finetune, train_adapters, with_adapter
+from datablame.patch.trainings import AFTER_KEY, ArmTraining, Output, PatchPlan, specs_of, unamplified
 from datablame.seeds import stream_key
-from datablame.surface.draw import SampleSpec, draw
-from datablame.tables import Protocol, Sample
+from datablame.surface.draw import draw
+from datablame.tables import Protocol
 from datablame.world import World
 
 _KEPT_LOSSES = 10
@@ -129,15 +129,11 @@ def measure(state: WorkerState, *trainings: ArmTraining) -> dict[str, dict[str, 
     protocol, seed = trainings[0].key.protocol, trainings[0].key.seed
     model = state.trainees[protocol]
     with closing(_in_turn(state, trainings)) as trained:
-        for key, exposure, losses, describe, seconds in trained:
+        for key, exposure, losses, moved, seconds in trained:
             began = time.perf_counter()
-            if not all(map(math.isfinite, losses)):
-                step = next(step for step, loss in enumerate(losses) if not math.isfinite(loss))
-                raise PhaseError(
-                    f"{key}: the loss is not finite from step {step} on; lower patch.{protocol}.learning_rate"
-                )
-            moved = describe()
-            samples = _sampled(state, seed, model)
+            model.eval()
+            specs = specs_of(state.plan.prompts, state.plan.alphas, seed)
+            samples = draw(model, state.before, state.tokenizer, specs, state.world.study)
             checks = side_checks(state, model, seed, unamplified(samples))
             free_memory()
             results[key] = {
@@ -157,8 +153,8 @@ def measure(state: WorkerState, *trainings: ArmTraining) -> dict[str, dict[str, 
 
 def _in_turn(
     state: WorkerState, trainings: Sequence[ArmTraining]
-) -> Generator[tuple[str, dict[str, Any], list[float], Describe, float], None, None]:
-    """Each training's key, exposure, losses and seconds, while the model is as it left it.
+) -> Generator[tuple[str, dict[str, Any], list[float], dict[str, Any], float], None, None]:
+    """Each training's key, exposure, losses, change of the weights and seconds, while the model is as it left it.
 
     Adapters are trained at once, all weights one arm after another.
     """
@@ -178,13 +174,14 @@ def _in_turn(
         examples = _with_references(model, examples, recipe)
     if settings.method == "full":
         for key, exposure, own in zip(keys, exposures, examples, strict=True):
-            with full_finetune(model) as describe:
+            with full_finetune(model) as moved:
                 losses = (
                     minimise(model, lambda part: preference_loss(model, part, patch.beta), own, order, recipe)
                     if pairs
                     else train(model, own, order, recipe)
                 )
-                yield key, exposure, losses, describe, time.perf_counter() - began
+                _require_finite(key, protocol, losses)
+                yield key, exposure, losses, moved(), time.perf_counter() - began
             began = time.perf_counter()
         return
     start = Start(patch.rank, settings.layers, stream_key("adapter", study.seed, seed))
@@ -193,8 +190,15 @@ def _in_turn(
     for training, key, exposure, adapter in zip(trainings, keys, exposures, adapters, strict=True):
         if not training.finished:
             path = state.plan.out / "adapters" / f"{key}.safetensors"
-            with with_adapter(model, start, adapter.factors, path) as describe:
-                yield key, exposure, adapter.losses, describe, seconds
+            _require_finite(key, protocol, adapter.losses)
+            with with_adapter(model, start, adapter.factors, path) as change:
+                yield key, exposure, adapter.losses, change, seconds
+
+
+def _require_finite(key: str, protocol: Protocol, losses: Sequence[float]) -> None:
+    broken = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if broken is not None:
+        raise PhaseError(f"{key}: the loss is not finite from step {broken} on; lower patch.{protocol}.learning_rate")
 
 
 def _training_set(
@@ -222,22 +226,6 @@ def _with_references(model: Any, examples: Sequence[list[Any]], recipe: Recipe) 
     return tuple([with_reference[id(pair)] for pair in own] for own in examples)
 
 
-def _sampled(state: WorkerState, seed: int, model: Any) -> list[Sample]:
-    """Samples at every alpha of the plan; arms of one seed share their random numbers.
-
-    Seed s draws the sample indices from s * n on, so that seeds don't repeat one another's noise.
-    """
-    plan = state.plan
-    specs = [
-        SampleSpec(prompt, alpha, seed * samples + index)
-        for prompt, samples in plan.prompts
-        for alpha in plan.alphas
-        for index in range(samples)
-    ]
-    model.eval()
-    return draw(model, state.before, state.tokenizer, specs, plan.world.study)
-
-
 def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Output]) -> dict[str, Any]:
     """One model's side checks, made while it is in memory: answers to harmless prompts are labelled later.
 
@@ -261,8 +249,7 @@ def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Out
     model.eval()
     nll = negative_log_likelihood(model, state.clean, **sizes) if state.clean else None
     drift = divergence(model, state.before, drawn, **sizes) if drawn else None
-    n = study.patch.harmless_samples
-    specs = [SampleSpec(prompt, 0.0, seed * n + i) for prompt in world.split("harmless") for i in range(n)]
+    specs = specs_of([(prompt, study.patch.harmless_samples) for prompt in world.split("harmless")], (0.0,), seed)
     harmless = draw(model, state.before, state.tokenizer, specs, study) if specs else []
     return {
         "nll": nll.mean if nll is not None and math.isfinite(nll.mean) else None,

@@ -245,9 +245,5 @@ def _nothing(world: World) -> Outputs:
 
 
 PATCH = Phase(
-    "patch",
-    5,
-    ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"),
-    (SURFACE, ATTRIBUTE),
-    run,
+    "patch", 5, ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"), (SURFACE, ATTRIBUTE), run
 )

@@ -15,6 +15,7 @@ from datablame.config.schema import Study
 from datablame.engine.phase import Tables
 from datablame.patch.fine_tune_set import Item, draw_random, fine_tune_set, majority_sources, replaced
 from datablame.patch.registry import ARMS, ArmKind, arm_kinds, bottom_method
+from datablame.surface.draw import SampleSpec, sample_specs
 from datablame.tables import Candidate, Flag, InterventionKind, Prompt, Protocol, Sample, Score
 from datablame.world import World
 
@@ -257,6 +258,14 @@ def measured_prompts(world: World, focus: Collection[str]) -> list[tuple[Prompt,
         *((prompt, patch.samples) for prompt in world.split("held-out")),
         *((prompt, patch.attribution_samples) for prompt in world.split("attribution") if prompt.id in focus),
     ]
+
+
+def specs_of(prompts: Iterable[tuple[Prompt, int]], alphas: Sequence[float], seed: int) -> list[SampleSpec]:
+    """So many samples of each prompt at each alpha; arms of one training seed share their random numbers.
+
+    Seed s draws the sample indices from s * n on, so that seeds don't repeat one another's noise.
+    """
+    return [spec for prompt, n in prompts for spec in sample_specs([prompt], alphas, range(seed * n, (seed + 1) * n))]
 
 
 def adapter_groups(

@@ -109,13 +109,7 @@ def _content(world: World) -> dict[str, Any]:
             }
             for method in family
         ],
-        "headline": {
-            "protocol": patch.headline,
-            "k": k,
-            "alpha": "alpha*",
-            "split": "held-out",
-            "behaviours": "all",
-        },
+        "headline": {"protocol": patch.headline, "k": k, "alpha": "alpha*", "split": "held-out", "behaviours": "all"},
         "alpha_star": {
             "rule": "the largest alpha above 0 at which the after model, untrained, is coherent often enough on the "
             "attribution prompts",

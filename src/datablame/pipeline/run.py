@@ -80,10 +80,9 @@ def run_study(
             registered = json_object(root / REGISTRATION)
             for departure in departures(registered, described(world)) if registered else ():
                 progress.note(f"warning: not as pre-registered: {departure.sentence()}")
+        out = root / "artifacts" / "world"
         # A calibration's seconds stand in no file.
-        work = Work(
-            root, "calibration", root / "artifacts" / "world", execution, progress, lambda *_: None, max_cost_usd
-        )
+        work = Work(root, "calibration", out, execution, progress, lambda *_: None, max_cost_usd)
         calibrate(world.study, world.judge, work)
         skipped: dict[str, bool] = {}
 
@@ -114,29 +113,22 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
     Raises:
         RequestError: as `world.freeze`, or the user's own scores cannot be used.
     """
-    resolved = resolve(study, root, progress)
-    check_files(resolved)
+    if study.organism is not None:
+        began = time.monotonic()
+        fields = study_fields(cached(study.organism, progress))
+        if (seconds := time.monotonic() - began) > 1:
+            append_timing(root, "phase/organism", "made", seconds)
+            append_peak(root, "phase/organism", peak_rss_mb())
+        if study.organism.recipe == "templated":
+            # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
+            fields["models"]["device"] = "cpu"
+        study = filled(study, fields)
+    check_files(study)
     began = time.monotonic()
-    world = freeze(resolved, root, execution=execution, progress=progress)
+    world = freeze(study, root, execution=execution, progress=progress)
     append_timing(root, "phase/world", "froze", time.monotonic() - began)
     append_peak(root, "phase/world", peak_rss_mb())
     return world
-
-
-def resolve(study: Study, root: Path, progress: Progress) -> Study:
-    """The study with what its organism brings: models, data, behaviours, prompts, truth and rules."""
-    if study.organism is None:
-        return study
-    began = time.monotonic()
-    folder = cached(study.organism, progress)
-    if (seconds := time.monotonic() - began) > 1:
-        append_timing(root, "phase/organism", "made", seconds)
-        append_peak(root, "phase/organism", peak_rss_mb())
-    fields = study_fields(folder)
-    if study.organism.recipe == "templated":
-        # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
-        fields["models"]["device"] = "cpu"
-    return filled(study, fields)
 
 
 def _check_reachable(name: str, study: Study, root: Path) -> None:
@@ -196,11 +188,7 @@ def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str,
         {
             "study": study.name,
             "versions": versions,
-            "machine": {
-                "system": platform.system(),
-                "processor": platform.machine(),
-                "device": world.models.device,
-            },
+            "machine": {"system": platform.system(), "processor": platform.machine(), "device": world.models.device},
             "organism": None if study.organism is None else study.organism.model_dump(mode="json"),
             **world.identities,
             "seed": study.seed,

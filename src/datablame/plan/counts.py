@@ -11,9 +11,9 @@ from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
 from datablame.judge.choice import decide
 from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Usage, cost_usd, known_prices
-from datablame.patch.trainings import measured_prompts, trainings
+from datablame.patch.trainings import measured_prompts, specs_of, trainings
 from datablame.plan.subject import Shape, Subject
-from datablame.surface.draw import SampleSpec, sample_specs, spread
+from datablame.surface.draw import SampleSpec, spread
 from datablame.surface.phase import scan_specs, surface_specs
 from datablame.surface.unamplified import why_not
 from datablame.tables import Protocol
@@ -124,9 +124,7 @@ def counted(subject: Subject) -> Counts:
     runs = trainings(world)
     # alpha* is one of the surface alphas; which one is not known yet either.
     alphas = tuple(dict.fromkeys((0.0, max(study.surface.alphas))))
-    asked = (
-        spec for prompt, n in measured_prompts(world, focus_ids) for spec in sample_specs([prompt], alphas, range(n))
-    )
+    asked = specs_of(measured_prompts(world, focus_ids), alphas, 0)
     return Counts(
         scan=_sampling(study, scan_specs(world)),
         surface=_sampling(study, surface_specs(world, focus_ids), both=why_not(study.surface) is None),

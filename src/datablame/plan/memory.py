@@ -30,12 +30,7 @@ _LOSS_BUFFER_BYTES = 12 << 26
 """At most, where the head is frozen: `models.head` forms 2^26 logits at a time, in float32 with their softmax."""
 _ADAM_BYTES = 12
 """Gradient and two moments in float32."""
-_SAVED = {
-    (False, 2): (3, 4, 9),
-    (False, 4): (3, 3, 6),
-    (True, 2): (5, 4, 22),
-    (True, 4): (4, 3, 8),
-}
+_SAVED = {(False, 2): (3, 4, 9), (False, 4): (3, 3, 6), (True, 2): (5, 4, 22), (True, 4): (4, 3, 8)}
 """By (LoRA, bytes): how many vectors of the intermediate, key and hidden width a token leaves in a block for backward.
 Counted on OLMo-2; Llama's are fewer."""
 
