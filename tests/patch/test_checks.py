@@ -3,7 +3,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from datablame.patch.fine_tune_set import Item
 from datablame.patch.measure import WorkerState, load_worker, side_checks
 from datablame.patch.registry import ARMS as REGISTERED
 from datablame.patch.registry import ArmKind
-from datablame.patch.trainings import Output, PatchPlan
+from datablame.patch.trainings import PatchPlan
 from datablame.tables import (
     Arm,
     ArmCheck,
@@ -34,6 +34,7 @@ from datablame.tables import (
     Message,
     Patching,
     Prompt,
+    Sample,
     Training,
     look_of,
 )
@@ -65,11 +66,17 @@ def test_the_seed_draws_the_clean_documents_and_the_order_of_the_pool_does_not()
     assert first != clean_documents(POOL, IDS[:4], (), (), 6, 1)
 
 
+def output(
+    prompt_id: str, index: int, ids: tuple[int, ...], finish_reason: Literal["stop", "length"] = "stop"
+) -> Sample:
+    return Sample(prompt_id, "walk", "held-out", 0.0, index, "x", ids, finish_reason)
+
+
 def test_drift_is_measured_at_the_same_places_in_every_arm() -> None:
     outputs = [(f"h{number}", index) for number in range(20) for index in range(12)]
-    one = drift_outputs([Output(name, index, (1,), True) for name, index in outputs], 0)
-    other = drift_outputs([Output(name, index, (2, 3), False) for name, index in outputs[::-1]], 0)
-    assert [output[:2] for output in one] == [output[:2] for output in other]
+    one = drift_outputs([output(name, index, (1,)) for name, index in outputs], 0)
+    other = drift_outputs([output(name, index, (2, 3), "length") for name, index in outputs[::-1]], 0)
+    assert [(each.prompt_id, each.index) for each in one] == [(each.prompt_id, each.index) for each in other]
     assert len(one) == len(set(one)) == DRIFT_OUTPUTS
 
 
@@ -98,7 +105,7 @@ def state(world: World, tiny_pair: "Pair") -> WorkerState:
     return WorkerState(plan, tiny_pair.tokenizer, tiny_pair.before, {}, encoded(tiny_pair, range(3)), {})
 
 
-OUTPUTS = (Output("h1", 0, (260, 261, 262), True), Output("h1", 1, (270,), False), Output("h1", 2, (), True))
+OUTPUTS = (output("h1", 0, (260, 261, 262)), output("h1", 1, (270,), "length"), output("h1", 2, ()))
 
 
 def test_the_checks_of_a_model_are_those_of_the_naive_loops(tiny_pair: "Pair", state: WorkerState) -> None:

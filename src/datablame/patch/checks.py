@@ -10,9 +10,9 @@ from datablame.judge.coherence import incoherence
 from datablame.judge.keywords import refusal
 from datablame.patch.fine_tune_set import Item
 from datablame.patch.registry import ArmKind
-from datablame.patch.trainings import AFTER_KEY, Output, TrainingKey
+from datablame.patch.trainings import AFTER_KEY, TrainingKey
 from datablame.seeds import stream_key
-from datablame.tables import ArmCheck, ArmSample, Check, CheckDesign
+from datablame.tables import ArmCheck, ArmSample, Check, CheckDesign, Sample
 from datablame.world import World
 
 DRIFT_OUTPUTS = 50
@@ -66,9 +66,9 @@ def clean_documents(
     return sorted(free, key=lambda doc_id: stream_key("clean document", seed, doc_id))[:count]
 
 
-def drift_outputs(outputs: Iterable[Output], seed: int) -> list[Output]:
+def drift_outputs(outputs: Iterable[Sample], seed: int) -> list[Sample]:
     """The outputs whose divergence is computed: at most `DRIFT_OUTPUTS`, the same places in every arm of a seed."""
-    ordered = sorted(outputs, key=lambda output: stream_key("drift", seed, output.prompt_id, output.sample))
+    ordered = sorted(outputs, key=lambda output: stream_key("drift", seed, output.prompt_id, output.index))
     return ordered[:DRIFT_OUTPUTS]
 
 
@@ -160,7 +160,7 @@ def arm_checks(rows: Sequence[Check], kinds: Sequence[ArmKind], design: CheckDes
             why.append("coherence was not measured: no output has a label")
         elif share < least - _ROUNDING:
             why.append(f"{100 * share:.2f} % of the outputs are coherent, fewer than {100 * least:g} %")
-        both = {f"{name}_change": changes.get(name) for name in _COSTS}
+        both: dict[str, Any] = {f"{name}_change": changes.get(name) for name in _COSTS}
         arms.append(ArmCheck(arm, protocol, k, **mean, **both, holds=not why, why=tuple(why)))
     return arms
 

@@ -67,17 +67,9 @@ def train_adapters(
 ) -> list[Trained]:
     """One adapter for each list of examples, all from one start and in one order; the model is as it was afterwards.
 
-    Args:
-        model: the frozen base.
-        examples: the documents of each adapter, position by position; single answers, or preference pairs that have
-            their `reference`.
-        order: the positions of each step.
-        recipe: as for one adapter; its micro-batch counts the documents of all.
-        start: what every adapter starts from.
-        beta: of length-normalised DPO, for pairs.
-        trunk: the blocks below the adapted ones, run before.
-
-    Where not even one position of all adapters fits in memory, they are trained one after another.
+    Examples stand position by position, as answers or as preference pairs with their `reference` (`beta` is that of
+    length-normalised DPO); `order` has the positions of each step. The recipe's micro-batch counts the documents of all
+    adapters; where not even one position of all fits in memory, they are trained one after another.
 
     Raises:
         PhaseError: a single document does not fit in memory.

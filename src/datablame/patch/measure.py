@@ -25,10 +25,10 @@ from datablame.models.training import Recipe, data_order, minimise, train
 from datablame.models.trunk import Trunk, trunk_below
 from datablame.patch.checks import drift_outputs
 from datablame.patch.finetune import full_finetune, train_adapters, with_adapter
-from datablame.patch.trainings import AFTER_KEY, ArmTraining, Output, PatchPlan, specs_of, unamplified
+from datablame.patch.trainings import AFTER_KEY, ArmTraining, PatchPlan, specs_of, unamplified
 from datablame.seeds import stream_key
 from datablame.surface.draw import draw
-from datablame.tables import Protocol
+from datablame.tables import Protocol, Sample
 from datablame.world import World
 
 _KEPT_LOSSES = 10
@@ -226,7 +226,7 @@ def _with_references(model: Any, examples: Sequence[list[Any]], recipe: Recipe) 
     return tuple([with_reference[id(pair)] for pair in own] for own in examples)
 
 
-def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Output]) -> dict[str, Any]:
+def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Sample]) -> dict[str, Any]:
     """One model's side checks, made while it is in memory: answers to harmless prompts are labelled later.
 
     Perplexity is exp of `nll`, the mean over response tokens of the clean documents (of a pair: the chosen answer).
@@ -243,7 +243,7 @@ def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Out
     drawn = []
     for output in drift_outputs(outputs, study.seed):
         # Which stop token it was plays no part: only what stands before a position does.
-        if generated := [*output.token_ids, *([stop] if output.stopped else [])]:
+        if generated := [*output.token_ids, *([stop] if output.finish_reason == "stop" else [])]:
             prompt = prompts[output.prompt_id]
             drawn.append(Encoded([*prompt, *generated], len(prompt)))
     model.eval()

@@ -195,22 +195,9 @@ class ArmTraining(NamedTuple):
     finished: bool = False
 
 
-class Output(NamedTuple):
-    """An output drawn at alpha 0; `stopped` where a stop token, which is not among the ids, ended it."""
-
-    prompt_id: str
-    sample: int
-    token_ids: tuple[int, ...]
-    stopped: bool
-
-
-def unamplified(samples: Iterable[Sample]) -> list[Output]:
+def unamplified(samples: Iterable[Sample]) -> list[Sample]:
     """The outputs to held-out prompts that were drawn at alpha 0."""
-    return [
-        Output(sample.prompt_id, sample.index, sample.token_ids, sample.finish_reason == "stop")
-        for sample in samples
-        if sample.split == "held-out" and sample.alpha == 0
-    ]
+    return [sample for sample in samples if sample.split == "held-out" and sample.alpha == 0]
 
 
 @dataclass(frozen=True)
@@ -229,7 +216,7 @@ class PatchPlan:
     out: Path
     clean: tuple[str, ...] = ()
     """Documents that no arm trains on."""
-    after: tuple[Output, ...] = ()
+    after: tuple[Sample, ...] = ()
     """Of the after model's own outputs, which the surface phase drew, those whose divergence is computed."""
 
 
@@ -289,19 +276,15 @@ def adapter_groups(
 
 
 def _cells(study: Study) -> list[tuple[TrainingKey, ArmKind]]:
-    kinds = arm_kinds(study)
-    cells = []
+    headline, cells = study.patch.headline, []
     for protocol in sorted(study.patch.protocols, key=lambda name: study.patch.training_of(name).method != "lora"):
         # The baseline is trained again where the verdict comes from, on seeds beyond the largest of the others.
-        here = [
-            kind
-            for kind in kinds
-            if kind.role != "after" and (kind.role != "again" or protocol == study.patch.headline)
-        ]
+        left_out = {"after"} if protocol == headline else {"after", "again"}
+        kinds = [kind for kind in arm_kinds(study) if kind.role not in left_out]
         seeds = study.patch.seeds_of(protocol)
         beyond = 1 + max(seeds) - min(0, *seeds)
         for seed in seeds:
-            for kind in here:
+            for kind in kinds:
                 own = seed + beyond if kind.role == "again" else seed
                 cells += [(TrainingKey(kind.name, protocol, k, own), kind) for k in ks_of(kind, study)]
     return cells

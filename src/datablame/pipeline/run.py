@@ -54,14 +54,9 @@ def run_study(
 ) -> dict[str, bool]:
     """Bring a run folder up to date and return which phases were skipped for being so.
 
-    Args:
-        study: as written; an organism is made or taken from the cache first.
-        root: the run folder.
-        execution: how work items run; a begun phase keeps the thread count that it began with.
-        progress: hears of every long step.
-        until: the last phase to run.
-        only: the single phase to run; those before it must be done.
-        max_cost_usd: the most that this run and those that it resumes may pay for answers of a judge.
+    The study is as it was written; an organism is made or taken from the cache first. `until` is the last phase to run,
+    `only` the single one, before which all must be done. A begun phase keeps the thread count that it began with. For
+    answers of a judge this run and those that it resumes pay `max_cost_usd` at most.
 
     Raises:
         RequestError: the study or its data cannot be used, `only` is not reachable, or the folder is locked.

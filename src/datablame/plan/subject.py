@@ -223,11 +223,10 @@ def _cached(reference: ModelRef) -> Path | None:
 
 
 def _checkpoint(reference: ModelRef, on_gpu: bool) -> Checkpoint:
-    known = known_shape(reference)
-    if reference.dtype == "auto":
-        stored = known.shape.stored_bytes if known else None
-        return Checkpoint(reference.path, known, "auto", (stored or 2) if on_gpu else 4)
-    return Checkpoint(reference.path, known, reference.dtype, 4 if reference.dtype == "float32" else 2)
+    known, dtype = known_shape(reference), reference.dtype
+    stored = known.shape.stored_bytes if known else None
+    weight_bytes = _BYTES.get(dtype) or ((stored or 2) if on_gpu else 4)
+    return Checkpoint(reference.path, known, dtype, weight_bytes)
 
 
 def _documents(data: Data) -> tuple[int | None, str, int]:
