@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_refused_before_the_first_phase(tiny_pair_folder: P
         scanned(study, root)
     assert refusal.value.exit_code == 2
     assert not root.parent.exists()
-    assert states(study, root)[0] == ("world", "missing")
+    assert states(study, root)["world"] == "missing"
     assert scanned(small_study(tmp_path / "files", pair, models={"chat_template": "after"}), root)
 
 

@@ -114,7 +114,7 @@ class Run:
     @property
     def status(self) -> dict[str, str]:
         """How far each phase is: done, stale, begun or missing."""
-        return {state.name: state.state for state in states(self.study, self.root)}
+        return dict(states(self.study, self.root))
 
     @property
     def scan_samples(self) -> pd.DataFrame:

@@ -144,7 +144,7 @@ def status(folder: RunArgument, as_json: JsonOption = False, debug: DebugOption 
     """Show how far the world and each phase of a run are: done, stale, begun or missing."""
     from datablame.pipeline.phases import open_run, states
 
-    listed = dict(states(open_run(folder, None, resume=True), folder))
+    listed = states(open_run(folder, None, resume=True), folder)
     _list(listed, as_json, listed, 10)
 
 

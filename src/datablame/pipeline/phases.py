@@ -5,7 +5,6 @@ The world comes before the phases (`world.freeze`).
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from datablame.attribute.phase import ATTRIBUTE
 from datablame.config.file import load_study
@@ -29,13 +28,6 @@ REPORT = Phase(
 )
 PHASES = (SCAN, replace(SURFACE, deliver=deliver_surface), ATTRIBUTE, replace(PATCH, deliver=deliver_patch), REPORT)
 NAMES = tuple(phase.name for phase in PHASES)
-
-
-class PhaseState(NamedTuple):
-    """How far the world or a phase is."""
-
-    name: str
-    state: State
 
 
 def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
@@ -63,11 +55,11 @@ def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
     return study
 
 
-def states(study: Study, root: Path) -> list[PhaseState]:
+def states(study: Study, root: Path) -> dict[str, State]:
     """How far the world and each phase of a run are, for this study; what it names is not read again."""
     content = frozen_content(root)
     if content is None:
-        return [PhaseState(name, "missing") for name in ("world", *(phase.name for phase in PHASES))]
+        return dict.fromkeys(("world", *NAMES), "missing")
     world, frozen = load(root), Study.model_validate(content["asked"])
     if study.judge.rules is None:
         study = study.model_copy(update={"judge": study.judge.model_copy(update={"rules": frozen.judge.rules})})
@@ -77,8 +69,7 @@ def states(study: Study, root: Path) -> list[PhaseState]:
     changed = {name: getattr(study, name) for name in own if getattr(study, name) != getattr(frozen, name)}
     # What was decided about the rest stays; models and data are known by content, which nobody has looked at yet.
     world = replace(world, study=world.study.model_copy(update=changed))
-    phases = [PhaseState(phase.name, state_of(phase, world)) for phase in PHASES]
-    return [PhaseState("world", "stale" if changed else "done"), *phases]
+    return {"world": "stale" if changed else "done", **{phase.name: state_of(phase, world) for phase in PHASES}}
 
 
 def _may_begin(root: Path) -> bool:

@@ -128,14 +128,14 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
 
 def _check_reachable(name: str, study: Study, root: Path) -> None:
     """Raises RequestError where a phase whose tables this one reads is not up to date."""
-    named = {phase.name: phase for phase in PHASES}
 
     def before(phase: Phase) -> set[str]:
         return {phase.name for phase in phase.after}.union(*map(before, phase.after))
 
-    for state in states(study, root):
-        if state.name in before(named[name]) and state.state != "done":
-            raise RequestError(f"{name} needs {state.name}, which is not done; datablame {state.name} {root}")
+    earlier = before(next(phase for phase in PHASES if phase.name == name))
+    for other, state in states(study, root).items():
+        if other in earlier and state != "done":
+            raise RequestError(f"{name} needs {other}, which is not done; datablame {other} {root}")
 
 
 def note_registration(world: World) -> None:

@@ -121,7 +121,11 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
         calls=calls,
         expected=_expected(subject, counts, like, on_gpu=here.on_gpu),
         limits=limits,
-        cautions=[*cautions_of(subject, counts, memory, limits, here.memory_bytes, here.workers), *calls.cautions],
+        cautions=[
+            *design_cautions(subject.study, limits),
+            *cautions_of(subject, counts, memory, here.memory_bytes, here.workers),
+            *calls.cautions,
+        ],
     )
 
 

@@ -95,23 +95,6 @@ def _effects(patch: Patch, prompts: int, seeds: int, methods: int) -> tuple[Effe
     return tuple(effects)
 
 
-def cautions_of(
-    subject: Subject,
-    counts: Counts,
-    memory: Mapping[str, Memory] | None,
-    limits: Detectable,
-    device_bytes: int,
-    workers: int,
-) -> list[str]:
-    """One line for each, with the field, the value and the remedy."""
-    return [
-        *design_cautions(subject.study, limits),
-        *_patching(subject, counts),
-        *_context(subject),
-        *_memory(memory, device_bytes, workers),
-    ]
-
-
 def design_cautions(study: Study, limits: Detectable) -> list[str]:
     """That the design cannot succeed whatever the methods find, or would miss even a full cure more often than not."""
     patch = study.patch
@@ -143,15 +126,18 @@ def design_cautions(study: Study, limits: Detectable) -> list[str]:
     ]
 
 
-def _patching(subject: Subject, counts: Counts) -> Iterator[str]:
-    study, patch = subject.study, subject.study.patch
+def cautions_of(
+    subject: Subject, counts: Counts, memory: Mapping[str, Memory] | None, device_bytes: int, workers: int
+) -> Iterator[str]:
+    """A line for each thing that does not fit (documents, prompts, memory) with the field, the value and the remedy."""
+    study, patch, behaviours = subject.study, subject.study.patch, counts.attribution.behaviours
     k = study.ks[-1]
     flagging = [name for name in study.attribute.methods if name not in ARMS.all()]
-    flagged = len(flagging) * k * counts.attribution.behaviours
+    flagged = len(flagging) * k * behaviours
     if flagged > patch.size:
         yield (
             f"patch.size = {patch.size} cannot hold the documents that {len(flagging)} methods may flag ({k} for each "
-            f"of {counts.attribution.behaviours} behaviours: {flagged}, or more); raise it or lower attribute.top_k "
+            f"of {behaviours} behaviours: {flagged}, or more); raise it or lower attribute.top_k "
             "(and the largest of patch.k)"
         )
     if subject.documents is not None and patch.size >= subject.documents and patch.intervention != "swap":
@@ -169,19 +155,13 @@ def _patching(subject: Subject, counts: Counts) -> Iterator[str]:
                 f"{training.steps * training.batch} of the {patch.size} documents of the fine-tune set; give at least "
                 f"{-(-patch.size // training.steps)}, or flagged documents may never be seen"
             )
-
-
-def _context(subject: Subject) -> Iterator[str]:
-    prompt, new = longest_prompt_tokens(subject), subject.study.surface.max_new_tokens
+    prompt, new = longest_prompt_tokens(subject), study.surface.max_new_tokens
     for field, checkpoint in (("models.before", subject.before), ("models.after", subject.after)):
         if checkpoint.shape is not None and prompt + new > checkpoint.shape.context:
             yield (
                 f"surface.max_new_tokens = {new} and about {prompt} tokens of the longest prompt are more than the "
                 f"context of {checkpoint.shape.context} tokens of {field}; lower it or shorten the prompt"
             )
-
-
-def _memory(memory: Mapping[str, Memory] | None, device_bytes: int, workers: int) -> Iterator[str]:
     own_bytes = memory_bytes()
     for phase, need in (memory or {}).items():
         if workers * need.total > HEADROOM * device_bytes:

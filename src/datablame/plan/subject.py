@@ -148,8 +148,7 @@ def subject_of(study: Study, *, on_gpu: bool) -> Subject:
     if recipe.settings is None:
         known, source = known_shape(world.models.before), f"{_RECIPE}, at most: the base does not finish every answer"
     else:
-        shape, source = shape_of(recipe.settings), _RECIPE
-        known = None if shape is None else KnownShape(shape, _RECIPE)
+        known, source = _known(recipe.settings, _RECIPE), _RECIPE
     before = Checkpoint(world.models.before.path, known, "float32", 4)
     after = before._replace(path=f"{recipe.base}, fine-tuned" if recipe.base else "after")
     return Subject(world, before, after, False, recipe.documents, source, answers=1)
@@ -163,10 +162,13 @@ def known_shape(reference: ModelRef) -> KnownShape | None:
         return known_shape(ModelRef(path=base)) if isinstance(base, str) else None
     for path, source in ((folder / "config.json", "its config.json"), (_cached(reference), "the hub's cache")):
         if path is not None and path.is_file():
-            shape = shape_of(json_object(path))
-            return None if shape is None else KnownShape(shape, source)
-    published = shape_of(PUBLISHED.get(reference.path, {}))
-    return None if published is None else KnownShape(published, "the published config, as datablame knows it")
+            return _known(json_object(path), source)
+    return _known(PUBLISHED.get(reference.path, {}), "the published config, as datablame knows it")
+
+
+def _known(settings: Mapping[str, Any], source: str) -> KnownShape | None:
+    shape = shape_of(settings)
+    return None if shape is None else KnownShape(shape, source)
 
 
 def shape_of(settings: Mapping[str, Any]) -> Shape | None:
