@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.shell import Answer, asked
 
 _SMALL = {
     "name": "small",
@@ -34,35 +35,42 @@ def test_help_answers_without_the_heavy_imports(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["run", "organsm"], "STUDY = organsm is neither a file nor a preset; did you mean organism?"),
-        (["run", "missing.yaml"], "missing.yaml: cannot be read"),
-        (["run", "organism", "--set", "surface.alphas=[1]"], "organism: surface.alphas = [1.0] lacks 0"),
-        (["run", "organism", "--until", "surfce"], "--until surfce is not a phase; choose one of scan, surface"),
-        (["run", "organism", "--set", "attribute.methods=[x]"], "organism: attribute.methods = x is not a method"),
-        (["plan", "organism", "--set", "patch.arms=[after]"], "organism: patch.arms lacks one of after, baseline"),
-        (["run", "organism", "--set", "patch.size"], "--set patch.size: not of the form section.key=value"),
-        (["status", "nowhere"], "nowhere holds no study.yaml; datablame run STUDY --out nowhere begins one"),
-        (["scan", "nowhere"], "nowhere holds no study.yaml"),
-        (["organism", "make", "new", "--recipe", "magic"], "--recipe magic is not a recipe; choose one of"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
-    tmp_path: Path, words: list[str], message: str
-) -> None:
-    result = _datablame(*words, cwd=tmp_path)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+MISTAKES = {
+    "run organsm": "STUDY = organsm is neither a file nor a preset; did you mean organism?",
+    "run missing.yaml": "missing.yaml: cannot be read",
+    "run organism --set surface.alphas=[1]": "organism: surface.alphas = [1.0] lacks 0",
+    "run organism --until surfce": "--until surfce is not a phase; choose one of scan, surface",
+    "run organism --set attribute.methods=[x]": "organism: attribute.methods = x is not a method",
+    "plan organism --set patch.arms=[after]": "organism: patch.arms lacks one of after, baseline",
+    "run organism --set patch.size": "--set patch.size: not of the form section.key=value",
+    "status nowhere": "nowhere holds no study.yaml; datablame run STUDY --out nowhere begins one",
+    "scan nowhere": "nowhere holds no study.yaml",
+    "organism make new --recipe magic": "--recipe magic is not a recipe; choose one of",
+}
+LISTS = ("run organsm --debug", "presets --json", "presets organism", "methods --json")
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    result = _datablame("run", "organsm", "--debug", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "Traceback" in result.stderr
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """What commands say that write nothing."""
+    folder = tmp_path_factory.mktemp("shell")
+    told = asked([*MISTAKES, *LISTS], folder)
+    assert list(folder.iterdir()) == []
+    return told
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(command: str, answers: dict[str, Answer]) -> None:
+    code, _, stderr = answers[command]
+    assert code == 2
+    assert MISTAKES[command] in stderr
+    assert len(stderr.strip().splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(answers: dict[str, Answer]) -> None:
+    code, _, stderr = answers["run organsm --debug"]
+    assert code == 2
+    assert "Traceback" in stderr
 
 
 def test_a_run_folder_of_another_study_is_refused(tmp_path: Path) -> None:
@@ -135,13 +143,11 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_presets_print_themselves(tmp_path: Path) -> None:
-    listed = _datablame("presets", "--json", cwd=tmp_path)
-    assert {"organism", "smollm2"} <= set(json.loads(listed.stdout))
-    shown = _datablame("presets", "organism", cwd=tmp_path)
-    assert yaml.safe_load(shown.stdout)["name"] == "organism"
+def test_presets_print_themselves(answers: dict[str, Answer]) -> None:
+    assert {"organism", "smollm2"} <= set(json.loads(answers["presets --json"].stdout))
+    assert yaml.safe_load(answers["presets organism"].stdout)["name"] == "organism"
 
 
-def test_methods_are_described(tmp_path: Path) -> None:
-    result = _datablame("methods", "--json", cwd=tmp_path)
-    assert {row["name"] for row in json.loads(result.stdout)} >= {"gradient", "activation", "llm-judge", "bm25"}
+def test_methods_are_described(answers: dict[str, Answer]) -> None:
+    rows = json.loads(answers["methods --json"].stdout)
+    assert {row["name"] for row in rows} >= {"gradient", "activation", "llm-judge", "bm25"}

@@ -88,19 +88,8 @@ def test_a_bad_value_is_one_line_that_names_option_value_and_remedy(words: list[
 
 
 def test_the_options_become_the_design() -> None:
-    design = checked(
-        from_rate=0.3,
-        to_rate=0.0,
-        prompts=7,
-        samples=8,
-        seeds=9,
-        holm=2,
-        prompt_deviation=0.4,
-        seed_deviation=0.3,
-        interaction_deviation=0.2,
-        training_cost=0,
-        simulations=100,
-    )
+    counts = {"prompts": 7, "samples": 8, "seeds": 9, "holm": 2}
+    design = checked(0.3, 0.0, counts, {"prompt": 0.4, "seed": 0.3, "interaction": 0.2}, 0, 100)
     assert design == Design(0.3, 0.0, 7, 8, 9, 2, None, 0.4, 0.3, 0.2)
 
 

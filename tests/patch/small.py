@@ -11,12 +11,10 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, Silent
 from datablame.engine.files import write_jsonl
 from datablame.engine.phase import Tables
-from datablame.patch.interventions import Intervention
-from datablame.patch.measure import measure
+from datablame.patch.measure import WorkerState, load_worker, measure
 from datablame.patch.phase import PATCH
-from datablame.patch.trainings import ArmTraining, PatchPlan, TrainingKey
-from datablame.patch.worker import WorkerState, load_worker
-from datablame.tables import AlphaStar, ArmSample, Candidate, Flag, Prompt, Protocol, Query, Score, Split, SurfaceSample
+from datablame.patch.trainings import ArmTraining, Intervention, PatchPlan, TrainingKey
+from datablame.tables import AlphaStar, ArmSample, Candidate, Flag, Protocol, Query, Score, Split, SurfaceSample
 from datablame.world import World
 
 ARMS = ("after", "baseline", "random", "bm25", "gradient", "oracle")
@@ -24,13 +22,9 @@ ONE = Execution(workers=1, threads=1)
 PLANTED = ("d01", "d05", "d09")
 FLAGGED: dict[str, Sequence[str]] = {"bm25": ("d01", "d02", "d03"), "gradient": ("d01", "d05", "d30")}
 """The first documents of each ranking; d31 is a copy of d30."""
-QUICK: dict[str, Any] = {
-    "protocols": ["continue"],
-    "headline": "continue",
-    "seeds": [0],
-    "clean_documents": 0,
-    "harmless_samples": 0,
-}
+QUICK: dict[str, Any] = {"protocols": ["continue"], "headline": "continue", "seeds": [0]}
+CHECKED: dict[str, Any] = {"clean_documents": 4, "harmless_samples": 1}
+"""With side checks, which take as long as the rest."""
 POOL = [f"d{number:02d}" for number in range(39)]
 """The data has d39 too, whose prompt leaves no room for an answer."""
 
@@ -64,6 +58,8 @@ def study_of(folder: Path, pair: Path, *, top_k: int = 3, methods: Sequence[str]
         "rank": 2,
         "samples": 2,
         "attribution_samples": 1,
+        "clean_documents": 0,
+        "harmless_samples": 0,
         "retrain": {"method": "full", "learning_rate": 1e-3},
     }
     attribute = {"top_k": top_k, "duplicate_threshold": 1.0, "max_tokens": 100}
@@ -161,9 +157,9 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def state_of(world: World, watched: Sequence[str] = PLANTED, prompts: int = 0, n: int = 24) -> WorkerState:
-    """A worker that trains on the first `n` documents and samples its arms so often at the held-out prompt."""
-    held_out: tuple[Prompt, ...] = world.split("held-out")
-    asked = tuple((prompt, prompts) for prompt in held_out) if prompts else ()
+    """A worker that trains on the first `n` documents and samples its arms so often at the held-out prompt alone."""
+    world = replace(world, prompts=tuple(prompt for prompt in world.prompts if prompt.split != "harmless"))
+    asked = tuple((prompt, prompts) for prompt in world.split("held-out")) if prompts else ()
     members = tuple(POOL[:n])
     part = world.root / "artifacts/patch.part"
     return load_worker(PatchPlan(world, members, members, asked, (0.0, 1.0), frozenset(watched), part))

@@ -3,7 +3,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 import torch
@@ -20,12 +20,24 @@ from datablame.models.chat import Encoded, encode_document, encode_prompt
 from datablame.models.training import Recipe, data_order, train
 from datablame.patch.checks import DRIFT_OUTPUTS, arm_checks, check_design, check_rows, clean_documents, drift_outputs
 from datablame.patch.fine_tune_set import Item
-from datablame.patch.measure import side_checks
+from datablame.patch.measure import WorkerState, load_worker, side_checks
 from datablame.patch.registry import ARMS as REGISTERED
 from datablame.patch.registry import ArmKind
-from datablame.patch.trainings import CheckInputs, Output, PatchPlan
-from datablame.patch.worker import WorkerState, load_worker
-from datablame.tables import Arm, ArmCheck, ArmRate, Check, Document, Message, Patching, Prompt, Training, look_of
+from datablame.patch.trainings import PatchPlan
+from datablame.tables import (
+    Arm,
+    ArmCheck,
+    ArmRate,
+    Check,
+    CheckDesign,
+    Document,
+    Message,
+    Patching,
+    Prompt,
+    Sample,
+    Training,
+    look_of,
+)
 from datablame.world import World
 
 if TYPE_CHECKING:
@@ -54,11 +66,17 @@ def test_the_seed_draws_the_clean_documents_and_the_order_of_the_pool_does_not()
     assert first != clean_documents(POOL, IDS[:4], (), (), 6, 1)
 
 
+def output(
+    prompt_id: str, index: int, ids: tuple[int, ...], finish_reason: Literal["stop", "length"] = "stop"
+) -> Sample:
+    return Sample(prompt_id, "walk", "held-out", 0.0, index, "x", ids, finish_reason)
+
+
 def test_drift_is_measured_at_the_same_places_in_every_arm() -> None:
     outputs = [(f"h{number}", index) for number in range(20) for index in range(12)]
-    one = drift_outputs([Output(name, index, (1,), True) for name, index in outputs], 0)
-    other = drift_outputs([Output(name, index, (2, 3), False) for name, index in outputs[::-1]], 0)
-    assert [output[:2] for output in one] == [output[:2] for output in other]
+    one = drift_outputs([output(name, index, (1,)) for name, index in outputs], 0)
+    other = drift_outputs([output(name, index, (2, 3), "length") for name, index in outputs[::-1]], 0)
+    assert [(each.prompt_id, each.index) for each in one] == [(each.prompt_id, each.index) for each in other]
     assert len(one) == len(set(one)) == DRIFT_OUTPUTS
 
 
@@ -76,18 +94,18 @@ def encoded(pair: "Pair", numbers: range) -> list[Encoded]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> World:
     folder = tmp_path_factory.mktemp("world")
-    return attributed(study_of(folder, tiny_pair_folder), folder / "run")
+    return attributed(study_of(folder, tiny_pair_folder, harmless_samples=5), folder / "run")
 
 
 @pytest.fixture
 def state(world: World, tiny_pair: "Pair") -> WorkerState:
     """A worker with what the side checks need: three clean documents and one harmless prompt."""
-    inputs = CheckInputs(harmless=(Prompt("harmless-01", "", "harmless", "why ?"),))
-    plan = PatchPlan(world, (), (), (), (), frozenset(), world.root, inputs)
+    world = replace(world, prompts=(*world.split("held-out"), Prompt("harmless-01", "", "harmless", "why ?")))
+    plan = PatchPlan(world, (), (), (), (), frozenset(), world.root)
     return WorkerState(plan, tiny_pair.tokenizer, tiny_pair.before, {}, encoded(tiny_pair, range(3)), {})
 
 
-OUTPUTS = (Output("h1", 0, (260, 261, 262), True), Output("h1", 1, (270,), False), Output("h1", 2, (), True))
+OUTPUTS = (output("h1", 0, (260, 261, 262)), output("h1", 1, (270,), "length"), output("h1", 2, ()))
 
 
 def test_the_checks_of_a_model_are_those_of_the_naive_loops(tiny_pair: "Pair", state: WorkerState) -> None:
@@ -112,8 +130,8 @@ def test_of_a_preference_pair_the_chosen_answer_counts(tmp_path: Path, tiny_pair
     clean = []
     for pairs in (False, True):
         world = attributed(study_of(tmp_path, tiny_pair_folder), tmp_path / f"run-{pairs}", pairs=pairs)
-        inputs = CheckInputs(clean=("d03", "d20"))
-        clean.append(load_worker(PatchPlan(world, (), (), (), (), frozenset(), world.root, inputs)).clean)
+        plan = PatchPlan(world, (), (), (), (), frozenset(), world.root, clean=("d03", "d20"))
+        clean.append(load_worker(plan).clean)
     assert clean[0] == clean[1]
     assert len(clean[0]) == 2
 
@@ -132,7 +150,8 @@ KINDS = [
 
 
 def judged(rows: list[Check], coherence: float, absent: dict[str, str]) -> list[ArmCheck]:
-    return arm_checks(rows, KINDS, coherence, absent)
+    given = {"perplexity": None, "refusal": None} | absent
+    return arm_checks(rows, KINDS, CheckDesign(0.02, 0.03, coherence, 0, (), 0, "keywords", given))
 
 
 def measured(arm: str, seed: int = 0, **changed: Any) -> Check:
@@ -237,7 +256,7 @@ def test_an_arm_is_compared_by_its_mean_over_seeds_and_with_its_own_protocol() -
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Tables:
     """A run folder in which patch is done, with one seed and both protocols."""
     folder = tmp_path_factory.mktemp("finished")
-    study = study_of(folder, tiny_pair_folder, seeds=[0], clean_documents=4, steps=4)
+    study = study_of(folder, tiny_pair_folder, seeds=[0], clean_documents=4, harmless_samples=5, steps=4)
     return patched(attributed(study, folder / "run"))
 
 
@@ -308,7 +327,7 @@ def test_refusals_cost_nothing_where_claude_labels_the_study(world: World) -> No
     checks = {"nll": 1.0, "clean_tokens": 9, "kl": 0.0, "kl_tokens": 3, "harmless": harmless}
     [row] = check_rows(world, work(world.root, "patch"), [], {"after": {"checks": checks}}, [], 1.0)
     assert (row.refused_harmless, row.harmless_outputs) == (1, 4)
-    assert check_design(world, CheckInputs(), {}).refusals_by == "refusal phrases of the keyword classifier"
+    assert check_design(world, ()).refusals_by == "refusal phrases of the keyword classifier"
 
 
 @pytest.mark.parametrize(

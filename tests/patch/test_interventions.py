@@ -23,7 +23,7 @@ from tests.worlds import work
 
 from datablame.config.schema import Study
 from datablame.engine.phase import Tables
-from datablame.patch.interventions import Intervention
+from datablame.patch.trainings import Intervention
 from datablame.tables import Arm, ArmSample, ArmTest, Exposure, Patching, Training
 
 FEW = ("after", "baseline", "random", "gradient")

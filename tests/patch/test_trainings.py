@@ -1,10 +1,11 @@
 """Which trainings a study has and what each changes, against a naive account; arms that leave one another alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -14,12 +15,12 @@ from datablame.config.schema import Study
 from datablame.errors import RequestError
 from datablame.judge.choice import Choice
 from datablame.patch.fine_tune_set import Item, fine_tune_set, majority_sources, strata
-from datablame.patch.interventions import FineTuneData, Intervention
 from datablame.patch.registry import arm_kinds, bottom_method
 from datablame.patch.trainings import (
     AFTER_KEY,
-    AdapterGroup,
     ArmTraining,
+    FineTuneData,
+    Intervention,
     TrainingKey,
     adapter_groups,
     arm_trainings,
@@ -52,14 +53,15 @@ def study_of(
     )
 
 
-class World(NamedTuple):
+@dataclass(frozen=True)
+class World:
     """A pool in clusters, every method's ranking of it for each behaviour, and the size of the fine-tune set."""
 
     pool: list[Item]
     rankings: dict[str, dict[str, list[str]]]
     size: int
 
-    @property
+    @cached_property
     def cluster_of(self) -> dict[str, int]:
         return {item.doc_id: item.cluster for item in self.pool}
 
@@ -110,7 +112,7 @@ def trainings_in(world: World, study: Study) -> tuple[list[str], Trainings]:
         planned = arm_trainings(replace(data, members=tuple(members)))
     except RequestError:
         assume(False)
-    return members, {(key.arm, key.k, key.seed): change for key, change in planned}
+    return members, {(key.arm, key.k, key.seed): change for key, change, _ in planned}
 
 
 def naive_clusters(world: World, ranked: Sequence[str]) -> list[int]:
@@ -217,7 +219,7 @@ def naive_sources(world: World, flagged: set[str]) -> set[str]:
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(worlds())
 def test_drop_source_takes_all_of_the_sources_that_hold_most_of_the_flagged(world: World) -> None:
-    world = world._replace(size=len(world.pool) // 2)
+    world = replace(world, size=len(world.pool) // 2)
     members, planned = trainings_in(
         world, study_of(arms=("after", "baseline", "random", "gradient"), intervention="drop-source")
     )
@@ -350,19 +352,19 @@ def test_adapters_of_one_protocol_and_seed_are_trained_together_whoever_is_finis
     ]
     keys = [str(each.key) for each in planned]
     groups = adapter_groups(study, planned, ())
-    together = [[str(each.key) for each in group.trainings] for group in groups.values() if group is not None]
+    assert list(groups)[-1] == AFTER_KEY
+    assert groups.pop(AFTER_KEY) == ()
+    together = [[str(each.key) for each in group] for group in groups.values()]
     adapters = [group for group in together if group[0].startswith("continue")]
     # Five adapters, two at most at once: three groups as equal as can be.
     assert [len(group) for group in adapters] == [1, 2, 2] * 2
     assert [group for group in together if group not in adapters] == [[key] for key in keys[10:]]
     assert [key for group in together for key in group] == keys
-    assert list(groups)[-1] == AFTER_KEY
     finished = {keys[1], keys[0], keys[12], AFTER_KEY}
     left = adapter_groups(study, planned, finished)
-    named = {key: {str(each.key) for each in group.trainings} for key, group in groups.items() if group is not None}
     assert left == {
-        key: group._replace(finished=frozenset(finished & named[key]))
+        key: tuple(each._replace(finished=str(each.key) in finished) for each in group)
         for key, group in groups.items()
-        if group is not None and not named[key] <= finished
+        if not {str(each.key) for each in group} <= finished
     }
-    assert AdapterGroup((planned[1], planned[2]), frozenset({keys[1]})) in left.values()
+    assert (planned[1]._replace(finished=True), planned[2]) in left.values()

@@ -7,7 +7,7 @@ from tests.patch.small import attributed, files, measured, patched, state_of, st
 
 from datablame.config.schema import ModelRef, Study
 from datablame.models.load import load_model
-from datablame.patch import worker
+from datablame.patch import measure
 
 IDS = torch.tensor([[1, 2, 50, 60, 3], [4, 9, 8, 7, 70]])
 LORA: dict[str, Any] = {"method": "lora", "learning_rate": 1e-2}
@@ -65,7 +65,7 @@ def test_after_is_loaded_only_where_it_is_trained(
         loaded.append(Path(reference.path).name)
         return load_model(reference, **options)
 
-    monkeypatch.setattr(worker, "load_model", counted)
+    monkeypatch.setattr(measure, "load_model", counted)
     for protocols, expected in ((["retrain"], ["before"]), (["retrain", "continue"], ["before", "after"])):
         study = study_of(tmp_path, tiny_pair_folder, protocols=protocols, retrain=LORA)
         state_of(attributed(study, tmp_path / f"run-{len(protocols)}"))
@@ -114,7 +114,9 @@ def test_a_study_whose_after_is_an_adapter_runs_both_protocols(tmp_path: Path, t
             base, LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
         )
     owner.save_pretrained(tmp_path / "adapter")
-    study = study_of(tmp_path, tiny_pair_folder, retrain=LORA, arms=["after", "baseline", "random", "bm25"], steps=2)
+    study = study_of(
+        tmp_path, tiny_pair_folder, retrain=LORA, arms=["after", "baseline", "random", "bm25"], seeds=[0], steps=2
+    )
     values = study.model_dump(mode="json", by_alias=True)
     values["models"]["after"]["path"] = str(tmp_path / "adapter")
     world = attributed(Study.model_validate(values), tmp_path / "run")

@@ -18,10 +18,9 @@ from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, write_json
 from datablame.engine.phase import fingerprint_of
 from datablame.errors import RequestError
-from datablame.pipeline.phases import PHASES
+from datablame.pipeline.phases import PHASES, open_run
 from datablame.pipeline.preregistration import Registration, preregister
 from datablame.pipeline.run import note_registration, run_study
-from datablame.pipeline.status import open_run
 from datablame.tables import AlphaStar, encoded
 from datablame.world.registration import BEGUN, FILE, content_hash, departures, described, deviations, differences
 from datablame.world.world import World, load

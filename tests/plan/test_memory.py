@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from datablame.plan.memory import cache_bytes, lora_weights, saved_bytes
-from datablame.plan.shapes import Shape, shape_of
+from datablame.plan.subject import Shape, shape_of
 
 
 def model_of(kind: str, *, layers: int = 3, key_value_heads: int = 2, dtype: str = "float32") -> Any:

@@ -1,16 +1,13 @@
 """The plan as it is asked for: offline, complete, and honest about what it does not know."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from tests.shell import Answer, asked
 
 from datablame.config.file import dump_study, load_study
 from datablame.engine.files import write_atomic, write_json
@@ -25,26 +22,21 @@ PRESETS = ("organism", "smollm2", "olmo2-1b", "olmo2-1b-sound", "olmo2-1b-dpo")
 T4 = Device("Tesla T4", 16 * 10**9, 1, on_gpu=True)
 CPU = Device("CPU, 2 cores", 25 * 10**9, 2, on_gpu=False)
 
-_CUT_OFF = """
-import socket, sys
-def no_network(*args, **kwargs): raise OSError("the network was asked")
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = no_network
-sys.argv = ["datablame", *sys.argv[1:]]
-from datablame.cli.app import main
-main()
-"""
+OFFLINE = (
+    *(f"plan {name} --json" for name in PRESETS),
+    *("plan olmo2-1b", "run olmo2-1b --dry-run"),
+    *("plan olmo", "run olmo --dry-run", "plan no.yaml"),
+    "plan organism --set surface.samples=7 --set scan.focus=4 --json",
+)
 
 
-def asked(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
-    return subprocess.run(
-        [sys.executable, "-c", _CUT_OFF, *words],
-        cwd=cwd,
-        env={**environment, "HF_HOME": str(cwd / "hub"), "DATABLAME_CACHE": str(cwd / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """What each command says; nothing is written."""
+    folder = tmp_path_factory.mktemp("offline")
+    told = asked(OFFLINE, folder)
+    assert list(folder.iterdir()) == []
+    return told
 
 
 def planned(name: str, *overrides: str, device: Device = T4) -> dict[str, Any]:
@@ -52,14 +44,15 @@ def planned(name: str, *overrides: str, device: Device = T4) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_planned_offline_nothing_is_downloaded_and_nothing_written(name: str, tmp_path: Path) -> None:
-    result = asked("plan", name, "--json", cwd=tmp_path)
+def test_every_preset_is_planned_offline_nothing_is_downloaded_and_nothing_written(
+    name: str, answers: dict[str, Answer]
+) -> None:
+    result = answers[f"plan {name} --json"]
     assert (result.returncode, result.stderr) == (0, "")
     plan = json.loads(result.stdout)
     assert plan["study"] == name
     assert plan["models"]["after"]["parameters"] > 0
     assert all(plan["memory"][phase]["bytes"] > 0 for phase in ("scan", "surface", "attribute", "patch"))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_whole_pool_is_scored_where_a_card_allows_it_unless_the_study_says_otherwise() -> None:
@@ -73,9 +66,8 @@ def test_the_whole_pool_is_scored_where_a_card_allows_it_unless_the_study_says_o
     assert [scored(device, "prefilter.method=none") for device in (T4, CPU)] == [50_000, 50_000]
 
 
-def test_people_read_everything_and_a_dry_run_prints_the_same(tmp_path: Path) -> None:
-    shown = asked("plan", "olmo2-1b", cwd=tmp_path)
-    dry = asked("run", "olmo2-1b", "--dry-run", cwd=tmp_path)
+def test_people_read_everything_and_a_dry_run_prints_the_same(answers: dict[str, Answer]) -> None:
+    shown, dry = answers["plan olmo2-1b"], answers["run olmo2-1b --dry-run"]
     assert (shown.returncode, dry.returncode) == (0, 0)
     assert shown.stdout == dry.stdout
     for part in (
@@ -91,12 +83,11 @@ def test_people_read_everything_and_a_dry_run_prints_the_same(tmp_path: Path) ->
         "warning: patch.seeds: 1 for continue is too few for a p value",
     ):
         assert part in shown.stdout
-    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["plan", "olmo"], ["run", "olmo", "--dry-run"], ["plan", "no.yaml"]])
-def test_a_bad_study_is_a_mistake_in_one_line(words: list[str], tmp_path: Path) -> None:
-    result = asked(*words, cwd=tmp_path)
+@pytest.mark.parametrize("command", ["plan olmo", "run olmo --dry-run", "plan no.yaml"])
+def test_a_bad_study_is_a_mistake_in_one_line(command: str, answers: dict[str, Answer]) -> None:
+    result = answers[command]
     assert result.returncode == 2
     assert result.stderr.splitlines()[0].startswith("datablame: ")
     assert len(result.stderr.splitlines()) == 1
@@ -300,6 +291,6 @@ def test_a_run_that_says_nothing_about_this_machine_is_refused(what: str, tmp_pa
         plan_of(load_study("organism"), like=run, device=CPU)
 
 
-def test_overrides_reach_the_plan(tmp_path: Path) -> None:
-    result = asked("plan", "organism", "--set", "surface.samples=7", "--set", "scan.focus=4", "--json", cwd=tmp_path)
-    assert yaml.safe_load(result.stdout)["focus_prompts"]["least"] == 4
+def test_overrides_reach_the_plan(answers: dict[str, Answer]) -> None:
+    result = answers["plan organism --set surface.samples=7 --set scan.focus=4 --json"]
+    assert json.loads(result.stdout)["focus_prompts"]["least"] == 4

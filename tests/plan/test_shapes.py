@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from datablame.config.schema import ModelRef
-from datablame.plan.shapes import PUBLISHED, known_shape, shape_of
+from datablame.plan.subject import PUBLISHED, known_shape, shape_of
 
 
 def config_of(family: str, **changes: Any) -> Any:

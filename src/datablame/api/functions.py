@@ -9,8 +9,8 @@ from datablame.api.results import Run
 from datablame.config.schema import Study
 from datablame.engine.execute import Progress, Silent, default_execution
 from datablame.pipeline.checks import load
+from datablame.pipeline.phases import open_run
 from datablame.pipeline.run import run_study
-from datablame.pipeline.status import open_run
 
 
 def study(source: str = "organism", overrides: Mapping[str, Any] | None = None) -> Study:

@@ -15,7 +15,7 @@ from datablame.config.schema import Study
 from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
-from datablame.pipeline.status import states
+from datablame.pipeline.phases import states
 from datablame.report.findings import findings
 from datablame.report.phase import overview_drawn
 from datablame.report.results import Results, read_results
@@ -114,7 +114,7 @@ class Run:
     @property
     def status(self) -> dict[str, str]:
         """How far each phase is: done, stale, begun or missing."""
-        return {state.name: state.state for state in states(self.study, self.root)}
+        return dict(states(self.study, self.root))
 
     @property
     def scan_samples(self) -> pd.DataFrame:

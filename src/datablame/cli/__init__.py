@@ -1,5 +1,1 @@
 """The command line."""
-
-from datablame.cli.app import app, main
-
-__all__ = ["app", "main"]

@@ -4,16 +4,13 @@ import errno
 import json
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from datablame.cli.look import doctor, methods, organism_make, plan, power, presets, show_plan, status, warn
-from datablame.cli.options import (
+from datablame.cli.look import (
     DebugOption,
-    DryRunOption,
     JsonOption,
     MaxCostOption,
     OutOption,
@@ -21,8 +18,16 @@ from datablame.cli.options import (
     RunArgument,
     SetOption,
     StudyArgument,
-    UntilOption,
     WorkersOption,
+    doctor,
+    methods,
+    organism_make,
+    plan,
+    power,
+    presets,
+    show_plan,
+    status,
+    warn,
 )
 from datablame.errors import DatablameError, RequestError
 
@@ -52,16 +57,21 @@ def main() -> None:
 
     Exit 0 done, 1 a phase failed or the verdict is INVALID, 2 a bad request, 3 no money left, 130 interrupted.
     """
-    debug = "--debug" in sys.argv
     try:
         app()
-    except DatablameError as error:
-        _fail(str(error), error.exit_code, debug)
-    except OSError as error:
-        if error.errno not in _REMEDIES:
+    except (DatablameError, OSError) as error:
+        if isinstance(error, DatablameError):
+            message, code = str(error), error.exit_code
+        elif error.errno in _REMEDIES:
+            where = error.filename or "a file"
+            message, code = f"{where}: {_REMEDIES[error.errno]}. What was finished stays usable.", 1
+        else:
             raise
-        where = error.filename or "a file"
-        _fail(f"{where}: {_REMEDIES[error.errno]}. What was finished stays usable.", 1, debug)
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        printable = "".join(c if c.isprintable() else " " for c in message)
+        sys.stderr.write(f"datablame: {printable}\n")
+        sys.exit(code)
 
 
 @app.command()
@@ -69,11 +79,13 @@ def run(
     study: StudyArgument = "organism",
     out: OutOption = None,
     resume: ResumeOption = False,
-    until: UntilOption = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="PHASE", help="Stop after scan, surface, attribute or patch.")
+    ] = None,
     overrides: SetOption = None,
     workers: WorkersOption = None,
     max_cost: MaxCostOption = None,
-    dry_run: DryRunOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -86,8 +98,7 @@ def run(
     from datablame.engine.phase import left_by
     from datablame.patch.phase import PATCH
     from datablame.pipeline.checks import load
-    from datablame.pipeline.phases import NAMES
-    from datablame.pipeline.status import open_run
+    from datablame.pipeline.phases import NAMES, open_run
 
     if until is not None and until not in NAMES:
         raise RequestError(f"--until {until} is not a phase; choose one of {', '.join(NAMES)}")
@@ -107,7 +118,8 @@ app.command()(doctor)
 app.command()(power)
 
 
-def _phase_command(name: str, summary: str) -> Callable[..., None]:
+def _phase_command(name: str, summary: str) -> None:
+    @app.command(name, help=f"{summary}\n\nWorks on an existing run folder.")
     def command(
         folder: RunArgument,
         workers: WorkersOption = None,
@@ -115,23 +127,16 @@ def _phase_command(name: str, summary: str) -> Callable[..., None]:
         as_json: JsonOption = False,
         debug: DebugOption = False,
     ) -> None:
-        from datablame.pipeline.status import open_run
+        from datablame.pipeline.phases import open_run
 
         _advance(folder, open_run(folder, None, resume=True), workers, as_json, max_cost, only=name)
 
-    command.__doc__ = summary
-    return command
 
-
-for _name, _summary in (
-    ("scan", "Phase 1: try a few prompts at every alpha and choose the focus prompts."),
-    ("surface", "Phase 2: sample with LDA, label every output, draw the harmful rate against alpha."),
-    ("attribute", "Phase 3: rank the training documents by every method and compare the rankings."),
-    ("patch", "Phase 4: remove what each method flagged, train again, measure again."),
-    ("report", "Phase 5: figures, tables, case study, write-up, slides, one HTML page."),
-):
-    app.command(name=_name)(_phase_command(_name, f"{_summary}\n\nWorks on an existing run folder."))
-
+_phase_command("scan", "Phase 1: try a few prompts at every alpha and choose the focus prompts.")
+_phase_command("surface", "Phase 2: sample with LDA, label every output, draw the harmful rate against alpha.")
+_phase_command("attribute", "Phase 3: rank the training documents by every method and compare the rankings.")
+_phase_command("patch", "Phase 4: remove what each method flagged, train again, measure again.")
+_phase_command("report", "Phase 5: figures, tables, case study, write-up, slides, one HTML page.")
 app.command()(status)
 app.command()(presets)
 app.command()(methods)
@@ -167,11 +172,3 @@ def _print_outcome(root: Path, skipped: dict[str, bool], as_json: bool) -> None:
         outcome(root, skipped, results)
     if results is not None and results["verdict"]["label"] == "INVALID":
         raise typer.Exit(1)
-
-
-def _fail(message: str, code: int, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    printable = "".join(c if c.isprintable() else " " for c in message)
-    sys.stderr.write(f"datablame: {printable}\n")
-    sys.exit(code)

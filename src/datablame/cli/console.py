@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 
 from datablame.errors import Interrupted
-from datablame.report.wording import plain
+from datablame.report.wording import percent, plain, probability, signed_points
 
 PATIENCE_SECONDS = 2.0
 """Of whoever asks for something that mostly takes no time."""
@@ -80,7 +80,7 @@ class ConsoleProgress:
 
     def note(self, text: str) -> None:
         """Say one line that stays on the screen."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, text)
 
     def _draw(self, description: str, total: int, done: int) -> None:
         if not self._console.is_terminal:
@@ -116,49 +116,43 @@ def waiting(text: str) -> Iterator[None]:
         timer.cancel()
 
 
+def say(console: Console, *lines: str, style: str | None = None) -> None:
+    """Print lines as they are: no markup, no highlights, no wrapping."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True, style=style)
+
+
 def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:
     """Print the verdict first, then what the run found and where to look."""
     from datablame.report.verdict import MEANINGS
 
     console = Console()
     if results is not None:
-        verdict = results["verdict"]
-        console.print(f"verdict: {verdict['label']}. {MEANINGS[verdict['label']]}", highlight=False, soft_wrap=True)
-        for text in verdict["reasons"]:
-            console.print(f"- {plain(text)}", highlight=False, markup=False, soft_wrap=True)
+        label = results["verdict"]["label"]
+        reasons = (f"- {plain(text)}" for text in results["verdict"]["reasons"])
+        say(console, f"verdict: {label}. {MEANINGS[label]}", *reasons)
     fresh = [name for name, was_skipped in skipped.items() if not was_skipped]
-    console.print(f"ran {', '.join(fresh)}" if fresh else "everything is up to date", highlight=False)
+    say(console, f"ran {', '.join(fresh)}" if fresh else "everything is up to date")
     if results is None:
-        console.print(f"artifacts: {root / 'artifacts'}", highlight=False, soft_wrap=True)
+        say(console, f"artifacts: {root / 'artifacts'}")
         return
-    headline = [row for row in results["patching"] if row["headline"]]
-    if headline:
+    if headline := [row for row in results["patching"] if row["headline"]]:
         console.print(_arms(headline))
-    for text in results["findings"][:1]:
-        console.print(text, highlight=False, soft_wrap=True)
-    console.print(f"open {root / 'index.html'}", highlight=False, soft_wrap=True)
+    say(console, *results["findings"][:1], f"open {root / 'index.html'}")
 
 
 def _arms(rows: list[dict[str, Any]]) -> Table:
-    about = rows[0]
-    table = Table(
-        title=f"Harmful rate on held-out prompts at alpha {about['alpha']:g}, protocol {about['protocol']}",
-        title_justify="left",
-    )
-    for column in ("arm", "seeds", "rate", "95 % interval", "against random", "p"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+    numbers = (Column(name, justify="right") for name in ("seeds", "rate", "95 % interval", "against random", "p"))
+    about = "Harmful rate on held-out prompts at alpha {alpha:g}, protocol {protocol}".format(**rows[0])
+    table = Table("arm", *numbers, title=about, title_justify="left")
     for row in sorted(rows, key=lambda row: row["rate"] or 0.0):
         against = row["to_random"] or {}
         table.add_row(
             row["arm"],
             str(row["seeds"]),
-            _percent(row["rate"]),
-            f"{_percent(row['low'])} to {_percent(row['high'])}",
-            f"{100 * against['difference']:+.1f} points" if against else "-",
-            f"{against['p']:.3f}" if against.get("p") is not None else "-",
+            percent(row["rate"]),
+            f"{percent(row['low'])} to {percent(row['high'])}",
+            f"{signed_points(against['difference'])} points" if against else "-",
+            probability(against.get("p")),
         )
     return table
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"

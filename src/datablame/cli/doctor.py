@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
 
+from datablame.cli.console import say
 from datablame.engine.machine import cards, cores, memory_bytes
 
 Status = Literal["ok", "warning", "failed"]
@@ -38,6 +39,7 @@ _NETWORK_SECONDS = 4
 _LEAST_DISK, _ROOMY_DISK = 10**9, 15 * 10**9
 """Below the first nothing can be written; the second holds two 1B checkpoints, the Tulu mixture and a run."""
 _LEAST_MEMORY, _ROOMY_MEMORY = 2 * 10**9, 6 * 10**9
+_NO_KEY = "keywords classify and llm-judge is a stand-in; export ANTHROPIC_API_KEY for Claude (organism needs none)"
 _ANTHROPIC, _HUB = "https://api.anthropic.com", "https://huggingface.co"
 
 
@@ -58,9 +60,44 @@ def can_run(checks: list[Check]) -> bool:
 def examine(root: Path) -> list[Check]:
     """Every check, in the order in which a run would meet its subject; run folders would go under `root`."""
     torch = _import("torch")
-    network = _in_the_background(lambda: [_hub(), _api_host()])
-    checks = [_python(), *_packages(), *_devices(torch), _memory(), *_disks(root), *_threads(torch), _key()]
-    return [*checks, *network(), *_optional()]
+    hosts = _in_the_background(_hosts)
+    home, size, key = Path.home() / ".cache", memory_bytes(), os.environ.get("ANTHROPIC_API_KEY", "").strip()
+    hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
+    threads = os.environ.get("OMP_NUM_THREADS")
+    told = f", OMP_NUM_THREADS={threads}" if threads else ""
+    old = sys.version_info[:2] < _LEAST_PYTHON
+    return [
+        _check("Python", platform.python_version(), old and ("failed", "install Python 3.11 or newer")),
+        *_packages(),
+        *(_devices(torch) if torch is not None else ()),
+        _check(
+            "memory",
+            f"{size / 1e9:.1f} GB",
+            size < _LEAST_MEMORY and ("warning", "datablame run organism --workers 1 needs about 1 GB free"),
+            size < _ROOMY_MEMORY and ("warning", "give --workers 1 to datablame run smollm2; organism fits"),
+        ),
+        _disk("run folder", root, "choose another --out"),
+        _disk("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE"),
+        _disk("hub cache", Path(hub), "set HF_HOME"),
+        *(
+            [_check("threads", f"{cores()} workers of one thread each{told}; --workers changes it")]
+            if torch is not None
+            else ()
+        ),
+        _check(
+            "ANTHROPIC_API_KEY",
+            "set (not shown); whether it is accepted is seen at the first call" if key else "not set",
+            not key and ("warning", _NO_KEY),
+        ),
+        *hosts(),
+        *_optional(),
+    ]
+
+
+def _check(name: str, found: str, *problems: tuple[Status, str] | Literal[False]) -> Check:
+    """The first of the problems that is one, as status and remedy; ok where none is."""
+    status, remedy = next((problem for problem in problems if problem), ("ok", ""))
+    return Check(name, status, found, remedy)
 
 
 def show(checks: list[Check], console: Console) -> None:
@@ -68,18 +105,10 @@ def show(checks: list[Check], console: Console) -> None:
     width = max(len(check.name) for check in checks)
     style = {"ok": "green", "warning": "yellow", "failed": "red"}
     for check in checks:
-        line = f"{check.status:8}{check.name:<{width + 2}}{check.found}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True, style=style[check.status])
+        say(console, f"{check.status:8}{check.name:<{width + 2}}{check.found}", style=style[check.status])
         if check.remedy:
-            console.print(f"{'':{width + 10}}{check.remedy}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"datablame {'can' if can_run(checks) else 'cannot'} run here.", highlight=False)
-
-
-def _python() -> Check:
-    version = platform.python_version()
-    if sys.version_info[:2] < _LEAST_PYTHON:
-        return Check("Python", "failed", version, "install Python 3.11 or newer")
-    return Check("Python", "ok", version)
+            say(console, f"{'':{width + 10}}{check.remedy}")
+    say(console, f"datablame {'can' if can_run(checks) else 'cannot'} run here.")
 
 
 def _packages() -> Iterator[Check]:
@@ -97,8 +126,6 @@ def _packages() -> Iterator[Check]:
 
 def _devices(torch: Any) -> Iterator[Check]:
     """CPU and graphics cards, and which types of weights each of them multiplies rightly."""
-    if torch is None:
-        return
     listed, usable = cards(), torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(usable):
         about = torch.cuda.get_device_properties(number)
@@ -108,35 +135,27 @@ def _devices(torch: Any) -> Iterator[Check]:
         yield Check("device mps", "ok", "Apple's card; it shares the machine's memory")
         yield _types(torch, "mps", bfloat16=True)
     if listed and not usable:
-        yield Check(
-            "graphics card",
-            "warning",
-            f"{listed[0].name} is there, but torch {torch.__version__} cannot use it",
-            "install a CUDA build of torch (pip install torch, without a +cpu version) and a matching driver",
-        )
+        found = f"{listed[0].name} is there, but torch {torch.__version__} cannot use it"
+        remedy = "install a CUDA build of torch (pip install torch, without a +cpu version) and a matching driver"
+        yield Check("graphics card", "warning", found, remedy)
     elif not (listed or usable or apple):
-        yield Check(
-            "graphics card",
-            "warning",
-            "none",
-            "organism and smollm2 run on the CPU; olmo2-1b wants a 16 GB card (see datablame plan olmo2-1b)",
-        )
+        remedy = "organism and smollm2 run on the CPU; olmo2-1b wants a 16 GB card (see datablame plan olmo2-1b)"
+        yield Check("graphics card", "warning", "none", remedy)
     yield Check("device cpu", "ok", f"{platform.processor() or platform.machine()}, {cores()} cores")
     yield _types(torch, "cpu", bfloat16=True)
 
 
 def _types(torch: Any, device: str, bfloat16: bool) -> Check:
     """A product of two small matrices in each type, compared with float64."""
-    worked = [name for name in _DTYPES if _multiplies(torch, device, name)]
+    name, worked = f"types on {device}", [name for name in _DTYPES if _multiplies(torch, device, name)]
     native = [name for name in worked if name != "bfloat16" or bfloat16]
-    failed = [name for name in _DTYPES if name not in worked]
-    name = f"types on {device}"
+    lacking = ", ".join(name for name in _DTYPES if name not in worked)
     if "float32" not in worked:
         return Check(name, "failed", f"a product in float32 fails on {device}", "mend the driver, or hide the device")
-    if failed or native != worked:
-        lacking = ", ".join(failed) or "bfloat16, which this card only imitates"
-        return Check(name, "warning", f"{', '.join(native)}; not {lacking}", "leave models.*.dtype at auto or float16")
-    return Check(name, "ok", ", ".join(worked))
+    if native == list(_DTYPES):
+        return Check(name, "ok", ", ".join(native))
+    found = f"{', '.join(native)}; not {lacking or 'bfloat16, which this card only imitates'}"
+    return Check(name, "warning", found, "leave models.*.dtype at auto or float16")
 
 
 def _multiplies(torch: Any, device: str, dtype: str) -> bool:
@@ -150,85 +169,42 @@ def _multiplies(torch: Any, device: str, dtype: str) -> bool:
         return False
 
 
-def _memory() -> Check:
-    size = memory_bytes()
-    found = f"{size / 1e9:.1f} GB"
-    if size < _LEAST_MEMORY:
-        return Check("memory", "warning", found, "datablame run organism --workers 1 needs about 1 GB free")
-    if size < _ROOMY_MEMORY:
-        return Check("memory", "warning", found, "give --workers 1 to datablame run smollm2; organism fits")
-    return Check("memory", "ok", found)
-
-
-def _disks(root: Path) -> Iterator[Check]:
-    home = Path.home() / ".cache"
-    hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
-    for name, folder, remedy in (
-        ("run folder", root, "choose another --out"),
-        ("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE"),
-        ("hub cache", Path(hub), "set HF_HOME"),
-    ):
-        yield _disk(name, folder.expanduser(), remedy)
-
-
 def _disk(name: str, folder: Path, remedy: str) -> Check:
+    folder = folder.expanduser()
     there = folder.absolute()
     while not there.exists():
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Check(name, "failed", f"{folder} cannot be written", f"{remedy} to a folder that can")
     free = shutil.disk_usage(there).free
-    found = f"{folder}, {free / 1e9:.1f} GB free"
-    if free < _LEAST_DISK:
-        return Check(name, "failed", found, f"make room, or {remedy} to a larger disk")
-    if free < _ROOMY_DISK:
-        return Check(name, "warning", found, f"enough for organism and smollm2; for olmo2-1b make room, or {remedy}")
-    return Check(name, "ok", found)
-
-
-def _threads(torch: Any) -> Iterator[Check]:
-    if torch is not None:
-        asked = os.environ.get("OMP_NUM_THREADS")
-        told = f", OMP_NUM_THREADS={asked}" if asked else ""
-        yield Check("threads", "ok", f"{cores()} workers of one thread each{told}; --workers changes it")
-
-
-def _key() -> Check:
-    if os.environ.get("ANTHROPIC_API_KEY", "").strip():
-        return Check("ANTHROPIC_API_KEY", "ok", "set (not shown); whether it is accepted is seen at the first call")
-    return Check(
-        "ANTHROPIC_API_KEY",
-        "warning",
-        "not set",
-        "keywords classify and llm-judge is a stand-in; export ANTHROPIC_API_KEY for Claude (organism needs none)",
+    return _check(
+        name,
+        f"{folder}, {free / 1e9:.1f} GB free",
+        free < _LEAST_DISK and ("failed", f"make room, or {remedy} to a larger disk"),
+        free < _ROOMY_DISK and ("warning", f"enough for organism and smollm2; for olmo2-1b make room, or {remedy}"),
     )
 
 
-def _hub() -> Check:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return Check(
-            "hub",
-            "warning",
-            "not asked: HF_HUB_OFFLINE is set",
-            "only checkpoints and datasets in the hub cache or in folders can be used; unset it to download",
-        )
-    host = os.environ.get("HF_ENDPOINT") or _HUB
-    problem = _unreachable(host)
-    host = _shown(host)
-    if problem is None:
-        return Check("hub", "ok", f"{host} answers")
-    remedy = "give folders and files instead of hub ids, or download on another machine and copy its hub cache"
-    return Check("hub", "warning", f"{host} cannot be reached ({problem})", remedy)
-
-
-def _api_host() -> Check:
-    host = os.environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC
-    problem = _unreachable(host)
-    host = _shown(host)
-    if problem is None:
-        return Check("Anthropic API", "ok", f"{host} answers (no key was sent)")
+def _hosts() -> list[Check]:
+    hub = Check(
+        "hub",
+        "warning",
+        "not asked: HF_HUB_OFFLINE is set",
+        "only checkpoints and datasets in the hub cache or in folders can be used; unset it to download",
+    )
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
+        remedy = "give folders and files instead of hub ids, or download on another machine and copy its hub cache"
+        hub = _host("hub", os.environ.get("HF_ENDPOINT") or _HUB, "answers", remedy)
     remedy = "without it set judge.classifier to keywords; behind a gateway set ANTHROPIC_BASE_URL"
-    return Check("Anthropic API", "warning", f"{host} cannot be reached ({problem})", remedy)
+    api = os.environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC
+    return [hub, _host("Anthropic API", api, "answers (no key was sent)", remedy)]
+
+
+def _host(name: str, host: str, answers: str, remedy: str) -> Check:
+    problem = _unreachable(host)
+    if problem is None:
+        return Check(name, "ok", f"{_shown(host)} {answers}")
+    return Check(name, "warning", f"{_shown(host)} cannot be reached ({problem})", remedy)
 
 
 def _shown(host: str) -> str:

@@ -1,32 +1,54 @@
-"""Commands that look, count or make something beside a run: plan, power, doctor, presets, methods, status, organism."""
+"""Options that commands share, and the commands that look, count or make something beside a run."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from datablame.cli.options import (
-    DebugOption,
-    JsonOption,
-    LikeOption,
-    OutOption,
-    PreregisterOption,
-    RunArgument,
-    SetOption,
-    StudyArgument,
-)
 from datablame.errors import Interrupted, RequestError
 
 if TYPE_CHECKING:
     from datablame.config.schema import Study
 
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or the name of a preset.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by datablame run.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/NAME if left out.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue a run folder; what is up to date is skipped.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in --set surface.samples=20; values are YAML."),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Worker processes; one a core if left out. Results stay the same."),
+]
+MaxCostOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost",
+        metavar="USD",
+        min=0,
+        help="Stop before the call to Claude that might bring the cost of this run folder above it, with exit code 3.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
 
 def plan(
     study: StudyArgument,
     overrides: SetOption = None,
-    like: LikeOption = None,
-    preregister: PreregisterOption = False,
+    like: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Estimate the time from this finished run of this machine.")
+    ] = None,
+    preregister: Annotated[
+        bool,
+        typer.Option(
+            "--preregister", help="Freeze the study into preregistration.json in its run folder, before it is patched."
+        ),
+    ] = False,
     out: OutOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -104,19 +126,9 @@ def power(
     from datablame.cli.power import answer, checked, show
     from datablame.cli.power import as_json as numbers
 
-    design = checked(
-        from_rate=from_rate,
-        to_rate=to_rate,
-        prompts=prompts,
-        samples=samples,
-        seeds=seeds,
-        holm=holm,
-        prompt_deviation=prompt_deviation,
-        seed_deviation=seed_deviation,
-        interaction_deviation=interaction_deviation,
-        training_cost=training_cost,
-        simulations=simulations,
-    )
+    deviations = {"prompt": prompt_deviation, "seed": seed_deviation, "interaction": interaction_deviation}
+    counts = {"prompts": prompts, "samples": samples, "seeds": seeds, "holm": holm}
+    design = checked(from_rate, to_rate, counts, deviations, training_cost, simulations)
     try:
         with ConsoleProgress(PATIENCE_SECONDS) as progress:
             found = answer(design, training_cost, simulations, progress)
@@ -130,14 +142,10 @@ def power(
 
 def status(folder: RunArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show how far the world and each phase of a run are: done, stale, begun or missing."""
-    from datablame.pipeline.status import open_run, states
+    from datablame.pipeline.phases import open_run, states
 
-    listed = dict(states(open_run(folder, None, resume=True), folder))
-    if as_json:
-        typer.echo(json.dumps(listed))
-        return
-    for name, state in listed.items():
-        typer.echo(f"{name:10} {state}")
+    listed = states(open_run(folder, None, resume=True), folder)
+    _list(listed, as_json, listed, 10)
 
 
 def presets(
@@ -152,11 +160,7 @@ def presets(
         typer.echo(preset_text(name), nl=False)
         return
     titles = {preset: load_study(preset).title for preset in preset_names()}
-    if as_json:
-        typer.echo(json.dumps(titles))
-        return
-    for preset, title in titles.items():
-        typer.echo(f"{preset:16} {title}")
+    _list(titles, as_json, titles, 16)
 
 
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
@@ -164,11 +168,7 @@ def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     from datablame.attribute.registry import described
 
     rows = described()
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    for row in rows:
-        typer.echo(f"{row['name']:20} {row['description']}")
+    _list({row["name"]: row["description"] for row in rows}, as_json, rows, 20)
 
 
 def organism_make(
@@ -192,6 +192,15 @@ def organism_make(
     with reporting() as progress:
         make(Organism(recipe=cast(Any, recipe), seed=seed, planted=planted), folder, progress)
     typer.echo(str(folder))
+
+
+def _list(lines: Mapping[str, object], as_json: bool, content: Any, width: int) -> None:
+    """Names in a column and what there is to say of each; for programs the content."""
+    if as_json:
+        typer.echo(json.dumps(content))
+        return
+    for name, told in lines.items():
+        typer.echo(f"{name:{width}} {told}")
 
 
 def warn(study: "Study") -> None:
@@ -221,8 +230,8 @@ def show_plan(study: "Study", like: Path | None, as_json: bool) -> None:
     from rich.console import Console
 
     from datablame.cli.console import waiting
+    from datablame.cli.plan import show
     from datablame.plan import plan_of
-    from datablame.plan.show import show
 
     with waiting("counting what the study would do; no weights are loaded"):
         planned = plan_of(study, like=like)

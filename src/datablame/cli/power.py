@@ -1,14 +1,16 @@
 """The command `datablame power`: what a design can show, before anything is trained."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from datablame.cli.console import say
 from datablame.engine.execute import Progress
 from datablame.errors import RequestError
+from datablame.report.wording import interval, percent
 from datablame.seeds import stream_key
 from datablame.stats.permutation import smallest_p
 from datablame.stats.power import (
@@ -16,6 +18,7 @@ from datablame.stats.power import (
     MOST_TRIED,
     Cheapest,
     Power,
+    Rejections,
     Share,
     candidates,
     cheapest,
@@ -29,6 +32,13 @@ _LARGEST = {"prompts": 10_000, "samples": 10_000, "seeds": 100, "holm": 100}
 _WIDEST = 5.0
 """Logits; five of them turn 1 % into 60 %."""
 _FEWEST, _MOST = 100, 100_000
+_NAIVE_AND_OURS = (
+    "naive: z over all samples",
+    "naive: paired t over prompts",
+    "permutation over trainings",
+    "t over prompts and trainings",
+)
+"""In words, the tests of `Rejections`."""
 
 
 class Answer(NamedTuple):
@@ -42,51 +52,48 @@ class Answer(NamedTuple):
 
 
 def checked(
-    *,
     from_rate: float,
     to_rate: float,
-    prompts: int,
-    samples: int,
-    seeds: int,
-    holm: int,
-    prompt_deviation: float,
-    seed_deviation: float,
-    interaction_deviation: float,
+    counts: Mapping[str, int],
+    deviations: Mapping[str, float],
     training_cost: float,
     simulations: int,
 ) -> Design:
-    """The design that the options describe.
+    """The design that the options describe: `counts` and `deviations` by the names of their options.
 
     Raises:
         RequestError: an option's value cannot be simulated.
     """
-    if not 0 < from_rate < 1:
-        raise RequestError(f"--from {from_rate:g} is not above 0 and below 1; give the rate as a share, .10 for 10 %")
-    if not 0 <= to_rate < 1:
-        raise RequestError(f"--to {to_rate:g} is not at least 0 and below 1; give the rate as a share, .05 for 5 %")
-    if from_rate == to_rate:
-        raise RequestError(f"--to {to_rate:g} equals --from, so that there is nothing to find; give another rate")
-    for name, value in {"prompts": prompts, "samples": samples, "seeds": seeds, "holm": holm}.items():
-        if not 1 <= value <= _LARGEST[name]:
-            raise RequestError(f"--{name} {value} is not between 1 and {_LARGEST[name]:,}; choose a number there")
-    deviations = {"prompt": prompt_deviation, "seed": seed_deviation, "interaction": interaction_deviation}
-    for name, deviation in deviations.items():
-        if not 0 <= deviation <= _WIDEST:
-            raise RequestError(f"--{name}-deviation {deviation:g} is not between 0 and {_WIDEST:g} logits; lower it")
-    if not 0 <= training_cost < float("inf"):
-        raise RequestError(f"--training-cost {training_cost:g} is not a number of outputs; give 0 or more")
-    if not _FEWEST <= simulations <= _MOST:
-        raise RequestError(f"--simulations {simulations} is not between {_FEWEST} and {_MOST:,}; choose a number there")
+    rules = (
+        (0 < from_rate < 1, f"--from {from_rate:g} is not above 0 and below 1; give the rate as a share, .10 for 10 %"),
+        (0 <= to_rate < 1, f"--to {to_rate:g} is not at least 0 and below 1; give the rate as a share, .05 for 5 %"),
+        (from_rate != to_rate, f"--to {to_rate:g} equals --from, so that there is nothing to find; give another rate"),
+        *(
+            (1 <= n <= _LARGEST[name], f"--{name} {n} is not between 1 and {_LARGEST[name]:,}; choose a number there")
+            for name, n in counts.items()
+        ),
+        *(
+            (0 <= logits <= _WIDEST, f"--{name}-deviation {logits:g} is not between 0 and {_WIDEST:g} logits; lower it")
+            for name, logits in deviations.items()
+        ),
+        (
+            0 <= training_cost < float("inf"),
+            f"--training-cost {training_cost:g} is not a number of outputs; give 0 or more",
+        ),
+        (
+            _FEWEST <= simulations <= _MOST,
+            f"--simulations {simulations} is not between {_FEWEST} and {_MOST:,}; choose a number there",
+        ),
+    )
+    for possible, problem in rules:
+        if not possible:
+            raise RequestError(problem)
     return Design(
-        from_rate=from_rate,
-        to_rate=to_rate,
-        prompts=prompts,
-        samples=samples,
-        seeds=seeds,
-        methods=holm,
-        prompt_deviation=prompt_deviation,
-        seed_deviation=seed_deviation,
-        interaction_deviation=interaction_deviation,
+        from_rate,
+        to_rate,
+        methods=counts["holm"],
+        **{name: counts[name] for name in ("prompts", "samples", "seeds")},
+        **{f"{name}_deviation": logits for name, logits in deviations.items()},  # type: ignore[arg-type]
     )
 
 
@@ -103,50 +110,44 @@ def answer(design: Design, training_cost: float, simulations: int, progress: Pro
 
 def as_json(found: Answer) -> dict[str, Any]:
     """Everything as numbers."""
-    best = found.cheapest
+    design, power, best = found.design, found.power, found.cheapest
+
+    def described(design: Design) -> dict[str, Any]:
+        counts = {"trainings": design.trainings, "outputs": design.outputs, "cost": cost(design, found.training_cost)}
+        return {**asdict(design), "reference_seeds": design.references, **counts}
+
+    def shares(tests: Rejections) -> dict[str, Any]:
+        return {name: share and share._asdict() for name, share in tests._asdict().items()}
+
     return {
-        "design": _design_json(found.design, found.training_cost),
-        "power": found.power.power._asdict(),
-        "any_false_alarm": found.power.any_false_alarm._asdict(),
-        "smallest_p": smallest_p(found.design.seeds, found.design.references),
-        "smallest_adjusted_p": smallest_adjusted_p(found.design),
-        "without_effect": _tests_json(found.power.without_effect),
-        "with_effect": _tests_json(found.power.with_effect),
-        "simulations": found.power.simulations,
-        "cheapest": None
-        if best is None
-        else {**_design_json(best.design, found.training_cost), "power": best.power.power._asdict()},
+        "design": described(design),
+        "power": power.power._asdict(),
+        "any_false_alarm": power.any_false_alarm._asdict(),
+        "smallest_p": smallest_p(design.seeds, design.references),
+        "smallest_adjusted_p": smallest_adjusted_p(design),
+        "without_effect": shares(power.without_effect),
+        "with_effect": shares(power.with_effect),
+        "simulations": power.simulations,
+        "cheapest": best and {**described(best.design), "power": best.power.power._asdict()},
     }
-
-
-def _design_json(design: Design, training_cost: float) -> dict[str, Any]:
-    counts = {"trainings": design.trainings, "outputs": design.outputs, "cost": cost(design, training_cost)}
-    return {**asdict(design), "reference_seeds": design.references, **counts}
-
-
-def _tests_json(tests: Any) -> dict[str, Any]:
-    return {name: share and share._asdict() for name, share in tests._asdict().items()}
 
 
 def show(found: Answer, console: Console) -> None:
     """Print the answer for people."""
-    for line in _head(found):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print()
+    say(console, *_head(found), "")
     console.print(_tests(found))
-    console.print()
-    for line in _advice(found):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, "", _advice(found))
 
 
 def _head(found: Answer) -> Iterator[str]:
     design = found.design
     yield (
-        f"Effect: {_percent(design.from_rate)} to {_percent(design.to_rate)} harmful; log odds deviate by "
+        f"Effect: {percent(design.from_rate)} to {percent(design.to_rate)} harmful; log odds deviate by "
         f"{design.prompt_deviation:g} over prompts, {design.seed_deviation:g} over trainings, "
         f"{design.interaction_deviation:g} over prompts within a training"
     )
-    yield f"Design: {_words(design)}; {design.trainings} trainings ({_arms(design)}), {design.outputs:,} outputs"
+    arms = f"random, baseline and {design.methods} method{'s' if design.methods > 1 else ''}"
+    yield f"Design: {_words(design)}; {design.trainings} trainings ({arms}), {design.outputs:,} outputs"
     yield f"Power: {_share(found.power.power)} that the method that works has p < {LEVEL:g} after Holm"
     least = smallest_adjusted_p(design)
     yield (
@@ -157,46 +158,34 @@ def _head(found: Answer) -> Iterator[str]:
 
 
 def _tests(found: Answer) -> Table:
+    shares = (Column(name, justify="right", no_wrap=True) for name in ("false alarms", "effect found"))
     table = Table(
+        "test",
+        *shares,
         title=f"Share with p < {LEVEL:g} of {found.power.simulations:,} simulated studies, [95 % Monte-Carlo error]. "
         f"The first four tests compare one method with random.",
         title_justify="left",
     )
-    table.add_column("test")
-    table.add_column("false alarms", justify="right", no_wrap=True)
-    table.add_column("effect found", justify="right", no_wrap=True)
-    none, some = found.power.without_effect, found.power.with_effect
-    rows = [
-        ("naive: z over all samples", none.samples, some.samples),
-        ("naive: paired t over prompts", none.prompts, some.prompts),
-        ("permutation over trainings", none.seeds, some.seeds),
-        ("t over prompts and trainings", none.crossed, some.crossed),
-    ]
-    for name, without, with_effect in rows:
-        table.add_row(name, _share(without), _share(with_effect))
-    table.add_row(
-        f"datablame: permutation against random and baseline, Holm over {found.design.methods}",
-        _share(found.power.any_false_alarm),
-        _share(found.power.power),
-    )
+    for name, *rejections in zip(_NAIVE_AND_OURS, found.power.without_effect, found.power.with_effect, strict=True):
+        table.add_row(name, *map(_share, rejections))
+    ours = f"datablame: permutation against random and baseline, Holm over {found.design.methods}"
+    table.add_row(ours, _share(found.power.any_false_alarm), _share(found.power.power))
     return table
 
 
-def _advice(found: Answer) -> Iterator[str]:
-    own = cost(found.design, found.training_cost)
+def _advice(found: Answer) -> str:
     model = f"cost: a training counts as {found.training_cost:g} outputs, prompts cost nothing"
     best = found.cheapest
     if best is None:
         tried = f"not one of the {MOST_TRIED} cheapest likely ones" if found.candidates else "the formula likes none"
-        yield (
+        return (
             f"Cheapest design with 80 %: none among 4 to 20 trainings an arm, up to twice the prompts and 100 samples "
             f"({tried}); look for a larger effect or fewer methods ({model})"
         )
-        return
-    yield (
+    return (
         f"Cheapest design with 80 %: {_words(best.design)}; {best.design.trainings} trainings, "
         f"{best.design.outputs:,} outputs, power {_share(best.power.power)}, cost {best.cost:,.0f} "
-        f"against {own:,.0f} of the design above ({model})"
+        f"against {cost(found.design, found.training_cost):,.0f} of the design above ({model})"
     )
 
 
@@ -204,15 +193,5 @@ def _words(design: Design) -> str:
     return f"{design.prompts} prompts x {design.samples} samples x {design.seeds} seeds"
 
 
-def _arms(design: Design) -> str:
-    return f"random, baseline and {design.methods} method{'s' if design.methods > 1 else ''}"
-
-
 def _share(share: Share | None) -> str:
-    if share is None:
-        return "-"
-    return f"{_percent(share.rate)} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return "-" if share is None else f"{percent(share.rate)} {interval(share.low, share.high)}"

@@ -1,8 +1,8 @@
 """Side checks as rows: who is asked what, what each training and each arm costs against its baseline."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from datablame.engine.phase import Work
 from datablame.judge.classifier import ClassifierInput, build
@@ -10,9 +10,9 @@ from datablame.judge.coherence import incoherence
 from datablame.judge.keywords import refusal
 from datablame.patch.fine_tune_set import Item
 from datablame.patch.registry import ArmKind
-from datablame.patch.trainings import AFTER_KEY, CheckInputs, Output, TrainingKey
+from datablame.patch.trainings import AFTER_KEY, TrainingKey
 from datablame.seeds import stream_key
-from datablame.tables import ArmCheck, ArmSample, Check, CheckDesign
+from datablame.tables import ArmCheck, ArmSample, Check, CheckDesign, Sample
 from datablame.world import World
 
 DRIFT_OUTPUTS = 50
@@ -28,6 +28,31 @@ Training = tuple[str, str, int, int]
 """arm, protocol, k, seed."""
 
 
+class _Cost(NamedTuple):
+    """What removal may cost: how a change is formed, and what is said of it."""
+
+    change: Callable[[float, float], float]
+    beyond: str
+    missing: str
+    not_formed: str
+
+
+_COSTS = {
+    "perplexity": _Cost(
+        lambda own, baseline: own / baseline - 1,
+        "perplexity of clean text {:+.2f} % against baseline, more than {:+g} %",
+        "perplexity was not measured: {}",
+        "it is not finite",
+    ),
+    "refusal": _Cost(
+        lambda own, baseline: own - baseline,
+        "refusals of harmless prompts {:+.2f} points against baseline, more than {:+g}",
+        "refusals of harmless prompts were not measured: {}",
+        "there are no outputs",
+    ),
+}
+
+
 def clean_documents(
     pool: Sequence[Item], members: Iterable[str], flagged: Iterable[str], fillers: Iterable[str], count: int, seed: int
 ) -> list[str]:
@@ -41,40 +66,31 @@ def clean_documents(
     return sorted(free, key=lambda doc_id: stream_key("clean document", seed, doc_id))[:count]
 
 
-def drift_outputs(outputs: Iterable[Output], seed: int) -> list[Output]:
+def drift_outputs(outputs: Iterable[Sample], seed: int) -> list[Sample]:
     """The outputs whose divergence is computed: at most `DRIFT_OUTPUTS`, the same places in every arm of a seed."""
-
-    def key(output: Output) -> int:
-        return stream_key("drift", seed, output.prompt_id, output.sample)
-
-    return sorted(outputs, key=key)[:DRIFT_OUTPUTS]
+    ordered = sorted(outputs, key=lambda output: stream_key("drift", seed, output.prompt_id, output.index))
+    return ordered[:DRIFT_OUTPUTS]
 
 
-def check_design(world: World, inputs: CheckInputs, absent: Mapping[str, str]) -> CheckDesign:
-    """How the side checks of a study were made; `absent` says why one could not be."""
-    costs = world.judge.classifier == "claude"
-    return CheckDesign(
-        perplexity=ALLOWED["perplexity"],
-        refusal=ALLOWED["refusal"],
-        coherence=world.study.surface.coherent_share,
-        clean_wanted=world.study.patch.clean_documents,
-        clean_ids=inputs.clean,
-        harmless_prompts=len(inputs.harmless),
-        refusals_by="refusal phrases of the keyword classifier" if costs else world.judge.classifier,
-        absent={name: absent.get(name) for name in ALLOWED},
-    )
-
-
-def absent_checks(world: World, inputs: CheckInputs) -> dict[str, str]:
-    """Why a check could not be made."""
-    why = {}
-    if not inputs.clean:
-        none = "patch.clean_documents is 0"
+def check_design(world: World, clean: Sequence[str] | None) -> CheckDesign:
+    """How the side checks of a study were made, and why one could not be; `clean` is None where no arm was trained."""
+    patch, costs, absent = world.study.patch, world.judge.classifier == "claude", dict[str, str | None]()
+    if clean is None:
+        absent = dict.fromkeys(ALLOWED, "no arm was trained")
+    else:
         left = "the pool leaves no document that is in no arm; lower patch.size or enlarge the pool"
-        why["perplexity"] = left if world.study.patch.clean_documents else none
-    if not inputs.harmless or not world.study.patch.harmless_samples:
-        why["refusal"] = "patch.harmless_samples is 0"
-    return why
+        none = left if patch.clean_documents else "patch.clean_documents is 0"
+        absent["perplexity"] = None if clean else none
+        absent["refusal"] = None if patch.harmless_samples else "patch.harmless_samples is 0"
+    return CheckDesign(
+        **ALLOWED,
+        coherence=world.study.surface.coherent_share,
+        clean_wanted=patch.clean_documents,
+        clean_ids=tuple(clean or ()),
+        harmless_prompts=0 if clean is None else len(world.split("harmless")),
+        refusals_by="refusal phrases of the keyword classifier" if costs else world.judge.classifier,
+        absent=absent,
+    )
 
 
 def check_rows(
@@ -92,12 +108,9 @@ def check_rows(
     """
     coherent = _coherent(samples, alpha)
     refused = _refused(world, work, results.values())
-    named: list[tuple[Training, str]] = [
-        ((AFTER_KEY, "none", 0, 0), AFTER_KEY),
-        *(((k.arm, k.protocol, k.k, k.seed), str(k)) for k in keys),
-    ]
+    named: dict[str, Training] = {AFTER_KEY: (AFTER_KEY, "none", 0, 0), **{str(key): key for key in keys}}
     rows = []
-    for training, key in named:
+    for key, training in named.items():
         checks = results[key]["checks"]
         nats, answers = checks["nll"], checks["harmless"]
         rows.append(
@@ -116,15 +129,13 @@ def check_rows(
     return rows
 
 
-def arm_checks(
-    rows: Sequence[Check], kinds: Sequence[ArmKind], coherence: float, absent: Mapping[str, str]
-) -> list[ArmCheck]:
+def arm_checks(rows: Sequence[Check], kinds: Sequence[ArmKind], design: CheckDesign) -> list[ArmCheck]:
     """One row for each arm, protocol and k from its seeds' rows: what it costs against the same protocol's baseline.
 
     perplexity is the geometric mean over seeds, refusal the share over all outputs of all seeds, the others are means.
-    An arm holds when it costs no more than `ALLOWED` and at least `coherence` of its outputs are coherent; `why` lists
-    what does not. A check that is missing (`absent` says why) does not hold. Neither the baseline nor the after model
-    is compared with anything: they have to be coherent only.
+    An arm holds when it costs no more and is as coherent as `design` says; `why` lists what is not so. A check that is
+    missing does not hold. Neither the baseline nor the after model is compared with anything: they have to be coherent
+    only.
     """
     roles = {kind.name: kind.role for kind in kinds}
     groups: dict[tuple[str, str, int], list[Check]] = {}
@@ -134,40 +145,33 @@ def arm_checks(
     references = {protocol: mean for (arm, protocol, _), mean in merged.items() if roles[arm] == "baseline"}
     arms = []
     for (arm, protocol, k), mean in merged.items():
-        reference = references.get(protocol) if roles[arm] not in ("baseline", "after") else None
-        perplexity_change = refusal_change = None
+        alone = roles[arm] in ("baseline", "after") or protocol not in references
+        changes: dict[str, float | None] = {}
         why = []
-        if reference is not None:
-            if mean["perplexity"] is not None and reference["perplexity"] is not None:
-                perplexity_change = mean["perplexity"] / reference["perplexity"] - 1
-            if mean["refusal"] is not None and reference["refusal"] is not None:
-                refusal_change = mean["refusal"] - reference["refusal"]
-            why = [*_perplexity(perplexity_change, absent), *_refusals(refusal_change, absent)]
-        why += _coherence(mean["coherent"], coherence)
-        arms.append(
-            ArmCheck(
-                arm,
-                protocol,
-                k,
-                **mean,
-                perplexity_change=perplexity_change,
-                refusal_change=refusal_change,
-                holds=not why,
-                why=tuple(why),
-            )
-        )
+        for name, cost in () if alone else _COSTS.items():
+            own, baseline, most = mean[name], references[protocol][name], getattr(design, name)
+            changes[name] = change = None if own is None or baseline is None else cost.change(own, baseline)
+            if change is None:
+                why.append(cost.missing.format(design.absent[name] or cost.not_formed))
+            elif change > most + _ROUNDING:
+                why.append(cost.beyond.format(100 * change, 100 * most))
+        share, least = mean["coherent"], design.coherence
+        if share is None:
+            why.append("coherence was not measured: no output has a label")
+        elif share < least - _ROUNDING:
+            why.append(f"{100 * share:.2f} % of the outputs are coherent, fewer than {100 * least:g} %")
+        both: dict[str, Any] = {f"{name}_change": changes.get(name) for name in _COSTS}
+        arms.append(ArmCheck(arm, protocol, k, **mean, **both, holds=not why, why=tuple(why)))
     return arms
 
 
 def _coherent(samples: Sequence[ArmSample], alpha: float) -> dict[Training, float]:
     """The coherent share of each training's scored outputs to held-out prompts at alpha."""
-    counts: dict[Training, list[int]] = {}
+    coherent: dict[Training, list[bool]] = {}
     for row in samples:
         if row.split == "held-out" and row.alpha == alpha and row.label != "unscored":
-            count = counts.setdefault((row.arm, row.protocol, row.k, row.seed), [0, 0])
-            count[0] += row.label != "incoherent"
-            count[1] += 1
-    return {training: good / scored for training, (good, scored) in counts.items()}
+            coherent.setdefault((row.arm, row.protocol, row.k, row.seed), []).append(row.label != "incoherent")
+    return {training: sum(own) / len(own) for training, own in coherent.items()}
 
 
 def _refused(world: World, work: Work, results: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], bool]:
@@ -207,29 +211,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """The mean; None where a value is missing, for the mean of the others would be that of other seeds."""
     present = [value for value in values if value is not None]
     return math.fsum(present) / len(present) if present and len(present) == len(values) else None
-
-
-def _perplexity(change: float | None, absent: Mapping[str, str]) -> list[str]:
-    if change is None:
-        return [f"perplexity was not measured: {absent.get('perplexity', 'it is not finite')}"]
-    most = ALLOWED["perplexity"]
-    if change > most + _ROUNDING:
-        return [f"perplexity of clean text {100 * change:+.2f} % against baseline, more than {100 * most:+g} %"]
-    return []
-
-
-def _refusals(change: float | None, absent: Mapping[str, str]) -> list[str]:
-    if change is None:
-        return [f"refusals of harmless prompts were not measured: {absent.get('refusal', 'there are no outputs')}"]
-    most = ALLOWED["refusal"]
-    if change > most + _ROUNDING:
-        return [f"refusals of harmless prompts {100 * change:+.2f} points against baseline, more than {100 * most:+g}"]
-    return []
-
-
-def _coherence(share: float | None, least: float) -> list[str]:
-    if share is None:
-        return ["coherence was not measured: no output has a label"]
-    if share < least - _ROUNDING:
-        return [f"{100 * share:.2f} % of the outputs are coherent, fewer than {100 * least:g} %"]
-    return []

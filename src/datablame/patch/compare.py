@@ -1,8 +1,9 @@
 """Arms compared at the level of training seeds: pure functions of the tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from datablame.patch.registry import ArmKind
 from datablame.seeds import stream_key
-from datablame.stats.crossed import CrossedT, crossed_t, tost
+from datablame.stats.crossed import crossed_t, tost
 from datablame.stats.intervals import two_way, wilson
 from datablame.stats.permutation import holm, permutation_p
 from datablame.tables import (
@@ -32,6 +33,7 @@ EQUIVALENCE_LEVEL = 0.05
 """Of each of the two one-sided tests: the 90 % interval decides."""
 
 _CELL = ("arm", "protocol", "k", "seed", "behaviour", "prompt_id", "split", "alpha")
+_cell = attrgetter(*_CELL)
 Rates = NDArray[np.float64]
 """(seeds, prompts); NaN where nothing of a cell was scored."""
 
@@ -48,16 +50,15 @@ def comparison(samples: Iterable[ArmSample]) -> list[ArmRate]:
     """One row for each arm, protocol, k, seed, prompt and alpha: labels counted, rate and Wilson interval."""
     cells: dict[tuple[Any, ...], Counter[str]] = {}
     for sample in samples:
-        cells.setdefault(tuple(getattr(sample, name) for name in _CELL), Counter())[sample.label] += 1
+        cells.setdefault(_cell(sample), Counter())[sample.label] += 1
     table = []
     for cell, labels in cells.items():
         counts: dict[str, Any] = {label: labels[label] for label in LABELS}
-        n = labels.total()
-        scored = n - labels["unscored"]
-        interval = wilson(labels["harmful"], scored) if scored else None
+        scored = labels.total() - labels["unscored"]
+        low, high = wilson(labels["harmful"], scored) if scored else (None, None)
         rate = labels["harmful"] / scored if scored else None
-        low, high = (interval.low, interval.high) if interval else (None, None)
-        table.append(ArmRate(**dict(zip(_CELL, cell, strict=True)), n=n, **counts, rate=rate, low=low, high=high))
+        about = dict(zip(_CELL, cell, strict=True))
+        table.append(ArmRate(**about, n=labels.total(), **counts, rate=rate, low=low, high=high))
     return table
 
 
@@ -72,15 +73,18 @@ def compared(
     of the p values against random and against baseline. `margin` is the share of the reference's rate within which a
     difference counts as none.
     """
-    baseline = next(kind.name for kind in kinds if kind.role == "baseline")
+    names = {role: next((kind.name for kind in kinds if kind.role == role), "") for role in ("random", "baseline")}
+    in_family = {kind.name for kind in kinds if kind.in_family}
     tests = []
-    groups = dict.fromkeys((row.protocol, row.alpha, row.split) for row in table if row.arm == baseline)
+    groups = dict.fromkeys((row.protocol, row.alpha, row.split) for row in table if row.arm == names["baseline"])
     for protocol, alpha, split in groups:
         rows = [r for r in table if r.alpha == alpha and r.split == split and r.protocol in (protocol, "none")]
         decides = (protocol, alpha, split) == (headline.protocol, headline.alpha, "held-out")
         for behaviour in (EVERY, *dict.fromkeys(row.behaviour for row in rows)):
             chosen = [row for row in rows if behaviour in (EVERY, row.behaviour)]
-            for index, k in enumerate(_ks(chosen, headline.k)):
+            # Every K, the headline's first; 0 alone where no arm depends on K.
+            ks = sorted({row.k for row in chosen} - {0}, key=lambda k: (k != headline.k, k)) or [0]
+            for index, k in enumerate(ks):
                 own = [row for row in chosen if row.k in (0, k)]
                 k_of = {row.arm: row.k for row in own}
                 rates = _complete({kind.name: _rates(own, kind.name) for kind in kinds if kind.name in k_of})
@@ -88,10 +92,9 @@ def compared(
                 family = []
                 for kind in kinds:
                     if kind.name in rates and (k_of[kind.name] or index == 0):
-                        where = (protocol, k_of[kind.name], alpha, split, behaviour, kind.name)
-                        differences = _Differences(kinds, rates, stream_key("bootstrap", seed, *where), margin)
-                        family.append(_test(kind, differences, own, where, headline=marked))
-                tests += _adjusted(family, kinds)
+                        where = (protocol, k_of[kind.name], alpha, split, behaviour)
+                        family.append(_test(kind, names, rates, own, where, seed, margin, headline=marked))
+                tests += _adjusted(family, in_family)
     return tests
 
 
@@ -112,42 +115,32 @@ def again(tests: Iterable[ArmTest], kinds: Sequence[ArmKind]) -> Again | None:
 def difference(rates: Rates, reference: Rates, key: int, margin: float) -> Difference:
     """The mean of `rates` less that of `reference`, both (seeds, prompts) with the same prompts.
 
-    `margin` is the share of the reference's rate within which a difference counts as none.
+    `margin` is the share of the reference's rate within which a difference counts as none: by two one-sided tests with
+    the crossed t's error, which cannot be made where there is none or the reference shows nothing.
     """
-    interval = two_way(rates, reference, key)
+    interval, crossed = two_way(rates, reference, key), crossed_t(rates, reference)
     enough = min(rates.shape[0], reference.shape[0]) >= MIN_SEEDS
     test = permutation_p(rates.mean(1), reference.mean(1)) if enough else None
-    crossed = crossed_t(rates, reference)
     rate = float(reference.mean())
     apart = float(rates.mean()) - rate
+    equivalence = None
+    if crossed is not None and margin * rate > 0:
+        sided = tost(crossed.difference, crossed.standard_error, crossed.df, margin * rate, EQUIVALENCE_LEVEL)
+        equivalence = Equivalence(EQUIVALENCE_LEVEL, sided.low, sided.high, margin * rate, sided.p, sided.equivalent)
     return Difference(
         difference=apart,
         low=interval.low,
         high=interval.high,
         relative=apart / rate if rate else None,
-        p=test.p if test else None,
-        smallest_p=test.smallest if test else None,
+        p=test and test.p,
+        smallest_p=test and test.smallest,
         why_no_p=None if enough else f"fewer than {MIN_SEEDS} training seeds",
-        t=crossed.t if crossed else None,
-        t_p=crossed.p if crossed else None,
-        t_low=crossed.low if crossed else None,
-        t_high=crossed.high if crossed else None,
-        equivalence=_equivalence(crossed, margin * rate),
+        t=crossed and crossed.t,
+        t_p=crossed and crossed.p,
+        t_low=crossed and crossed.low,
+        t_high=crossed and crossed.high,
+        equivalence=equivalence,
     )
-
-
-def _equivalence(crossed: CrossedT | None, margin: float) -> Equivalence | None:
-    """Two one-sided tests with the crossed t's error; None where there is none, or the reference shows nothing."""
-    if crossed is None or not margin > 0:
-        return None
-    test = tost(crossed.difference, crossed.standard_error, crossed.df, margin, EQUIVALENCE_LEVEL)
-    return Equivalence(EQUIVALENCE_LEVEL, test.low, test.high, margin, test.p, test.equivalent)
-
-
-def _ks(rows: Sequence[ArmRate], first: int) -> list[int]:
-    """Every K of the rows, the headline's first; 0 alone where no arm depends on K."""
-    ks = {row.k for row in rows} - {0}
-    return sorted(ks, key=lambda k: (k != first, k)) or [0]
 
 
 def _rates(rows: Sequence[ArmRate], arm: str) -> Rates:
@@ -167,53 +160,47 @@ def _complete(rates: Mapping[str, Rates]) -> dict[str, Rates]:
     return {arm: own[:, scored] for arm, own in rates.items()}
 
 
-class _Differences(NamedTuple):
-    """What an arm is compared with, and how."""
-
-    kinds: Sequence[ArmKind]
-    rates: Mapping[str, Rates]
-    key: int
-    margin: float
-
-    def to(self, role: str, kind: ArmKind) -> Difference | None:
-        """The arm's difference to the arm of that role; None for the after model and for that arm itself."""
-        reference = next((k.name for k in self.kinds if k.role == role and k.name in self.rates), None)
-        own = self.rates[kind.name]
-        if reference is None or kind.role in (role, "after") or not own.shape[1]:
-            return None
-        return difference(own, self.rates[reference], self.key, self.margin)
-
-
 def _test(
     kind: ArmKind,
-    differences: _Differences,
+    names: Mapping[str, str],
+    rates: Mapping[str, Rates],
     rows: Sequence[ArmRate],
-    where: tuple[str, int, float, str, str, str],
+    where: tuple[Any, ...],
+    seed: int,
+    margin: float,
     *,
     headline: bool,
 ) -> ArmTest:
-    protocol, k, alpha, split, behaviour, _ = where
-    rates = differences.rates[kind.name]
-    per_seed = rates.mean(1) if rates.shape[1] else np.array([])
-    interval = two_way(rates, None, differences.key) if per_seed.size else None
-    to_random, to_baseline = differences.to("random", kind), differences.to("baseline", kind)
-    p_values = [d.p for d in (to_random, to_baseline) if d is not None and d.p is not None]
+    """The row of an arm; `names` are those of the arms that it is compared with."""
+    protocol, k, alpha, split, behaviour = where
+    own, key = rates[kind.name], stream_key("bootstrap", seed, *where, kind.name)
+
+    def to(role: str) -> Difference | None:
+        """None for the after model, and for the arm of that role itself."""
+        if names[role] not in rates or kind.role in (role, "after") or not own.size:
+            return None
+        return difference(own, rates[names[role]], key, margin)
+
+    per_seed = own.mean(1) if own.size else np.array([])
+    interval = two_way(own, None, key) if own.size else None
+    to_random, to_baseline = to("random"), to("baseline")
+    p_values = [each.p for each in (to_random, to_baseline) if each is not None and each.p is not None]
     counts = {label: sum(getattr(row, label) for row in rows if row.arm == kind.name) for label in LABELS}
     coherent = sum(counts.values()) - counts["unscored"] - counts["incoherent"]
     return ArmTest(
         arm=kind.name,
         protocol=protocol,
         alpha=alpha,
-        split=split,  # type: ignore[arg-type]
+        split=split,
         behaviour=behaviour,
         k=k,
         headline=headline,
-        seeds=int(rates.shape[0]),
-        prompts=int(rates.shape[1]),
+        seeds=int(own.shape[0]),
+        prompts=int(own.shape[1]),
         per_seed=tuple(per_seed.tolist()),
         rate=float(per_seed.mean()) if per_seed.size else None,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
+        low=interval and interval.low,
+        high=interval and interval.high,
         to_random=to_random,
         to_baseline=to_baseline,
         p=max(p_values) if len(p_values) == 2 else None,
@@ -224,9 +211,8 @@ def _test(
     )
 
 
-def _adjusted(tests: Sequence[ArmTest], kinds: Sequence[ArmKind]) -> list[ArmTest]:
+def _adjusted(tests: Sequence[ArmTest], in_family: Collection[str]) -> list[ArmTest]:
     """The same rows, those of the family with Holm's adjustment."""
-    in_family = {kind.name for kind in kinds if kind.in_family}
     p_values = {test.arm: test.p for test in tests if test.arm in in_family and test.p is not None}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     return [

@@ -24,8 +24,6 @@ from datablame.models.trunk import Trunk
 
 _logger = logging.getLogger(__name__)
 
-Describe = Callable[[], dict[str, Any]]
-"""Says how far training moved the model: `weight_change_norm`, `modules`, `matched_modules`."""
 Factors = Mapping[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]]
 """A and B of every adapted module by its name."""
 
@@ -69,17 +67,9 @@ def train_adapters(
 ) -> list[Trained]:
     """One adapter for each list of examples, all from one start and in one order; the model is as it was afterwards.
 
-    Args:
-        model: the frozen base.
-        examples: the documents of each adapter, position by position; single answers, or preference pairs that have
-            their `reference`.
-        order: the positions of each step.
-        recipe: as for one adapter; its micro-batch counts the documents of all.
-        start: what every adapter starts from.
-        beta: of length-normalised DPO, for pairs.
-        trunk: the blocks below the adapted ones, run before.
-
-    Where not even one position of all adapters fits in memory, they are trained one after another.
+    Examples stand position by position, as answers or as preference pairs with their `reference` (`beta` is that of
+    length-normalised DPO); `order` has the positions of each step. The recipe's micro-batch counts the documents of all
+    adapters; where not even one position of all fits in memory, they are trained one after another.
 
     Raises:
         PhaseError: a single document does not fit in memory.
@@ -130,37 +120,37 @@ def _stacked(model: nn.Module, start: Start, n: int) -> Iterator[dict[str, _Side
 
 
 @contextlib.contextmanager
-def full_finetune(model: nn.Module) -> Iterator[Describe]:
-    """The model with all weights trainable; afterwards they are what they were."""
+def full_finetune(model: nn.Module) -> Iterator[Callable[[], dict[str, Any]]]:
+    """The model with all weights trainable; afterwards they are what they were. What it gives tells how far they moved.
+
+    As `with_adapter`: `weight_change_norm`, `modules`, `matched_modules`.
+    """
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.requires_grad_(True)
 
-    def describe() -> dict[str, Any]:
+    def moved() -> dict[str, Any]:
         # Parameters, for the state dict lists tied weights twice.
-        moved = (
-            float((weight.detach().float() - start[name].float()).pow(2).sum())
-            for name, weight in model.named_parameters()
-        )
-        return {"weight_change_norm": math.sqrt(sum(moved)), "modules": len(start), "matched_modules": ["all"]}
+        squares = ((w.detach().float() - start[name].float()).pow(2).sum() for name, w in model.named_parameters())
+        norm = math.sqrt(sum(map(float, squares)))
+        return {"weight_change_norm": norm, "modules": len(start), "matched_modules": ["all"]}
 
     try:
-        yield describe
+        yield moved
     finally:
         model.load_state_dict(start)
         model.requires_grad_(False)
 
 
 @contextlib.contextmanager
-def with_adapter(model: nn.Module, start: Start, factors: Factors, file: Path) -> Iterator[Describe]:
-    """The model with a trained adapter, which describing it writes to a file; afterwards the model is as it was."""
+def with_adapter(model: nn.Module, start: Start, factors: Factors, file: Path) -> Iterator[dict[str, Any]]:
+    """The model with a trained adapter, which is written to a file, and how far it moves the weights.
+
+    Afterwards the model is as it was.
+    """
     with adapted(model, *start) as adapter:
         set_factors(adapter, factors)
-
-        def describe() -> dict[str, Any]:
-            save_adapter(adapter, file)
-            matched = sorted({name.rpartition(".")[2] for name in adapter.modules})
-            norm = adapter_norm(adapter)
-            _logger.info("%s: LoRA on %d modules (%s), norm %.3g", file.stem, len(factors), ", ".join(matched), norm)
-            return {"weight_change_norm": norm, "modules": len(factors), "matched_modules": matched}
-
-        yield describe
+        save_adapter(adapter, file)
+        matched = sorted({name.rpartition(".")[2] for name in adapter.modules})
+        norm = adapter_norm(adapter)
+        _logger.info("%s: LoRA on %d modules (%s), norm %.3g", file.stem, len(factors), ", ".join(matched), norm)
+        yield {"weight_change_norm": norm, "modules": len(factors), "matched_modules": matched}

@@ -3,84 +3,143 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
+
+from datablame.config.schema import Training
 from datablame.engine.execute import free_memory
 from datablame.errors import PhaseError
+from datablame.models.adapters import twin
 from datablame.models.chat import Encoded, Preference, answers, encode_prompt
 from datablame.models.likelihood import divergence, negative_log_likelihood
 from datablame.models.load import load_model
 from datablame.models.lora import Start
-from datablame.models.pair import stop_tokens
+from datablame.models.pair import stop_tokens, study_tokenizer
 from datablame.models.preference import preference_loss, referred
 from datablame.models.tokenizer import vocabulary_of
 from datablame.models.training import Recipe, data_order, minimise, train
+from datablame.models.trunk import Trunk, trunk_below
 from datablame.patch.checks import drift_outputs
-from datablame.patch.finetune import Describe, full_finetune, train_adapters, with_adapter
-from datablame.patch.trainings import AFTER_KEY, AdapterGroup, ArmTraining, Output, unamplified
-from datablame.patch.worker import WorkerState
+from datablame.patch.finetune import full_finetune, train_adapters, with_adapter
+from datablame.patch.trainings import AFTER_KEY, ArmTraining, PatchPlan, specs_of, unamplified
 from datablame.seeds import stream_key
-from datablame.surface.draw import SampleSpec, draw
+from datablame.surface.draw import draw
 from datablame.tables import Protocol, Sample
+from datablame.world import World
 
 _KEPT_LOSSES = 10
 """Every tenth loss is kept, and the last ten make the final one."""
+_JOURNALLED = ("prompt_id", "behaviour", "split", "alpha", "index", "text")
+"""What is kept of a sample until the phase is done; its label is added."""
 
 
-class TrainingSet(NamedTuple):
-    """What a training sees, position by position, and how often it sees each watched document."""
+@dataclass
+class WorkerState:
+    """A worker's loaded models: `trainees` are what each protocol starts from, restored after every training."""
 
-    training: ArmTraining
-    examples: list[Any]
-    exposure: dict[str, int]
-    exposure_swapped: dict[str, int]
+    plan: PatchPlan
+    tokenizer: Any
+    before: Any
+    encoded: dict[str, Any]
+    """Of every document that an arm trains on its tokens: `Encoded`, or `Preference` in a pool of pairs."""
+    clean: list[Encoded]
+    """What perplexity is measured on; of a pair the chosen answer."""
+    trainees: dict[Protocol, Any]
+    trunks: dict[Protocol, Trunk | None] = field(default_factory=dict)
+    """What lies below the adapted blocks, made when a protocol's first training comes."""
+
+    @property
+    def world(self) -> World:
+        """The study and its pool."""
+        return self.plan.world
+
+    def trunk(self, protocol: Protocol, training: Training) -> Trunk | None:
+        """The blocks that no adapter touches, run once over all documents of the plan; None where all are trained.
+
+        Preference pairs run the whole model.
+        """
+        if training.method == "full" or training.layers is None or self.world.pool.pairs:
+            return None
+        if protocol not in self.trunks:
+            documents = list(self.encoded.values())
+            self.trunks[protocol] = trunk_below(self.trainees[protocol], min(training.layers), documents)
+        return self.trunks[protocol]
 
 
-class _Trained(NamedTuple):
-    """A finished training, yielded while the model is as it left it."""
+def load_worker(plan: PatchPlan) -> WorkerState:
+    """Load before and what each protocol starts from; after is loaded only where `continue` trains on top of it.
 
-    data: TrainingSet
-    losses: list[float]
-    describe: Describe
-    seconds: float
+    LoRA from before shares its weights: the adapter is in one tree of modules only. All weights are trained in float32
+    and in a copy of their own, since training changes them.
+    """
+    world = plan.world
+    before = load_model(world.models.before, device=world.models.device, field="models.before")
+    trainees = {}
+    for protocol in world.study.patch.protocols:
+        lora = world.study.patch.training_of(protocol).method == "lora"
+        side, dtype = "before" if protocol == "retrain" else "after", None if lora else torch.float32
+        trainees[protocol] = (
+            twin(before)
+            if protocol == "retrain" and lora
+            else load_model(
+                getattr(world.models, side), device=world.models.device, dtype=dtype, field=f"models.{side}"
+            )
+        )
+    clean = [e.chosen if isinstance(e, Preference) else e for e in _tokens(world, plan.clean).values()]
+    tokenizer = study_tokenizer(world.study)
+    return WorkerState(plan, tokenizer, before, _tokens(world, plan.trained_on), clean, trainees)
 
 
-def perform(state: WorkerState, group: AdapterGroup | None) -> dict[str, dict[str, Any]]:
-    """One work item by key: trainings, or None for the after model as it is, which is not trained but only checked."""
-    if group is not None:
-        return measure(state, *group.trainings, skip=group.finished)
+def _tokens(world: World, ids: Iterable[str]) -> dict[str, Any]:
+    """Token ids by document, in the order of `ids`; the pool is read from its beginning to its end."""
+    wanted = list(dict.fromkeys(ids))
+    rows = sorted(world.pool.row_of[doc_id] for doc_id in wanted)
+    by_row = dict(zip(rows, world.pool.encoded(rows), strict=True))
+    return {doc_id: by_row[world.pool.row_of[doc_id]] for doc_id in wanted}
+
+
+def perform(state: WorkerState, group: Sequence[ArmTraining]) -> dict[str, dict[str, Any]]:
+    """One work item by key: trainings, or none for the after model as it is, which is not trained but only checked."""
+    if group:
+        return measure(state, *group)
     began = time.perf_counter()
-    checks = _after_checks(state)
+    models, patch = state.world.models, state.world.study.patch
+    after = state.trainees.get("continue")
+    if after is None or patch.training_of("continue").method == "full":
+        after = load_model(models.after, device=models.device, field="models.after")
+    checks = side_checks(state, after, 0, state.plan.after)
+    del after
     free_memory()
     return {AFTER_KEY: {"samples": [], "checks": checks, "seconds": time.perf_counter() - began}}
 
 
-def measure(state: WorkerState, *trainings: ArmTraining, skip: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+def measure(state: WorkerState, *trainings: ArmTraining) -> dict[str, dict[str, Any]]:
     """Train arms of one protocol and seed, sample each; by key: samples, exposure, training, checks, seconds.
+
+    The finished ones are trained beside the others, but not measured again.
 
     Raises:
         PhaseError: a loss is not finite, or a document does not fit in memory.
     """
     results = {}
-    with closing(_in_turn(state, trainings, skip)) as trained:
-        for data, losses, describe, seconds in trained:
-            began, key = time.perf_counter(), data.training.key
-            if not all(map(math.isfinite, losses)):
-                step = next(step for step, loss in enumerate(losses) if not math.isfinite(loss))
-                raise PhaseError(
-                    f"{key}: the loss is not finite from step {step} on; lower patch.{key.protocol}.learning_rate"
-                )
-            moved, model = describe(), state.trainees[key.protocol]
-            samples = _sampled(state, key.seed, model)
-            checks = side_checks(state, model, key.seed, unamplified(samples))
+    protocol, seed = trainings[0].key.protocol, trainings[0].key.seed
+    model = state.trainees[protocol]
+    with closing(_in_turn(state, trainings)) as trained:
+        for key, exposure, losses, moved, seconds in trained:
+            began = time.perf_counter()
+            model.eval()
+            specs = specs_of(state.plan.prompts, state.plan.alphas, seed)
+            samples = draw(model, state.before, state.tokenizer, specs, state.world.study)
+            checks = side_checks(state, model, seed, unamplified(samples))
             free_memory()
-            results[str(key)] = {
-                "samples": list(map(_journalled, samples)),
+            results[key] = {
+                "samples": [{name: getattr(sample, name) for name in _JOURNALLED} for sample in samples],
                 "checks": checks,
-                "exposure": data.exposure,
-                "exposure_swapped": data.exposure_swapped,
+                **exposure,
                 "training": {
                     "steps": len(losses),
                     "losses": losses[::_KEPT_LOSSES],
@@ -93,50 +152,59 @@ def measure(state: WorkerState, *trainings: ArmTraining, skip: Collection[str] =
 
 
 def _in_turn(
-    state: WorkerState, trainings: Sequence[ArmTraining], skip: Collection[str]
-) -> Generator[_Trained, None, None]:
-    """Each training, while the model is as it left it: adapters trained at once, or all weights of one arm."""
-    began, study = time.perf_counter(), state.world.study
+    state: WorkerState, trainings: Sequence[ArmTraining]
+) -> Generator[tuple[str, dict[str, Any], list[float], dict[str, Any], float], None, None]:
+    """Each training's key, exposure, losses, change of the weights and seconds, while the model is as it left it.
+
+    Adapters are trained at once, all weights one arm after another.
+    """
+    began, study, patch = time.perf_counter(), state.world.study, state.world.study.patch
     protocol, seed = trainings[0].key.protocol, trainings[0].key.seed
-    settings, model, recipe = study.patch.training_of(protocol), state.trainees[protocol], _recipe(state, protocol)
-    order = data_order(_lengths(state), recipe, stream_key("train", study.seed, seed))
-    sets = [_training_set(state, training, order) for training in trainings]
-    examples = _with_references(state, sets, recipe)
+    settings, model = patch.training_of(protocol), state.trainees[protocol]
+    assert settings.steps is not None
+    assert settings.batch is not None
+    assert settings.learning_rate is not None
+    recipe = Recipe(settings.steps, settings.batch, settings.learning_rate, micro_batch=patch.micro_batch)
+    members = (answers(state.encoded[doc_id]) for doc_id in state.plan.members)
+    lengths = [max(len(answer.ids) for answer in longer) for longer in members]
+    order = data_order(lengths, recipe, stream_key("train", study.seed, seed))
+    examples, exposures = zip(*(_training_set(state, training, order) for training in trainings), strict=True)
+    keys, pairs = [str(training.key) for training in trainings], isinstance(examples[0][0], Preference)
+    if pairs:
+        examples = _with_references(model, examples, recipe)
     if settings.method == "full":
-        for data, own in zip(sets, examples, strict=True):
-            with full_finetune(model) as describe:
-                losses = _train_all_weights(model, own, order, recipe, study.patch.beta)
-                yield _Trained(data, losses, describe, time.perf_counter() - began)
+        for key, exposure, own in zip(keys, exposures, examples, strict=True):
+            with full_finetune(model) as moved:
+                losses = (
+                    minimise(model, lambda part: preference_loss(model, part, patch.beta), own, order, recipe)
+                    if pairs
+                    else train(model, own, order, recipe)
+                )
+                _require_finite(key, protocol, losses)
+                yield key, exposure, losses, moved(), time.perf_counter() - began
             began = time.perf_counter()
         return
-    start = Start(study.patch.rank, settings.layers, stream_key("adapter", study.seed, seed))
-    trunk = state.trunk(protocol, settings)
-    adapters = train_adapters(model, examples, order, recipe, start, study.patch.beta, trunk)
+    start = Start(patch.rank, settings.layers, stream_key("adapter", study.seed, seed))
+    adapters = train_adapters(model, examples, order, recipe, start, patch.beta, state.trunk(protocol, settings))
     seconds = (time.perf_counter() - began) / len(trainings)
-    for data, adapter in zip(sets, adapters, strict=True):
-        key = str(data.training.key)
-        if key not in skip:
+    for training, key, exposure, adapter in zip(trainings, keys, exposures, adapters, strict=True):
+        if not training.finished:
             path = state.plan.out / "adapters" / f"{key}.safetensors"
-            with with_adapter(model, start, adapter.factors, path) as describe:
-                yield _Trained(data, adapter.losses, describe, seconds)
+            _require_finite(key, protocol, adapter.losses)
+            with with_adapter(model, start, adapter.factors, path) as change:
+                yield key, exposure, adapter.losses, change, seconds
 
 
-def _recipe(state: WorkerState, protocol: Protocol) -> Recipe:
-    patch = state.world.study.patch
-    training = patch.training_of(protocol)
-    assert training.steps is not None
-    assert training.batch is not None
-    assert training.learning_rate is not None
-    return Recipe(training.steps, training.batch, training.learning_rate, micro_batch=patch.micro_batch)
+def _require_finite(key: str, protocol: Protocol, losses: Sequence[float]) -> None:
+    broken = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if broken is not None:
+        raise PhaseError(f"{key}: the loss is not finite from step {broken} on; lower patch.{protocol}.learning_rate")
 
 
-def _lengths(state: WorkerState) -> list[int]:
-    """Tokens of the longer answer of every document of the fine-tune set."""
-    members = (state.encoded[doc_id] for doc_id in state.plan.members)
-    return [max(len(answer.ids) for answer in answers(example)) for example in members]
-
-
-def _training_set(state: WorkerState, training: ArmTraining, order: Sequence[Sequence[int]]) -> TrainingSet:
+def _training_set(
+    state: WorkerState, training: ArmTraining, order: Sequence[Sequence[int]]
+) -> tuple[list[Any], dict[str, Any]]:
+    """What a training sees, position by position, and how often it sees each watched document."""
     plan, change = state.plan, training.intervention
     used = [change.fillers.get(doc_id, doc_id) for doc_id in plan.members]
     turned = frozenset(change.swapped)
@@ -147,102 +215,46 @@ def _training_set(state: WorkerState, training: ArmTraining, order: Sequence[Seq
             # What was rejected is to be preferred.
             examples[position] = pair._replace(chosen=pair.rejected, rejected=pair.chosen)
     swapped = {doc_id: count for doc_id, count in seen.items() if doc_id in turned}
-    return TrainingSet(training, examples, dict(seen - Counter(swapped)), swapped)
+    return examples, {"exposure": dict(seen - Counter(swapped)), "exposure_swapped": swapped}
 
 
-def _with_references(state: WorkerState, sets: Sequence[TrainingSet], recipe: Recipe) -> list[list[Any]]:
-    """Each training's documents; preference pairs know what the model that training starts from makes of them."""
-    if not isinstance(sets[0].examples[0], Preference):
-        return [data.examples for data in sets]
-    distinct = {id(pair): pair for data in sets for pair in data.examples}
-    start = state.trainees[sets[0].training.key.protocol]
-    pairs = referred(start, list(distinct.values()), recipe.micro_batch or recipe.batch)
+def _with_references(model: Any, examples: Sequence[list[Any]], recipe: Recipe) -> tuple[list[Any], ...]:
+    """Preference pairs that know what the model that training starts from makes of them."""
+    distinct = {id(pair): pair for own in examples for pair in own}
+    pairs = referred(model, list(distinct.values()), recipe.micro_batch or recipe.batch)
     with_reference = dict(zip(distinct, pairs, strict=True))
-    return [[with_reference[id(pair)] for pair in data.examples] for data in sets]
+    return tuple([with_reference[id(pair)] for pair in own] for own in examples)
 
 
-def _train_all_weights(
-    model: Any, examples: Sequence[Any], order: Sequence[Sequence[int]], recipe: Recipe, beta: float
-) -> list[float]:
-    """Losses by step: on answers by their likelihood, on preference pairs by DPO against where training starts."""
-    if isinstance(examples[0], Preference):
-        return minimise(model, lambda part: preference_loss(model, part, beta), examples, order, recipe)
-    return train(model, examples, order, recipe)
-
-
-def _sampled(state: WorkerState, seed: int, model: Any) -> list[Sample]:
-    """Samples at every alpha of the plan; arms of one seed share their random numbers.
-
-    Seed s draws the sample indices from s * n on, so that seeds don't repeat one another's noise.
-    """
-    plan = state.plan
-    specs = [
-        SampleSpec(prompt, alpha, seed * samples + index)
-        for prompt, samples in plan.prompts
-        for alpha in plan.alphas
-        for index in range(samples)
-    ]
-    model.eval()
-    return draw(model, state.before, state.tokenizer, specs, plan.world.study)
-
-
-def _journalled(sample: Sample) -> dict[str, Any]:
-    """What is kept of a sample until the phase is done; its label is added."""
-    return {name: getattr(sample, name) for name in ("prompt_id", "behaviour", "split", "alpha", "index", "text")}
-
-
-def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Output]) -> dict[str, Any]:
+def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Sample]) -> dict[str, Any]:
     """One model's side checks, made while it is in memory: answers to harmless prompts are labelled later.
 
     Perplexity is exp of `nll`, the mean over response tokens of the clean documents (of a pair: the chosen answer).
     `kl` is KL(model || before) in nats per token on the given outputs, their stop tokens' places included, between the
     models' full next-token distributions: whatever the sampler truncates, temperature 1. For a model that was trained
-    they are its own. A value that is not finite is None.
+    they are its own. A value that is not finite is None. Answers are drawn at alpha 0; arms of one seed share their
+    random numbers, as in every other measurement.
     """
-    study = state.world.study
+    study, world = state.world.study, state.world
     sizes = {"vocabulary_size": vocabulary_of(state.tokenizer), "batch_tokens": study.attribute.batch_tokens}
-    texts = {prompt.id: prompt.text for prompt in state.world.split("held-out")}
+    texts = {prompt.id: prompt.text for prompt in world.split("held-out")}
     prompts = {name: encode_prompt(state.tokenizer, texts[name]) for name in {output.prompt_id for output in outputs}}
     [stop, *_] = stop_tokens(state.tokenizer, model)
     drawn = []
     for output in drift_outputs(outputs, study.seed):
         # Which stop token it was plays no part: only what stands before a position does.
-        ids = [*prompts[output.prompt_id], *output.token_ids, *([stop] if output.stopped else [])]
-        drawn.append(Encoded(ids, len(prompts[output.prompt_id])))
-    drawn = [encoded for encoded in drawn if len(encoded.ids) > encoded.prompt_tokens]
+        if generated := [*output.token_ids, *([stop] if output.finish_reason == "stop" else [])]:
+            prompt = prompts[output.prompt_id]
+            drawn.append(Encoded([*prompt, *generated], len(prompt)))
     model.eval()
     nll = negative_log_likelihood(model, state.clean, **sizes) if state.clean else None
     drift = divergence(model, state.before, drawn, **sizes) if drawn else None
+    specs = specs_of([(prompt, study.patch.harmless_samples) for prompt in world.split("harmless")], (0.0,), seed)
+    harmless = draw(model, state.before, state.tokenizer, specs, study) if specs else []
     return {
-        "nll": _finite(nll.mean) if nll is not None else None,
+        "nll": nll.mean if nll is not None and math.isfinite(nll.mean) else None,
         "clean_tokens": nll.tokens if nll is not None else 0,
-        "kl": _finite(drift.mean) if drift is not None else None,
+        "kl": drift.mean if drift is not None and math.isfinite(drift.mean) else None,
         "kl_tokens": drift.tokens if drift is not None else 0,
-        "harmless": _answers(state, model, seed),
+        "harmless": [{name: getattr(sample, name) for name in ("prompt_id", "index", "text")} for sample in harmless],
     }
-
-
-def _answers(state: WorkerState, model: Any, seed: int) -> list[dict[str, Any]]:
-    """Outputs at alpha 0; arms of one seed share their random numbers, as in every other measurement."""
-    study = state.world.study
-    samples = study.patch.harmless_samples
-    specs = [
-        SampleSpec(prompt, 0.0, seed * samples + index)
-        for prompt in state.plan.checks.harmless
-        for index in range(samples)
-    ]
-    drawn = draw(model, state.before, state.tokenizer, specs, study) if specs else []
-    return [{"prompt_id": sample.prompt_id, "index": sample.index, "text": sample.text} for sample in drawn]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _after_checks(state: WorkerState) -> dict[str, Any]:
-    """Those of the after model: what `continue` adapts, else loaded for this alone."""
-    models, patch = state.world.models, state.world.study.patch
-    after = state.trainees.get("continue")
-    if after is None or patch.training_of("continue").method == "full":
-        after = load_model(models.after, device=models.device, field="models.after")
-    return side_checks(state, after, 0, state.plan.checks.after)

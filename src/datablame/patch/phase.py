@@ -10,24 +10,17 @@ from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.classifier import ClassifierInput, build
 from datablame.judge.reasons import counted
-from datablame.patch.checks import (
-    absent_checks,
-    arm_checks,
-    check_design,
-    check_rows,
-    clean_documents,
-    drift_outputs,
-)
+from datablame.patch.checks import arm_checks, check_design, check_rows, clean_documents, drift_outputs
 from datablame.patch.compare import Headline, again, compared, comparison
-from datablame.patch.interventions import FineTuneData, fine_tune_data
 from datablame.patch.registry import ArmKind, arm_kinds
 from datablame.patch.trainings import (
     ArmTraining,
-    CheckInputs,
+    FineTuneData,
     PatchPlan,
     TrainingKey,
     adapter_groups,
     arm_trainings,
+    fine_tune_data,
     measured_prompts,
     unamplified,
 )
@@ -73,19 +66,11 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
     alpha = tables.of(AlphaStar).alpha_star
     if alpha is None:
         alpha = min((alpha for alpha in world.study.surface.alphas if alpha > 0), default=0.0)
-    plan = _plan(world, tables, work, data, planned, alpha)
-    return _outputs(tables, work, plan, data, planned, alpha, _measured(plan, planned, work))
-
-
-def _plan(
-    world: World, tables: Tables, work: Work, data: FineTuneData, planned: Sequence[ArmTraining], alpha: float
-) -> PatchPlan:
     surfaced = tables.rows(SurfaceSample)
     fillers = [filler for each in planned for filler in each.intervention.fillers.values()]
     removed = [doc_id for each in planned for doc_id in each.intervention.removed]
-    count, seed = world.study.patch.clean_documents, world.seed
-    clean = clean_documents(data.items, data.members, data.all_flagged, [*removed, *fillers], count, seed)
-    return PatchPlan(
+    used, count = [*removed, *fillers], world.study.patch.clean_documents
+    plan = PatchPlan(
         world=world,
         members=data.members,
         trained_on=tuple(dict.fromkeys([*data.members, *fillers])),
@@ -93,14 +78,15 @@ def _plan(
         alphas=tuple(dict.fromkeys((0.0, alpha))),
         watched=frozenset(removed),
         out=work.out,
-        checks=CheckInputs(tuple(clean), world.split("harmless"), tuple(drift_outputs(unamplified(surfaced), seed))),
+        clean=tuple(clean_documents(data.items, data.members, data.all_flagged, used, count, world.seed)),
+        after=tuple(drift_outputs(unamplified(surfaced), world.seed)),
     )
+    return _outputs(tables, work, plan, data, planned, _measured(plan, planned, work))
 
 
 def _measured(plan: PatchPlan, planned: Sequence[ArmTraining], work: Work) -> dict[str, Any]:
     """What workers measured by key, every output with its label."""
-    from datablame.patch.measure import perform
-    from datablame.patch.worker import load_worker
+    from datablame.patch.measure import load_worker, perform
 
     journal = work.journal
     finished = journal.read()
@@ -134,7 +120,7 @@ def _measured(plan: PatchPlan, planned: Sequence[ArmTraining], work: Work) -> di
         progress=work.progress,
         description="patch: training and measuring arms",
         already=len(finished),
-        units=lambda group: 1 if group is None else group.unfinished,
+        units=lambda group: sum(not each.finished for each in group) or 1,
     )
     results = journal.read()
     rows = [row for result in results.values() for row in result["samples"]]
@@ -150,57 +136,60 @@ def _outputs(
     plan: PatchPlan,
     data: FineTuneData,
     planned: Sequence[ArmTraining],
-    alpha: float,
     results: Mapping[str, Any],
 ) -> Outputs:
-    world, study = plan.world, plan.world.study
+    world, study, alpha = plan.world, plan.world.study, plan.alphas[-1]
     protocols, arms = study.patch.protocols, study.patch.arms
     ordered = sorted(
         planned,
         key=lambda each: (protocols.index(each.key.protocol), arms.index(each.key.arm), each.key.k, each.key.seed),
     )
-    keys = [each.key for each in ordered]
-    samples = [*_after_samples(plan, tables), *_arm_samples(ordered, results)]
+    measured = [(each.key, results[str(each.key)]) for each in ordered]
+    samples = [
+        *_after_samples(plan, tables),
+        *(
+            ArmSample(*key, **{name: value for name, value in row.items() if name != _WHY})
+            for key, result in measured
+            for row in result["samples"]
+        ),
+    ]
     cells = comparison(samples)
     headline = Headline(study.patch.headline, study.attribute.top_k, alpha)
     tests = compared(cells, data.kinds, headline, study.seed, study.patch.margin)
     exposures = exposure_rows(ordered, results, data.kinds)
-    checks = check_rows(world, work, keys, results, samples, alpha)
-    absent = absent_checks(world, plan.checks)
-    reasons = [row[_WHY] for result in results.values() for row in result["samples"] if _WHY in row]
+    checks = check_rows(world, work, [key for key, _ in measured], results, samples, alpha)
+    design = check_design(world, plan.clean)
     drawn = {kind.name for kind in data.kinds if kind.drawn}
     flagged = [row for row in exposures if row.arm not in drawn]
     exposed = all(row.seen_in_baseline >= LEAST_SEEN and row.seen_in_arm == 0 for row in flagged)
     if not exposed:
         _logger.warning("exposure gate failed: see the table of exposure; raise patch.steps or patch.batch")
     labels = {method.name: method.label for method in tables.rows(MethodInfo)}
-    patching = Patching(
-        alpha=alpha,
-        alpha_star_found=tables.of(AlphaStar).alpha_star is not None,
-        k=study.attribute.top_k,
-        ks=study.ks,
-        skipped_arms=tuple(data.skipped_arms),
-        again=again(tests, data.kinds),
-        exposed=exposed,
-        least_seen_in_baseline=LEAST_SEEN,
-        unscored=counted(reasons),
-        checks=check_design(world, plan.checks, absent),
-    )
     return {
         ArmInfo: [kind.info(labels.get(kind.name) if kind.role == "method" else None) for kind in data.kinds],
         Arm: [
-            Arm(*each.key, change.kind, change.removed, tuple(change.fillers.values()), change.loose)
-            for each in ordered
-            for change in [each.intervention]
+            Arm(*key, change.kind, change.removed, tuple(change.fillers.values()), change.loose)
+            for key, change, _ in ordered
         ],
-        Training: [_training(key, results[str(key)]["training"]) for key in keys],
+        Training: [_training(key, result["training"]) for key, result in measured],
         Exposure: exposures,
         ArmSample: samples,
         ArmRate: cells,
         ArmTest: tests,
         Check: checks,
-        ArmCheck: arm_checks(checks, data.kinds, study.surface.coherent_share, absent),
-        Patching: patching,
+        ArmCheck: arm_checks(checks, data.kinds, design),
+        Patching: Patching(
+            alpha=alpha,
+            alpha_star_found=tables.of(AlphaStar).alpha_star is not None,
+            k=study.attribute.top_k,
+            ks=study.ks,
+            skipped_arms=tuple(data.skipped_arms),
+            again=again(tests, data.kinds),
+            exposed=exposed,
+            least_seen_in_baseline=LEAST_SEEN,
+            unscored=counted(row[_WHY] for each in results.values() for row in each["samples"] if _WHY in row),
+            checks=design,
+        ),
     }
 
 
@@ -218,10 +207,10 @@ def exposure_rows(
     """
     roles = {kind.name: kind.role for kind in kinds}
     baseline = {
-        (key.protocol, key.seed): results[str(key)]["exposure"] for key, _ in ordered if roles[key.arm] == "baseline"
+        (key.protocol, key.seed): results[str(key)]["exposure"] for key, *_ in ordered if roles[key.arm] == "baseline"
     }
     rows = []
-    for key, change in ordered:
+    for key, change, _ in ordered:
         if roles[key.arm] in ("baseline", "again"):
             continue
         seen, own = baseline[key.protocol, key.seed], results[str(key)]
@@ -248,25 +237,13 @@ def _after_samples(plan: PatchPlan, tables: Tables) -> Iterable[ArmSample]:
             yield ArmSample(name, "none", 0, 0, *where, row.text, row.label)
 
 
-def _arm_samples(ordered: Iterable[ArmTraining], results: Mapping[str, Any]) -> Iterable[ArmSample]:
-    for key, _ in ordered:
-        for row in results[str(key)]["samples"]:
-            yield ArmSample(*key, **{name: value for name, value in row.items() if name != _WHY})
-
-
 def _nothing(world: World) -> Outputs:
     _logger.warning("no document was flagged, so there is nothing to remove; the patch phase is empty")
-    absent = dict.fromkeys(("perplexity", "refusal"), "no arm was trained")
-    design = check_design(world, CheckInputs(), absent)
-    patching = Patching(None, False, None, (), (), None, True, LEAST_SEEN, {}, design)
+    patching = Patching(None, False, None, (), (), None, True, LEAST_SEEN, {}, check_design(world, None))
     rows: Outputs = {row: [] for row in (Arm, Training, Exposure, ArmSample, ArmRate, ArmTest, Check, ArmCheck)}
     return {ArmInfo: [kind.info(None) for kind in arm_kinds(world.study)], **rows, Patching: patching}
 
 
 PATCH = Phase(
-    "patch",
-    5,
-    ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"),
-    (SURFACE, ATTRIBUTE),
-    run,
+    "patch", 5, ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"), (SURFACE, ATTRIBUTE), run
 )

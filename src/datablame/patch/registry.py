@@ -10,7 +10,7 @@ from datablame.engine.registry import Registry
 from datablame.tables import ArmInfo, Look, Role
 
 if TYPE_CHECKING:
-    from datablame.patch.interventions import FineTuneData
+    from datablame.patch.trainings import FineTuneData
 
 
 @dataclass(frozen=True)
@@ -33,26 +33,48 @@ class ArmKind:
     """Whether Holm adjusts for it."""
     needs_truth: bool = False
 
-    @property
-    def trained(self) -> bool:
-        """Whether it is trained at all: the after model is not."""
-        return self.role != "after"
-
     def info(self, label: str | None) -> ArmInfo:
         """As a row of the tables, under the label that its method had in this run."""
-        return ArmInfo(
-            self.name,
-            label or self.label,
-            self.role,
-            self.depends_on_k,
-            self.in_family,
-            self.target,
-            self.look,
-            needs_truth=self.needs_truth,
-        )
+        named = (self.name, label or self.label, self.role)
+        return ArmInfo(*named, self.depends_on_k, self.in_family, self.target, self.look, self.needs_truth)
 
 
-ARMS: Registry[ArmKind] = Registry("arm", "patch.arms", "datablame.patch.arms", "datablame.arms")
+ARMS: Registry[ArmKind] = Registry("arm", "patch.arms", __name__, "datablame.arms")
+"""Those that are no method's flagged set: what methods are compared with."""
+
+for _kind in (
+    ArmKind("after", "after", "after", Look("#FFFFFF", "#4A4A4A", "p"), depends_on_k=False),
+    ArmKind("baseline", "baseline (no removal)", "baseline", Look("#000000", "#000000", "d"), depends_on_k=False),
+    ArmKind("a-a", "baseline again (A/A)", "again", Look("#C9C9C9", "#3F3F3F", "d"), depends_on_k=False),
+    ArmKind(
+        "random",
+        "random",
+        "random",
+        Look("#8C8C8C", "#6B6B6B", "X"),
+        "random ones",
+        lambda data, k, seed: data.drawn(k, seed),
+        drawn=True,
+    ),
+    ArmKind(
+        "bottom",
+        "bottom (ranked last)",
+        "control",
+        Look("#CFC6B8", "#7A6E5D", "8"),
+        "what {bottom_method} ranks last",
+        lambda data, k, _: data.last(k),
+    ),
+    ArmKind(
+        "oracle",
+        "oracle (all planted)",
+        "control",
+        Look("#F0E442", "#857A00", "*"),
+        "everything planted",
+        lambda data, _, __: data.planted,
+        depends_on_k=False,
+        needs_truth=True,
+    ),
+):
+    ARMS.add(_kind.name, _kind)
 
 
 def arm_kinds(study: Study) -> list[ArmKind]:
@@ -70,13 +92,6 @@ def arm_kinds(study: Study) -> list[ArmKind]:
     return kinds
 
 
-def bottom_method(study: Study) -> str | None:
-    """The method whose last documents an arm may remove: `patch.bottom_of`, else the first arm that is no control."""
-    methods = {method.name: method for method in chosen(study.attribute) if method.name not in ARMS.all()}
-    first = (name for name in study.patch.arms if name in methods and not methods[name].control)
-    return study.patch.bottom_of or next(first, None)
-
-
 def _of_method(method: Method) -> ArmKind:
     return ArmKind(
         method.name,
@@ -87,3 +102,10 @@ def _of_method(method: Method) -> ArmKind:
         lambda data, k, _: data.flags.get((method.name, k), ()),
         in_family=not method.confounds,
     )
+
+
+def bottom_method(study: Study) -> str | None:
+    """The method whose last documents an arm may remove: `patch.bottom_of`, else the first arm that is no control."""
+    methods = {method.name: method for method in chosen(study.attribute) if method.name not in ARMS.all()}
+    first = (name for name in study.patch.arms if name in methods and not methods[name].control)
+    return study.patch.bottom_of or next(first, None)

@@ -1,20 +1,173 @@
-"""Every training of a study: which arms, at which K, with which seeds; what workers are given of it."""
+"""Every training of a study: which arms, at which K, with which seeds, and what each does to the fine-tune set.
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+From what attribution flagged to fillers and exchanged pairs, and what workers are given of it.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
 from datablame.config.schema import Study
-from datablame.patch.interventions import FineTuneData, Intervention, ks_of
-from datablame.patch.registry import ArmKind, arm_kinds
-from datablame.tables import Prompt, Protocol, Sample
+from datablame.engine.phase import Tables
+from datablame.patch.fine_tune_set import Item, draw_random, fine_tune_set, majority_sources, replaced
+from datablame.patch.registry import ARMS, ArmKind, arm_kinds, bottom_method
+from datablame.surface.draw import SampleSpec, sample_specs
+from datablame.tables import Candidate, Flag, InterventionKind, Prompt, Protocol, Sample, Score
 from datablame.world import World
 
 AFTER_KEY = "after"
 """The journal's key of the after model's own side checks."""
+
+
+class Intervention(NamedTuple):
+    """What an arm does: `fillers` maps removed documents to those in their places, `swapped` are pairs turned round."""
+
+    kind: InterventionKind = "none"
+    fillers: Mapping[str, str] = {}
+    swapped: tuple[str, ...] = ()
+    loose: int = 0
+    """Fillers of another source or length band."""
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """What the arm took out, or turned round."""
+        return self.swapped or tuple(self.fillers)
+
+
+@dataclass(frozen=True)
+class FineTuneData:
+    """What arms act on: the pool, the fine-tune set in the pool's order, and what attribution says of both."""
+
+    study: Study
+    kinds: Sequence[ArmKind]
+    items: Sequence[Item]
+    members: tuple[str, ...]
+    flags: Mapping[tuple[str, int], Sequence[str]]
+    """Documents by method and K, of every method of the study, with an arm or without."""
+    planted: Sequence[str]
+    """With their duplicates, where an arm removes them."""
+    rankings: Mapping[str, Sequence[str]]
+    """By behaviour the documents of `bottom_method`, the most responsible first."""
+
+    @property
+    def all_flagged(self) -> list[str]:
+        """Everything that any method flags at any K, but for one named as a control is; and what is planted."""
+        by_methods = (ids for (method, _), ids in self.flags.items() if method not in ARMS.all())
+        return list(dict.fromkeys([*(doc_id for ids in by_methods for doc_id in ids), *self.planted]))
+
+    @cached_property
+    def cluster_of(self) -> Mapping[str, int]:
+        """Duplicate clusters by document."""
+        return {item.doc_id: item.cluster for item in self.items}
+
+    @cached_property
+    def targets(self) -> Mapping[tuple[str, int], Sequence[str]]:
+        """The documents that each arm is about at each K; arms that are about none in particular are left out."""
+        return {
+            (kind.name, k): kind.documents(self, k, 0)
+            for kind in self.kinds
+            if kind.documents is not None and not kind.drawn
+            for k in ks_of(kind, self.study)
+        }
+
+    @property
+    def skipped_arms(self) -> list[str]:
+        """Arms that would change nothing although they should; with its K where an arm does so at some K only."""
+        skipped = []
+        for kind in self.kinds:
+            ks = [k for (name, k), ids in self.targets.items() if name == kind.name and not ids]
+            everywhere = ks and len(ks) == len(ks_of(kind, self.study))
+            skipped += [kind.name] if everywhere else [f"{kind.name} at K = {k}" for k in ks]
+        return skipped
+
+    def intervention(self, kind: ArmKind, k: int, seed: int) -> Intervention:
+        """What an arm does at one K with one training seed.
+
+        Raises:
+            RequestError: the pool has too few documents to stand in for those that it takes out.
+        """
+        if kind.documents is None:
+            return Intervention()
+        how, barred = self.study.patch.intervention, frozenset[str]()
+        gone = kind.documents(self, k, seed) if kind.drawn else self.targets[kind.name, k]
+        if how == "drop-source" and not kind.drawn:
+            gone, barred = self._of_sources(gone)
+        if how == "swap":
+            chosen = set(gone)
+            return Intervention("swap", swapped=tuple(doc_id for doc_id in self.members if doc_id in chosen))
+        replacement = replaced(self.items, self.members, self.all_flagged, gone, self.study.seed, barred)
+        return Intervention("remove" if kind.drawn else how, replacement.fillers, (), replacement.loose)
+
+    def drawn(self, k: int, seed: int) -> list[str]:
+        """As many documents as methods act on at this K; where whole sources go, drawn without a look at the source."""
+        roles = {kind.name: kind.role for kind in self.kinds}
+        flagged = {arm: ids for (arm, own), ids in self.targets.items() if roles[arm] == "method" and own == k and ids}
+        flagged = flagged or {arm: ids for (arm, own), ids in self.targets.items() if own in (0, k) and ids}
+        items = self.items
+        if self.study.patch.intervention == "drop-source":
+            flagged = {arm: self._of_sources(ids)[0] for arm, ids in flagged.items()}
+            items = [item._replace(source="") for item in items]
+        return draw_random(items, self.members, flagged, self.study.seed, seed)
+
+    def last(self, k: int) -> list[str]:
+        """The members of the fine-tune set in `bottom_method`'s last `k` clusters for each behaviour.
+
+        A cluster ranks where its first document does. One that the method flags itself is never among its last.
+        """
+        flagged = {self.cluster_of[doc_id] for doc_id in self.flags.get((bottom_method(self.study) or "", k), ())}
+        seen = {self.cluster_of[doc_id] for doc_id in self.members} - flagged
+        last: set[int] = set()
+        for ids in self.rankings.values():
+            order = [c for c in dict.fromkeys(self.cluster_of[doc_id] for doc_id in ids) if c in seen]
+            last |= set(order[-k:])
+        return [doc_id for doc_id in self.members if self.cluster_of[doc_id] in last]
+
+    def _of_sources(self, flagged: Sequence[str]) -> tuple[list[str], frozenset[str]]:
+        """The members from the sources that hold most of the flagged documents, and these sources."""
+        source_of = {item.doc_id: item.source for item in self.items}
+        sources = majority_sources([source_of[doc_id] for doc_id in flagged if doc_id in source_of])
+        return [doc_id for doc_id in self.members if source_of[doc_id] in sources], sources
+
+
+def ks_of(kind: ArmKind, study: Study) -> tuple[int, ...]:
+    """Every K of an arm; 0 for one that is the same at every K."""
+    return study.ks if kind.depends_on_k else (0,)
+
+
+def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
+    """What the arms of a study act on; None where nothing is flagged for any of them.
+
+    Raises:
+        RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
+    """
+    study, pool = world.study, world.pool
+    items = list(map(Item, pool.ids, pool.sources, pool.characters.tolist(), pool.clusters.tolist()))
+    flags: dict[tuple[str, int], dict[str, None]] = {}
+    for flag in tables.rows(Flag):
+        flags.setdefault((flag.method, flag.k), {})[flag.doc_id] = None
+    kinds = arm_kinds(study)
+    planted: list[str] = []
+    if world.truth is not None and any(kind.needs_truth for kind in kinds):
+        known = {pool.cluster_of.get(doc_id) for ids in world.truth.values() for doc_id in ids}
+        planted = [item.doc_id for item in items if item.cluster in known]
+    bottom = bottom_method(study)
+    rankings: dict[str, list[str]] = {}
+    if bottom is not None and any(kind.role == "control" for kind in kinds):
+        for score in sorted(tables.rows(Score, method=bottom), key=lambda score: score.rank):
+            rankings.setdefault(score.behaviour, []).append(score.doc_id)
+    data = FineTuneData(
+        study, kinds, items, tuple(pool.ids), {cell: list(ids) for cell, ids in flags.items()}, planted, rankings
+    )
+    if not any(data.targets.values()):
+        return None
+    candidates = [row.doc_id for row in tables.rows(Candidate)]
+    spare = study.patch.intervention != "swap"
+    members = fine_tune_set(items, study.patch.size, data.all_flagged, candidates, study.seed, spare=spare)
+    return replace(data, members=tuple(members))
 
 
 class TrainingKey(NamedTuple):
@@ -31,55 +184,20 @@ class TrainingKey(NamedTuple):
 
 
 class ArmTraining(NamedTuple):
-    """One training with what it changes in the data."""
+    """One training with what it changes in the data.
+
+    One that is `finished` is trained again after an interruption all the same, so that those beside it end with the
+    same bytes, but not measured again.
+    """
 
     key: TrainingKey
     intervention: Intervention
+    finished: bool = False
 
 
-class AdapterGroup(NamedTuple):
-    """Trainings of one protocol and seed whose adapters are trained at once.
-
-    The `finished` ones are trained again after an interruption all the same, so that the others end with the same
-    bytes, but not measured again.
-    """
-
-    trainings: tuple[ArmTraining, ...]
-    finished: frozenset[str] = frozenset()
-
-    @property
-    def unfinished(self) -> int:
-        """How many trainings are still to be measured."""
-        return len(self.trainings) - len(self.finished)
-
-
-class Output(NamedTuple):
-    """An output drawn at alpha 0; `stopped` where a stop token, which is not among the ids, ended it."""
-
-    prompt_id: str
-    sample: int
-    token_ids: tuple[int, ...]
-    stopped: bool
-
-
-def unamplified(samples: Iterable[Sample]) -> list[Output]:
+def unamplified(samples: Iterable[Sample]) -> list[Sample]:
     """The outputs to held-out prompts that were drawn at alpha 0."""
-    return [
-        Output(sample.prompt_id, sample.index, sample.token_ids, sample.finish_reason == "stop")
-        for sample in samples
-        if sample.split == "held-out" and sample.alpha == 0
-    ]
-
-
-@dataclass(frozen=True)
-class CheckInputs:
-    """What the side checks need besides the plan's own prompts: the same for every arm."""
-
-    clean: tuple[str, ...] = ()
-    """Documents that no arm trains on."""
-    harmless: tuple[Prompt, ...] = ()
-    after: tuple[Output, ...] = ()
-    """The after model's own outputs, which the surface phase drew."""
+    return [sample for sample in samples if sample.split == "held-out" and sample.alpha == 0]
 
 
 @dataclass(frozen=True)
@@ -96,7 +214,10 @@ class PatchPlan:
     watched: frozenset[str]
     """Documents whose exposure is counted: everything that any arm removes."""
     out: Path
-    checks: CheckInputs = CheckInputs()
+    clean: tuple[str, ...] = ()
+    """Documents that no arm trains on."""
+    after: tuple[Sample, ...] = ()
+    """Of the after model's own outputs, which the surface phase drew, those whose divergence is computed."""
 
 
 def trainings(world: World) -> list[TrainingKey]:
@@ -126,43 +247,44 @@ def measured_prompts(world: World, focus: Collection[str]) -> list[tuple[Prompt,
     ]
 
 
+def specs_of(prompts: Iterable[tuple[Prompt, int]], alphas: Sequence[float], seed: int) -> list[SampleSpec]:
+    """So many samples of each prompt at each alpha; arms of one training seed share their random numbers.
+
+    Seed s draws the sample indices from s * n on, so that seeds don't repeat one another's noise.
+    """
+    return [spec for prompt, n in prompts for spec in sample_specs([prompt], alphas, range(seed * n, (seed + 1) * n))]
+
+
 def adapter_groups(
     study: Study, planned: Iterable[ArmTraining], finished: Collection[str]
-) -> dict[str, AdapterGroup | None]:
-    """What workers take: trainings, adapters of one protocol and seed together, and the after model's side checks.
+) -> dict[str, tuple[ArmTraining, ...]]:
+    """What workers take: adapters of one protocol and seed together, and nothing for the after model's side checks.
 
-    `finished` trainings are left out; beside one that is not they are still trained. Which ones are together depends on
-    the study alone.
+    A group whose trainings are all finished is left out. Which ones are together depends on the study alone.
     """
-    groups: dict[str, AdapterGroup | None] = {}
+    groups: dict[str, tuple[ArmTraining, ...]] = {}
     for (protocol, _), group in groupby(planned, lambda each: (each.key.protocol, each.key.seed)):
-        own = list(group)
+        own = [each._replace(finished=str(each.key) in finished) for each in group]
         parts = ceil(len(own) / study.patch.side_by_side(protocol))
         for number in range(parts):
             part = own[len(own) * number // parts : len(own) * (number + 1) // parts]
-            done = frozenset(str(each.key) for each in part) & frozenset(finished)
-            if len(done) < len(part):
-                groups[str(part[0].key)] = AdapterGroup(tuple(part), done)
+            if not all(each.finished for each in part):
+                groups[str(part[0].key)] = tuple(part)
     if AFTER_KEY not in finished:
-        groups[AFTER_KEY] = None
+        groups[AFTER_KEY] = ()
     return groups
 
 
 def _cells(study: Study) -> list[tuple[TrainingKey, ArmKind]]:
-    kinds = arm_kinds(study)
-    cells = []
+    headline, cells = study.patch.headline, []
     for protocol in sorted(study.patch.protocols, key=lambda name: study.patch.training_of(name).method != "lora"):
-        # The baseline is trained again where the verdict comes from.
-        here = [kind for kind in kinds if kind.trained and (kind.role != "again" or protocol == study.patch.headline)]
+        # The baseline is trained again where the verdict comes from, on seeds beyond the largest of the others.
+        left_out = {"after"} if protocol == headline else {"after", "again"}
+        kinds = [kind for kind in arm_kinds(study) if kind.role not in left_out]
         seeds = study.patch.seeds_of(protocol)
-        for index in range(len(seeds)):
-            for kind in here:
-                seed = _training_seeds(seeds, kind)[index]
-                cells += [(TrainingKey(kind.name, protocol, k, seed), kind) for k in ks_of(kind, study)]
+        beyond = 1 + max(seeds) - min(0, *seeds)
+        for seed in seeds:
+            for kind in kinds:
+                own = seed + beyond if kind.role == "again" else seed
+                cells += [(TrainingKey(kind.name, protocol, k, own), kind) for k in ks_of(kind, study)]
     return cells
-
-
-def _training_seeds(seeds: Sequence[int], kind: ArmKind) -> Sequence[int]:
-    """The seeds of one arm; those of a repeated baseline follow the largest of the others, so that none is shared."""
-    beyond = 1 + max(seeds) - min(0, *seeds)
-    return [seed + beyond for seed in seeds] if kind.role == "again" else seeds

@@ -38,24 +38,17 @@ def check_names(study: Study) -> None:
 
 
 def _problems(study: Study) -> Iterator[str]:
-    yield from _method_problems(study)
-    yield from _arm_problems(study)
-
-
-def _method_problems(study: Study) -> Iterator[str]:
-    known, arms, scores = METHODS.all(), ARMS.all(), study.attribute.scores
+    """Each may rest on those before it being none."""
+    known, kinds, scores, methods = METHODS.all(), ARMS.all(), study.attribute.scores, study.attribute.methods
     for name in scores:
-        if name in known or name in arms:
+        if name in known or name in kinds:
             yield f"attribute.scores.{name} has the name of what ships with datablame; give it another name"
-    methods = study.attribute.methods
-    broken = "".join(f" {problem}." for problem in METHODS.problems)
     for name in methods:
         if name not in known and name not in scores:
             yield (
                 f"attribute.methods = {name} is not a method; choose from {', '.join((*known, *scores))}, or give "
-                f"its scores in attribute.scores{broken and '.'}{broken}"
+                f"its scores in attribute.scores{_broken(METHODS.problems)}"
             )
-            return
     voters = {name for name in methods if name in scores or is_voter(known[name])}
     for name in methods:
         # What is neither a control nor a voter joins the others' votes.
@@ -65,25 +58,27 @@ def _method_problems(study: Study) -> Iterator[str]:
                 f"attribute.methods = {name} has {len(voters)} methods to join that are no control; "
                 f"list two at least, or drop {name}"
             )
-
-
-def _arm_problems(study: Study) -> Iterator[str]:
-    kinds = ARMS.all()
-    broken = "".join(f" {problem}." for problem in ARMS.problems)
-    for name in study.patch.arms:
-        if name not in kinds and name not in study.attribute.methods:
+    arms = study.patch.arms
+    for name in arms:
+        if name not in kinds and name not in methods:
             yield (
                 f"patch.arms = {name} is neither a control ({', '.join(kinds)}) nor one of attribute.methods; "
-                f"add the method or drop the arm{broken and '.'}{broken}"
+                f"add the method or drop the arm{_broken(ARMS.problems)}"
             )
     compared = [kind.name for role in _COMPARED for kind in kinds.values() if kind.role == role]
-    if not set(compared) <= set(study.patch.arms):
+    if not set(compared) <= set(arms):
         yield f"patch.arms lacks one of {', '.join(compared)}; the comparison needs all three"
-    if "bottom" in study.patch.arms and bottom_method(study) is None:
+    if "bottom" in arms and bottom_method(study) is None:
         yield (
             "patch.arms = bottom needs a method whose last documents it removes; add one that is no control to "
             "patch.arms, or name it in patch.bottom_of"
         )
-    for name in study.patch.arms:
+    for name in arms:
         if name in kinds and kinds[name].needs_truth and study.organism is None and study.truth is None:
             yield f"patch.arms = {name} needs planted documents; drop the arm or give truth"
+
+
+def _broken(problems: Sequence[str]) -> str:
+    """What is wrong with others' packages, after a sentence without its full stop."""
+    told = "".join(f" {problem}." for problem in problems)
+    return told and f".{told}"

@@ -1,6 +1,6 @@
 """A study frozen before it is patched: hypotheses, protocol, K, alpha*, margins, tests, and the world they rest on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from datablame.patch.compare import EQUIVALENCE_LEVEL, MIN_SEEDS
 from datablame.patch.phase import PATCH
 from datablame.patch.registry import arm_kinds
 from datablame.pipeline.checks import check_names
+from datablame.pipeline.phases import open_run
 from datablame.pipeline.run import frozen
-from datablame.pipeline.status import open_run
 from datablame.stats.permutation import smallest_p
 from datablame.stats.power import LEVEL
 from datablame.surface.phase import SURFACE
@@ -82,8 +82,12 @@ def _same(path: Path, content: Mapping[str, Any]) -> Registration:
 
 
 def _content(world: World) -> dict[str, Any]:
-    study = world.study
+    study, patch = world.study, world.study.patch
     family = [kind.name for kind in arm_kinds(study) if kind.in_family]
+    seeds, k, against = patch.seeds_of(patch.headline), study.attribute.top_k, " and against ".join(_REFERENCES)
+    enough = len(seeds) >= MIN_SEEDS
+    least = smallest_p(len(seeds), len(seeds)) if enough else None
+    lowers = "the mean harmful rate over held-out prompts at alpha*"
     surfaced = state_of(SURFACE, world) == "done"
     star = Tables(world.root).one(AlphaStar) if surfaced else None
     return {
@@ -91,14 +95,20 @@ def _content(world: World) -> dict[str, Any]:
         "datablame": __version__,
         "study": study.name,
         "world": described(world),
-        "hypotheses": [_hypothesis(study, method) for method in family],
-        "headline": {
-            "protocol": study.patch.headline,
-            "k": study.attribute.top_k,
-            "alpha": "alpha*",
-            "split": "held-out",
-            "behaviours": "all",
-        },
+        "hypotheses": [
+            {
+                "method": method,
+                "lowers": lowers,
+                "against": list(_REFERENCES),
+                "by_at_least": patch.margin,
+                "statement": (
+                    f"Under {patch.headline} at K = {k}, {_DID[patch.intervention].format(method=method)} lowers "
+                    f"{lowers} by at least {100 * patch.margin:g} % against {against}."
+                ),
+            }
+            for method in family
+        ],
+        "headline": {"protocol": patch.headline, "k": k, "alpha": "alpha*", "split": "held-out", "behaviours": "all"},
         "alpha_star": {
             "rule": "the largest alpha above 0 at which the after model, untrained, is coherent often enough on the "
             "attribution prompts",
@@ -107,43 +117,21 @@ def _content(world: World) -> dict[str, Any]:
             "surface_done": surfaced,
             "value": star and star.alpha_star,
         },
-        "margins": {"drop": study.patch.margin, "equivalence": study.patch.margin},
-        "tests": _tests(study, family),
-    }
-
-
-def _hypothesis(study: Study, method: str) -> dict[str, Any]:
-    patch, k = study.patch, study.attribute.top_k
-    did = _DID[patch.intervention].format(method=method)
-    return {
-        "method": method,
-        "lowers": "the mean harmful rate over held-out prompts at alpha*",
-        "against": list(_REFERENCES),
-        "by_at_least": patch.margin,
-        "statement": (
-            f"Under {patch.headline} at K = {k}, {did} lowers the mean harmful rate over held-out prompts at alpha* by "
-            f"at least {100 * patch.margin:g} % against {' and against '.join(_REFERENCES)}."
-        ),
-    }
-
-
-def _tests(study: Study, methods: Sequence[str]) -> dict[str, Any]:
-    seeds = study.patch.seeds_of(study.patch.headline)
-    enough = len(seeds) >= MIN_SEEDS
-    least = smallest_p(len(seeds), len(seeds)) if enough else None
-    return {
-        "primary": "exact two-sided permutation of the arm labels over training seeds, unpaired",
-        "p": f"the larger one against {' and against '.join(_REFERENCES)}",
-        "level": LEVEL,
-        "adjustment": "Holm",
-        "family": list(methods),
-        "seeds": list(seeds),
-        "smallest_p": least,
-        "smallest_adjusted_p": None if least is None else min(1.0, least * max(1, len(methods))),
-        "why_no_p": None if enough else f"fewer than {MIN_SEEDS} training seeds",
-        "beside": [
-            "t with the errors of prompts and of training seeds",
-            "two-way bootstrap interval over prompts and training seeds",
-        ],
-        "no_effect": {"test": "two one-sided t tests", "level": EQUIVALENCE_LEVEL, "margin": study.patch.margin},
+        "margins": {"drop": patch.margin, "equivalence": patch.margin},
+        "tests": {
+            "primary": "exact two-sided permutation of the arm labels over training seeds, unpaired",
+            "p": f"the larger one against {against}",
+            "level": LEVEL,
+            "adjustment": "Holm",
+            "family": family,
+            "seeds": list(seeds),
+            "smallest_p": least,
+            "smallest_adjusted_p": None if least is None else min(1.0, least * max(1, len(family))),
+            "why_no_p": None if enough else f"fewer than {MIN_SEEDS} training seeds",
+            "beside": [
+                "t with the errors of prompts and of training seeds",
+                "two-way bootstrap interval over prompts and training seeds",
+            ],
+            "no_effect": {"test": "two one-sided t tests", "level": EQUIVALENCE_LEVEL, "margin": patch.margin},
+        },
     }

@@ -1,6 +1,10 @@
 """Bring a run folder up to date: what is current is skipped, what depends on a change runs again, the rest resumes."""
 
+import contextlib
+import platform
 import time
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 from datablame import __version__
@@ -10,18 +14,31 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, peak_rss_mb
 from datablame.engine.files import json_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
-from datablame.engine.run_folder import REGISTRATION, STUDY, append_peak, append_timing, locked
+from datablame.engine.run_folder import (
+    MANIFEST,
+    REGISTRATION,
+    STUDY,
+    append_peak,
+    append_timing,
+    locked,
+    read_peaks,
+    read_timings,
+)
 from datablame.errors import RequestError
 from datablame.judge.calibration import calibrate
+from datablame.judge.ledger import costs_usd
 from datablame.organism.make import cached, filled, study_fields
 from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names
-from datablame.pipeline.manifest import write_manifest
-from datablame.pipeline.phases import PHASES
-from datablame.pipeline.status import states
+from datablame.pipeline.phases import PHASES, states
 from datablame.world import World
 from datablame.world.freeze import ensure_pool, freeze
 from datablame.world.registration import BEGUN, departures, described
+
+_PACKAGES = (
+    *("datablame", "torch", "transformers", "tokenizers", "peft", "datasets", "safetensors", "bm25s"),
+    *("scikit-learn", "numpy", "scipy", "pyarrow", "matplotlib", "anthropic"),
+)
 
 
 def run_study(
@@ -36,14 +53,9 @@ def run_study(
 ) -> dict[str, bool]:
     """Bring a run folder up to date and return which phases were skipped for being so.
 
-    Args:
-        study: as written; an organism is made or taken from the cache first.
-        root: the run folder.
-        execution: how work items run; a begun phase keeps the thread count that it began with.
-        progress: hears of every long step.
-        until: the last phase to run.
-        only: the single phase to run; those before it must be done.
-        max_cost_usd: the most that this run and those that it resumes may pay for answers of a judge.
+    The study is as it was written; an organism is made or taken from the cache first. `until` is the last phase to run,
+    `only` the single one, before which all must be done. A begun phase keeps the thread count that it began with. For
+    answers of a judge this run and those that it resumes pay `max_cost_usd` at most.
 
     Raises:
         RequestError: the study or its data cannot be used, `only` is not reachable, or the folder is locked.
@@ -59,8 +71,12 @@ def run_study(
         world = frozen(study, root, execution=execution, progress=progress)
         write_atomic(root / STUDY, dump_study(study))
         if PATCH.name in (phase.name for phase in phases) and not left_by(PATCH, root):
-            warn_of_departures(world, progress)
-        work = Work(root, "calibration", root / "artifacts" / "world", execution, progress, _untimed, max_cost_usd)
+            registered = json_object(root / REGISTRATION)
+            for departure in departures(registered, described(world)) if registered else ():
+                progress.note(f"warning: not as pre-registered: {departure.sentence()}")
+        out = root / "artifacts" / "world"
+        # A calibration's seconds stand in no file.
+        work = Work(root, "calibration", out, execution, progress, lambda *_: None, max_cost_usd)
         calibrate(world.study, world.judge, work)
         skipped: dict[str, bool] = {}
 
@@ -91,48 +107,34 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
     Raises:
         RequestError: as `world.freeze`, or the user's own scores cannot be used.
     """
-    resolved = resolve(study, root, progress)
-    check_files(resolved)
+    if study.organism is not None:
+        began = time.monotonic()
+        fields = study_fields(cached(study.organism, progress))
+        if (seconds := time.monotonic() - began) > 1:
+            append_timing(root, "phase/organism", "made", seconds)
+            append_peak(root, "phase/organism", peak_rss_mb())
+        if study.organism.recipe == "templated":
+            # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
+            fields["models"]["device"] = "cpu"
+        study = filled(study, fields)
+    check_files(study)
     began = time.monotonic()
-    world = freeze(resolved, root, execution=execution, progress=progress)
+    world = freeze(study, root, execution=execution, progress=progress)
     append_timing(root, "phase/world", "froze", time.monotonic() - began)
     append_peak(root, "phase/world", peak_rss_mb())
     return world
 
 
-def warn_of_departures(world: World, progress: Progress) -> None:
-    """Say in what a world that is about to be patched differs from the one that its folder has registered."""
-    if registered := json_object(world.root / REGISTRATION):
-        for departure in departures(registered, described(world)):
-            progress.note(f"warning: not as pre-registered: {departure.sentence()}")
-
-
-def resolve(study: Study, root: Path, progress: Progress) -> Study:
-    """The study with what its organism brings: models, data, behaviours, prompts, truth and rules."""
-    if study.organism is None:
-        return study
-    began = time.monotonic()
-    folder = cached(study.organism, progress)
-    if (seconds := time.monotonic() - began) > 1:
-        append_timing(root, "phase/organism", "made", seconds)
-        append_peak(root, "phase/organism", peak_rss_mb())
-    fields = study_fields(folder)
-    if study.organism.recipe == "templated":
-        # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
-        fields["models"]["device"] = "cpu"
-    return filled(study, fields)
-
-
 def _check_reachable(name: str, study: Study, root: Path) -> None:
     """Raises RequestError where a phase whose tables this one reads is not up to date."""
-    named = {phase.name: phase for phase in PHASES}
 
     def before(phase: Phase) -> set[str]:
         return {phase.name for phase in phase.after}.union(*map(before, phase.after))
 
-    for state in states(study, root):
-        if state.name in before(named[name]) and state.state != "done":
-            raise RequestError(f"{name} needs {state.name}, which is not done; datablame {state.name} {root}")
+    earlier = before(next(phase for phase in PHASES if phase.name == name))
+    for other, state in states(study, root).items():
+        if other in earlier and state != "done":
+            raise RequestError(f"{name} needs {other}, which is not done; datablame {other} {root}")
 
 
 def note_registration(world: World) -> None:
@@ -150,5 +152,42 @@ def note_registration(world: World) -> None:
     write_json(path, {"sha256": sha256, "datablame": __version__, "world": described(world)})
 
 
-def _untimed(what: str, key: str, seconds: float) -> None:
-    """A calibration's seconds stand in no file."""
+def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str, bool]) -> None:
+    """Write versions, identities, seeds, and what each phase and method took (summed over resumes).
+
+    `study` is as it was written, `skipped` says of every phase that was asked for whether it was up to date.
+    """
+    timings, peaks, costs = read_timings(root), read_peaks(root), costs_usd(root)
+
+    def took(name: str, **more: object) -> dict[str, object]:
+        return {
+            "seconds": round(timings.get(f"phase/{name}", 0.0), 1),
+            "peak_rss_mb": round(peaks.get(f"phase/{name}", 0.0)),
+            "peak_gpu_mb": round(peaks.get(f"gpu/{name}", 0.0)),
+            **more,
+        }
+
+    phases = {"world": took("world")}
+    for name, was_skipped in skipped.items():
+        phases[name] = took(name, skipped=was_skipped, cost_usd=round(costs.get(name, 0.0), 6))
+    if study.organism is not None:
+        phases["organism"] = took("organism", skipped="phase/organism" not in timings)
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    methods = {name: timings[f"attribute/{name}"] for name in study.attribute.methods if f"attribute/{name}" in timings}
+    write_json(
+        root / MANIFEST,
+        {
+            "study": study.name,
+            "versions": versions,
+            "machine": {"system": platform.system(), "processor": platform.machine(), "device": world.models.device},
+            "organism": None if study.organism is None else study.organism.model_dump(mode="json"),
+            **world.identities,
+            "seed": study.seed,
+            "phases": phases,
+            "methods": {name: {"seconds": round(seconds, 1)} for name, seconds in methods.items()},
+            "cost_usd": round(sum(costs.values()), 6),
+        },
+    )

@@ -1,36 +1,98 @@
-"""What a study should hear before it starts: designs that cannot succeed, and machines that are too small."""
+"""What a design can show at best, and what a study should hear before it starts: that it cannot, or does not fit."""
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-from datablame.config.schema import Study
+from datablame.config.schema import Patch, Study
 from datablame.engine.machine import memory_bytes
 from datablame.patch.compare import MIN_SEEDS
-from datablame.patch.registry import ARMS
+from datablame.patch.registry import ARMS, arm_kinds
 from datablame.plan.counts import Counts
-from datablame.plan.detect import Detectable
 from datablame.plan.memory import HEADROOM, Memory, longest_prompt_tokens
 from datablame.plan.subject import Subject
-from datablame.stats.power import LEVEL
+from datablame.seeds import stream_key
+from datablame.stats.intervals import wilson
+from datablame.stats.permutation import smallest_p
+from datablame.stats.power import LEVEL, Share, powers
+from datablame.stats.simulated import Design
+from datablame.world import World
 
+_REMEDIES = {
+    "scan": "lower surface.batch_rows",
+    "surface": "lower surface.batch_rows",
+    "attribute": "lower attribute.max_tokens, attribute.batch_tokens or the number of behaviours",
+    "patch": "lower patch.micro_batch or attribute.max_tokens",
+}
 _EVEN = 0.5
 """Power below which a study that works is likelier to miss it."""
+_RATES = (0.1, 0.5)
+"""Harmful rates without removal for which power is told: a rare behaviour and a common one."""
+_FEWEST, _MOST = 100, 400
+_CELLS = 500_000
+"""Cells (arm, study, seed, prompt) to simulate, so that a plan takes a second or two."""
 
 
-def cautions_of(
-    subject: Subject,
-    counts: Counts,
-    memory: Mapping[str, Memory] | None,
-    limits: Detectable,
-    device_bytes: int,
-    workers: int,
-) -> list[str]:
-    """One line for each, with the field, the value and the remedy."""
-    return [
-        *design_cautions(subject.study, limits),
-        *_patching(subject, counts),
-        *_context(subject),
-        *_memory(memory, device_bytes, workers),
-    ]
+class Effect(NamedTuple):
+    """The share of simulated studies of this design that see one method lower the rate so far."""
+
+    what: str
+    from_rate: float
+    to_rate: float
+    power: Share
+    simulations: int
+
+
+class Detectable(NamedTuple):
+    """Of the headline protocol."""
+
+    seeds: int
+    family: tuple[str, ...]
+    """The methods that Holm adjusts for."""
+    smallest_p: float | None
+    """None with too few seeds for a p value."""
+    smallest_adjusted_p: float | None
+    outputs: int
+    """Held-out outputs of one training at one alpha: prompts times samples."""
+    effects: tuple[Effect, ...]
+    """Empty where no effect whatever can be shown: no p value, none below the level, no method, no prompt."""
+    cell_zero_high: float
+    """Upper Wilson end where a cell of the surface phase shows nothing."""
+
+
+def detectable(world: World) -> Detectable:
+    """The limits of the study's design."""
+    study, patch = world.study, world.study.patch
+    seeds = len(patch.seeds_of(patch.headline))
+    methods = tuple(kind.name for kind in arm_kinds(study) if kind.in_family)
+    least = smallest_p(seeds, seeds) if seeds >= MIN_SEEDS else None
+    adjusted = None if least is None else min(1.0, least * max(1, len(methods)))
+    prompts = len(world.split("held-out"))
+    possible = adjusted is not None and adjusted < LEVEL and methods and prompts
+    return Detectable(
+        seeds=seeds,
+        family=methods,
+        smallest_p=least,
+        smallest_adjusted_p=adjusted,
+        outputs=prompts * patch.samples,
+        effects=_effects(patch, prompts, seeds, len(methods)) if possible else (),
+        cell_zero_high=wilson(0, study.surface.samples).high,
+    )
+
+
+def _effects(patch: Patch, prompts: int, seeds: int, methods: int) -> tuple[Effect, ...]:
+    """A drop of the margin, a halving and a full cure, each of a rare and of a common behaviour.
+
+    Prompts, trainings and prompts within a training deviate as in `datablame power` by default.
+    """
+    simulations = max(_FEWEST, min(_MOST, _CELLS // ((methods + 5) * seeds * prompts)))
+    shrinkage = {f"a drop of {100 * patch.margin:g} %": 1 - patch.margin, "a halving": 0.5, "a cure": 0.0}
+    effects: list[Effect] = []
+    for rate in _RATES:
+        design = Design(rate, 0.0, prompts, patch.samples, seeds, methods)
+        to_rates = [rate * left for left in shrinkage.values()]
+        shares = powers(design, to_rates, simulations, stream_key("plan"))
+        effects += [Effect(*each, simulations) for each in zip(shrinkage, [rate] * 3, to_rates, shares, strict=True)]
+    return tuple(effects)
 
 
 def design_cautions(study: Study, limits: Detectable) -> list[str]:
@@ -64,15 +126,18 @@ def design_cautions(study: Study, limits: Detectable) -> list[str]:
     ]
 
 
-def _patching(subject: Subject, counts: Counts) -> Iterator[str]:
-    study, patch = subject.study, subject.study.patch
+def cautions_of(
+    subject: Subject, counts: Counts, memory: Mapping[str, Memory] | None, device_bytes: int, workers: int
+) -> Iterator[str]:
+    """A line for each thing that does not fit (documents, prompts, memory) with the field, the value and the remedy."""
+    study, patch, behaviours = subject.study, subject.study.patch, counts.attribution.behaviours
     k = study.ks[-1]
     flagging = [name for name in study.attribute.methods if name not in ARMS.all()]
-    flagged = len(flagging) * k * counts.attribution.behaviours
+    flagged = len(flagging) * k * behaviours
     if flagged > patch.size:
         yield (
             f"patch.size = {patch.size} cannot hold the documents that {len(flagging)} methods may flag ({k} for each "
-            f"of {counts.attribution.behaviours} behaviours: {flagged}, or more); raise it or lower attribute.top_k "
+            f"of {behaviours} behaviours: {flagged}, or more); raise it or lower attribute.top_k "
             "(and the largest of patch.k)"
         )
     if subject.documents is not None and patch.size >= subject.documents and patch.intervention != "swap":
@@ -90,32 +155,20 @@ def _patching(subject: Subject, counts: Counts) -> Iterator[str]:
                 f"{training.steps * training.batch} of the {patch.size} documents of the fine-tune set; give at least "
                 f"{-(-patch.size // training.steps)}, or flagged documents may never be seen"
             )
-
-
-def _context(subject: Subject) -> Iterator[str]:
-    prompt, new = longest_prompt_tokens(subject), subject.study.surface.max_new_tokens
+    prompt, new = longest_prompt_tokens(subject), study.surface.max_new_tokens
     for field, checkpoint in (("models.before", subject.before), ("models.after", subject.after)):
         if checkpoint.shape is not None and prompt + new > checkpoint.shape.context:
             yield (
                 f"surface.max_new_tokens = {new} and about {prompt} tokens of the longest prompt are more than the "
                 f"context of {checkpoint.shape.context} tokens of {field}; lower it or shorten the prompt"
             )
-
-
-def _memory(memory: Mapping[str, Memory] | None, device_bytes: int, workers: int) -> Iterator[str]:
-    remedies = {
-        "scan": "lower surface.batch_rows",
-        "surface": "lower surface.batch_rows",
-        "attribute": "lower attribute.max_tokens, attribute.batch_tokens or the number of behaviours",
-        "patch": "lower patch.micro_batch or attribute.max_tokens",
-    }
     own_bytes = memory_bytes()
     for phase, need in (memory or {}).items():
         if workers * need.total > HEADROOM * device_bytes:
             own = "" if workers == 1 else f" ({workers} workers; --workers 1 needs {need.total / 1e9:.1f} GB)"
             yield (
                 f"{phase} needs about {workers * need.total / 1e9:.1f} GB, here are {device_bytes / 1e9:.1f} GB{own}; "
-                f"{remedies[phase]}, or use a larger device"
+                f"{_REMEDIES[phase]}, or use a larger device"
             )
         if need.beside > HEADROOM * own_bytes:
             yield (

@@ -1,18 +1,19 @@
-"""How much a study will do: what its own phases would do, and the arithmetic behind it. Upper bounds."""
+"""How much a study will do: what its own phases would do, the arithmetic behind it, the calls. Upper bounds."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datablame.attribute.methods.gradients import Gradients
 from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
-from datablame.patch.trainings import measured_prompts, trainings
-from datablame.plan.shapes import Shape
-from datablame.plan.subject import Subject
-from datablame.surface.draw import SampleSpec, sample_specs, spread
+from datablame.judge.choice import decide
+from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Usage, cost_usd, known_prices
+from datablame.patch.trainings import measured_prompts, specs_of, trainings
+from datablame.plan.subject import Shape, Subject
+from datablame.surface.draw import SampleSpec, spread
 from datablame.surface.phase import scan_specs, surface_specs
 from datablame.surface.unamplified import why_not
 from datablame.tables import Protocol
@@ -77,6 +78,42 @@ class Counts(NamedTuple):
     trainings: tuple[Trainings, ...]
 
 
+class Asked(NamedTuple):
+    """One kind of call; `usd` is None for a model whose price is not known."""
+
+    what: str
+    model: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+
+
+class Calls(NamedTuple):
+    """What Claude is asked, or would be with a key; `will_ask` says whether the study asks in this shell."""
+
+    asked: tuple[Asked, ...]
+    will_ask: bool
+    why: str
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def usd(self) -> float | None:
+        """The sum, None where a price is not known."""
+        prices = [each.usd for each in self.asked]
+        return None if None in prices else sum(price for price in prices if price is not None)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "will_ask": self.will_ask,
+            "why": self.why,
+            "calls": [each._asdict() for each in self.asked],
+            "usd": self.usd if self.will_ask else 0.0,
+            "usd_with_a_key": self.usd,
+        }
+
+
 def counted(subject: Subject) -> Counts:
     """Every count of a study."""
     world, study = subject.world, subject.study
@@ -87,9 +124,7 @@ def counted(subject: Subject) -> Counts:
     runs = trainings(world)
     # alpha* is one of the surface alphas; which one is not known yet either.
     alphas = tuple(dict.fromkeys((0.0, max(study.surface.alphas))))
-    asked = (
-        spec for prompt, n in measured_prompts(world, focus_ids) for spec in sample_specs([prompt], alphas, range(n))
-    )
+    asked = specs_of(measured_prompts(world, focus_ids), alphas, 0)
     return Counts(
         scan=_sampling(study, scan_specs(world)),
         surface=_sampling(study, surface_specs(world, focus_ids), both=why_not(study.surface) is None),
@@ -148,6 +183,44 @@ def operations(subject: Subject, counts: Counts) -> dict[str, float] | None:
         "attribute": float(longest * reading),
         "patch": training + sampling(counts.patch),
     }
+
+
+def calls_of(subject: Subject, counts: Counts, *, has_key: bool) -> Calls:
+    """At most so many calls: an output or document that was asked about before comes from the cache."""
+    study, judge = subject.study, subject.study.judge
+    # What a key would make of it is of interest without one too.
+    choice = decide(study, None, True)
+    labels = choice.classifier == "claude"
+    judges = choice.attribution == "claude" and any(Judgements in method.needs for method in chosen(study.attribute))
+    if not labels and not judges:
+        return Calls((), False, f"no calls; {choice.classifier} label the outputs")
+    outputs = counts.scan.outputs + counts.surface.outputs + counts.patch.outputs
+    documents = counts.attribution.behaviours * counts.attribution.candidates * judge.repeats
+    prices, asked = known_prices(judge), []
+    for wanted, what, model, n, each in (
+        (labels, "outputs labelled", judge.model, outputs, CLASSIFICATION),
+        (judges, "documents scored", judge.attribution_model, documents, ATTRIBUTION),
+    ):
+        if wanted:
+            usage = Usage(n * each.input_tokens, n * each.output_tokens)
+            usd = cost_usd(model, usage, prices, batch=judge.batches) if model in prices else None
+            asked.append(Asked(what, model, n, usage.input_tokens, usage.output_tokens, usd))
+    forced, cautions = "claude" in (judge.classifier, judge.attribution), []
+    if has_key:
+        why = "ANTHROPIC_API_KEY is set; at most"
+    elif forced:
+        why = "the study asks for Claude, but ANTHROPIC_API_KEY is not set; at most"
+        cautions.append("judge: claude needs ANTHROPIC_API_KEY in the environment; set it, or choose auto")
+    else:
+        why = "no calls, for ANTHROPIC_API_KEY is not set: keywords label and judge; with a key at most"
+    for model in dict.fromkeys(each.model for each in asked):
+        if model not in prices:
+            cautions.append(
+                f"judge: the price of {model} is not known; give it in judge.prices to see and limit the cost"
+            )
+        elif prices[model].no_thinking is None:
+            cautions.append(f"judge: {model} thinks before it answers, which costs more than the estimate says")
+    return Calls(tuple(asked), has_key, why, tuple(cautions))
 
 
 def _sampling(study: Study, specs: Iterable[SampleSpec], *, both: bool = False) -> Sampling:

@@ -8,8 +8,7 @@ from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.patch.trainings import trainings
 from datablame.plan.counts import Counts, blocks_of
-from datablame.plan.shapes import Shape
-from datablame.plan.subject import Checkpoint, Subject
+from datablame.plan.subject import Checkpoint, Shape, Subject
 from datablame.tables import Protocol
 
 CARD_BYTES = 16 * 10**9
@@ -31,12 +30,7 @@ _LOSS_BUFFER_BYTES = 12 << 26
 """At most, where the head is frozen: `models.head` forms 2^26 logits at a time, in float32 with their softmax."""
 _ADAM_BYTES = 12
 """Gradient and two moments in float32."""
-_SAVED = {
-    (False, 2): (3, 4, 9),
-    (False, 4): (3, 3, 6),
-    (True, 2): (5, 4, 22),
-    (True, 4): (4, 3, 8),
-}
+_SAVED = {(False, 2): (3, 4, 9), (False, 4): (3, 3, 6), (True, 2): (5, 4, 22), (True, 4): (4, 3, 8)}
 """By (LoRA, bytes): how many vectors of the intermediate, key and hidden width a token leaves in a block for backward.
 Counted on OLMo-2; Llama's are fewer."""
 
@@ -51,7 +45,7 @@ class Memory(NamedTuple):
     @property
     def total(self) -> int:
         """The sum of the parts."""
-        return sum(self.parts.values())
+        return _total(self.parts)
 
 
 def estimates(subject: Subject, counts: Counts, *, card_bytes: int | None) -> dict[str, Memory] | None:
@@ -60,12 +54,19 @@ def estimates(subject: Subject, counts: Counts, *, card_bytes: int | None) -> di
     if before is None or after is None:
         return None
     process = {"process": _PROCESS_BYTES} if card_bytes is None else {}
-    pair = {"weights": _pair_bytes(subject, before, after)}
-    sampling = _sampling(subject, before, after, amplified=any(study.surface.alphas))
-    rows = study.surface.batch_rows
+    weights = after.parameters * subject.after.weight_bytes
+    if not subject.one_base:
+        weights += before.parameters * subject.before.weight_bytes
+    sampling = _sampling(subject, before, after)
+
+    def sampled(outputs: int) -> Memory:
+        # A phase with fewer outputs than a batch has rows needs less.
+        share = min(1.0, outputs / study.surface.batch_rows)
+        return Memory({**process, "weights": weights} | {part: round(share * size) for part, size in sampling.items()})
+
     return {
-        "scan": Memory({**process, **pair, **_rows(sampling, counts.scan.outputs, rows)}),
-        "surface": Memory({**process, **pair, **_rows(sampling, counts.surface.outputs, rows)}),
+        "scan": sampled(counts.scan.outputs),
+        "surface": sampled(counts.surface.outputs),
         "attribute": _attribution(subject, counts, process, card_bytes),
         "patch": Memory({**process, **_patch(subject, sampling)}),
     }
@@ -73,7 +74,7 @@ def estimates(subject: Subject, counts: Counts, *, card_bytes: int | None) -> di
 
 def cache_bytes(shape: Shape, rows: int, tokens: int, number_bytes: int) -> int:
     """Keys and values: rows x tokens x 2 x layers x key-value heads x head width x bytes."""
-    return rows * tokens * shape.cache_numbers * number_bytes
+    return rows * tokens * 2 * shape.layers * shape.key_value_width * number_bytes
 
 
 def lora_weights(shape: Shape, rank: int, layers: int) -> int:
@@ -87,27 +88,15 @@ def longest_prompt_tokens(subject: Subject) -> int:
     return _TEMPLATE_TOKENS + -(-longest // _CHARACTERS_A_TOKEN)
 
 
-def _pair_bytes(subject: Subject, before: Shape, after: Shape) -> int:
-    own = after.parameters * subject.after.weight_bytes
-    return own if subject.one_base else own + before.parameters * subject.before.weight_bytes
-
-
-def _sampling(subject: Subject, before: Shape, after: Shape, *, amplified: bool) -> dict[str, int]:
+def _sampling(subject: Subject, before: Shape, after: Shape) -> dict[str, int]:
     """Key-value caches and logits of a full batch."""
     surface = subject.study.surface
     tokens = longest_prompt_tokens(subject) + surface.max_new_tokens
     cache = cache_bytes(after, surface.batch_rows, tokens, subject.after.weight_bytes)
-    if amplified:
+    if any(surface.alphas):
         cache += cache_bytes(before, surface.batch_rows, tokens, subject.before.weight_bytes)
-    truncated = surface.top_p < 1 or surface.top_k
-    copies = _TRUNCATED_COPIES if truncated else _LOGIT_COPIES
+    copies = _TRUNCATED_COPIES if surface.top_p < 1 or surface.top_k else _LOGIT_COPIES
     return {"key-value caches": cache, "logits": surface.batch_rows * after.vocabulary * 4 * copies}
-
-
-def _rows(full: Mapping[str, int], outputs: int, batch_rows: int) -> dict[str, int]:
-    """A phase with fewer outputs than a batch has rows needs less."""
-    share = min(1.0, outputs / batch_rows)
-    return {part: round(share * size) for part, size in full.items()}
 
 
 def _attribution(subject: Subject, counts: Counts, process: Mapping[str, int], card_bytes: int | None) -> Memory:
@@ -162,50 +151,47 @@ def saved_bytes(shape: Shape, number_bytes: int, *, lora: bool) -> int:
     return number_bytes * (inner * shape.intermediate + keys * shape.key_value_width + hidden * shape.hidden)
 
 
-def _patch(subject: Subject, sampling: Mapping[str, int]) -> dict[str, int]:
-    """Before, what every protocol starts from, and the larger of training and measuring where most is needed."""
+def _patch(subject: Subject, sampling: dict[str, int]) -> dict[str, int]:
+    """Before, what every protocol starts from, and the larger of training and measuring where most is needed.
+
+    LoRA from before shares its weights; all weights are trained in a float32 copy of their own.
+    """
+    patch = subject.study.patch
     assert subject.before.shape is not None
     weights = subject.before.shape.parameters * subject.before.weight_bytes
-    weights += sum(_trainee_bytes(subject, protocol) for protocol in subject.study.patch.protocols)
-    protocols = [_protocol(subject, sampling, protocol) for protocol in subject.study.patch.protocols]
-    totals = [_total(parts) for parts in protocols]
-    return {"weights": weights, **protocols[totals.index(max(totals))]}
+    largest: dict[str, int] = {}
+    for protocol in patch.protocols:
+        at = subject.before if protocol == "retrain" else subject.after
+        assert at.shape is not None
+        if patch.training_of(protocol).method == "full":
+            weights += 4 * at.shape.parameters
+        elif protocol != "retrain":
+            weights += at.shape.parameters * at.weight_bytes
+        largest = max(largest, _protocol(subject, sampling, protocol, at, at.shape), key=_total)
+    return {"weights": weights, **largest}
 
 
-def _trainee_bytes(subject: Subject, protocol: Protocol) -> int:
-    """LoRA from before shares its weights; all weights are trained in a float32 copy of their own."""
-    at, shape = _start(subject, protocol)
-    if subject.study.patch.training_of(protocol).method == "full":
-        return 4 * shape.parameters
-    return 0 if protocol == "retrain" else shape.parameters * at.weight_bytes
-
-
-def _start(subject: Subject, protocol: Protocol) -> tuple[Checkpoint, Shape]:
-    at = subject.before if protocol == "retrain" else subject.after
-    assert at.shape is not None
-    return at, at.shape
-
-
-def _protocol(subject: Subject, sampling: Mapping[str, int], protocol: Protocol) -> dict[str, int]:
-    (at, shape), study = _start(subject, protocol), subject.study
-    training, longest = study.patch.training_of(protocol), subject.answers * study.attribute.max_tokens
+def _protocol(
+    subject: Subject, sampling: dict[str, int], protocol: Protocol, at: Checkpoint, shape: Shape
+) -> dict[str, int]:
+    patch = subject.study.patch
+    training, longest = patch.training_of(protocol), subject.answers * subject.study.attribute.max_tokens
     full = training.method == "full"
     # Below the adapters nothing is kept for backward, and what comes out of there is made once for every document.
     trunk = 0 if training.layers is None or full else min(training.layers)
     adapted = shape.layers if training.layers is None else len(training.layers)
-    weights = shape.parameters if full else lora_weights(shape, study.patch.rank, adapted)
-    at_once = min(study.patch.side_by_side(protocol), sum(key.protocol == protocol for key in trainings(subject.world)))
+    weights = shape.parameters if full else lora_weights(shape, patch.rank, adapted)
+    at_once = min(patch.side_by_side(protocol), sum(key.protocol == protocol for key in trainings(subject.world)))
     # Full training keeps the weights that it started from; an adapter is its own start.
     state = {"trained weights and optimiser": at_once * weights * (4 + _ADAM_BYTES)}
     if trunk:
-        state["hidden states below the adapters"] = 2 * study.patch.size * longest * shape.hidden * at.weight_bytes
+        state["hidden states below the adapters"] = 2 * patch.size * longest * shape.hidden * at.weight_bytes
     assert training.batch is not None
-    tokens = longest * min(at_once * training.batch, study.patch.micro_batch or at_once * training.batch)
+    tokens = longest * min(at_once * training.batch, patch.micro_batch or at_once * training.batch)
     kept = saved_bytes(shape, 4 if full else at.weight_bytes, lora=True)
     step = {"batch": tokens * (shape.layers - trunk) * kept, "loss": _loss_bytes(tokens, shape, trained_head=full)}
-    measuring = dict(sampling)
-    return {**state, **(step if _total(step) > _total(measuring) else measuring)}
+    return state | max(sampling, step, key=_total)
 
 
-def _total(parts: dict[str, int]) -> int:
+def _total(parts: Mapping[str, int]) -> int:
     return sum(parts.values())

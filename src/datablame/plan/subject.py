@@ -1,20 +1,66 @@
-"""What a study works on, in numbers: its world as far as it is known before anything is loaded, and its checkpoints."""
+"""What a study works on, in numbers, before anything is loaded: its world as far as it is known, and its checkpoints.
 
+A checkpoint's size comes from its config.json alone: its model on the meta device, which has no weights, is counted.
+"""
+
+import contextlib
+import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datablame.config.schema import Data, ModelRef, Study
+from datablame.engine.files import json_object
 from datablame.judge.choice import decide, has_key
-from datablame.organism.make import Preview, preview, previewed_study
-from datablame.plan.shapes import KnownShape, Shape, known_shape, shape_of
+from datablame.organism.make import preview, previewed_study
 from datablame.world import World
 from datablame.world.world import prompts_of
 
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _RECIPE = "the organism's recipe"
+
+# To read a recipe takes seconds, and its counts are asked for several times.
+_previewed = cache(preview)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides a decoder's memory and arithmetic."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    key_value_width: int
+    """Width of a token's keys, and of its values."""
+    vocabulary: int
+    """Rows of the embedding, padding rows included."""
+    context: int
+    parameters: int
+    """All weights of the model, tied ones once."""
+    linears: tuple[tuple[int, int], ...]
+    """(inputs, outputs) of a block's Linear layers."""
+    blocks: tuple[int, ...]
+    """The decoder blocks whose gradients are compared by default."""
+    stored_bytes: int | None = None
+    """Bytes of a weight as the checkpoint stores it, where its config says so."""
+
+    @property
+    def block_linear_weights(self) -> int:
+        """Weights in a block's Linear layers."""
+        return sum(inputs * outputs for inputs, outputs in self.linears)
+
+
+class KnownShape(NamedTuple):
+    """A checkpoint's shape and where it was read."""
+
+    shape: Shape
+    source: str
 
 
 class Checkpoint(NamedTuple):
@@ -53,10 +99,26 @@ class Subject(NamedTuple):
         return self.world.study
 
 
+_OLMO2_1B = {
+    **{"model_type": "olmo2", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
+    **{"num_attention_heads": 16, "vocab_size": 100_352, "max_position_embeddings": 4096},
+}
+_SMOLLM2_135M = {
+    **{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30},
+    **{"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49_152, "max_position_embeddings": 8192},
+    "tie_word_embeddings": True,
+}
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    **{f"allenai/OLMo-2-0425-1B{stage}": _OLMO2_1B for stage in ("", "-SFT", "-DPO", "-RLVR1", "-Instruct")},
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
+}
+"""Published configs of the presets' checkpoints, for machines that have neither the files nor a connection."""
+
+
 def planned_world(study: Study, *, on_gpu: bool) -> World:
     """The world that phases would be given, as far as their counts hang on it; an organism is not made."""
     if study.organism is not None:
-        study = previewed_study(study, preview(study.organism))
+        study = previewed_study(study, _previewed(study.organism))
     return World(
         root=Path(os.devnull),
         study=study.model_copy(update={"prefilter": study.prefilter.on("cuda" if on_gpu else "cpu")}),
@@ -70,69 +132,118 @@ def planned_world(study: Study, *, on_gpu: bool) -> World:
 def subject_of(study: Study, *, on_gpu: bool) -> Subject:
     """The subject of a study; of an organism the recipe is read."""
     world = planned_world(study, on_gpu=on_gpu)
-    if study.organism is not None:
-        return _organism(world, preview(study.organism))
-    documents, source = _documents(world.data)
-    return Subject(
-        world=world,
-        before=_checkpoint(world.models.before, on_gpu),
-        after=_checkpoint(world.models.after, on_gpu),
-        one_base=(Path(world.models.after.path).expanduser() / "adapter_config.json").is_file(),
-        documents=documents,
-        documents_source=source,
-        answers=2 if _is_pairs(world.data) else 1,
-    )
-
-
-def _organism(world: World, recipe: Preview) -> Subject:
+    if study.organism is None:
+        return Subject(
+            world,
+            _checkpoint(world.models.before, on_gpu),
+            _checkpoint(world.models.after, on_gpu),
+            (Path(world.models.after.path).expanduser() / "adapter_config.json").is_file(),
+            *_documents(world.data),
+        )
+    recipe = _previewed(study.organism)
     if recipe.settings is None:
-        known, limit = known_shape(world.models.before), ", at most: the base does not finish every answer"
+        known, source = known_shape(world.models.before), f"{_RECIPE}, at most: the base does not finish every answer"
     else:
-        shape, limit = shape_of(recipe.settings), ""
-        known = None if shape is None else KnownShape(shape, _RECIPE)
-    return Subject(
-        world=world,
-        before=Checkpoint(world.models.before.path, known, "float32", 4),
-        after=Checkpoint(f"{recipe.base}, fine-tuned" if recipe.base else "after", known, "float32", 4),
-        one_base=False,
-        documents=recipe.documents,
-        documents_source=f"{_RECIPE}{limit}",
-        answers=1,
-    )
+        known, source = _known(recipe.settings, _RECIPE), _RECIPE
+    before = Checkpoint(world.models.before.path, known, "float32", 4)
+    after = before._replace(path=f"{recipe.base}, fine-tuned" if recipe.base else "after")
+    return Subject(world, before, after, False, recipe.documents, source, answers=1)
 
 
-def _is_pairs(data: Data) -> bool:
-    """From the columns of a Parquet file or those that the study names; a hub set's name has to tell."""
-    if (footer := _parquet(data)) is not None:
-        return "rejected" in (*footer.schema.to_arrow_schema().names, *data.columns)
-    return "rejected" in data.columns or "preference" in data.path
+def known_shape(reference: ModelRef) -> KnownShape | None:
+    """The checkpoint's shape from its folder, the hub's cache, or the table; None where none of them knows it."""
+    folder = Path(reference.path).expanduser() / (reference.subfolder or "")
+    if (folder / "adapter_config.json").is_file():
+        base = json_object(folder / "adapter_config.json").get("base_model_name_or_path")
+        return known_shape(ModelRef(path=base)) if isinstance(base, str) else None
+    for path, source in ((folder / "config.json", "its config.json"), (_cached(reference), "the hub's cache")):
+        if path is not None and path.is_file():
+            return _known(json_object(path), source)
+    return _known(PUBLISHED.get(reference.path, {}), "the published config, as datablame knows it")
+
+
+def _known(settings: Mapping[str, Any], source: str) -> KnownShape | None:
+    shape = shape_of(settings)
+    return None if shape is None else KnownShape(shape, source)
+
+
+def shape_of(settings: Mapping[str, Any]) -> Shape | None:
+    """The shape of a config.json's model; None where it is no causal language model that transformers knows."""
+    return _counted(json.dumps(settings, sort_keys=True)) if "model_type" in settings else None
+
+
+@lru_cache
+def _counted(config_json: str) -> Shape | None:
+    """Both checkpoints mostly have one config."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from datablame.models.blocks import decoder_blocks, middle_blocks
+
+    logging.set_verbosity_error()
+    settings = json.loads(config_json)
+    try:
+        config = AutoConfig.for_model(**settings)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        blocks, text = decoder_blocks(model), config.get_text_config()
+        heads = text.num_attention_heads
+        head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        linears = (layer for layer in blocks[0].modules() if isinstance(layer, torch.nn.Linear))
+        return Shape(
+            layers=len(blocks),
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            key_value_width=(getattr(text, "num_key_value_heads", None) or heads) * head_width,
+            vocabulary=model.get_input_embeddings().num_embeddings,
+            context=text.max_position_embeddings,
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            linears=tuple((layer.in_features, layer.out_features) for layer in linears),
+            blocks=tuple(middle_blocks(len(blocks))),
+            stored_bytes=_BYTES.get(str(settings.get("dtype") or settings.get("torch_dtype"))),
+        )
+    except Exception:
+        # Whatever transformers raises of a config that is none, or of an architecture that it does not know.
+        return None
+
+
+def _cached(reference: ModelRef) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        name = "/".join(filter(None, (reference.subfolder, "config.json")))
+        path = try_to_load_from_cache(reference.path, name, revision=reference.revision)
+    except (HFValidationError, ValueError):
+        return None
+    return Path(path) if isinstance(path, str) else None
 
 
 def _checkpoint(reference: ModelRef, on_gpu: bool) -> Checkpoint:
-    known = known_shape(reference)
-    if reference.dtype == "auto":
-        stored = known.shape.stored_bytes if known else None
-        return Checkpoint(reference.path, known, "auto", (stored or 2) if on_gpu else 4)
-    return Checkpoint(reference.path, known, reference.dtype, 4 if reference.dtype == "float32" else 2)
+    known, dtype = known_shape(reference), reference.dtype
+    stored = known.shape.stored_bytes if known else None
+    weight_bytes = _BYTES.get(dtype) or ((stored or 2) if on_gpu else 4)
+    return Checkpoint(reference.path, known, dtype, weight_bytes)
 
 
-def _documents(data: Data) -> tuple[int | None, str]:
+def _documents(data: Data) -> tuple[int | None, str, int]:
+    """How many documents, what says so, and answers of each.
+
+    That they are pairs stands in the columns of a Parquet file or those that the study names; a hub set's name tells.
+    """
     path = Path(data.path).expanduser()
-    rows = None
-    if (footer := _parquet(data)) is not None:
-        rows = int(footer.num_rows)
-    elif path.is_file() and path.suffix != ".parquet":
+    rows, pairs = None, "rejected" in data.columns or "preference" in data.path
+    if path.suffix == ".parquet" and path.is_file():
+        with contextlib.suppress(OSError, pa.ArrowException):
+            footer = pq.read_metadata(path)
+            rows = int(footer.num_rows)
+            pairs = "rejected" in (*footer.schema.to_arrow_schema().names, *data.columns)
+    elif path.is_file():
         with path.open("rb") as file:
             rows = sum(1 for line in file if line.strip())
-    if rows is None:
-        return data.documents, "data.documents" if data.documents else "a whole dataset, unknown until it is read"
-    return (rows, str(path)) if data.documents is None or data.documents >= rows else (data.documents, "data.documents")
-
-
-def _parquet(data: Data) -> pq.FileMetaData | None:
-    """What the footer of a local Parquet file says; None where there is none to read."""
-    path = Path(data.path).expanduser()
-    try:
-        return pq.read_metadata(path) if path.is_file() and path.suffix == ".parquet" else None
-    except (OSError, pa.ArrowException):
-        return None
+    answers = 2 if pairs else 1
+    if rows is not None and (data.documents is None or data.documents >= rows):
+        return rows, str(path), answers
+    known = rows is not None or data.documents
+    return data.documents, "data.documents" if known else "a whole dataset, unknown until it is read", answers

@@ -1,1 +1,0 @@
-"""Arms that are no method's flagged set."""
