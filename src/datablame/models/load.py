@@ -1,17 +1,35 @@
-"""One checkpoint loaded: safetensors only, no code of strangers, refused in one line that says what to change."""
+"""One checkpoint loaded: safetensors only, no code of strangers, refused in one line that says what to change.
 
+LoRA adapters are checkpoints too: put on a model that shares its base's weights, or merged into a copy of its own.
+"""
+
+import copy
 import logging
 import re
+import warnings
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from datablame.config.schema import ModelRef
+from datablame.engine.files import json_object
 from datablame.errors import RequestError
-from datablame.models.adapters import base_of, is_adapter, merged
 from datablame.models.device import chosen_device, ran_out_of_memory, weights_dtype
-from datablame.models.source import check_weights, located, offline, shown, unloadable
+from datablame.models.source import (
+    ADAPTER_CONFIG,
+    check_weights,
+    file_of,
+    known_commit,
+    located,
+    offline,
+    shown,
+    unloadable,
+    weights_hash,
+)
+
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
@@ -23,23 +41,22 @@ def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
     try:
         return AutoTokenizer.from_pretrained(checkpoint.path, **_source(checkpoint))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if is_adapter(checkpoint, field):
-            return load_tokenizer(base_of(checkpoint, field), field=field)
+        if (base := base_of(checkpoint, field)) is not None:
+            return load_tokenizer(base, field=field)
         raise unloadable(reference, field, "a tokenizer", error) from error
 
 
 def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
     """The settings of the checkpoint's architecture; an adapter has its base's.
 
-    Raises:
-        RequestError: this release of transformers does not know the architecture, or it is no causal language model.
+    Raises RequestError where this release of transformers does not know it, or it is no causal language model.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     _quiet()
     checkpoint = located(reference, field)
-    if is_adapter(checkpoint, field):
-        return load_config(base_of(checkpoint, field), field=field)
+    if (base := base_of(checkpoint, field)) is not None:
+        return load_config(base, field=field)
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, **_source(checkpoint))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -57,16 +74,15 @@ def load_model(
 ) -> Any:
     """The checkpoint in evaluation mode without gradients; a LoRA adapter is merged into its base.
 
-    Raises:
-        RequestError: there is no such checkpoint, it holds no safetensors, memory is too small for its weights, or it
-            lacks weights, which transformers would initialise at random.
+    Raises RequestError where there is no such checkpoint, it holds no safetensors, memory is too small for its weights,
+    or it lacks weights, which transformers would initialise at random.
     """
     from transformers import AutoModelForCausalLM
 
     checkpoint, device = located(reference, field), chosen_device(device)
-    if is_adapter(checkpoint, field):
-        base = load_model(base_of(checkpoint, field), device=device, dtype=dtype, field=field)
-        return merged(base, checkpoint, field)
+    if (base := base_of(checkpoint, field)) is not None:
+        owner = _with_peft(load_model(base, device=device, dtype=dtype, field=field), checkpoint, field)
+        return owner.merge_and_unload().eval().requires_grad_(False)
     config = load_config(checkpoint, field=field)
     check_weights(checkpoint, field)
     options = {name: getattr(checkpoint, name) for name in ("device_map", "attn_implementation")}
@@ -91,6 +107,116 @@ def load_model(
             "save the checkpoint again without adapters (merge or unload them first)"
         )
     return model.eval().requires_grad_(False)
+
+
+def base_of(reference: ModelRef, field: str) -> ModelRef | None:
+    """The base that an adapter's own config names, in the adapter's type of weights; None for a whole model.
+
+    Raises RequestError where an adapter names none.
+    """
+    file = file_of(reference, ADAPTER_CONFIG, field)
+    if file is None:
+        return None
+    settings = json_object(file)
+    if not settings:
+        raise RequestError(
+            f"{field} = {shown(reference)}: its {ADAPTER_CONFIG} is not valid JSON; save the adapter again"
+        )
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise RequestError(
+            f"{field} = {shown(reference)} is an adapter that names no base; write base_model_name_or_path into its "
+            f"{ADAPTER_CONFIG}"
+        )
+    whole = {"path": str(base), "revision": settings.get("revision"), "subfolder": None, "gguf_file": None}
+    return reference.model_copy(update=whole)
+
+
+def check_base(before: ModelRef, after: ModelRef, base: ModelRef) -> None:
+    """Raises RequestError unless the adapter `after` on `base` was trained on `before`: the same place or weights."""
+    if base.path == before.path and base.revision in (None, before.revision, known_commit(before)):
+        return
+    folder = _folder(before, "models.before")
+    try:
+        base_folder = _folder(base, "models.after")
+    except RequestError:
+        base_folder = None
+    if folder is not None and base_folder is not None:
+        if folder.resolve() == base_folder.resolve():
+            return
+        weights = weights_hash(folder)
+        if weights is not None and weights == weights_hash(base_folder):
+            return
+    raise RequestError(
+        f"models.after = {shown(after)} is an adapter whose base differs: it was trained on {shown(base)}, and "
+        f"models.before is {shown(before)}; set models.before to its base, or correct base_model_name_or_path in its "
+        f"{ADAPTER_CONFIG} where that has moved"
+    )
+
+
+def twin(model: Any) -> Any:
+    """A second tree of modules over the very same weights: adapters put on one are not in the other.
+
+    It costs the memory of the Python objects. What changes weights in place changes both.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def with_adapter(model: Any, reference: ModelRef, field: str) -> Any:
+    """The model with the adapter's layers in its tree, active, without gradients; its own weights are not changed.
+
+    Raises RequestError where the adapter is no LoRA, is pickled, or its tensors are not those that the model needs.
+    """
+    return _with_peft(model, reference, field).get_base_model().eval().requires_grad_(False)
+
+
+def _with_peft(model: Any, reference: ModelRef, field: str) -> Any:
+    """Peft's model around the model, with the adapter's tensors."""
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    config, file = (file_of(reference, name, field) for name in (ADAPTER_CONFIG, _ADAPTER_WEIGHTS))
+    kind = json_object(config).get("peft_type") if config is not None else None
+    if kind != "LORA":
+        raise RequestError(f"{field} = {shown(reference)} is an adapter of the kind {kind}; only LoRA can be loaded")
+    if file is None:
+        pickled = file_of(reference, "adapter_model.bin", field) is not None
+        contents = "adapter_model.bin, which is pickled and not opened" if pickled else f"no {_ADAPTER_WEIGHTS}"
+        raise RequestError(f"{field} = {shown(reference)} has {contents}; save the adapter again as safetensors")
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute under its old name.
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            tensors = load_file(file)
+            settings = PeftConfig.from_pretrained(str(file.parent))
+            settings.inference_mode = True
+            # peft warns of a base that has moved; `check_base` has seen that its weights are the same.
+            settings.base_model_name_or_path = model.name_or_path
+            owner = get_peft_model(model, settings)
+            required, stored = set(get_peft_model_state_dict(owner)), set(tensors)
+            for what, names in (("lacks", required - stored), ("holds unknown", stored - required)):
+                if names:
+                    raise RequestError(
+                        f"{field} = {shown(reference)} {what} {len(names)} tensors, the first is {min(names)}; give "
+                        "the base it was trained on, or save the adapter again"
+                    )
+            set_peft_model_state_dict(owner, tensors)
+        except RequestError:
+            raise
+        except Exception as error:
+            # peft, safetensors and torch raise errors of many kinds for modules that are missing and wrong shapes.
+            reason = ([type(error).__name__] + [line for line in map(str.strip, str(error).splitlines()) if line])[-1]
+            raise RequestError(
+                f"{field} = {shown(reference)} does not fit its base ({reason[:200]}); give the base it was trained on"
+            ) from error
+    return owner
+
+
+def _folder(reference: ModelRef, field: str) -> Path | None:
+    """Where the whole checkpoint lies on this machine: its folder, or the snapshot in the hub's cache."""
+    file = file_of(located(reference, field), "config.json", field)
+    return file.parent if file is not None else None
 
 
 def _refusal(reference: ModelRef, field: str, device: str, error: Exception) -> RequestError:

@@ -1,10 +1,11 @@
-"""Where a checkpoint's files are: a folder, the hub or its local cache, a converted GGUF file."""
+"""Where a checkpoint's files are: a folder, the hub or its local cache, a converted GGUF file; what the hub refuses."""
 
 import functools
 import hashlib
 import json
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +14,6 @@ from urllib.request import getproxies, proxy_bypass
 from datablame.config.schema import ModelRef
 from datablame.engine.files import digest
 from datablame.errors import RequestError
-from datablame.models.hub_errors import hub_problem
 
 ADAPTER_CONFIG = "adapter_config.json"
 _CONFIG = "config.json"
@@ -23,16 +23,46 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _CONNECT_SECONDS = 3
 _HASHED_BYTES = 4096
 """Of each tensor, from its beginning: training changes them, and a checkpoint is hashed without being read whole."""
+_TOKEN = "set HF_TOKEN to a token that may read it"
+_LACKS_FILE = "lacks a file that a checkpoint needs; check the id, revision and subfolder"
+_NO_CONNECTION = "cannot be fetched: the hub cannot be reached; connect to the network, or give a checkpoint's folder"
+_HUB_PROBLEMS = {
+    "GatedRepoError": (
+        "is gated; accept its terms on its page at the hub, then log in with `hf auth login` or set HF_TOKEN"
+    ),
+    "DisabledRepoError": "was disabled by the hub; give another checkpoint or a local copy",
+    "RevisionNotFoundError": "has no revision {revision}; choose a branch, tag or commit that its page lists",
+    "RepositoryNotFoundError": f"is not on the hub, or is private; check the id, or {_TOKEN}",
+    "RemoteEntryNotFoundError": _LACKS_FILE,
+    "HFValidationError": "is no hub id, which looks like owner/name; check it, or give a folder that exists",
+    "HfHubHTTPError": "{status}",
+    "OfflineModeIsEnabled": (
+        "is not in the local cache and HF_HUB_OFFLINE is set; unset it, or give a checkpoint's folder"
+    ),
+    # httpx and its successor name the base of all failures to connect, send or receive alike.
+    "TransportError": _NO_CONNECTION,
+    "NetworkError": _NO_CONNECTION,
+    "ConnectionError": _NO_CONNECTION,
+    "TimeoutError": _NO_CONNECTION,
+    "LocalEntryNotFoundError": (
+        "is not in the local cache at revision {revision}; connect to the network or give a checkpoint's folder"
+    ),
+    "EntryNotFoundError": _LACKS_FILE,
+}
+"""What an error says whose class, or a base of it, has this name; the first that any error of a chain has."""
+_HUB_STATUS = {
+    401: "cannot be read: the hub does not accept the token (401); set HF_TOKEN anew or unset it",
+    403: f"cannot be read with this token (403); {_TOKEN}",
+    429: "cannot be read: the hub asks to wait (429); try again in some minutes, or set HF_TOKEN",
+}
 
 
 def located(reference: ModelRef, field: str) -> ModelRef:
     """The reference as the loaders take it: a folder with a config.json or adapter_config.json, or hub id and commit.
 
     A GGUF file is converted, a subfolder of a local folder becomes the folder, a branch or tag becomes the commit that
-    it names now. What is located once stays as it is.
-
-    Raises:
-        RequestError: there is no such folder, file, hub model or revision, or it cannot be reached.
+    it names now. What is located once stays as it is. Raises RequestError where there is no such folder, file, hub
+    model or revision, or it cannot be reached.
     """
     path = Path(reference.path).expanduser()
     if _is_local(reference.path):
@@ -63,8 +93,7 @@ def located(reference: ModelRef, field: str) -> ModelRef:
 def file_of(reference: ModelRef, name: str, field: str) -> Path | None:
     """One file of the checkpoint, fetched from the hub where it isn't in the cache; None where there is none.
 
-    Raises:
-        RequestError: the hub model or revision does not exist, may not be read, or cannot be reached.
+    Raises RequestError where the hub model or revision does not exist, may not be read, or cannot be reached.
     """
     if _is_local(reference.path):
         file = Path(reference.path).expanduser() / (reference.subfolder or "") / name
@@ -89,29 +118,24 @@ def check_weights(reference: ModelRef, field: str) -> None:
     """Raises RequestError where a located whole model has no safetensors; no weights are fetched to find out."""
     if any(_has(reference, name) for name in _WEIGHTS):
         return
+    problem = "has no model.safetensors; give a folder that save_pretrained wrote, or a hub id"
     if any(_has(reference, name) for name in _PICKLED):
-        raise RequestError(
-            f"{field} = {shown(reference)} has its weights pickled (pytorch_model.bin), which can run code when opened "
-            "and is refused; give a revision with model.safetensors, or save it again with save_pretrained"
+        problem = (
+            "has its weights pickled (pytorch_model.bin), which can run code when opened and is refused; give a "
+            "revision with model.safetensors, or save it again with save_pretrained"
         )
-    raise RequestError(
-        f"{field} = {shown(reference)} has no model.safetensors; give a folder that save_pretrained wrote, or a hub id"
-    )
+    raise RequestError(f"{field} = {shown(reference)} {problem}")
 
 
 def known_commit(reference: ModelRef) -> str | None:
     """The commit of a hub model's revision as far as the local cache knows it; asks nobody."""
-    if _is_local(reference.path):
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in (_CONFIG, ADAPTER_CONFIG, reference.gguf_file):
-        if name is not None:
+    if not _is_local(reference.path):
+        for name in filter(None, (_CONFIG, ADAPTER_CONFIG, reference.gguf_file)):
             try:
-                cached = try_to_load_from_cache(reference.path, _inside(reference, name), revision=reference.revision)
+                cached = _cached(reference, name)
             except ValueError:
                 return None
-            if isinstance(cached, str) and (commit := _COMMIT.search(Path(cached).as_posix())):
+            if cached is not None and (commit := _COMMIT.search(Path(cached).as_posix())):
                 return commit[1]
     return None
 
@@ -166,6 +190,33 @@ def unloadable(reference: ModelRef, field: str, what: str, error: BaseException)
     )
 
 
+def hub_problem(error: BaseException, revision: str | None = None) -> str | None:
+    """'problem; remedy' for an error of huggingface_hub or of the connection to it, None for any other error.
+
+    The whole chain of causes is searched, for transformers and huggingface_hub wrap what the server said. What the
+    server said goes before what that led to ("not in the cache").
+    """
+    chain = list(_chain(error))
+    for name, sentence in _HUB_PROBLEMS.items():
+        for link in chain:
+            if any(kind.__name__ == name for kind in type(link).__mro__):
+                status = getattr(getattr(link, "response", None), "status_code", None)
+                return sentence.format(revision=revision or "main", status=_status(status))
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(status: int | None) -> str:
+    if status is not None and status >= 500:
+        return f"cannot be read: the hub fails ({status}); try again later, or give a checkpoint's folder"
+    return _HUB_STATUS.get(status or 0, f"cannot be read: the hub answers {status}; check the id and revision")
+
+
 def _unreachable(reference: ModelRef, field: str, error: Exception) -> RequestError:
     """Not in the cache, and not fetched: because it may not be, because nothing answers, or because the hub failed."""
     from huggingface_hub import constants
@@ -185,16 +236,24 @@ def _unreachable(reference: ModelRef, field: str, error: Exception) -> RequestEr
 def _has(reference: ModelRef, name: str) -> bool:
     if _is_local(reference.path):
         return (Path(reference.path).expanduser() / name).is_file()
-    from huggingface_hub import file_exists, try_to_load_from_cache
-
-    inside = _inside(reference, name)
-    if isinstance(try_to_load_from_cache(reference.path, inside, revision=reference.revision), str):
+    if _cached(reference, name) is not None:
         return True
+    from huggingface_hub import file_exists
+
     try:
+        inside = _inside(reference, name)
         return not offline() and bool(file_exists(reference.path, inside, revision=reference.revision))
     except (OSError, ValueError, RuntimeError):
         # What keeps the hub from answering is told when the file is fetched.
         return True
+
+
+def _cached(reference: ModelRef, name: str) -> str | None:
+    """Where one file of a hub model lies in the local cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(reference.path, _inside(reference, name), revision=reference.revision)
+    return found if isinstance(found, str) else None
 
 
 def _inside(reference: ModelRef, name: str) -> str:

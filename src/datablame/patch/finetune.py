@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from datablame.models.accumulate import DoesNotFit
+from datablame.models.blocks import Trunk
 from datablame.models.chat import Encoded, Preference
+from datablame.models.likelihood import preference_losses
 from datablame.models.lora import Start, adapted, adapter_norm, factors_of, save_adapter, set_factors
-from datablame.models.preference import preference_losses
-from datablame.models.training import Recipe, minimise_each, response_losses
-from datablame.models.trunk import Trunk
+from datablame.models.training import DoesNotFit, Recipe, minimise, response_losses
 
 _logger = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ def train_adapters(
 
     try:
         with _stacked(model, start, n) as stacks:
-            losses = minimise_each(model, losses_of, sides, order, recipe, n)
+            losses = minimise(model, losses_of, sides, order, recipe, n)
             factors = [
                 {name: (stack.down[i].detach().clone(), stack.up[i].detach().clone()) for name, stack in stacks.items()}
                 for i in range(n)

@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 from datablame.engine.execute import free_memory
 from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, Preference, answers, encode_prompt
-from datablame.models.likelihood import divergence, negative_log_likelihood
+from datablame.models.likelihood import divergence, negative_log_likelihood, preference_losses, referred
 from datablame.models.load import load_model
 from datablame.models.lora import Start
-from datablame.models.pair import stop_tokens
-from datablame.models.preference import preference_loss, referred
-from datablame.models.tokenizer import vocabulary_of
+from datablame.models.pair import stop_tokens, vocabulary_of
 from datablame.models.training import Recipe, data_order, minimise, train
 from datablame.patch.checks import drift_outputs
 from datablame.patch.finetune import Describe, full_finetune, train_adapters, with_adapter
@@ -166,7 +164,8 @@ def _train_all_weights(
 ) -> list[float]:
     """Losses by step: on answers by their likelihood, on preference pairs by DPO against where training starts."""
     if isinstance(examples[0], Preference):
-        return minimise(model, lambda part: preference_loss(model, part, beta), examples, order, recipe)
+        losses = minimise(model, lambda part: preference_losses(model, part, beta).mean(), examples, order, recipe)
+        return [loss for (loss,) in losses]
     return train(model, examples, order, recipe)
 
 

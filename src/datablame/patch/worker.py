@@ -7,11 +7,10 @@ from typing import Any
 import torch
 
 from datablame.config.schema import Training
-from datablame.models.adapters import twin
+from datablame.models.blocks import Trunk, trunk_below
 from datablame.models.chat import Encoded, Preference
-from datablame.models.load import load_model
+from datablame.models.load import load_model, twin
 from datablame.models.pair import study_tokenizer
-from datablame.models.trunk import Trunk, trunk_below
 from datablame.patch.trainings import PatchPlan
 from datablame.tables import Protocol
 from datablame.world import World

@@ -47,8 +47,7 @@ def draw(
     A stream of random numbers is keyed by the sample and the study's seed, never by an arm.
     """
     from datablame.models.chat import encode_prompt
-    from datablame.models.pair import stop_tokens
-    from datablame.models.tokenizer import vocabulary_of
+    from datablame.models.pair import stop_tokens, vocabulary_of
     from datablame.surface.sampler.sampler import Request, sample
     from datablame.surface.sampler.tokens import Settings
 
