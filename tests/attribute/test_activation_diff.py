@@ -198,6 +198,6 @@ def test_a_killed_pass_goes_on_and_workers_change_nothing(make: Make) -> None:
 
 def test_a_text_longer_than_the_context_is_refused(make: Make) -> None:
     made = with_safe(make, "run")
-    cramped = replace(made, world=replace(made.world, contexts={"models.before": 44, "models.after": 1000}))
-    with pytest.raises(RequestError, match=r"lets a document of 45 tokens .* of models\.before; lower it to 44"):
+    cramped = replace(made, world=replace(made.world, contexts={"models.before": 50, "models.after": 1000}))
+    with pytest.raises(RequestError, match=r"lets a document of 51 tokens .* of models\.before; lower it to 50"):
         cramped.run()
