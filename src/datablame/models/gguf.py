@@ -20,8 +20,7 @@ def cache_folder() -> Path:
 def converted(file: Path) -> Path:
     """The folder with a GGUF file's checkpoint; made by the first process that asks, while others wait.
 
-    Raises:
-        RequestError: the file cannot be read as a model, or the cache cannot be written.
+    Raises RequestError where the file cannot be read as a model, or the cache cannot be written.
     """
     folder = cache_folder() / f"gguf-{hash_file(file)[:16]}"
     if not folder.is_dir():
@@ -38,9 +37,7 @@ def convert(file: Path, folder: Path) -> None:
     """Write a GGUF file's model, dequantised to float32, and its tokenizer as `save_pretrained` does.
 
     transformers marks a model that it read from GGUF as quantised and then refuses to save it; the marks are removed.
-
-    Raises:
-        RequestError: the gguf package is missing, or the file is no model that transformers knows.
+    Raises RequestError where the gguf package is missing, or the file is no model that transformers knows.
     """
     if importlib.util.find_spec("gguf") is None:
         raise RequestError(f"{file} needs the package gguf to be read; pip install gguf")

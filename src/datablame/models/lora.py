@@ -45,8 +45,7 @@ class Adapter(NamedTuple):
 def target_modules(model: nn.Module, layers: tuple[int, ...] | None) -> list[str]:
     """The full names of the Linear modules in the chosen decoder blocks (all blocks where none are chosen).
 
-    Raises:
-        RequestError: a chosen block doesn't exist, or no Linear was found.
+    Raises RequestError where a chosen block doesn't exist, or no Linear was found.
     """
     blocks = decoder_blocks(model)
     for layer in layers or ():

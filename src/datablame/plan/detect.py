@@ -6,10 +6,9 @@ from datablame.config.schema import Patch
 from datablame.patch.compare import MIN_SEEDS
 from datablame.patch.registry import arm_kinds
 from datablame.seeds import stream_key
-from datablame.stats.intervals import wilson
-from datablame.stats.permutation import smallest_p
-from datablame.stats.power import LEVEL, Share, powers
-from datablame.stats.simulated import Design
+from datablame.stats.arm_tests import smallest_p
+from datablame.stats.intervals import Share, wilson
+from datablame.stats.power import LEVEL, Design, powers
 from datablame.world import World
 
 _RATES = (0.1, 0.5)

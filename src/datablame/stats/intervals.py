@@ -13,11 +13,18 @@ class Interval(NamedTuple):
     high: float
 
 
+class Share(NamedTuple):
+    """A rate and the ends of its interval."""
+
+    rate: float
+    low: float
+    high: float
+
+
 def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     """The score interval of k successes in n trials (Wilson 1927); 0 to 1 where nothing was tried.
 
-    Raises:
-        ValueError: k is not between 0 and n.
+    Raises ValueError where k is not between 0 and n.
     """
     from scipy.special import ndtri
 
@@ -37,9 +44,7 @@ def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000, 
 
     Prompts are drawn jointly for both, for they are the same prompts; seeds are drawn for each alone (the two-way
     bootstrap of crossed designs; Owen 2007). `key` is the stream of its random numbers.
-
-    Raises:
-        ValueError: an array is not two-dimensional or the numbers of prompts differ.
+    Raises ValueError where an array is not two-dimensional or the numbers of prompts differ.
     """
     first = np.asarray(a, dtype=float)
     second = np.zeros((1, *first.shape[1:])) if b is None else np.asarray(b, dtype=float)

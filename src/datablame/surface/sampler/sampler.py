@@ -116,9 +116,7 @@ def sample(
 
     At most `batch_rows` requests run at once, fewer where a graphics card has no room; when one finishes the next takes
     its place. A batch that runs out of memory is halved; what was finished stays.
-
-    Raises:
-        PhaseError: a single row does not fit in memory.
+    Raises PhaseError where a single row does not fit in memory.
     """
     if not requests:
         return []
