@@ -7,6 +7,7 @@ import copy
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -154,13 +155,14 @@ def check_base(before: ModelRef, after: ModelRef, base: ModelRef) -> None:
     )
 
 
-def twin(model: Any) -> Any:
+def twin(model: Any, replaced: Mapping[int, Any] | None = None) -> Any:
     """A second tree of modules over the very same weights: adapters put on one are not in the other.
 
-    It costs the memory of the Python objects. What changes weights in place changes both.
+    It costs the memory of the Python objects. What changes weights in place changes both. `replaced` gives other
+    modules in place of some, by their `id`.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+    return copy.deepcopy(model, {**shared, **(replaced or {})})
 
 
 def with_adapter(model: Any, reference: ModelRef, field: str) -> Any:

@@ -20,7 +20,7 @@ from datablame.patch.finetune import Describe, full_finetune, train_adapters, wi
 from datablame.patch.trainings import AFTER_KEY, AdapterGroup, ArmTraining, Output, unamplified
 from datablame.patch.worker import WorkerState
 from datablame.seeds import stream_key
-from datablame.surface.draw import SampleSpec, draw
+from datablame.surface.phase import SampleSpec, draw
 from datablame.tables import Protocol, Sample
 
 _KEPT_LOSSES = 10

@@ -12,9 +12,8 @@ from datablame.config.schema import Study
 from datablame.patch.trainings import measured_prompts, trainings
 from datablame.plan.shapes import Shape
 from datablame.plan.subject import Subject
-from datablame.surface.draw import SampleSpec, sample_specs, spread
-from datablame.surface.phase import scan_specs, surface_specs
-from datablame.surface.unamplified import why_not
+from datablame.surface.phase import SampleSpec, sample_specs, scan_specs, spread, surface_specs
+from datablame.surface.rates import why_not
 from datablame.tables import Protocol
 
 _FORWARD, _BACKWARD = 2, 2

@@ -16,6 +16,11 @@ from transformers.cache_utils import DynamicLayer
 
 from datablame.surface.sampler.prefill import Prompts, cache_argument, left_padded
 
+States = Float[Tensor, "prompts models heads tokens _"]
+Survivors = Int[Tensor, " on"]
+Sources = Int[Tensor, " alive"]
+Holes = Int[Tensor, " holes"]
+
 
 class Ring:
     """Which column is written next and which columns are in use, the same for every layer of a model.
@@ -54,13 +59,7 @@ class Ring:
 class RingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values in buffers that are never reallocated while tokens are added or rows come and go."""
 
-    def __init__(
-        self,
-        ring: Ring,
-        keys: Float[Tensor, "prompts models heads tokens width"],
-        values: Float[Tensor, "prompts models heads tokens value_width"],
-        rows: int,
-    ) -> None:
+    def __init__(self, ring: Ring, keys: States, values: States, rows: int) -> None:
         super().__init__()
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
@@ -94,8 +93,8 @@ class RingLayer(DynamicLayer):  # type: ignore[misc]
     def add_rows(
         self,
         rows: Int[Tensor, " new"],
-        keys: Float[Tensor, "prompts models heads tokens width"],
-        values: Float[Tensor, "prompts models heads tokens value_width"],
+        keys: States,
+        values: States,
         prompts: Int[Tensor, " new"],
         slices: list[tuple[slice, slice]],
     ) -> None:
@@ -104,13 +103,13 @@ class RingLayer(DynamicLayer):  # type: ignore[misc]
             for part, columns in slices:
                 buffer[rows, :, :, columns] = states[:, :, :, part][prompts]
 
-    def move_rows(self, sources: Int[Tensor, " holes"], holes: Int[Tensor, " holes"]) -> None:
+    def move_rows(self, sources: Holes, holes: Holes) -> None:
         """Move rows from the end into the holes that finished rows leave."""
         for buffer in self._buffers:
             buffer[holes, :, :, : self._ring.span] = buffer[sources, :, :, : self._ring.span]
 
 
-def compaction(alive: Bool[Tensor, " rows"]) -> tuple[Int[Tensor, " alive"], Int[Tensor, " holes"]]:
+def compaction(alive: Bool[Tensor, " rows"]) -> tuple[Sources, Holes]:
     """Which row each row that stays comes from, as few as possible moved, and which rows are so filled."""
     survivors = alive.nonzero().squeeze(1)
     count = len(survivors)
@@ -135,8 +134,6 @@ def refillable(model: Any) -> bool:
 class RingDecoder:
     """A batch that is refilled while it runs: its caches are rings, and one ready-made mask serves all layers."""
 
-    refills = True
-
     def __init__(self, prompts: Prompts, rows: int, steps: int) -> None:
         model = prompts.model
         self._prompts, self._model, self._device = prompts, model, model.device
@@ -158,9 +155,7 @@ class RingDecoder:
         logits = torch.cat([chunk.logits[torch.tensor(inside, device=self._device)] for chunk, _, inside in chunks])
         return logits[order.argsort()]
 
-    def add_rows(
-        self, prompts: Sequence[int], survivors: Int[Tensor, " on"], rows: Int[Tensor, " on"], count: int
-    ) -> None:
+    def add_rows(self, prompts: Sequence[int], survivors: Survivors, rows: Survivors, count: int) -> None:
         """The survivors of the prompts become these rows, of `count` in all; their columns end before the next."""
         survivors, rows = survivors.to(self._device), rows.to(self._device)
         joining = [prompts[index] for index in survivors.tolist()]
@@ -183,7 +178,7 @@ class RingDecoder:
         self._mask[rows] = mask[:, None, None]
         self._position[rows] = length
 
-    def drop_rows(self, sources: Int[Tensor, " alive"], holes: Int[Tensor, " holes"]) -> None:
+    def drop_rows(self, sources: Sources, holes: Holes) -> None:
         """Leave as many rows as there are sources; the last ones fill the holes."""
         self._count = len(sources)
         if len(holes) == 0:
@@ -219,8 +214,6 @@ class RingDecoder:
 class StockDecoder:
     """A batch that shrinks only, over the cache that transformers itself makes: sliding windows, flash attention."""
 
-    refills = False
-
     def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], steps: int) -> None:
         self._model, self._device, self._prompts, self._steps = model, model.device, prompts, steps
         self._cache_name = cache_argument(model)
@@ -235,9 +228,7 @@ class StockDecoder:
         logits: Tensor = self._forward(ids)
         return logits[self._expansion][:, None]
 
-    def add_rows(
-        self, prompts: Sequence[int], survivors: Int[Tensor, " on"], rows: Int[Tensor, " on"], count: int
-    ) -> None:
+    def add_rows(self, prompts: Sequence[int], survivors: Survivors, rows: Survivors, count: int) -> None:
         """Expand the prompts' cache to the rows, which are a new batch."""
         sources = self._expansion[survivors.to(self._device)]
         self._cache.batch_select_indices(sources)
@@ -246,7 +237,7 @@ class StockDecoder:
         if self._mask is not None:
             self._mask = torch.nn.functional.pad(self._mask[sources], (0, self._steps), value=1)
 
-    def drop_rows(self, sources: Int[Tensor, " alive"], holes: Int[Tensor, " holes"]) -> None:
+    def drop_rows(self, sources: Sources, holes: Holes) -> None:
         """Leave the sources."""
         sources = sources.to(self._device)
         self._cache.batch_select_indices(sources)
@@ -274,5 +265,4 @@ class StockDecoder:
 
 Decoder = RingDecoder | StockDecoder
 """What a batch asks of a model: `first` gives the logits after prompts, `add_rows` makes them rows, `step` reads a
-token for every row, `drop_rows` lets finished rows go. Logits have an axis of models: 2 where a trunk is shared.
-`refills`: whether prompts may join rows that are going on."""
+token for every row, `drop_rows` lets finished rows go. Logits have an axis of models: 2 where a trunk is shared."""
