@@ -22,9 +22,11 @@ from datablame.models.source import (
     ADAPTER_CONFIG,
     check_weights,
     file_of,
+    first_line,
     known_commit,
     located,
     offline,
+    refused,
     shown,
     unloadable,
     weights_hash,
@@ -63,10 +65,8 @@ def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unknown(reference, field, error) from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise RequestError(
-            f"{field} = {shown(reference)} is of the type {config.model_type}, which is no causal language model of "
-            "this release of transformers; give another checkpoint"
-        )
+        kind = f"is of the type {config.model_type}, which is no causal language model of this release of transformers"
+        raise refused(reference, field, f"{kind}; give another checkpoint")
     return config
 
 
@@ -103,10 +103,8 @@ def load_model(
         raise _refusal(reference, field, device, error) from error
     missing = sorted(loaded["missing_keys"])
     if missing:
-        raise RequestError(
-            f"{field} = {shown(reference)} lacks {len(missing)} weights, the first is {missing[0]}; "
-            "save the checkpoint again without adapters (merge or unload them first)"
-        )
+        problem = f"lacks {len(missing)} weights, the first is {missing[0]}; save the checkpoint again without adapters"
+        raise refused(reference, field, f"{problem} (merge or unload them first)")
     return model.eval().requires_grad_(False)
 
 
@@ -125,10 +123,8 @@ def base_of(reference: ModelRef, field: str) -> ModelRef | None:
         )
     base = settings.get("base_model_name_or_path")
     if not base:
-        raise RequestError(
-            f"{field} = {shown(reference)} is an adapter that names no base; write base_model_name_or_path into its "
-            f"{ADAPTER_CONFIG}"
-        )
+        remedy = f"write base_model_name_or_path into its {ADAPTER_CONFIG}"
+        raise refused(reference, field, f"is an adapter that names no base; {remedy}")
     whole = {"path": str(base), "revision": settings.get("revision"), "subfolder": None, "gguf_file": None}
     return reference.model_copy(update=whole)
 
@@ -148,11 +144,11 @@ def check_base(before: ModelRef, after: ModelRef, base: ModelRef) -> None:
         weights = weights_hash(folder)
         if weights is not None and weights == weights_hash(base_folder):
             return
-    raise RequestError(
-        f"models.after = {shown(after)} is an adapter whose base differs: it was trained on {shown(base)}, and "
-        f"models.before is {shown(before)}; set models.before to its base, or correct base_model_name_or_path in its "
-        f"{ADAPTER_CONFIG} where that has moved"
+    problem = (
+        f"is an adapter whose base differs: it was trained on {shown(base)}, and models.before is {shown(before)}; set "
+        f"models.before to its base, or correct base_model_name_or_path in its {ADAPTER_CONFIG} where that has moved"
     )
+    raise refused(after, "models.after", problem)
 
 
 def twin(model: Any, replaced: Mapping[int, Any] | None = None) -> Any:
@@ -181,11 +177,11 @@ def _with_peft(model: Any, reference: ModelRef, field: str) -> Any:
     config, file = (file_of(reference, name, field) for name in (ADAPTER_CONFIG, _ADAPTER_WEIGHTS))
     kind = json_object(config).get("peft_type") if config is not None else None
     if kind != "LORA":
-        raise RequestError(f"{field} = {shown(reference)} is an adapter of the kind {kind}; only LoRA can be loaded")
+        raise refused(reference, field, f"is an adapter of the kind {kind}; only LoRA can be loaded")
     if file is None:
         pickled = file_of(reference, "adapter_model.bin", field) is not None
         contents = "adapter_model.bin, which is pickled and not opened" if pickled else f"no {_ADAPTER_WEIGHTS}"
-        raise RequestError(f"{field} = {shown(reference)} has {contents}; save the adapter again as safetensors")
+        raise refused(reference, field, f"has {contents}; save the adapter again as safetensors")
     with warnings.catch_warnings():
         # peft asks transformers for an attribute under its old name.
         warnings.simplefilter("ignore", FutureWarning)
@@ -199,19 +195,17 @@ def _with_peft(model: Any, reference: ModelRef, field: str) -> Any:
             required, stored = set(get_peft_model_state_dict(owner)), set(tensors)
             for what, names in (("lacks", required - stored), ("holds unknown", stored - required)):
                 if names:
-                    raise RequestError(
-                        f"{field} = {shown(reference)} {what} {len(names)} tensors, the first is {min(names)}; give "
-                        "the base it was trained on, or save the adapter again"
-                    )
+                    problem = f"{what} {len(names)} tensors, the first is {min(names)}"
+                    remedy = "give the base it was trained on, or save the adapter again"
+                    raise refused(reference, field, f"{problem}; {remedy}")
             set_peft_model_state_dict(owner, tensors)
         except RequestError:
             raise
         except Exception as error:
             # peft, safetensors and torch raise errors of many kinds for modules that are missing and wrong shapes.
             reason = ([type(error).__name__] + [line for line in map(str.strip, str(error).splitlines()) if line])[-1]
-            raise RequestError(
-                f"{field} = {shown(reference)} does not fit its base ({reason[:200]}); give the base it was trained on"
-            ) from error
+            problem = f"does not fit its base ({reason[:200]}); give the base it was trained on"
+            raise refused(reference, field, problem) from error
     return owner
 
 
@@ -227,18 +221,14 @@ def _refusal(reference: ModelRef, field: str, device: str, error: Exception) -> 
             f"{field} = {shown(reference)}: the memory of {device} is too small for its weights; set its dtype to "
             "float16, run fewer --workers, or use a larger machine"
         )
-    message = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
+    message = first_line(error)[:200].rstrip(". ")
     about_attention = any(word in message.lower() for word in ("attention", "flash", "attn_implementation", "sdpa"))
-    if reference.attn_implementation is not None and about_attention:
-        return RequestError(
-            f"{field}.attn_implementation = {reference.attn_implementation} cannot be used here ({message}); "
-            "set it to sdpa or leave it out"
-        )
-    if reference.device_map is not None and not isinstance(error, OSError):
-        return RequestError(
-            f"{field}.device_map = {reference.device_map} cannot be used here ({message}); "
-            "set it to auto or leave it out"
-        )
+    causes = {"attn_implementation": (about_attention, "sdpa"), "device_map": (not isinstance(error, OSError), "auto")}
+    for option, (possible, remedy) in causes.items():
+        if possible and (value := getattr(reference, option)) is not None:
+            return RequestError(
+                f"{field}.{option} = {value} cannot be used here ({message}); set it to {remedy} or leave it out"
+            )
     return unloadable(reference, field, "a causal language model in safetensors", error)
 
 
@@ -246,16 +236,12 @@ def _unknown(reference: ModelRef, field: str, error: Exception) -> RequestError:
     """A configuration that transformers refused: its own code, an architecture from later on, or something else."""
     message = str(error)
     if "trust_remote_code" in message:
-        return RequestError(
-            f"{field} = {shown(reference)} needs code of its own, which is never run; give a checkpoint of an "
-            "architecture that transformers has"
-        )
+        remedy = "give a checkpoint of an architecture that transformers has"
+        return refused(reference, field, f"needs code of its own, which is never run; {remedy}")
     kind = re.search(r"model type `([^`]+)`", message)
     if kind is not None:
-        return RequestError(
-            f"{field} = {shown(reference)} is of the architecture {kind[1]}, which transformers "
-            f"{version('transformers')} does not know; upgrade transformers or give another checkpoint"
-        )
+        problem = f"is of the architecture {kind[1]}, which transformers {version('transformers')} does not know"
+        return refused(reference, field, f"{problem}; upgrade transformers or give another checkpoint")
     return unloadable(reference, field, "a model that transformers knows", error)
 
 

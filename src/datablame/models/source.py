@@ -2,17 +2,24 @@
 
 import functools
 import hashlib
+import importlib.util
+import io
 import json
+import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import yaml
+
 from datablame.config.schema import ModelRef
-from datablame.engine.files import digest
+from datablame.engine.files import digest, file_lock, hash_file
 from datablame.errors import RequestError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -23,38 +30,6 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _CONNECT_SECONDS = 3
 _HASHED_BYTES = 4096
 """Of each tensor, from its beginning: training changes them, and a checkpoint is hashed without being read whole."""
-_TOKEN = "set HF_TOKEN to a token that may read it"
-_LACKS_FILE = "lacks a file that a checkpoint needs; check the id, revision and subfolder"
-_NO_CONNECTION = "cannot be fetched: the hub cannot be reached; connect to the network, or give a checkpoint's folder"
-_HUB_PROBLEMS = {
-    "GatedRepoError": (
-        "is gated; accept its terms on its page at the hub, then log in with `hf auth login` or set HF_TOKEN"
-    ),
-    "DisabledRepoError": "was disabled by the hub; give another checkpoint or a local copy",
-    "RevisionNotFoundError": "has no revision {revision}; choose a branch, tag or commit that its page lists",
-    "RepositoryNotFoundError": f"is not on the hub, or is private; check the id, or {_TOKEN}",
-    "RemoteEntryNotFoundError": _LACKS_FILE,
-    "HFValidationError": "is no hub id, which looks like owner/name; check it, or give a folder that exists",
-    "HfHubHTTPError": "{status}",
-    "OfflineModeIsEnabled": (
-        "is not in the local cache and HF_HUB_OFFLINE is set; unset it, or give a checkpoint's folder"
-    ),
-    # httpx and its successor name the base of all failures to connect, send or receive alike.
-    "TransportError": _NO_CONNECTION,
-    "NetworkError": _NO_CONNECTION,
-    "ConnectionError": _NO_CONNECTION,
-    "TimeoutError": _NO_CONNECTION,
-    "LocalEntryNotFoundError": (
-        "is not in the local cache at revision {revision}; connect to the network or give a checkpoint's folder"
-    ),
-    "EntryNotFoundError": _LACKS_FILE,
-}
-"""What an error says whose class, or a base of it, has this name; the first that any error of a chain has."""
-_HUB_STATUS = {
-    401: "cannot be read: the hub does not accept the token (401); set HF_TOKEN anew or unset it",
-    403: f"cannot be read with this token (403); {_TOKEN}",
-    429: "cannot be read: the hub asks to wait (429); try again in some minutes, or set HF_TOKEN",
-}
 
 
 def located(reference: ModelRef, field: str) -> ModelRef:
@@ -70,22 +45,18 @@ def located(reference: ModelRef, field: str) -> ModelRef:
         if reference.gguf_file is not None or folder.suffix == ".gguf":
             return _from_gguf(reference, folder / (reference.gguf_file or ""), field)
         if not folder.is_dir():
-            raise RequestError(f"{field} = {shown(reference)} is not a folder; give a checkpoint's folder or a hub id")
+            raise refused(reference, field, "is not a folder; give a checkpoint's folder or a hub id")
         if not any((folder / name).is_file() for name in (_CONFIG, ADAPTER_CONFIG)):
-            raise RequestError(
-                f"{field} = {shown(reference)} has no config.json; give a folder that save_pretrained wrote"
-            )
+            raise refused(reference, field, "has no config.json; give a folder that save_pretrained wrote")
         return reference.model_copy(update={"path": str(folder), "subfolder": None, "revision": None})
     if reference.gguf_file is not None:
         file = file_of(reference, reference.gguf_file, field)
         if file is None:
-            raise RequestError(f"{field} = {shown(reference)} has no file {reference.gguf_file}; correct gguf_file")
+            raise refused(reference, field, f"has no file {reference.gguf_file}; correct gguf_file")
         return _from_gguf(reference, file, field)
     config = file_of(reference, ADAPTER_CONFIG, field) or file_of(reference, _CONFIG, field)
     if config is None:
-        raise RequestError(
-            f"{field} = {shown(reference)} has no config.json at the hub; give a model in the format of transformers"
-        )
+        raise refused(reference, field, "has no config.json at the hub; give a model in the format of transformers")
     commit = _COMMIT.search(config.as_posix())
     return reference.model_copy(update={"revision": commit[1] if commit else reference.revision})
 
@@ -124,7 +95,7 @@ def check_weights(reference: ModelRef, field: str) -> None:
             "has its weights pickled (pytorch_model.bin), which can run code when opened and is refused; give a "
             "revision with model.safetensors, or save it again with save_pretrained"
         )
-    raise RequestError(f"{field} = {shown(reference)} {problem}")
+    raise refused(reference, field, problem)
 
 
 def known_commit(reference: ModelRef) -> str | None:
@@ -177,17 +148,25 @@ def shown(reference: ModelRef) -> str:
     return f"{text}@{reference.revision}" if reference.revision else text
 
 
+def refused(reference: ModelRef, field: str, problem: str) -> RequestError:
+    """One line about a checkpoint: field, value, problem and remedy."""
+    return RequestError(f"{field} = {shown(reference)} {problem}")
+
+
 def unloadable(reference: ModelRef, field: str, what: str, error: BaseException) -> RequestError:
     """One line about a checkpoint that a library refused, with what the hub said where it was the hub."""
     at_hub = None if _is_local(reference.path) else hub_problem(error, reference.revision)
     if at_hub is not None:
-        return RequestError(f"{field} = {shown(reference)} {at_hub}")
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+        return refused(reference, field, at_hub)
+    reason = first_line(error).rstrip(". ")[:200]
     where = "" if Path(reference.path).is_dir() else " that this machine can reach"
-    return RequestError(
-        f"{field} = {shown(reference)} cannot be loaded as {what} ({reason[:200]}); "
-        f"give a checkpoint's folder or a hub id{where}"
-    )
+    remedy = f"give a checkpoint's folder or a hub id{where}"
+    return refused(reference, field, f"cannot be loaded as {what} ({reason}); {remedy}")
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error says; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def hub_problem(error: BaseException, revision: str | None = None) -> str | None:
@@ -196,12 +175,14 @@ def hub_problem(error: BaseException, revision: str | None = None) -> str | None
     The whole chain of causes is searched, for transformers and huggingface_hub wrap what the server said. What the
     server said goes before what that led to ("not in the cache").
     """
-    chain = list(_chain(error))
-    for name, sentence in _HUB_PROBLEMS.items():
+    told = yaml.safe_load(Path(__file__).with_name("hub_problems.yaml").read_text(encoding="utf-8"))
+    chain, statuses = list(_chain(error)), told["statuses"]
+    for name, sentence in told["errors"].items():
         for link in chain:
             if any(kind.__name__ == name for kind in type(link).__mro__):
-                status = getattr(getattr(link, "response", None), "status_code", None)
-                return sentence.format(revision=revision or "main", status=_status(status))
+                status = getattr(getattr(link, "response", None), "status_code", 0)
+                by_status = statuses.get(min(status, 500), statuses["other"]).format(status=status)
+                return str(sentence.format(revision=revision or "main", by_status=by_status))
     return None
 
 
@@ -211,10 +192,44 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _status(status: int | None) -> str:
-    if status is not None and status >= 500:
-        return f"cannot be read: the hub fails ({status}); try again later, or give a checkpoint's folder"
-    return _HUB_STATUS.get(status or 0, f"cannot be read: the hub answers {status}; check the id and revision")
+def cache_folder() -> Path:
+    """$DATABLAME_CACHE, or ~/.cache/datablame."""
+    return Path(os.environ.get("DATABLAME_CACHE") or Path.home() / ".cache" / "datablame")
+
+
+def convert(file: Path, folder: Path) -> None:
+    """Write a GGUF file's model, dequantised to float32, and its tokenizer as `save_pretrained` does.
+
+    transformers marks a model that it read from GGUF as quantised and then refuses to save it; the marks are removed.
+    Raises RequestError where the gguf package is missing, or the file is no model that transformers knows.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise RequestError(f"{file} needs the package gguf to be read; pip install gguf")
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    try:
+        # Its own progress bar listens to no setting of transformers.
+        with redirect_stderr(io.StringIO()):
+            # An architecture that transformers does not know is found here, before any tensor is read.
+            AutoConfig.from_pretrained(**source)
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(
+            f"{file} cannot be read as a GGUF model ({reason}); give another file or a hub id"
+        ) from error
+    model.hf_quantizer = None
+    for mark in ("is_quantized", "quantization_method"):
+        if hasattr(model, mark):
+            delattr(model, mark)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.float().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _unreachable(reference: ModelRef, field: str, error: Exception) -> RequestError:
@@ -227,10 +242,8 @@ def _unreachable(reference: ModelRef, field: str, error: Exception) -> RequestEr
         why = "the hub cannot be reached; connect to the network"
     else:
         return unloadable(reference, field, "a checkpoint", error)
-    return RequestError(
-        f"{field} = {shown(reference)} is no folder and not in the local cache of the hub, and {why}, or give a "
-        "checkpoint's folder"
-    )
+    problem = f"is no folder and not in the local cache of the hub, and {why}, or give a checkpoint's folder"
+    return refused(reference, field, problem)
 
 
 def _has(reference: ModelRef, name: str) -> bool:
@@ -267,12 +280,18 @@ def _is_local(path: str) -> bool:
 
 
 def _from_gguf(reference: ModelRef, file: Path, field: str) -> ModelRef:
-    from datablame.models.gguf import converted
-
+    """The folder with a GGUF file's checkpoint; made by the first process that asks, while others wait."""
     if not file.is_file():
-        raise RequestError(f"{field} = {shown(reference)} is not a file; give a GGUF file, a folder or a hub id")
+        raise refused(reference, field, "is not a file; give a GGUF file, a folder or a hub id")
+    folder = cache_folder() / f"gguf-{hash_file(file)[:16]}"
     try:
-        folder = converted(file)
+        if not folder.is_dir():
+            with file_lock(folder):
+                if not folder.is_dir():
+                    part = folder.with_name(folder.name + ".part")
+                    shutil.rmtree(part, ignore_errors=True)
+                    convert(file, part)
+                    part.replace(folder)
     except RequestError as error:
         raise RequestError(f"{field}: {error}") from error
     return reference.model_copy(update={"path": str(folder), "revision": None, "subfolder": None, "gguf_file": None})

@@ -11,7 +11,7 @@ from pathlib import Path
 from datablame.engine.execute import Progress
 from datablame.engine.files import file_lock, hash_file
 from datablame.errors import RequestError
-from datablame.models.gguf import cache_folder, convert
+from datablame.models.source import cache_folder, convert
 from datablame.organism.make import build_atomically
 
 _logger = logging.getLogger(__name__)
