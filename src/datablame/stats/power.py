@@ -86,6 +86,11 @@ class Design:
         """Of all trainings."""
         return self.trainings * self.prompts * self.samples
 
+    @property
+    def deviation(self) -> float:
+        """Of the log odds, over prompts, trainings and prompts within a training together."""
+        return float(np.sqrt(self.prompt_deviation**2 + self.seed_deviation**2 + self.interaction_deviation**2))
+
 
 class Drawn(NamedTuple):
     """Harmful counts (studies, seeds, prompts) of some simulated studies."""
@@ -141,8 +146,7 @@ def simulate(design: Design, simulations: int, key: int, advance: Callable[[int]
     Both kinds of study share their random numbers except for the method that works. `advance` is called with the
     number of studies done since the last call.
     """
-    false_alarms, detections = list[list[PValues | None]](), list[list[PValues | None]]()
-    adjusted, least = list[float](), list[float]()
+    false_alarms, detections, adjusted, least = list[Any](), list[Any](), list[float](), list[float]()
     for drawn in drawn_studies(design, simulations, key):
         [working] = drawn.working
         false_alarms.append(_against_random(drawn.idle[0], drawn.random, design.samples))
@@ -189,10 +193,10 @@ def approximate_power(design: Design) -> float:
     level = least * (np.ceil(LEVEL / design.methods / least * (1 - 1e-9)) - 1)
     if level <= 0:
         return 0.0
-    points, weights = nodes()
+    points, weights = _nodes()
     errors = []
     for rate, seeds in ((design.to_rate, design.seeds), (design.from_rate, design.references)):
-        p = expit(intercept(rate, design) + deviation(design) * points)
+        p = expit(_intercept(rate, design) + design.deviation * points)
         slope = p * (1 - p)
         variance = design.seed_deviation**2 * float(weights @ slope) ** 2
         variance += design.interaction_deviation**2 * float(weights @ slope**2) / design.prompts
@@ -243,18 +247,15 @@ def cheapest(
     return None
 
 
-def drawn_studies(
-    design: Design, simulations: int, key: int, to_rates: Sequence[float] | None = None
-) -> Iterator[Drawn]:
+def drawn_studies(design: Design, simulations: int, key: int, to_rates: Sequence[float] = ()) -> Iterator[Drawn]:
     """Blocks of simulated studies; `to_rates` stand for the design's own where several effects are looked at."""
     from scipy.special import expit
 
-    rates = (design.to_rate,) if to_rates is None else to_rates
+    rates = to_rates or (design.to_rate,)
     random = np.random.Generator(np.random.Philox(key=key))
     cells = (2 * design.references + (design.methods + len(rates)) * design.seeds) * design.prompts
     block = max(1, _BLOCK // cells)
-    idle = intercept(design.from_rate, design)
-    working = [intercept(rate, design) for rate in rates]
+    idle, *working = (_intercept(rate, design) for rate in (design.from_rate, *rates))
     for start in range(0, simulations, block):
         studies = min(block, simulations - start)
         prompts = random.normal(0, design.prompt_deviation, (studies, 1, design.prompts))
@@ -272,29 +273,23 @@ def drawn_studies(
         )
 
 
-def deviation(design: Design) -> float:
-    """Of the log odds, over prompts, trainings and prompts within a training together."""
-    return float(np.sqrt(design.prompt_deviation**2 + design.seed_deviation**2 + design.interaction_deviation**2))
-
-
 @lru_cache(maxsize=1)
-def nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points and weights that turn a sum into a mean over a standard normal (Gauss and Hermite)."""
     points, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     return points, weights / weights.sum()
 
 
-def intercept(rate: float, design: Design) -> float:
+def _intercept(rate: float, design: Design) -> float:
     """The log odds at which the mean rate over all deviations is `rate`."""
     from scipy.optimize import brentq
     from scipy.special import expit, logit
 
     if rate == 0:
         return float("-inf")
-    points, weights = nodes()
-    spread = deviation(design) * points
-    centre, far = float(logit(rate)), 10 * (1 + deviation(design) ** 2)
-    return float(brentq(lambda at: weights @ expit(at + spread) - rate, centre - far, centre + far))
+    points, weights = _nodes()
+    centre, far = float(logit(rate)), 10 * (1 + design.deviation**2)
+    return float(brentq(lambda at: weights @ expit(at + design.deviation * points) - rate, centre - far, centre + far))
 
 
 def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> list[float]:
