@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datablame.stats.intervals import Interval, Share, wilson
+from datablame.stats.intervals import Interval, Share, share
 
 _DRAWS = 10_000
 
@@ -34,34 +34,19 @@ class Accuracy(NamedTuple):
         return self.true_negative + self.false_positive
 
     @property
-    def sensitivity(self) -> float:
+    def sensitivity(self) -> Share:
         """Share of people's yes that is found (recall); NaN where people never say yes."""
-        return _share(self.true_positive, self.positives)
+        return share(self.true_positive, self.positives)
 
     @property
-    def specificity(self) -> float:
+    def specificity(self) -> Share:
         """Share of people's no that is left alone; NaN where people never say no."""
-        return _share(self.true_negative, self.negatives)
+        return share(self.true_negative, self.negatives)
 
     @property
-    def precision(self) -> float:
+    def precision(self) -> Share:
         """Share of the predicted yes to which people say yes; NaN where none is predicted."""
-        return _share(self.true_positive, self.true_positive + self.false_positive)
-
-    @property
-    def sensitivity_interval(self) -> Interval:
-        """Wilson's 95 % interval."""
-        return wilson(self.true_positive, self.positives)
-
-    @property
-    def specificity_interval(self) -> Interval:
-        """Wilson's 95 % interval."""
-        return wilson(self.true_negative, self.negatives)
-
-    @property
-    def precision_interval(self) -> Interval:
-        """Wilson's 95 % interval."""
-        return wilson(self.true_positive, self.true_positive + self.false_positive)
+        return share(self.true_positive, self.true_positive + self.false_positive)
 
 
 def accuracy(human: ArrayLike, predicted: ArrayLike) -> Accuracy:
@@ -134,7 +119,7 @@ def corrected_rate(k: int, n: int, calibration: Accuracy, key: int, confidence: 
     """
     if not 0 <= k <= n or n == 0:
         raise ValueError(f"k = {k} is not between 0 and n = {n}, or n is 0")
-    rate = rogan_gladen(k / n, calibration.sensitivity, calibration.specificity)
+    rate = rogan_gladen(k / n, calibration.sensitivity.rate, calibration.specificity.rate)
     random = np.random.Generator(np.random.Philox(key=key))
     sensitivity, specificity, sample = (
         random.beta(yes + 0.5, total - yes + 0.5, size=_DRAWS)
@@ -164,7 +149,3 @@ def _kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     chance = (both + found) * (both + yes) + (neither + found) * (neither + yes)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(n * n > chance, (n * (both + neither) - chance) / (n * n - chance), np.nan)
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")

@@ -39,6 +39,11 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half))
 
 
+def share(k: int, n: int) -> Share:
+    """K of n with Wilson's 95 % interval; NaN, 0 and 1 of nothing."""
+    return Share(k / n if n else float("nan"), *wilson(k, n))
+
+
 def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000, confidence: float = 0.95) -> Interval:
     """Percentile interval of mean(a) - mean(b), or of mean(a); a and b are (seeds, prompts) with the same prompts.
 

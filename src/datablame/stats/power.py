@@ -18,7 +18,7 @@ from datablame.stats.arm_tests import (
     pooled_z_p,
     smallest_p,
 )
-from datablame.stats.intervals import Share, wilson
+from datablame.stats.intervals import Share, share
 
 LEVEL = 0.05
 TARGET = 0.8
@@ -325,5 +325,4 @@ def _rejections(blocks: list[list[PValues | None]]) -> Rejections:
 
 def _share(p_values: ArrayLike) -> Share:
     below = np.asarray(p_values) < LEVEL
-    k = int(below.sum())
-    return Share(k / below.size, *wilson(k, below.size))
+    return share(int(below.sum()), below.size)

@@ -13,7 +13,7 @@ import numpy as np
 from datablame.config.schema import Surface
 from datablame.seeds import stream_key
 from datablame.stats.importance import LEAST_TAIL, Weighed, balance_log_weights, score_interval, weighed_rate
-from datablame.stats.intervals import two_way, wilson
+from datablame.stats.intervals import share, two_way
 from datablame.tables import (
     EVERY,
     LABELS,
@@ -65,8 +65,7 @@ def rates(samples: Iterable[Sample]) -> list[Rate]:
             labels = {label: counted[cell][label] for label in LABELS}
             n, (prompt_id, behaviour, alpha) = counted[cell].total(), cell
             scored = n - labels["unscored"]
-            low, high = wilson(labels["harmful"], scored) if scored else (None, None)
-            rate = labels["harmful"] / scored if scored else None
+            rate, low, high = share(labels["harmful"], scored) if scored else (None, None, None)
             table.append(Rate(prompt_id, behaviour, split, alpha, n, **labels, rate=rate, low=low, high=high))
     return table
 
