@@ -86,12 +86,11 @@ def load_model(
         return owner.merge_and_unload().eval().requires_grad_(False)
     config = load_config(checkpoint, field=field)
     check_weights(checkpoint, field)
-    options = {name: getattr(checkpoint, name) for name in ("device_map", "attn_implementation")}
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             checkpoint.path,
             **_source(checkpoint),
-            **{name: value for name, value in options.items() if value is not None},
+            **checkpoint.model_dump(include={"device_map", "attn_implementation"}, exclude_none=True),
             config=config,
             dtype=dtype or weights_dtype(checkpoint.dtype, getattr(config, "dtype", None), device),
             use_safetensors=True,
@@ -101,8 +100,7 @@ def load_model(
             model = model.to(device)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, MemoryError) as error:
         raise _refusal(reference, field, device, error) from error
-    missing = sorted(loaded["missing_keys"])
-    if missing:
+    if missing := sorted(loaded["missing_keys"]):
         problem = f"lacks {len(missing)} weights, the first is {missing[0]}; save the checkpoint again without adapters"
         raise refused(reference, field, f"{problem} (merge or unload them first)")
     return model.eval().requires_grad_(False)
@@ -139,10 +137,8 @@ def check_base(before: ModelRef, after: ModelRef, base: ModelRef) -> None:
     except RequestError:
         base_folder = None
     if folder is not None and base_folder is not None:
-        if folder.resolve() == base_folder.resolve():
-            return
-        weights = weights_hash(folder)
-        if weights is not None and weights == weights_hash(base_folder):
+        same = folder.resolve() == base_folder.resolve()
+        if same or ((weights := weights_hash(folder)) and weights == weights_hash(base_folder)):
             return
     problem = (
         f"is an adapter whose base differs: it was trained on {shown(base)}, and models.before is {shown(before)}; set "
@@ -234,12 +230,10 @@ def _refusal(reference: ModelRef, field: str, device: str, error: Exception) -> 
 
 def _unknown(reference: ModelRef, field: str, error: Exception) -> RequestError:
     """A configuration that transformers refused: its own code, an architecture from later on, or something else."""
-    message = str(error)
-    if "trust_remote_code" in message:
+    if "trust_remote_code" in str(error):
         remedy = "give a checkpoint of an architecture that transformers has"
         return refused(reference, field, f"needs code of its own, which is never run; {remedy}")
-    kind = re.search(r"model type `([^`]+)`", message)
-    if kind is not None:
+    if kind := re.search(r"model type `([^`]+)`", str(error)):
         problem = f"is of the architecture {kind[1]}, which transformers {version('transformers')} does not know"
         return refused(reference, field, f"{problem}; upgrade transformers or give another checkpoint")
     return unloadable(reference, field, "a model that transformers knows", error)
@@ -247,12 +241,8 @@ def _unknown(reference: ModelRef, field: str, error: Exception) -> RequestError:
 
 def _source(checkpoint: ModelRef) -> dict[str, Any]:
     """The arguments of from_pretrained that say where; code that comes with a checkpoint is never run."""
-    names = {"revision": checkpoint.revision, "subfolder": checkpoint.subfolder}
-    return {
-        "trust_remote_code": False,
-        "local_files_only": offline() if checkpoint.revision else False,
-        **{name: value for name, value in names.items() if value is not None},
-    }
+    where = checkpoint.model_dump(include={"revision", "subfolder"}, exclude_none=True)
+    return {"trust_remote_code": False, "local_files_only": bool(checkpoint.revision) and offline(), **where}
 
 
 def _quiet() -> None:

@@ -39,9 +39,8 @@ def located(reference: ModelRef, field: str) -> ModelRef:
     it names now. What is located once stays as it is. Raises RequestError where there is no such folder, file, hub
     model or revision, or it cannot be reached.
     """
-    path = Path(reference.path).expanduser()
     if _is_local(reference.path):
-        folder = path / reference.subfolder if reference.subfolder else path
+        folder = Path(reference.path).expanduser() / (reference.subfolder or "")
         if reference.gguf_file is not None or folder.suffix == ".gguf":
             return _from_gguf(reference, folder / (reference.gguf_file or ""), field)
         if not folder.is_dir():
@@ -100,15 +99,11 @@ def check_weights(reference: ModelRef, field: str) -> None:
 
 def known_commit(reference: ModelRef) -> str | None:
     """The commit of a hub model's revision as far as the local cache knows it; asks nobody."""
-    if not _is_local(reference.path):
-        for name in filter(None, (_CONFIG, ADAPTER_CONFIG, reference.gguf_file)):
-            try:
-                cached = _cached(reference, name)
-            except ValueError:
-                return None
-            if cached is not None and (commit := _COMMIT.search(Path(cached).as_posix())):
-                return commit[1]
-    return None
+    if _is_local(reference.path):
+        return None
+    names = filter(None, (_CONFIG, ADAPTER_CONFIG, reference.gguf_file))
+    commits = (_COMMIT.search(cached) for name in names if (cached := _cached(reference, name)))
+    return next((commit[1] for commit in commits if commit), None)
 
 
 @functools.cache
@@ -265,8 +260,11 @@ def _cached(reference: ModelRef, name: str) -> str | None:
     """Where one file of a hub model lies in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(reference.path, _inside(reference, name), revision=reference.revision)
-    return found if isinstance(found, str) else None
+    try:
+        found = try_to_load_from_cache(reference.path, _inside(reference, name), revision=reference.revision)
+    except ValueError:
+        return None
+    return Path(found).as_posix() if isinstance(found, str) else None
 
 
 def _inside(reference: ModelRef, name: str) -> str:

@@ -5,7 +5,7 @@ The rate at alpha 0 is also estimated from amplified outputs: by importance weig
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import stdev
 
 import numpy as np
@@ -76,8 +76,14 @@ def choose_focus(rates: Sequence[Rate], focus: int) -> list[ScannedPrompt]:
     for rate in rates:
         if rate.prompt_id != EVERY:
             cells.setdefault((rate.prompt_id, rate.behaviour), {})[rate.alpha] = rate
+    highest = {prompt: max(rate.rate or 0.0 for rate in cell.values()) for prompt, cell in cells.items()}
+    rises = {
+        prompt: max((rate.rate or 0.0 for alpha, rate in cell.items() if alpha > 0), default=0.0)
+        - (cell[0.0].rate or 0.0)
+        for prompt, cell in cells.items()
+    }
     # Sorting keeps the study's order of what is equal.
-    ranking = sorted(cells, key=lambda prompt: (-_rise(cells[prompt]), -_highest(cells[prompt])))
+    ranking = sorted(cells, key=lambda prompt: (-rises[prompt], -highest[prompt]))
     reasons = {prompt: f"rank {rank} of {len(ranking)} by rise" for rank, prompt in enumerate(ranking, 1)}
     selected = set(ranking[:focus])
     shown = {prompt[1] for prompt, cell in cells.items() if any(rate.harmful for rate in cell.values())}
@@ -92,20 +98,12 @@ def choose_focus(rates: Sequence[Rate], focus: int) -> list[ScannedPrompt]:
             behaviour=prompt[1],
             alphas=tuple(cell),
             rates=tuple(rate.rate for rate in cell.values()),
-            rise=_rise(cell),
+            rise=rises[prompt],
             selected=prompt in selected,
             reason=reasons[prompt],
         )
         for prompt, cell in cells.items()
     ]
-
-
-def _rise(cell: Mapping[float, Rate]) -> float:
-    return _highest({alpha: rate for alpha, rate in cell.items() if alpha > 0}) - (cell[0.0].rate or 0.0)
-
-
-def _highest(cell: Mapping[float, Rate]) -> float:
-    return max((rate.rate for rate in cell.values() if rate.rate is not None), default=0.0)
 
 
 def alpha_star(samples: Iterable[Sample], rates: Iterable[Rate], coherent_share: float, seed: int) -> AlphaStar:
@@ -195,7 +193,9 @@ def importance(scored: Sequence[Sample], alphas: Sequence[float]) -> Importance:
     if not scored:
         return Importance(None, None, None, 0, 0, None, None, None, None, "no output was scored")
     weighed, harmful = weigh(scored, alphas), sum(sample.label == "harmful" for sample in scored)
-    khat = _khat(weighed)
+    # The larger one, where both are known.
+    khats = [spread.khat for spread in (weighed.every, weighed.harmful) if spread is not None]
+    khat = max((khat for khat in khats if khat is not None), default=None) if None not in khats else None
     withheld = _untrusted(khat, harmful)
     rate = low = high = None
     if withheld is None:
@@ -244,10 +244,3 @@ def _untrusted(khat: float | None, harmful: int) -> str | None:
     if khat is None:
         return "k-hat cannot be fitted: too few weights exceed the rest"
     return f"k-hat {khat:.2f} is above {KHAT_LIMIT:g}" if khat > KHAT_LIMIT else None
-
-
-def _khat(weighed: Weighed) -> float | None:
-    """The larger of the k-hats of all weights and of the harmful outputs' weights; None where one is not known."""
-    khats = [spread.khat for spread in (weighed.every, weighed.harmful) if spread is not None]
-    known = [khat for khat in khats if khat is not None]
-    return max(known) if len(known) == len(khats) else None
