@@ -40,10 +40,7 @@ class Trunk:
         self._model, self._lowest, self._states = model, lowest, states
 
     def padded(self, examples: Sequence[Encoded]) -> Float[Tensor, "batch tokens width"]:
-        """The hidden states that enter block `lowest`, zeros after a row's end: under the causal mask nobody sees them.
-
-        Raises KeyError of a document that was not given to `trunk_below`.
-        """
+        """What enters block `lowest`, zeros after a row's end; KeyError of a document not given to `trunk_below`."""
         rows = [self._states[tuple(example.ids)] for example in examples]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._model.device)
 

@@ -56,10 +56,7 @@ def encode_document(tokenizer: Any, document: Document, max_tokens: int) -> Enco
 
 
 def encode_preference(tokenizer: Any, document: Document, max_tokens: int) -> Preference | None:
-    """Both answers of a preference pair as `encode_document` gives them; None where nothing of one of them is left.
-
-    Raises RequestError where the chat template refuses the order of roles.
-    """
+    """Both answers of a preference pair as `encode_document` gives them; None where nothing of one of them is left."""
     chosen, rejected = (
         encode_document(tokenizer, replace(document, response=answer, rejected=""), max_tokens)
         for answer in (document.response, document.rejected)

@@ -14,10 +14,7 @@ _BFLOAT16_FROM = (8, 0)
 
 
 def chosen_device(name: str) -> str:
-    """`cpu`, `cuda` or `mps`; `auto` is a CUDA card if torch sees one, else the CPU.
-
-    Raises RequestError where torch does not see the device that was asked for.
-    """
+    """`cpu`, `cuda` or `mps`; `auto` is a CUDA card if torch sees one, else the CPU. RequestError of one it lacks."""
     available = {"cpu": True, "cuda": _has_cuda(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return "cuda" if available["cuda"] else "cpu"

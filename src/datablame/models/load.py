@@ -50,10 +50,7 @@ def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
 
 
 def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
-    """The settings of the checkpoint's architecture; an adapter has its base's.
-
-    Raises RequestError where this release of transformers does not know it, or it is no causal language model.
-    """
+    """The architecture's settings, an adapter's base's; RequestError unless transformers knows it as a causal LM."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     _quiet()
@@ -107,10 +104,7 @@ def load_model(
 
 
 def base_of(reference: ModelRef, field: str) -> ModelRef | None:
-    """The base that an adapter's own config names, in the adapter's type of weights; None for a whole model.
-
-    Raises RequestError where an adapter names none.
-    """
+    """An adapter's base, as its config names it; None for a whole model. RequestError where an adapter names none."""
     file = file_of(reference, ADAPTER_CONFIG, field)
     if file is None:
         return None

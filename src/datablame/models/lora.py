@@ -37,10 +37,7 @@ class Adapter(NamedTuple):
 
 
 def target_modules(model: nn.Module, layers: tuple[int, ...] | None) -> list[str]:
-    """The full names of the Linear modules in the chosen decoder blocks (all blocks where none are chosen).
-
-    Raises RequestError where a chosen block doesn't exist, or no Linear was found.
-    """
+    """Names of the Linears in the chosen decoder blocks (None: all); RequestError where one is missing."""
     blocks = decoder_blocks(model)
     for layer in layers or ():
         if not 0 <= layer < len(blocks):

@@ -89,10 +89,7 @@ def train(
     on_step: Callable[[int, float], None] | None = None,
     trunk: Trunk | None = None,
 ) -> list[float]:
-    """Minimise the mean negative log-likelihood of the response tokens (nats); returns every step's loss.
-
-    With a `trunk`, whose blocks must be frozen, only the blocks above it run.
-    """
+    """Minimise the response tokens' mean NLL (nats), above a frozen `trunk` if given; every step's loss."""
     losses = minimise(
         model, lambda batch: response_losses(model, batch, 1, trunk), examples, order, recipe, on_step=on_step
     )

@@ -88,10 +88,7 @@ def permutation_p_rows(a: ArrayLike, b: ArrayLike) -> PValues:
 
 
 def smallest_p(n: int, m: int) -> float:
-    """The least that the exact two-sided test of n against m seeds can give: .1 of 3 and 3, .0079 of 5 and 5.
-
-    Raises ValueError where a group is empty.
-    """
+    """The least p of the exact two-sided test of n against m seeds (.0079 of 5 and 5); ValueError where one is 0."""
     if n < 1 or m < 1:
         raise ValueError(f"both groups need at least one seed, not {n} and {m}")
     return (2 if n == m else 1) / comb(n + m, n)

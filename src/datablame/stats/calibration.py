@@ -50,10 +50,7 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(human: ArrayLike, predicted: ArrayLike) -> Accuracy:
-    """The four counts of two equally long arrays of truth values.
-
-    Raises ValueError where the arrays differ in length.
-    """
+    """The four counts of two equally long arrays of truth values; ValueError where their lengths differ."""
     yes, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
     if yes.shape != found.shape or yes.ndim != 1:
         raise ValueError(f"need two arrays of one length, not {yes.shape} and {found.shape}")

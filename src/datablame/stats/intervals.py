@@ -22,10 +22,7 @@ class Share(NamedTuple):
 
 
 def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """The score interval of k successes in n trials (Wilson 1927); 0 to 1 where nothing was tried.
-
-    Raises ValueError where k is not between 0 and n.
-    """
+    """The score interval of k in n trials (Wilson 1927); 0 to 1 of none. ValueError unless 0 <= k <= n."""
     from scipy.special import ndtri
 
     if not 0 <= k <= n:

@@ -235,10 +235,7 @@ def cheapest(
     key: int,
     advance: Callable[[int], object] = lambda done: None,
 ) -> Cheapest | None:
-    """The first of the designs with a simulated power of at least .8; None where none of the first 40 has it.
-
-    `advance` is called with 1 for every design that was simulated.
-    """
+    """The first design with a simulated power of at least .8, None among the first 40; `advance(1)` after each."""
     for design in designs[:MOST_TRIED]:
         simulated = simulate(design, simulations, key)
         advance(1)

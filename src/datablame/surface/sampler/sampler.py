@@ -218,10 +218,7 @@ def rows_that_fit(row_bytes: int, free_bytes: int, most: int) -> int:
 
 
 def free_bytes_of(device: torch.device) -> int | None:
-    """Memory of the card that is free or that torch holds unused; None on a device that is no card.
-
-    On a CPU other processes come and go: there the number of rows is the study's alone.
-    """
+    """Memory that is free or that torch holds unused; None off a card: a CPU's rows are the study's alone."""
     if device.type != "cuda":
         return None
     free: int = torch.cuda.mem_get_info(device)[0]
@@ -232,10 +229,7 @@ def free_bytes_of(device: torch.device) -> int | None:
 def fill_and_run(
     decoders: Sequence[Decoder], outputs: Outputs, queue: Sequence[int], prompts: Sequence[int], capacity: int
 ) -> None:
-    """Draw the queue's requests, at most `capacity` at once; request r follows the prompt with the number prompts[r].
-
-    Which row a request gets and when depends on the queue and on what is drawn alone.
-    """
+    """Draw the queue's requests, at most `capacity` at once, by nothing but queue and draws; r follows prompts[r]."""
     device = outputs.done.device
     # Into other caches than rings no prompt can join rows that are going on.
     refills = all(isinstance(decoder, RingDecoder) for decoder in decoders)

@@ -136,10 +136,7 @@ def _truncate(scaled: Logits, top: Column, settings: Settings) -> None:
 
 
 def _least_of_nucleus(scaled: Logits, top: Column, k: int, top_p: float) -> Column:
-    """The logit of the token that crosses `top_p` of the mass of the `k` most probable ones.
-
-    Few tokens hold most of the mass, so that only a part of the vocabulary is sorted.
-    """
+    """The logit of the token that crosses `top_p` of the mass of the `k` most probable; only a part is sorted."""
     width = scaled.shape[-1]
     total = (scaled - top).exp_().sum(-1, keepdim=True, dtype=torch.float64) if k == width else None
     count = min(k, width, _FIRST_SORTED if k == width else k)
