@@ -213,16 +213,13 @@ def convert(file: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(**source)
             model = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
     except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RequestError(
-            f"{file} cannot be read as a GGUF model ({reason}); give another file or a hub id"
-        ) from error
+        problem = f"cannot be read as a GGUF model ({' '.join(str(error).split())[:200]})"
+        raise RequestError(f"{file} {problem}; give another file or a hub id") from error
     model.hf_quantizer = None
-    for mark in ("is_quantized", "quantization_method"):
-        if hasattr(model, mark):
-            delattr(model, mark)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    marks = ((model, "is_quantized"), (model, "quantization_method"), (model.config, "quantization_config"))
+    for owner, mark in marks:
+        if hasattr(owner, mark):
+            delattr(owner, mark)
     model.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

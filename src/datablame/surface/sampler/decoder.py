@@ -16,7 +16,11 @@ from transformers.cache_utils import DynamicLayer
 
 from datablame.surface.sampler.prefill import Prompts, cache_argument, left_padded
 
-States = Float[Tensor, "prompts models heads tokens _"]
+States = Sequence[Float[Tensor, "prompts models heads tokens _"]]
+"""Keys and values of a layer."""
+New = Int[Tensor, " new"]
+TokenStates = Float[Tensor, "rows heads 1 _"]
+RowStates = Float[Tensor, "rows heads tokens _"]
 Survivors = Int[Tensor, " on"]
 Sources = Int[Tensor, " alive"]
 Holes = Int[Tensor, " holes"]
@@ -59,25 +63,20 @@ class Ring:
 class RingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values in buffers that are never reallocated while tokens are added or rows come and go."""
 
-    def __init__(self, ring: Ring, keys: States, values: States, rows: int) -> None:
+    def __init__(self, ring: Ring, states: States, rows: int) -> None:
         super().__init__()
-        self.dtype, self.device = keys.dtype, keys.device
+        self.dtype, self.device = states[0].dtype, states[0].device
         self.is_initialized = True
         self._ring = ring
         # Zeros, for what a mask hides is still multiplied by 0.
         self._buffers = [
-            states.new_zeros(rows, states.shape[1], states.shape[2], ring.columns, states.shape[4])
-            for states in (keys, values)
+            each.new_zeros(rows, each.shape[1], each.shape[2], ring.columns, each.shape[4]) for each in states
         ]
         self.keys, self.values = (buffer.flatten(0, 1) for buffer in self._buffers)
 
     def update(
-        self,
-        key_states: Float[Tensor, "rows heads 1 width"],
-        value_states: Float[Tensor, "rows heads 1 value_width"],
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[Float[Tensor, "rows heads tokens width"], Float[Tensor, "rows heads tokens value_width"]]:
+        self, key_states: TokenStates, value_states: TokenStates, *args: Any, **kwargs: Any
+    ) -> tuple[RowStates, RowStates]:
         """Write the new token's states and return all columns in use, without a copy."""
         rows, ring = key_states.shape[0], self._ring
         keys, values = self.keys[:rows], self.values[:rows]
@@ -90,18 +89,11 @@ class RingLayer(DynamicLayer):  # type: ignore[misc]
         """Columns in use before the token that is being read."""
         return self._ring.span - 1
 
-    def add_rows(
-        self,
-        rows: Int[Tensor, " new"],
-        keys: States,
-        values: States,
-        prompts: Int[Tensor, " new"],
-        slices: list[tuple[slice, slice]],
-    ) -> None:
+    def add_rows(self, rows: New, states: States, prompts: New, slices: list[tuple[slice, slice]]) -> None:
         """Copy a prompt's states into each of the rows."""
-        for buffer, states in zip(self._buffers, (keys, values), strict=True):
+        for buffer, each in zip(self._buffers, states, strict=True):
             for part, columns in slices:
-                buffer[rows, :, :, columns] = states[:, :, :, part][prompts]
+                buffer[rows, :, :, columns] = each[:, :, :, part][prompts]
 
     def move_rows(self, sources: Holes, holes: Holes) -> None:
         """Move rows from the end into the holes that finished rows leave."""
@@ -169,8 +161,8 @@ class RingDecoder:
             slices = self._ring.behind(longest)
             targets = rows[torch.tensor(indices, device=self._device)]
             for layer, states in zip(self._layers(chunk.states), chunk.states, strict=True):
-                keys, values = (each[:, :, :, chunk.tokens - longest :] for each in states)
-                layer.add_rows(targets, keys, values, torch.tensor(inside, device=layer.device), slices)
+                ends = [each[:, :, :, chunk.tokens - longest :] for each in states]
+                layer.add_rows(targets, ends, torch.tensor(inside, device=layer.device), slices)
         length = torch.tensor(lengths, device=self._device)[:, None]
         age = (self._columns - self._ring.column) % self._ring.columns
         hidden = age < self._ring.columns - length
@@ -207,7 +199,7 @@ class RingDecoder:
 
     def _layers(self, states: Sequence[tuple[Tensor, Tensor]]) -> list[RingLayer]:
         if not isinstance(self._cache.layers[0], RingLayer):
-            self._cache.layers = [RingLayer(self._ring, *pair, self._capacity) for pair in states]
+            self._cache.layers = [RingLayer(self._ring, pair, self._capacity) for pair in states]
         return list(self._cache.layers)
 
 
