@@ -47,7 +47,8 @@ class Checked(NamedTuple):
 
 def load_pair(study: Study) -> Pair:
     """The study's pair, after its tokenizers agreed and its embeddings were seen to hold every token."""
-    models, tokenizer = _models(study), study_tokenizer(study)
+    tokenizer, models = study_tokenizer(study), study.models
+    assert models is not None
     size, device = vocabulary_of(tokenizer), chosen_device(models.device)
     before = load_model(models.before, device=device, field="models.before")
     checkpoint = located(models.after, "models.after")
@@ -95,8 +96,9 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
 
 def study_tokenizer(study: Study) -> Any:
     """The tokenizer of both checkpoints with the chat template that the study names."""
-    models = _models(study)
-    return agreed_tokenizer(models.before, models.after, models.chat_template)
+    if study.models is None:
+        raise RequestError("models is missing; give before and after, or an organism that brings them")
+    return agreed_tokenizer(study.models.before, study.models.after, study.models.chat_template)
 
 
 def agreed_tokenizer(before: ModelRef, after: ModelRef, chat_template: str | None = None) -> Any:
@@ -159,12 +161,6 @@ def weights_bytes(config: Any, dtype: torch.dtype) -> int:
         model = AutoModelForCausalLM.from_config(config)
     numbers = sum(parameter.numel() for parameter in model.parameters())
     return int(numbers * torch.finfo(dtype).bits // 8)
-
-
-def _models(study: Study) -> Models:
-    if study.models is None:
-        raise RequestError("models is missing; give before and after, or an organism that brings them")
-    return study.models
 
 
 def _check_rows(field: str, rows: int, size: int) -> None:

@@ -106,13 +106,12 @@ def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float:
 def corrected_rate(k: int, n: int, calibration: Accuracy, key: int, confidence: float = 0.95) -> Share:
     """The corrected rate of k in n with an interval that carries the errors of all three shares.
 
-    The interval is a parametric bootstrap whose shares are drawn from Jeffreys' Beta(yes + 1/2, no + 1/2) instead of
-    the binomial around the estimate, which would give no width at 0 and 1: percentiles of the corrected rate over draws
-    of the sample's rate, of the sensitivity and of the specificity. A draw whose sensitivity + specificity is not above
-    1 says nothing: it counts as 0 for the lower end and as 1 for the upper. Where the estimate is clipped, the sample
-    has fewer errors of one kind than the calibration; the far end is then at least the one without such errors. The
-    interval always holds the rate.
-    Raises ValueError where sensitivity + specificity is not above 1, or k is not between 0 and a positive n.
+    A parametric bootstrap: percentiles of the corrected rate over draws of the sample's rate, of the sensitivity and of
+    the specificity from Jeffreys' Beta(yes + 1/2, no + 1/2), which has a width at 0 and 1 too. A draw whose sensitivity
+    + specificity is not above 1 says nothing: it counts as 0 for the lower end and as 1 for the upper. Where the
+    estimate is clipped, the sample has fewer errors of one kind than the calibration; the far end is then at least the
+    one without such errors. The interval always holds the rate. Raises ValueError where sensitivity + specificity is
+    not above 1, or k is not between 0 and a positive n.
     """
     if not 0 <= k <= n or n == 0:
         raise ValueError(f"k = {k} is not between 0 and n = {n}, or n is 0")

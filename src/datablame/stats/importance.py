@@ -119,8 +119,7 @@ def pareto_khat(log_weights: ArrayLike) -> float | None:
 
     Above .7 estimates from the weights are unreliable at any practical number of samples. -inf where the largest
     weights are all alike, for there is no tail then; None where fewer than five exceed the rest, for which nothing can
-    be said.
-    Raises ValueError where a logarithm is NaN or +inf.
+    be said. Raises ValueError where a logarithm is NaN or +inf.
     """
     ordered = np.sort(np.asarray(log_weights, dtype=float).ravel())
     if np.isnan(ordered).any() or (ordered.size and ordered[-1] == np.inf):
