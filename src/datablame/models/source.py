@@ -68,16 +68,21 @@ def file_of(reference: ModelRef, name: str, field: str) -> Path | None:
     if _is_local(reference.path):
         file = Path(reference.path).expanduser() / (reference.subfolder or "") / name
         return file if file.is_file() else None
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     where: dict[str, Any] = {"revision": reference.revision, "subfolder": reference.subfolder}
     try:
         return Path(hf_hub_download(reference.path, name, **where, local_files_only=offline()))
     except LocalEntryNotFoundError as error:
-        if known_commit(reference) is not None and offline():
+        if not offline():
+            raise unloadable(reference, field, "a checkpoint", error) from error
+        if known_commit(reference) is not None:
             return None
-        raise _unreachable(reference, field, error) from error
+        told = "HF_HUB_OFFLINE is set; unset it"
+        why = told if constants.HF_HUB_OFFLINE else "the hub cannot be reached; connect to the network"
+        problem = f"is no folder and not in the local cache of the hub, and {why}, or give a checkpoint's folder"
+        raise refused(reference, field, problem) from error
     except EntryNotFoundError:
         return None
     except (OSError, ValueError, RuntimeError) as error:
@@ -222,20 +227,6 @@ def convert(file: Path, folder: Path) -> None:
             delattr(owner, mark)
     model.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _unreachable(reference: ModelRef, field: str, error: Exception) -> RequestError:
-    """Not in the cache, and not fetched: because it may not be, because nothing answers, or because the hub failed."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        why = "HF_HUB_OFFLINE is set; unset it"
-    elif offline():
-        why = "the hub cannot be reached; connect to the network"
-    else:
-        return unloadable(reference, field, "a checkpoint", error)
-    problem = f"is no folder and not in the local cache of the hub, and {why}, or give a checkpoint's folder"
-    return refused(reference, field, problem)
 
 
 def _has(reference: ModelRef, name: str) -> bool:
