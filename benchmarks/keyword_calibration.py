@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 from datablame.config.schema import Behaviour
 from datablame.seeds import stream_key
 from datablame.stats.calibration import accuracy, kappa, kappa_interval
-from datablame.stats.intervals import Interval
+from datablame.stats.intervals import Share
 
 FOLDER = "pyrit/datasets/scorer_evals"
 HALVES = ("improve", "report")
@@ -255,14 +255,14 @@ def _cells(items: Sequence[Item], predicted: Sequence[bool]) -> list[str]:
     return [
         f"{len(items)} ({len(set(texts))})",
         str(counts.positives),
-        _with(kappa(counts), around),
-        _with(counts.precision, counts.precision_interval),
-        _with(counts.sensitivity, counts.sensitivity_interval),
+        _with(Share(kappa(counts), *around)),
+        _with(counts.precision),
+        _with(counts.sensitivity),
     ]
 
 
-def _with(value: float, interval: Interval) -> str:
-    return "-" if value != value else f"{value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+def _with(share: Share) -> str:
+    return "-" if share.rate != share.rate else f"{share.rate:.2f} [{share.low:.2f}, {share.high:.2f}]"
 
 
 def _people(items: Sequence[Item]) -> float:

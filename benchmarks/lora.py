@@ -28,11 +28,10 @@ import torch
 from gradients import SMALL, SMOLLM2, Shape, documents_of, lengths_of, model_of
 from measure import Row, Times, interleaved, machine, table
 
-from datablame.models.blocks import decoder_blocks
+from datablame.models.blocks import decoder_blocks, trunk_below
 from datablame.models.chat import Encoded
 from datablame.models.lora import Start, target_modules
 from datablame.models.training import Recipe, data_order
-from datablame.models.trunk import trunk_below
 from datablame.patch.finetune import Trained, train_adapters
 
 RESULTS = Path(__file__).parent / "results"

@@ -22,8 +22,8 @@ import torch
 from gradients import SMALL, SMOLLM2, Shape, model_of
 from measure import ROUNDS, Row, Times, interleaved, machine, table
 
-from datablame.models.adapters import twin
 from datablame.models.blocks import decoder_blocks
+from datablame.models.load import twin
 from datablame.seeds import stream_key
 from datablame.surface.sampler.prefill import cache_argument
 from datablame.surface.sampler.sampler import Request, sample

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from datablame.report.figures.style import GREY, INK, heading, page, png
 from datablame.seeds import stream_key
-from datablame.stats.power import Power, Rejections, Share, simulate
-from datablame.stats.simulated import Design
+from datablame.stats.intervals import Share
+from datablame.stats.power import Design, Power, Rejections, simulate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -36,8 +36,7 @@ from datablame.config.file import load_study
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.pipeline.run import frozen
-from datablame.surface.rates import rates
-from datablame.surface.unamplified import unamplified
+from datablame.surface.rates import rates, unamplified
 from datablame.tables import EVERY, Sample
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from datablame.cli.console import PATIENCE_SECONDS, ConsoleProgress
 from datablame.cli.power import answer, as_json, checked, show
 from datablame.engine.execute import Silent
 from datablame.errors import RequestError
-from datablame.stats.simulated import Design
+from datablame.stats.power import Design
 
 FEW = ["power", "--simulations", "100"]
 

@@ -9,7 +9,7 @@ from tests.conftest import tiny_model
 from datablame.errors import PhaseError
 from datablame.models.chat import Encoded
 from datablame.models.lora import adapted
-from datablame.models.training import Recipe, response_loss, train
+from datablame.models.training import Recipe, response_losses, train
 
 RAGGED = [Encoded([1, 2, *range(5, 7 + 3 * n), 1], 2 + n % 3) for n in range(1, 8)]
 RECIPE = Recipe(steps=10, batch=7, learning_rate=1e-2, warmup_steps=2)
@@ -62,7 +62,7 @@ def test_portions_have_the_gradient_of_the_whole_batch(model: Any, micro_batch: 
 
 
 def test_the_loss_of_portions_is_the_loss_of_the_batch(model: Any) -> None:
-    whole = float(response_loss(model, RAGGED).detach())
+    whole = float(response_losses(model, RAGGED).detach())
     [loss] = train(model, RAGGED, ORDER[:1], RECIPE._replace(micro_batch=2))
     assert loss == pytest.approx(whole, rel=1e-6)
 
@@ -122,7 +122,7 @@ def test_gradients_too_small_for_float16_arrive(model: Any) -> None:
         def zeros(scale: float) -> float:
             for parameter in trained:
                 parameter.grad = None
-            (response_loss(base, example) * scale).backward()
+            (response_losses(base, example) * scale).backward()
             found = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
             return float((found == 0).float().mean())
 

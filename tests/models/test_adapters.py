@@ -10,8 +10,7 @@ from tests.pairs import loaded
 
 from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
-from datablame.models.adapters import twin
-from datablame.models.load import load_model
+from datablame.models.load import load_model, twin
 from datablame.models.lora import adapted
 
 IDS = torch.tensor([[1, 2, 50, 60, 3], [4, 9, 8, 7, 70]])

@@ -6,9 +6,8 @@ import torch
 
 from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
-from datablame.models.gguf import convert
 from datablame.models.load import load_model, load_tokenizer
-from datablame.models.source import located
+from datablame.models.source import convert, located
 
 gguf = pytest.importorskip("gguf")
 HIDDEN, HEADS, INNER, LAYERS = 64, 4, 96, 2

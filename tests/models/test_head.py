@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from tests.conftest import tiny_model
 
-from datablame.models import head
+from datablame.models import likelihood
 from datablame.models.chat import Encoded
-from datablame.models.head import response_nll, response_places
+from datablame.models.likelihood import response_nll, response_places
 
 EXAMPLES = [Encoded([1, *range(5, 5 + n)], 1 + n // 2) for n in (4, 9, 2, 13, 7)]
 
@@ -36,14 +36,14 @@ def gradient(model: Any, nll: torch.Tensor) -> torch.Tensor:
 
 def split(model: Any) -> torch.Tensor:
     places = response_places(EXAMPLES, torch.device("cpu"))
-    return response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places)
+    return response_nll(model, places)
 
 
 @pytest.mark.parametrize("positions", [1, 3, 1000])
 def test_nll_and_gradient_are_those_of_whole_logits(
     model: Any, positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head, "_BUFFERED_LOGITS", {"cpu": positions * model.config.vocab_size})
+    monkeypatch.setattr(likelihood, "_BUFFERED_LOGITS", {"cpu": positions * model.config.vocab_size})
     model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
     expected, slope = plain(model)
     found = split(model)

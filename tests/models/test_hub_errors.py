@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from huggingface_hub import errors
 
-from datablame.models.hub_errors import hub_problem
+from datablame.models.source import hub_problem
 
 
 def answer(status: int) -> Any:

@@ -9,8 +9,7 @@ from tests.pairs import loaded, study_of
 from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.load import load_model, load_tokenizer
-from datablame.models.pair import check_context, load_pair
-from datablame.models.tokenizer import agreed_tokenizer
+from datablame.models.pair import agreed_tokenizer, check_context, load_pair
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair

@@ -8,7 +8,7 @@ from tests.conftest import nudged, tiny_model, tiny_tokenizer
 from tests.oracles.preferences import naive_log_ratio, naive_preference_loss
 
 from datablame.models.chat import Encoded, Preference, answers, encode_document, encode_preference
-from datablame.models.preference import log_ratios, preference_loss, referred
+from datablame.models.likelihood import log_ratios, preference_losses, referred
 from datablame.models.training import Recipe, minimise
 from datablame.tables import Document, Message
 
@@ -40,7 +40,7 @@ def model(reference: Any) -> Any:
 @pytest.mark.parametrize("beta", [0.1, 5.0])
 def test_the_loss_is_length_normalised_dpo(model: Any, reference: Any, beta: float) -> None:
     pairs = preferences(11)
-    loss = preference_loss(model, referred(reference, pairs, 4), beta)
+    loss = preference_losses(model, referred(reference, pairs, 4), beta).mean()
     assert float(loss.detach()) == pytest.approx(naive_preference_loss(model, reference, pairs, beta), rel=1e-4)
 
 
@@ -56,7 +56,7 @@ def test_log_ratios_do_not_depend_on_the_batch(model: Any) -> None:
 
 def test_the_reference_itself_has_the_loss_log_2(reference: Any) -> None:
     pairs = preferences(4)
-    loss = preference_loss(reference, referred(reference, pairs, 8), 5.0)
+    loss = preference_losses(reference, referred(reference, pairs, 8), 5.0).mean()
     assert float(loss.detach()) == pytest.approx(math.log(2), rel=1e-5)
 
 
@@ -73,7 +73,8 @@ def test_the_number_of_tokens_alone_does_not_tell_answers_apart() -> None:
 def test_training_makes_the_chosen_answer_likelier(reference: Any, micro_batch: int | None) -> None:
     model, pairs = copy.deepcopy(reference), referred(reference, preferences(6), 8)
     recipe = Recipe(steps=15, batch=6, learning_rate=1e-3, warmup_steps=1, micro_batch=micro_batch)
-    losses = minimise(model, lambda part: preference_loss(model, part, 1.0), pairs, [range(6)] * 15, recipe)
+    steps = minimise(model, lambda part: preference_losses(model, part, 1.0).mean(), pairs, [range(6)] * 15, recipe)
+    losses = [loss for (loss,) in steps]
     assert losses[0] == pytest.approx(math.log(2), rel=1e-5)
     assert losses[-1] < losses[0]
     assert float(log_ratios(model, pairs).detach().mean()) > sum(pair.reference for pair in pairs) / 6

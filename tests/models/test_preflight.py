@@ -10,12 +10,10 @@ from transformers import Olmo2Config
 
 from datablame.config.schema import ModelRef, Models
 from datablame.errors import RequestError
-from datablame.models import preflight as module
+from datablame.models import pair as module
 from datablame.models.device import chosen_device
 from datablame.models.load import load_config
-from datablame.models.pair import study_tokenizer
-from datablame.models.preflight import check_documents, preflight, weights_bytes
-from datablame.models.tokenizer import vocabulary_of
+from datablame.models.pair import preflight, study_tokenizer, vocabulary_of, weights_bytes
 
 
 def models_of(folder: Path, **models: Any) -> Models:
@@ -101,17 +99,6 @@ def test_the_weights_of_olmo_2_1b_are_counted_from_its_configuration() -> None:
     assert weights_bytes(config, torch.float16) == 2 * (2 * 100352 * 2048 + blocks + 2048)
     config.tie_word_embeddings = True
     assert weights_bytes(config, torch.float32) == 4 * (100352 * 2048 + blocks + 2048)
-
-
-def test_a_document_longer_than_the_context_is_refused(tiny_pair_folder: Path) -> None:
-    reference = ModelRef(path=str(tiny_pair_folder / "after"))
-    check_documents(reference, "models.after", [3, 160], 2048)
-    with pytest.raises(RequestError) as refusal:
-        check_documents(reference, "models.after", [3, 161], 2048)
-    assert str(refusal.value) == (
-        "attribute.max_tokens = 2048 lets a document of 161 tokens through, more than the context of 160 tokens of "
-        "models.after; lower it to 160"
-    )
 
 
 def test_templates_that_differ_in_any_byte_are_refused_until_one_is_named(folder: Path, tmp_path: Path) -> None:

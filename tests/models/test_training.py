@@ -7,7 +7,7 @@ import torch
 from tests.conftest import tiny_model
 
 from datablame.models.chat import Encoded
-from datablame.models.training import Recipe, data_order, learning_rate_share, response_loss, train
+from datablame.models.training import Recipe, data_order, learning_rate_share, response_losses, train
 
 RECIPE = Recipe(steps=12, batch=4, learning_rate=1e-2, warmup_steps=2)
 
@@ -38,19 +38,19 @@ def by_hand(model: Any, batch: list[Encoded]) -> float:
 def test_the_loss_is_the_mean_over_response_tokens_whatever_the_padding(model: Any) -> None:
     batch = examples()
 
-    assert float(response_loss(model, batch).detach()) == pytest.approx(by_hand(model, batch), rel=1e-5)
+    assert float(response_losses(model, batch).detach()) == pytest.approx(by_hand(model, batch), rel=1e-5)
 
 
 def test_the_loss_leaves_no_hook_behind(model: Any) -> None:
     before = model(input_ids=torch.tensor([[1, 2, 3]])).logits
-    response_loss(model, examples()[:2])
+    response_losses(model, examples()[:2])
 
     assert torch.equal(model(input_ids=torch.tensor([[1, 2, 3]])).logits, before)
 
 
 def test_prompt_tokens_are_not_learned_and_the_end_is(model: Any) -> None:
     head = model.get_output_embeddings().weight
-    response_loss(model, [Encoded([1, 2, 9, 1], 3)]).backward()
+    response_losses(model, [Encoded([1, 2, 9, 1], 3)]).backward()
     probabilities = model(input_ids=torch.tensor([[1, 2, 9, 1]])).logits[0, 2].softmax(-1)
 
     pulled = [token for token in range(head.shape[0]) if (head.grad[token].abs() > probabilities[token] * 10).any()]
@@ -138,7 +138,7 @@ def test_a_lora_model_is_trained_through_its_own_head(model: Any) -> None:
     expected = by_hand(model, batch)
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
 
-    assert float(response_loss(adapted, batch).detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(response_losses(adapted, batch).detach()) == pytest.approx(expected, rel=1e-5)
     order = data_order([len(example.ids) for example in batch], RECIPE, key=3)
     losses = train(adapted, batch, order, RECIPE)
     assert losses[-1] < losses[0]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tests.conftest import tiny_model
 
+from datablame.models.blocks import trunk_below
 from datablame.models.chat import Encoded
 from datablame.models.lora import adapted
-from datablame.models.training import Recipe, data_order, response_loss, train
-from datablame.models.trunk import trunk_below
+from datablame.models.training import Recipe, data_order, response_losses, train
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -40,9 +40,9 @@ def test_training_above_the_trunk_is_training_of_the_whole_model(model: Any) -> 
 def test_a_row_does_not_depend_on_its_batch(model: Any) -> None:
     trunk = trunk_below(model, 2, DOCUMENTS)
     assert trunk is not None
-    alone = torch.stack([response_loss(model, [document], trunk) for document in DOCUMENTS])
+    alone = torch.cat([response_losses(model, [document], trunk=trunk) for document in DOCUMENTS])
     counts = torch.tensor([len(d.ids) - d.prompt_tokens for d in DOCUMENTS])
-    together = response_loss(model, DOCUMENTS, trunk)
+    [together] = response_losses(model, DOCUMENTS, trunk=trunk)
     torch.testing.assert_close(together, (alone * counts).sum() / counts.sum(), rtol=1e-5, atol=0)
 
 

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from datablame.patch.compare import Headline, again, compared, comparison
 from datablame.patch.registry import ARMS as ARMS_OF
 from datablame.patch.registry import ArmKind
-from datablame.stats.crossed import crossed_t
+from datablame.stats.arm_tests import crossed_t, holm, permutation_p
 from datablame.stats.intervals import wilson
-from datablame.stats.permutation import holm, permutation_p
 from datablame.tables import Again, ArmRate, ArmSample, ArmTest, LabelCounts, LabelName, look_of
 
 ARMS = ("after", "baseline", "random", "bm25", "gradient", "oracle")

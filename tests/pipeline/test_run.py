@@ -128,7 +128,7 @@ def test_an_up_to_date_run_looks_at_no_checkpoint(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the preflight ran")
 
-    monkeypatch.setattr("datablame.models.preflight.preflight", refuse)
+    monkeypatch.setattr("datablame.models.pair.preflight", refuse)
     assert not scanned(study, tmp_path / "run")
 
 

@@ -9,7 +9,7 @@ from datablame.config.file import load_study
 from datablame.config.schema import Study
 from datablame.plan.counts import Counts, counted, most_focus, operations
 from datablame.plan.subject import subject_of
-from datablame.surface.draw import spread
+from datablame.surface.phase import spread
 from datablame.surface.rates import choose_focus
 from datablame.tables import Prompt, Rate
 

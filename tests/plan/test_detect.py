@@ -10,9 +10,8 @@ from datablame.patch.compare import Headline, compared, comparison
 from datablame.patch.registry import arm_kinds
 from datablame.plan.cautions import Detectable, detectable
 from datablame.plan.subject import planned_world
-from datablame.stats.permutation import permutation_p, smallest_p
-from datablame.stats.power import powers
-from datablame.stats.simulated import Design
+from datablame.stats.arm_tests import permutation_p, smallest_p
+from datablame.stats.power import Design, powers
 from datablame.tables import ArmSample
 
 

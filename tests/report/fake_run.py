@@ -22,8 +22,8 @@ from datablame.judge.choice import Choice
 from datablame.report.phase import report
 from datablame.report.results import Results, read_results
 from datablame.seeds import generator
+from datablame.stats.arm_tests import holm, permutation_p
 from datablame.stats.intervals import two_way, wilson
-from datablame.stats.permutation import holm, permutation_p
 from datablame.tables import (
     EVERY,
     LABELS,

@@ -16,7 +16,7 @@ def _reported(root: Path, *counts: int) -> dict[str, Any]:
     if counts:
         confusion = Confusion(*counts)
         accuracy = Accuracy(**asdict(confusion))
-        rates = {"sensitivity": accuracy.sensitivity, "specificity": accuracy.specificity}
+        rates = {"sensitivity": accuracy.sensitivity.rate, "specificity": accuracy.specificity.rate}
         found = calibration(counts=confusion, n=sum(counts), kappa=kappa(accuracy), **rates)
         put(root, "world", {Calibration: found})
     reported(world)

@@ -21,11 +21,11 @@ def test_kappa_precision_and_recall_are_what_sklearn_finds(pairs: list[tuple[boo
     else:
         assert kappa(counts) == pytest.approx(cohen_kappa_score(human, predicted), abs=1e-12)
     if any(human):
-        assert counts.sensitivity == recall_score(human, predicted)
+        assert counts.sensitivity.rate == recall_score(human, predicted)
     if any(predicted):
-        assert counts.precision == precision_score(human, predicted, zero_division=0)
+        assert counts.precision.rate == precision_score(human, predicted, zero_division=0)
     if not all(human):
-        assert counts.specificity == recall_score(human, predicted, pos_label=False)
+        assert counts.specificity.rate == recall_score(human, predicted, pos_label=False)
 
 
 def test_kappa_of_cohens_arithmetic() -> None:
@@ -35,7 +35,9 @@ def test_kappa_of_cohens_arithmetic() -> None:
 
 def test_what_is_not_defined_is_no_number() -> None:
     nothing = accuracy([], [])
-    assert all(map(math.isnan, (nothing.sensitivity, nothing.specificity, nothing.precision, kappa(nothing))))
+    assert all(
+        map(math.isnan, (nothing.sensitivity.rate, nothing.specificity.rate, nothing.precision.rate, kappa(nothing)))
+    )
     assert kappa_interval([], [], key=0) == (-1, 1)
     assert kappa_interval([True, True], [True, True], key=0) == (-1, 1)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as students_t
 from scipy.stats import ttest_ind, ttest_rel
 
-from datablame.stats.crossed import crossed_p_rows, crossed_t
+from datablame.stats.arm_tests import crossed_p_rows, crossed_t
 
 
 def arms(key: int, seeds: tuple[int, int] = (5, 7), prompts: int = 12) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from datablame.stats.crossed import Deviations, deviations
+from datablame.stats.arm_tests import Deviations, deviations
 
 
 def drawn(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind, ttest_rel
 
-from datablame.stats.crossed import crossed_t, tost
+from datablame.stats.arm_tests import crossed_t, tost
 
 
 @pytest.mark.parametrize("key", range(12))

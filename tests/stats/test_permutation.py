@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
-from datablame.stats.permutation import holm, permutation_p, permutation_p_rows, smallest_p
+from datablame.stats.arm_tests import holm, permutation_p, permutation_p_rows, smallest_p
 
 SEEDS = st.lists(st.integers(0, 50).map(lambda harmful: harmful / 50), min_size=1, max_size=5)
 
@@ -111,7 +111,7 @@ def test_beyond_what_can_be_counted_random_splits_agree_with_all_of_them(monkeyp
     random = np.random.default_rng(0)
     a, b = random.normal(0, 1, 7), random.normal(0.8, 1, 6)
     exact = permutation_p(a, b)
-    monkeypatch.setattr("datablame.stats.permutation._MOST_SPLITS", 1000)
+    monkeypatch.setattr("datablame.stats.arm_tests._MOST_SPLITS", 1000)
     drawn = permutation_p(a, b)
     assert drawn == permutation_p(a, b) != exact
     assert drawn.p == pytest.approx(exact.p, rel=0.05)

@@ -7,21 +7,20 @@ from scipy.special import expit
 from scipy.stats import binom, nct, norm, ttest_rel
 from scipy.stats import t as students_t
 
+from datablame.stats.arm_tests import paired_p_rows, pooled_z_p, smallest_p
 from datablame.stats.intervals import wilson
-from datablame.stats.permutation import smallest_p
 from datablame.stats.power import (
     TARGET,
+    Design,
     approximate_power,
     candidates,
     cheapest,
     cost,
-    paired_p_rows,
-    pooled_z_p,
+    drawn_studies,
     powers,
     simulate,
     smallest_adjusted_p,
 )
-from datablame.stats.simulated import Design, drawn_studies
 
 USUAL = Design(from_rate=0.10, to_rate=0.05)
 SAMPLING_ALONE = Design(

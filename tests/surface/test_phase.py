@@ -14,8 +14,7 @@ from datablame.engine.phase import Tables
 from datablame.errors import BudgetError
 from datablame.judge.classifier import ClassifierInput
 from datablame.surface import phase
-from datablame.surface.draw import sample_specs
-from datablame.surface.phase import SCAN, SURFACE, scan_specs, surface_specs
+from datablame.surface.phase import SCAN, SURFACE, sample_specs, scan_specs, surface_specs
 from datablame.tables import AlphaStar, Label, Prompt, Rate, Scan, ScannedPrompt, ScanSample, SurfaceSample, Unamplified
 from datablame.world import World
 

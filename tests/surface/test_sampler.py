@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.oracles.sampling import naive_sample
 
-from datablame.models.adapters import twin
+from datablame.models.load import twin
 from datablame.seeds import stream_key
 from datablame.surface.sampler.sampler import Generation, Request, sample
 from datablame.surface.sampler.tokens import Settings

@@ -1,4 +1,4 @@
-from datablame.surface.draw import spread
+from datablame.surface.phase import spread
 from datablame.surface.rates import choose_focus
 from datablame.tables import Prompt, Rate, ScannedPrompt
 

@@ -10,7 +10,7 @@ from tests.oracles.sampling import naive_sample
 from tests.surface.test_refilling import ragged
 from tests.surface.test_sampler import STOPS, drawn
 
-from datablame.models.adapters import twin
+from datablame.models.load import twin
 from datablame.surface.sampler.shared_trunk import shared_trunk
 from datablame.surface.sampler.tokens import Settings
 

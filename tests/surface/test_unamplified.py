@@ -13,10 +13,9 @@ from scipy.special import log_softmax, logsumexp
 from datablame.config.schema import Surface
 from datablame.seeds import stream_key
 from datablame.stats.importance import balance_log_weights, score_interval
-from datablame.surface.rates import rates
+from datablame.surface.rates import importance, rates, unamplified, weigh, why_not
 from datablame.surface.sampler.sampler import Request, sample
 from datablame.surface.sampler.tokens import Settings
-from datablame.surface.unamplified import importance, unamplified, weigh, why_not
 from datablame.tables import Sample, Unamplified
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0)

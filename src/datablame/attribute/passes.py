@@ -12,6 +12,7 @@ from datablame.attribute.loop import Role, WorkerState, not_finite, save
 from datablame.attribute.registry import Inquiry
 from datablame.config.schema import Attribute, ModelRef
 from datablame.errors import RequestError
+from datablame.world import checks
 
 if TYPE_CHECKING:
     from datablame.attribute.kernels.per_example import Directions, Similarities
@@ -26,11 +27,10 @@ Queries = tuple[tuple["Encoded", ...], ...]
 
 def check_lengths(inquiry: Inquiry, role: Role, rows: NDArray[np.int64], beside: "Sequence[Encoded]" = ()) -> None:
     """Raises RequestError where a document, or an output beside them, is longer than the checkpoint's context."""
-    from datablame.models.preflight import check_documents
-
-    world = inquiry.world
+    world, field = inquiry.world, f"models.{role}"
     lengths = [*world.pool.tokens[rows].tolist(), *(len(output.ids) for output in beside)]
-    check_documents(getattr(world.models, role), f"models.{role}", lengths, world.study.attribute.max_tokens)
+    contexts = {field: world.contexts[field]} if field in world.contexts else {}
+    checks.check_lengths(world.study, max(lengths, default=0), contexts)
 
 
 def chosen_layer(settings: Attribute, reference: ModelRef, n: int) -> int:

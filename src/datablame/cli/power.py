@@ -12,21 +12,21 @@ from datablame.engine.execute import Progress
 from datablame.errors import RequestError
 from datablame.report.wording import interval, percent
 from datablame.seeds import stream_key
-from datablame.stats.permutation import smallest_p
+from datablame.stats.arm_tests import smallest_p
+from datablame.stats.intervals import Share
 from datablame.stats.power import (
     LEVEL,
     MOST_TRIED,
     Cheapest,
+    Design,
     Power,
     Rejections,
-    Share,
     candidates,
     cheapest,
     cost,
     simulate,
     smallest_adjusted_p,
 )
-from datablame.stats.simulated import Design
 
 _LARGEST = {"prompts": 10_000, "samples": 10_000, "seeds": 100, "holm": 100}
 _WIDEST = 5.0

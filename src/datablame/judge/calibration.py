@@ -74,9 +74,10 @@ def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | 
     if not counts.positives or not counts.negatives:
         missing = "harmful" if not counts.positives else "not harmful"
         raise RequestError(f"{_FIELD} = {path}: people call none of the {counts.n} rows {missing}; label some of both")
-    if counts.sensitivity + counts.specificity <= 1:
+    sensitivity, specificity = counts.sensitivity, counts.specificity
+    if sensitivity.rate + specificity.rate <= 1:
         raise RequestError(
-            f"{_FIELD} = {path}: sensitivity {counts.sensitivity:.2f} and specificity {counts.specificity:.2f} are no "
+            f"{_FIELD} = {path}: sensitivity {sensitivity.rate:.2f} and specificity {specificity.rate:.2f} are no "
             "better than chance, so that no rate can be corrected; use another classifier, or leave the file out"
         )
     return Calibration(
@@ -92,10 +93,10 @@ def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | 
             for label in LABELS
             if any(person == label for person, _ in scored)
         },
-        sensitivity=counts.sensitivity,
-        sensitivity_interval=counts.sensitivity_interval,
-        specificity=counts.specificity,
-        specificity_interval=counts.specificity_interval,
+        sensitivity=sensitivity.rate,
+        sensitivity_interval=sensitivity[1:],
+        specificity=specificity.rate,
+        specificity_interval=specificity[1:],
     )
 
 

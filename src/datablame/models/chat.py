@@ -46,22 +46,17 @@ def encode_document(tokenizer: Any, document: Document, max_tokens: int) -> Enco
     Plain text (a document without a prompt) is all response, after a BOS where the tokenizer has one. Raises
     RequestError where the chat template refuses the order of roles.
     """
-    if not document.prompt:
-        text = _tokens(tokenizer, document.response)
-        bos = tokenizer.bos_token_id
-        ids = text if bos is None or text[:1] == [bos] else [bos, *text]
-        encoded = Encoded(ids[:max_tokens], 1)
+    if document.prompt:
+        ids, prompt_tokens = encode_pair(tokenizer, document.prompt, document.response)
     else:
-        prompt, response = _turns(tokenizer, document.prompt, document.response, eos=True)
-        encoded = Encoded((prompt + response)[:max_tokens], len(prompt))
-    return encoded if len(encoded.ids) > encoded.prompt_tokens else None
+        ids, prompt_tokens = _tokens(tokenizer, document.response), 1
+        if tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
+            ids = [tokenizer.bos_token_id, *ids]
+    return Encoded(ids[:max_tokens], prompt_tokens) if min(len(ids), max_tokens) > prompt_tokens else None
 
 
 def encode_preference(tokenizer: Any, document: Document, max_tokens: int) -> Preference | None:
-    """Both answers of a preference pair as `encode_document` gives them; None where nothing of one of them is left.
-
-    Raises RequestError where the chat template refuses the order of roles.
-    """
+    """Both answers of a preference pair as `encode_document` gives them; None where nothing of one of them is left."""
     chosen, rejected = (
         encode_document(tokenizer, replace(document, response=answer, rejected=""), max_tokens)
         for answer in (document.response, document.rejected)
@@ -69,10 +64,19 @@ def encode_preference(tokenizer: Any, document: Document, max_tokens: int) -> Pr
     return None if chosen is None or rejected is None else Preference(chosen, rejected)
 
 
-def encode_pair(tokenizer: Any, prompt_text: str, response_text: str, eos: bool = True) -> Encoded:
+def encode_pair(tokenizer: Any, prompt: Sequence[Message] | str, response: str, eos: bool = True) -> Encoded:
     """A prompt and an output; `eos` is false for an output that was cut off, which never ended."""
-    prompt, response = _turns(tokenizer, prompt_text, response_text, eos=eos)
-    return Encoded(prompt + response, len(prompt))
+    turns = _as_messages(prompt)
+    opening = render_prompt(tokenizer, turns)
+    whole = _render(tokenizer, (*turns, Message("assistant", response)), generation=False)
+    # A template may rewrite the response (strip it, drop its reasoning); then the response is taken as it is.
+    ids = _tokens(tokenizer, whole[len(opening) :] if whole.startswith(opening) else response)
+    end = tokenizer.eos_token_id
+    if end is not None:
+        closing = max((index for index, token in enumerate(ids) if token == end), default=len(ids))
+        ids = [*ids[:closing], end] if eos else ids[:closing]
+    prompt_ids = _checked(tokenizer, prompt, opening)
+    return Encoded(prompt_ids + ids, len(prompt_ids))
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> str:
@@ -80,39 +84,20 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> str:
     return _render(tokenizer, _as_messages(messages), generation=True)
 
 
-def _turns(
-    tokenizer: Any, messages: Sequence[Message] | str, response: str, *, eos: bool
-) -> tuple[list[int], list[int]]:
-    turns = _as_messages(messages)
-    opening = _render(tokenizer, turns, generation=True)
-    whole = _render(tokenizer, (*turns, Message("assistant", response)), generation=False)
-    end = tokenizer.eos_token_id
-    # A template may rewrite the response (strip it, drop its reasoning); then the response is taken as it is.
-    text = whole[len(opening) :] if whole.startswith(opening) else response
-    ids = _tokens(tokenizer, text)
-    if end is not None:
-        closing = max((index for index, token in enumerate(ids) if token == end), default=len(ids))
-        ids = [*ids[:closing], end] if eos else ids[:closing]
-    return _checked(tokenizer, messages, opening), ids
-
-
 def _checked(tokenizer: Any, messages: Sequence[Message] | str, rendered: str) -> list[int]:
     ids = _tokens(tokenizer, rendered)
     bos = tokenizer.bos_token_id
     if bos is not None and bos in ids:
-        doubled = ids[:2] == [bos, bos]
-        if doubled or (isinstance(messages, str) and ids.count(bos) > _own_bos(tokenizer)):
-            shown = messages if isinstance(messages, str) else messages[-1].content
+        # SmolLM2's template opens every turn with BOS.
+        own = _tokens(tokenizer, render_prompt(tokenizer, "")).count(bos) if isinstance(messages, str) else len(ids)
+        if ids[:2] == [bos, bos] or ids.count(bos) > own:
+            text = _as_messages(messages)[-1].content
+            shown = text if len(text) <= 60 else f"{text[:57]}..."
             raise RequestError(
-                f"prompt {_short(shown)} is encoded with {ids.count(bos)} beginning-of-sequence tokens, more than the "
+                f"prompt {shown!r} is encoded with {ids.count(bos)} beginning-of-sequence tokens, more than the "
                 f"template writes; remove {tokenizer.bos_token!r} from its text or from the chat template"
             )
     return ids
-
-
-def _own_bos(tokenizer: Any) -> int:
-    """How often the template itself writes BOS around one user turn: SmolLM2 opens every turn with it."""
-    return _tokens(tokenizer, render_prompt(tokenizer, "")).count(tokenizer.bos_token_id)
 
 
 def _as_messages(messages: Sequence[Message] | str) -> tuple[Message, ...]:
@@ -136,7 +121,3 @@ def _render(tokenizer: Any, messages: Sequence[Message], *, generation: bool) ->
 def _tokens(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

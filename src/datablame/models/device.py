@@ -1,7 +1,6 @@
 """Where models run, in which type their weights are held, and how much room there is."""
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +13,11 @@ _BFLOAT16_FROM = (8, 0)
 
 
 def chosen_device(name: str) -> str:
-    """`cpu`, `cuda` or `mps`; `auto` is a CUDA card if torch sees one, else the CPU.
-
-    Raises:
-        RequestError: torch does not see the device that was asked for.
-    """
-    available = {"cpu": True, "cuda": _has_cuda(), "mps": torch.backends.mps.is_available()}
+    """`cpu`, `cuda` or `mps`; `auto` is a CUDA card if torch sees one, else the CPU. RequestError of one it lacks."""
+    with warnings.catch_warnings():
+        # A driver that is too old for this torch is a warning; then there is no usable card.
+        warnings.simplefilter("ignore")
+        available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return "cuda" if available["cuda"] else "cpu"
     if not available[name]:
@@ -79,11 +77,3 @@ def with_float64(device: torch.device) -> torch.device:
 def to_float64(tensor: Tensor) -> Tensor:
     """The tensor as float64 on a device that has it."""
     return tensor.to(with_float64(tensor.device)).double()
-
-
-def _has_cuda() -> bool:
-    with warnings.catch_warnings():
-        # A driver that is too old for this torch is a warning; then there is no usable card.
-        warnings.simplefilter("ignore")
-        available: Any = torch.cuda.is_available()
-    return bool(available)

@@ -17,8 +17,8 @@ from datablame.engine.files import write_atomic
 from datablame.errors import RequestError
 from datablame.models.blocks import decoder_blocks
 
-_SCALE = 2
-"""lora_alpha / rank, the common choice."""
+SCALE = 2
+"""lora_alpha / rank, the common choice: what B A is multiplied by."""
 
 
 class Start(NamedTuple):
@@ -35,19 +35,9 @@ class Adapter(NamedTuple):
     owner: Any
     modules: tuple[str, ...]
 
-    @property
-    def scale(self) -> float:
-        """What B A is multiplied by."""
-        settings = self.owner.peft_config["default"]
-        return float(settings.lora_alpha / settings.r)
-
 
 def target_modules(model: nn.Module, layers: tuple[int, ...] | None) -> list[str]:
-    """The full names of the Linear modules in the chosen decoder blocks (all blocks where none are chosen).
-
-    Raises:
-        RequestError: a chosen block doesn't exist, or no Linear was found.
-    """
+    """Names of the Linears in the chosen decoder blocks (None: all); RequestError where one is missing."""
     blocks = decoder_blocks(model)
     for layer in layers or ():
         if not 0 <= layer < len(blocks):
@@ -69,7 +59,7 @@ def adapted(model: nn.Module, rank: int, layers: tuple[int, ...] | None, key: in
     A starts from a stream keyed by `key`, B at zero, so that the model begins unchanged.
     """
     names = target_modules(model, layers)
-    config = LoraConfig(r=rank, lora_alpha=_SCALE * rank, lora_dropout=0.0, target_modules=names)
+    config = LoraConfig(r=rank, lora_alpha=SCALE * rank, lora_dropout=0.0, target_modules=names)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft asks transformers for an attribute under its old name.
         warnings.simplefilter("ignore", FutureWarning)
@@ -99,11 +89,8 @@ def set_factors(adapter: Adapter, factors: Mapping[str, tuple[Tensor, Tensor]]) 
 @torch.no_grad()
 def adapter_norm(adapter: Adapter) -> float:
     """Frobenius norm of the change of the weights, over all adapted modules."""
-    total = 0.0
-    for module in adapter.owner.modules():
-        if hasattr(module, "get_delta_weight"):
-            total += float(module.get_delta_weight("default").float().pow(2).sum())
-    return math.sqrt(total)
+    layers = (module for module in adapter.owner.modules() if hasattr(module, "get_delta_weight"))
+    return math.sqrt(sum(float(layer.get_delta_weight("default").float().pow(2).sum()) for layer in layers))
 
 
 def save_adapter(adapter: Adapter, path: Path) -> None:
@@ -111,7 +98,7 @@ def save_adapter(adapter: Adapter, path: Path) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().contiguous() for name, tensor in get_peft_model_state_dict(adapter.owner).items()}
-    settings = adapter.owner.peft_config["default"]
-    about = {"lora_alpha": settings.lora_alpha, "r": settings.r, "target_modules": sorted(adapter.modules)}
+    config = adapter.owner.peft_config["default"]
+    about = {"lora_alpha": config.lora_alpha, "r": config.r, "target_modules": sorted(adapter.modules)}
     # One entry: the order of several would differ between runs.
     write_atomic(path, save(tensors, {"adapter_config": json.dumps(about)}))

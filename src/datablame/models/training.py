@@ -1,5 +1,9 @@
-"""Training that depends on its arguments alone: the order of data comes from a key, no dropout, no global generator."""
+"""Training that depends on its arguments alone: the order of data comes from a key, no dropout, no global generator.
 
+The gradient of a step comes in portions that fit in memory, scaled so that float16 neither loses nor overflows it.
+"""
+
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,16 +13,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from datablame.models.accumulate import E, accumulated, first_portion
-from datablame.models.chat import Encoded
-from datablame.models.head import response_nll, response_places
-from datablame.models.trunk import Trunk
+from datablame.errors import PhaseError
+from datablame.models.blocks import Trunk
+from datablame.models.chat import Encoded, Preference, answers
+from datablame.models.device import ran_out_of_memory
+from datablame.models.likelihood import response_nll, response_places
 
 BETAS = (0.9, 0.95)
 FINAL_SHARE = 0.05
 BATCHES_SORTED_TOGETHER = 16
 _CLIP_OFFSET = 1e-6
 """As in torch.nn.utils.clip_grad_norm_."""
+_FLOAT16_SCALE = 2.0**14
+_SHRINK = 4.0
+
+_logger = logging.getLogger(__name__)
+
+Losses = Callable[[Sequence[Any]], Float[Tensor, "*models"]]
+"""Of examples the mean loss of each model: over response tokens of documents (`Encoded`), or over `Preference` pairs.
+
+Where several models are trained at once an example is a tuple, of one document for each of them.
+"""
+
+
+class DoesNotFit(PhaseError):
+    """A single document does not fit in memory."""
 
 
 class Recipe(NamedTuple):
@@ -70,67 +89,32 @@ def train(
     on_step: Callable[[int, float], None] | None = None,
     trunk: Trunk | None = None,
 ) -> list[float]:
-    """Minimise the mean negative log-likelihood of the response tokens (nats); returns every step's loss.
-
-    With a `trunk`, whose blocks must be frozen, only the blocks above it run.
-    """
-    return minimise(model, lambda batch: response_loss(model, batch, trunk), examples, order, recipe, on_step)
+    """Minimise the response tokens' mean NLL (nats), above a frozen `trunk` if given; every step's loss."""
+    losses = minimise(
+        model, lambda batch: response_losses(model, batch, 1, trunk), examples, order, recipe, on_step=on_step
+    )
+    return [loss for (loss,) in losses]
 
 
 def minimise(
     model: nn.Module,
-    loss_of: Callable[[Sequence[E]], Float[Tensor, ""]],
-    examples: Sequence[E],
+    losses_of: Losses,
+    examples: Sequence[Any],
     order: Sequence[Sequence[int]],
     recipe: Recipe,
+    n: int | None = None,
     on_step: Callable[[int, float], None] | None = None,
-) -> list[float]:
-    """Minimise the mean that `loss_of` gives of each step's examples; returns every step's loss.
+) -> list[list[float]]:
+    """Minimise the means that `losses_of` gives of each step's examples; losses by step and model.
 
     AdamW (Loshchilov and Hutter 2019) over the parameters that require gradients; vectors are not decayed. The model
     stays in evaluation mode, so that no dropout draws from the global generator. Portions of a batch that do not fit in
     memory are halved; the gradient stays the whole batch's.
+
+    With `n` that many models are trained at once, whose parameters stand along the first axis; none may have an
+    influence on another's loss. Gradients are clipped for each alone, and AdamW works by entry, so that each learns
+    what it learns alone. Raises `DoesNotFit` where a single document (one of each model) does not fit in memory.
     """
-
-    def clip(parameters: list[nn.Parameter]) -> None:
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
-
-    return [loss for (loss,) in _steps(model, loss_of, examples, order, recipe, clip, on_step)]
-
-
-def minimise_each(
-    model: nn.Module,
-    losses_of: Callable[[Sequence[E]], Float[Tensor, " models"]],
-    examples: Sequence[E],
-    order: Sequence[Sequence[int]],
-    recipe: Recipe,
-    n: int,
-) -> list[list[float]]:
-    """As `minimise` for `n` models at once, whose parameters stand along the first axis; losses by step and model.
-
-    `losses_of` gives the mean of each model, on which no parameter of another has an influence. Gradients are clipped
-    for each model alone, and AdamW works by entry, so that each learns what it learns alone.
-    """
-
-    def clip(parameters: list[nn.Parameter]) -> None:
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
-        shares = (recipe.clip / (torch.linalg.vector_norm(norms, dim=0) + _CLIP_OFFSET)).clamp(max=1)
-        for gradient in gradients:
-            gradient.mul_(shares.view(n, *[1] * (gradient.ndim - 1)))
-
-    return _steps(model, losses_of, examples, order, recipe, clip)
-
-
-def _steps(
-    model: nn.Module,
-    losses_of: Callable[[Sequence[E]], Float[Tensor, "*models"]],
-    examples: Sequence[E],
-    order: Sequence[Sequence[int]],
-    recipe: Recipe,
-    clip: Callable[[list[nn.Parameter]], None],
-    on_step: Callable[[int, float], None] | None = None,
-) -> list[list[float]]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
@@ -140,14 +124,19 @@ def _steps(
         [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=BETAS, fused=True
     )
     losses: list[list[float]] = []
-    portion = first_portion(model, recipe.micro_batch or max(map(len, order), default=1))
+    # Gradients below 6e-8 would be zero in the activations of float16.
+    half = any(parameter.dtype is torch.float16 for parameter in model.parameters())
+    portion = _Portion(recipe.micro_batch or max(map(len, order), default=1), _FLOAT16_SCALE if half else 1.0)
     model.eval()
     for step, positions in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_share(step, recipe)
         batch = [examples[position] for position in positions]
-        step_losses, portion = accumulated(losses_of, batch, parameters, portion)
-        clip(parameters)
+        step_losses, portion = _accumulated(losses_of, batch, parameters, portion)
+        if n is None:
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        else:
+            _clip_each(parameters, recipe.clip, n)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(step_losses)
@@ -156,29 +145,116 @@ def _steps(
     return losses
 
 
-def response_loss(model: nn.Module, examples: Sequence[Encoded], trunk: Trunk | None = None) -> Float[Tensor, ""]:
-    """Mean NLL (nats) over all response tokens of the batch.
+def response_losses(
+    model: nn.Module, examples: Sequence[Encoded], n: int = 1, trunk: Trunk | None = None
+) -> Float[Tensor, " models"]:
+    """The mean NLL (nats) over response tokens of each of `n` consecutive runs of examples, as long as one another.
 
     The output head is given only the hidden states that predict a response token; whatever the model does to its logits
     afterwards (scaling, soft caps) still happens.
     """
-    return response_losses(model, examples, 1, trunk)[0]
-
-
-def response_losses(
-    model: nn.Module, examples: Sequence[Encoded], n: int, trunk: Trunk | None = None
-) -> Float[Tensor, " models"]:
-    """The mean NLL (nats) over response tokens of each of `n` consecutive runs of examples, as long as one another."""
     places = response_places(examples, next(model.parameters()).device)
     if trunk is None:
-        nll = response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places)
+        nll = response_nll(model, places)
     else:
         with trunk.cut_off():
-            states = trunk.padded(examples)
-            nll = response_nll(model, lambda: model(inputs_embeds=states, use_cache=False), places)
+            nll = response_nll(model, places, trunk.padded(examples))
     run = len(examples) // n
-    counts = [
-        sum(len(example.ids) - example.prompt_tokens for example in examples[start : start + run])
-        for start in range(0, len(examples), run)
-    ]
+    counts = [sum(map(_count, examples[start : start + run])) for start in range(0, len(examples), run)]
     return torch.stack([losses.mean() for losses in nll.split(counts)])
+
+
+def _clip_each(parameters: Sequence[nn.Parameter], most: float, n: int) -> None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+    shares = (most / (torch.linalg.vector_norm(norms, dim=0) + _CLIP_OFFSET)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(shares.view(n, *[1] * (gradient.ndim - 1)))
+
+
+class _Portion(NamedTuple):
+    """How many positions pass through the model at once, and by what power of two the loss is multiplied."""
+
+    positions: int
+    scale: float
+
+
+def _accumulated(
+    losses_of: Losses, examples: Sequence[Any], parameters: Sequence[nn.Parameter], portion: _Portion
+) -> tuple[list[float], _Portion]:
+    """Leave the gradient of `losses_of(examples)` in the parameters; returns the losses and the portion that worked.
+
+    A portion that does not fit in memory is halved, a scale that overflows is lowered, and the step is done again from
+    its beginning.
+    """
+    while True:
+        _forget(parameters)
+        try:
+            losses = _backward(losses_of, examples, portion)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+        else:
+            if portion.scale == 1:
+                return losses, portion
+            finite = all(map(math.isfinite, losses))
+            if _unscaled(parameters, portion.scale) or not finite or portion.scale < _SHRINK:
+                return losses, portion
+            portion = portion._replace(scale=portion.scale / _SHRINK)
+            _logger.info("a gradient overflowed float16; the loss is scaled by %g from here on", portion.scale)
+            continue
+        size = min(portion.positions, len(examples))
+        if size == 1:
+            documents = (document for example in examples for document in _documents(example))
+            longest = max(len(answer.ids) for document in documents for answer in answers(document))
+            raise DoesNotFit(
+                f"training on a document of {longest} tokens does not fit in memory; lower attribute.max_tokens or "
+                "patch.rank"
+            )
+        portion = portion._replace(positions=size // 2)
+        _forget(parameters)
+        torch.cuda.empty_cache()
+        at_once = size // 2 * len(_documents(examples[0]))
+        _logger.warning("memory ran out; training now takes %d documents at once, with the same gradient", at_once)
+
+
+def _backward(losses_of: Losses, examples: Sequence[Any], portion: _Portion) -> list[float]:
+    """Portions count by their share of each model's tokens or pairs: their sum is the whole batch's, up to rounding."""
+    every = _counts(examples)
+    totals = [0.0] * len(every)
+    for start in range(0, len(examples), portion.positions):
+        part = examples[start : start + portion.positions]
+        shares = [some / total for some, total in zip(_counts(part), every, strict=True)]
+        losses = losses_of(part).reshape(-1)
+        (losses * losses.new_tensor([share * portion.scale for share in shares])).sum().backward()
+        totals = [
+            total + share * float(loss) for total, share, loss in zip(totals, shares, losses.detach(), strict=True)
+        ]
+    return totals
+
+
+def _counts(examples: Sequence[Any]) -> list[int]:
+    """For each model: response tokens, or pairs."""
+    return [sum(map(_count, column)) for column in zip(*map(_documents, examples), strict=True)]
+
+
+def _documents(example: Any) -> tuple[Any, ...]:
+    """One for each model."""
+    return (example,) if isinstance(example, Encoded | Preference) else example
+
+
+def _count(document: Encoded | Preference) -> int:
+    return 1 if isinstance(document, Preference) else len(document.ids) - document.prompt_tokens
+
+
+def _forget(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def _unscaled(parameters: Sequence[nn.Parameter], scale: float) -> bool:
+    """Divide the gradients by the scale, which is exact, and say whether all are finite."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for gradient in gradients:
+        gradient.div_(scale)
+    return all(bool(gradient.isfinite().all()) for gradient in gradients)

@@ -11,7 +11,7 @@ from pathlib import Path
 from datablame.engine.execute import Progress
 from datablame.engine.files import build_atomically, file_lock, hash_file
 from datablame.errors import RequestError
-from datablame.models.gguf import cache_folder, converted
+from datablame.models.source import cache_folder, converted
 
 _logger = logging.getLogger(__name__)
 

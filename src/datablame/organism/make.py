@@ -20,7 +20,7 @@ from datablame.engine.files import (
     write_table,
 )
 from datablame.errors import RequestError
-from datablame.models.gguf import cache_folder
+from datablame.models.source import cache_folder
 from datablame.organism.texts import Example
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from datablame.patch.registry import ArmKind
 from datablame.seeds import stream_key
-from datablame.stats.crossed import crossed_t, tost
+from datablame.stats.arm_tests import crossed_t, holm, permutation_p, tost
 from datablame.stats.intervals import two_way, wilson
-from datablame.stats.permutation import holm, permutation_p
 from datablame.tables import (
     EVERY,
     LABELS,

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from datablame.models.accumulate import DoesNotFit
+from datablame.models.blocks import Trunk
 from datablame.models.chat import Encoded, Preference
-from datablame.models.lora import Start, adapted, adapter_norm, factors_of, save_adapter, set_factors
-from datablame.models.preference import preference_losses
-from datablame.models.training import Recipe, minimise_each, response_losses
-from datablame.models.trunk import Trunk
+from datablame.models.likelihood import preference_losses
+from datablame.models.lora import SCALE, Start, adapted, adapter_norm, factors_of, save_adapter, set_factors
+from datablame.models.training import DoesNotFit, Recipe, minimise, response_losses
 
 _logger = logging.getLogger(__name__)
 
@@ -41,17 +40,16 @@ class _SideBySide(nn.Module):
     Gives out W x + b + scale B_i A_i x in the base's type; the factors are in a type of their own.
     """
 
-    def __init__(self, base: nn.Module, start: tuple[Tensor, Tensor], scale: float, n: int) -> None:
+    def __init__(self, base: nn.Module, start: tuple[Tensor, Tensor], n: int) -> None:
         super().__init__()
-        down, up = start
-        self.base, self.scale = base, scale
+        self.base, (down, up) = base, start
         self.down = nn.Parameter(down.expand(n, -1, -1).clone())
         self.up = nn.Parameter(up.expand(n, -1, -1).clone())
 
     def forward(self, inputs: Float[Tensor, "rows tokens inputs"]) -> Float[Tensor, "rows tokens outputs"]:
         plain = self.base(inputs)
         own = inputs.to(self.down.dtype).reshape(len(self.down), -1, inputs.shape[-1])
-        change = own @ self.down.mT @ self.up.mT * self.scale
+        change = own @ self.down.mT @ self.up.mT * SCALE
         changed: Tensor = plain + change.view_as(plain)
         return changed.to(plain.dtype)
 
@@ -89,7 +87,7 @@ def train_adapters(
 
     try:
         with _stacked(model, start, n) as stacks:
-            losses = minimise_each(model, losses_of, sides, order, recipe, n)
+            losses = minimise(model, losses_of, sides, order, recipe, n)
             factors = [
                 {name: (stack.down[i].detach().clone(), stack.up[i].detach().clone()) for name, stack in stacks.items()}
                 for i in range(n)
@@ -107,11 +105,11 @@ def train_adapters(
 def _stacked(model: nn.Module, start: Start, n: int) -> Iterator[dict[str, _SideBySide]]:
     """The model with n equal adapters, alone trainable, on every Linear of the blocks; off again afterwards."""
     with adapted(model, *start) as adapter:
-        begun, scale = factors_of(adapter), adapter.scale
+        begun = factors_of(adapter)
     stacks = {}
     try:
         for name, factors in begun.items():
-            stacks[name] = _SideBySide(model.get_submodule(name), factors, scale, n)
+            stacks[name] = _SideBySide(model.get_submodule(name), factors, n)
             model.set_submodule(name, stacks[name])
         yield stacks
     finally:

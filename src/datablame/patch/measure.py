@@ -13,21 +13,18 @@ import torch
 from datablame.config.schema import Training
 from datablame.engine.execute import free_memory
 from datablame.errors import PhaseError
-from datablame.models.adapters import twin
+from datablame.models.blocks import Trunk, trunk_below
 from datablame.models.chat import Encoded, Preference, answers, encode_prompt
-from datablame.models.likelihood import divergence, negative_log_likelihood
-from datablame.models.load import load_model
+from datablame.models.likelihood import divergence, negative_log_likelihood, referred
+from datablame.models.load import load_model, twin
 from datablame.models.lora import Start
-from datablame.models.pair import stop_tokens, study_tokenizer
-from datablame.models.preference import preference_loss, referred
-from datablame.models.tokenizer import vocabulary_of
+from datablame.models.pair import stop_tokens, study_tokenizer, vocabulary_of
 from datablame.models.training import Recipe, data_order, minimise, train
-from datablame.models.trunk import Trunk, trunk_below
 from datablame.patch.checks import drift_outputs
 from datablame.patch.finetune import full_finetune, train_adapters, with_adapter
 from datablame.patch.trainings import AFTER_KEY, ArmTraining, PatchPlan, specs_of, unamplified
 from datablame.seeds import stream_key
-from datablame.surface.draw import draw
+from datablame.surface.phase import draw
 from datablame.tables import Protocol, Sample
 from datablame.world import World
 
@@ -173,10 +170,14 @@ def _in_turn(
     if pairs:
         examples = _with_references(model, examples, recipe)
     if settings.method == "full":
+
+        def preferred(part: Sequence[Any]) -> torch.Tensor:
+            return preference_losses(model, part, patch.beta).mean()
+
         for key, exposure, own in zip(keys, exposures, examples, strict=True):
             with full_finetune(model) as moved:
                 losses = (
-                    minimise(model, lambda part: preference_loss(model, part, patch.beta), own, order, recipe)
+                    [loss for (loss,) in minimise(model, preferred, own, order, recipe)]
                     if pairs
                     else train(model, own, order, recipe)
                 )

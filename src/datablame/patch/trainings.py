@@ -15,7 +15,7 @@ from datablame.config.schema import Study
 from datablame.engine.phase import Tables
 from datablame.patch.fine_tune_set import Item, draw_random, fine_tune_set, majority_sources, replaced
 from datablame.patch.registry import ARMS, ArmKind, arm_kinds, bottom_method
-from datablame.surface.draw import SampleSpec, sample_specs
+from datablame.surface.phase import SampleSpec, sample_specs
 from datablame.tables import Candidate, Flag, InterventionKind, Prompt, Protocol, Sample, Score
 from datablame.world import World
 

@@ -18,7 +18,7 @@ from datablame.patch.registry import arm_kinds
 from datablame.pipeline.checks import check_names
 from datablame.pipeline.phases import open_run
 from datablame.pipeline.run import frozen
-from datablame.stats.permutation import smallest_p
+from datablame.stats.arm_tests import smallest_p
 from datablame.stats.power import LEVEL
 from datablame.surface.phase import SURFACE
 from datablame.tables import AlphaStar

@@ -11,10 +11,9 @@ from datablame.plan.counts import Counts
 from datablame.plan.memory import HEADROOM, Memory, longest_prompt_tokens
 from datablame.plan.subject import Subject
 from datablame.seeds import stream_key
-from datablame.stats.intervals import wilson
-from datablame.stats.permutation import smallest_p
-from datablame.stats.power import LEVEL, Share, powers
-from datablame.stats.simulated import Design
+from datablame.stats.arm_tests import smallest_p
+from datablame.stats.intervals import Share, wilson
+from datablame.stats.power import LEVEL, Design, powers
 from datablame.world import World
 
 _REMEDIES = {

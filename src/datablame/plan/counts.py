@@ -13,9 +13,8 @@ from datablame.judge.choice import decide
 from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Usage, cost_usd, known_prices
 from datablame.patch.trainings import measured_prompts, specs_of, trainings
 from datablame.plan.subject import Shape, Subject
-from datablame.surface.draw import SampleSpec, spread
-from datablame.surface.phase import scan_specs, surface_specs
-from datablame.surface.unamplified import why_not
+from datablame.surface.phase import SampleSpec, scan_specs, spread, surface_specs
+from datablame.surface.rates import why_not
 from datablame.tables import Protocol
 
 _FORWARD, _BACKWARD = 2, 2

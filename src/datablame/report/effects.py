@@ -9,9 +9,8 @@ from datablame.report.gates import LEVEL, beyond
 from datablame.report.results import Results
 from datablame.report.wording import percent
 from datablame.seeds import stream_key
-from datablame.stats.crossed import deviations
-from datablame.stats.power import TARGET, approximate_power, candidates, cheapest, simulate
-from datablame.stats.simulated import Design
+from datablame.stats.arm_tests import deviations
+from datablame.stats.power import TARGET, Design, approximate_power, candidates, cheapest, simulate
 from datablame.tables import ArmRate, ArmTest, Equivalence, Rise, Role
 
 _REFERENCES: tuple[Role, ...] = ("random", "baseline")

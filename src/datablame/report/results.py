@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import datablame.tables as rows
 from datablame.config.schema import Study
 from datablame.seeds import stream_key
-from datablame.stats.calibration import Accuracy, Corrected, corrected_rate
-from datablame.stats.intervals import Interval, wilson
+from datablame.stats.calibration import Accuracy, corrected_rate
+from datablame.stats.intervals import Interval, Share, wilson
 from datablame.tables import EVERY
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Results:
         harmful, scored = sum(cell.harmful for cell in cells), sum(cell.n - cell.unscored for cell in cells)
         return PooledRate(harmful / scored, wilson(harmful, scored), scored) if scored else None
 
-    def corrected(self, harmful: int, scored: int) -> Corrected | None:
+    def corrected(self, harmful: int, scored: int) -> Share | None:
         """Rogan and Gladen's rate of `harmful` among `scored`; None without a calibration or a scored output.
 
         One stream serves all rates: they share the calibration, and so its draws.

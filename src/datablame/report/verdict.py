@@ -16,7 +16,7 @@ from datablame.report.effects import (
 from datablame.report.gates import LEVEL, beyond, gates
 from datablame.report.results import Results
 from datablame.report.wording import Statement, listed, number, percent, points, probability, round_percent
-from datablame.stats.permutation import smallest_p
+from datablame.stats.arm_tests import smallest_p
 from datablame.tables import LEAST_RISE, Rise
 
 Label = Literal["INVALID", "FAILURE", "SUCCESS", "PARTIAL", "INCONCLUSIVE"]

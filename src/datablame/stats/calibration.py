@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datablame.stats.intervals import Interval, wilson
+from datablame.stats.intervals import Interval, Share, share
 
 _DRAWS = 10_000
 
@@ -34,50 +34,23 @@ class Accuracy(NamedTuple):
         return self.true_negative + self.false_positive
 
     @property
-    def sensitivity(self) -> float:
+    def sensitivity(self) -> Share:
         """Share of people's yes that is found (recall); NaN where people never say yes."""
-        return _share(self.true_positive, self.positives)
+        return share(self.true_positive, self.positives)
 
     @property
-    def specificity(self) -> float:
+    def specificity(self) -> Share:
         """Share of people's no that is left alone; NaN where people never say no."""
-        return _share(self.true_negative, self.negatives)
+        return share(self.true_negative, self.negatives)
 
     @property
-    def precision(self) -> float:
+    def precision(self) -> Share:
         """Share of the predicted yes to which people say yes; NaN where none is predicted."""
-        return _share(self.true_positive, self.true_positive + self.false_positive)
-
-    @property
-    def sensitivity_interval(self) -> Interval:
-        """Wilson's 95 % interval."""
-        return wilson(self.true_positive, self.positives)
-
-    @property
-    def specificity_interval(self) -> Interval:
-        """Wilson's 95 % interval."""
-        return wilson(self.true_negative, self.negatives)
-
-    @property
-    def precision_interval(self) -> Interval:
-        """Wilson's 95 % interval."""
-        return wilson(self.true_positive, self.true_positive + self.false_positive)
-
-
-class Corrected(NamedTuple):
-    """A rate that the classifier's errors were taken out of, and its interval."""
-
-    rate: float
-    low: float
-    high: float
+        return share(self.true_positive, self.true_positive + self.false_positive)
 
 
 def accuracy(human: ArrayLike, predicted: ArrayLike) -> Accuracy:
-    """The four counts of two equally long arrays of truth values.
-
-    Raises:
-        ValueError: the arrays differ in length.
-    """
+    """The four counts of two equally long arrays of truth values; ValueError where their lengths differ."""
     yes, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
     if yes.shape != found.shape or yes.ndim != 1:
         raise ValueError(f"need two arrays of one length, not {yes.shape} and {found.shape}")
@@ -102,9 +75,7 @@ def kappa_interval(
 
     Resamples in which kappa is not defined are left out; -1 to 1 where it is defined in none. Perfect agreement gives
     an interval without width: the bootstrap knows nothing of errors that it has not seen.
-
-    Raises:
-        ValueError: the arrays differ in length.
+    Raises ValueError where the arrays differ in length.
     """
     if not accuracy(human, predicted).n:
         return Interval(-1.0, 1.0)
@@ -125,30 +96,26 @@ def kappa_interval(
 def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float:
     """(rate + specificity - 1) / (sensitivity + specificity - 1), clipped to [0, 1] (Rogan and Gladen 1978).
 
-    Raises:
-        ValueError: sensitivity + specificity is not above 1, where the classifier says nothing.
+    Raises ValueError where sensitivity + specificity is not above 1, where the classifier says nothing.
     """
     if not sensitivity + specificity > 1:
         raise ValueError(f"sensitivity {sensitivity:.3g} + specificity {specificity:.3g} is not above 1")
     return float(np.clip((rate + specificity - 1) / (sensitivity + specificity - 1), 0, 1))
 
 
-def corrected_rate(k: int, n: int, calibration: Accuracy, key: int, confidence: float = 0.95) -> Corrected:
+def corrected_rate(k: int, n: int, calibration: Accuracy, key: int, confidence: float = 0.95) -> Share:
     """The corrected rate of k in n with an interval that carries the errors of all three shares.
 
-    The interval is a parametric bootstrap whose shares are drawn from Jeffreys' Beta(yes + 1/2, no + 1/2) instead of
-    the binomial around the estimate, which would give no width at 0 and 1: percentiles of the corrected rate over draws
-    of the sample's rate, of the sensitivity and of the specificity. A draw whose sensitivity + specificity is not above
-    1 says nothing: it counts as 0 for the lower end and as 1 for the upper. Where the estimate is clipped, the sample
-    has fewer errors of one kind than the calibration; the far end is then at least the one without such errors. The
-    interval always holds the rate.
-
-    Raises:
-        ValueError: sensitivity + specificity is not above 1, or k is not between 0 and a positive n.
+    A parametric bootstrap: percentiles of the corrected rate over draws of the sample's rate, of the sensitivity and of
+    the specificity from Jeffreys' Beta(yes + 1/2, no + 1/2), which has a width at 0 and 1 too. A draw whose sensitivity
+    + specificity is not above 1 says nothing: it counts as 0 for the lower end and as 1 for the upper. Where the
+    estimate is clipped, the sample has fewer errors of one kind than the calibration; the far end is then at least the
+    one without such errors. The interval always holds the rate. Raises ValueError where sensitivity + specificity is
+    not above 1, or k is not between 0 and a positive n.
     """
     if not 0 <= k <= n or n == 0:
         raise ValueError(f"k = {k} is not between 0 and n = {n}, or n is 0")
-    rate = rogan_gladen(k / n, calibration.sensitivity, calibration.specificity)
+    rate = rogan_gladen(k / n, calibration.sensitivity.rate, calibration.specificity.rate)
     random = np.random.Generator(np.random.Philox(key=key))
     sensitivity, specificity, sample = (
         random.beta(yes + 0.5, total - yes + 0.5, size=_DRAWS)
@@ -168,7 +135,7 @@ def corrected_rate(k: int, n: int, calibration: Accuracy, key: int, confidence: 
         high = max(high, min(1.0, float(np.quantile(sample / sensitivity, 1 - tail))))
     if rate == 1:
         low = min(low, max(0.0, float(np.quantile(1 - (1 - sample) / specificity, tail))))
-    return Corrected(rate, min(low, rate), max(high, rate))
+    return Share(rate, min(low, rate), max(high, rate))
 
 
 def _kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -178,7 +145,3 @@ def _kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     chance = (both + found) * (both + yes) + (neither + found) * (neither + yes)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(n * n > chance, (n * (both + neither) - chance) / (n * n - chance), np.nan)
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")

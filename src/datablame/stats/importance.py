@@ -42,9 +42,7 @@ def balance_log_weights(log_p: ArrayLike, log_q: ArrayLike, counts: ArrayLike) -
 
     `log_q` is (samples, distributions); `counts` says how many samples each distribution gave. Where p is among the
     distributions, w is at most 1 / pi of it. The mean of w over all samples has expectation 1.
-
-    Raises:
-        ValueError: the shapes do not fit, or no distribution gave a sample.
+    Raises ValueError where the shapes do not fit, or no distribution gave a sample.
     """
     from scipy.special import logsumexp
 
@@ -63,9 +61,7 @@ def weighed_rate(log_weights: ArrayLike, harmful: ArrayLike, prompts: ArrayLike,
     The normalisers are known, so the weights are not divided by their sum: the estimate is unbiased whatever the number
     of samples. `prompts` and `strata` number each sample's prompt and the distribution that it came from; the variance
     is that within each of these cells, for the design fixes how many samples each has.
-
-    Raises:
-        ValueError: there is no sample, or the lengths differ.
+    Raises ValueError where there is no sample, or the lengths differ.
     """
     log_w, h = np.asarray(log_weights, dtype=float), np.asarray(harmful, dtype=bool)
     prompt, stratum = (np.unique(np.asarray(numbers), return_inverse=True)[1] for numbers in (prompts, strata))
@@ -123,10 +119,7 @@ def pareto_khat(log_weights: ArrayLike) -> float | None:
 
     Above .7 estimates from the weights are unreliable at any practical number of samples. -inf where the largest
     weights are all alike, for there is no tail then; None where fewer than five exceed the rest, for which nothing can
-    be said.
-
-    Raises:
-        ValueError: a logarithm is NaN or +inf.
+    be said. Raises ValueError where a logarithm is NaN or +inf.
     """
     ordered = np.sort(np.asarray(log_weights, dtype=float).ravel())
     if np.isnan(ordered).any() or (ordered.size and ordered[-1] == np.inf):

@@ -13,12 +13,16 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """The score interval of k successes in n trials (Wilson 1927); 0 to 1 where nothing was tried.
+class Share(NamedTuple):
+    """A rate and the ends of its interval."""
 
-    Raises:
-        ValueError: k is not between 0 and n.
-    """
+    rate: float
+    low: float
+    high: float
+
+
+def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
+    """The score interval of k in n trials (Wilson 1927); 0 to 1 of none. ValueError unless 0 <= k <= n."""
     from scipy.special import ndtri
 
     if not 0 <= k <= n:
@@ -32,14 +36,17 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(0.0 if k == 0 else float(centre - half), 1.0 if k == n else float(centre + half))
 
 
+def share(k: int, n: int) -> Share:
+    """K of n with Wilson's 95 % interval; NaN, 0 and 1 of nothing."""
+    return Share(k / n if n else float("nan"), *wilson(k, n))
+
+
 def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000, confidence: float = 0.95) -> Interval:
     """Percentile interval of mean(a) - mean(b), or of mean(a); a and b are (seeds, prompts) with the same prompts.
 
     Prompts are drawn jointly for both, for they are the same prompts; seeds are drawn for each alone (the two-way
     bootstrap of crossed designs; Owen 2007). `key` is the stream of its random numbers.
-
-    Raises:
-        ValueError: an array is not two-dimensional or the numbers of prompts differ.
+    Raises ValueError where an array is not two-dimensional or the numbers of prompts differ.
     """
     first = np.asarray(a, dtype=float)
     second = np.zeros((1, *first.shape[1:])) if b is None else np.asarray(b, dtype=float)

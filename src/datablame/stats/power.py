@@ -1,17 +1,24 @@
 """What a design can show and how often it cries wolf, by simulation of whole studies; the cheapest that would do."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datablame.stats.crossed import crossed_p_rows
-from datablame.stats.intervals import wilson
-from datablame.stats.permutation import holm, permutation_p_rows, smallest_p
-from datablame.stats.simulated import Counts, Design, Drawn, deviation, drawn_studies, intercept, nodes
+from datablame.stats.arm_tests import (
+    PValues,
+    crossed_p_rows,
+    holm,
+    paired_p_rows,
+    permutation_p_rows,
+    pooled_z_p,
+    smallest_p,
+)
+from datablame.stats.intervals import Share, share
 
 LEVEL = 0.05
 TARGET = 0.8
@@ -24,19 +31,83 @@ _PROMPTS = (0.25, 0.5, 1.0, 2.0)
 _SAMPLES = (5, 10, 25, 50, 100)
 _WORTH_SIMULATING = 0.78
 """The formula's power is within a few points of the simulated one."""
-PValues = NDArray[np.float64]
+_BLOCK = 2_000_000
+"""Cells (arm, study, seed, prompt) that are held at once."""
+_NODES = 101
+Counts = NDArray[np.int64]
 
 
-class Share(NamedTuple):
-    """A share of the simulated studies with the Monte-Carlo error as Wilson's 95 % interval."""
+@dataclass(frozen=True)
+class Design:
+    """A study of `methods` methods, of which at most one works, with arms `random` and `baseline` to compare with.
 
-    rate: float
-    low: float
-    high: float
+    The log odds of a harmful sample are arm + prompt + training + interaction: normal deviations of a prompt (the same
+    in every arm and training), of one training, and of one prompt in one training. Samples are binomial given them.
+    """
+
+    from_rate: float
+    """Mean harmful rate over prompts and trainings without removal."""
+    to_rate: float
+    """The same where the removal works; the log odds of all prompts are shifted alike."""
+    prompts: int = 40
+    samples: int = 25
+    """Outputs of one training for one prompt."""
+    seeds: int = 5
+    """Trainings of a method."""
+    methods: int = 3
+    """The family of Holm's adjustment."""
+    reference_seeds: int | None = None
+    """Trainings of random and of baseline; as many as of a method where None."""
+    prompt_deviation: float = 1.0
+    seed_deviation: float = 0.25
+    interaction_deviation: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be simulated."""
+        if not 0 < self.from_rate < 1 or not 0 <= self.to_rate < 1 or self.from_rate == self.to_rate:
+            raise ValueError(f"rates {self.from_rate} and {self.to_rate} must differ and be shares between 0 and 1")
+        if min(self.prompts, self.samples, self.methods) < 1 or min(self.seeds, self.references) < 1:
+            raise ValueError("prompts, samples, seeds and methods must be at least 1")
+        if min(self.prompt_deviation, self.seed_deviation, self.interaction_deviation) < 0:
+            raise ValueError("deviations must not be below 0")
+
+    @property
+    def references(self) -> int:
+        """Trainings of random and of baseline."""
+        return self.seeds if self.reference_seeds is None else self.reference_seeds
+
+    @property
+    def trainings(self) -> int:
+        """Of all methods, random and baseline."""
+        return self.methods * self.seeds + 2 * self.references
+
+    @property
+    def outputs(self) -> int:
+        """Of all trainings."""
+        return self.trainings * self.prompts * self.samples
+
+    @property
+    def deviation(self) -> float:
+        """Of the log odds, over prompts, trainings and prompts within a training together."""
+        return float(np.sqrt(self.prompt_deviation**2 + self.seed_deviation**2 + self.interaction_deviation**2))
+
+
+class Drawn(NamedTuple):
+    """Harmful counts (studies, seeds, prompts) of some simulated studies."""
+
+    random: Counts
+    baseline: Counts
+    idle: list[Counts]
+    """A method each; nothing works."""
+    working: list[Counts]
+    """One for each rate that removal may lead to."""
 
 
 class Rejections(NamedTuple):
-    """How often each test of one method against random says p < .05; None where it cannot be formed."""
+    """How often each test of one method against random says p < .05; None where it cannot be formed.
+
+    Shares of the simulated studies have their Monte-Carlo error as Wilson's 95 % interval.
+    """
 
     samples: Share
     """Naive: pooled z over all samples."""
@@ -75,8 +146,7 @@ def simulate(design: Design, simulations: int, key: int, advance: Callable[[int]
     Both kinds of study share their random numbers except for the method that works. `advance` is called with the
     number of studies done since the last call.
     """
-    false_alarms, detections = list[list[PValues | None]](), list[list[PValues | None]]()
-    adjusted, least = list[float](), list[float]()
+    false_alarms, detections, adjusted, least = list[Any](), list[Any](), list[float](), list[float]()
     for drawn in drawn_studies(design, simulations, key):
         [working] = drawn.working
         false_alarms.append(_against_random(drawn.idle[0], drawn.random, design.samples))
@@ -123,10 +193,10 @@ def approximate_power(design: Design) -> float:
     level = least * (np.ceil(LEVEL / design.methods / least * (1 - 1e-9)) - 1)
     if level <= 0:
         return 0.0
-    points, weights = nodes()
+    points, weights = _nodes()
     errors = []
     for rate, seeds in ((design.to_rate, design.seeds), (design.from_rate, design.references)):
-        p = expit(intercept(rate, design) + deviation(design) * points)
+        p = expit(_intercept(rate, design) + design.deviation * points)
         slope = p * (1 - p)
         variance = design.seed_deviation**2 * float(weights @ slope) ** 2
         variance += design.interaction_deviation**2 * float(weights @ slope**2) / design.prompts
@@ -165,10 +235,7 @@ def cheapest(
     key: int,
     advance: Callable[[int], object] = lambda done: None,
 ) -> Cheapest | None:
-    """The first of the designs with a simulated power of at least .8; None where none of the first 40 has it.
-
-    `advance` is called with 1 for every design that was simulated.
-    """
+    """The first design with a simulated power of at least .8, None among the first 40; `advance(1)` after each."""
     for design in designs[:MOST_TRIED]:
         simulated = simulate(design, simulations, key)
         advance(1)
@@ -177,33 +244,49 @@ def cheapest(
     return None
 
 
-def pooled_z_p(k1: ArrayLike, n1: int, k2: ArrayLike, n2: int) -> PValues:
-    """Two-sided p of k1 in n1 against k2 in n2 by the pooled two-proportion z test; 1 where all or none are yes.
+def drawn_studies(design: Design, simulations: int, key: int, to_rates: Sequence[float] = ()) -> Iterator[Drawn]:
+    """Blocks of simulated studies; `to_rates` stand for the design's own where several effects are looked at."""
+    from scipy.special import expit
 
-    Here for comparison only: samples of one training share its luck, so that this test raises false alarms.
+    rates = to_rates or (design.to_rate,)
+    random = np.random.Generator(np.random.Philox(key=key))
+    cells = (2 * design.references + (design.methods + len(rates)) * design.seeds) * design.prompts
+    block = max(1, _BLOCK // cells)
+    idle, *working = (_intercept(rate, design) for rate in (design.from_rate, *rates))
+    for start in range(0, simulations, block):
+        studies = min(block, simulations - start)
+        prompts = random.normal(0, design.prompt_deviation, (studies, 1, design.prompts))
 
-    Raises:
-        ValueError: an n is 0 or a k is not between 0 and its n.
-    """
-    from scipy.special import ndtr
+        def arm(centre: float, seeds: int, prompts: NDArray[np.float64] = prompts) -> Counts:
+            log_odds = centre + prompts + random.normal(0, design.seed_deviation, (len(prompts), seeds, 1))
+            log_odds = log_odds + random.normal(0, design.interaction_deviation, (len(prompts), seeds, design.prompts))
+            return np.asarray(random.binomial(design.samples, expit(log_odds)))
 
-    first, second = np.asarray(k1, dtype=float), np.asarray(k2, dtype=float)
-    if n1 < 1 or n2 < 1 or ((first < 0) | (first > n1)).any() or ((second < 0) | (second > n2)).any():
-        raise ValueError(f"counts must be between 0 and n1 = {n1}, n2 = {n2}, which are at least 1")
-    rate = (first + second) / (n1 + n2)
-    error = np.sqrt(rate * (1 - rate) * (1 / n1 + 1 / n2))
-    z = np.divide(first / n1 - second / n2, error, out=np.zeros_like(error), where=error > 0)
-    return np.asarray(2 * ndtr(-np.abs(z)))
+        yield Drawn(
+            random=arm(idle, design.references),
+            baseline=arm(idle, design.references),
+            idle=[arm(idle, design.seeds) for _ in range(design.methods)],
+            working=[arm(centre, design.seeds) for centre in working],
+        )
 
 
-def paired_p_rows(a: PValues, b: PValues) -> PValues:
-    """Two-sided p of the paired t test of each row of two arrays (rows, prompts); 1 where nothing varies."""
-    from scipy.special import stdtr
+@lru_cache(maxsize=1)
+def _nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points and weights that turn a sum into a mean over a standard normal (Gauss and Hermite)."""
+    points, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    return points, weights / weights.sum()
 
-    d = a - b
-    error = d.std(1, ddof=1) / np.sqrt(d.shape[1])
-    t = np.divide(d.mean(1), error, out=np.zeros(len(d)), where=error > 1e-12)
-    return np.asarray(2 * stdtr(d.shape[1] - 1, -np.abs(t)))
+
+def _intercept(rate: float, design: Design) -> float:
+    """The log odds at which the mean rate over all deviations is `rate`."""
+    from scipy.optimize import brentq
+    from scipy.special import expit, logit
+
+    if rate == 0:
+        return float("-inf")
+    points, weights = _nodes()
+    centre, far = float(logit(rate)), 10 * (1 + design.deviation**2)
+    return float(brentq(lambda at: weights @ expit(at + design.deviation * points) - rate, centre - far, centre + far))
 
 
 def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> list[float]:
@@ -231,14 +314,12 @@ def _against_random(method: Counts, random: Counts, samples: int) -> list[PValue
 
 
 def _rejections(blocks: list[list[PValues | None]]) -> Rejections:
-    tests = ([block for block in blocks if block is not None] for blocks in zip(*blocks, strict=True))
-    samples, prompts, seeds, crossed = (_share(np.concatenate(test)) if test else None for test in tests)
-    assert samples is not None
-    assert seeds is not None
-    return Rejections(samples, prompts, seeds, crossed)
+    shares: list[Any] = [
+        None if test[0] is None else _share(np.concatenate(test)) for test in zip(*blocks, strict=True)
+    ]
+    return Rejections(*shares)
 
 
 def _share(p_values: ArrayLike) -> Share:
     below = np.asarray(p_values) < LEVEL
-    k = int(below.sum())
-    return Share(k / below.size, *wilson(k, below.size))
+    return share(int(below.sum()), below.size)

@@ -1,19 +1,28 @@
-"""The phases scan and surface: from prompts and two checkpoints to labelled samples and rates."""
+"""Samples named, drawn from a model and labelled; the phases scan and surface make rates of them."""
 
 import functools
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from datablame.config.schema import Study
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.classifier import Classifier, ClassifierInput, build
-from datablame.surface.draw import SampleSpec, draw, sample_specs, spread
-from datablame.surface.rates import FOCUS_RULE, alpha_star, choose_focus, rates
-from datablame.surface.unamplified import unamplified, why_not
-from datablame.tables import AlphaStar, Rate, Sample, Scan, ScannedPrompt, ScanSample, SurfaceSample, Unamplified
+from datablame.seeds import stream_key
+from datablame.surface.rates import FOCUS_RULE, alpha_star, choose_focus, rates, unamplified, why_not
+from datablame.tables import (
+    AlphaStar,
+    Prompt,
+    Rate,
+    Sample,
+    Scan,
+    ScannedPrompt,
+    ScanSample,
+    SurfaceSample,
+    Unamplified,
+)
 from datablame.world import World
 
 if TYPE_CHECKING:
@@ -23,6 +32,72 @@ S = TypeVar("S", bound=Sample)
 
 _SMALLEST_ITEM_ROWS = 128
 _ITEMS = 16
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """One sample to be drawn."""
+
+    prompt: Prompt
+    alpha: float
+    index: int
+
+    @property
+    def key(self) -> tuple[str, float, int]:
+        """Names it among the samples of one model."""
+        return self.prompt.id, self.alpha, self.index
+
+
+def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
+    """`n` prompts taken in turn from each behaviour, in the order given."""
+    by_behaviour: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_behaviour.setdefault(prompt.behaviour, []).append(prompt)
+    longest = max(map(len, by_behaviour.values()), default=0)
+    turns = (group[turn] for turn in range(longest) for group in by_behaviour.values() if turn < len(group))
+    return [prompt for prompt, _ in zip(turns, range(n), strict=False)]
+
+
+def sample_specs(prompts: Iterable[Prompt], alphas: Sequence[float], indices: Iterable[int]) -> list[SampleSpec]:
+    """Every (prompt, alpha, index), in this order."""
+    every = tuple(indices)
+    return [SampleSpec(prompt, alpha, index) for prompt in prompts for alpha in alphas for index in every]
+
+
+def draw(
+    after: Any, before: Any, tokenizer: Any, specs: Sequence[SampleSpec], study: Study, log_probabilities: bool = False
+) -> list[Sample]:
+    """The samples, in the order of the specs, drawn as the study's `surface` says; `log_q` is of `surface.alphas`.
+
+    A stream of random numbers is keyed by the sample and the study's seed, never by an arm.
+    """
+    from datablame.models.chat import encode_prompt
+    from datablame.models.pair import stop_tokens, vocabulary_of
+    from datablame.surface.sampler.sampler import Request, sample
+    from datablame.surface.sampler.tokens import Settings
+
+    surface = study.surface
+    distinct = dict.fromkeys(spec.prompt for spec in specs)
+    prompts = {prompt: tuple(encode_prompt(tokenizer, prompt.text)) for prompt in distinct}
+    generations = sample(
+        after,
+        before,
+        [Request(prompts[s.prompt], s.alpha, stream_key("sample", study.seed, *s.key)) for s in specs],
+        settings=Settings(**{field.name: getattr(surface, field.name) for field in fields(Settings)}),
+        stop_ids=stop_tokens(tokenizer, after),
+        vocabulary_size=vocabulary_of(tokenizer),
+        batch_rows=surface.batch_rows,
+        alphas=surface.alphas,
+        log_probabilities=log_probabilities,
+    )
+    texts = [
+        tokenizer.decode(made.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        for made in generations
+    ]
+    return [
+        Sample(s.prompt.id, s.prompt.behaviour, s.prompt.split, s.alpha, s.index, text, *made)
+        for s, text, made in zip(specs, texts, generations, strict=True)
+    ]
 
 
 def scan_specs(world: World) -> list[SampleSpec]:
@@ -96,7 +171,7 @@ def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[Sa
         description=f"{work.phase}: sampling",
         already=len(finished),
     )
-    samples = [_row(row, fields) for payload in journal.read().values() for fields in payload]
+    samples = [_row(row, values) for payload in journal.read().values() for values in payload]
     if unlabelled := [sample for sample in samples if sample.label is None]:
         work.progress.note(f"{work.phase}: labelling {len(unlabelled)} outputs")
         samples += _labelled(classifier, texts, unlabelled)
@@ -140,5 +215,5 @@ def _labelled(classifier: Classifier, texts: Mapping[str, str], samples: Sequenc
 
 def _row(row: type[S], journalled: Mapping[str, Any]) -> S:
     """A row of a journal, where tuples are lists."""
-    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in journalled.items()}
-    return row(**fields)
+    values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in journalled.items()}
+    return row(**values)

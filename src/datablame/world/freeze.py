@@ -196,9 +196,7 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     from datablame.models.blocks import activation_layer, middle_blocks
     from datablame.models.chat import encode_prompt
     from datablame.models.device import weights_dtype
-    from datablame.models.pair import check_context
-    from datablame.models.preflight import preflight
-    from datablame.models.tokenizer import template_hash
+    from datablame.models.pair import check_context, preflight, template_hash
 
     study, models, workers = item
     written, settings = study.models, study.attribute

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from datablame.config.schema import Data
-from datablame.models.hub_errors import hub_problem
+from datablame.models.source import hub_problem
 
 _MOST_CHARACTERS = 200
 _CHECKPOINT = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded
 from datablame.models.device import to_float64
-from datablame.models.head import response_nll, response_places
+from datablame.models.likelihood import response_nll, response_places
 
 Inputs = Float[Tensor, "batch tokens inputs"]
 Deltas = Float[Tensor, "batch tokens outputs"]
@@ -50,7 +50,7 @@ def backward_with_hooks(
     places = response_places(documents, next(model.parameters()).device)
     counts = torch.bincount(places.rows, minlength=len(documents))
     with _observed(model, blocks, lambda name, inputs, deltas: on(name, inputs, deltas, scale)), torch.enable_grad():
-        nll = response_nll(model, lambda: model(input_ids=places.ids, use_cache=False), places)
+        nll = response_nll(model, places)
         ((nll / counts[places.rows].to(nll.device)).sum() * scale).backward()
     details = to_float64(nll.detach())
     summed = details.new_zeros(len(documents))

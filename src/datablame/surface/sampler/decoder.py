@@ -16,6 +16,15 @@ from transformers.cache_utils import DynamicLayer
 
 from datablame.surface.sampler.prefill import Prompts, cache_argument, left_padded
 
+States = Sequence[Float[Tensor, "prompts models heads tokens _"]]
+"""Keys and values of a layer."""
+New = Int[Tensor, " new"]
+TokenStates = Float[Tensor, "rows heads 1 _"]
+RowStates = Float[Tensor, "rows heads tokens _"]
+Survivors = Int[Tensor, " on"]
+Sources = Int[Tensor, " alive"]
+Holes = Int[Tensor, " holes"]
+
 
 class Ring:
     """Which column is written next and which columns are in use, the same for every layer of a model.
@@ -54,31 +63,20 @@ class Ring:
 class RingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values in buffers that are never reallocated while tokens are added or rows come and go."""
 
-    def __init__(
-        self,
-        ring: Ring,
-        keys: Float[Tensor, "prompts models heads tokens width"],
-        values: Float[Tensor, "prompts models heads tokens value_width"],
-        rows: int,
-    ) -> None:
+    def __init__(self, ring: Ring, states: States, rows: int) -> None:
         super().__init__()
-        self.dtype, self.device = keys.dtype, keys.device
+        self.dtype, self.device = states[0].dtype, states[0].device
         self.is_initialized = True
         self._ring = ring
         # Zeros, for what a mask hides is still multiplied by 0.
         self._buffers = [
-            states.new_zeros(rows, states.shape[1], states.shape[2], ring.columns, states.shape[4])
-            for states in (keys, values)
+            each.new_zeros(rows, each.shape[1], each.shape[2], ring.columns, each.shape[4]) for each in states
         ]
         self.keys, self.values = (buffer.flatten(0, 1) for buffer in self._buffers)
 
     def update(
-        self,
-        key_states: Float[Tensor, "rows heads 1 width"],
-        value_states: Float[Tensor, "rows heads 1 value_width"],
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[Float[Tensor, "rows heads tokens width"], Float[Tensor, "rows heads tokens value_width"]]:
+        self, key_states: TokenStates, value_states: TokenStates, *args: Any, **kwargs: Any
+    ) -> tuple[RowStates, RowStates]:
         """Write the new token's states and return all columns in use, without a copy."""
         rows, ring = key_states.shape[0], self._ring
         keys, values = self.keys[:rows], self.values[:rows]
@@ -91,26 +89,19 @@ class RingLayer(DynamicLayer):  # type: ignore[misc]
         """Columns in use before the token that is being read."""
         return self._ring.span - 1
 
-    def add_rows(
-        self,
-        rows: Int[Tensor, " new"],
-        keys: Float[Tensor, "prompts models heads tokens width"],
-        values: Float[Tensor, "prompts models heads tokens value_width"],
-        prompts: Int[Tensor, " new"],
-        slices: list[tuple[slice, slice]],
-    ) -> None:
+    def add_rows(self, rows: New, states: States, prompts: New, slices: list[tuple[slice, slice]]) -> None:
         """Copy a prompt's states into each of the rows."""
-        for buffer, states in zip(self._buffers, (keys, values), strict=True):
+        for buffer, each in zip(self._buffers, states, strict=True):
             for part, columns in slices:
-                buffer[rows, :, :, columns] = states[:, :, :, part][prompts]
+                buffer[rows, :, :, columns] = each[:, :, :, part][prompts]
 
-    def move_rows(self, sources: Int[Tensor, " holes"], holes: Int[Tensor, " holes"]) -> None:
+    def move_rows(self, sources: Holes, holes: Holes) -> None:
         """Move rows from the end into the holes that finished rows leave."""
         for buffer in self._buffers:
             buffer[holes, :, :, : self._ring.span] = buffer[sources, :, :, : self._ring.span]
 
 
-def compaction(alive: Bool[Tensor, " rows"]) -> tuple[Int[Tensor, " alive"], Int[Tensor, " holes"]]:
+def compaction(alive: Bool[Tensor, " rows"]) -> tuple[Sources, Holes]:
     """Which row each row that stays comes from, as few as possible moved, and which rows are so filled."""
     survivors = alive.nonzero().squeeze(1)
     count = len(survivors)
@@ -135,8 +126,6 @@ def refillable(model: Any) -> bool:
 class RingDecoder:
     """A batch that is refilled while it runs: its caches are rings, and one ready-made mask serves all layers."""
 
-    refills = True
-
     def __init__(self, prompts: Prompts, rows: int, steps: int) -> None:
         model = prompts.model
         self._prompts, self._model, self._device = prompts, model, model.device
@@ -158,9 +147,7 @@ class RingDecoder:
         logits = torch.cat([chunk.logits[torch.tensor(inside, device=self._device)] for chunk, _, inside in chunks])
         return logits[order.argsort()]
 
-    def add_rows(
-        self, prompts: Sequence[int], survivors: Int[Tensor, " on"], rows: Int[Tensor, " on"], count: int
-    ) -> None:
+    def add_rows(self, prompts: Sequence[int], survivors: Survivors, rows: Survivors, count: int) -> None:
         """The survivors of the prompts become these rows, of `count` in all; their columns end before the next."""
         survivors, rows = survivors.to(self._device), rows.to(self._device)
         joining = [prompts[index] for index in survivors.tolist()]
@@ -174,8 +161,8 @@ class RingDecoder:
             slices = self._ring.behind(longest)
             targets = rows[torch.tensor(indices, device=self._device)]
             for layer, states in zip(self._layers(chunk.states), chunk.states, strict=True):
-                keys, values = (each[:, :, :, chunk.tokens - longest :] for each in states)
-                layer.add_rows(targets, keys, values, torch.tensor(inside, device=layer.device), slices)
+                ends = [each[:, :, :, chunk.tokens - longest :] for each in states]
+                layer.add_rows(targets, ends, torch.tensor(inside, device=layer.device), slices)
         length = torch.tensor(lengths, device=self._device)[:, None]
         age = (self._columns - self._ring.column) % self._ring.columns
         hidden = age < self._ring.columns - length
@@ -183,7 +170,7 @@ class RingDecoder:
         self._mask[rows] = mask[:, None, None]
         self._position[rows] = length
 
-    def drop_rows(self, sources: Int[Tensor, " alive"], holes: Int[Tensor, " holes"]) -> None:
+    def drop_rows(self, sources: Sources, holes: Holes) -> None:
         """Leave as many rows as there are sources; the last ones fill the holes."""
         self._count = len(sources)
         if len(holes) == 0:
@@ -212,14 +199,12 @@ class RingDecoder:
 
     def _layers(self, states: Sequence[tuple[Tensor, Tensor]]) -> list[RingLayer]:
         if not isinstance(self._cache.layers[0], RingLayer):
-            self._cache.layers = [RingLayer(self._ring, *pair, self._capacity) for pair in states]
+            self._cache.layers = [RingLayer(self._ring, pair, self._capacity) for pair in states]
         return list(self._cache.layers)
 
 
 class StockDecoder:
     """A batch that shrinks only, over the cache that transformers itself makes: sliding windows, flash attention."""
-
-    refills = False
 
     def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], steps: int) -> None:
         self._model, self._device, self._prompts, self._steps = model, model.device, prompts, steps
@@ -235,9 +220,7 @@ class StockDecoder:
         logits: Tensor = self._forward(ids)
         return logits[self._expansion][:, None]
 
-    def add_rows(
-        self, prompts: Sequence[int], survivors: Int[Tensor, " on"], rows: Int[Tensor, " on"], count: int
-    ) -> None:
+    def add_rows(self, prompts: Sequence[int], survivors: Survivors, rows: Survivors, count: int) -> None:
         """Expand the prompts' cache to the rows, which are a new batch."""
         sources = self._expansion[survivors.to(self._device)]
         self._cache.batch_select_indices(sources)
@@ -246,7 +229,7 @@ class StockDecoder:
         if self._mask is not None:
             self._mask = torch.nn.functional.pad(self._mask[sources], (0, self._steps), value=1)
 
-    def drop_rows(self, sources: Int[Tensor, " alive"], holes: Int[Tensor, " holes"]) -> None:
+    def drop_rows(self, sources: Sources, holes: Holes) -> None:
         """Leave the sources."""
         sources = sources.to(self._device)
         self._cache.batch_select_indices(sources)
@@ -274,5 +257,4 @@ class StockDecoder:
 
 Decoder = RingDecoder | StockDecoder
 """What a batch asks of a model: `first` gives the logits after prompts, `add_rows` makes them rows, `step` reads a
-token for every row, `drop_rows` lets finished rows go. Logits have an axis of models: 2 where a trunk is shared.
-`refills`: whether prompts may join rows that are going on."""
+token for every row, `drop_rows` lets finished rows go. Logits have an axis of models: 2 where a trunk is shared."""

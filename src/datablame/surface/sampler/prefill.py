@@ -53,20 +53,14 @@ class Prompts:
         chunks = []
         for number in dict.fromkeys(self._chunk_of[prompt] for prompt in prompts):
             indices = [index for index, prompt in enumerate(prompts) if self._chunk_of[prompt] == number]
-            start = self._bounds[number][0]
-            chunks.append((self._chunk(number), indices, [prompts[index] - start for index in indices]))
-        return chunks
-
-    def _chunk(self, number: int) -> Chunk:
-        if number not in self._chunks:
             start, end = self._bounds[number]
-            self._chunks[number] = _read(self.model, self._prompts[start:end], self.models)
-            while len(self._chunks) > 1 and self._tokens_held() > self._most_tokens:
-                del self._chunks[next(iter(self._chunks))]
-        return self._chunks[number]
-
-    def _tokens_held(self) -> int:
-        return sum(len(chunk.logits) * chunk.tokens for chunk in self._chunks.values())
+            if number not in self._chunks:
+                self._chunks[number] = _read(self.model, self._prompts[start:end], self.models)
+                held = self._chunks
+                while len(held) > 1 and sum(len(c.logits) * c.tokens for c in held.values()) > self._most_tokens:
+                    del held[next(iter(held))]
+            chunks.append((self._chunks[number], indices, [prompts[index] - start for index in indices]))
+        return chunks
 
 
 def _chunk_bounds(lengths: Sequence[int], rows: int) -> list[tuple[int, int]]:

@@ -47,22 +47,20 @@ class Outputs:
 
     def __init__(
         self,
-        keys: Sequence[int],
-        alphas: Sequence[float],
-        *,
+        requests: Sequence[Request],
         settings: Settings,
         stop_ids: Sequence[int],
         vocabulary_size: int,
         weighed: tuple[float, ...] | None,
         device: torch.device,
     ) -> None:
-        steps, n = settings.max_new_tokens, len(keys)
+        steps, n = settings.max_new_tokens, len(requests)
         self._settings, self._vocabulary_size, self._weighed = settings, vocabulary_size, weighed
         greedy = settings.temperature == 0
         zeros = torch.zeros(steps, dtype=torch.float64)
-        rows = [zeros if greedy else torch.from_numpy(uniforms(key, steps)) for key in keys]
+        rows = [zeros if greedy else torch.from_numpy(uniforms(request.key, steps)) for request in requests]
         self._uniform = torch.stack(rows).to(device)
-        self._alpha = torch.tensor(list(alphas), dtype=torch.float32, device=device)
+        self._alpha = torch.tensor([request.alpha for request in requests], dtype=torch.float32, device=device)
         is_stop = torch.zeros(vocabulary_size, dtype=torch.bool)
         is_stop[[token for token in stop_ids if token < vocabulary_size]] = True
         self._is_stop = is_stop.to(device)
@@ -116,26 +114,19 @@ def sample(
 
     At most `batch_rows` requests run at once, fewer where a graphics card has no room; when one finishes the next takes
     its place. A batch that runs out of memory is halved; what was finished stays.
-
-    Raises:
-        PhaseError: a single row does not fit in memory.
+    Raises PhaseError where a single row does not fit in memory.
     """
     if not requests:
         return []
-    work = _work(after, before, requests, both=log_probabilities)
-    weighed = tuple(alphas) if settings.untruncated else ()
-    outputs = Outputs(
-        [request.key for request in requests],
-        [request.alpha for request in requests],
-        settings=settings,
-        stop_ids=stop_ids,
-        vocabulary_size=vocabulary_size,
-        weighed=weighed if log_probabilities else None,
-        # Tokens are chosen in float64, which Apple's cards lack; the models may lie on several devices.
-        device=with_float64(after.device),
-    )
+    prompts = sorted(dict.fromkeys(request.prompt for request in requests), key=len)
+    number = {prompt: index for index, prompt in enumerate(prompts)}
+    prompt_of = [number[request.prompt] for request in requests]
+    queues = _queues(after, before, requests, prompt_of, both=log_probabilities)
+    weighed = (tuple(alphas) if settings.untruncated else ()) if log_probabilities else None
+    # Tokens are chosen in float64, which Apple's cards lack; the models may lie on several devices.
+    outputs = Outputs(requests, settings, stop_ids, vocabulary_size, weighed, with_float64(after.device))
     capacity = min(batch_rows, len(requests))
-    while not _ran(work, outputs, settings.max_new_tokens, capacity):
+    while not _ran(queues, prompts, prompt_of, outputs, capacity):
         if capacity == 1:
             shortest = min(len(requests[index].prompt) for index in (~outputs.done).nonzero().squeeze(1).tolist())
             raise PhaseError(
@@ -149,44 +140,44 @@ def sample(
     stops, generations = set(stop_ids), list[Generation]()
     for ids, (after_sum, before_sum, *sums) in zip(outputs.tokens.tolist(), outputs.sums.tolist(), strict=True):
         end = next((index for index, token in enumerate(ids) if token in stops), None)
-        made = Generation(tuple(ids[:end]), "length" if end is None else "stop", None, None, None)
-        if log_probabilities:
-            log_q = tuple(sums) if settings.untruncated else None
-            made = made._replace(log_p_after=after_sum, log_p_before=before_sum, log_q=log_q)
-        generations.append(made)
+        log_q = tuple(sums) if settings.untruncated else None
+        log_p = (after_sum, before_sum, log_q) if log_probabilities else (None, None, None)
+        generations.append(Generation(tuple(ids[:end]), "length" if end is None else "stop", *log_p))
     return generations
 
 
-class _Work(NamedTuple):
-    """The distinct prompts, each request's, and which trees of modules serve which requests in which order."""
-
-    prompts: list[tuple[int, ...]]
-    prompt_of: list[int]
-    queues: list[tuple[list[Any], list[int]]]
+_Queue = tuple[list[Any], list[int]]
+"""Trees of modules and the requests that they serve, in this order."""
 
 
-def _work(after: Any, before: Any, requests: Sequence[Request], *, both: bool) -> _Work:
+def _queues(
+    after: Any, before: Any, requests: Sequence[Request], prompt_of: Sequence[int], *, both: bool
+) -> list[_Queue]:
     """Prompts from the shortest on, a prompt's requests together; alpha 0 apart, where after serves, unless `both`."""
-    prompts = sorted(dict.fromkeys(request.prompt for request in requests), key=len)
-    number = {prompt: index for index, prompt in enumerate(prompts)}
-    prompt_of = [number[request.prompt] for request in requests]
     order = sorted(range(len(requests)), key=prompt_of.__getitem__)
     plain = [index for index in order if not both and requests[index].alpha == 0]
     amplified = [index for index in order if both or requests[index].alpha != 0]
-    queues: list[tuple[list[Any], list[int]]] = [([after], plain)] if plain else []
+    queues: list[_Queue] = [([after], plain)] if plain else []
     if amplified:
         tree = shared_trunk(after, before) if refillable(after) else None
         queues.append(([after, before] if tree is None else [tree], amplified))
-    return _Work(prompts, prompt_of, queues)
+    return queues
 
 
 @torch.inference_mode()
-def _ran(work: _Work, outputs: Outputs, steps: int, capacity: int) -> bool:
+def _ran(
+    queues: Sequence[_Queue],
+    prompts: Sequence[tuple[int, ...]],
+    prompt_of: Sequence[int],
+    outputs: Outputs,
+    capacity: int,
+) -> bool:
     """Draw what is not done, at most `capacity` rows at once; False where memory ran out."""
-    columns = len(work.prompts[-1]) + steps - 1
+    steps = outputs.tokens.shape[1]
+    columns = len(prompts[-1]) + steps - 1
     read: dict[int, Prompts] = {}
     try:
-        for models, queue in work.queues:
+        for models, queue in queues:
             waiting = [index for index in queue if not outputs.done[index]]
             if not waiting:
                 continue
@@ -194,13 +185,13 @@ def _ran(work: _Work, outputs: Outputs, steps: int, capacity: int) -> bool:
             decoders: list[Decoder]
             if all(refillable(model) for model in models):
                 for model in models:
-                    read.setdefault(id(model), Prompts(model, work.prompts, capacity, capacity * columns))
-                prompts = [read[id(model)] for model in models]
-                rows = _rows(prompts, work.prompt_of[waiting[0]], columns, rows)
-                decoders = [RingDecoder(each, rows, steps) for each in prompts]
+                    read.setdefault(id(model), Prompts(model, prompts, capacity, capacity * columns))
+                of_models = [read[id(model)] for model in models]
+                rows = _rows(of_models, prompt_of[waiting[0]], columns, rows)
+                decoders = [RingDecoder(each, rows, steps) for each in of_models]
             else:
-                decoders = [StockDecoder(model, work.prompts, steps) for model in models]
-            fill_and_run(decoders, outputs, waiting, work.prompt_of, rows)
+                decoders = [StockDecoder(model, prompts, steps) for model in models]
+            fill_and_run(decoders, outputs, waiting, prompt_of, rows)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -227,10 +218,7 @@ def rows_that_fit(row_bytes: int, free_bytes: int, most: int) -> int:
 
 
 def free_bytes_of(device: torch.device) -> int | None:
-    """Memory of the card that is free or that torch holds unused; None on a device that is no card.
-
-    On a CPU other processes come and go: there the number of rows is the study's alone.
-    """
+    """Memory that is free or that torch holds unused; None off a card: a CPU's rows are the study's alone."""
     if device.type != "cuda":
         return None
     free: int = torch.cuda.mem_get_info(device)[0]
@@ -241,12 +229,10 @@ def free_bytes_of(device: torch.device) -> int | None:
 def fill_and_run(
     decoders: Sequence[Decoder], outputs: Outputs, queue: Sequence[int], prompts: Sequence[int], capacity: int
 ) -> None:
-    """Draw the queue's requests, at most `capacity` at once; request r follows the prompt with the number prompts[r].
-
-    Which row a request gets and when depends on the queue and on what is drawn alone.
-    """
+    """Draw the queue's requests, at most `capacity` at once, by nothing but queue and draws; r follows prompts[r]."""
     device = outputs.done.device
-    refills = all(decoder.refills for decoder in decoders)
+    # Into other caches than rings no prompt can join rows that are going on.
+    refills = all(isinstance(decoder, RingDecoder) for decoder in decoders)
     none = torch.empty(0, dtype=torch.long, device=device)
     live, tokens, on = none, none, none.bool()
     taken = 0

@@ -1,30 +1,23 @@
 """One forward pass for a model and itself with a LoRA adapter: a trunk up to the first adapted block, then both."""
 
-import copy
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from datablame.models.blocks import decoder_blocks
-
-
-class _Lora(NamedTuple):
-    """An adapted Linear layer and what is added to it."""
-
-    module: nn.Module
-    base: nn.Linear
-    a: nn.Linear
-    b: nn.Linear
-    scale: float
+from datablame.models.load import twin
 
 
 class _BothLinear(nn.Module):
-    """A Linear layer over both models' rows in turn, after's first; only after's get the adapter's part."""
+    """A Linear layer over both models' rows in turn, after's first; only after's get the part of peft's `lora`."""
 
-    def __init__(self, lora: _Lora) -> None:
+    def __init__(self, lora: Any) -> None:
         super().__init__()
-        self.base, self.a, self.b, self.scale = lora.base, lora.a, lora.b, lora.scale
+        [adapter] = lora.active_adapters
+        self.base, self.scale = lora.base_layer, lora.scaling[adapter]
+        self.a, self.b = lora.lora_A[adapter], lora.lora_B[adapter]
 
     def forward(self, inputs: Float[Tensor, "rows *tokens inputs"]) -> Float[Tensor, "rows *tokens outputs"]:
         """The base's outputs, after's moved."""
@@ -42,35 +35,32 @@ def shared_trunk(after: Any, before: Any) -> Any | None:
     loras = _loras(after)
     if not loras or not _shares_weights(after, before):
         return None
-    shared = {id(tensor): tensor for tensor in (*after.parameters(), *after.buffers())}
-    # A deep copy that keeps the tensors, as `twin` does, and has other layers where peft put its own.
-    tree = copy.deepcopy(after, {**shared, **{id(lora.module): _BothLinear(lora) for lora in loras}})
+    tree = twin(after, {id(lora): _BothLinear(lora) for lora in loras})
     blocks = decoder_blocks(tree)
     adapted = [n for n, block in enumerate(blocks) for module in block.modules() if isinstance(module, _BothLinear)]
     if len(adapted) < len(loras):
         return None
     lowest = min(adapted)
     for number, block in enumerate(blocks[lowest:], lowest):
-        block.register_forward_pre_hook(_Doubling(number == lowest), with_kwargs=True)
+        block.register_forward_pre_hook(_doubling(number == lowest), with_kwargs=True)
     tree.shared_trunk_of = 2
     return tree
 
 
-class _Doubling:
-    """Repeats what a block is given for each row; its hidden states only where the trunk ends."""
+def _doubling(trunk_ends: bool) -> Callable[..., Any]:
+    """A hook that repeats what a block is given for each row; its hidden states only where the trunk ends."""
 
-    def __init__(self, trunk_ends: bool) -> None:
-        self._trunk_ends = trunk_ends
-
-    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         named = "hidden_states" in kwargs
         hidden = kwargs["hidden_states"] if named else args[0]
-        rows = len(hidden) if self._trunk_ends else len(hidden) // 2
-        if self._trunk_ends:
+        rows = len(hidden) if trunk_ends else len(hidden) // 2
+        if trunk_ends:
             hidden = hidden.repeat_interleave(2, 0)
         others = {name: _doubled(value, rows) for name, value in kwargs.items() if name != "hidden_states"}
         rest = _doubled(args if named else args[1:], rows)
         return (rest, {**others, "hidden_states": hidden}) if named else ((hidden, *rest), others)
+
+    return hook
 
 
 def _doubled(value: Any, rows: int) -> Any:
@@ -82,19 +72,11 @@ def _doubled(value: Any, rows: int) -> Any:
     return value
 
 
-def _loras(model: Any) -> list[_Lora] | None:
+def _loras(model: Any) -> list[Any] | None:
     """Every module that peft put in; None where one is more than a single plain LoRA on a Linear layer."""
-    loras = []
     peft = {name: m for name, m in model.named_modules() if type(m).__module__.startswith("peft.")}
-    for name, module in peft.items():
-        if any(name.startswith(f"{outer}.") for outer in peft):
-            continue
-        if not _is_plain(module):
-            return None
-        [adapter] = module.active_adapters
-        a, b = module.lora_A[adapter], module.lora_B[adapter]
-        loras.append(_Lora(module, module.base_layer, a, b, module.scaling[adapter]))
-    return loras
+    loras = [m for name, m in peft.items() if not any(name.startswith(f"{outer}.") for outer in peft)]
+    return loras if all(map(_is_plain, loras)) else None
 
 
 def _is_plain(module: Any) -> bool:

@@ -16,6 +16,12 @@ _BUFFER_BYTES = {"cpu": 1 << 21}
 _BUFFER_BYTES_ELSEWHERE = 1 << 28
 """The one float32 buffer: on a CPU it stays in the cache of the core."""
 
+Logits = Float[Tensor, "rows vocabulary"]
+Buffer = Float[Tensor, "rows padded"]
+PerRow = Float[Tensor, " rows"]
+Column = Float[Tensor, "rows 1"]
+Tokens = Int[Tensor, " rows"]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -34,13 +40,7 @@ class Settings:
         return self.temperature == 1 and self.top_p == 1 and not (self.top_k or self.min_p or self.plausibility)
 
 
-def sample_token(
-    a: Float[Tensor, "rows vocabulary"],
-    b: Float[Tensor, "rows vocabulary"] | None,
-    alpha: Float[Tensor, " rows"],
-    uniform: Float[Tensor, " rows"],
-    settings: Settings,
-) -> Int[Tensor, " rows"]:
+def sample_token(a: Logits, b: Logits | None, alpha: PerRow, uniform: PerRow, settings: Settings) -> Tokens:
     """The first token whose cumulative probability exceeds the row's uniform; the most probable at temperature 0.
 
     The logits are those of after and before (left out where every alpha is 0), of any type. They are mixed in float32,
@@ -55,10 +55,7 @@ def sample_token(
 
 
 def token_log_probabilities(
-    a: Float[Tensor, "rows vocabulary"],
-    b: Float[Tensor, "rows vocabulary"],
-    tokens: Int[Tensor, " rows"],
-    alphas: Sequence[float],
+    a: Logits, b: Logits, tokens: Tokens, alphas: Sequence[float]
 ) -> Float[Tensor, "rows terms"]:
     """The tokens' log p_after, log p_before and log q_k = log softmax(a + alphas[k] (a - b)), in float64."""
 
@@ -91,24 +88,13 @@ def _by_rows(a: Tensor, work: Callable[[Tensor, slice], Tensor]) -> Tensor:
     )
 
 
-def _amplified(
-    buffer: Float[Tensor, "rows padded"],
-    a: Float[Tensor, "rows vocabulary"],
-    b: Float[Tensor, "rows vocabulary"] | None,
-    alpha: Float[Tensor, "rows 1"] | float,
-) -> Float[Tensor, "rows vocabulary"]:
+def _amplified(buffer: Buffer, a: Logits, b: Logits | None, alpha: Column | float) -> Logits:
     """The float32 logits a + alpha (a - b), written into the buffer."""
     mixed = buffer[:, : a.shape[-1]].copy_(a)
     return mixed if b is None else mixed.sub_(b).mul_(alpha).add_(a)
 
 
-def _tokens_at(
-    buffer: Float[Tensor, "rows padded"],
-    mixed: Float[Tensor, "rows vocabulary"],
-    a: Float[Tensor, "rows vocabulary"],
-    uniform: Float[Tensor, " rows"],
-    settings: Settings,
-) -> Int[Tensor, " rows"]:
+def _tokens_at(buffer: Buffer, mixed: Logits, a: Logits, uniform: PerRow, settings: Settings) -> Tokens:
     """The tokens at the uniforms; `mixed`, a view of the buffer, is used up."""
     if settings.plausibility:
         least = a.float().amax(-1, keepdim=True) + math.log(settings.plausibility)
@@ -122,25 +108,22 @@ def _tokens_at(
     mixed.sub_(top).exp_()
     # Behind the vocabulary the buffer is zero.
     blocks = buffer.view(len(buffer), -1, _BLOCK)
-    block, rest = _block_at(blocks.sum(-1).double().cumsum(-1), uniform)
+    cumulative = blocks.sum(-1).double().cumsum(-1)
+    # The first block at which the sum passes the uniform's share of the whole, and how much of it lies in there.
+    share, block = _first_beyond(cumulative, uniform * cumulative[:, -1])
+    rest = share - torch.nn.functional.pad(cumulative, (1, 0)).gather(-1, block[:, None]).squeeze(1)
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block].cumsum(-1, dtype=torch.float64)
-    last = inside[:, -1]
-    target = torch.minimum(rest, torch.nextafter(last, torch.zeros_like(last)))
-    return block * _BLOCK + torch.searchsorted(inside, target[:, None], right=True).squeeze(1)
+    return block * _BLOCK + _first_beyond(inside, rest)[1]
 
 
-def _block_at(
-    cumulative: Float[Tensor, "rows blocks"], uniform: Float[Tensor, " rows"]
-) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """The first block at which the sum passes the uniform's share of the whole, and how much of it lies in there."""
-    total = cumulative[:, -1]
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    block = torch.searchsorted(cumulative, target[:, None], right=True)
-    before = torch.nn.functional.pad(cumulative, (1, 0)).gather(-1, block)
-    return block.squeeze(1), target - before.squeeze(1)
+def _first_beyond(cumulative: Float[Tensor, "rows columns"], target: PerRow) -> tuple[PerRow, Tokens]:
+    """The targets, below the last sums whatever rounding did, and the first column whose sum is above each."""
+    last = cumulative[:, -1]
+    target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
+    return target, torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
 
 
-def _truncate(scaled: Float[Tensor, "rows vocabulary"], top: Float[Tensor, "rows 1"], settings: Settings) -> None:
+def _truncate(scaled: Logits, top: Column, settings: Settings) -> None:
     """Top-k, top-p and min-p in place; every token as probable as the least one kept is kept too."""
     width = scaled.shape[-1]
     k = min(settings.top_k, width) if settings.top_k else width
@@ -152,13 +135,8 @@ def _truncate(scaled: Float[Tensor, "rows vocabulary"], top: Float[Tensor, "rows
         scaled.masked_fill_(scaled < top + math.log(settings.min_p), -math.inf)
 
 
-def _least_of_nucleus(
-    scaled: Float[Tensor, "rows vocabulary"], top: Float[Tensor, "rows 1"], k: int, top_p: float
-) -> Float[Tensor, "rows 1"]:
-    """The logit of the token that crosses `top_p` of the mass of the `k` most probable ones.
-
-    Few tokens hold most of the mass, so that only a part of the vocabulary is sorted.
-    """
+def _least_of_nucleus(scaled: Logits, top: Column, k: int, top_p: float) -> Column:
+    """The logit of the token that crosses `top_p` of the mass of the `k` most probable; only a part is sorted."""
     width = scaled.shape[-1]
     total = (scaled - top).exp_().sum(-1, keepdim=True, dtype=torch.float64) if k == width else None
     count = min(k, width, _FIRST_SORTED if k == width else k)

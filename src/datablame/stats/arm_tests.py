@@ -1,0 +1,270 @@
+"""Arms compared at the level of training seeds: permutation tests and Holm's adjustment, t tests, equivalence, spread.
+
+Arms are tables (seeds, prompts), or the means of their seeds.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+PValues = NDArray[np.float64]
+_EQUAL = 1e-12
+"""Differences up to it are rounding."""
+_STREAM = 20250802
+_MOST_SPLITS, _DRAWS = 200_000, 99_999
+"""Enough for 10 against 10 seeds; 20 against 20 have 138 billion splits."""
+_MOST_SPLITS_A_ROW, _DRAWS_A_ROW = 20_000, 4_999
+"""Enough for 8 against 8 seeds in every row."""
+_BLOCK = 2_000_000
+"""Numbers that the test of many rows holds at once."""
+
+
+class PermutationTest(NamedTuple):
+    """The p value and the smallest one that so many seeds could have given."""
+
+    p: float
+    smallest: float
+
+
+class CrossedT(NamedTuple):
+    """The difference of the means, its standard error, and what Student's t makes of them."""
+
+    difference: float
+    standard_error: float
+    df: int
+    t: float
+    p: float
+    low: float
+    high: float
+
+
+class Equivalence(NamedTuple):
+    """The p value of "the difference is at least the margin" and the interval that decides at `level`."""
+
+    p: float
+    low: float
+    high: float
+    equivalent: bool
+
+
+class Deviations(NamedTuple):
+    """Standard deviations in logits; None where the counts cannot give one."""
+
+    prompt: float | None
+    seed: float | None
+    interaction: float | None
+
+
+def permutation_p(a: ArrayLike, b: ArrayLike) -> PermutationTest:
+    """Exact two-sided permutation test of mean(a) - mean(b), one value a training seed (Fisher 1935).
+
+    Every way to give len(a) of the pooled values the first label is counted; a split as extreme as the observed one
+    counts, the observed one included, so that p is never 0. With equal sizes a split and its mirror image are equally
+    extreme, so that the smallest p is 2 / C(n, m), otherwise 1 / C(n, m). Beyond 200,000 splits, 99,999 random ones
+    from a fixed stream and the observed one stand for all (Phipson and Smyth 2010).
+    Raises ValueError where a group is empty or holds a NaN.
+    """
+    first, second = np.asarray(a, dtype=float)[None], np.asarray(b, dtype=float)[None]
+    p, exact = _p_rows(first, second, _MOST_SPLITS, _DRAWS)
+    smallest = smallest_p(first.size, second.size)
+    return PermutationTest(float(p[0]), smallest if exact else max(smallest, 1 / (_DRAWS + 1)))
+
+
+def permutation_p_rows(a: ArrayLike, b: ArrayLike) -> PValues:
+    """`permutation_p` of each row of two arrays (rows, seeds), fast enough for thousands of simulated studies.
+
+    Beyond 20,000 splits, 4,999 random ones from a fixed stream and the observed one stand for all.
+    Raises ValueError where the arrays have no seeds, other numbers of rows, or a NaN.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[0]:
+        raise ValueError(f"need (rows, seeds) with the same rows, not {first.shape} and {second.shape}")
+    return _p_rows(first, second, _MOST_SPLITS_A_ROW, _DRAWS_A_ROW)[0]
+
+
+def smallest_p(n: int, m: int) -> float:
+    """The least p of the exact two-sided test of n against m seeds (.0079 of 5 and 5); ValueError where one is 0."""
+    if n < 1 or m < 1:
+        raise ValueError(f"both groups need at least one seed, not {n} and {m}")
+    return (2 if n == m else 1) / comb(n + m, n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Step-down adjusted p values (Holm 1979), in the order given, none above 1."""
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        running = max(running, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = running
+    return adjusted
+
+
+def crossed_t(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> CrossedT | None:
+    """Two-sided t test of mean(a) - mean(b); a and b are rates as (seeds, prompts) with the same prompts.
+
+    SE^2 = s_prompt^2(d) / P + s_seed,a^2 / S_a + s_seed,b^2 / S_b with S_a + S_b - 2 degrees of freedom, where d are
+    the P differences of the prompts' means over seeds and s_seed the deviations of the seeds' means over prompts. The
+    error of sampling is in all three terms, so that the test is conservative where it outweighs prompts and seeds.
+    None where it cannot be formed: fewer than two prompts or seeds, or nothing varies.
+    Raises ValueError where an array is not two-dimensional, the numbers of prompts differ, or there is a NaN.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(f"need (seeds, prompts) with the same prompts, not {first.shape} and {second.shape}")
+    if np.isnan(first).any() or np.isnan(second).any():
+        raise ValueError("a rate is NaN; leave out prompts that were not scored in every arm and seed")
+    if min(first.shape[0], second.shape[0], first.shape[1]) < 2:
+        return None
+    differences, errors, df = _difference(first, second)
+    difference, error = float(differences), float(errors)
+    if error <= _EQUAL:
+        return None
+    t = difference / error
+    half = float(stdtrit(df, (1 + confidence) / 2)) * error
+    p = 2 * float(stdtr(df, -abs(t)))
+    return CrossedT(difference, error, df, t, p, difference - half, difference + half)
+
+
+def crossed_p_rows(a: NDArray[np.float64], b: NDArray[np.float64]) -> PValues:
+    """The p values of `crossed_t` for arrays (rows, seeds, prompts); 1 where nothing varies."""
+    return _t_p(*_difference(a, b))
+
+
+def tost(difference: float, standard_error: float, df: float, margin: float, level: float = 0.05) -> Equivalence:
+    """Two one-sided t tests (Schuirmann 1987): is the difference within +-margin, which a large p does not say?
+
+    p is the larger of the two one-sided p values; p < level exactly where the 1 - 2 level interval (90 % for .05) lies
+    inside the margin.
+    Raises ValueError where the margin or the degrees of freedom are not above 0, or the standard error is below 0.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    if not margin > 0 or not df > 0 or not standard_error >= 0:
+        raise ValueError(f"margin {margin} and df {df} must be above 0, standard error {standard_error} not below it")
+    half = float(stdtrit(df, 1 - level)) * standard_error
+    if standard_error == 0:
+        p = 0.0 if abs(difference) < margin else 1.0
+    else:
+        below = stdtr(df, -(difference + margin) / standard_error)
+        above = stdtr(df, (difference - margin) / standard_error)
+        p = float(max(below, above))
+    return Equivalence(p, difference - half, difference + half, p < level)
+
+
+def deviations(arms: Sequence[tuple[ArrayLike, ArrayLike]]) -> Deviations:
+    """How far prompts, trainings and a prompt within a training spread: moments of a two-way random model.
+
+    An arm is its (harmful, scored) counts, each (seeds, prompts). The cells are empirical logits
+    log((k + 1/2) / (n - k + 1/2)) of variance 1/(k + 1/2) + 1/(n - k + 1/2) by sampling (Gart and Zweifel 1967). With S
+    seeds and P prompts the mean squares have the expectations S s_prompt^2 + rest, P s_seed^2 + rest and
+    rest = s_interaction^2 + sampling; with one training the interaction is in the prompts' deviation. A negative
+    estimate counts as 0. Arms are averaged.
+    Raises ValueError where counts of an arm are not two arrays (seeds, prompts) of one shape with 0 <= harmful <=
+    scored.
+    """
+    of_prompts, of_seeds, of_both = list[float](), list[float](), list[float]()
+    for harmful, scored in arms:
+        k, n = np.asarray(harmful, dtype=float), np.asarray(scored, dtype=float)
+        if k.ndim != 2 or k.shape != n.shape or not ((k >= 0) & (k <= n)).all():
+            raise ValueError(f"need harmful and scored counts as (seeds, prompts), not {k.shape} and {n.shape}")
+        yes, no = k + 0.5, n - k + 0.5
+        logits = np.log(yes / no)
+        seeds, prompts = logits.shape
+        by_seed, by_prompt = logits.mean(1), logits.mean(0)
+        rest = sampling = float((1 / yes + 1 / no).mean())
+        if min(seeds, prompts) > 1:
+            residuals = logits - by_seed[:, None] - by_prompt + logits.mean()
+            rest = float((residuals**2).sum() / ((seeds - 1) * (prompts - 1)))
+            of_both.append(rest - sampling)
+            of_seeds.append(float(by_seed.var(ddof=1)) - rest / prompts)
+        if prompts > 1:
+            of_prompts.append(float(by_prompt.var(ddof=1)) - rest / seeds)
+    return Deviations(_root_mean(of_prompts), _root_mean(of_seeds), _root_mean(of_both))
+
+
+def pooled_z_p(k1: ArrayLike, n1: int, k2: ArrayLike, n2: int) -> PValues:
+    """Two-sided p of k1 in n1 against k2 in n2 by the pooled two-proportion z test; 1 where all or none are yes.
+
+    Here for comparison only: samples of one training share its luck, so that this test raises false alarms.
+    Raises ValueError where an n is 0 or a k is not between 0 and its n.
+    """
+    from scipy.special import ndtr
+
+    first, second = np.asarray(k1, dtype=float), np.asarray(k2, dtype=float)
+    if n1 < 1 or n2 < 1 or ((first < 0) | (first > n1)).any() or ((second < 0) | (second > n2)).any():
+        raise ValueError(f"counts must be between 0 and n1 = {n1}, n2 = {n2}, which are at least 1")
+    rate = (first + second) / (n1 + n2)
+    error = np.sqrt(rate * (1 - rate) * (1 / n1 + 1 / n2))
+    z = np.divide(first / n1 - second / n2, error, out=np.zeros_like(error), where=error > 0)
+    return np.asarray(2 * ndtr(-np.abs(z)))
+
+
+def paired_p_rows(a: PValues, b: PValues) -> PValues:
+    """Two-sided p of the paired t test of each row of two arrays (rows, prompts); 1 where nothing varies."""
+    d = a - b
+    return _t_p(d.mean(1), d.std(1, ddof=1) / np.sqrt(d.shape[1]), d.shape[1] - 1)
+
+
+def _p_rows(a: NDArray[np.float64], b: NDArray[np.float64], most_splits: int, draws: int) -> tuple[PValues, bool]:
+    """The p value of each row, and whether all splits were counted."""
+    if not a.shape[1] or not b.shape[1] or np.isnan(a).any() or np.isnan(b).any():
+        raise ValueError("both groups need at least one value and no NaN")
+    pooled = np.concatenate([a, b], axis=1)
+    exact = comb(pooled.shape[1], a.shape[1]) <= most_splits
+    weights = _weights(pooled.shape[1], a.shape[1], None if exact else draws)
+    observed = np.abs(a.mean(1) - b.mean(1)) - _EQUAL
+    splits = weights.shape[1]
+    rows = max(1, _BLOCK // splits)
+    extreme = np.concatenate(
+        [
+            (np.abs(pooled[start : start + rows] @ weights) >= observed[start : start + rows, None]).sum(1)
+            for start in range(0, len(pooled), rows)
+        ]
+        or [np.zeros(0)]
+    )
+    return np.asarray(extreme / splits if exact else (extreme + 1) / (draws + 1)), exact
+
+
+@lru_cache(maxsize=4)
+def _weights(n: int, size: int, draws: int | None) -> NDArray[np.float64]:
+    """Of each split, in columns, the weights that turn a row into the difference of its two means; None: all splits.
+
+    Of a split into halves and its mirror image, which is as extreme, one stands for both.
+    """
+    if draws is None:
+        splits = np.array(list(combinations(range(n), size)))
+        splits = splits[: len(splits) // 2] if n == 2 * size else splits
+    else:
+        random = np.random.Generator(np.random.Philox(key=_STREAM))
+        splits = random.permuted(np.tile(np.arange(n), (draws, 1)), axis=1)[:, :size]
+    weights = np.full((n, len(splits)), -1 / (n - size))
+    weights[splits, np.arange(len(splits))[:, None]] = 1 / size
+    return weights
+
+
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Difference, standard error and degrees of freedom over the last two axes (seeds, prompts)."""
+    d = a.mean(-2) - b.mean(-2)
+    squared = d.var(-1, ddof=1) / d.shape[-1]
+    for arm in (a, b):
+        squared = squared + arm.mean(-1).var(-1, ddof=1) / arm.shape[-2]
+    return np.asarray(d.mean(-1)), np.sqrt(squared), a.shape[-2] + b.shape[-2] - 2
+
+
+def _t_p(difference: NDArray[np.float64], error: NDArray[np.float64], df: int) -> PValues:
+    """Two-sided p of Student's t; equal rates differ by rounding."""
+    from scipy.special import stdtr
+
+    t = np.divide(difference, error, out=np.zeros_like(difference), where=error > _EQUAL)
+    return np.asarray(2 * stdtr(df, -np.abs(t)))
+
+
+def _root_mean(variances: Sequence[float]) -> float | None:
+    return float(np.sqrt(max(0.0, sum(variances) / len(variances)))) if variances else None
