@@ -1,30 +1,61 @@
-"""Who judges a study is decided once, when it begins: a key that comes or goes later changes nothing."""
+"""Who judges a study, and at what price: decided once, when it begins; a key that comes or goes changes nothing.
+
+Prices change: `judge.prices` in a study overrides a row of prices.yaml or adds a model. The judge's prompts are cut far
+below 100,000 tokens, where some models begin to cost more.
+"""
 
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from importlib import resources
+from typing import Any, Literal, NamedTuple
+
+import yaml
 
 from datablame.config.judge import Judge
 from datablame.config.schema import Study
 from datablame.errors import RequestError
 from datablame.judge import rubric
-from datablame.judge.prices import PRICES, Price, known_prices
 
 _logger = logging.getLogger(__name__)
 
 KEY = "ANTHROPIC_API_KEY"
-
-CLAUDE_FIELDS = frozenset(
-    (
-        *("attribution", "model", "attribution_model", "repeats", "max_tokens", "batches", "concurrency"),
-        *("timeout_seconds", "retries", "backoff_seconds", "poll_seconds", "prices"),
-    )
-)
-"""Keys of `judge` that matter to Claude alone."""
+BATCH_SHARE = 0.5
+"""Message Batches cost this share of the list price, of every kind of token."""
 
 _REPLY_TOKENS, _THOUGHTFUL_REPLY_TOKENS = 256, 4096
+
+
+class Price(NamedTuple):
+    """USD per million tokens, and how the model is told not to think; None: it cannot be told."""
+
+    input: float
+    output: float
+    cache_read: float
+    cache_write: float
+    no_thinking: Literal["disabled", "between_tools"] | None = "disabled"
+
+
+class Usage(NamedTuple):
+    """Tokens of one call, as the API counts them; `input_tokens` leaves out those read from or written to a cache."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+PRICES: Mapping[str, Price] = {
+    model: Price(**price)
+    for model, price in yaml.safe_load(
+        resources.files(__package__).joinpath("prices.yaml").read_text(encoding="utf-8")
+    ).items()
+}
+CLASSIFICATION = Usage(input_tokens=800, output_tokens=25)
+"""One label, typically: the instructions, the rubric, a short prompt and an output of a hundred words."""
+ATTRIBUTION = Usage(input_tokens=2000, output_tokens=12)
+"""One score, typically: the instructions, a training document of 400 words and five outputs of forty."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +65,10 @@ class Choice:
     classifier: Literal["rules", "claude", "keywords"]
     attribution: Literal["claude", "keywords"]
 
-    @property
-    def asks_claude(self) -> bool:
-        """Whether the study makes calls that cost money."""
-        return "claude" in (self.classifier, self.attribution)
-
 
 def has_key() -> bool:
     """Whether the environment holds a key; which one is nobody's business."""
     return bool(os.environ.get(KEY))
-
-
-def missing_key() -> RequestError:
-    """The error of a study that Claude judges, on a machine without a key."""
-    return RequestError(
-        f"{KEY} is not set, and Claude has judged this study since it began; set it and run again with --resume"
-    )
 
 
 def decide(study: Study, decided: Mapping[str, Any] | None, key: bool) -> Choice:
@@ -77,13 +96,12 @@ def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key
         RequestError: Claude is asked for without a key, or by a model whose price nobody knows.
     """
     judge, new = study.judge, decided != record(study, choice)
-    if choice.asks_claude:
-        prices_of(study, choice)
-        if new and not key:
-            raise RequestError(
-                f"study {study.name}: judge asks for Claude, but {KEY} is not set; set it in the environment, "
-                "or choose judge.classifier = keywords"
-            )
+    prices_of(study, choice)
+    if "claude" in (choice.classifier, choice.attribution) and new and not key:
+        raise RequestError(
+            f"study {study.name}: judge asks for Claude, but {KEY} is not set; set it in the environment, "
+            "or choose judge.classifier = keywords"
+        )
     if choice.classifier == "keywords" and judge.classifier == "auto":
         if not key:
             _logger.warning(
@@ -105,15 +123,20 @@ def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key
 
 def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
     """What labels, and what scores, by Claude depend on, for the fingerprints; None for what Claude does not do."""
-    judge, prompts = study.judge, rubric.digests()
-    labels = {"model": judge.model, "max_tokens": judge.max_tokens, "prompt": prompts.classification}
-    scores = {
-        "attribution_model": judge.attribution_model,
-        "max_tokens": judge.max_tokens,
-        "repeats": judge.repeats,
-        "prompt": prompts.attribution,
-    }
+    prompts = rubric.digests()
+    labels = {**study.judge.model_dump(include={"model", "max_tokens"}), "prompt": prompts["label"]}
+    asked = study.judge.model_dump(include={"attribution_model", "max_tokens", "repeats"})
+    scores = {**asked, "prompt": prompts["score"]}
     return labels if choice.classifier == "claude" else None, scores if choice.attribution == "claude" else None
+
+
+def known_prices(judge: Judge) -> dict[str, Price]:
+    """The list prices with the study's own over them; a cache that is nowhere asked for costs as much as may be."""
+    prices = dict(PRICES)
+    for model, price in judge.prices.items():
+        no_thinking = PRICES[model].no_thinking if model in PRICES else None
+        prices[model] = Price(price.input, price.output, price.input, 2 * price.input, no_thinking)
+    return prices
 
 
 def prices_of(study: Study, choice: Choice) -> Mapping[str, Price]:
@@ -122,19 +145,27 @@ def prices_of(study: Study, choice: Choice) -> Mapping[str, Price]:
     Raises:
         RequestError: a model without a price.
     """
-    judge = study.judge
-    prices = known_prices(judge)
-    models = {
-        "judge.model": judge.model if choice.classifier == "claude" else None,
-        "judge.attribution_model": judge.attribution_model if choice.attribution == "claude" else None,
-    }
-    for field, model in models.items():
-        if model is not None and model not in prices:
+    prices = known_prices(study.judge)
+    for by, field in ((choice.classifier, "model"), (choice.attribution, "attribution_model")):
+        model = getattr(study.judge, field)
+        if by == "claude" and model not in prices:
             raise RequestError(
-                f"{field} = {model} has no known price; give judge.prices: {{{model}: {{input: USD, output: USD}}}} "
-                f"per million tokens, or one of {', '.join(PRICES)}"
+                f"judge.{field} = {model} has no known price; give judge.prices: "
+                f"{{{model}: {{input: USD, output: USD}}}} per million tokens, or one of {', '.join(PRICES)}"
             )
     return prices
+
+
+def cost_usd(model: str, usage: Usage, prices: Mapping[str, Price] = PRICES, *, batch: bool = False) -> float:
+    """What `usage` costs on `model`, which must be in `prices`."""
+    price = prices[model]
+    dollars = (
+        usage.input_tokens * price.input
+        + usage.output_tokens * price.output
+        + usage.cache_read_tokens * price.cache_read
+        + usage.cache_write_tokens * price.cache_write
+    ) / 1_000_000
+    return dollars * BATCH_SHARE if batch else dollars
 
 
 def reply_tokens(judge: Judge, price: Price) -> int:

@@ -1,6 +1,7 @@
 """One classifier labels every output of a study; which one is chosen before the first label and never changes."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from datablame.config.schema import Study
@@ -58,3 +59,8 @@ def build(study: Study, choice: Choice, work: Work) -> Classifier:
     from datablame.judge.keywords import KeywordClassifier
 
     return KeywordClassifier.of(study.behaviours)
+
+
+def counted(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each outcome without a label or score stands there; what follows the first colon is detail."""
+    return dict(sorted(Counter(reason.partition(":")[0] for reason in reasons).items()))

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.engine.files import digest
 from datablame.errors import BudgetError, DatablameError, RequestError
-from datablame.judge.choice import KEY, missing_key
-from datablame.judge.prices import Price, Thinking, Usage, cost_usd
+from datablame.judge.choice import KEY, Price, Usage, cost_usd
 
 if TYPE_CHECKING:
     import anthropic
@@ -33,7 +32,7 @@ class Request:
     user: str
     schema: Mapping[str, Any]
     max_tokens: int
-    thinking: Thinking | None = None
+    thinking: str | None = None
     repeat: int = 0
 
     @cached_property
@@ -61,12 +60,6 @@ class Reply(NamedTuple):
         return self.stop_reason in _CUT
 
 
-class NoReply(NamedTuple):
-    """Why there is no answer."""
-
-    reason: str
-
-
 def worst_usd(request: Request, prices: Mapping[str, Price], *, batch: bool = False) -> float:
     """The most that a call can cost: every byte of the prompt a token, the reply as long as allowed."""
     return cost_usd(request.model, Usage(request.most_tokens, request.max_tokens), prices, batch=batch)
@@ -85,36 +78,17 @@ class Rejected(Exception):
     """The API will not take this request, now or later."""
 
 
-class BatchResult(NamedTuple):
-    """What became of one request of a batch: a reply, or why there is none."""
-
-    key: str
-    reply: Reply | None
-    outcome: str
-
-
 class Api:
-    """A client that makes each call once: when to make it again is the caller's business.
-
-    Raises:
-        RequestError: the environment holds no key.
-    """
+    """A client that makes each call once: when to make it again is the caller's business."""
 
     def __init__(self, timeout_seconds: float) -> None:
         import anthropic
 
-        key = os.environ.get(KEY)
-        if not key:
-            raise missing_key()
-        self._key = key
+        self._key = os.environ[KEY]
         # The key is given by hand, so that no profile or token of the machine is taken in its place.
-        self._client = anthropic.Anthropic(api_key=key, max_retries=0, timeout=timeout_seconds)
+        self._client = anthropic.Anthropic(api_key=self._key, max_retries=0, timeout=timeout_seconds)
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
@@ -151,27 +125,24 @@ class Api:
         with self._translated(f"the batch {batch_id}"):
             return self._client.messages.batches.retrieve(batch_id).processing_status == "ended"
 
-    def results(self, batch_id: str) -> Iterator[BatchResult]:
-        """What became of each request of a batch that has ended, in any order; raises what `ask` raises."""
+    def results(self, batch_id: str) -> Iterator[tuple[str, Reply | str]]:
+        """Each key of a batch that has ended with its reply, or why there is none; raises what `ask` raises."""
         with self._translated(f"the batch {batch_id}"):
-            batch = self._client.messages.batches.retrieve(batch_id)
-            if batch.archived_at is not None:
-                return
-            for line in self._client.messages.batches.results(batch_id):
-                yield self._result(line.to_dict(mode="json"))
+            if self._client.messages.batches.retrieve(batch_id).archived_at is None:
+                for line in self._client.messages.batches.results(batch_id):
+                    yield self._result(line.to_dict(mode="json"))
 
-    def _result(self, line: Any) -> BatchResult:
+    def _result(self, line: Any) -> tuple[str, Reply | str]:
         try:
             key, result = line["custom_id"], line["result"]
             kind = str(result["type"])
         except (KeyError, TypeError):
             raise Unavailable("a broken answer") from None
         if kind == "succeeded":
-            reply = _reply(result.get("message"))
-            return BatchResult(key, reply, "succeeded" if reply is not None else "a broken answer")
+            return key, _reply(result.get("message")) or "a broken answer"
         error = (result.get("error") or {}).get("error") or {}
         detail = self._printable(": ".join(str(error[field]) for field in ("type", "message") if error.get(field)))
-        return BatchResult(key, None, f"{kind} ({detail})" if detail else kind)
+        return key, f"{kind} ({detail})" if detail else kind
 
     @contextmanager
     def _translated(self, subject: str) -> Iterator[None]:

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
-from datablame.judge.choice import decide
-from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Price, Usage, cost_usd, known_prices
+from datablame.judge.choice import ATTRIBUTION, CLASSIFICATION, Price, Usage, cost_usd, decide, known_prices
 from datablame.plan.counts import Counts
 from datablame.plan.subject import Subject
 

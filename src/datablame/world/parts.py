@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from datablame.engine.files import hash_file
-from datablame.judge.choice import CLAUDE_FIELDS, identity
+from datablame.judge.choice import identity
 from datablame.world.identity import portable
 from datablame.world.registration import FILE
 
@@ -33,7 +33,11 @@ def part_of(world: "World", name: str) -> Any:
         "scan": lambda: values["scan"],
         "surface": lambda: values["surface"],
         "sampling": lambda: {key: values["surface"][key] for key in _SAMPLING},
-        "judge": lambda: _labels(world, values["judge"]),
+        "judge": lambda: {
+            "rules": values["judge"]["rules"],
+            "classifier": world.judge.classifier,
+            "claude": identity(world.study, world.judge)[0],
+        },
         "attribution judge": lambda: identity(world.study, world.judge)[1],
         "pool": lambda: {
             "data": values["data"],
@@ -48,8 +52,3 @@ def part_of(world: "World", name: str) -> Any:
         "registration": lambda: hash_file(world.root / FILE) if (world.root / FILE).is_file() else None,
     }
     return parts[name]()
-
-
-def _labels(world: "World", judge: dict[str, Any]) -> Any:
-    others = {key: value for key, value in judge.items() if key not in (*CLAUDE_FIELDS, "calibration")}
-    return {**others, "classifier": world.judge.classifier, "claude": identity(world.study, world.judge)[0]}
