@@ -12,7 +12,7 @@ from tests.attribute.test_per_example import built, olmo2
 from tests.attribute.test_preference_pairs import mixed
 from tests.attribute.test_run import Killed, bytes_of, flags_of, scores_of
 
-from datablame.attribute.kernels.hidden import mean_hidden
+from datablame.attribute.kernels.hooks import mean_hidden
 from datablame.attribute.methods.activation_diff import ResponseActivations
 from datablame.attribute.queries import choose_queries, harmless_outputs
 from datablame.engine.execute import Execution

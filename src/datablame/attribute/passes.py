@@ -81,7 +81,7 @@ def query_item(queries: Queries, differentiated: bool, both_ends: bool, state: W
     """
     import torch
 
-    from datablame.attribute.kernels.hidden import mean_hidden
+    from datablame.attribute.kernels.hooks import mean_hidden
     from datablame.attribute.kernels.per_example import directions
     from datablame.models.load import load_model
 
@@ -113,7 +113,7 @@ def gradient_item(with_states: list[int], key: str, rows: list[int], state: Work
 
 def state_item(key: str, rows: list[int], state: WorkerState) -> None:
     """Mean hidden states alone."""
-    from datablame.attribute.kernels.hidden import mean_hidden
+    from datablame.attribute.kernels.hooks import mean_hidden
 
     model, _, layer = _checkpoint(state)
     batch_tokens = state.world.study.attribute.batch_tokens

@@ -58,7 +58,7 @@ def _shard_item(key: str, rows: list[int], state: WorkerState) -> None:
 
 
 def _save(state: WorkerState, key: str, texts: "Sequence[Encoded | Preference]") -> None:
-    from datablame.attribute.kernels.hidden import mean_hidden
+    from datablame.attribute.kernels.hooks import mean_hidden
     from datablame.models.blocks import decoder_blocks
 
     settings = state.world.study.attribute
