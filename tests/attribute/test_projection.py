@@ -18,7 +18,7 @@ from datablame.attribute.kernels.projection import (
     projection_of,
     weights_digest,
 )
-from datablame.attribute.passes import evenly_spaced, read_or_made
+from datablame.attribute.methods.gradients import evenly_spaced, read_or_made
 from datablame.models.chat import Encoded
 
 QUERIES = [documents(3, seed=1), documents(2, seed=2)]

@@ -56,18 +56,19 @@ def _agreement(a: Ranking, b: Ranking, clusters: NDArray[np.int64], k: int) -> d
     k = min(k, n)
     aligned = second.scores[np.argsort(second.order)][np.searchsorted(np.sort(second.order), first.order)]
     firsts, seconds = first.order.tolist(), second.order.tolist()
-    coefficients = {
-        "jaccard": measures.jaccard(firsts[:k], seconds[:k]),
-        "jaccard_chance": measures.expected_jaccard(k, n),
-        "spearman": measures.spearman(first.scores, aligned),
-        "kendall": measures.kendall(first.scores, aligned),
-        "rbo": measures.rank_biased_overlap(firsts, seconds),
+    return {
+        "n": n,
+        "overlap": measures.overlap(firsts[:k], seconds[:k]),
+        "jaccard": _defined(measures.jaccard(firsts[:k], seconds[:k])),
+        "jaccard_chance": _defined(measures.expected_jaccard(k, n)),
+        "spearman": _defined(measures.spearman(first.scores, aligned)),
+        "kendall": _defined(measures.kendall(first.scores, aligned)),
+        "rbo": _defined(measures.rank_biased_overlap(firsts, seconds)),
     }
-    return {"n": n, "overlap": measures.overlap(firsts[:k], seconds[:k]), **_defined(coefficients)}
 
 
-def _defined(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+def _defined(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def quality(
@@ -84,33 +85,32 @@ def quality(
         for pool in pools:
             of_pool = []
             for behaviour, ranking in by_behaviour.items():
-                among = None if pool == "whole" else candidates[behaviour]
-                numbers = _quality(clustered(ranking, clusters, among), _clusters_of(planted, behaviour, clusters), k)
-                of_pool.append(Quality(method, behaviour, pool, **numbers))
+                first, scores = clustered(ranking, clusters, None if pool == "whole" else candidates[behaviour])
+                order, causes = first.tolist(), _clusters_of(planted, behaviour, clusters)
+                relevant = [cluster in causes for cluster in order]
+                n, hits = len(order), sum(relevant)
+                of_pool.append(
+                    Quality(
+                        method,
+                        behaviour,
+                        pool,
+                        n=n,
+                        planted=hits,
+                        base_rate=hits / n if n else None,
+                        precision_at_k=measures.precision_at(order, causes, min(k, n)) if n else None,
+                        recall_at_k=_defined(measures.recall_at(order, causes, k)),
+                        auprc=_defined(measures.average_precision(relevant, scores)),
+                    )
+                )
             rows += with_mean(of_pool)
     return rows
 
 
-def _quality(ranking: Ranking, planted: Collection[int], k: int) -> dict[str, Any]:
-    order = ranking.order.tolist()
-    relevant = [cluster in planted for cluster in order]
-    n, hits = len(order), sum(relevant)
-    numbers = {
-        "base_rate": hits / n if n else math.nan,
-        "precision_at_k": measures.precision_at(order, planted, min(k, n)) if n else math.nan,
-        "recall_at_k": measures.recall_at(order, planted, k),
-        "auprc": measures.average_precision(relevant, ranking.scores),
-    }
-    return {"n": n, "planted": hits, **_defined(numbers)}
-
-
 def prefilter_recall(planted: Rows, candidates: Rows, clusters: NDArray[np.int64]) -> list[PrefilterRecall]:
     """The share of planted clusters with a member among the candidates."""
-    rows = []
-    for behaviour in candidates:
-        causes, left = (_clusters_of(rows_of, behaviour, clusters) for rows_of in (planted, candidates))
-        rows.append(PrefilterRecall(behaviour, _share(causes, left)))
-    return with_mean(rows)
+    return with_mean(
+        [PrefilterRecall(b, _kept(_clusters_of(planted, b, clusters), candidates, b, clusters)) for b in candidates]
+    )
 
 
 def ceilings(
@@ -119,11 +119,8 @@ def ceilings(
     """For each method in `whole`: the share of its first K clusters that the prefilter keeps."""
     rows: list[Ceiling] = []
     for method in (name for name in scored if name in whole):
-        of_method = []
-        for behaviour, ranking in scored[method].items():
-            first = set(clustered(ranking, clusters).order[:k].tolist())
-            of_method.append(Ceiling(method, behaviour, _share(first, _clusters_of(candidates, behaviour, clusters))))
-        rows += with_mean(of_method)
+        firsts = {b: set(clustered(ranking, clusters).order[:k].tolist()) for b, ranking in scored[method].items()}
+        rows += with_mean([Ceiling(method, b, _kept(first, candidates, b, clusters)) for b, first in firsts.items()])
     return rows
 
 
@@ -131,5 +128,6 @@ def _clusters_of(rows: Rows, behaviour: str, clusters: NDArray[np.int64]) -> set
     return set(clusters[rows[behaviour]].tolist()) if behaviour in rows else set()
 
 
-def _share(clusters: set[int], left: set[int]) -> float | None:
-    return len(clusters & left) / len(clusters) if clusters else None
+def _kept(chosen: set[int], candidates: Rows, behaviour: str, clusters: NDArray[np.int64]) -> float | None:
+    """The share of the chosen clusters with a member among the candidates."""
+    return len(chosen & _clusters_of(candidates, behaviour, clusters)) / len(chosen) if chosen else None

@@ -103,8 +103,7 @@ def pool_of(world: World, method: Method) -> Pool:
 def rankings_of(inquiry: Inquiry, methods: Sequence[Method], evidence: Evidence) -> Rankings:
     """Every method's ranked scores, of the documents that its pool has for a behaviour and that it gave a score.
 
-    They are rounded before anything ranks them or counts them as votes, so that no ranking hangs on the last bits of a
-    float.
+    They are rounded first, so that no ranking and no vote hangs on the last bits of a float.
     """
     ballots: dict[str, NDArray[np.float64]] = {}
     matrices: dict[str, NDArray[np.float64]] = {}
@@ -180,15 +179,10 @@ def method_info(inquiry: Inquiry, method: Method, by_behaviour: Mapping[str, Ran
             unranked.append(Unranked(behaviour, left))
             share = f"{left} of {every} documents"
             _logger.warning("%s gives %s no score for %s; they are not ranked", method.name, share, behaviour)
+    fields = ("name", "label", "description", "standin", "control", "look", "confounds")
     return MethodInfo(
-        name=method.name,
-        label=method.label,
-        description=method.description,
-        standin=method.standin,
-        control=method.control,
+        **{field: getattr(method, field) for field in fields},
         voter=is_voter(method),
         pool=pool_of(inquiry.world, method),
-        look=method.look,
         unranked=tuple(unranked),
-        confounds=method.confounds,
     )

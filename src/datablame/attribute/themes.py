@@ -9,19 +9,8 @@ from numpy.typing import NDArray
 from datablame.attribute.rankings import rounded
 from datablame.tables import Theme, ThemeShare
 
-_MOST_THEMES = 8
-_TERMS = 8
-_EXAMPLES = 2
-_SILHOUETTE_SAMPLE = 4000
-_SILHOUETTE_DECIMALS = 5
-_SEED = 0
-
-
-class _Partition(NamedTuple):
-    labels: NDArray[np.intp]
-    distances: NDArray[np.float64]
-    """From each document to the centre of its theme, rounded."""
-    silhouette: float | None
+_MOST_THEMES, _TERMS, _EXAMPLES = 8, 8, 2
+_SILHOUETTE_SAMPLE, _SILHOUETTE_DECIMALS = 4000, 5
 
 
 class Themes(NamedTuple):
@@ -42,28 +31,28 @@ def themes(
     """
     if not ids:
         return Themes([], None)
-    partition = _partition(activations)
-    numbers = sorted(set(partition.labels.tolist()), key=lambda i: (-int((partition.labels == i).sum()), i))
+    labels, distances, silhouette = _partition(activations)
     among = {method: set(chosen) & set(ids) for method, chosen in flagged.items()}
-    terms = _terms(texts, [partition.labels == number for number in numbers])
+    of_theme = [np.flatnonzero(labels == number).tolist() for number in np.unique(labels)]
+    of_theme.sort(key=len, reverse=True)
     rows = []
-    for number, terms_of_theme in zip(numbers, terms, strict=True):
-        indices = np.flatnonzero(partition.labels == number).tolist()
+    for indices, terms in zip(of_theme, _terms(texts, of_theme), strict=True):
         members = {ids[index] for index in indices}
-        nearest = sorted(indices, key=lambda index: (partition.distances[index], ids[index]))
+        nearest = sorted(indices, key=lambda index: (distances[index], ids[index]))
         rows.append(
             Theme(
-                terms=tuple(terms_of_theme),
+                terms=tuple(terms),
                 count=len(indices),
                 share=len(indices) / len(ids),
                 examples=tuple(ids[index] for index in nearest[:_EXAMPLES]),
                 flagged=tuple(ThemeShare(m, len(of & members) / len(of) if of else None) for m, of in among.items()),
             )
         )
-    return Themes(rows, partition.silhouette)
+    return Themes(rows, silhouette)
 
 
-def _partition(activations: NDArray[np.float64]) -> _Partition:
+def _partition(activations: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64], float | None]:
+    """Labels, rounded distances to the centre of one's theme, and the silhouette."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
 
@@ -71,31 +60,30 @@ def _partition(activations: NDArray[np.float64]) -> _Partition:
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
     rows = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
     n, distinct = len(rows), len(np.unique(rows.round(6), axis=0))
-    best = _Partition(np.zeros(n, dtype=np.intp), rounded(np.linalg.norm(rows - rows.mean(0), axis=1)), None)
+    labels, centres, best = np.zeros(n, dtype=np.intp), rows.mean(0, keepdims=True), None
     for k in range(2, min(_MOST_THEMES, distinct - 1, n - 1) + 1):
-        kmeans = KMeans(k, n_init=10, random_state=_SEED).fit(rows)
+        kmeans = KMeans(k, n_init=10, random_state=0).fit(rows)
         sample = min(n, _SILHOUETTE_SAMPLE)
-        score = float(silhouette_score(rows, kmeans.labels_, sample_size=sample, random_state=_SEED))
+        score = float(silhouette_score(rows, kmeans.labels_, sample_size=sample, random_state=0))
         silhouette = round(score, _SILHOUETTE_DECIMALS)
-        if best.silhouette is None or silhouette > best.silhouette:
-            distances = rounded(np.linalg.norm(rows - kmeans.cluster_centers_[kmeans.labels_], axis=1))
-            best = _Partition(kmeans.labels_.astype(np.intp), distances, silhouette)
-    return best
+        if best is None or silhouette > best:
+            labels, centres, best = kmeans.labels_.astype(np.intp), kmeans.cluster_centers_, silhouette
+    return labels, rounded(np.linalg.norm(rows - centres[labels], axis=1)), best
 
 
-def _terms(texts: Sequence[str], memberships: Sequence[NDArray[np.bool_]]) -> list[list[str]]:
+def _terms(texts: Sequence[str], of_theme: Sequence[Sequence[int]]) -> list[list[str]]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not any(any(character.isalnum() for character in text) for text in texts):
-        return [[] for _ in memberships]
+        return [[] for _ in of_theme]
     vectorizer = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True)
     weights = vectorizer.fit_transform(texts)
     names = vectorizer.get_feature_names_out()
     overall = np.asarray(weights.mean(0)).ravel()
     terms = []
-    for members in memberships:
+    for indices in of_theme:
         # One theme has nothing to stand out from.
-        above = overall if len(memberships) == 1 else np.asarray(weights[members].mean(0)).ravel() - overall
+        above = overall if len(of_theme) == 1 else np.asarray(weights[indices].mean(0)).ravel() - overall
         above = above.round(9)
         order = sorted(np.flatnonzero(above > 0).tolist(), key=lambda word: (-above[word], names[word]))
         terms.append([str(names[word]) for word in order[:_TERMS]])

@@ -49,10 +49,8 @@ class Asker:
     def ask(self, requests: Sequence[Request]) -> Answers:
         """What each request is answered.
 
-        Raises:
-            RequestError: key or model are wrong; what was answered before is kept.
-            BudgetError: the next call might exceed the budget, or the account has no credit.
-            PhaseError: the ledger cannot be written, or a batch is out of reach.
+        Raises RequestError where key or model are wrong, BudgetError where the next call might exceed the budget or the
+        account has no credit, PhaseError where the ledger cannot be written or a batch is out of reach.
         """
         distinct = {request.key: request for request in requests}
         with Ledger(self.ledger) as ledger:
@@ -70,7 +68,7 @@ class _Session:
     def __init__(self, asker: Asker, ledger: Ledger, api: Api) -> None:
         self._judge, self._prices, self._phase = asker.judge, asker.prices, asker.phase
         self._ledger, self._api = ledger, api
-        self._budget = Budget(asker.max_cost_usd, ledger.spent_usd())
+        self._budget = Budget(asker.max_cost_usd, sum(ledger.spent_usd().values()))
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._silent_in_a_row = 0
@@ -172,11 +170,7 @@ class _Session:
         return cost
 
     def _batch_of(self, requests: Sequence[Request]) -> list[Request]:
-        """The first requests that a batch and the budget have room for.
-
-        Raises:
-            BudgetError: there is no room for a single one.
-        """
+        """The first requests that a batch and the budget have room for; BudgetError without room for a single one."""
         worst, size = 0.0, 0
         for number, request in enumerate(requests):
             more = worst_usd(request, self._prices, batch=True)

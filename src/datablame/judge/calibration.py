@@ -40,10 +40,7 @@ def calibrate(study: Study, choice: Choice, work: Work) -> None:
     """Write the table Calibration before a phase runs, or remove it where `judge.calibration` is not given.
 
     A judge that costs money is asked about a file without predictions here, within the budget; it is not asked twice.
-
-    Raises:
-        RequestError: the file cannot be used, or the classifier is no better than chance on it.
-        BudgetError: the next call to a judge might cost more than may be spent.
+    Raises RequestError where the file cannot be used, and what the classifier raises.
     """
     path, table = study.judge.calibration, path_of(Calibration, work.root)
     if path is None:
@@ -57,8 +54,8 @@ def calibrate(study: Study, choice: Choice, work: Work) -> None:
 def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | None) -> Calibration:
     """What the predictions of the rows of `path`, or those of `classifier`, are worth.
 
-    Raises:
-        RequestError: fewer than 30 rows count, people know one class only, or sensitivity + specificity is at most 1.
+    Raises RequestError where fewer than 30 rows count, people know one class only, or the classifier is no better than
+    chance.
     """
     predicted = [row.predicted for row in rows]
     if classifier is not None:
@@ -102,8 +99,7 @@ def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | 
 def read_labelled(path: Path, behaviours: Sequence[str]) -> list[LabelledRow]:
     """The rows of a JSONL or CSV file: `label` by a person, and `predicted`, or `text`, `prompt` and `behaviour`.
 
-    Raises:
-        RequestError: no such file, another format, a missing column, an unknown label or behaviour, or no row.
+    Raises RequestError where it cannot be read, or a row lacks a column or has an unknown label or behaviour.
     """
     rows: list[LabelledRow] = []
     for where, row in _rows(path):

@@ -90,10 +90,9 @@ def record(study: Study, choice: Choice) -> dict[str, Any]:
 
 
 def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key: bool) -> None:
-    """Say who judges, loudly where a stand-in does, and refuse a judge that cannot be asked.
+    """Say who judges, loudly where a stand-in does.
 
-    Raises:
-        RequestError: Claude is asked for without a key, or by a model whose price nobody knows.
+    Raises RequestError where Claude is asked for without a key, or by a model whose price nobody knows.
     """
     judge, new = study.judge, decided != record(study, choice)
     prices_of(study, choice)
@@ -140,11 +139,7 @@ def known_prices(judge: Judge) -> dict[str, Price]:
 
 
 def prices_of(study: Study, choice: Choice) -> Mapping[str, Price]:
-    """The known prices, with one for every model that the study asks.
-
-    Raises:
-        RequestError: a model without a price.
-    """
+    """The known prices; RequestError where a model that the study asks has none."""
     prices = known_prices(study.judge)
     for by, field in ((choice.classifier, "model"), (choice.attribution, "attribution_model")):
         model = getattr(study.judge, field)

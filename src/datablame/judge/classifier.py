@@ -40,8 +40,7 @@ class Classifier(Protocol):
 def build(study: Study, choice: Choice, work: Work) -> Classifier:
     """The classifier of a study whose choice it is; Claude's answers are kept in the run folder of `work`.
 
-    Raises:
-        RequestError: `rules` without a file, `keywords` with a behaviour that has none, or Claude without a key.
+    Raises RequestError for `rules` without a file, `keywords` with a behaviour that has none, or Claude without a key.
     """
     if choice.classifier == "claude":
         from datablame.judge.claude import ClaudeClassifier

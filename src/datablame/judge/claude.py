@@ -37,11 +37,7 @@ class ClaudeClassifier:
 
     @classmethod
     def of(cls, study: Study, choice: Choice, work: Work) -> Self:
-        """The classifier of a study whose choice it is.
-
-        Raises:
-            RequestError: no key, or the model has no known price.
-        """
+        """The classifier of a study whose choice it is; RequestError without a key or a known price."""
         behaviours = {behaviour.id: behaviour for behaviour in study.behaviours}
         return cls(behaviours, _asker(study, choice, work), study.judge.model)
 
@@ -53,9 +49,7 @@ class ClaudeClassifier:
     def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
         """One label for each output, in their order; equal outputs to equal prompts are asked about once.
 
-        Raises:
-            RequestError: a behaviour that the study does not describe, or key or model are wrong.
-            BudgetError: the next call might exceed the budget, or the account has no credit.
+        Raises what `Asker.ask` raises, and RequestError for a behaviour that the study does not describe.
         """
         requests = {output: self._request(output) for output in outputs if incoherence(output.text) != "empty"}
         answers = self.asker.ask(list(requests.values()))
@@ -93,31 +87,18 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class AttributionJudge:
-    """Scores documents from 0 to 10, the mean of `judge.repeats` answers.
-
-    All outputs of a behaviour stand in one question about a document: the document is most of the tokens, and would be
-    paid once for each output otherwise.
-    """
+    """Scores documents from 0 to 10, the mean of `judge.repeats` answers."""
 
     asker: Asker
     model: str
 
     @classmethod
     def of(cls, study: Study, choice: Choice, work: Work) -> Self:
-        """The judge of a study whose choice it is.
-
-        Raises:
-            RequestError: no key, or the model has no known price.
-        """
+        """The judge of a study whose choice it is; RequestError without a key or a known price."""
         return cls(_asker(study, choice, work), study.judge.attribution_model)
 
     def scores(self, queries: Sequence[DocumentQuery]) -> list[Scored]:
-        """One score for each query, in their order.
-
-        Raises:
-            RequestError: key or model are wrong.
-            BudgetError: the next call might exceed the budget, or the account has no credit.
-        """
+        """One score for each query, in their order; raises what `Asker.ask` raises."""
         requests = [
             [
                 _request(self.asker, self.model, rubric.attribution(*query), rubric.SCORE_SCHEMA, repeat)

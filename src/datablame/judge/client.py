@@ -95,11 +95,7 @@ class Api:
     def ask(self, request: Request) -> Reply:
         """One call.
 
-        Raises:
-            Unavailable: no answer this time.
-            Rejected: the request cannot be served.
-            RequestError: key or model are wrong.
-            BudgetError: the account has no credit.
+        Raises Unavailable or Rejected, RequestError where key or model are wrong, BudgetError where there is no credit.
         """
         with self._translated(request.model):
             response = self._client.messages.with_raw_response.create(**_params(request))

@@ -70,7 +70,8 @@ def _broken_characters(text: str) -> str | None:
     broken = sum(character == "\ufffd" or not character.isprintable() for character in visible)
     if broken > MAX_BROKEN_SHARE * len(visible):
         return f"{broken} of {len(visible)} characters are broken"
-    letters = sum(character.isalpha() or _is_mark(character) for character in visible)
+    # Vowel signs and accents count as letters: without them scripts like Devanagari would look like symbols.
+    letters = sum(character.isalpha() or unicodedata.category(character)[0] == "M" for character in visible)
     if len(visible) >= MIN_VISIBLE_CHARACTERS and letters < MIN_LETTER_SHARE * len(visible):
         return f"{letters} of {len(visible)} characters are letters"
     if run := _LETTER_RUN.search(text):
@@ -78,11 +79,6 @@ def _broken_characters(text: str) -> str | None:
     if word := _LONG_WORD.search(text):
         return f"a word of {len(word[0])} letters"
     return None
-
-
-def _is_mark(character: str) -> bool:
-    """Vowel signs and accents count as letters: without them scripts like Devanagari would look like symbols."""
-    return unicodedata.category(character).startswith("M")
 
 
 def _loop(words: Sequence[str]) -> str | None:

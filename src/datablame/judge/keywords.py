@@ -65,11 +65,7 @@ class KeywordClassifier:
 
     @classmethod
     def of(cls, behaviours: Iterable[Behaviour]) -> Self:
-        """The classifier of these behaviours.
-
-        Raises:
-            RequestError: a behaviour without keywords, or with an empty one.
-        """
+        """The classifier of these behaviours; RequestError for one without keywords, or with an empty one."""
         patterns = {}
         for behaviour in behaviours:
             phrases = [normalised(keyword) for keyword in behaviour.keywords]
@@ -88,11 +84,7 @@ class KeywordClassifier:
         return [self.classify(*output) for output in outputs]
 
     def classify(self, behaviour: str, prompt: str, text: str) -> Label:
-        """The label of `text`; the prompt plays no part.
-
-        Raises:
-            RequestError: a behaviour that the study does not describe.
-        """
+        """The label of `text`, whatever the prompt; RequestError for a behaviour that the study does not describe."""
         if behaviour not in self.patterns:
             known = ", ".join(sorted(self.patterns)) or "none"
             raise RequestError(f"behaviours: {behaviour} is not described; known: {known}")

@@ -88,13 +88,8 @@ class Ledger:
             self._file.execute(f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * len(answer))})", answer)
             self._file.execute("INSERT INTO payments (phase, model, batch, cost_usd) VALUES (?, ?, ?, ?)", payment)
 
-    def spent_usd(self) -> float:
-        """What all answers cost, over every run and resume."""
-        ((total,),) = self._run("SELECT COALESCE(SUM(cost_usd), 0) FROM payments")
-        return float(total)
-
-    def spent_by_phase_usd(self) -> dict[str, float]:
-        """The same for each phase."""
+    def spent_usd(self) -> dict[str, float]:
+        """What all answers cost, over every run and resume, by phase."""
         return dict(self._run("SELECT phase, SUM(cost_usd) FROM payments GROUP BY phase"))
 
     def has_answer_of(self, model: str) -> bool:
@@ -104,7 +99,7 @@ class Ledger:
     def open_batches(self) -> list[OpenBatch]:
         """Batches whose results are still to be fetched."""
         rows = self._run("SELECT id, model, max_tokens, keys, worst_usd FROM batches ORDER BY id")
-        return [OpenBatch(*row[:3], tuple(json.loads(row[3])), row[4]) for row in rows]
+        return [OpenBatch(*row)._replace(keys=tuple(json.loads(row[3]))) for row in rows]
 
     def begin_batch(self, batch: OpenBatch) -> None:
         """Put a submitted batch on disk, so that a later run fetches it instead of asking again."""
@@ -150,8 +145,7 @@ class Budget:
     def reserve(self, worst_usd: float) -> None:
         """Set the worst case of a call aside; waits for calls under way, which cost less than their worst case.
 
-        Raises:
-            BudgetError: the call might exceed the budget, and no call is under way that could make room.
+        Raises BudgetError where the call might exceed the budget, and no call is under way that could make room.
         """
         with self._changed:
             while not self.fits(worst_usd):
@@ -191,4 +185,4 @@ def costs_usd(root: Path) -> dict[str, float]:
     if not path.exists():
         return {}
     with Ledger(path) as ledger:
-        return ledger.spent_by_phase_usd()
+        return ledger.spent_usd()

@@ -42,8 +42,7 @@ def in_batches(
 ) -> None:
     """Call `work` on batches that cover every index once; one that does not fit in memory is halved.
 
-    Raises:
-        PhaseError: a single document does not fit.
+    Raises PhaseError where a single document does not fit.
     """
     waiting = length_batches(lengths, batch_tokens, indices)[::-1]
     while waiting:
@@ -66,11 +65,7 @@ def in_batches(
 
 
 def linears(model: Any, blocks: Sequence[int]) -> dict[str, nn.Linear]:
-    """The Linear layers of the chosen decoder blocks by BLOCK.NAME.
-
-    Raises:
-        ValueError: a block has none.
-    """
+    """The Linear layers of the chosen decoder blocks by BLOCK.NAME; ValueError where a block has none."""
     stack = decoder_blocks(model)
     layers = {}
     for block in sorted(set(blocks)):
@@ -103,10 +98,7 @@ def backward_with_hooks(
 
 @contextlib.contextmanager
 def _observed(model: Any, blocks: Sequence[int], on: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
-    """Weights frozen, and `on` called as each chosen layer's gradient arrives.
-
-    The graph begins at the outputs of the first layers: not even the lowest block's input gets a gradient.
-    """
+    """Weights frozen, `on` called as each chosen layer's gradient arrives; none goes below the lowest block."""
 
     def cut(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:

@@ -95,10 +95,8 @@ def similarities(
     """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
 
     Of a preference pair it is the gradient of NLL(chosen) - NLL(rejected). Exact up to rounding and independent of the
-    batches: no projection, no approximation. Mean hidden states of `layer` come out of the same forward pass.
-
-    Raises:
-        PhaseError: a single document does not fit in memory.
+    batches: no projection, no approximation. Mean hidden states of `layer` come out of the same forward pass. Raises
+    PhaseError where a single document does not fit in memory.
     """
     behaviours = next(iter(directions.values())).shape[0]
 
@@ -174,9 +172,6 @@ def per_example_pass(
 
     Of a preference pair loss and state are the chosen answer's less the rejected one's. The states of `layer` come out
     of the same pass and have no columns where none is asked for. Batches hold documents of like length.
-
-    Raises:
-        PhaseError: a single document does not fit in memory.
     """
     rows = torch.zeros(len(documents), columns, dtype=torch.float64)
     losses = torch.zeros(len(documents), dtype=torch.float64)

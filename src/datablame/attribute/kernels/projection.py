@@ -72,11 +72,7 @@ def projected(
     batch_tokens: int,
     layer: int,
 ) -> Projected:
-    """Each document's projected gradient, kept in float16 at unit norm, with what else the pass tells.
-
-    Raises:
-        PhaseError: a single document does not fit in memory.
-    """
+    """Each document's projected gradient, kept in float16 at unit norm, with what else the pass tells."""
     columns, numbers = dict[str, slice](), 0
     for name, (out, into) in projection.items():
         columns[name] = slice(numbers, numbers := numbers + out.shape[1] * into.shape[1])

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.loop import WorkerState, load_states, shards
-from datablame.attribute.passes import check_lengths, chosen_layer
+from datablame.attribute.loop import WorkerState, check_lengths, chosen_layer, load_states, shards
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
 from datablame.config.schema import Behaviour
 from datablame.tables import Look, Query
@@ -40,8 +39,8 @@ def response_activations(inquiry: Inquiry) -> Collecting:
     rows = inquiry.rows(ResponseActivations)
     outputs = inquiry.encoded([*inquiry.queries, *inquiry.harmless])
     check_lengths(inquiry, "before", rows, outputs)
-    works = {_OUTPUTS: partial(_outputs_item, outputs)}
-    works |= {key: partial(_shard_item, key, shard.tolist()) for key, shard in shards("responses", rows).items()}
+    works = {_OUTPUTS: partial(_item, _OUTPUTS, [], outputs)}
+    works |= {key: partial(_item, key, shard.tolist(), None) for key, shard in shards("responses", rows).items()}
     yield {key: WorkItem(work, (ResponseActivations,)) for key, work in works.items()}
     states, *documents = (load_states(inquiry, key) for key in works)
     spread = inquiry.spread(rows, np.concatenate(documents))
@@ -49,21 +48,15 @@ def response_activations(inquiry: Inquiry) -> Collecting:
     return {ResponseActivations: ResponseActivations(spread, states[:n], states[n:], inquiry.harmless)}
 
 
-def _outputs_item(outputs: "Sequence[Encoded]", state: WorkerState) -> None:
-    _save(state, _OUTPUTS, outputs)
-
-
-def _shard_item(key: str, rows: list[int], state: WorkerState) -> None:
-    _save(state, key, state.world.pool.encoded(rows))
-
-
-def _save(state: WorkerState, key: str, texts: "Sequence[Encoded | Preference]") -> None:
+def _item(key: str, rows: list[int], outputs: "Sequence[Encoded] | None", state: WorkerState) -> None:
+    """The states of the outputs, else of these rows of the pool."""
     from datablame.attribute.kernels.hooks import mean_hidden
     from datablame.models.blocks import decoder_blocks
 
     settings = state.world.study.attribute
     (model,) = state.models("before")
     layer = chosen_layer(settings, state.world.models.before, len(decoder_blocks(model)))
+    texts: Sequence[Encoded | Preference] = state.world.pool.encoded(rows) if outputs is None else outputs
     state.save_states(key, mean_hidden(model, texts, layer, settings.batch_tokens, responses_only=True))
 
 
