@@ -11,7 +11,7 @@ from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import digest
 from datablame.engine.journal import Journal
 from datablame.engine.phase import Work
-from datablame.judge.classifier import ClassifierInput, build
+from datablame.judge.choice import ClassifierInput, build
 from datablame.surface.draw import SampleSpec, draw, sample_specs
 from datablame.tables import Sample
 from datablame.world import World

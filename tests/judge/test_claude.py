@@ -24,8 +24,19 @@ from datablame.config.schema import Behaviour, Study
 from datablame.errors import BudgetError, PhaseError, RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker
-from datablame.judge.choice import PRICES, Choice, Usage, confirm, cost_usd, decide, has_key, record
-from datablame.judge.classifier import Classifier, ClassifierInput, build
+from datablame.judge.choice import (
+    PRICES,
+    Choice,
+    Classifier,
+    ClassifierInput,
+    Usage,
+    build,
+    confirm,
+    cost_usd,
+    decide,
+    has_key,
+    record,
+)
 from datablame.judge.claude import AttributionJudge, ClaudeClassifier, DocumentQuery
 from datablame.judge.client import Reply, Request, worst_usd
 from datablame.judge.ledger import FILE, Ledger, OpenBatch, costs_usd

@@ -13,7 +13,7 @@ from datablame.engine.files import write_jsonl
 from datablame.engine.journal import Journal
 from datablame.engine.phase import Tables
 from datablame.errors import BudgetError
-from datablame.judge.classifier import ClassifierInput
+from datablame.judge.choice import ClassifierInput
 from datablame.surface import phase
 from datablame.surface.draw import sample_specs
 from datablame.surface.phase import SCAN, SURFACE, scan_specs, surface_specs

@@ -15,8 +15,7 @@ from datablame.config.schema import Study
 from datablame.engine.files import write_atomic
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.judge.choice import Choice
-from datablame.judge.classifier import Classifier, ClassifierInput, build
+from datablame.judge.choice import Choice, Classifier, ClassifierInput, build
 from datablame.seeds import stream_key
 from datablame.stats.calibration import accuracy, kappa, kappa_interval
 from datablame.tables import LABELS, Calibration, Confusion, LabelName, encoded, path_of
@@ -107,30 +106,23 @@ def read_labelled(path: Path, behaviours: Sequence[str]) -> list[LabelledRow]:
             if not isinstance(row.get(column), str):
                 need = "label, and predicted or all of text, prompt and behaviour"
                 raise RequestError(f"{_FIELD} = {path}: {where} has no text in column {column}; it needs {need}")
-        human, predicted = _label(path, where, row, "label"), None
-        output = None
-        if "predicted" in row:
-            predicted = _label(path, where, row, "predicted")
-        else:
-            output = ClassifierInput(row["behaviour"], row["prompt"], row["text"])
-            if output.behaviour not in behaviours:
-                known = ", ".join(behaviours)
-                raise RequestError(f"{_FIELD} = {path}: {where}: behaviour = {output.behaviour!r}; known: {known}")
+        known = {"label": LABELS, "predicted": LABELS, "behaviour": behaviours}
+        for column in ("label", "predicted" if "predicted" in row else "behaviour"):
+            if row[column] not in known[column]:
+                use = "known: " if column == "behaviour" else "use one of "
+                raise RequestError(
+                    f"{_FIELD} = {path}: {where}: {column} = {row[column]!r}; {use}{', '.join(known[column])}"
+                )
+        predicted = row.get("predicted")
+        output = ClassifierInput(row["behaviour"], row["prompt"], row["text"]) if predicted is None else None
         if rows and (rows[0].predicted is None) != (predicted is None):
             raise RequestError(
                 f"{_FIELD} = {path}: {where}: some rows have predicted and some not; give it in all or none"
             )
-        rows.append(LabelledRow(human, predicted, output))
+        rows.append(LabelledRow(row["label"], predicted, output))
     if not rows:
         raise RequestError(f"{_FIELD} = {path} has no rows; label at least {LEAST_ROWS} outputs")
     return rows
-
-
-def _label(path: Path, where: str, row: Mapping[str, Any], column: str) -> LabelName:
-    value = row[column]
-    if not isinstance(value, str) or value not in LABELS:
-        raise RequestError(f"{_FIELD} = {path}: {where}: {column} = {value!r}; use one of {', '.join(LABELS)}")
-    return value
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -6,17 +6,20 @@ below 100,000 tokens, where some models begin to cost more.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import yaml
 
 from datablame.config.judge import Judge
 from datablame.config.schema import Study
+from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge import rubric
+from datablame.tables import Label
 
 _logger = logging.getLogger(__name__)
 
@@ -64,6 +67,29 @@ class Choice:
 
     classifier: Literal["rules", "claude", "keywords"]
     attribution: Literal["claude", "keywords"]
+
+
+class ClassifierInput(NamedTuple):
+    """What a classifier sees: the behaviour's id, what the user said and what the model answered; no arm, no alpha."""
+
+    behaviour: str
+    prompt: str
+    text: str
+
+
+class Classifier(Protocol):
+    """Labels outputs, blind to the arm and the alpha that they come from."""
+
+    @property
+    def name(self) -> str:
+        """Stands beside every label, so that no table mixes classifiers unnoticed."""
+
+    @property
+    def prefers_bulk(self) -> bool:
+        """Whether it had better be asked once about everything, for each answer takes hours."""
+
+    def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
+        """One label for each output, in their order."""
 
 
 def has_key() -> bool:
@@ -129,6 +155,34 @@ def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
     return labels if choice.classifier == "claude" else None, scores if choice.attribution == "claude" else None
 
 
+def build(study: Study, choice: Choice, work: Work) -> Classifier:
+    """The classifier of a study whose choice it is; Claude's answers are kept in the run folder of `work`.
+
+    Raises RequestError for `rules` without a file, `keywords` with a behaviour that has none, or Claude without a key.
+    """
+    if choice.classifier == "claude":
+        from datablame.judge.claude import ClaudeClassifier
+
+        return ClaudeClassifier.of(study, choice, work)
+    if choice.classifier == "rules":
+        if study.judge.rules is None:
+            raise RequestError(
+                f"study {study.name}: judge.classifier = rules but judge.rules is not given; "
+                "give the path of a rules.json, or choose keywords"
+            )
+        from datablame.judge.rules import RulesClassifier
+
+        return RulesClassifier.load(study.judge.rules)
+    from datablame.judge.keywords import KeywordClassifier
+
+    return KeywordClassifier.of(study.behaviours)
+
+
+def counted(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each outcome without a label or score stands there; what follows the first colon is detail."""
+    return dict(sorted(Counter(reason.partition(":")[0] for reason in reasons).items()))
+
+
 def known_prices(judge: Judge) -> dict[str, Price]:
     """The list prices with the study's own over them; a cache that is nowhere asked for costs as much as may be."""
     prices = dict(PRICES)
@@ -153,13 +207,7 @@ def prices_of(study: Study, choice: Choice) -> Mapping[str, Price]:
 
 def cost_usd(model: str, usage: Usage, prices: Mapping[str, Price] = PRICES, *, batch: bool = False) -> float:
     """What `usage` costs on `model`, which must be in `prices`."""
-    price = prices[model]
-    dollars = (
-        usage.input_tokens * price.input
-        + usage.output_tokens * price.output
-        + usage.cache_read_tokens * price.cache_read
-        + usage.cache_write_tokens * price.cache_write
-    ) / 1_000_000
+    dollars = sum(tokens * price for tokens, price in zip(usage, prices[model][:4], strict=True)) / 1_000_000
     return dollars * BATCH_SHARE if batch else dollars
 
 

@@ -16,8 +16,7 @@ from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker
-from datablame.judge.choice import KEY, Choice, has_key, prices_of, reply_tokens
-from datablame.judge.classifier import ClassifierInput
+from datablame.judge.choice import KEY, Choice, ClassifierInput, has_key, prices_of, reply_tokens
 from datablame.judge.client import Reply, Request
 from datablame.judge.coherence import incoherence
 from datablame.judge.ledger import FILE

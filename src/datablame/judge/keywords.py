@@ -14,7 +14,7 @@ import yaml
 
 from datablame.config.schema import Behaviour
 from datablame.errors import RequestError
-from datablame.judge.classifier import ClassifierInput
+from datablame.judge.choice import ClassifierInput
 from datablame.judge.coherence import incoherence
 from datablame.tables import Label
 

@@ -59,11 +59,9 @@ class Ledger:
                 raise
 
     def __enter__(self) -> Self:
-        """Begin."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
         self._file.close()
 
     def replies(self, requests: Iterable[Request]) -> dict[str, Reply]:

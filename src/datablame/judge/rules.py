@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from datablame.engine.files import read_json
 from datablame.errors import RequestError
-from datablame.judge.classifier import ClassifierInput
+from datablame.judge.choice import ClassifierInput
 from datablame.judge.coherence import incoherence
 from datablame.tables import Label
 

@@ -8,7 +8,7 @@ from typing import Any
 from datablame.attribute.phase import ATTRIBUTE
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
-from datablame.judge.classifier import ClassifierInput, build, counted
+from datablame.judge.choice import ClassifierInput, build, counted
 from datablame.patch.checks import (
     absent_checks,
     arm_checks,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from datablame.config.schema import Study
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
-from datablame.judge.classifier import Classifier, ClassifierInput, build
+from datablame.judge.choice import Classifier, ClassifierInput, build
 from datablame.surface.draw import SampleSpec, draw, sample_specs, spread
 from datablame.surface.rates import FOCUS_RULE, alpha_star, choose_focus, rates
 from datablame.surface.unamplified import unamplified, why_not

@@ -71,7 +71,7 @@ def judge(inquiry: Inquiry) -> dict[type, Judgements]:
             outputs = tuple((query.prompt, query.text) for query in queries)
             questions += [(behaviour, document, outputs) for document in documents]
     if claude is not None:
-        from datablame.judge.classifier import counted
+        from datablame.judge.choice import counted
         from datablame.judge.claude import DocumentQuery
 
         scored = claude.scores([DocumentQuery(*question) for question in questions])
