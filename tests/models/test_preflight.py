@@ -14,8 +14,9 @@ from datablame.models import preflight as module
 from datablame.models.device import chosen_device
 from datablame.models.load import load_config
 from datablame.models.pair import study_tokenizer
-from datablame.models.preflight import check_documents, preflight, weights_bytes
+from datablame.models.preflight import preflight, weights_bytes
 from datablame.models.tokenizer import vocabulary_of
+from datablame.world.checks import check_lengths
 
 
 def models_of(folder: Path, **models: Any) -> Models:
@@ -103,11 +104,11 @@ def test_the_weights_of_olmo_2_1b_are_counted_from_its_configuration() -> None:
     assert weights_bytes(config, torch.float32) == 4 * (100352 * 2048 + blocks + 2048)
 
 
-def test_a_document_longer_than_the_context_is_refused(tiny_pair_folder: Path) -> None:
-    reference = ModelRef(path=str(tiny_pair_folder / "after"))
-    check_documents(reference, "models.after", [3, 160], 2048)
+def test_a_document_longer_than_the_context_is_refused(folder: Path) -> None:
+    study = study_of(folder / "before", folder / "after")
+    check_lengths(study, 160, {"models.after": 160})
     with pytest.raises(RequestError) as refusal:
-        check_documents(reference, "models.after", [3, 161], 2048)
+        check_lengths(study, 161, {"models.after": 160})
     assert str(refusal.value) == (
         "attribute.max_tokens = 2048 lets a document of 161 tokens through, more than the context of 160 tokens of "
         "models.after; lower it to 160"

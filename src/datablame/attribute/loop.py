@@ -20,8 +20,6 @@ from datablame.world import World
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from datablame.models.chat import Encoded
-
 Role = Literal["before", "after"]
 
 _SHARD_DOCUMENTS = 256
@@ -96,20 +94,10 @@ def shards(name: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     return {f"{name}-{start // _SHARD_DOCUMENTS:05d}": rows[start : start + _SHARD_DOCUMENTS] for start in starts}
 
 
-def check_lengths(inquiry: Inquiry, role: Role, rows: NDArray[np.int64], beside: "Sequence[Encoded]" = ()) -> None:
-    """Raises RequestError where a document, or an output beside them, is longer than the checkpoint's context."""
-    from datablame.models.preflight import check_documents
-
-    world = inquiry.world
-    lengths = [*world.pool.tokens[rows].tolist(), *(len(output.ids) for output in beside)]
-    check_documents(getattr(world.models, role), f"models.{role}", lengths, world.study.attribute.max_tokens)
-
-
 def chosen_layer(settings: Attribute, reference: ModelRef, n: int) -> int:
     """The hidden state that is averaged, of a checkpoint with `n` blocks; RequestError where it has no such state."""
-    from datablame.models.blocks import activation_layer
-
-    layer = activation_layer(n) if settings.activation_layer is None else settings.activation_layer
+    layer = settings.activation_layer
+    assert layer is not None, "the world was not resolved"
     if not 0 <= layer <= n:
         raise RequestError(
             f"attribute.activation_layer = {layer} is no hidden state of {reference.path}; choose from 0 to {n}"

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.queries import candidates, query_text, traced
 from datablame.attribute.rankings import Rankings, flags_of, id_order, method_info, pool_of, rankings_of, score_table
 from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, chosen, providers_of, union
-from datablame.attribute.themes import Themes, themes
+from datablame.attribute.themes import themes
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.keywords import normalised
 from datablame.surface.phase import SURFACE
@@ -83,7 +83,10 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         of_whole = [method.name for method in methods if pool_of(world, method) == "whole"]
         flags = flags_of(world, rankings)
         flagged = {method.name: {f.doc_id for f in flags if f.k == k and f.method == method.name} for method in methods}
-        by_theme = _themes(inquiry, evidence, flagged)
+        themed = union(shortlist)
+        texts = [full_text(document) for document in world.pool.documents(themed.tolist())]
+        states = evidence[Activations].documents[np.searchsorted(inquiry.scored, themed)] if texts else np.zeros((0, 0))
+        by_theme = themes([ids[row] for row in themed.tolist()], texts, states, flagged)
         shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}.union(*flagged.values())
         known = world.truth is not None
         planted = {behaviour: _rows_of(world, causes) for behaviour, causes in (world.truth or {}).items()}
@@ -113,7 +116,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 truth=known,
                 prompt_matches=tuple(asked),
                 query_matches=tuple(answered),
-                themed=len(union(shortlist)),
+                themed=len(themed),
                 silhouette=by_theme.silhouette,
                 exactness=None if gradients is None else gradients.exactness,
                 judge=None if judgements is None else judgements.answers,
@@ -185,16 +188,6 @@ def _read(world: World, queries: Sequence[Query]) -> tuple[NDArray[np.float64], 
     if asked:
         _logger.warning("%d documents ask exactly what a prompt of the study asks", len(asked))
     return words, asked, answered
-
-
-def _themes(inquiry: Inquiry, evidence: Evidence, flagged: Mapping[str, Collection[str]]) -> Themes:
-    """Themes of the candidates, by their activations; none where nothing was traced."""
-    pool, rows = inquiry.world.pool, union(inquiry.candidates)
-    if not len(rows):
-        return Themes([], None)
-    texts = [full_text(document) for document in pool.documents(rows.tolist())]
-    states = evidence[Activations].documents[np.searchsorted(inquiry.scored, rows)]
-    return themes([pool.ids[row] for row in rows.tolist()], texts, states, flagged)
 
 
 def _rows_of(world: World, ids: Collection[str]) -> NDArray[np.int64]:

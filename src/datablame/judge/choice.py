@@ -9,13 +9,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any, Literal, NamedTuple, Protocol
-
-import yaml
 
 from datablame.config.judge import Judge
 from datablame.config.schema import Study
+from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge import rubric
@@ -26,8 +24,6 @@ _logger = logging.getLogger(__name__)
 KEY = "ANTHROPIC_API_KEY"
 BATCH_SHARE = 0.5
 """Message Batches cost this share of the list price, of every kind of token."""
-
-_REPLY_TOKENS, _THOUGHTFUL_REPLY_TOKENS = 256, 4096
 
 
 class Price(NamedTuple):
@@ -50,10 +46,7 @@ class Usage(NamedTuple):
 
 
 PRICES: Mapping[str, Price] = {
-    model: Price(**price)
-    for model, price in yaml.safe_load(
-        resources.files(__package__).joinpath("prices.yaml").read_text(encoding="utf-8")
-    ).items()
+    model: Price(**price) for model, price in packaged_yaml("datablame.judge", "prices.yaml").items()
 }
 CLASSIFICATION = Usage(input_tokens=800, output_tokens=25)
 """One label, typically: the instructions, the rubric, a short prompt and an output of a hundred words."""
@@ -209,11 +202,6 @@ def cost_usd(model: str, usage: Usage, prices: Mapping[str, Price] = PRICES, *, 
     """What `usage` costs on `model`, which must be in `prices`."""
     dollars = sum(tokens * price for tokens, price in zip(usage, prices[model][:4], strict=True)) / 1_000_000
     return dollars * BATCH_SHARE if batch else dollars
-
-
-def reply_tokens(judge: Judge, price: Price) -> int:
-    """The longest reply that is asked for."""
-    return judge.max_tokens or (_THOUGHTFUL_REPLY_TOKENS if price.no_thinking is None else _REPLY_TOKENS)
 
 
 def _settings(study: Study) -> dict[str, Any]:

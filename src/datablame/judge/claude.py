@@ -16,13 +16,15 @@ from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker
-from datablame.judge.choice import KEY, Choice, ClassifierInput, has_key, prices_of, reply_tokens
+from datablame.judge.choice import KEY, Choice, ClassifierInput, has_key, prices_of
 from datablame.judge.client import Reply, Request
 from datablame.judge.coherence import incoherence
 from datablame.judge.ledger import FILE
 from datablame.tables import Document, Label
 
 M = TypeVar("M", bound=BaseModel)
+
+_REPLY_TOKENS, _THOUGHTFUL_REPLY_TOKENS = 256, 4096
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ def _asker(study: Study, choice: Choice, work: Work) -> Asker:
 def _request(
     asker: Asker, model: str, question: rubric.Question, schema: Mapping[str, object], repeat: int = 0
 ) -> Request:
-    price = asker.prices[model]
-    return Request(model, *question, schema, reply_tokens(asker.judge, price), price.no_thinking, repeat)
+    thinking = asker.prices[model].no_thinking
+    longest = asker.judge.max_tokens or (_THOUGHTFUL_REPLY_TOKENS if thinking is None else _REPLY_TOKENS)
+    return Request(model, *question, schema, longest, thinking, repeat)
 
 
 def _read(answer: Reply | str, form: type[M]) -> M | str:

@@ -7,12 +7,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import ClassVar, Self
 
-import yaml
-
 from datablame.config.schema import Behaviour
+from datablame.engine.files import packaged_yaml
 from datablame.errors import RequestError
 from datablame.judge.choice import ClassifierInput
 from datablame.judge.coherence import incoherence
@@ -26,7 +24,7 @@ _CHARACTERS = {**_SPELLINGS, **_UNSEEN}
 
 
 def _refusals() -> re.Pattern[str]:
-    texts = yaml.safe_load(resources.files("datablame.judge").joinpath("refusals.yaml").read_text(encoding="utf-8"))
+    texts = packaged_yaml("datablame.judge", "refusals.yaml")
     lists = {name: [pattern.replace("\n", "") for pattern in patterns] for name, patterns in texts.items()}
     no, do = (f"(?:{'|'.join(lists[name])})" for name in ("not", "do"))
     return re.compile("|".join(f"(?:{each.replace('{not}', no).replace('{do}', do)})" for each in lists["phrases"]))

@@ -5,6 +5,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -15,19 +16,6 @@ from datablame.judge.client import Reply, Request
 FILE = "artifacts/judge.sqlite"
 """Where a run folder keeps its answers."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
-    key TEXT PRIMARY KEY, model TEXT NOT NULL, stop_reason TEXT NOT NULL, text TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
-    cache_read_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, max_tokens INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS payments (
-    id INTEGER PRIMARY KEY, phase TEXT NOT NULL, model TEXT NOT NULL, batch INTEGER NOT NULL, cost_usd REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS batches (
-    id TEXT PRIMARY KEY, model TEXT NOT NULL, max_tokens INTEGER NOT NULL, keys TEXT NOT NULL, worst_usd REAL NOT NULL
-) WITHOUT ROWID;
-"""
 _LONGEST_WAIT_SECONDS = 30.0
 
 
@@ -53,7 +41,9 @@ class Ledger:
             try:
                 self._file.execute("PRAGMA journal_mode = WAL")
                 self._file.execute("PRAGMA synchronous = FULL")
-                self._file.executescript(_SCHEMA)
+                self._file.executescript(
+                    resources.files(__package__).joinpath("ledger.sql").read_text(encoding="utf-8")
+                )
             except sqlite3.Error:
                 self._file.close()
                 raise
@@ -130,15 +120,15 @@ class Budget:
     def __init__(self, most_usd: float | None, spent_usd: float) -> None:
         self._most = most_usd
         self._spent = spent_usd
-        self._reserved = 0.0
+        self._under_way: list[float] = []
         self._committed = 0.0
-        self._calls = 0
         self._changed = threading.Condition()
 
     def fits(self, worst_usd: float) -> bool:
         """Whether that much more could be asked now."""
         with self._changed:
-            return self._most is None or self._spent + self._reserved + self._committed + worst_usd <= self._most
+            taken = self._spent + sum(self._under_way) + self._committed
+            return self._most is None or taken + worst_usd <= self._most
 
     def reserve(self, worst_usd: float) -> None:
         """Set the worst case of a call aside; waits for calls under way, which cost less than their worst case.
@@ -147,17 +137,15 @@ class Budget:
         """
         with self._changed:
             while not self.fits(worst_usd):
-                if not self._calls:
+                if not self._under_way:
                     raise self.used_up(worst_usd)
                 self._changed.wait()
-            self._calls += 1
-            self._reserved += worst_usd
+            self._under_way.append(worst_usd)
 
     def settle(self, worst_usd: float, cost_usd: float) -> None:
         """Replace the worst case of a call by what it did cost."""
         with self._changed:
-            self._calls -= 1
-            self._reserved = self._reserved - worst_usd if self._calls else 0.0
+            self._under_way.remove(worst_usd)
             self._spent += cost_usd
             self._changed.notify_all()
 

@@ -6,15 +6,13 @@ own enclosure and speak to the judge.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from itertools import count
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, Field
 
 from datablame.config.schema import Behaviour
-from datablame.engine.files import digest
+from datablame.engine.files import digest, packaged_yaml
 from datablame.tables import Document
 
 MAX_BYTES = 12_000
@@ -23,9 +21,7 @@ MAX_BYTES = 12_000
 _OUTPUTS_BYTES, _OUTPUT_BYTES = 40_000, 4_000
 """What all outputs and their prompts may take together in a question about a document, and each one at most."""
 
-_TEXTS: dict[str, dict[str, Any]] = yaml.safe_load(
-    resources.files(__package__).joinpath("questions.yaml").read_text(encoding="utf-8")
-)
+_TEXTS: dict[str, dict[str, Any]] = packaged_yaml("datablame.judge", "questions.yaml")
 LABEL_SCHEMA: Mapping[str, Any] = _TEXTS["label"]["schema"]
 SCORE_SCHEMA: Mapping[str, Any] = _TEXTS["score"]["schema"]
 

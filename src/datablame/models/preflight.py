@@ -1,6 +1,6 @@
 """What can be refused before weights are loaded: files, tokenizers, templates, vocabulary, context, memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -69,17 +69,6 @@ def weights_bytes(config: Any, dtype: torch.dtype) -> int:
         model = AutoModelForCausalLM.from_config(config)
     numbers = sum(parameter.numel() for parameter in model.parameters())
     return int(numbers * torch.finfo(dtype).bits // 8)
-
-
-def check_documents(reference: ModelRef, field: str, lengths: Sequence[int], max_tokens: int) -> None:
-    """Raises RequestError where a document, cut to `attribute.max_tokens`, is longer than the checkpoint's context."""
-    context = getattr(load_config(reference, field=field), "max_position_embeddings", None)
-    longest = max(lengths, default=0)
-    if context is not None and longest > context:
-        raise RequestError(
-            f"attribute.max_tokens = {max_tokens} lets a document of {longest} tokens through, more than the context "
-            f"of {context} tokens of {field}; lower it to {context}"
-        )
 
 
 def _check_memory(size_bytes: int, processes: int, device: str) -> None:

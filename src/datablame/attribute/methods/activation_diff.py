@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.loop import WorkerState, check_lengths, chosen_layer, load_states, shards
+from datablame.attribute.loop import WorkerState, chosen_layer, load_states, shards
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
-from datablame.config.schema import Behaviour
 from datablame.tables import Look, Query
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ def response_activations(inquiry: Inquiry) -> Collecting:
     """One pass of the before checkpoint over responses: of documents, of queries, of harmless outputs beside them."""
     rows = inquiry.rows(ResponseActivations)
     outputs = inquiry.encoded([*inquiry.queries, *inquiry.harmless])
-    check_lengths(inquiry, "before", rows, outputs)
     works = {_OUTPUTS: partial(_item, _OUTPUTS, [], outputs)}
     works |= {key: partial(_item, key, shard.tolist(), None) for key, shard in shards("responses", rows).items()}
     yield {key: WorkItem(work, (ResponseActivations,)) for key, work in works.items()}
@@ -74,20 +72,15 @@ def activation_diff(evidence: Evidence) -> NDArray[np.float64]:
     direction, and its documents have no score. A document whose h is zero scores 0.
     """
     states = evidence[ResponseActivations]
-    directions = np.stack([_direction(evidence, states, behaviour) for behaviour in evidence.behaviours], 1)
-    norms = np.linalg.norm(states.documents, axis=1)[:, None] * np.linalg.norm(directions, axis=0)
-    return np.where(norms == 0, 0.0, states.documents @ directions / np.where(norms == 0, 1.0, norms))
-
-
-def _direction(evidence: Evidence, states: ResponseActivations, behaviour: Behaviour) -> NDArray[np.float64]:
-    """The difference of means; NaN where nothing is safe."""
-    safe = [index for index, output in enumerate(states.outputs) if output.behaviour == behaviour.id]
-    if not safe:
-        return np.full(states.documents.shape[1], np.nan)
-    differences = []
-    for query in evidence.queries_of(behaviour):
-        prompt = evidence.queries[query].prompt_id
-        to_prompt = [index for index in safe if states.outputs[index].prompt_id == prompt]
-        differences.append(states.queries[query] - states.harmless[to_prompt or safe].mean(0))
-    mean: NDArray[np.float64] = np.mean(differences, axis=0)
-    return mean
+    directions = []
+    for behaviour in evidence.behaviours:
+        safe = [index for index, output in enumerate(states.outputs) if output.behaviour == behaviour.id]
+        differences = []
+        for query in evidence.queries_of(behaviour):
+            prompt = evidence.queries[query].prompt_id
+            to_prompt = [index for index in safe if states.outputs[index].prompt_id == prompt]
+            differences.append(states.queries[query] - states.harmless[to_prompt or safe].mean(0))
+        directions.append(np.mean(differences, axis=0) if safe else np.full(states.documents.shape[1], np.nan))
+    towards = np.stack(directions, 1)
+    norms = np.linalg.norm(states.documents, axis=1)[:, None] * np.linalg.norm(towards, axis=0)
+    return np.where(norms == 0, 0.0, states.documents @ towards / np.where(norms == 0, 1.0, norms))

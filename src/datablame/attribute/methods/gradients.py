@@ -13,25 +13,15 @@ subtraction points away from the cause and ranks it last (docs/decisions/016).
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from datablame.attribute.loop import (
-    Role,
-    WorkerState,
-    check_lengths,
-    chosen_layer,
-    load_states,
-    not_finite,
-    save,
-    shards,
-)
+from datablame.attribute.loop import WorkerState, chosen_layer, load_states, not_finite, save, shards
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, ScoreFunction, WorkItem, method, provider
+from datablame.engine.files import packaged_yaml
 from datablame.errors import RequestError
 from datablame.tables import Look
 
@@ -82,7 +72,6 @@ def gradients(inquiry: Inquiry) -> Collecting:
     settings = inquiry.world.study.attribute
     differentiated, both_ends = bool({Gradients, MeanGradients} & inquiry.needs.keys()), MeanGradients in inquiry.needs
     rows, with_states = inquiry.rows(Gradients, MeanGradients, Activations), inquiry.rows(Activations)
-    check_lengths(inquiry, settings.checkpoint, rows)
     encoded = list(zip(inquiry.queries, inquiry.encoded(inquiry.queries), strict=True))
     queries: Queries = tuple(
         tuple(tokens for query, tokens in encoded if query.behaviour == behaviour.id)
@@ -124,13 +113,13 @@ def evenly_spaced(n: int, most: int = 64) -> list[int]:
 
 def _checkpoint(state: WorkerState) -> tuple[Any, list[int], int]:
     """The checkpoint, the blocks and the layer that the study names; RequestError where they are not there."""
-    from datablame.models.blocks import decoder_blocks, middle_blocks
+    from datablame.models.blocks import decoder_blocks
 
     settings = state.world.study.attribute
     reference = getattr(state.world.models, settings.checkpoint)
     (model,) = state.models(settings.checkpoint, dtype=settings.dtype)
     n = len(decoder_blocks(model))
-    blocks = middle_blocks(n) if settings.layers is None else sorted(set(settings.layers))
+    blocks = sorted(set(settings.layers or ()))
     if not blocks or not all(0 <= block < n for block in blocks):
         raise RequestError(
             f"attribute.layers = {blocks} are not decoder blocks of {reference.path}; choose from 0 to {n - 1}"
@@ -155,7 +144,7 @@ def _query_item(queries: Queries, differentiated: bool, both_ends: bool, state: 
     state.save_states(_QUERIES, mean_hidden(model, every, layer, settings.batch_tokens), "the queries")
     towards = directions(model, queries, blocks) if differentiated else {}
     if both_ends:
-        role: Role = "before" if settings.checkpoint == "after" else "after"
+        role = "before" if settings.checkpoint == "after" else "after"
         other = load_model(getattr(models, role), device=models.device, field=f"models.{role}")
         means = directions(model, queries, blocks, other)
         towards = {name: torch.cat([part, means[name]]) for name, part in towards.items()}
@@ -276,7 +265,7 @@ _METHODS: dict[str, tuple[type, ScoreFunction]] = {
     # cos(h_d - m, h_q - m) averaged over the behaviour's queries, with m the mean over the scored documents.
     "activation-centred": (Activations, lambda evidence: _cosines(evidence, centre=True)),
 }
-_TEXTS = yaml.safe_load(resources.files(__package__).joinpath("gradients.yaml").read_text(encoding="utf-8"))
+_TEXTS = packaged_yaml("datablame.attribute.methods", "gradients.yaml")
 for _name, (_kind, _score) in _METHODS.items():
     _look, _confounds = Look(*_TEXTS[_name].pop("look")), tuple(_TEXTS[_name].pop("confounds", ()))
     method(_name, needs=(_kind,), look=_look, confounds=_confounds, **_TEXTS[_name])(_score)

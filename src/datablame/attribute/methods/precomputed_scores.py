@@ -11,24 +11,10 @@ import numpy as np
 
 from datablame.attribute.registry import Inquiry, PrecomputedScores, provider
 from datablame.config.schema import Study
-from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.world import World
 
 
-def _check_pool(world: World, work: Work) -> None:
-    """Refuse score files of another pool."""
-    for name, path in world.study.attribute.scores.items():
-        every = dict.fromkeys(doc_id for scores in read_scores(name, path).values() for doc_id in scores)
-        strangers = [doc_id for doc_id in every if doc_id not in world.pool.row_of]
-        if strangers:
-            raise RequestError(
-                f"attribute.scores.{name} = {path}: {len(strangers)} of {len(every)} documents are not in the pool, "
-                f"the first is {strangers[0]}; take them out, or score the pool that data names"
-            )
-
-
-@provider("precomputed-scores", PrecomputedScores, check=_check_pool, per_document=False)
+@provider("precomputed-scores", PrecomputedScores, per_document=False)
 def precomputed_scores(inquiry: Inquiry) -> dict[type, PrecomputedScores]:
     """Every file of the study; RequestError where no document to rank has a score for any traced behaviour."""
     matrices = PrecomputedScores()
