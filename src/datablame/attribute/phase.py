@@ -16,7 +16,6 @@ from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.queries import candidates, query_text, traced
 from datablame.attribute.rankings import Rankings, flags_of, id_order, method_info, pool_of, rankings_of, score_table
 from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, chosen, providers_of, union
-from datablame.attribute.themes import themes
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.keywords import normalised
 from datablame.surface.phase import SURFACE
@@ -86,7 +85,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         themed = union(shortlist)
         texts = [full_text(document) for document in world.pool.documents(themed.tolist())]
         states = evidence[Activations].documents[np.searchsorted(inquiry.scored, themed)] if texts else np.zeros((0, 0))
-        by_theme = themes([ids[row] for row in themed.tolist()], texts, states, flagged)
+        by_theme = compare.themes([ids[row] for row in themed.tolist()], texts, states, flagged)
         shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}.union(*flagged.values())
         known = world.truth is not None
         planted = {behaviour: _rows_of(world, causes) for behaviour, causes in (world.truth or {}).items()}

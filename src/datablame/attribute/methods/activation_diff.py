@@ -75,12 +75,15 @@ def activation_diff(evidence: Evidence) -> NDArray[np.float64]:
     directions = []
     for behaviour in evidence.behaviours:
         safe = [index for index, output in enumerate(states.outputs) if output.behaviour == behaviour.id]
+        if not safe:
+            directions.append(np.full(states.documents.shape[1], np.nan))
+            continue
         differences = []
         for query in evidence.queries_of(behaviour):
             prompt = evidence.queries[query].prompt_id
             to_prompt = [index for index in safe if states.outputs[index].prompt_id == prompt]
             differences.append(states.queries[query] - states.harmless[to_prompt or safe].mean(0))
-        directions.append(np.mean(differences, axis=0) if safe else np.full(states.documents.shape[1], np.nan))
+        directions.append(np.mean(differences, axis=0))
     towards = np.stack(directions, 1)
     norms = np.linalg.norm(states.documents, axis=1)[:, None] * np.linalg.norm(towards, axis=0)
     return np.where(norms == 0, 0.0, states.documents @ towards / np.where(norms == 0, 1.0, norms))
