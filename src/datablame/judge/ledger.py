@@ -39,8 +39,6 @@ class Ledger:
         with self._one_line():
             self._file = sqlite3.connect(path, timeout=_LONGEST_WAIT_SECONDS, check_same_thread=False)
             try:
-                self._file.execute("PRAGMA journal_mode = WAL")
-                self._file.execute("PRAGMA synchronous = FULL")
                 self._file.executescript(
                     resources.files(__package__).joinpath("ledger.sql").read_text(encoding="utf-8")
                 )
