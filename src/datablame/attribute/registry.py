@@ -123,19 +123,8 @@ def chosen(settings: Attribute) -> list[Method]:
 
     Raises RequestError where one of them is not known.
     """
-    own = {
-        name: Method(
-            name,
-            label=f"{name} (brought)",
-            description=f"Scores brought by the user: {PurePath(path).name}.",
-            needs=(PrecomputedScores,),
-            score=lambda evidence, name=name: evidence[PrecomputedScores][name],  # type: ignore[misc]
-            look=look_of(name),
-            exact=True,
-        )
-        for name, path in settings.scores.items()
-    }
-    methods = [own.get(name) or METHODS.named(name) for name in settings.methods]
+    files = settings.scores
+    methods = [_precomputed(name, files[name]) if name in files else METHODS.named(name) for name in settings.methods]
     voters = [method for method in methods if is_voter(method)]
     whole, names = all(voter.whole_pool for voter in voters), ", ".join(voter.name for voter in voters)
     return [
@@ -144,6 +133,19 @@ def chosen(settings: Attribute) -> list[Method]:
         else method
         for method in methods
     ]
+
+
+def _precomputed(name: str, path: str) -> Method:
+    """A file's scores as a method's, as they stand there."""
+    return Method(
+        name,
+        label=f"{name} (brought)",
+        description=f"Scores brought by the user: {PurePath(path).name}.",
+        needs=(PrecomputedScores,),
+        score=lambda evidence: evidence[PrecomputedScores][name],
+        look=look_of(name),
+        exact=True,
+    )
 
 
 def is_voter(method: Method) -> bool:

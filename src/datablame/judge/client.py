@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import anthropic
     from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 
-_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 _UNSEEN_TOKENS = 1_000
 """What the API may add to a prompt for structured output and framing; measured additions are some hundred tokens."""
 _LONGEST_MESSAGE = 200
@@ -57,7 +56,7 @@ class Reply(NamedTuple):
     @property
     def was_cut(self) -> bool:
         """Whether there was no room for all of it."""
-        return self.stop_reason in _CUT
+        return self.stop_reason in ("max_tokens", "model_context_window_exceeded")
 
 
 def worst_usd(request: Request, prices: Mapping[str, Price], *, batch: bool = False) -> float:
@@ -207,16 +206,9 @@ def _reply(message: Any) -> Reply | None:
     try:
         usage = message["usage"]
         texts = [block["text"] for block in message["content"] if block["type"] == "text"]
-        return Reply(
-            str(message["stop_reason"]),
-            "".join(texts),
-            Usage(
-                int(usage["input_tokens"]),
-                int(usage["output_tokens"]),
-                int(usage.get("cache_read_input_tokens") or 0),
-                int(usage.get("cache_creation_input_tokens") or 0),
-            ),
-        )
+        cached = (usage.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
+        counts = map(int, (usage["input_tokens"], usage["output_tokens"], *cached))
+        return Reply(str(message["stop_reason"]), "".join(texts), Usage(*counts))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
