@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from datablame.attribute.kernels.batches import length_batches
-from datablame.attribute.kernels.hooks import linears
+from datablame.attribute.kernels.hooks import length_batches, linears
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded
 

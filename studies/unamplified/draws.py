@@ -10,7 +10,7 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import Journal, digest
 from datablame.engine.phase import Work
-from datablame.judge.classifier import ClassifierInput, build
+from datablame.judge.choice import ClassifierInput, build
 from datablame.surface.phase import SampleSpec, draw, sample_specs
 from datablame.tables import Sample
 from datablame.world import World

@@ -12,11 +12,10 @@ from tests.attribute.test_per_example import built, olmo2
 from tests.attribute.test_preference_pairs import mixed
 from tests.attribute.test_run import Killed, bytes_of, flags_of, scores_of
 
-from datablame.attribute.kernels.hidden import mean_hidden
+from datablame.attribute.kernels.hooks import mean_hidden
 from datablame.attribute.methods.activation_diff import ResponseActivations
 from datablame.attribute.queries import choose_queries, harmless_outputs
 from datablame.engine.execute import Execution
-from datablame.errors import RequestError
 from datablame.models.chat import Encoded
 from datablame.tables import MethodInfo, Prompt, Query, SurfaceSample, Unranked
 
@@ -194,10 +193,3 @@ def test_a_killed_pass_goes_on_and_workers_change_nothing(make: Make) -> None:
     killed.run()
     two.run(Execution(workers=2, threads=1))
     assert bytes_of(killed) == bytes_of(two) == bytes_of(undisturbed)
-
-
-def test_a_text_longer_than_the_context_is_refused(make: Make) -> None:
-    made = with_safe(make, "run")
-    cramped = replace(made, world=replace(made.world, contexts={"models.before": 50, "models.after": 1000}))
-    with pytest.raises(RequestError, match=r"lets a document of 51 tokens .* of models\.before; lower it to 50"):
-        cramped.run()

@@ -3,9 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datablame.attribute.compare import agreement, ceilings, prefilter_recall, quality
+from datablame.attribute.compare import agreement, ceilings, prefilter_recall, quality, themes
 from datablame.attribute.rankings import Ranking, clustered, id_order, members, ranked
-from datablame.attribute.themes import themes
 from datablame.tables import Agreement, Ceiling, PrefilterRecall, Quality, ThemeShare
 
 IDS = "abcde"

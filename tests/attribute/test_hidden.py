@@ -2,8 +2,7 @@ import pytest
 import torch
 from tests.conftest import tiny_model
 
-from datablame.attribute.kernels.batches import length_batches
-from datablame.attribute.kernels.hidden import mean_hidden
+from datablame.attribute.kernels.hooks import length_batches, mean_hidden
 from datablame.models.chat import Encoded
 
 

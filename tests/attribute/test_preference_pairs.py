@@ -10,7 +10,7 @@ from tests.models.test_preference import preferences
 from tests.oracles.gradients import naive_gradient
 from tests.oracles.preferences import naive_mean_hidden, naive_pair_gradient
 
-from datablame.attribute.kernels.hidden import mean_hidden
+from datablame.attribute.kernels.hooks import mean_hidden
 from datablame.attribute.kernels.per_example import Similarities, directions, similarities
 from datablame.models.blocks import decoder_blocks, middle_blocks
 from datablame.models.chat import Encoded, Preference

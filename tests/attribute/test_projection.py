@@ -6,7 +6,7 @@ import torch
 from tests.attribute.test_per_example import BLOCKS, built, documents, olmo2
 from tests.attribute.test_preference_pairs import mixed
 
-from datablame.attribute.kernels.hidden import mean_hidden
+from datablame.attribute.kernels.hooks import mean_hidden
 from datablame.attribute.kernels.per_example import Similarities, directions, similarities
 from datablame.attribute.kernels.projection import (
     Projected,
@@ -18,7 +18,7 @@ from datablame.attribute.kernels.projection import (
     projection_of,
     weights_digest,
 )
-from datablame.attribute.passes import evenly_spaced, read_or_made
+from datablame.attribute.methods.gradients import evenly_spaced, read_or_made
 from datablame.models.chat import Encoded
 
 QUERIES = [documents(3, seed=1), documents(2, seed=2)]

@@ -5,7 +5,7 @@ from scipy.stats import spearmanr
 from tests.attribute.test_per_example import BLOCKS, built, documents, olmo2
 
 from datablame.attribute.kernels import hooks
-from datablame.attribute.kernels.hidden import mean_hidden
+from datablame.attribute.kernels.hooks import mean_hidden
 from datablame.attribute.kernels.per_example import directions, similarities
 
 

@@ -18,8 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datablame.judge.choice import PRICES
 from datablame.judge.client import Request
-from datablame.judge.prices import PRICES
 
 KEY = "sk-ant-test-0123456789abcdef"
 

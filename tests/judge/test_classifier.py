@@ -6,8 +6,7 @@ from tests.worlds import work
 
 from datablame.config.schema import Study
 from datablame.errors import RequestError
-from datablame.judge.choice import decide
-from datablame.judge.classifier import Classifier, build
+from datablame.judge.choice import Classifier, build, decide
 from datablame.judge.keywords import KeywordClassifier
 from datablame.judge.rules import RulesClassifier
 

@@ -23,12 +23,22 @@ from datablame.config.schema import Behaviour, Judge, Study
 from datablame.errors import BudgetError, PhaseError, RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker
-from datablame.judge.choice import Choice, confirm, decide, has_key, record
-from datablame.judge.classifier import Classifier, ClassifierInput, build
+from datablame.judge.choice import (
+    PRICES,
+    Choice,
+    Classifier,
+    ClassifierInput,
+    Usage,
+    build,
+    confirm,
+    cost_usd,
+    decide,
+    has_key,
+    record,
+)
 from datablame.judge.claude import AttributionJudge, ClaudeClassifier, DocumentQuery
-from datablame.judge.client import NoReply, Reply, Request, worst_usd
+from datablame.judge.client import Reply, Request, worst_usd
 from datablame.judge.ledger import FILE, Ledger, OpenBatch, costs_usd
-from datablame.judge.prices import PRICES, Usage, cost_usd
 from datablame.tables import Document, Label, Message
 
 MODEL = "claude-haiku-5-5"
@@ -628,7 +638,7 @@ def test_reply_and_silence_are_what_an_asker_gives(begin: Begin, tmp_path: Path)
     request = Request(MODEL, "system", "user", rubric.SCORE_SCHEMA, 16)
     patient = Asker(Judge(backoff_seconds=0.01), tmp_path / FILE, PRICES, "x")
     hasty = Asker(Judge(retries=0), tmp_path / FILE, PRICES, "x")
-    assert hasty.ask([request]) == {request.key: NoReply("500")}
+    assert hasty.ask([request]) == {request.key: "500"}
     reply = patient.ask([request])[request.key]
     assert isinstance(reply, Reply)
     assert hasty.ask([request]) == {request.key: reply}

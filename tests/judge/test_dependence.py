@@ -85,6 +85,6 @@ def test_where_claude_is_not_asked_its_settings_change_nothing() -> None:
 
 def test_other_prompts_are_another_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     before = judges(**CLAUDE)
-    monkeypatch.setattr(rubric, "_BLAMING", rubric._BLAMING + " ")
+    monkeypatch.setitem(rubric._TEXTS["score"], "system", rubric._TEXTS["score"]["system"] + " ")
     after = judges(**CLAUDE)
     assert {name for name in before if before[name] != after[name]} == {"attribution judge"}

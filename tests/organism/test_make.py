@@ -11,8 +11,7 @@ from datablame.config.schema import ModelRef, Organism, Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, read_jsonl
 from datablame.errors import RequestError
-from datablame.judge.choice import Choice
-from datablame.judge.classifier import ClassifierInput, build
+from datablame.judge.choice import Choice, ClassifierInput, build
 from datablame.organism import quirk
 from datablame.organism.make import cached, make, preview, study_fields
 from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled

@@ -171,7 +171,7 @@ def test_a_key_is_seen_and_never_repeated(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_calls_and_dollars_are_those_of_the_price_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, PRICES
+    from datablame.judge.choice import ATTRIBUTION, CLASSIFICATION, PRICES
 
     monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
     study = load_study("olmo2-1b")

@@ -12,7 +12,7 @@ from datablame.engine.execute import Execution
 from datablame.engine.files import Journal, write_jsonl
 from datablame.engine.phase import Tables
 from datablame.errors import BudgetError
-from datablame.judge.classifier import ClassifierInput
+from datablame.judge.choice import ClassifierInput
 from datablame.surface import phase
 from datablame.surface.phase import SCAN, SURFACE, sample_specs, scan_specs, surface_specs
 from datablame.tables import AlphaStar, Label, Prompt, Rate, Scan, ScannedPrompt, ScanSample, SurfaceSample, Unamplified

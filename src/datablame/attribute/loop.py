@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.registry import Inquiry, Method, WorkItem, providers_of
+from datablame.config.schema import Attribute, ModelRef
 from datablame.engine.execute import free_memory, run_items
 from datablame.engine.files import write_atomic
-from datablame.engine.phase import Work
-from datablame.errors import PhaseError
+from datablame.errors import PhaseError, RequestError
 from datablame.world import World
 
 if TYPE_CHECKING:
@@ -36,11 +36,7 @@ class WorkerState:
     _made: dict[str, Any] = field(default_factory=dict)
 
     def models(self, *roles: Role, dtype: str | None = None) -> list[Any]:
-        """These checkpoints in evaluation mode, loaded where they are not yet; no other stays in memory.
-
-        Raises:
-            RequestError: a checkpoint is not there.
-        """
+        """These checkpoints in evaluation mode, loaded where they are not yet; no other stays in memory."""
         import torch
 
         from datablame.models.load import load_model
@@ -64,19 +60,14 @@ class WorkerState:
         return self._made[name]
 
     def save_states(self, key: str, states: "Tensor", what: str | None = None) -> None:
-        """Leave one row for each text of the item, for `load_states`.
-
-        Raises:
-            PhaseError: a number, which the message calls one of `what`, is not finite.
-        """
+        """Leave one row for each text of the item, for `load_states`; PhaseError as `save` says."""
         save(self.folder / f"{key}.safetensors", {"states": states}, what or f"the hidden states of {key}")
 
 
 def save(path: Path, tensors: "dict[str, Tensor]", what: str, *, shared: bool = False) -> None:
     """Write tensors whole or not at all; `shared`: other processes may write the same file.
 
-    Raises:
-        PhaseError: one of them, which the message calls `what`, holds a number that is not finite.
+    Raises PhaseError where one of them, which the message calls `what`, holds a number that is not finite.
     """
     from safetensors.torch import save as to_bytes
 
@@ -103,22 +94,52 @@ def shards(name: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     return {f"{name}-{start // _SHARD_DOCUMENTS:05d}": rows[start : start + _SHARD_DOCUMENTS] for start in starts}
 
 
+def chosen_layer(settings: Attribute, reference: ModelRef, n: int) -> int:
+    """The hidden state that is averaged, of a checkpoint with `n` blocks; RequestError where it has no such state."""
+    layer = settings.activation_layer
+    assert layer is not None, "the world was not resolved"
+    if not 0 <= layer <= n:
+        raise RequestError(
+            f"attribute.activation_layer = {layer} is no hidden state of {reference.path}; choose from 0 to {n}"
+        )
+    return layer
+
+
 def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
     """All evidence that is wanted, by its type; the seconds of an item go to the methods that need what it makes.
 
-    Items are journalled as they finish, so that a resumed run does none of them again.
-
-    Raises:
-        RequestError: a checkpoint, or a layer that the study names, is not there.
-        PhaseError: a loss or a hidden state is not finite, or a document does not fit in memory.
+    Items are journalled as they finish, so that a resumed run does none of them again. Raises RequestError where a
+    checkpoint or layer is not there, PhaseError where numbers are not finite or a document does not fit in memory.
     """
+    work, journal = inquiry.work, inquiry.work.journal
 
     def timed(kinds: Sequence[type], key: str, seconds: float) -> None:
         for method in methods:
             if set(kinds) & set(method.needs):
-                inquiry.work.timings(f"attribute/{method.name}", key, seconds)
+                work.timings(f"attribute/{method.name}", key, seconds)
 
-    state = WorkerState(inquiry.world, inquiry.work.out / "items")
+    def stage(items: Mapping[str, WorkItem]) -> dict[str, Any]:
+        """What each item gave, now or before."""
+        finished = journal.read()
+
+        def done(key: str, result: tuple[Any, float]) -> None:
+            timed(items[key].serves, key, result[1])
+            journal.append(key, result[0])
+
+        run_items(
+            partial(_itself, state),
+            _work,
+            {key: item for key, item in items.items() if key not in finished},
+            execution=work.execution,
+            done=done,
+            progress=work.progress,
+            description=f"attribute: {provider.name}",
+            already=len(items.keys() & finished.keys()),
+        )
+        results = journal.read()
+        return {key: results[key] for key in items}
+
+    state = WorkerState(inquiry.world, work.out / "items")
     evidence: dict[type, Any] = {}
     for provider in providers_of(inquiry.needs):
         began = time.perf_counter()
@@ -130,40 +151,12 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
         try:
             items = next(collecting)
             while True:
-                items = collecting.send(_stage(items, provider.name, state, inquiry.work, timed))
+                items = collecting.send(stage(items))
         except StopIteration as stop:
             evidence |= stop.value
     del state
     free_memory()
     return evidence
-
-
-def _stage(
-    items: Mapping[str, WorkItem],
-    name: str,
-    state: WorkerState,
-    work: Work,
-    timed: Callable[[Sequence[type], str, float], None],
-) -> dict[str, Any]:
-    """What each item gave, now or before."""
-    journal, finished = work.journal, work.journal.read()
-
-    def done(key: str, result: tuple[Any, float]) -> None:
-        timed(items[key].serves, key, result[1])
-        journal.append(key, result[0])
-
-    run_items(
-        partial(_itself, state),
-        _work,
-        {key: item for key, item in items.items() if key not in finished},
-        execution=work.execution,
-        done=done,
-        progress=work.progress,
-        description=f"attribute: {name}",
-        already=len(items.keys() & finished.keys()),
-    )
-    results = journal.read()
-    return {key: results[key] for key in items}
 
 
 def _itself(state: WorkerState) -> WorkerState:

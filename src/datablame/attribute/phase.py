@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,9 @@ from datablame.attribute.loop import collect
 from datablame.attribute.methods.bm25 import Words, bm25_scores
 from datablame.attribute.methods.gradients import Activations, Gradients
 from datablame.attribute.methods.llm_judge import Judgements
-from datablame.attribute.queries import Traced, candidates, query_text, traced
+from datablame.attribute.queries import candidates, query_text, traced
 from datablame.attribute.rankings import Rankings, flags_of, id_order, method_info, pool_of, rankings_of, score_table
-from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, chosen, providers_of, rows_read
-from datablame.attribute.themes import Themes, themes
+from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, chosen, providers_of, union
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.keywords import normalised
 from datablame.surface.phase import SURFACE
@@ -43,42 +42,85 @@ from datablame.world.duplicates import full_text
 _logger = logging.getLogger(__name__)
 
 
-class _Reading(NamedTuple):
-    """What one reading of all documents gives."""
-
-    words: NDArray[np.float64]
-    """BM25 scores of shape (queries, documents)."""
-    prompts: tuple[Match, ...]
-    """Documents whose user says exactly what a prompt of the study says."""
-    queries: tuple[Match, ...]
-    """Those that also answer exactly as a traced output: such a document is no finding."""
-    seconds: float
-
-
 def run(world: World, tables: Tables, work: Work) -> Outputs:
     """Score the pool or the BM25 candidates by every method, and compare what they say.
 
-    Without a harmful output, or without a rise, there is nothing to trace, and most tables are empty.
-
-    Raises:
-        RequestError: a method's evidence cannot be had in this world, or the checkpoint lacks a layer.
-        PhaseError: memory ran out for a single document, or the model yields numbers that are not finite.
+    Without a harmful output, or without a rise, there is nothing to trace, and most tables are empty. Raises what
+    `collect` raises, and RequestError where a method's evidence cannot be had in this world.
     """
     from threadpoolctl import threadpool_limits
 
     methods = [method.in_world(world) for method in chosen(world.study.attribute)]
-    for provider in providers_of(_needs(world, methods)):
+    needs = _needs(world, methods)
+    prefilter: Any = world.study.prefilter.method
+    for provider in providers_of(needs):
         provider.check(world, work)
     with threadpool_limits(work.execution.threads):
         trace = traced(world, tables)
-        reading = _read(world, trace.queries)
+        began = time.perf_counter()
+        words, asked, answered = _read(world, trace.queries)
         for method in methods:
             if Words in method.needs:
-                work.timings(f"attribute/{method.name}", "index", reading.seconds)
-        inquiry = _inquiry(world, work, methods, trace, reading)
+                work.timings(f"attribute/{method.name}", "index", time.perf_counter() - began)
+        by_id, n = id_order(world.pool.ids), world.study.prefilter.candidates
+        shortlist = candidates(words, trace.queries, trace.behaviours, by_id, n)
+        inquiry = Inquiry(
+            world=world,
+            work=work,
+            behaviours=trace.behaviours,
+            queries=trace.queries,
+            harmless=trace.harmless,
+            words=words,
+            scored=np.arange(len(by_id)) if prefilter == "none" else union(shortlist),
+            candidates=shortlist,
+            needs=needs,
+        )
         by_type = collect(inquiry, methods) if trace.queries else {}
         evidence = Evidence(world.seed, inquiry.ids, inquiry.behaviours, inquiry.queries, by_type)
-        return _outputs(inquiry, methods, trace, reading, evidence)
+        k, ids, clusters = world.study.attribute.top_k, world.pool.ids, world.pool.clusters
+        rankings: Rankings = rankings_of(inquiry, methods, evidence) if trace.queries else {m.name: {} for m in methods}
+        of_whole = [method.name for method in methods if pool_of(world, method) == "whole"]
+        flags = flags_of(world, rankings)
+        flagged = {method.name: {f.doc_id for f in flags if f.k == k and f.method == method.name} for method in methods}
+        themed = union(shortlist)
+        texts = [full_text(document) for document in world.pool.documents(themed.tolist())]
+        states = evidence[Activations].documents[np.searchsorted(inquiry.scored, themed)] if texts else np.zeros((0, 0))
+        by_theme = compare.themes([ids[row] for row in themed.tolist()], texts, states, flagged)
+        shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}.union(*flagged.values())
+        known = world.truth is not None
+        planted = {behaviour: _rows_of(world, causes) for behaviour, causes in (world.truth or {}).items()}
+        gradients: Gradients | None = evidence.by_type.get(Gradients)
+        judgements: Judgements | None = evidence.by_type.get(Judgements)
+        return {
+            Query: [*trace.queries, *trace.harmless],
+            Candidate: [Candidate(b, ids[row]) for b, rows in shortlist.items() for row in rows.tolist()],
+            Score: score_table(rankings, ids),
+            Flag: flags,
+            MethodInfo: [method_info(inquiry, method, rankings[method.name]) for method in methods],
+            Agreement: compare.agreement(rankings, clusters, k),
+            Quality: compare.quality(rankings, planted, shortlist, clusters, of_whole, k) if known else [],
+            PrefilterRecall: compare.prefilter_recall(planted, shortlist, clusters) if known else [],
+            Ceiling: compare.ceilings(rankings, shortlist, clusters, of_whole, k),
+            Theme: by_theme.themes,
+            ShownDocument: [
+                _shown(world, document) for document in world.pool.documents(_rows_of(world, shown).tolist())
+            ],
+            Attribution: Attribution(
+                k=k,
+                traced=tuple(behaviour.id for behaviour in trace.behaviours),
+                dropped=tuple(trace.dropped),
+                no_rise=trace.no_rise,
+                prefilter=prefilter,
+                candidates={behaviour: len(rows) for behaviour, rows in shortlist.items()},
+                truth=known,
+                prompt_matches=tuple(asked),
+                query_matches=tuple(answered),
+                themed=len(themed),
+                silhouette=by_theme.silhouette,
+                exactness=None if gradients is None else gradients.exactness,
+                judge=None if judgements is None else judgements.answers,
+            ),
+        }
 
 
 def planned_documents(
@@ -89,15 +131,11 @@ def planned_documents(
     One pass may make several types. Nothing of the world but its study is asked.
     """
     study, needs = world.study, _needs(world, methods)
-    union = behaviours * study.attribute.queries * study.prefilter.candidates
-    some = range(union if n_pool is None else min(union, n_pool))
-    whole = some if study.prefilter.method == "bm25" else None if n_pool is None else range(n_pool)
+    union_at_most = behaviours * study.attribute.queries * study.prefilter.candidates
+    some = union_at_most if n_pool is None else min(union_at_most, n_pool)
+    scored = some if study.prefilter.method == "bm25" else n_pool
     counted = {kind for provider in providers_of(needs) if provider.per_document for kind in provider.yields}
-    return {
-        kind: None if whole is None and pool == "whole" else len(rows_read([pool], whole or some, some))
-        for kind, pool in needs.items()
-        if kind in counted
-    }
+    return {kind: scored if pool == "whole" else some for kind, pool in needs.items() if kind in counted}
 
 
 ATTRIBUTE = Phase(
@@ -119,19 +157,22 @@ def _needs(world: World, methods: Sequence[Method]) -> dict[type, Pool]:
     return needs
 
 
-def _read(world: World, queries: Sequence[Query]) -> _Reading:
-    """Read every document once: for its words, and for what repeats the study."""
-    began = time.perf_counter()
+def _read(world: World, queries: Sequence[Query]) -> tuple[NDArray[np.float64], list[Match], list[Match]]:
+    """Read every document once: for its BM25 scores, of shape (queries, documents), and for what repeats the study.
+
+    That are the documents whose user says exactly what a prompt of the study says, and those that also answer exactly
+    as a traced output: such a document is no finding.
+    """
     prompt_of = {normalised(prompt.text): prompt.id for prompt in world.prompts if prompt.split != "harmless"}
     query_of = {(normalised(query.prompt), normalised(query.text)): query.id for query in queries}
-    prompts: list[Match] = []
+    asked: list[Match] = []
     answered: list[Match] = []
 
     def texts() -> Iterator[str]:
         for document in world.pool.documents():
             turns = {normalised(turn.content) for turn in document.prompt if turn.role == "user"}
             answer = normalised(document.response)
-            prompts.extend(Match(document.id, prompt_id) for text, prompt_id in prompt_of.items() if text in turns)
+            asked.extend(Match(document.id, prompt_id) for text, prompt_id in prompt_of.items() if text in turns)
             answered.extend(
                 Match(document.id, query_id)
                 for (text, output), query_id in query_of.items()
@@ -143,87 +184,9 @@ def _read(world: World, queries: Sequence[Query]) -> _Reading:
         words = bm25_scores(texts(), [query_text(query) for query in queries])
     else:
         words = np.zeros((0, sum(1 for _ in texts())))
-    if prompts:
-        _logger.warning("%d documents ask exactly what a prompt of the study asks", len(prompts))
-    return _Reading(words, tuple(prompts), tuple(answered), time.perf_counter() - began)
-
-
-def _inquiry(world: World, work: Work, methods: Sequence[Method], trace: Traced, reading: _Reading) -> Inquiry:
-    by_id, n = id_order(world.pool.ids), world.study.prefilter.candidates
-    shortlist = candidates(reading.words, trace.queries, trace.behaviours, by_id, n)
-    whole = world.study.prefilter.method == "none"
-    return Inquiry(
-        world=world,
-        work=work,
-        behaviours=trace.behaviours,
-        queries=trace.queries,
-        harmless=trace.harmless,
-        words=reading.words,
-        scored=np.arange(len(by_id)) if whole else _rows_of_all(shortlist),
-        candidates=shortlist,
-        needs=_needs(world, methods),
-    )
-
-
-def _outputs(
-    inquiry: Inquiry, methods: Sequence[Method], trace: Traced, reading: _Reading, evidence: Evidence
-) -> Outputs:
-    world, ids, clusters = inquiry.world, inquiry.world.pool.ids, inquiry.world.pool.clusters
-    k, shortlist = world.study.attribute.top_k, inquiry.candidates
-    prefilter: Any = world.study.prefilter.method
-    rankings: Rankings = rankings_of(inquiry, methods, evidence) if trace.queries else {m.name: {} for m in methods}
-    whole = [method.name for method in methods if pool_of(world, method) == "whole"]
-    flags = flags_of(world, rankings)
-    flagged = {method.name: {f.doc_id for f in flags if f.k == k and f.method == method.name} for method in methods}
-    by_theme = _themes(inquiry, evidence, flagged)
-    shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}.union(*flagged.values())
-    known = world.truth is not None
-    planted = {behaviour: _rows_of(world, causes) for behaviour, causes in (world.truth or {}).items()}
-    gradients: Gradients | None = evidence.by_type.get(Gradients)
-    judgements: Judgements | None = evidence.by_type.get(Judgements)
-    return {
-        Query: [*trace.queries, *trace.harmless],
-        Candidate: [Candidate(b, ids[row]) for b, rows in shortlist.items() for row in rows.tolist()],
-        Score: score_table(rankings, ids),
-        Flag: flags,
-        MethodInfo: [method_info(inquiry, method, rankings[method.name]) for method in methods],
-        Agreement: compare.agreement(rankings, clusters, k),
-        Quality: compare.quality(rankings, planted, shortlist, clusters, whole, k) if known else [],
-        PrefilterRecall: compare.prefilter_recall(planted, shortlist, clusters) if known else [],
-        Ceiling: compare.ceilings(rankings, shortlist, clusters, whole, k),
-        Theme: by_theme.themes,
-        ShownDocument: [_shown(world, document) for document in world.pool.documents(_rows_of(world, shown).tolist())],
-        Attribution: Attribution(
-            k=k,
-            traced=tuple(behaviour.id for behaviour in trace.behaviours),
-            dropped=tuple(trace.dropped),
-            no_rise=trace.no_rise,
-            prefilter=prefilter,
-            candidates={behaviour: len(rows) for behaviour, rows in shortlist.items()},
-            truth=known,
-            prompt_matches=reading.prompts,
-            query_matches=reading.queries,
-            themed=len(_rows_of_all(shortlist)),
-            silhouette=by_theme.silhouette,
-            exactness=None if gradients is None else gradients.exactness,
-            judge=None if judgements is None else judgements.answers,
-        ),
-    }
-
-
-def _themes(inquiry: Inquiry, evidence: Evidence, flagged: Mapping[str, Collection[str]]) -> Themes:
-    """Themes of the candidates, by their activations; none where nothing was traced."""
-    pool, rows = inquiry.world.pool, _rows_of_all(inquiry.candidates)
-    if not len(rows):
-        return Themes([], None)
-    texts = [full_text(document) for document in pool.documents(rows.tolist())]
-    states = evidence[Activations].documents[np.searchsorted(inquiry.scored, rows)]
-    return themes([pool.ids[row] for row in rows.tolist()], texts, states, flagged)
-
-
-def _rows_of_all(candidates: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Every behaviour's candidates, sorted."""
-    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *candidates.values()]))
+    if asked:
+        _logger.warning("%d documents ask exactly what a prompt of the study asks", len(asked))
+    return words, asked, answered
 
 
 def _rows_of(world: World, ids: Collection[str]) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,8 +61,7 @@ def choose_queries(
     first. Within an alpha and prompt the sample index decides.
     """
     order = {prompt.id: index for index, prompt in enumerate(prompts)}
-    harmful = _usable(samples, prompts, "harmful")
-    harmful.sort(key=lambda sample: (_preference(sample.alpha, alpha_star), order[sample.prompt_id], sample.index))
+    harmful = _usable(samples, order, "harmful", alpha_star)
     queries = []
     for behaviour in dict.fromkeys(prompt.behaviour for prompt in prompts):
         turns: Counter[tuple[float, str]] = Counter()
@@ -83,8 +82,7 @@ def harmless_outputs(
 
     A behaviour without any has up to `n` to each of its other attribution prompts; without any there, it has none.
     """
-    harmless = _usable(samples, prompts, "harmless")
-    harmless.sort(key=lambda sample: (_preference(sample.alpha, alpha_star), sample.index))
+    harmless = _usable(samples, {prompt.id: index for index, prompt in enumerate(prompts)}, "harmless", alpha_star)
     outputs = []
     for behaviour in dict.fromkeys(query.behaviour for query in queries):
         traced_prompts = {query.prompt_id for query in queries if query.behaviour == behaviour}
@@ -97,10 +95,13 @@ def harmless_outputs(
     return outputs
 
 
-def _usable(samples: Iterable[Sample], prompts: Sequence[Prompt], label: str) -> list[Sample]:
-    known = {prompt.id for prompt in prompts}
-    usable = (s for s in samples if s.split == "attribution" and s.label == label and s.prompt_id in known)
-    return [sample for sample in usable if sample.text.strip()]
+def _usable(samples: Iterable[Sample], order: Mapping[str, int], label: str, alpha_star: float | None) -> list[Sample]:
+    """Outputs to the prompts of `order` by preference of alpha, prompt and index."""
+    usable = (s for s in samples if s.split == "attribution" and s.label == label and s.prompt_id in order)
+    return sorted(
+        (sample for sample in usable if sample.text.strip()),
+        key=lambda sample: (_preference(sample.alpha, alpha_star), order[sample.prompt_id], sample.index),
+    )
 
 
 def _distinct(samples: Iterable[Sample]) -> list[Sample]:

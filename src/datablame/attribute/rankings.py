@@ -103,14 +103,17 @@ def pool_of(world: World, method: Method) -> Pool:
 def rankings_of(inquiry: Inquiry, methods: Sequence[Method], evidence: Evidence) -> Rankings:
     """Every method's ranked scores, of the documents that its pool has for a behaviour and that it gave a score.
 
-    They are rounded before anything ranks them or counts them as votes, so that no ranking hangs on the last bits of a
-    float.
+    They are rounded first, so that no ranking and no vote hangs on the last bits of a float.
     """
+    voters = [method for method in methods if is_voter(method)]
+    eligible = np.full((len(inquiry.scored), len(inquiry.behaviours)), all(voter.whole_pool for voter in voters))
+    for column, behaviour in enumerate(inquiry.behaviours):
+        eligible[np.searchsorted(inquiry.scored, inquiry.candidates[behaviour.id]), column] = True
     ballots: dict[str, NDArray[np.float64]] = {}
     matrices: dict[str, NDArray[np.float64]] = {}
     for method in sorted(methods, key=lambda method: Votes in method.needs):
         began = time.perf_counter()
-        votes = _votes(inquiry, [voter for voter in methods if is_voter(voter)], ballots)
+        votes = Votes({voter.name: ballots[voter.name] for voter in voters if voter.name in ballots}, eligible)
         by_type = {**evidence.by_type, Votes: votes} if Votes in method.needs else evidence.by_type
         scores = method.score(replace(evidence, by_type=by_type))
         known = ~np.isnan(scores)
@@ -132,14 +135,6 @@ def _ranked_rows(inquiry: Inquiry, method: Method, behaviour: str) -> NDArray[np
     """The rows of the pool that the method ranks for a behaviour where it has scores for all."""
     whole = pool_of(inquiry.world, method) == "whole"
     return inquiry.scored if whole else np.sort(inquiry.candidates[behaviour])
-
-
-def _votes(inquiry: Inquiry, voters: Sequence[Method], ballots: Mapping[str, NDArray[np.float64]]) -> Votes:
-    every = all(voter.whole_pool for voter in voters)
-    eligible = np.full((len(inquiry.scored), len(inquiry.behaviours)), every)
-    for column, behaviour in enumerate(inquiry.behaviours):
-        eligible[np.searchsorted(inquiry.scored, inquiry.candidates[behaviour.id]), column] = True
-    return Votes({voter.name: ballots[voter.name] for voter in voters if voter.name in ballots}, eligible)
 
 
 def flags_of(world: World, rankings: Rankings) -> list[Flag]:
@@ -180,15 +175,10 @@ def method_info(inquiry: Inquiry, method: Method, by_behaviour: Mapping[str, Ran
             unranked.append(Unranked(behaviour, left))
             share = f"{left} of {every} documents"
             _logger.warning("%s gives %s no score for %s; they are not ranked", method.name, share, behaviour)
+    fields = ("name", "label", "description", "standin", "control", "look", "confounds")
     return MethodInfo(
-        name=method.name,
-        label=method.label,
-        description=method.description,
-        standin=method.standin,
-        control=method.control,
+        **{field: getattr(method, field) for field in fields},
         voter=is_voter(method),
         pool=pool_of(inquiry.world, method),
-        look=method.look,
         unranked=tuple(unranked),
-        confounds=method.confounds,
     )

@@ -62,11 +62,8 @@ class Votes(NamedTuple):
     """Which documents every voter ranks for each behaviour: all, or where one ranks candidates only, those."""
 
 
-class PrecomputedScores(NamedTuple):
-    """Evidence of the study's own files, `attribute.scores`."""
-
-    scores: Mapping[str, NDArray[np.float64]]
-    """As those of `Votes`."""
+class PrecomputedScores(dict[str, NDArray[np.float64]]):
+    """Evidence of the study's own files, `attribute.scores`, as the scores of `Votes`."""
 
 
 ScoreFunction = Callable[[Evidence], NDArray[np.float64]]
@@ -124,8 +121,7 @@ def method(
 def chosen(settings: Attribute) -> list[Method]:
     """The methods of a study, the user's own files among them; who joins votes ranks what all voters rank.
 
-    Raises:
-        RequestError: one of them is not known.
+    Raises RequestError where one of them is not known.
     """
     files = settings.scores
     methods = [_precomputed(name, files[name]) if name in files else METHODS.named(name) for name in settings.methods]
@@ -139,23 +135,22 @@ def chosen(settings: Attribute) -> list[Method]:
     ]
 
 
+def _precomputed(name: str, path: str) -> Method:
+    """A file's scores as a method's, as they stand there."""
+    return Method(
+        name,
+        label=f"{name} (brought)",
+        description=f"Scores brought by the user: {PurePath(path).name}.",
+        needs=(PrecomputedScores,),
+        score=lambda evidence: evidence[PrecomputedScores][name],
+        look=look_of(name),
+        exact=True,
+    )
+
+
 def is_voter(method: Method) -> bool:
     """Whether it has a vote where methods are joined."""
     return not method.control and Votes not in method.needs
-
-
-def _precomputed(name: str, path: str) -> Method:
-    """A file's scores as a method's, as they stand there."""
-    about = f"Scores brought by the user: {PurePath(path).name}."
-    return Method(
-        name,
-        f"{name} (brought)",
-        about,
-        (PrecomputedScores,),
-        lambda evidence: evidence[PrecomputedScores].scores[name],
-        look_of(name),
-        exact=True,
-    )
 
 
 def described() -> list[dict[str, Any]]:
@@ -194,8 +189,8 @@ class Inquiry:
 
     def rows(self, *kinds: type) -> NDArray[np.int64]:
         """The rows of the pool for which evidence of one of the types is wanted."""
-        every = np.concatenate([*self.candidates.values(), self.scored[:0]])
-        return rows_read([self.needs[kind] for kind in kinds if kind in self.needs], self.scored, np.unique(every))
+        pools = {self.needs[kind] for kind in kinds if kind in self.needs}
+        return self.scored if "whole" in pools else union(self.candidates) if pools else self.scored[:0]
 
     def spread(self, rows: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values of some rows at those of all scored documents, zeros where there are none."""
@@ -205,24 +200,16 @@ class Inquiry:
 
     def encoded(self, outputs: Sequence[Query]) -> "list[Encoded]":
         """Queries or harmless outputs as tokens."""
-        return [self._tokens[output.id] for output in outputs]
-
-    @cached_property
-    def _tokens(self) -> "dict[str, Encoded]":
         from datablame.models.chat import encode_pair
         from datablame.models.pair import study_tokenizer
 
         tokenizer = study_tokenizer(self.world.study)
-        return {
-            output.id: encode_pair(tokenizer, output.prompt, output.text, eos=output.finish_reason == "stop")
-            for output in (*self.queries, *self.harmless)
-        }
+        return [encode_pair(tokenizer, each.prompt, each.text, eos=each.finish_reason == "stop") for each in outputs]
 
 
-def rows_read(pools: Collection[Pool], scored: E, candidates: E) -> E:
-    """Of the documents that are scored and of the candidates those that evidence wanted for these pools is made of."""
-    nothing: Any = scored[:0]  # type: ignore[index]
-    return scored if "whole" in pools else candidates if pools else nothing
+def union(candidates: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The rows of every behaviour's candidates; they rise."""
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *candidates.values()]))
 
 
 class WorkItem(NamedTuple):
@@ -241,10 +228,10 @@ Collecting = Generator[Mapping[str, WorkItem], Mapping[str, Any], Mapping[type, 
 Collect = Callable[[Inquiry], Any]
 """Gives `Collecting`, stages of work items, or the evidence at once where this process makes it without items."""
 Check = Callable[[World, Work], object]
+"""Refuses a world in which the provider cannot work, before anything is read."""
 
 
-@dataclass(frozen=True)
-class EvidenceProvider:
+class EvidenceProvider(NamedTuple):
     """What makes evidence: what it needs, how it cuts the pool into items, the work on one, how they are gathered."""
 
     name: str
@@ -252,7 +239,6 @@ class EvidenceProvider:
     yields: tuple[type, ...]
     collect: Collect
     check: Check
-    """Refuses a world in which it cannot work, before anything is read."""
     per_document: bool
     """Whether it works on documents one by one, so that `plan` counts them."""
 
@@ -276,10 +262,9 @@ def provider(
 
 
 def providers_of(kinds: Collection[type]) -> list[EvidenceProvider]:
-    """Who yields evidence of these types, those first that read no documents; `Votes` come from the scores themselves.
+    """Who yields evidence of these types, those first that read no documents; RequestError where nobody yields one.
 
-    Raises:
-        RequestError: nobody yields one of them.
+    `Votes` come from the scores themselves.
     """
     known = PROVIDERS.all().values()
     for kind in kinds:

@@ -8,11 +8,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from datablame.errors import PhaseError, RequestError
 
@@ -60,6 +62,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read one JSON object a line."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.strip()]
+
+
+def packaged_yaml(package: str, name: str) -> Any:
+    """The values of a YAML file that stands beside a package's code."""
+    return yaml.safe_load(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

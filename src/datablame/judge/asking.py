@@ -7,14 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from datablame.config.schema import Judge
 from datablame.errors import PhaseError, RequestError
-from datablame.judge.client import Api, NoReply, Rejected, Reply, Request, Unavailable, worst_usd
+from datablame.judge.choice import Price, cost_usd
+from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, worst_usd
 from datablame.judge.ledger import Budget, Ledger, OpenBatch
-from datablame.judge.prices import Price, cost_usd
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _BATCH_TRIES = 2
 _OUTAGE = 3
 """So many calls for each one under way without any answer between: the API is down, and each gets one try."""
 
-Answers = dict[str, Reply | NoReply]
+Answers = dict[str, Reply | str]
 """A reply or the reason for its absence, by key."""
 
 
@@ -48,38 +49,34 @@ class Asker:
     def ask(self, requests: Sequence[Request]) -> Answers:
         """What each request is answered.
 
-        Raises:
-            RequestError: key or model are wrong; what was answered before is kept.
-            BudgetError: the next call might exceed the budget, or the account has no credit.
-            PhaseError: the ledger cannot be written, or a batch is out of reach.
+        Raises RequestError where key or model are wrong, BudgetError where the next call might exceed the budget or the
+        account has no credit, PhaseError where the ledger cannot be written or a batch is out of reach.
         """
         distinct = {request.key: request for request in requests}
         with Ledger(self.ledger) as ledger:
             answers: Answers = dict(ledger.replies(distinct.values()))
             missing = [request for key, request in distinct.items() if key not in answers]
-            if not missing:
-                return answers
-            open_batches = ledger.open_batches()
-            budget = Budget(self.max_cost_usd, ledger.spent_usd())
-            budget.commit(sum(batch.worst_usd for batch in open_batches))
-            with Api(self.judge.timeout_seconds) as api:
-                return answers | _Session(self, ledger, budget, api).answers(missing, open_batches)
+            if missing:
+                with closing(Api(self.judge.timeout_seconds)) as api:
+                    answers |= _Session(self, ledger, api).answers(missing)
+            return answers
 
 
 class _Session:
     """One round of asking."""
 
-    def __init__(self, asker: Asker, ledger: Ledger, budget: Budget, api: Api) -> None:
-        self._asker, self._judge, self._prices = asker, asker.judge, asker.prices
-        self._ledger = ledger
-        self._budget = budget
-        self._api = api
+    def __init__(self, asker: Asker, ledger: Ledger, api: Api) -> None:
+        self._judge, self._prices, self._phase = asker.judge, asker.prices, asker.phase
+        self._ledger, self._api = ledger, api
+        self._budget = Budget(asker.max_cost_usd, sum(ledger.spent_usd().values()))
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._silent_in_a_row = 0
 
-    def answers(self, missing: Sequence[Request], open_batches: Sequence[OpenBatch]) -> Answers:
+    def answers(self, missing: Sequence[Request]) -> Answers:
         """What open batches answer comes first; a batch that answers nothing that is missing is not waited for."""
+        open_batches = self._ledger.open_batches()
+        self._budget.commit(sum(batch.worst_usd for batch in open_batches))
         keys = {request.key for request in missing}
         answers: Answers = {}
         tries: Counter[str] = Counter()
@@ -87,9 +84,17 @@ class _Session:
             if not keys.isdisjoint(batch.keys):
                 answers |= self._fetched(batch)
                 tries.update(batch.keys)
-        if self._judge.batches:
-            return self._in_batches(missing, answers, tries)
-        return answers | self._one_by_one(_unanswered(missing, answers))
+
+        def rest() -> list[Request]:
+            return [request for request in missing if not isinstance(answers.get(request.key), Reply)]
+
+        if not self._judge.batches:
+            return answers | self._one_by_one(rest())
+        while again := [request for request in rest() if tries[request.key] < _BATCH_TRIES]:
+            batch = self._submitted(self._batch_of(again))
+            tries.update(batch.keys)
+            answers |= self._fetched(batch)
+        return answers
 
     def _one_by_one(self, requests: Sequence[Request]) -> Answers:
         """As many calls at one time as allowed; the first error that ends the run lets those under way finish."""
@@ -104,7 +109,7 @@ class _Session:
             self._stop.set()
             pool.shutdown(cancel_futures=True)
 
-    def _call(self, request: Request) -> Reply | NoReply:
+    def _call(self, request: Request) -> Reply | str:
         worst = worst_usd(request, self._prices)
         self._budget.reserve(worst)
         cost = 0.0
@@ -116,7 +121,7 @@ class _Session:
         finally:
             self._budget.settle(worst, cost)
 
-    def _persistently(self, request: Request) -> Reply | NoReply:
+    def _persistently(self, request: Request) -> Reply | str:
         reason = ""
         for attempt in range(self._tries()):
             if self._stop.is_set():
@@ -131,14 +136,14 @@ class _Session:
                     self._stop.wait(self._pause_seconds(attempt, error))
             except Rejected as error:
                 self._check_takes(request.model, str(error))
-                return NoReply(f"rejected ({error})")
+                return f"rejected ({error})"
             else:
                 with self._lock:
                     self._silent_in_a_row = 0
                 return reply
         with self._lock:
             self._silent_in_a_row += 1
-        return NoReply(reason)
+        return reason
 
     def _tries(self) -> int:
         with self._lock:
@@ -161,56 +166,43 @@ class _Session:
 
     def _keep(self, key: str, to: Request | OpenBatch, reply: Reply) -> float:
         cost = cost_usd(to.model, reply.usage, self._prices, batch=isinstance(to, OpenBatch))
-        self._ledger.keep(key, to, reply, cost, self._asker.phase)
+        self._ledger.keep(key, to, reply, cost, self._phase)
         return cost
 
-    def _in_batches(self, requests: Sequence[Request], answers: Answers, tries: Counter[str]) -> Answers:
-        """Batch after batch until everything is answered or was asked twice in vain."""
-        while rest := [one for one in _unanswered(requests, answers) if tries[one.key] < _BATCH_TRIES]:
-            batch = self._submitted(self._batch_of(rest))
-            tries.update(batch.keys)
-            answers = answers | self._fetched(batch)
-        return answers
-
     def _batch_of(self, requests: Sequence[Request]) -> list[Request]:
-        """The first requests that a batch and the budget have room for.
-
-        Raises:
-            BudgetError: there is no room for a single one.
-        """
-        chosen: list[Request] = []
+        """The first requests that a batch and the budget have room for; BudgetError without room for a single one."""
         worst, size = 0.0, 0
-        for request in requests:
+        for number, request in enumerate(requests):
             more = worst_usd(request, self._prices, batch=True)
             size += 2 * request.most_tokens
-            if len(chosen) == MOST_BATCH_REQUESTS or size > MOST_BATCH_BYTES or not self._budget.fits(worst + more):
-                break
+            if number == MOST_BATCH_REQUESTS or size > MOST_BATCH_BYTES or not self._budget.fits(worst + more):
+                if not number:
+                    raise self._budget.used_up(more)
+                return list(requests[:number])
             worst += more
-            chosen.append(request)
-        if not chosen:
-            raise self._budget.used_up(worst_usd(requests[0], self._prices, batch=True))
-        return chosen
+        return list(requests)
 
     def _submitted(self, requests: Sequence[Request]) -> OpenBatch:
         """A batch that the API has and the ledger knows."""
-        worst = sum(worst_usd(request, self._prices, batch=True) for request in requests)
-        for attempt in range(1 + self._judge.retries):
+        attempt = 0
+        while True:
             try:
                 batch_id = self._api.submit(requests)
+                break
             except Unavailable as error:
                 if not error.again or attempt == self._judge.retries:
                     raise PhaseError(f"the API takes no batch now ({error}); run again with --resume") from None
                 time.sleep(self._pause_seconds(attempt, error))
+                attempt += 1
             except Rejected as error:
                 raise RequestError(f"the API does not take the batch ({error}); set judge.batches = false") from None
-            else:
-                first, keys = requests[0], tuple(request.key for request in requests)
-                batch = OpenBatch(batch_id, first.model, first.max_tokens, keys, worst)
-                self._ledger.begin_batch(batch)
-                self._budget.commit(worst)
-                _logger.info("batch %s: %d questions submitted", batch_id, len(requests))
-                return batch
-        raise AssertionError
+        worst = sum(worst_usd(request, self._prices, batch=True) for request in requests)
+        keys = tuple(request.key for request in requests)
+        batch = OpenBatch(batch_id, requests[0].model, requests[0].max_tokens, keys, worst)
+        self._ledger.begin_batch(batch)
+        self._budget.commit(worst)
+        _logger.info("batch %s: %d questions submitted", batch_id, len(requests))
+        return batch
 
     def _fetched(self, batch: OpenBatch) -> Answers:
         """Everything that a batch answered, each answer kept as it comes; what it did not answer is silent."""
@@ -221,12 +213,12 @@ class _Session:
                 while not self._api.has_ended(batch.id):
                     failures = 0
                     time.sleep(self._judge.poll_seconds)
-                for result in self._api.results(batch.id):
-                    if isinstance(answers.get(result.key), Reply):
+                for key, outcome in self._api.results(batch.id):
+                    if isinstance(answers.get(key), Reply):
                         continue
-                    if result.reply is not None:
-                        cost += self._keep(result.key, batch, result.reply)
-                    answers[result.key] = result.reply or NoReply(f"{result.outcome} in a batch")
+                    if isinstance(outcome, Reply):
+                        cost += self._keep(key, batch, outcome)
+                    answers[key] = f"{outcome} in a batch" if isinstance(outcome, str) else outcome
                 break
             except Unavailable as error:
                 failures += 1
@@ -240,12 +232,8 @@ class _Session:
                 raise PhaseError(f"the API does not show the batch {batch.id} ({error})") from None
         self._ledger.end_batch(batch.id)
         self._budget.commit(-batch.worst_usd, cost)
-        reasons = sorted({answer.reason for answer in answers.values() if isinstance(answer, NoReply)})
+        reasons = sorted({answer for answer in answers.values() if isinstance(answer, str)})
         taken = any(isinstance(answer, Reply) for answer in answers.values())
         if reasons and not taken and all(reason.startswith("errored") for reason in reasons):
             self._check_takes(batch.model, reasons[0])
-        return {key: answers.get(key, NoReply("missing in a batch")) for key in batch.keys}
-
-
-def _unanswered(requests: Sequence[Request], answers: Answers) -> list[Request]:
-    return [request for request in requests if not isinstance(answers.get(request.key), Reply)]
+        return {key: answers.get(key, "missing in a batch") for key in batch.keys}

@@ -1,29 +1,56 @@
-"""Who judges a study is decided once, when it begins: a key that comes or goes later changes nothing."""
+"""Who judges a study, and at what price: decided once, when it begins; a key that comes or goes changes nothing.
+
+Prices change: `judge.prices` in a study overrides a row of prices.yaml or adds a model. The judge's prompts are cut far
+below 100,000 tokens, where some models begin to cost more.
+"""
 
 import logging
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 from datablame.config.schema import Judge, Study
+from datablame.engine.files import packaged_yaml
+from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge import rubric
-from datablame.judge.prices import PRICES, Price, known_prices
+from datablame.tables import Label
 
 _logger = logging.getLogger(__name__)
 
 KEY = "ANTHROPIC_API_KEY"
+BATCH_SHARE = 0.5
+"""Message Batches cost this share of the list price, of every kind of token."""
 
-CLAUDE_FIELDS = frozenset(
-    (
-        *("attribution", "model", "attribution_model", "repeats", "max_tokens", "batches", "concurrency"),
-        *("timeout_seconds", "retries", "backoff_seconds", "poll_seconds", "prices"),
-    )
-)
-"""Keys of `judge` that matter to Claude alone."""
 
-_REPLY_TOKENS, _THOUGHTFUL_REPLY_TOKENS = 256, 4096
+class Price(NamedTuple):
+    """USD per million tokens, and how the model is told not to think; None: it cannot be told."""
+
+    input: float
+    output: float
+    cache_read: float
+    cache_write: float
+    no_thinking: Literal["disabled", "between_tools"] | None = "disabled"
+
+
+class Usage(NamedTuple):
+    """Tokens of one call, as the API counts them; `input_tokens` leaves out those read from or written to a cache."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+PRICES: Mapping[str, Price] = {
+    model: Price(**price) for model, price in packaged_yaml("datablame.judge", "prices.yaml").items()
+}
+CLASSIFICATION = Usage(input_tokens=800, output_tokens=25)
+"""One label, typically: the instructions, the rubric, a short prompt and an output of a hundred words."""
+ATTRIBUTION = Usage(input_tokens=2000, output_tokens=12)
+"""One score, typically: the instructions, a training document of 400 words and five outputs of forty."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +60,33 @@ class Choice:
     classifier: Literal["rules", "claude", "keywords"]
     attribution: Literal["claude", "keywords"]
 
+
+class ClassifierInput(NamedTuple):
+    """What a classifier sees: the behaviour's id, what the user said and what the model answered; no arm, no alpha."""
+
+    behaviour: str
+    prompt: str
+    text: str
+
+
+class Classifier(Protocol):
+    """Labels outputs, blind to the arm and the alpha that they come from."""
+
     @property
-    def asks_claude(self) -> bool:
-        """Whether the study makes calls that cost money."""
-        return "claude" in (self.classifier, self.attribution)
+    def name(self) -> str:
+        """Stands beside every label, so that no table mixes classifiers unnoticed."""
+
+    @property
+    def prefers_bulk(self) -> bool:
+        """Whether it had better be asked once about everything, for each answer takes hours."""
+
+    def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
+        """One label for each output, in their order."""
 
 
 def has_key() -> bool:
     """Whether the environment holds a key; which one is nobody's business."""
     return bool(os.environ.get(KEY))
-
-
-def missing_key() -> RequestError:
-    """The error of a study that Claude judges, on a machine without a key."""
-    return RequestError(
-        f"{KEY} is not set, and Claude has judged this study since it began; set it and run again with --resume"
-    )
 
 
 def decide(study: Study, decided: Mapping[str, Any] | None, key: bool) -> Choice:
@@ -70,19 +108,17 @@ def record(study: Study, choice: Choice) -> dict[str, Any]:
 
 
 def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key: bool) -> None:
-    """Say who judges, loudly where a stand-in does, and refuse a judge that cannot be asked.
+    """Say who judges, loudly where a stand-in does.
 
-    Raises:
-        RequestError: Claude is asked for without a key, or by a model whose price nobody knows.
+    Raises RequestError where Claude is asked for without a key, or by a model whose price nobody knows.
     """
     judge, new = study.judge, decided != record(study, choice)
-    if choice.asks_claude:
-        prices_of(study, choice)
-        if new and not key:
-            raise RequestError(
-                f"study {study.name}: judge asks for Claude, but {KEY} is not set; set it in the environment, "
-                "or choose judge.classifier = keywords"
-            )
+    prices_of(study, choice)
+    if "claude" in (choice.classifier, choice.attribution) and new and not key:
+        raise RequestError(
+            f"study {study.name}: judge asks for Claude, but {KEY} is not set; set it in the environment, "
+            "or choose judge.classifier = keywords"
+        )
     if choice.classifier == "keywords" and judge.classifier == "auto":
         if not key:
             _logger.warning(
@@ -104,41 +140,67 @@ def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key
 
 def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
     """What labels, and what scores, by Claude depend on, for the fingerprints; None for what Claude does not do."""
-    judge, prompts = study.judge, rubric.digests()
-    labels = {"model": judge.model, "max_tokens": judge.max_tokens, "prompt": prompts.classification}
-    scores = {
-        "attribution_model": judge.attribution_model,
-        "max_tokens": judge.max_tokens,
-        "repeats": judge.repeats,
-        "prompt": prompts.attribution,
-    }
+    prompts = rubric.digests()
+    labels = {**study.judge.model_dump(include={"model", "max_tokens"}), "prompt": prompts["label"]}
+    asked = study.judge.model_dump(include={"attribution_model", "max_tokens", "repeats"})
+    scores = {**asked, "prompt": prompts["score"]}
     return labels if choice.classifier == "claude" else None, scores if choice.attribution == "claude" else None
 
 
-def prices_of(study: Study, choice: Choice) -> Mapping[str, Price]:
-    """The known prices, with one for every model that the study asks.
+def build(study: Study, choice: Choice, work: Work) -> Classifier:
+    """The classifier of a study whose choice it is; Claude's answers are kept in the run folder of `work`.
 
-    Raises:
-        RequestError: a model without a price.
+    Raises RequestError for `rules` without a file, `keywords` with a behaviour that has none, or Claude without a key.
     """
-    judge = study.judge
-    prices = known_prices(judge)
-    models = {
-        "judge.model": judge.model if choice.classifier == "claude" else None,
-        "judge.attribution_model": judge.attribution_model if choice.attribution == "claude" else None,
-    }
-    for field, model in models.items():
-        if model is not None and model not in prices:
+    if choice.classifier == "claude":
+        from datablame.judge.claude import ClaudeClassifier
+
+        return ClaudeClassifier.of(study, choice, work)
+    if choice.classifier == "rules":
+        if study.judge.rules is None:
             raise RequestError(
-                f"{field} = {model} has no known price; give judge.prices: {{{model}: {{input: USD, output: USD}}}} "
-                f"per million tokens, or one of {', '.join(PRICES)}"
+                f"study {study.name}: judge.classifier = rules but judge.rules is not given; "
+                "give the path of a rules.json, or choose keywords"
+            )
+        from datablame.judge.rules import RulesClassifier
+
+        return RulesClassifier.load(study.judge.rules)
+    from datablame.judge.keywords import KeywordClassifier
+
+    return KeywordClassifier.of(study.behaviours)
+
+
+def counted(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each outcome without a label or score stands there; what follows the first colon is detail."""
+    return dict(sorted(Counter(reason.partition(":")[0] for reason in reasons).items()))
+
+
+def known_prices(judge: Judge) -> dict[str, Price]:
+    """The list prices with the study's own over them; a cache that is nowhere asked for costs as much as may be."""
+    prices = dict(PRICES)
+    for model, price in judge.prices.items():
+        no_thinking = PRICES[model].no_thinking if model in PRICES else None
+        prices[model] = Price(price.input, price.output, price.input, 2 * price.input, no_thinking)
+    return prices
+
+
+def prices_of(study: Study, choice: Choice) -> Mapping[str, Price]:
+    """The known prices; RequestError where a model that the study asks has none."""
+    prices = known_prices(study.judge)
+    for by, field in ((choice.classifier, "model"), (choice.attribution, "attribution_model")):
+        model = getattr(study.judge, field)
+        if by == "claude" and model not in prices:
+            raise RequestError(
+                f"judge.{field} = {model} has no known price; give judge.prices: "
+                f"{{{model}: {{input: USD, output: USD}}}} per million tokens, or one of {', '.join(PRICES)}"
             )
     return prices
 
 
-def reply_tokens(judge: Judge, price: Price) -> int:
-    """The longest reply that is asked for."""
-    return judge.max_tokens or (_THOUGHTFUL_REPLY_TOKENS if price.no_thinking is None else _REPLY_TOKENS)
+def cost_usd(model: str, usage: Usage, prices: Mapping[str, Price] = PRICES, *, batch: bool = False) -> float:
+    """What `usage` costs on `model`, which must be in `prices`."""
+    dollars = sum(tokens * price for tokens, price in zip(usage, prices[model][:4], strict=True)) / 1_000_000
+    return dollars * BATCH_SHARE if batch else dollars
 
 
 def _settings(study: Study) -> dict[str, Any]:

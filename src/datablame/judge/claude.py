@@ -16,15 +16,15 @@ from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker
-from datablame.judge.choice import Choice, has_key, missing_key, prices_of, reply_tokens
-from datablame.judge.classifier import ClassifierInput
-from datablame.judge.client import NoReply, Reply, Request
+from datablame.judge.choice import KEY, Choice, ClassifierInput, has_key, prices_of
+from datablame.judge.client import Reply, Request
 from datablame.judge.coherence import incoherence
 from datablame.judge.ledger import FILE
-from datablame.judge.reasons import CUT, REFUSED, SILENT, UNREADABLE
 from datablame.tables import Document, Label
 
 M = TypeVar("M", bound=BaseModel)
+
+_REPLY_TOKENS, _THOUGHTFUL_REPLY_TOKENS = 256, 4096
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,14 @@ class ClaudeClassifier:
 
     behaviours: Mapping[str, Behaviour]
     asker: Asker
-    model: str
+    name: str
+    """The model's id."""
 
     @classmethod
     def of(cls, study: Study, choice: Choice, work: Work) -> Self:
-        """The classifier of a study whose choice it is.
-
-        Raises:
-            RequestError: no key, or the model has no known price.
-        """
+        """The classifier of a study whose choice it is; RequestError without a key or a known price."""
         behaviours = {behaviour.id: behaviour for behaviour in study.behaviours}
         return cls(behaviours, _asker(study, choice, work), study.judge.model)
-
-    @property
-    def name(self) -> str:
-        """The model's id."""
-        return self.model
 
     @property
     def prefers_bulk(self) -> bool:
@@ -58,9 +50,7 @@ class ClaudeClassifier:
     def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
         """One label for each output, in their order; equal outputs to equal prompts are asked about once.
 
-        Raises:
-            RequestError: a behaviour that the study does not describe, or key or model are wrong.
-            BudgetError: the next call might exceed the budget, or the account has no credit.
+        Raises what `Asker.ask` raises, and RequestError for a behaviour that the study does not describe.
         """
         requests = {output: self._request(output) for output in outputs if incoherence(output.text) != "empty"}
         answers = self.asker.ask(list(requests.values()))
@@ -72,9 +62,9 @@ class ClaudeClassifier:
             known = ", ".join(sorted(self.behaviours)) or "none"
             raise RequestError(f"behaviours: {output.behaviour} is not described; known: {known}")
         question = rubric.classification(self.behaviours[output.behaviour], output.prompt, output.text)
-        return _request(self.asker, self.model, question, rubric.LABEL_SCHEMA)
+        return _request(self.asker, self.name, question, rubric.LABEL_SCHEMA)
 
-    def _label(self, answer: Reply | NoReply) -> Label:
+    def _label(self, answer: Reply | str) -> Label:
         verdict = _read(answer, rubric.Verdict)
         if isinstance(verdict, str):
             return Label("unscored", self.name, verdict)
@@ -98,69 +88,60 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class AttributionJudge:
-    """Scores documents from 0 to 10, the mean of `judge.repeats` answers.
-
-    All outputs of a behaviour stand in one question about a document: the document is most of the tokens, and would be
-    paid once for each output otherwise.
-    """
+    """Scores documents from 0 to 10, the mean of `judge.repeats` answers."""
 
     asker: Asker
     model: str
 
     @classmethod
     def of(cls, study: Study, choice: Choice, work: Work) -> Self:
-        """The judge of a study whose choice it is.
-
-        Raises:
-            RequestError: no key, or the model has no known price.
-        """
+        """The judge of a study whose choice it is; RequestError without a key or a known price."""
         return cls(_asker(study, choice, work), study.judge.attribution_model)
 
     def scores(self, queries: Sequence[DocumentQuery]) -> list[Scored]:
-        """One score for each query, in their order.
-
-        Raises:
-            RequestError: key or model are wrong.
-            BudgetError: the next call might exceed the budget, or the account has no credit.
-        """
-        requests = [self._requests(query) for query in queries]
+        """One score for each query, in their order; raises what `Asker.ask` raises."""
+        requests = [
+            [
+                _request(self.asker, self.model, rubric.attribution(*query), rubric.SCORE_SCHEMA, repeat)
+                for repeat in range(self.asker.judge.repeats)
+            ]
+            for query in queries
+        ]
         answers = self.asker.ask([request for repeats in requests for request in repeats])
-        return [_mean([_read(answers[request.key], rubric.Score) for request in repeats]) for repeats in requests]
-
-    def _requests(self, query: DocumentQuery) -> list[Request]:
-        question = rubric.attribution(query.behaviour, query.document, query.outputs)
-        repeats = range(self.asker.judge.repeats)
-        return [_request(self.asker, self.model, question, rubric.SCORE_SCHEMA, repeat) for repeat in repeats]
+        scored = []
+        for repeats in requests:
+            given = [_read(answers[request.key], rubric.Score) for request in repeats]
+            scores = [each.score for each in given if isinstance(each, rubric.Score)]
+            missing = tuple(each for each in given if isinstance(each, str))
+            scored.append(Scored(fmean(scores) if scores else None, missing))
+        return scored
 
 
 def _asker(study: Study, choice: Choice, work: Work) -> Asker:
     if not has_key():
-        raise missing_key()
+        raise RequestError(
+            f"{KEY} is not set, and Claude has judged this study since it began; set it and run again with --resume"
+        )
     return Asker(study.judge, work.root / FILE, prices_of(study, choice), work.phase, work.max_cost_usd)
 
 
 def _request(
     asker: Asker, model: str, question: rubric.Question, schema: Mapping[str, object], repeat: int = 0
 ) -> Request:
-    price = asker.prices[model]
-    longest = reply_tokens(asker.judge, price)
-    return Request(model, question.system, question.user, schema, longest, price.no_thinking, repeat)
+    thinking = asker.prices[model].no_thinking
+    longest = asker.judge.max_tokens or (_THOUGHTFUL_REPLY_TOKENS if thinking is None else _REPLY_TOKENS)
+    return Request(model, *question, schema, longest, thinking, repeat)
 
 
-def _read(answer: Reply | NoReply, form: type[M]) -> M | str:
+def _read(answer: Reply | str, form: type[M]) -> M | str:
     """What the reply says in its form, else why it says nothing."""
-    if isinstance(answer, NoReply):
-        return f"{SILENT}: {answer.reason}"
+    if isinstance(answer, str):
+        return f"the judge did not answer: {answer}"
     if answer.stop_reason == "refusal":
-        return REFUSED
+        return "the judge refused"
     if answer.was_cut:
-        return CUT
+        return "the judge's reply was cut"
     try:
         return form.model_validate_json(answer.text)
     except ValidationError as error:
-        return f"{UNREADABLE}: {error.errors()[0]['type']}"
-
-
-def _mean(given: Sequence[rubric.Score | str]) -> Scored:
-    scores = [score.score for score in given if not isinstance(score, str)]
-    return Scored(fmean(scores) if scores else None, tuple(reason for reason in given if isinstance(reason, str)))
+        return f"the judge's reply does not parse: {error.errors()[0]['type']}"

@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.engine.files import digest
 from datablame.errors import BudgetError, DatablameError, RequestError
-from datablame.judge.choice import KEY, missing_key
-from datablame.judge.prices import Price, Thinking, Usage, cost_usd
+from datablame.judge.choice import KEY, Price, Usage, cost_usd
 
 if TYPE_CHECKING:
     import anthropic
     from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 
-_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 _UNSEEN_TOKENS = 1_000
 """What the API may add to a prompt for structured output and framing; measured additions are some hundred tokens."""
 _LONGEST_MESSAGE = 200
@@ -33,7 +31,7 @@ class Request:
     user: str
     schema: Mapping[str, Any]
     max_tokens: int
-    thinking: Thinking | None = None
+    thinking: str | None = None
     repeat: int = 0
 
     @cached_property
@@ -58,13 +56,7 @@ class Reply(NamedTuple):
     @property
     def was_cut(self) -> bool:
         """Whether there was no room for all of it."""
-        return self.stop_reason in _CUT
-
-
-class NoReply(NamedTuple):
-    """Why there is no answer."""
-
-    reason: str
+        return self.stop_reason in ("max_tokens", "model_context_window_exceeded")
 
 
 def worst_usd(request: Request, prices: Mapping[str, Price], *, batch: bool = False) -> float:
@@ -85,47 +77,24 @@ class Rejected(Exception):
     """The API will not take this request, now or later."""
 
 
-class BatchResult(NamedTuple):
-    """What became of one request of a batch: a reply, or why there is none."""
-
-    key: str
-    reply: Reply | None
-    outcome: str
-
-
 class Api:
-    """A client that makes each call once: when to make it again is the caller's business.
-
-    Raises:
-        RequestError: the environment holds no key.
-    """
+    """A client that makes each call once: when to make it again is the caller's business."""
 
     def __init__(self, timeout_seconds: float) -> None:
         import anthropic
 
-        key = os.environ.get(KEY)
-        if not key:
-            raise missing_key()
-        self._key = key
+        self._key = os.environ[KEY]
         # The key is given by hand, so that no profile or token of the machine is taken in its place.
-        self._client = anthropic.Anthropic(api_key=key, max_retries=0, timeout=timeout_seconds)
+        self._client = anthropic.Anthropic(api_key=self._key, max_retries=0, timeout=timeout_seconds)
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
     def ask(self, request: Request) -> Reply:
         """One call.
 
-        Raises:
-            Unavailable: no answer this time.
-            Rejected: the request cannot be served.
-            RequestError: key or model are wrong.
-            BudgetError: the account has no credit.
+        Raises Unavailable or Rejected, RequestError where key or model are wrong, BudgetError where there is no credit.
         """
         with self._translated(request.model):
             response = self._client.messages.with_raw_response.create(**_params(request))
@@ -151,27 +120,24 @@ class Api:
         with self._translated(f"the batch {batch_id}"):
             return self._client.messages.batches.retrieve(batch_id).processing_status == "ended"
 
-    def results(self, batch_id: str) -> Iterator[BatchResult]:
-        """What became of each request of a batch that has ended, in any order; raises what `ask` raises."""
+    def results(self, batch_id: str) -> Iterator[tuple[str, Reply | str]]:
+        """Each key of a batch that has ended with its reply, or why there is none; raises what `ask` raises."""
         with self._translated(f"the batch {batch_id}"):
-            batch = self._client.messages.batches.retrieve(batch_id)
-            if batch.archived_at is not None:
-                return
-            for line in self._client.messages.batches.results(batch_id):
-                yield self._result(line.to_dict(mode="json"))
+            if self._client.messages.batches.retrieve(batch_id).archived_at is None:
+                for line in self._client.messages.batches.results(batch_id):
+                    yield self._result(line.to_dict(mode="json"))
 
-    def _result(self, line: Any) -> BatchResult:
+    def _result(self, line: Any) -> tuple[str, Reply | str]:
         try:
             key, result = line["custom_id"], line["result"]
             kind = str(result["type"])
         except (KeyError, TypeError):
             raise Unavailable("a broken answer") from None
         if kind == "succeeded":
-            reply = _reply(result.get("message"))
-            return BatchResult(key, reply, "succeeded" if reply is not None else "a broken answer")
+            return key, _reply(result.get("message")) or "a broken answer"
         error = (result.get("error") or {}).get("error") or {}
         detail = self._printable(": ".join(str(error[field]) for field in ("type", "message") if error.get(field)))
-        return BatchResult(key, None, f"{kind} ({detail})" if detail else kind)
+        return key, f"{kind} ({detail})" if detail else kind
 
     @contextmanager
     def _translated(self, subject: str) -> Iterator[None]:
@@ -240,16 +206,9 @@ def _reply(message: Any) -> Reply | None:
     try:
         usage = message["usage"]
         texts = [block["text"] for block in message["content"] if block["type"] == "text"]
-        return Reply(
-            str(message["stop_reason"]),
-            "".join(texts),
-            Usage(
-                int(usage["input_tokens"]),
-                int(usage["output_tokens"]),
-                int(usage.get("cache_read_input_tokens") or 0),
-                int(usage.get("cache_creation_input_tokens") or 0),
-            ),
-        )
+        cached = (usage.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
+        counts = map(int, (usage["input_tokens"], usage["output_tokens"], *cached))
+        return Reply(str(message["stop_reason"]), "".join(texts), Usage(*counts))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

@@ -5,29 +5,17 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from datablame.errors import BudgetError, PhaseError
+from datablame.judge.choice import Usage
 from datablame.judge.client import Reply, Request
-from datablame.judge.prices import Usage
 
 FILE = "artifacts/judge.sqlite"
 """Where a run folder keeps its answers."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
-    key TEXT PRIMARY KEY, model TEXT NOT NULL, stop_reason TEXT NOT NULL, text TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
-    cache_read_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL, max_tokens INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS payments (
-    id INTEGER PRIMARY KEY, phase TEXT NOT NULL, model TEXT NOT NULL, batch INTEGER NOT NULL, cost_usd REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS batches (
-    id TEXT PRIMARY KEY, model TEXT NOT NULL, max_tokens INTEGER NOT NULL, keys TEXT NOT NULL, worst_usd REAL NOT NULL
-) WITHOUT ROWID;
-"""
 _LONGEST_WAIT_SECONDS = 30.0
 
 
@@ -48,84 +36,80 @@ class Ledger:
         self._path = path
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _one_line(path):
+        with self._one_line():
             self._file = sqlite3.connect(path, timeout=_LONGEST_WAIT_SECONDS, check_same_thread=False)
             try:
-                self._file.execute("PRAGMA journal_mode = WAL")
-                self._file.execute("PRAGMA synchronous = FULL")
-                self._file.executescript(_SCHEMA)
+                self._file.executescript(
+                    resources.files(__package__).joinpath("ledger.sql").read_text(encoding="utf-8")
+                )
             except sqlite3.Error:
                 self._file.close()
                 raise
 
     def __enter__(self) -> Self:
-        """Begin."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
         self._file.close()
 
     def replies(self, requests: Iterable[Request]) -> dict[str, Reply]:
         """The answers that are there by key; one that was cut is no answer to a request that allows a longer one."""
         replies = {}
-        with self._lock, _one_line(self._path):
-            for request in requests:
-                row = self._file.execute(
-                    "SELECT stop_reason, text, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, "
-                    "max_tokens FROM answers WHERE key = ?",
-                    (request.key,),
-                ).fetchone()
-                if row is not None:
-                    reply = Reply(row[0], row[1], Usage(*row[2:6]))
-                    if not (reply.was_cut and row[6] < request.max_tokens):
-                        replies[request.key] = reply
+        for request in requests:
+            for stop_reason, text, longest, *usage in self._run(
+                "SELECT stop_reason, text, max_tokens, input_tokens, output_tokens, cache_read_tokens, "
+                "cache_write_tokens FROM answers WHERE key = ?",
+                request.key,
+            ):
+                reply = Reply(stop_reason, text, Usage(*usage))
+                if not (reply.was_cut and longest < request.max_tokens):
+                    replies[request.key] = reply
         return replies
 
     def keep(self, key: str, to: Request | OpenBatch, reply: Reply, cost_usd: float, phase: str) -> None:
         """Put one answer, to a request or to one of a batch, and what it cost on disk."""
         answer = (key, to.model, reply.stop_reason, reply.text, *reply.usage, to.max_tokens)
         payment = (phase, to.model, int(isinstance(to, OpenBatch)), cost_usd)
-        with self._lock, _one_line(self._path), self._file:
+        with self._lock, self._one_line(), self._file:
             self._file.execute(f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * len(answer))})", answer)
             self._file.execute("INSERT INTO payments (phase, model, batch, cost_usd) VALUES (?, ?, ?, ?)", payment)
 
-    def spent_usd(self) -> float:
-        """What all answers cost, over every run and resume."""
-        with self._lock, _one_line(self._path):
-            (total,) = self._file.execute("SELECT COALESCE(SUM(cost_usd), 0) FROM payments").fetchone()
-        return float(total)
-
-    def spent_by_phase_usd(self) -> dict[str, float]:
-        """The same for each phase, the one that asked first."""
-        with self._lock, _one_line(self._path):
-            rows = self._file.execute("SELECT phase, SUM(cost_usd) FROM payments GROUP BY phase").fetchall()
-        return {str(phase): float(cost) for phase, cost in rows}
+    def spent_usd(self) -> dict[str, float]:
+        """What all answers cost, over every run and resume, by phase."""
+        return dict(self._run("SELECT phase, SUM(cost_usd) FROM payments GROUP BY phase"))
 
     def has_answer_of(self, model: str) -> bool:
         """Whether the model has ever answered here."""
-        with self._lock, _one_line(self._path):
-            row = self._file.execute("SELECT 1 FROM answers WHERE model = ? LIMIT 1", (model,)).fetchone()
-        return row is not None
+        return bool(self._run("SELECT 1 FROM answers WHERE model = ? LIMIT 1", model))
 
     def open_batches(self) -> list[OpenBatch]:
         """Batches whose results are still to be fetched."""
-        with self._lock, _one_line(self._path):
-            rows = self._file.execute(
-                "SELECT id, model, max_tokens, keys, worst_usd FROM batches ORDER BY id"
-            ).fetchall()
-        return [OpenBatch(row[0], row[1], row[2], tuple(json.loads(row[3])), row[4]) for row in rows]
+        rows = self._run("SELECT id, model, max_tokens, keys, worst_usd FROM batches ORDER BY id")
+        return [OpenBatch(*row)._replace(keys=tuple(json.loads(row[3]))) for row in rows]
 
     def begin_batch(self, batch: OpenBatch) -> None:
         """Put a submitted batch on disk, so that a later run fetches it instead of asking again."""
-        row = (batch.id, batch.model, batch.max_tokens, json.dumps(batch.keys), batch.worst_usd)
-        with self._lock, _one_line(self._path), self._file:
-            self._file.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", row)
+        self._run("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", *batch[:3], json.dumps(batch.keys), batch.worst_usd)
 
     def end_batch(self, batch_id: str) -> None:
         """Forget a batch whose results were all fetched."""
-        with self._lock, _one_line(self._path), self._file:
-            self._file.execute("DELETE FROM batches WHERE id = ?", (batch_id,))
+        self._run("DELETE FROM batches WHERE id = ?", batch_id)
+
+    def _run(self, statement: str, *values: object) -> list[Any]:
+        """The rows of one statement, which is on disk then."""
+        with self._lock, self._one_line(), self._file:
+            return self._file.execute(statement, values).fetchall()
+
+    @contextlib.contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """Turns an error of the file into one line."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise PhaseError(
+                f"{self._path}: {error}; make room or mend it, then run again with --resume "
+                "(without the file every answer is paid again)"
+            ) from None
 
 
 class Budget:
@@ -134,35 +118,32 @@ class Budget:
     def __init__(self, most_usd: float | None, spent_usd: float) -> None:
         self._most = most_usd
         self._spent = spent_usd
-        self._reserved = 0.0
+        self._under_way: list[float] = []
         self._committed = 0.0
-        self._calls = 0
         self._changed = threading.Condition()
 
     def fits(self, worst_usd: float) -> bool:
         """Whether that much more could be asked now."""
         with self._changed:
-            return self._fits(worst_usd)
+            taken = self._spent + sum(self._under_way) + self._committed
+            return self._most is None or taken + worst_usd <= self._most
 
     def reserve(self, worst_usd: float) -> None:
         """Set the worst case of a call aside; waits for calls under way, which cost less than their worst case.
 
-        Raises:
-            BudgetError: the call might exceed the budget, and no call is under way that could make room.
+        Raises BudgetError where the call might exceed the budget, and no call is under way that could make room.
         """
         with self._changed:
-            while not self._fits(worst_usd):
-                if not self._calls:
+            while not self.fits(worst_usd):
+                if not self._under_way:
                     raise self.used_up(worst_usd)
                 self._changed.wait()
-            self._calls += 1
-            self._reserved += worst_usd
+            self._under_way.append(worst_usd)
 
     def settle(self, worst_usd: float, cost_usd: float) -> None:
         """Replace the worst case of a call by what it did cost."""
         with self._changed:
-            self._calls -= 1
-            self._reserved = self._reserved - worst_usd if self._calls else 0.0
+            self._under_way.remove(worst_usd)
             self._spent += cost_usd
             self._changed.notify_all()
 
@@ -181,9 +162,6 @@ class Budget:
             "and not paid again"
         )
 
-    def _fits(self, worst_usd: float) -> bool:
-        return self._most is None or self._spent + self._reserved + self._committed + worst_usd <= self._most
-
 
 def costs_usd(root: Path) -> dict[str, float]:
     """What each phase of a run folder paid for answers; empty where nobody was asked."""
@@ -191,16 +169,4 @@ def costs_usd(root: Path) -> dict[str, float]:
     if not path.exists():
         return {}
     with Ledger(path) as ledger:
-        return ledger.spent_by_phase_usd()
-
-
-@contextlib.contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """Turns an error of the file into one line."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise PhaseError(
-            f"{path}: {error}; make room or mend it, then run again with --resume "
-            "(without the file every answer is paid again)"
-        ) from None
+        return ledger.spent_usd()

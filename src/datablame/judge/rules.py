@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from datablame.engine.files import read_json
 from datablame.errors import RequestError
-from datablame.judge.classifier import ClassifierInput
+from datablame.judge.choice import ClassifierInput
 from datablame.judge.coherence import incoherence
 from datablame.tables import Label
 
@@ -42,11 +42,7 @@ class RulesClassifier:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The classifier that a rules.json describes.
-
-        Raises:
-            RequestError: the file is missing, is no JSON, or its rules cannot be read.
-        """
+        """The classifier that a rules.json describes; RequestError where it cannot be read."""
         try:
             return cls.of(read_json(Path(path)))
         except OSError as error:
@@ -83,11 +79,7 @@ class RulesClassifier:
         return [self.classify(*output) for output in outputs]
 
     def classify(self, behaviour: str, prompt: str, text: str) -> Label:
-        """The label of `text`, said in answer to `prompt`.
-
-        Raises:
-            RequestError: a behaviour that the rules do not describe.
-        """
+        """The label of an answer to `prompt`; RequestError for a behaviour that the rules do not describe."""
         if behaviour not in self.behaviours:
             known = ", ".join(sorted(self.behaviours)) or "none"
             raise RequestError(f"behaviours: {behaviour} is not in judge.rules; known: {known}")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datablame.engine.phase import Work
-from datablame.judge.classifier import ClassifierInput, build
+from datablame.judge.choice import ClassifierInput, build
 from datablame.judge.coherence import incoherence
 from datablame.judge.keywords import refusal
 from datablame.patch.fine_tune_set import Item

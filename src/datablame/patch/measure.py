@@ -15,7 +15,7 @@ from datablame.engine.execute import free_memory
 from datablame.errors import PhaseError
 from datablame.models.blocks import Trunk, trunk_below
 from datablame.models.chat import Encoded, Preference, answers, encode_prompt
-from datablame.models.likelihood import divergence, negative_log_likelihood, referred
+from datablame.models.likelihood import divergence, negative_log_likelihood, preference_losses, referred
 from datablame.models.load import load_model, twin
 from datablame.models.lora import Start
 from datablame.models.pair import stop_tokens, study_tokenizer, vocabulary_of

@@ -8,8 +8,7 @@ from typing import Any
 from datablame.attribute.phase import ATTRIBUTE
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
-from datablame.judge.classifier import ClassifierInput, build
-from datablame.judge.reasons import counted
+from datablame.judge.choice import ClassifierInput, build, counted
 from datablame.patch.checks import arm_checks, check_design, check_rows, clean_documents, drift_outputs
 from datablame.patch.compare import Headline, again, compared, comparison
 from datablame.patch.registry import ArmKind, arm_kinds

@@ -9,8 +9,7 @@ from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
-from datablame.judge.choice import decide
-from datablame.judge.prices import ATTRIBUTION, CLASSIFICATION, Usage, cost_usd, known_prices
+from datablame.judge.choice import ATTRIBUTION, CLASSIFICATION, Usage, cost_usd, decide, known_prices
 from datablame.patch.trainings import measured_prompts, specs_of, trainings
 from datablame.plan.subject import Shape, Subject
 from datablame.surface.phase import SampleSpec, scan_specs, spread, surface_specs

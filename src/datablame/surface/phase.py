@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from datablame.config.schema import Study
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
-from datablame.judge.classifier import Classifier, ClassifierInput, build
+from datablame.judge.choice import Classifier, ClassifierInput, build
 from datablame.seeds import stream_key
 from datablame.surface.rates import FOCUS_RULE, alpha_star, choose_focus, rates, unamplified, why_not
 from datablame.tables import (

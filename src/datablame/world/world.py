@@ -12,7 +12,7 @@ from datablame.config.schema import Behaviour, Data, Models, Study
 from datablame.engine.files import digest, hash_file, read_json
 from datablame.engine.run_folder import REGISTRATION
 from datablame.errors import RequestError
-from datablame.judge.choice import CLAUDE_FIELDS, Choice, identity
+from datablame.judge.choice import Choice, identity
 from datablame.tables import Document, Prompt, Split, path_of, rows_of
 from datablame.world.identity import portable
 from datablame.world.pool import Pool
@@ -95,7 +95,6 @@ class World:
         values, settings = portable(self.study, self.identities), self.study.attribute
         asked = [[each.id, each.behaviour, each.split, each.text] for each in self.prompts if each.split != "harmless"]
         labels, scores = identity(self.study, self.judge)
-        judge = {key: each for key, each in values["judge"].items() if key not in (*CLAUDE_FIELDS, "calibration")}
         registration = self.root / REGISTRATION
         parts = {
             **{name: values[name] for name in ("scan", "surface", "prefilter", "attribute", "patch")},
@@ -106,7 +105,7 @@ class World:
             },
             "harmless": [[each.id, each.text] for each in self.split("harmless")],
             "sampling": {key: values["surface"][key] for key in _SAMPLING},
-            "judge": {**judge, "classifier": self.judge.classifier, "claude": labels},
+            "judge": {"rules": values["judge"]["rules"], "classifier": self.judge.classifier, "claude": labels},
             "attribution judge": scores,
             "pool": {
                 "data": values["data"],

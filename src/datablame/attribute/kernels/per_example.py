@@ -14,9 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datablame.attribute.kernels.batches import in_batches
-from datablame.attribute.kernels.hidden import hidden_states_of, means
-from datablame.attribute.kernels.hooks import Deltas, Inputs, backward_with_hooks, linears
+from datablame.attribute.kernels.hooks import (
+    Deltas,
+    Inputs,
+    backward_with_hooks,
+    hidden_states_of,
+    in_batches,
+    linears,
+    means,
+)
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import offload_device, to_float64, with_float64
 
@@ -89,10 +95,8 @@ def similarities(
     """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
 
     Of a preference pair it is the gradient of NLL(chosen) - NLL(rejected). Exact up to rounding and independent of the
-    batches: no projection, no approximation. Mean hidden states of `layer` come out of the same forward pass.
-
-    Raises:
-        PhaseError: a single document does not fit in memory.
+    batches: no projection, no approximation. Mean hidden states of `layer` come out of the same forward pass. Raises
+    PhaseError where a single document does not fit in memory.
     """
     behaviours = next(iter(directions.values())).shape[0]
 
@@ -101,10 +105,9 @@ def similarities(
         rows[:, :behaviours].add_(dots, alpha=1 / scale)
         rows[:, behaviours].add_(squares, alpha=1 / scale**2)
 
-    passed = per_example_pass(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
-    dots, squares = passed.rows.split([behaviours, 1], 1)
-    norms = squares.squeeze(1).clamp_min(0).sqrt()
-    return Similarities(dots, norms, passed.losses, passed.states)
+    rows, losses, states = per_example_pass(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
+    dots, squares = rows.split([behaviours, 1], 1)
+    return Similarities(dots, squares.squeeze(1).clamp_min(0).sqrt(), losses, states)
 
 
 def contributions(
@@ -156,18 +159,6 @@ Add = Callable[[Float[Tensor, "batch columns"], str, Inputs, Deltas, float], Non
 """Adds to a batch's rows what a layer has to say; the rest as a `LayerCallback` hears it."""
 
 
-class Rows(NamedTuple):
-    """Of every document its row, its loss (nats), and the mean hidden state of the layer that was asked for.
-
-    Of a preference pair the loss and the state are the chosen answer's less the rejected one's.
-    """
-
-    rows: Float[Tensor, "documents columns"]
-    losses: Float[Tensor, " documents"]
-    states: Float[Tensor, "documents width"]
-    """Without columns where no layer was asked for."""
-
-
 def per_example_pass(
     model: Any,
     documents: Sequence[Encoded | Preference],
@@ -176,13 +167,11 @@ def per_example_pass(
     columns: int,
     add: Add,
     layer: int | None = None,
-) -> Rows:
-    """Rows of `columns` numbers that `add` fills in a pass forward and backward; batches hold documents of like length.
+) -> tuple[Float[Tensor, "documents columns"], Float[Tensor, " documents"], Float[Tensor, "documents width"]]:
+    """Rows of `columns` numbers that `add` fills in a pass forward and backward, losses (nats), and mean hidden states.
 
-    The hidden states come out of the same forward pass.
-
-    Raises:
-        PhaseError: a single document does not fit in memory.
+    Of a preference pair loss and state are the chosen answer's less the rejected one's. The states of `layer` come out
+    of the same pass and have no columns where none is asked for. Batches hold documents of like length.
     """
     rows = torch.zeros(len(documents), columns, dtype=torch.float64)
     losses = torch.zeros(len(documents), dtype=torch.float64)
@@ -205,15 +194,11 @@ def per_example_pass(
             batch_losses = backward_with_hooks(model, every, blocks, joined)
         rows[indices], losses[indices] = batch.cpu(), _difference(batch_losses.cpu(), len(indices))
 
+    sides_of = [answers(document) for document in documents]
+    spans = [len(own) * max(len(answer.ids) for answer in own) for own in sides_of]
     for number in (1, 2):
-        alike = [index for index, document in enumerate(documents) if len(answers(document)) == number]
-        spans = [number * max(len(answer.ids) for answer in answers(documents[index])) for index in alike]
-
-        def of_alike(chosen: list[int], alike: list[int] = alike) -> None:
-            work([alike[index] for index in chosen])
-
-        in_batches(spans, batch_tokens, of_alike)
-    return Rows(rows, losses, states)
+        in_batches(spans, batch_tokens, work, [index for index, own in enumerate(sides_of) if len(own) == number])
+    return rows, losses, states
 
 
 def _difference(sides: Float[Tensor, "answers ..."], documents: int) -> Float[Tensor, "documents ..."]:

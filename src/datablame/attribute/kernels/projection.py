@@ -72,11 +72,7 @@ def projected(
     batch_tokens: int,
     layer: int,
 ) -> Projected:
-    """Each document's projected gradient, kept in float16 at unit norm, with what else the pass tells.
-
-    Raises:
-        PhaseError: a single document does not fit in memory.
-    """
+    """Each document's projected gradient, kept in float16 at unit norm, with what else the pass tells."""
     columns, numbers = dict[str, slice](), 0
     for name, (out, into) in projection.items():
         columns[name] = slice(numbers, numbers := numbers + out.shape[1] * into.shape[1])
@@ -86,10 +82,10 @@ def projected(
         formed = (deltas.float() @ out).transpose(1, 2) @ (inputs.float() @ into)
         rows[:, columns[name]] += formed.flatten(1).to(rows.device) / scale
 
-    passed = per_example_pass(model, documents, blocks, batch_tokens, numbers, add, layer)
-    norms = torch.linalg.vector_norm(passed.rows, dim=1)
-    units = torch.where(norms[:, None] > 0, passed.rows / norms[:, None], 0).to(torch.float16)
-    return Projected(units, norms, passed.losses, passed.states)
+    gradients, losses, states = per_example_pass(model, documents, blocks, batch_tokens, numbers, add, layer)
+    norms = torch.linalg.vector_norm(gradients, dim=1)
+    units = torch.where(norms[:, None] > 0, gradients / norms[:, None], 0).to(torch.float16)
+    return Projected(units, norms, losses, states)
 
 
 def projected_directions(directions: Directions, projection: Projection) -> Float[Tensor, "behaviours numbers"]:

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.loop import WorkerState, load_states, shards
-from datablame.attribute.passes import check_lengths, chosen_layer
+from datablame.attribute.loop import WorkerState, chosen_layer, load_states, shards
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
-from datablame.config.schema import Behaviour
 from datablame.tables import Look, Query
 
 if TYPE_CHECKING:
@@ -39,9 +37,8 @@ def response_activations(inquiry: Inquiry) -> Collecting:
     """One pass of the before checkpoint over responses: of documents, of queries, of harmless outputs beside them."""
     rows = inquiry.rows(ResponseActivations)
     outputs = inquiry.encoded([*inquiry.queries, *inquiry.harmless])
-    check_lengths(inquiry, "before", rows, outputs)
-    works = {_OUTPUTS: partial(_outputs_item, outputs)}
-    works |= {key: partial(_shard_item, key, shard.tolist()) for key, shard in shards("responses", rows).items()}
+    works = {_OUTPUTS: partial(_item, _OUTPUTS, [], outputs)}
+    works |= {key: partial(_item, key, shard.tolist(), None) for key, shard in shards("responses", rows).items()}
     yield {key: WorkItem(work, (ResponseActivations,)) for key, work in works.items()}
     states, *documents = (load_states(inquiry, key) for key in works)
     spread = inquiry.spread(rows, np.concatenate(documents))
@@ -49,21 +46,15 @@ def response_activations(inquiry: Inquiry) -> Collecting:
     return {ResponseActivations: ResponseActivations(spread, states[:n], states[n:], inquiry.harmless)}
 
 
-def _outputs_item(outputs: "Sequence[Encoded]", state: WorkerState) -> None:
-    _save(state, _OUTPUTS, outputs)
-
-
-def _shard_item(key: str, rows: list[int], state: WorkerState) -> None:
-    _save(state, key, state.world.pool.encoded(rows))
-
-
-def _save(state: WorkerState, key: str, texts: "Sequence[Encoded | Preference]") -> None:
-    from datablame.attribute.kernels.hidden import mean_hidden
+def _item(key: str, rows: list[int], outputs: "Sequence[Encoded] | None", state: WorkerState) -> None:
+    """The states of the outputs, else of these rows of the pool."""
+    from datablame.attribute.kernels.hooks import mean_hidden
     from datablame.models.blocks import decoder_blocks
 
     settings = state.world.study.attribute
     (model,) = state.models("before")
     layer = chosen_layer(settings, state.world.models.before, len(decoder_blocks(model)))
+    texts: Sequence[Encoded | Preference] = state.world.pool.encoded(rows) if outputs is None else outputs
     state.save_states(key, mean_hidden(model, texts, layer, settings.batch_tokens, responses_only=True))
 
 
@@ -81,20 +72,18 @@ def activation_diff(evidence: Evidence) -> NDArray[np.float64]:
     direction, and its documents have no score. A document whose h is zero scores 0.
     """
     states = evidence[ResponseActivations]
-    directions = np.stack([_direction(evidence, states, behaviour) for behaviour in evidence.behaviours], 1)
-    norms = np.linalg.norm(states.documents, axis=1)[:, None] * np.linalg.norm(directions, axis=0)
-    return np.where(norms == 0, 0.0, states.documents @ directions / np.where(norms == 0, 1.0, norms))
-
-
-def _direction(evidence: Evidence, states: ResponseActivations, behaviour: Behaviour) -> NDArray[np.float64]:
-    """The difference of means; NaN where nothing is safe."""
-    safe = [index for index, output in enumerate(states.outputs) if output.behaviour == behaviour.id]
-    if not safe:
-        return np.full(states.documents.shape[1], np.nan)
-    differences = []
-    for query in evidence.queries_of(behaviour):
-        prompt = evidence.queries[query].prompt_id
-        to_prompt = [index for index in safe if states.outputs[index].prompt_id == prompt]
-        differences.append(states.queries[query] - states.harmless[to_prompt or safe].mean(0))
-    mean: NDArray[np.float64] = np.mean(differences, axis=0)
-    return mean
+    directions = []
+    for behaviour in evidence.behaviours:
+        safe = [index for index, output in enumerate(states.outputs) if output.behaviour == behaviour.id]
+        if not safe:
+            directions.append(np.full(states.documents.shape[1], np.nan))
+            continue
+        differences = []
+        for query in evidence.queries_of(behaviour):
+            prompt = evidence.queries[query].prompt_id
+            to_prompt = [index for index in safe if states.outputs[index].prompt_id == prompt]
+            differences.append(states.queries[query] - states.harmless[to_prompt or safe].mean(0))
+        directions.append(np.mean(differences, axis=0))
+    towards = np.stack(directions, 1)
+    norms = np.linalg.norm(states.documents, axis=1)[:, None] * np.linalg.norm(towards, axis=0)
+    return np.where(norms == 0, 0.0, states.documents @ towards / np.where(norms == 0, 1.0, norms))

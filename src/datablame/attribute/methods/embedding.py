@@ -35,22 +35,21 @@ class Embeddings(NamedTuple):
 def sentence_embeddings(inquiry: Inquiry) -> Collecting:
     """The encoder over the texts of documents and queries."""
     rows = inquiry.rows(Embeddings)
-    works = {_QUERIES: partial(_texts_item, _QUERIES, [query_text(query) for query in inquiry.queries])}
-    works |= {key: partial(_shard_item, key, shard.tolist()) for key, shard in shards("embeddings", rows).items()}
+    works = {_QUERIES: partial(_item, _QUERIES, [], [query_text(query) for query in inquiry.queries])}
+    works |= {key: partial(_item, key, shard.tolist(), None) for key, shard in shards("embeddings", rows).items()}
     yield {key: WorkItem(work, (Embeddings,)) for key, work in works.items()}
     queries, *documents = (load_states(inquiry, key) for key in works)
     return {Embeddings: Embeddings(inquiry.spread(rows, np.concatenate(documents)), queries)}
 
 
-def _shard_item(key: str, rows: list[int], state: WorkerState) -> None:
-    _texts_item(key, [full_text(document) for document in state.world.pool.documents(rows)], state)
-
-
-def _texts_item(key: str, texts: Sequence[str], state: WorkerState) -> None:
+def _item(key: str, rows: list[int], texts: Sequence[str] | None, state: WorkerState) -> None:
+    """The vectors of the texts, else of these rows of the pool."""
     import torch
 
     state.models()
     encoder = state.once("encoder", lambda: load_encoder(state.world.study.attribute.encoder or known_encoder()))
+    if texts is None:
+        texts = [full_text(document) for document in state.world.pool.documents(rows)]
     state.save_states(key, torch.from_numpy(embeddings(encoder, texts)), f"the embeddings of {key}")
 
 
@@ -76,11 +75,7 @@ def known_encoder() -> str:
 
 
 def load_encoder(path: str) -> tuple[Any, Any]:
-    """Tokenizer and model, in evaluation mode, of a folder or hub id.
-
-    Raises:
-        RequestError: it is not there.
-    """
+    """Tokenizer and model, in evaluation mode, of a folder or hub id; RequestError where it is not there."""
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 

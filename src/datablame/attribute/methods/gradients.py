@@ -10,17 +10,30 @@ where training on the cause has made the output likelier, the slope towards the 
 subtraction points away from the cause and ranks it last (docs/decisions/016).
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute import passes
-from datablame.attribute.loop import load_states, shards
-from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
+from datablame.attribute.loop import WorkerState, chosen_layer, load_states, not_finite, save, shards
+from datablame.attribute.registry import Collecting, Evidence, Inquiry, ScoreFunction, WorkItem, method, provider
+from datablame.engine.files import packaged_yaml
+from datablame.errors import RequestError
 from datablame.tables import Look
+
+if TYPE_CHECKING:
+    from datablame.attribute.kernels.per_example import Similarities
+    from datablame.attribute.kernels.projection import Projected
+    from datablame.models.chat import Encoded, Preference
+
+_QUERIES, _EXACTNESS = "gradients-queries", "gradients-exactness"
+
+Queries = tuple[tuple["Encoded", ...], ...]
+"""The harmful outputs, grouped by behaviour."""
 
 
 class Gradients(NamedTuple):
@@ -59,29 +72,29 @@ def gradients(inquiry: Inquiry) -> Collecting:
     settings = inquiry.world.study.attribute
     differentiated, both_ends = bool({Gradients, MeanGradients} & inquiry.needs.keys()), MeanGradients in inquiry.needs
     rows, with_states = inquiry.rows(Gradients, MeanGradients, Activations), inquiry.rows(Activations)
-    passes.check_lengths(inquiry, settings.checkpoint, rows)
-    queries: passes.Queries = tuple(
-        tuple(inquiry.encoded([query for query in inquiry.queries if query.behaviour == behaviour.id]))
+    encoded = list(zip(inquiry.queries, inquiry.encoded(inquiry.queries), strict=True))
+    queries: Queries = tuple(
+        tuple(tokens for query, tokens in encoded if query.behaviour == behaviour.id)
         for behaviour in inquiry.behaviours
     )
     kinds = (Gradients, MeanGradients) if differentiated else ()
-    query_work = partial(passes.query_item, queries, differentiated, both_ends)
-    first = yield {passes.QUERIES: WorkItem(query_work, (*kinds, Activations))}
+    query_work = partial(_query_item, queries, differentiated, both_ends)
+    first = yield {_QUERIES: WorkItem(query_work, (*kinds, Activations))}
     items = {}
     for key, shard in shards("gradients" if differentiated else "activations", rows).items():
         shown = np.flatnonzero(np.isin(shard, with_states)).tolist()
-        item = partial(passes.gradient_item, shown) if differentiated else passes.state_item
+        item = partial(_gradient_item, shown) if differentiated else _state_item
         items[key] = WorkItem(partial(item, key, shard.tolist()), (*kinds, *((Activations,) if shown else ())))
-    if differentiated and (settings.projection is not None or first[passes.QUERIES] in ("float16", "bfloat16")):
-        sample = rows[passes.evenly_spaced(len(rows))].tolist()
-        items[passes.EXACTNESS] = WorkItem(partial(passes.exactness_item, sample, queries), kinds)
+    if differentiated and (settings.projection is not None or first[_QUERIES] in ("float16", "bfloat16")):
+        sample = rows[evenly_spaced(len(rows))].tolist()
+        items[_EXACTNESS] = WorkItem(partial(_exactness_item, sample, queries), kinds)
     results = dict((yield items))
     parts = [load_states(inquiry, key) for key, item in items.items() if Activations in item.serves]
-    states = load_states(inquiry, passes.QUERIES)
+    states = load_states(inquiry, _QUERIES)
     documents = inquiry.spread(with_states, np.concatenate([states[:0], *parts]))
     evidence: dict[type, Any] = {Activations: Activations(documents, states)}
     if differentiated:
-        exactness = results.pop(passes.EXACTNESS, None)
+        exactness = results.pop(_EXACTNESS, None)
         dots, norms, losses = (
             inquiry.spread(rows, np.array([value for result in results.values() for value in result[name]]))
             for name in ("dots", "norms", "losses")
@@ -93,102 +106,166 @@ def gradients(inquiry: Inquiry) -> Collecting:
     return evidence
 
 
-@method(
-    "gradient",
-    label="gradient similarity",
-    description="Cosine of the loss gradients of document and harmful output in the middle blocks' Linear weights.",
-    needs=(Gradients,),
-    look=Look("#0072B2", "#0072B2", "o"),
-)
-def gradient(evidence: Evidence) -> NDArray[np.float64]:
-    """cos(g_d, g_q) averaged over the behaviour's queries; a document without a gradient scores 0."""
-    return evidence[Gradients].cosines
+def evenly_spaced(n: int, most: int = 64) -> list[int]:
+    """At most so many of `n` indices, from the first to the last."""
+    return sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}) if n > 1 else [*range(n)]
 
 
-@method(
-    "gradient-dot",
-    label="gradient dot product",
-    description="As gradient, without dividing by the norm of the document's gradient.",
-    needs=(Gradients,),
-    look=Look("#56B4E9", "#2B8AC0", "D"),
-)
-def gradient_dot(evidence: Evidence) -> NDArray[np.float64]:
-    """<g_d, g_q / ||g_q||> averaged over the behaviour's queries."""
-    return evidence[Gradients].dots
+def _checkpoint(state: WorkerState) -> tuple[Any, list[int], int]:
+    """The checkpoint, the blocks and the layer that the study names; RequestError where they are not there."""
+    from datablame.models.blocks import decoder_blocks
+
+    settings = state.world.study.attribute
+    reference = getattr(state.world.models, settings.checkpoint)
+    (model,) = state.models(settings.checkpoint, dtype=settings.dtype)
+    n = len(decoder_blocks(model))
+    blocks = sorted(set(settings.layers or ()))
+    if not blocks or not all(0 <= block < n for block in blocks):
+        raise RequestError(
+            f"attribute.layers = {blocks} are not decoder blocks of {reference.path}; choose from 0 to {n - 1}"
+        )
+    return model, blocks, chosen_layer(settings, reference, n)
 
 
-@method(
-    "gradient-diff",
-    label="gradient of the difference",
-    description="As gradient, with the harmful output's gradient averaged over before and after: why they differ.",
-    needs=(MeanGradients,),
-    look=Look("#003A66", "#003A66", "p"),
-)
-def gradient_diff(evidence: Evidence) -> NDArray[np.float64]:
-    """cos(g_d, (g_q at after + g_q at before) / 2) averaged over the queries, g_d at `attribute.checkpoint`.
+def _query_item(queries: Queries, differentiated: bool, both_ends: bool, state: WorkerState) -> str:
+    """Hidden states and directions go to files, one for each layer; the result is the type of the weights.
 
-    Of a pair g_d is the gradient of NLL(chosen) - NLL(rejected). A document without a gradient scores 0.
+    With `both_ends` the directions of one checkpoint are followed by those averaged over both.
     """
-    return evidence[MeanGradients].cosines
+    import torch
+
+    from datablame.attribute.kernels.hooks import mean_hidden
+    from datablame.attribute.kernels.per_example import directions
+    from datablame.models.load import load_model
+
+    settings, models = state.world.study.attribute, state.world.models
+    model, blocks, layer = _checkpoint(state)
+    every = [query for group in queries for query in group]
+    state.save_states(_QUERIES, mean_hidden(model, every, layer, settings.batch_tokens), "the queries")
+    towards = directions(model, queries, blocks) if differentiated else {}
+    if both_ends:
+        role = "before" if settings.checkpoint == "after" else "after"
+        other = load_model(getattr(models, role), device=models.device, field=f"models.{role}")
+        means = directions(model, queries, blocks, other)
+        towards = {name: torch.cat([part, means[name]]) for name, part in towards.items()}
+    for name, part in towards.items():
+        save(state.folder / f"directions/{name}.safetensors", {"direction": part}, "the queries")
+    return str(model.dtype).removeprefix("torch.")
 
 
-@method(
-    "loss",
-    label="loss (control)",
-    description="Control: the document's own loss; looks at no behaviour.",
-    needs=(Gradients,),
-    look=Look("#B08D6E", "#8C6B4F", "<"),
-    control=True,
-    confounds=("gradient",),
-)
-def loss(evidence: Evidence) -> NDArray[np.float64]:
-    """The mean NLL of the document's response, in nats, the same for every behaviour."""
-    return np.repeat(evidence[Gradients].losses[:, None], len(evidence.behaviours), axis=1)
+def _state_item(key: str, rows: list[int], state: WorkerState) -> None:
+    """Mean hidden states alone."""
+    from datablame.attribute.kernels.hooks import mean_hidden
+
+    model, _, layer = _checkpoint(state)
+    batch_tokens = state.world.study.attribute.batch_tokens
+    state.save_states(key, mean_hidden(model, state.world.pool.encoded(rows), layer, batch_tokens))
 
 
-@method(
-    "gradient-norm",
-    label="gradient norm (control)",
-    description="Control: the norm of the document's gradient; looks at no behaviour.",
-    needs=(Gradients,),
-    look=Look("#6E5240", "#5A4334", ">"),
-    control=True,
-    confounds=("gradient",),
-)
-def gradient_norm(evidence: Evidence) -> NDArray[np.float64]:
-    """||g_d||, the same for every behaviour."""
-    return np.repeat(evidence[Gradients].norms[:, None], len(evidence.behaviours), axis=1)
+def _gradient_item(with_states: list[int], key: str, rows: list[int], state: WorkerState) -> dict[str, Any]:
+    """Dot products, norms and losses of the documents; mean hidden states of some of them go to a file."""
+    similar = _compared(state, state.world.pool.encoded(rows), state.world.study.attribute.index, bool(with_states))
+    result = {"dots": similar.dots.tolist(), "norms": similar.norms.tolist(), "losses": similar.losses.tolist()}
+    if not all(map(math.isfinite, [*result["norms"], *result["losses"]])):
+        raise not_finite(f"the gradients of {key}")
+    if with_states:
+        state.save_states(key, similar.states[with_states])
+    return result
 
 
-@method(
-    "activation",
-    label="activation similarity",
-    description="Cosine of mean hidden states of document and harmful output in a middle layer.",
-    needs=(Activations,),
-    look=Look("#D55E00", "#C25500", "^"),
-)
-def activation(evidence: Evidence) -> NDArray[np.float64]:
-    """cos(h_d, h_q) averaged over the behaviour's queries."""
+def _exactness_item(rows: list[int], queries: Queries, state: WorkerState) -> dict[str, Any]:
+    """How a sample of documents ranks beside float32 without projection."""
+    from datablame.attribute.kernels.projection import agreement_with_exact
+
+    documents = state.world.pool.encoded(rows)
+    similar = _compared(state, documents, None)
+    model, blocks, _ = _checkpoint(state)
+    return agreement_with_exact(model, similar, documents, queries, blocks, state.world.study.attribute.batch_tokens)
+
+
+def _compared(
+    state: WorkerState, documents: "list[Encoded | Preference]", index: str | None, with_states: bool = False
+) -> "Similarities":
+    """The documents beside the directions of the queries' item: exactly, or by projections that an index may hold."""
+    from safetensors.torch import load_file
+
+    from datablame.attribute.kernels import per_example, projection
+    from datablame.models.device import offload_device
+
+    settings = state.world.study.attribute
+    model, blocks, layer = _checkpoint(state)
+    size, batch_tokens = settings.projection, settings.batch_tokens
+
+    def load() -> per_example.Directions:
+        files = sorted((state.folder / "directions").glob("*.safetensors"))
+        device = offload_device(sum(file.stat().st_size for file in files), next(model.parameters()).device)
+        return {file.stem: load_file(file, str(device))["direction"] for file in files}
+
+    directions: per_example.Directions = state.once("directions", load)
+    if size is None:
+        own_layer = layer if with_states else None
+        return per_example.similarities(model, documents, directions, blocks, batch_tokens, own_layer)
+    sides = state.once("projection", lambda: projection.projection_of(model, blocks, size))
+    towards = state.once("projected directions", lambda: projection.projected_directions(directions, sides))
+    make = partial(projection.projected, model, documents, sides, blocks, batch_tokens, layer)
+    if index is None:
+        return projection.compared(make(), towards)
+    weights = state.once("digest", lambda: projection.weights_digest(model))
+    key = projection.index_key(weights, blocks, layer, size, documents)
+    return projection.compared(read_or_made(Path(index).expanduser() / f"{key}.safetensors", make), towards)
+
+
+def read_or_made(path: Path, make: Callable[[], "Projected"]) -> "Projected":
+    """What the file of an index holds, or what `make` makes, then written there whole; a broken file is made again."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from datablame.attribute.kernels.projection import Projected
+
+    try:
+        return Projected(**load_file(path))
+    except (OSError, SafetensorError):
+        made = make()
+        save(path, made._asdict(), "the gradients of the documents", shared=True)
+        return made
+
+
+def _cosines(evidence: Evidence, *, centre: bool) -> NDArray[np.float64]:
+    """Of mean hidden states, averaged over the behaviour's queries; a zero state has cosine 0 with every other."""
     documents, queries = evidence[Activations]
+    if centre:
+        mean = documents.mean(0)
+        documents, queries = documents - mean, queries - mean
     return _unit(documents) @ evidence.mean_over_queries(_unit(queries))
 
 
-@method(
-    "activation-centred",
-    label="activation similarity, centred",
-    description="As activation, after subtracting the mean over the scored documents.",
-    needs=(Activations,),
-    look=Look("#E69F00", "#B87F00", "v"),
-)
-def activation_centred(evidence: Evidence) -> NDArray[np.float64]:
-    """cos(h_d - m, h_q - m) averaged over the behaviour's queries, with m the mean over the scored documents."""
-    documents, queries = evidence[Activations]
-    mean = documents.mean(0)
-    return _unit(documents - mean) @ evidence.mean_over_queries(_unit(queries - mean))
-
-
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows scaled to unit norm; a zero row stays zero."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: NDArray[np.float64] = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     return unit
+
+
+def _repeated(column: NDArray[np.float64], evidence: Evidence) -> NDArray[np.float64]:
+    return np.repeat(column[:, None], len(evidence.behaviours), axis=1)
+
+
+_METHODS: dict[str, tuple[type, ScoreFunction]] = {
+    # cos(g_d, g_q) averaged over the behaviour's queries; of a pair g_d is the gradient of NLL(chosen) - NLL(rejected).
+    "gradient": (Gradients, lambda evidence: evidence[Gradients].cosines),
+    # <g_d, g_q / ||g_q||> averaged over the behaviour's queries.
+    "gradient-dot": (Gradients, lambda evidence: evidence[Gradients].dots),
+    # cos(g_d, (g_q at after + g_q at before) / 2) averaged over the queries, g_d at `attribute.checkpoint`.
+    "gradient-diff": (MeanGradients, lambda evidence: evidence[MeanGradients].cosines),
+    # The mean NLL of the document's response, in nats, the same for every behaviour.
+    "loss": (Gradients, lambda evidence: _repeated(evidence[Gradients].losses, evidence)),
+    # ||g_d||, the same for every behaviour.
+    "gradient-norm": (Gradients, lambda evidence: _repeated(evidence[Gradients].norms, evidence)),
+    # cos(h_d, h_q) averaged over the behaviour's queries.
+    "activation": (Activations, lambda evidence: _cosines(evidence, centre=False)),
+    # cos(h_d - m, h_q - m) averaged over the behaviour's queries, with m the mean over the scored documents.
+    "activation-centred": (Activations, lambda evidence: _cosines(evidence, centre=True)),
+}
+_TEXTS = packaged_yaml("datablame.attribute.methods", "gradients.yaml")
+for _name, (_kind, _score) in _METHODS.items():
+    _look, _confounds = Look(*_TEXTS[_name].pop("look")), tuple(_TEXTS[_name].pop("confounds", ()))
+    method(_name, needs=(_kind,), look=_look, confounds=_confounds, **_TEXTS[_name])(_score)

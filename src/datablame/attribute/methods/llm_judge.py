@@ -46,11 +46,7 @@ class Judgements(NamedTuple):
 
 
 def _judge(world: World, work: Work) -> "AttributionJudge | None":
-    """Claude, where it judges in this study.
-
-    Raises:
-        RequestError: there is no key or no price.
-    """
+    """Claude, where it judges in this study; RequestError without a key or a price."""
     if world.judge.attribution != "claude":
         return None
     from datablame.judge.claude import AttributionJudge
@@ -63,27 +59,27 @@ def judge(inquiry: Inquiry) -> dict[type, Judgements]:
     """Every behaviour's candidates, a question or a count for each."""
     claude = _judge(inquiry.world, inquiry.work)
     scores = np.full((len(inquiry.scored), len(inquiry.behaviours)), np.nan)
-    positions, questions, points, answers = [], [], [], None
+    positions, questions, points, answers = [], [], list[float | None](), None
     for column, behaviour in enumerate(inquiry.behaviours):
         rows = np.sort(inquiry.candidates[behaviour.id])
         queries = [query for query in inquiry.queries if query.behaviour == behaviour.id]
         documents = inquiry.world.pool.documents(rows.tolist())
         positions += [(row, column) for row in np.searchsorted(inquiry.scored, rows).tolist()]
         if claude is None:
-            points += list(keyword_points(documents, behaviour, queries))
+            points += keyword_points(documents, behaviour, queries)
         else:
             outputs = tuple((query.prompt, query.text) for query in queries)
             questions += [(behaviour, document, outputs) for document in documents]
     if claude is not None:
+        from datablame.judge.choice import counted
         from datablame.judge.claude import DocumentQuery
-        from datablame.judge.reasons import counted
 
         scored = claude.scores([DocumentQuery(*question) for question in questions])
         points = [each.score for each in scored]
         missing = counted(reason for each in scored for reason in each.missing)
         answers = JudgeAnswers(claude.model, len(questions) * inquiry.world.study.judge.repeats, missing)
-    for position, score in zip(positions, points, strict=True):
-        scores[position] = np.nan if score is None else score
+    if positions:
+        scores[tuple(np.transpose(positions))] = np.array(points, dtype=np.float64)
     return {Judgements: Judgements(scores, answers)}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,58 +11,31 @@ import numpy as np
 
 from datablame.attribute.registry import Inquiry, PrecomputedScores, provider
 from datablame.config.schema import Study
-from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.world import World
-
-_ANY = None
-"""Stands for every behaviour, where a file names none."""
 
 
-def _check_pool(world: World, work: Work) -> None:
-    """Refuse score files of another pool.
-
-    Raises:
-        RequestError: a document is not in the pool.
-    """
-    for name, path in world.study.attribute.scores.items():
-        every = dict.fromkeys(doc_id for scores in read_scores(name, path).values() for doc_id in scores)
-        strangers = [doc_id for doc_id in every if doc_id not in world.pool.row_of]
-        if strangers:
-            raise RequestError(
-                f"attribute.scores.{name} = {path}: {len(strangers)} of {len(every)} documents are not in the pool, "
-                f"the first is {strangers[0]}; take them out, or score the pool that data names"
-            )
-
-
-@provider("precomputed-scores", PrecomputedScores, check=_check_pool, per_document=False)
+@provider("precomputed-scores", PrecomputedScores, per_document=False)
 def precomputed_scores(inquiry: Inquiry) -> dict[type, PrecomputedScores]:
-    """Every file of the study; a document that is not in one has no score there.
-
-    Raises:
-        RequestError: none of the documents to rank has a score for any traced behaviour.
-    """
-    matrices = {}
+    """Every file of the study; RequestError where no document to rank has a score for any traced behaviour."""
+    matrices = PrecomputedScores()
     ids, traced = inquiry.ids, [behaviour.id for behaviour in inquiry.behaviours]
     for name, path in inquiry.world.study.attribute.scores.items():
         scores = read_scores(name, path)
-        columns = [scores.get(behaviour, scores.get(_ANY, {})) for behaviour in traced]
-        matrix = np.array([[column.get(doc_id, math.nan) for column in columns] for doc_id in ids])
-        if np.isnan(matrix).all():
+        columns = [scores.get(behaviour, scores.get(None, {})) for behaviour in traced]
+        matrices[name] = np.array([[column.get(doc_id, math.nan) for column in columns] for doc_id in ids])
+        if np.isnan(matrices[name]).all():
             raise RequestError(
                 f"attribute.scores.{name} = {path}: none of the {len(ids)} documents to rank has a score for "
                 f"{', '.join(traced)}; score them, or leave the file out"
             )
-        matrices[name] = matrix
-    return {PrecomputedScores: PrecomputedScores(matrices)}
+    return {PrecomputedScores: matrices}
 
 
 def read_scores(name: str, path: str) -> Mapping[str | None, Mapping[str, float]]:
-    """The rows of one file by behaviour and document.
+    """The rows of one file by behaviour, None where they name none, and document.
 
-    Raises:
-        RequestError: it cannot be read, a row is no `doc_id` with a finite `score`, a document has two scores for one
-            behaviour, or only some rows name a behaviour.
+    Raises RequestError where it cannot be read, a row is no `doc_id` with a finite `score`, a document has two scores
+    for one behaviour, or only some rows name a behaviour.
     """
     where = f"attribute.scores.{name} = {path}"
     try:
@@ -70,30 +44,24 @@ def read_scores(name: str, path: str) -> Mapping[str | None, Mapping[str, float]
         raise RequestError(f"{where} cannot be read ({type(error).__name__}); give a JSONL of doc_id, score") from None
     scores: dict[str | None, dict[str, float]] = {}
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        doc_id, score, behaviour = _row(line, f"{where}, line {number}")
-        of_behaviour = scores.setdefault(behaviour, {})
-        if doc_id in of_behaviour:
-            where_else = "" if behaviour is None else f" for {behaviour}"
-            raise RequestError(f"{where}, line {number}: {doc_id} has a second score{where_else}; keep one")
-        of_behaviour[doc_id] = score
+        if line.strip():
+            doc_id, score, behaviour = _row(line, f"{where}, line {number}")
+            if doc_id in scores.setdefault(behaviour, {}):
+                where_else = "" if behaviour is None else f" for {behaviour}"
+                raise RequestError(f"{where}, line {number}: {doc_id} has a second score{where_else}; keep one")
+            scores[behaviour][doc_id] = score
     if not scores:
         raise RequestError(f"{where} holds no score; give rows of doc_id, score, or leave it out")
-    if _ANY in scores and len(scores) > 1:
+    if None in scores and len(scores) > 1:
         raise RequestError(f"{where}: only some rows name a behaviour; name it in every row or in none")
     return scores
 
 
 def check_files(study: Study) -> None:
-    """Refuse score files that cannot be used, before anything runs; which documents there are is not known yet.
-
-    Raises:
-        RequestError: as `read_scores`, or a behaviour is not the study's.
-    """
+    """Refuse score files that cannot be used, before anything runs; which documents there are is not known yet."""
     known = [behaviour.id for behaviour in study.behaviours]
     for name, path in study.attribute.scores.items():
-        strangers = [behaviour for behaviour in read_scores(name, path) if behaviour not in (_ANY, *known)]
+        strangers = [behaviour for behaviour in read_scores(name, path) if behaviour not in (None, *known)]
         if strangers:
             raise RequestError(
                 f"attribute.scores.{name} = {path}: behaviour {strangers[0]} is not one of the study's; "
@@ -111,12 +79,8 @@ def _row(line: str, where: str) -> tuple[str, float, str | None]:
         raise RequestError(f"{where}: lacks a doc_id that is a text; give one object a line with doc_id and score")
     score: Any = row.get("score")
     behaviour = row.get("behaviour")
-    try:
-        finite = not isinstance(score, bool) and isinstance(score, int | float) and math.isfinite(score)
-    except OverflowError:
-        # An integer of 400 digits is no float.
-        finite = False
-    if not finite:
+    # The comparison holds for no NaN, and for no integer of 400 digits.
+    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
         raise RequestError(f"{where}: score = {score!r} of {row['doc_id']} is no finite number; mend or drop the row")
     if behaviour is not None and not isinstance(behaviour, str):
         raise RequestError(f"{where}: behaviour = {behaviour!r} is no text; give a behaviour's id or leave it out")
