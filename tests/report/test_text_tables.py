@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tests.report.fake_run import estimate, fake_study, read_results_file, reported, results_of, write_fake_run
 
+from datablame.report.pages import TextTable, checks_table, unamplified_table
 from datablame.report.results import Results
-from datablame.report.text_tables import TextTable, checks_table, unamplified_table
 from datablame.tables import Unamplified, UnamplifiedRate
 
 PAGES = ("comparison.md", "writeup/report.md", "index.html")

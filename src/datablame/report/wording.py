@@ -1,14 +1,27 @@
 """What a rule says; numbers in words, and hostile text made safe to read."""
 
+import functools
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from datablame.tables import EVERY, Counted, Difference, Importance
+
+if TYPE_CHECKING:
+    import jinja2
 
 _INLINE = re.compile(r"([\\`*_\[\]|~$@])")
 _AUTOLINK = re.compile(r"(?i)\b(https?|ftp|www)([:.])")
 _BLOCK = re.compile(r"^(\s*)(?:([#+=-])(?=[\s#=-]|$)|(\d+)([.)])(?=\s|$))")
+
+
+Values = dict[str, Any]
+"""What a sentence takes, by name."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,11 @@ class Statement:
 def percent(share: float | None) -> str:
     """A share as a percentage with one decimal."""
     return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def fine_percent(share: float | None) -> str:
+    """Percent with one decimal, or as many as two digits need: for rare behaviours."""
+    return f"{100 * share:.2g} %" if share and share < 0.01 else percent(share)
 
 
 def signed_percent(change: float | None) -> str:
@@ -59,6 +77,23 @@ def signed_interval(low: float, high: float) -> str:
     return f"[{signed_points(low)}, {signed_points(high)}]"
 
 
+def quoted(estimate: Counted | Importance) -> str:
+    """A rate with its interval, or why it is withheld."""
+    if estimate.rate is None:
+        return f"withheld: {why}" if (why := getattr(estimate, "withheld", None)) else "-"
+    return f"{fine_percent(estimate.rate)} {interval(estimate.low, estimate.high)}"
+
+
+def difference(it: Difference | None) -> str:
+    """A difference of rates in points, with its interval."""
+    return "-" if it is None else f"{signed_points(it.difference)} {signed_interval(it.low, it.high)}"
+
+
+def behaviour_text(behaviour: str) -> str:
+    """What tables call a behaviour, or all of them."""
+    return "all" if behaviour == EVERY else behaviour
+
+
 def alpha_text(alpha: float | None) -> str:
     """An amplification."""
     return "-" if alpha is None else f"{alpha:g}"
@@ -79,6 +114,12 @@ def counted(reasons: Mapping[str, int], because: str = "because") -> str:
     return listed([f"{count} {because} {reason}" for reason, count in reasons.items()])
 
 
+def span(values: Set[int]) -> str:
+    """From the least to the greatest, if they differ."""
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def listed(items: Sequence[str]) -> str:
     """Items in a sentence: a, b and c."""
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
@@ -95,3 +136,51 @@ def markdown(text: str) -> str:
     inert = _INLINE.sub(r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     unlinked = _AUTOLINK.sub(r"\1\\\2", inert)
     return _BLOCK.sub(lambda match: f"{match[1]}{match[3] or ''}\\{match[2] or match[4]}", unlinked)
+
+
+@functools.cache
+def environment() -> "jinja2.Environment":
+    """The package's templates and their filters: the words for numbers above; what ends in `.html.j2` is escaped."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("datablame.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    shares = (percent, fine_percent, signed_percent, round_percent, points, signed_points, number, probability)
+    words = (*shares, quoted, difference, behaviour_text, alpha_text, counted, span, listed, plain)
+    made.filters |= {word.__name__: word for word in words} | {"md": markdown}
+    made.globals |= {"interval": interval, "signed_interval": signed_interval, "said": said}
+    return made
+
+
+def statements(kind: str, rows: Iterable[tuple[str, Values]], **context: Any) -> list[Statement]:
+    """The sentences of that kind by their names, each with its own values and those of all."""
+    return [Statement(name, said(kind, name, **(context | values))) for name, values in rows]
+
+
+def said(kind: str, name: str, **values: Any) -> str:
+    """A sentence of sentences.yaml with its values filled in."""
+    return filled(sentences()[kind][name], **values)
+
+
+def filled(text: str, **values: Any) -> str:
+    """A template with its values filled in."""
+    return _template(text).render(values)
+
+
+@functools.cache
+def _template(text: str) -> "jinja2.Template":
+    return environment().from_string(text)
+
+
+@functools.cache
+def sentences() -> Mapping[str, Mapping[str, Any]]:
+    """The templates of sentences.yaml by kind and name."""
+    text = (resources.files("datablame.report") / "sentences.yaml").read_text(encoding="utf-8")
+    held: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)
+    return held
