@@ -32,12 +32,8 @@ CLAUDE, OTHER = "claude-haiku-5-5", "claude-sonnet-5-5"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def run(results: Results) -> Results:
     """A fake run whose every limit is repaired, so that a rule fires only where a test breaks something."""
-    return sound(results_of(write_fake_run(tmp_path_factory.mktemp("run"), fake_study())))
-
-
-def sound(results: Results) -> Results:
     assert results.patching is not None
     return replace(
         results,

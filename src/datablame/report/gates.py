@@ -107,7 +107,6 @@ def _amplification(results: Results) -> _Gate:
 
 
 def _again(results: Results) -> _Gate:
-    """The same arm trained again on other seeds."""
     pair = results.patching.again if results.patching else None
     if pair is None:
         return None, {"p": None}, {"pair": None}

@@ -30,7 +30,6 @@ def limitations(results: Results) -> list[Statement]:
 
 
 def _labels(results: Results) -> _Limits:
-    """Who labelled outputs, and how often they err."""
     calibration = results.calibration
     if results.classifier == "keywords":
         yield "keyword classifier", {}
@@ -47,7 +46,6 @@ def _labels(results: Results) -> _Limits:
 
 
 def _sampling(results: Results) -> _Limits:
-    """Coherence, missing labels, behaviours that stay flat, and the rate at alpha 0."""
     star, coherence = results.alpha_star.alpha_star, results.alpha_star.coherence
     if star is None and coherence:
         yield "no alpha*", {"best": max((share for alpha, share in coherence.items() if float(alpha) > 0), default=0.0)}
@@ -80,7 +78,6 @@ def _without_label(what: str, n: int, reasons: Mapping[str, int]) -> Values:
 
 
 def _rankings(results: Results) -> _Limits:
-    """Judges, stand-ins, documents without a score, and what the prefilter hides."""
     attribution, methods = results.attribution, results.methods.values()
     judge, standins = attribution.judge, [info for info in methods if info.standin]
     shared = results.judge.classifier == "claude" if judge else results.classifier == "keywords" and standins
@@ -103,7 +100,6 @@ def _rankings(results: Results) -> _Limits:
 
 
 def _pool(results: Results) -> _Limits:
-    """Documents that repeat the study, and what could not be ranked."""
     if results.attribution.prompt_matches:
         yield "prompts in the pool", {}
     if results.attribution.query_matches:
@@ -115,7 +111,6 @@ def _pool(results: Results) -> _Limits:
 
 
 def _interventions(results: Results) -> _Limits:
-    """What arms were trained on."""
     rows = without_random(results)
     if results.patching and not results.patching.exposed and rows:
         leaks, least = sum(row.seen_in_arm > 0 for row in rows), min(row.seen_in_baseline for row in rows)
@@ -128,7 +123,6 @@ def _interventions(results: Results) -> _Limits:
 
 
 def _rates(results: Results) -> _Limits:
-    """What arms became: outputs without harm, sense or label."""
     for protocol in results.study.patch.protocols:
         after, baseline = results.of_role("after", protocol), results.of_role("baseline", protocol)
         if after and baseline and (after.rate or 0) * REPRODUCED > (baseline.rate or 0):
@@ -169,7 +163,6 @@ def _checks(results: Results) -> _Limits:
 
 
 def _seeds(results: Results) -> _Limits:
-    """What so few training seeds can show."""
     baselines = {name: results.of_role("baseline", name) for name in results.study.patch.protocols}
     seeds = {name: test.seeds for name, test in baselines.items() if test}
     yield from (("single run", {"protocol": name}) for name, count in seeds.items() if count == 1)
@@ -184,7 +177,6 @@ def _seeds(results: Results) -> _Limits:
 
 
 def _tests(results: Results) -> _Limits:
-    """Controls that were not run, and prompts."""
     headline, pair = results.headline, results.patching.again if results.patching else None
     if headline and (pair is None or pair.p is None):
         yield "no A/A pair", {"pair": pair}
@@ -208,7 +200,6 @@ def _greatest_overlap(words: frozenset[str], others: Sequence[frozenset[str]]) -
 
 
 def _scope(results: Results) -> _Limits:
-    """What a study like this can say at all."""
     yield ("planted" if results.truth else "stage"), {}
     trained = sum(test.seeds for test in results.headline if results.arms[test.arm].role != "after")
     if results.study.patch.headline == "continue" and trained:

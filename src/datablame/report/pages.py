@@ -88,7 +88,6 @@ def _rows_table(name: str, rows: Sequence[object], **values: Any) -> TextTable:
 
 
 def _rates_table(results: Results) -> TextTable:
-    """Harmful rate and label shares at each alpha, all prompts."""
     calibration, rows = results.calibration, []
     for behaviour, alpha in product((EVERY, *results.behaviours), results.study.surface.alphas):
         rate = results.pooled(behaviour, alpha)
@@ -113,7 +112,6 @@ def unamplified_table(results: Results) -> TextTable:
 
 
 def _quality_table(results: Results) -> TextTable:
-    """How well each method finds what was planted, in both pools."""
     rows = []
     for method in results.methods:
         pools = {row.pool: row for row in results.quality if row.method == method and row.behaviour == EVERY}
@@ -150,7 +148,6 @@ def _dose(test: ArmTest | None) -> str:
 
 
 def _behaviour_table(results: Results, protocol: str) -> TextTable:
-    """The same arms for each behaviour."""
     tested = [results.tested(protocol, behaviour=behaviour) for behaviour in results.behaviours]
     rates = [{test.arm: test.rate for test in tests} for tests in tested]
     rows = [
@@ -170,7 +167,6 @@ def checks_table(results: Results) -> TextTable | None:
 
 
 def _themes_table(results: Results) -> TextTable:
-    """What the candidates are about."""
     rows = []
     for index, theme in enumerate(results.themes, 1):
         prompts = [results.documents[doc_id].prompt for doc_id in theme.examples if doc_id in results.documents]
@@ -228,7 +224,6 @@ def _case_study(results: Results) -> dict[str, Any] | None:
 
 
 def _blamed(results: Results, method: str, behaviour: str) -> list[tuple[Score, ShownDocument]]:
-    """A method's first documents."""
     first = [s for s in results.scores if (s.method, s.behaviour) == (method, behaviour) and s.rank <= SHOWN_RANKS]
     return [
         (score, results.documents.get(score.doc_id, ShownDocument(score.doc_id, "", "", "", "", None)))

@@ -18,7 +18,6 @@ from datablame.report.wording import Statement
 from datablame.tables import EVERY, ArmRate, CheckDesign, MethodInfo, Quality, Rate
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from matplotlib.figure import Figure
 
     from datablame.engine.phase import Outputs, Tables, Work
@@ -183,8 +182,8 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def _without(row: "DataclassInstance", *names: str) -> dict[str, Any]:
-    return {name: value for name, value in asdict(row).items() if name not in names}
+def _without(row: object, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in vars(row).items() if name not in names}
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -197,7 +197,6 @@ _RULES: Mapping[Label, Callable[[_Evidence], Reasons]] = {
 
 
 def _short_of_success(it: _Evidence) -> Iterator[str]:
-    """Every condition of a success that does not hold."""
     if it.rise is None:
         yield said("verdict", "no rise evaluated")
     elif not it.rose:
@@ -212,7 +211,6 @@ def _short_of_success(it: _Evidence) -> Iterator[str]:
 
 
 def _lacking(method: Effect, margin: float) -> str:
-    """What a method lacks for a success."""
     lacks = {
         f"a drop of {round_percent(margin)} in both rates against both": not method.dropped(margin),
         "a p value": method.p_holm is None,

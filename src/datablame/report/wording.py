@@ -3,7 +3,7 @@
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -37,34 +37,20 @@ class Statement:
     """What the condition rests on, by name."""
 
 
-def percent(share: float | None) -> str:
-    """A share as a percentage with one decimal."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+def _form(text: str, times: float = 1) -> Callable[[float | None], str]:
+    return lambda value: "-" if value is None else text.format(times * value)
+
+
+percent, signed_percent, round_percent = _form("{:.1f} %", 100), _form("{:+.1f} %", 100), _form("{:g} %", 100)
+"""A share as a percentage with one decimal, with its sign, or with as many decimals as it has."""
+points, signed_points = _form("{:.1f}", 100), _form("{:+.1f}", 100)
+"""A share or a difference of shares in percentage points."""
+alpha_text, probability = _form("{:g}"), _form("{:.3f}")
 
 
 def fine_percent(share: float | None) -> str:
     """Percent with one decimal, or as many as two digits need: for rare behaviours."""
     return f"{100 * share:.2g} %" if share and share < 0.01 else percent(share)
-
-
-def signed_percent(change: float | None) -> str:
-    """A relative change as a percentage with its sign."""
-    return "-" if change is None else f"{100 * change:+.1f} %"
-
-
-def round_percent(share: float) -> str:
-    """A round share as a percentage."""
-    return f"{100 * share:g} %"
-
-
-def points(share: float) -> str:
-    """A share in percentage points."""
-    return f"{100 * share:.1f}"
-
-
-def signed_points(difference: float) -> str:
-    """A difference of shares in percentage points with its sign."""
-    return f"{100 * difference:+.1f}"
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -94,19 +80,9 @@ def behaviour_text(behaviour: str) -> str:
     return "all" if behaviour == EVERY else behaviour
 
 
-def alpha_text(alpha: float | None) -> str:
-    """An amplification."""
-    return "-" if alpha is None else f"{alpha:g}"
-
-
 def number(value: float | None, digits: int = 2) -> str:
     """A plain number."""
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def probability(p: float | None) -> str:
-    """A p value with the digits that it carries."""
-    return "-" if p is None else f"{p:.3f}"
 
 
 def counted(reasons: Mapping[str, int], because: str = "because") -> str:
@@ -140,7 +116,7 @@ def markdown(text: str) -> str:
 
 @functools.cache
 def environment() -> "jinja2.Environment":
-    """The package's templates and their filters: the words for numbers above; what ends in `.html.j2` is escaped."""
+    """The package's templates, with every function above as a filter; what ends in `.html.j2` is escaped."""
     import jinja2
 
     made = jinja2.Environment(
@@ -151,9 +127,7 @@ def environment() -> "jinja2.Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    shares = (percent, fine_percent, signed_percent, round_percent, points, signed_points, number, probability)
-    words = (*shares, quoted, difference, behaviour_text, alpha_text, counted, span, listed, plain)
-    made.filters |= {word.__name__: word for word in words} | {"md": markdown}
+    made.filters |= {name: word for name, word in globals().items() if callable(word)} | {"md": markdown}
     made.globals |= {"interval": interval, "signed_interval": signed_interval, "said": said}
     return made
 

@@ -8,17 +8,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -118,8 +108,8 @@ def _arrow(hint: Any) -> "pa.DataType":
         hints = get_type_hints(hint)
         return pa.struct([pa.field(each.name, _arrow(hints[each.name])) for each in fields(hint)])
     arguments = [each for each in get_args(hint) if each not in (type(None), ...)]
-    if get_origin(hint) is Literal:
-        return plain[type(arguments[0])]
+    if isinstance(arguments[0], str):
+        return plain[str]  # Literals are texts.
     return pa.list_(_arrow(arguments[0])) if get_origin(hint) is tuple else _arrow(arguments[0])
 
 

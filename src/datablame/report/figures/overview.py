@@ -79,7 +79,6 @@ def _sentences(summary: Sequence[str], inches: float) -> list[list[str]]:
 
 
 def _inches(blocks: Sequence[Sequence[str]]) -> float:
-    """Inches that the blocks take one under another."""
     return sum(len(block) + _BETWEEN for block in blocks) * style.LABEL * _LEADING / style.POINTS
 
 

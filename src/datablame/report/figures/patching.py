@@ -121,14 +121,9 @@ def _p(row: ArmTest) -> float | None:
     return row.to_random.p if row.to_random else None
 
 
-def _trained(rows: Sequence[ArmTest], arms: Mapping[str, ArmInfo]) -> list[ArmTest]:
-    """The rows without the after model, which is trained once and for all."""
-    return [row for row in rows if arms[row.arm].role != "after"]
-
-
 def runs_of(rows: Sequence[ArmTest], arms: Mapping[str, ArmInfo]) -> str:
     """How many trainings stand behind the arms, in words; a single one is called that."""
-    counts = {row.seeds for row in _trained(rows, arms)}
+    counts = {row.seeds for row in rows if arms[row.arm].role != "after"}
     return "no run" if not counts else "a single run" if counts == {1} else f"{span(counts)} seeds"
 
 
@@ -136,7 +131,7 @@ def arms_caption(results: Results, shown: Mapping[str, Sequence[ArmTest]]) -> st
     """What was compared and on how much, in words; `shown` are the rows by protocol."""
     protocols = []
     for name, rows in shown.items():
-        trained = _trained(rows, results.arms)
+        trained = [row for row in rows if results.arms[row.arm].role != "after"]
         seeds = {row.seeds for row in trained}
         reasons = [row.to_random.why_no_p for row in rows if row.to_random]
         values = {"name": name, "seeds": seeds, "single": seeds == {1}, "why": all(reasons) and reasons and reasons[0]}

@@ -62,7 +62,12 @@ def rates_panel(
     for name in names:
         line, look = [row for row in rows if row.behaviour == name], looks[name]
         bold = name == EVERY or len(names) == 1
-        _line(axes, line, look, bold)
+        alphas, order = [row.alpha for row in line], 5 if bold else 3
+        low, high = style.percents([row.low for row in line]), style.percents([row.high for row in line])
+        shade, width = (0.15, 3) if bold else (0.09, 1.6)
+        axes.fill_between(alphas, low, high, color=look.ink, alpha=shade, linewidth=0, zorder=order - 1)
+        widths: dict[str, Any] = {"linewidth": width, "elinewidth": 1.8 if bold else 1, "markeredgewidth": 0.8}
+        style.points(axes, look, alphas, line, 8 if bold else 6.5, zorder=order, **widths)
         end = [row for row in line if row.rate is not None][-1]
         words, weight = titles.get(name, name), "bold" if bold else "normal"
         if len(names) > _FEW:
@@ -78,14 +83,6 @@ def rates_panel(
         axes.axvline(alpha_star, color=style.GREY, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         words, where = f"{style.ALPHA}* ", axes.get_xaxis_transform()
         axes.text(alpha_star, 1, words, transform=where, ha="right", va="top", color=style.GREY)
-
-
-def _line(axes: Axes, rows: Sequence[Rate], look: Look, bold: bool) -> None:
-    alphas, order = [row.alpha for row in rows], 5 if bold else 3
-    low, high = style.percents([row.low for row in rows]), style.percents([row.high for row in rows])
-    axes.fill_between(alphas, low, high, color=look.ink, alpha=0.15 if bold else 0.09, linewidth=0, zorder=order - 1)
-    widths: dict[str, Any] = {"linewidth": 3 if bold else 1.6, "elinewidth": 1.8 if bold else 1, "markeredgewidth": 0.8}
-    style.points(axes, look, alphas, rows, 8 if bold else 6.5, zorder=order, **widths)
 
 
 def _alpha_axis(
