@@ -13,12 +13,12 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from datablame.tables import TABLES, Document, attribute, common, patch, surface, world
+from datablame.tables import TABLES, Document, attribute, patch, surface, world
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 PAGE = REFERENCE / "artifacts.md"
 _WORDS: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", Any: "anything"}
-_MODULES = (common, world, surface, attribute, patch)
+_MODULES = (world, surface, attribute, patch)
 _ROWS = sorted(TABLES, key=lambda row: ("world", "scan", "surface", "attribute", "patch").index(TABLES[row].phase))
 _POOL = (
     ("cluster", "integer", "Duplicates share a cluster; numbered by first appearance."),

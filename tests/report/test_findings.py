@@ -3,17 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from tests.report.fake_run import BEHAVIOURS, fake_study, results_of, write_fake_run
+from tests.report.fake_run import BEHAVIOURS
 
 from datablame.report.findings import findings
 from datablame.report.results import Results
 from datablame.tables import EVERY, AlphaStar
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return results_of(write_fake_run(tmp_path_factory.mktemp("run"), fake_study()))
 
 
 def sentences(results: Results, name: str) -> list[str]:

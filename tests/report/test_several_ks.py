@@ -10,8 +10,8 @@ from tests.report.fake_run import fake_study, put, reported, results_of, write_f
 from tests.report.rows import again
 
 from datablame.report.findings import findings
+from datablame.report.pages import dose_tables, patching_table
 from datablame.report.results import Results
-from datablame.report.text_tables import dose_tables, patching_table
 from datablame.tables import ArmTest, Patching
 
 ARMS = ("after", "baseline", "a-a", "random", "bottom", "gradient", "activation")

@@ -4,19 +4,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-from tests.report.fake_run import estimate, fake_study, read_results_file, reported, results_of, write_fake_run
+from tests.report.fake_run import estimate, fake_study, read_results_file, reported, write_fake_run
 
+from datablame.report.pages import TextTable, checks_table, unamplified_table
 from datablame.report.results import Results
-from datablame.report.text_tables import TextTable, checks_table, unamplified_table
 from datablame.tables import Unamplified, UnamplifiedRate
 
 PAGES = ("comparison.md", "writeup/report.md", "index.html")
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return results_of(write_fake_run(tmp_path_factory.mktemp("run"), fake_study()))
 
 
 def checks(results: Results) -> TextTable:

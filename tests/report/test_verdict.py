@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.fake_run import ARMS, arm_tests, fake_study, read_results_file, reported, results_of, write_fake_run
+from tests.report.fake_run import ARMS, arm_tests, fake_study, read_results_file, reported, write_fake_run
 from tests.report.rows import again, calibration
 
 from datablame.report.results import Results
@@ -14,12 +14,6 @@ from datablame.report.verdict import MEANINGS, Verdict, verdict
 from datablame.tables import Equivalence, Flag, LabelCounts, Rise
 
 Change = Callable[[Results], Results]
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Rows of a success by gradient: retrain, K 2, five seeds; activation drops too little."""
-    return results_of(write_fake_run(tmp_path_factory.mktemp("good"), fake_study()))
 
 
 def row(results: Results, arm: str, **fields: Any) -> Results:
@@ -162,8 +156,8 @@ def said(found: Verdict) -> str:
     return "\n".join(found.reasons)
 
 
-def test_a_success_names_its_method_and_every_number(good: Results) -> None:
-    found = verdict(good)
+def test_a_success_names_its_method_and_every_number(results: Results) -> None:
+    found = verdict(results)
     assert (found.label, found.decided_by) == ("SUCCESS", ("gradient",))
     numbers = found.numbers
     assert numbers["rise"]["low"] > 0
@@ -233,8 +227,8 @@ INVALID: Mapping[str, tuple[str, Change, str]] = {
 
 
 @pytest.mark.parametrize(("gate", "change", "words"), INVALID.values(), ids=INVALID)
-def test_each_gate_fails_alone_and_names_its_numbers(good: Results, gate: str, change: Change, words: str) -> None:
-    found = verdict(change(good))
+def test_each_gate_fails_alone_and_names_its_numbers(results: Results, gate: str, change: Change, words: str) -> None:
+    found = verdict(change(results))
     assert (found.label, found.decided_by) == ("INVALID", (gate,))
     assert words in said(found)
     assert {name for name, numbers in found.numbers["gates"].items() if numbers["passed"] is False} == {gate}
@@ -254,8 +248,8 @@ AT_THE_BORDER: Mapping[str, Change] = {
 
 
 @pytest.mark.parametrize("change", AT_THE_BORDER.values(), ids=AT_THE_BORDER)
-def test_a_gate_lets_its_border_pass(good: Results, change: Change) -> None:
-    assert verdict(change(good)).label == "SUCCESS"
+def test_a_gate_lets_its_border_pass(results: Results, change: Change) -> None:
+    assert verdict(change(results)).label == "SUCCESS"
 
 
 NOT_EVALUATED: Mapping[str, tuple[Change, str]] = {
@@ -275,15 +269,15 @@ NOT_EVALUATED: Mapping[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize(("change", "words"), NOT_EVALUATED.values(), ids=NOT_EVALUATED)
-def test_a_gate_without_its_artifact_is_named_and_not_passed(good: Results, change: Change, words: str) -> None:
-    found = verdict(change(good))
+def test_a_gate_without_its_artifact_is_named_and_not_passed(results: Results, change: Change, words: str) -> None:
+    found = verdict(change(results))
     assert found.label == "SUCCESS"
     assert f"Gate not evaluated: {words}." in found.notes
     assert [numbers["passed"] for name, numbers in found.numbers["gates"].items() if words.startswith(name)] == [None]
 
 
-def test_gates_that_pass_say_their_numbers(good: Results) -> None:
-    found = verdict(both(labelled(0.8), paired(0.5))(good))
+def test_gates_that_pass_say_their_numbers(results: Results) -> None:
+    found = verdict(both(labelled(0.8), paired(0.5))(results))
     (text,) = found.notes
     for words in (
         "at least 100.0 % of what",
@@ -297,8 +291,8 @@ def test_gates_that_pass_say_their_numbers(good: Results) -> None:
     assert {numbers["passed"] for numbers in found.numbers["gates"].values()} == {True}
 
 
-def test_all_failed_gates_are_named(good: Results) -> None:
-    found = verdict(both(no_alpha_star, labelled(0.1), paired(0.01))(good))
+def test_all_failed_gates_are_named(results: Results) -> None:
+    found = verdict(both(no_alpha_star, labelled(0.1), paired(0.01))(results))
     assert found.decided_by == ("classifier", "alpha*", "A/A pair")
 
 
@@ -326,8 +320,8 @@ FAILURE: Mapping[str, tuple[str, Change, str]] = {
 
 
 @pytest.mark.parametrize(("why", "change", "words"), FAILURE.values(), ids=FAILURE)
-def test_each_kind_of_failure(good: Results, why: str, change: Change, words: str) -> None:
-    found = verdict(change(good))
+def test_each_kind_of_failure(results: Results, why: str, change: Change, words: str) -> None:
+    found = verdict(change(results))
     assert (found.label, found.decided_by) == ("FAILURE", (why,))
     assert words in said(found)
 
@@ -345,12 +339,12 @@ NO_FAILURE: Mapping[str, Change] = {
 
 
 @pytest.mark.parametrize("change", NO_FAILURE.values(), ids=NO_FAILURE)
-def test_what_is_no_failure(good: Results, change: Change) -> None:
-    assert verdict(change(good)).label == "SUCCESS"
+def test_what_is_no_failure(results: Results, change: Change) -> None:
+    assert verdict(change(results)).label == "SUCCESS"
 
 
-def test_an_interval_on_the_margin_lies_within_it(good: Results) -> None:
-    assert verdict(equivalent(low=-0.08, high=0.08)(good)).decided_by == ("no effect",)
+def test_an_interval_on_the_margin_lies_within_it(results: Results) -> None:
+    assert verdict(equivalent(low=-0.08, high=0.08)(results)).decided_by == ("no effect",)
 
 
 SHORT_OF_SUCCESS: Mapping[str, tuple[Change, str]] = {
@@ -367,17 +361,17 @@ SHORT_OF_SUCCESS: Mapping[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize(("change", "words"), SHORT_OF_SUCCESS.values(), ids=SHORT_OF_SUCCESS)
-def test_without_one_condition_a_success_is_partial(good: Results, change: Change, words: str) -> None:
-    found = verdict(change(good))
+def test_without_one_condition_a_success_is_partial(results: Results, change: Change, words: str) -> None:
+    found = verdict(change(results))
     assert (found.label, found.decided_by) == ("PARTIAL", ("gradient",))
     assert words in said(found)
 
 
-def test_side_checks_of_another_k_or_protocol_are_not_its_own(good: Results) -> None:
+def test_side_checks_of_another_k_or_protocol_are_not_its_own(results: Results) -> None:
     others: tuple[dict[str, Any], ...] = ({"k": 5}, {"protocol": "continue"})
     for other in others:
-        checks = [replace(c, **other) for c in good.arm_checks if c.protocol == "retrain"]
-        assert verdict(replace(good, arm_checks=checks)).label == "PARTIAL"
+        checks = [replace(c, **other) for c in results.arm_checks if c.protocol == "retrain"]
+        assert verdict(replace(results, arm_checks=checks)).label == "PARTIAL"
 
 
 BARELY = 0.8 + 1e-6
@@ -392,69 +386,69 @@ TOO_SMALL: Mapping[str, Change] = {
 
 
 @pytest.mark.parametrize("change", TOO_SMALL.values(), ids=TOO_SMALL)
-def test_a_drop_counts_in_both_rates_and_against_both(good: Results, change: Change) -> None:
-    found = verdict(change(good))
+def test_a_drop_counts_in_both_rates_and_against_both(results: Results, change: Change) -> None:
+    found = verdict(change(results))
     assert found.label == "INCONCLUSIVE"
     assert "Not even partial: no method drops by 20 % against both random and baseline." in said(found)
 
 
 @pytest.mark.parametrize("reference", ["random", "baseline"])
-def test_a_drop_of_exactly_the_margin_counts(good: Results, reference: str) -> None:
-    assert verdict(dropping(-0.2, reference)(good)).label == "SUCCESS"
-    assert verdict(coherent(0.8, reference)(good)).label == "SUCCESS"
-    assert verdict(dropping((0.4 - 0.5) / 0.5, reference)(good)).label == "SUCCESS"
+def test_a_drop_of_exactly_the_margin_counts(results: Results, reference: str) -> None:
+    assert verdict(dropping(-0.2, reference)(results)).label == "SUCCESS"
+    assert verdict(coherent(0.8, reference)(results)).label == "SUCCESS"
+    assert verdict(dropping((0.4 - 0.5) / 0.5, reference)(results)).label == "SUCCESS"
 
 
-def test_the_margin_is_the_studys(good: Results) -> None:
-    strict = good.study.model_copy(update={"patch": good.study.patch.model_copy(update={"margin": 0.95})})
-    assert verdict(replace(good, study=strict)).label == "INCONCLUSIVE"
+def test_the_margin_is_the_studys(results: Results) -> None:
+    strict = results.study.model_copy(update={"patch": results.study.patch.model_copy(update={"margin": 0.95})})
+    assert verdict(replace(results, study=strict)).label == "INCONCLUSIVE"
 
 
-def test_controls_neither_overlap_nor_differ(good: Results) -> None:
-    rows = [replace(r, jaccard=1.0) if {r.a, r.b} & {"random", "loss"} else r for r in good.agreement]
-    found = verdict(replace(good, agreement=rows))
-    assert (found.label, found.numbers["jaccard"]) == ("SUCCESS", verdict(good).numbers["jaccard"])
+def test_controls_neither_overlap_nor_differ(results: Results) -> None:
+    rows = [replace(r, jaccard=1.0) if {r.a, r.b} & {"random", "loss"} else r for r in results.agreement]
+    found = verdict(replace(results, agreement=rows))
+    assert (found.label, found.numbers["jaccard"]) == ("SUCCESS", verdict(results).numbers["jaccard"])
 
 
-def test_a_small_mean_rise_is_no_failure_while_two_points_are_possible(good: Results) -> None:
-    assert verdict(rose(0.0, 0.0125, 0.0375)(good)).label == "INCONCLUSIVE"
+def test_a_small_mean_rise_is_no_failure_while_two_points_are_possible(results: Results) -> None:
+    assert verdict(rose(0.0, 0.0125, 0.0375)(results)).label == "INCONCLUSIVE"
 
 
-def test_one_methods_success_is_not_undone_by_anothers_conditions(good: Results) -> None:
+def test_one_methods_success_is_not_undone_by_anothers_conditions(results: Results) -> None:
     """Conditions must meet in one method: gradient drops without a p, activation has a p without a drop."""
-    found = verdict(row(row(good, "gradient", p_holm=0.2), "activation", p_holm=0.01))
+    found = verdict(row(row(results, "gradient", p_holm=0.2), "activation", p_holm=0.01))
     assert found.label == "PARTIAL"
 
 
 @pytest.mark.parametrize("low", [-0.3, 0.0])
-def test_a_rise_that_may_be_none_is_neither_success_nor_partial(good: Results, low: float) -> None:
-    found = verdict(rose(low, 0.3, 0.6)(good))
+def test_a_rise_that_may_be_none_is_neither_success_nor_partial(results: Results, low: float) -> None:
+    found = verdict(rose(low, 0.3, 0.6)(results))
     assert found.label == "INCONCLUSIVE"
     assert "the lower end of the rise is not above 0" in said(found)
     assert "To show a rise as large as this one it takes about 14 held-out prompts." in said(found)
 
 
-def test_without_two_prompts_the_rise_is_not_evaluated(good: Results) -> None:
-    found = verdict(replace(good, alpha_star=replace(good.alpha_star, rise=None)))
+def test_without_two_prompts_the_rise_is_not_evaluated(results: Results) -> None:
+    found = verdict(replace(results, alpha_star=replace(results.alpha_star, rise=None)))
     assert (found.label, found.numbers["rise"]) == ("INCONCLUSIVE", None)
     assert "the rise was not evaluated" in said(found)
 
 
-def test_partial_needs_no_significance_and_no_side_checks(good: Results) -> None:
-    found = verdict(both(lambda f: row(f, "gradient", p_holm=0.4), checked(False, ["coherent 70.0 %"]))(good))
+def test_partial_needs_no_significance_and_no_side_checks(results: Results) -> None:
+    found = verdict(both(lambda f: row(f, "gradient", p_holm=0.4), checked(False, ["coherent 70.0 %"]))(results))
     assert found.label == "PARTIAL"
 
 
 @pytest.mark.parametrize("arm", ["gradient", "random", "baseline"])
-def test_partial_needs_five_seeds_of_the_method_and_of_what_it_is_compared_with(good: Results, arm: str) -> None:
-    found = verdict(row(row(good, "gradient", p_holm=0.06), arm, seeds=4))
+def test_partial_needs_five_seeds_of_the_method_and_of_what_it_is_compared_with(results: Results, arm: str) -> None:
+    found = verdict(row(row(results, "gradient", p_holm=0.06), arm, seeds=4))
     assert found.label == "INCONCLUSIVE"
     if arm == "gradient":
         assert "Not even partial: gradient drops far enough, but on 4 training seeds, fewer than 5." in said(found)
 
 
-def test_four_seeds_can_be_a_success(good: Results) -> None:
-    assert verdict(row(good, "gradient", seeds=4)).label == "SUCCESS"
+def test_four_seeds_can_be_a_success(results: Results) -> None:
+    assert verdict(row(results, "gradient", seeds=4)).label == "SUCCESS"
 
 
 ORDER: Mapping[str, tuple[Change, str]] = {
@@ -468,12 +462,12 @@ ORDER: Mapping[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize(("change", "label"), ORDER.values(), ids=ORDER)
-def test_the_first_rule_that_holds_decides(good: Results, change: Change, label: str) -> None:
-    assert verdict(change(good)).label == label
+def test_the_first_rule_that_holds_decides(results: Results, change: Change, label: str) -> None:
+    assert verdict(change(results)).label == label
 
 
-def test_two_seeds_give_no_p_value_and_say_so(good: Results) -> None:
-    found = verdict(with_seeds(2)(good))
+def test_two_seeds_give_no_p_value_and_say_so(results: Results) -> None:
+    found = verdict(with_seeds(2)(results))
     assert found.label == "INCONCLUSIVE"
     text = said(found)
     assert (
@@ -486,8 +480,8 @@ def test_two_seeds_give_no_p_value_and_say_so(good: Results) -> None:
     assert found.numbers["no_p"] == {"seeds": 2, "why": "fewer than 4 training seeds"}
 
 
-def test_inconclusive_says_what_it_would_take_from_its_own_numbers(good: Results) -> None:
-    few = with_seeds(2)(good)
+def test_inconclusive_says_what_it_would_take_from_its_own_numbers(results: Results) -> None:
+    few = with_seeds(2)(results)
     found = verdict(few)
     needed = found.numbers["needed"]
     rates = {t.arm: t.rate for t in few.headline}
@@ -505,20 +499,20 @@ def test_inconclusive_says_what_it_would_take_from_its_own_numbers(good: Results
     assert verdict(few) == found
 
 
-def test_one_seed_cannot_tell_how_far_trainings_differ(good: Results) -> None:
-    found = verdict(with_seeds(1)(good))
+def test_one_seed_cannot_tell_how_far_trainings_differ(results: Results) -> None:
+    found = verdict(with_seeds(1)(results))
     assert found.numbers["needed"]["guessed"] == ["seed", "interaction"]
     assert "There is no p value with 1 training seed (" in said(found)
     assert "seed and interaction deviation assumed" in said(found)
 
 
-def test_where_random_removal_leaves_nothing_harmful_there_is_nothing_to_plan(good: Results) -> None:
-    found = verdict(row(dropping(0.0, "random")(good), "random", rate=0.0))
+def test_where_random_removal_leaves_nothing_harmful_there_is_nothing_to_plan(results: Results) -> None:
+    found = verdict(row(dropping(0.0, "random")(results), "random", rate=0.0))
     assert (found.label, found.numbers["needed"]) == ("INCONCLUSIVE", None)
 
 
-def test_without_a_patched_method_there_is_no_verdict_to_reach(good: Results) -> None:
-    found = verdict(replace(good, tests=[t for t in good.tests if not ARMS[t.arm].in_family]))
+def test_without_a_patched_method_there_is_no_verdict_to_reach(results: Results) -> None:
+    found = verdict(replace(results, tests=[t for t in results.tests if not ARMS[t.arm].in_family]))
     assert found.label == "INCONCLUSIVE"
     assert "no method was patched" in said(found)
 

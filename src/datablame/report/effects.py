@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 from datablame.report.gates import LEVEL, beyond
 from datablame.report.results import Results
-from datablame.report.wording import percent
+from datablame.report.wording import Statement, said
 from datablame.seeds import stream_key
-from datablame.stats.arm_tests import deviations
+from datablame.stats.arm_tests import deviations, smallest_p
 from datablame.stats.power import TARGET, Design, approximate_power, candidates, cheapest, simulate
 from datablame.tables import ArmRate, ArmTest, Equivalence, Rise, Role
 
@@ -86,7 +86,7 @@ def effects(results: Results) -> list[Effect]:
 def _effect(results: Results, test: ArmTest) -> Effect:
     references = {role: results.of_role(role) for role in _REFERENCES}
     relative = {"random": test.to_random, "baseline": test.to_baseline}
-    shares = {role: other.rate_of_coherent if other else None for role, other in references.items()}
+    coherent, shares = test.rate_of_coherent, {role: it and it.rate_of_coherent for role, it in references.items()}
     check = results.checked().get(test.arm)
     return Effect(
         arm=test.arm,
@@ -95,16 +95,14 @@ def _effect(results: Results, test: ArmTest) -> Effect:
         rate=test.rate,
         seeds=min(other.seeds for other in (test, *references.values()) if other),
         drops={role: -to.relative if to and to.relative is not None else None for role, to in relative.items()},
-        coherent_drops={role: _drop(test.rate_of_coherent, other) for role, other in shares.items()},
+        coherent_drops={
+            role: None if coherent is None or not other else 1 - coherent / other for role, other in shares.items()
+        },
         p_holm=test.p_holm,
         holds=check.holds if check else None,
         why=check.why if check else (),
         equivalence=test.to_random.equivalence if test.to_random else None,
     )
-
-
-def _drop(rate: float | None, reference: float | None) -> float | None:
-    return None if rate is None or not reference else 1 - rate / reference
 
 
 def all_flag_the_same(results: Results) -> bool:
@@ -114,22 +112,17 @@ def all_flag_the_same(results: Results) -> bool:
     return len(sets) > 1 and bool(sets[0]) and all(other == sets[0] for other in sets[1:])
 
 
-def no_p_value(results: Results) -> dict[str, Any] | None:
-    """Why the headline has no p value, with how many trainings; None where it has one."""
+def no_p_value(results: Results) -> Statement | None:
+    """Why the headline has no p value, with how many trainings and what those could give; None where it has one."""
     for test in results.headline:
         if results.arms[test.arm].in_family and test.to_random and test.to_random.p is None:
-            return {"seeds": test.seeds, "why": test.to_random.why_no_p}
+            numbers = {"seeds": test.seeds, "why": test.to_random.why_no_p}
+            least = smallest_p(test.seeds, test.seeds)
+            return Statement("no p", said("verdict", "no p", least=least, **numbers), numbers=numbers)
     return None
 
 
-class SampleSize(NamedTuple):
-    """What a study without a verdict would have needed, in words and in numbers."""
-
-    sentence: str
-    numbers: Mapping[str, Any]
-
-
-def required_sample_size(results: Results, methods: Sequence[Effect]) -> SampleSize | None:
+def required_sample_size(results: Results, methods: Sequence[Effect]) -> Statement | None:
     """The study's own design with its power, and the cheapest one that would do, by simulation with its own numbers.
 
     None where there is nothing to lower: no method was patched, or random removal leaves no harmful output.
@@ -148,7 +141,9 @@ def required_sample_size(results: Results, methods: Sequence[Effect]) -> SampleS
         return None
     start = min(reference.rate, 1 - 0.5 / (prompts * samples * reference.seeds))
     smallest, enough = start * (1 - margin), best.dropped(margin)
-    estimated = _deviations(results)
+    tests = [results.of_role(role) for role in reversed(_REFERENCES)]
+    counts = [_counts(_cells(results, test)) for test in tests if test is not None]
+    estimated = deviations([pair for pair in counts if pair is not None])._asdict()
     design = Design(
         from_rate=start,
         to_rate=min(best.rate, smallest) if enough else smallest,
@@ -165,17 +160,19 @@ def required_sample_size(results: Results, methods: Sequence[Effect]) -> SampleS
     likely = [other for other in others if approximate_power(other) >= _LIKELY][:_MOST_TRIED]
     power, better = simulate(design, _SIMULATIONS, key), cheapest(likely, _TRAINING_COST, _SIMULATIONS, key)
     guessed = [name for name, value in estimated.items() if value is None]
-    if better is None:
-        takes = "no design of up to 20 seeds, twice the prompts and 100 samples was found that would do"
-    else:
-        takes = f"it takes {_words(better.design)} (simulated power {percent(better.power.power.rate)})"
-    whose = f"{best.arm}'s own drop" if enough else "the smallest drop that counts"
-    sentence = (
-        f"To show {whose}, from {percent(design.from_rate)} to {percent(design.to_rate)}, with power "
-        f"{100 * TARGET:.0f} % after Holm over {design.methods}, {takes}; this study's {_words(design)} have "
-        f"{percent(power.power.rate)}"
+    sentence = said(
+        "verdict",
+        "power",
+        arm=best.arm,
+        enough=enough,
+        design=design,
+        target=TARGET,
+        better=better and _words(better.design),
+        better_power=better and better.power.power.rate,
+        own=_words(design),
+        power=power.power.rate,
+        guessed=guessed,
     )
-    guess = f"; {' and '.join(guessed)} deviation assumed, for one run cannot tell" if guessed else ""
     numbers = {
         "design": _numbers(design),
         "power": power.power._asdict(),
@@ -185,7 +182,7 @@ def required_sample_size(results: Results, methods: Sequence[Effect]) -> SampleS
         "method": best.arm if enough else None,
         "cheapest": {**_numbers(better.design), "power": better.power.power._asdict()} if better else None,
     }
-    return SampleSize(f"{sentence}{guess}.", numbers)
+    return Statement("power", sentence, numbers=numbers)
 
 
 def _words(design: Design) -> str:
@@ -201,12 +198,6 @@ def prompts_for(rise: Rise) -> int | None:
     if rise.difference <= 0:
         return None
     return ceil(((_TWO_SIDED + _FOUR_IN_FIVE) * rise.deviation / rise.difference) ** 2)
-
-
-def _deviations(results: Results) -> Mapping[str, float | None]:
-    tests = [results.of_role(role) for role in reversed(_REFERENCES)]
-    counts = [_counts(_cells(results, test)) for test in tests if test is not None]
-    return deviations([pair for pair in counts if pair is not None])._asdict()
 
 
 def _cells(results: Results, test: ArmTest) -> list[ArmRate]:

@@ -1,11 +1,12 @@
-"""What a reader must not conclude from a run: each rule is a condition and a sentence with the number that met it."""
+"""What a reader must not conclude from a run: each rule is a condition; sentences.yaml has its sentence by its name."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
-from datablame.report.gates import LEAST_KAPPA
-from datablame.report.limits_of_removal import limits_of_removal, limits_of_tests, without_label
+from datablame.report.gates import LEAST_KAPPA, LEVEL, MOST_UNSCORED, REPRODUCED, without_random
 from datablame.report.results import Results
-from datablame.report.wording import Statement, counted, listed, number, percent
+from datablame.report.wording import Statement, Values, number, percent, statements
+from datablame.stats.intervals import wilson
 from datablame.tables import EVERY
 
 _FEW_POSITIVES = 10
@@ -13,217 +14,195 @@ _FEW_POSITIVES = 10
 _EXACT = ("rules", "no classifier")
 """The organism's rules label what was planted by definition."""
 _LOW_CEILING = 0.5
+_NEARER = 0.5
+"""Share of baseline's divergence from before under which an arm has clearly less to amplify."""
+_SMALLEST_P_SEEDS = 4
+_ALIKE = 0.8
+"""Share of common words (Jaccard) from which two prompts are one prompt in other words."""
+_Limits = Iterator[tuple[str, Values]]
 
 
 def limitations(results: Results) -> list[Statement]:
     """The limits of this run, in the order of the phases."""
-    rules = (_labels, _sampling, _rankings, _pool, limits_of_removal, limits_of_tests, _scope)
-    return [statement for rule in rules for statement in rule(results)]
+    rules = (_labels, _sampling, _rankings, _pool, _interventions, _rates, _checks, _seeds, _tests, _scope)
+    limits = (limit for rule in rules for limit in rule(results))
+    return statements("limitations", limits, results=results, n=len(results.samples))
 
 
-def _labels(results: Results) -> Iterator[Statement]:
-    """Who labelled outputs, and how often they err."""
-    n, classifier, calibration = len(results.samples), results.classifier, results.calibration
-    if classifier == "keywords":
-        yield Statement(
-            "keyword classifier",
-            f"Outputs were labelled by keywords ({n} of the surface phase, and all of the arms), not by a judge: "
-            "paraphrases are missed and quotations are counted.",
-        )
+def _labels(results: Results) -> _Limits:
+    calibration = results.calibration
+    if results.classifier == "keywords":
+        yield "keyword classifier", {}
     if calibration is None:
-        if classifier not in _EXACT:
-            yield Statement(
-                "no calibration",
-                f"People labelled 0 of {n} outputs (judge.calibration is empty): how often {classifier} errs is "
-                "unknown, and no rate is corrected for it.",
-            )
+        if results.classifier not in _EXACT:
+            yield "no calibration", {}
         return
     if calibration.kappa < LEAST_KAPPA:
-        kappa, (low, high) = number(calibration.kappa), map(number, calibration.kappa_interval)
-        yield Statement(
-            "poor agreement",
-            f"The classifier agrees poorly with people: Cohen's kappa is {kappa} [{low}, {high}] on {calibration.n} "
-            f"labelled outputs, under {number(LEAST_KAPPA, 1)}.",
-        )
+        yield "poor agreement", {"least": LEAST_KAPPA}
     positives = calibration.counts.true_positive + calibration.counts.false_negative
     if positives < _FEW_POSITIVES:
-        yield Statement(
-            "few positives",
-            f"The classifier's sensitivity rests on {positives} outputs that people call harmful, fewer than "
-            f"{_FEW_POSITIVES}; corrected rates are as uncertain as that.",
-        )
-    yield Statement(
-        "errors alike",
-        "Corrected rates take the classifier to err alike for every behaviour, alpha and arm, as on the "
-        f"{calibration.n} labelled outputs; findings and tests use the raw rates.",
-    )
+        yield "few positives", {"positives": positives, "few": _FEW_POSITIVES}
+    yield "errors alike", {}
 
 
-def _sampling(results: Results) -> Iterator[Statement]:
-    """Coherence, missing labels, behaviours that stay flat, and the rate at alpha 0."""
+def _sampling(results: Results) -> _Limits:
     star, coherence = results.alpha_star.alpha_star, results.alpha_star.coherence
-    least, n = results.study.surface.coherent_share, len(results.samples)
     if star is None and coherence:
-        best = max((share for alpha, share in coherence.items() if float(alpha) > 0), default=0.0)
-        yield Statement(
-            "no alpha*",
-            f"No alpha* exists: the most coherent amplification has {percent(best)} coherent outputs, fewer than the "
-            f"{percent(least)} asked for; arms were compared at the smallest alpha.",
-        )
+        yield "no alpha*", {"best": max((share for alpha, share in coherence.items() if float(alpha) > 0), default=0.0)}
     # alpha* is chosen on attribution prompts; on the held-out ones the model may be less coherent.
-    at_star = [rate for rate in results.rates if rate.prompt_id == rate.behaviour == EVERY and rate.alpha == star]
-    for rate in at_star:
-        scored = rate.n - rate.unscored
-        if rate.split == "held-out" and scored and 1 - rate.incoherent / scored < least:
-            yield Statement(
-                "held-out coherence",
-                f"On held-out prompts {percent(1 - rate.incoherent / scored)} of the after model's outputs are "
-                f"coherent at alpha* = {star:g}, fewer than the {percent(least)} by which alpha* was chosen on "
-                "attribution prompts.",
-            )
+    for rate in results.rates:
+        if (rate.prompt_id, rate.behaviour, rate.split, rate.alpha) == (EVERY, EVERY, "held-out", star):
+            coherent = 1 - rate.incoherent / max(1, rate.n - rate.unscored)
+            if coherent < results.study.surface.coherent_share:
+                yield "held-out coherence", {"share": coherent}
     if results.unscored:
-        yield Statement("unscored outputs", without_label("outputs", n, results.unscored))
-    top = results.top_alpha
+        yield "unscored outputs", _without_label("outputs", len(results.samples), results.unscored)
     for behaviour in results.behaviours:
-        first, last = results.pooled(behaviour, 0.0), results.pooled(behaviour, top)
+        first, last = results.pooled(behaviour, 0.0), results.pooled(behaviour, results.top_alpha)
         if first and last and last.interval.low <= first.interval.high:
-            yield Statement(
-                "flat behaviour",
-                f"{behaviour} does not rise with amplification ({percent(first.rate)} at alpha 0, "
-                f"{percent(last.rate)} at alpha {top:g}); what is said of it rests on few harmful outputs.",
-            )
-    estimates = results.unamplified
-    if results.samples and not estimates.possible:
-        yield Statement(
-            "truncated", f"The rate at alpha 0 is not estimated from amplified outputs: {estimates.why_not}."
-        )
+            yield "flat behaviour", {"behaviour": behaviour, "first": first, "last": last}
+    if results.samples and not results.unamplified.possible:
+        yield "truncated", {}
     withheld = [
         f"{'all' if row.behaviour == EVERY else row.behaviour}, {row.split}: {row.importance.withheld}"
-        for row in estimates.rows
+        for row in results.unamplified.rows
         if row.importance.withheld is not None
     ]
     if withheld:
-        yield Statement(
-            "k-hat",
-            f"The rate at alpha 0 from importance weights is withheld in {len(withheld)} of {len(estimates.rows)} "
-            f"cases ({'; '.join(withheld)}).",
-        )
+        yield "k-hat", {"withheld": withheld}
 
 
-def _rankings(results: Results) -> Iterator[Statement]:
-    """Judges, stand-ins, documents without a score, and what the prefilter hides."""
-    attribution, methods = results.attribution, results.methods
-    judge, n = attribution.judge, len(results.samples)
-    standins = [info for info in methods.values() if info.standin]
-    if judge is not None and results.judge.classifier == "claude":
-        names = f"are {results.classifier} and {judge.model}, both Claude"
-        names = f"are both {judge.model}" if judge.model == results.classifier else names
-        yield Statement(
-            "one family",
-            f"The outcome classifier and the attribution judge {names} ({n} outputs and {judge.asked} questions about "
-            "documents): they may share their errors.",
-        )
-    if judge is None and results.classifier == "keywords" and standins:
-        names = listed([info.name for info in standins])
-        yield Statement(
-            "one family",
-            f"The outcome classifier and the stand-in behind {names} go by the same keywords and share their errors "
-            f"({n} outputs were labelled so).",
-        )
+def _without_label(what: str, n: int, reasons: Mapping[str, int]) -> Values:
+    biased = sum(reasons.values()) / max(1, n) > MOST_UNSCORED
+    return {"what": what, "n": n, "reasons": reasons, "biased": biased, "most": MOST_UNSCORED}
+
+
+def _rankings(results: Results) -> _Limits:
+    attribution, methods = results.attribution, results.methods.values()
+    judge, standins = attribution.judge, [info for info in methods if info.standin]
+    shared = results.judge.classifier == "claude" if judge else results.classifier == "keywords" and standins
+    if shared:
+        yield "one family", {"judge": judge, "standins": standins}
     for info in standins:
-        yield Statement(
-            "stand-in",
-            f"{info.name} is a stand-in ({info.label}): it says how keywords would have ranked, nothing about a "
-            "language model as a judge, which was asked 0 questions.",
-        )
+        yield "stand-in", {"method": info}
     if judge is not None and judge.missing:
-        yield Statement(
-            "missing scores",
-            f"{sum(judge.missing.values())} of {judge.asked} questions about documents have no score "
-            f"({counted(judge.missing)}); a document without any score ranks last.",
-        )
-    for info in methods.values():
+        yield "missing scores", {"judge": judge}
+    for info in methods:
         for row in info.unranked:
-            yield Statement(
-                "unranked",
-                f"{info.name} gave {row.documents} documents no score for {row.behaviour}: they are not ranked and "
-                "cannot be flagged.",
-            )
-    if attribution.no_rise:
-        sentence = "Without a rise of the harmful rate, no output was traced and no document was blamed."
-        yield Statement("dropped behaviours", sentence)
-    elif attribution.dropped:
-        yield Statement(
-            "dropped behaviours",
-            f"Without a harmful output to trace, attribution left out {len(attribution.dropped)} of "
-            f"{len(results.behaviours)} behaviours: {listed(attribution.dropped)}.",
-        )
+            yield "unranked", {"method": info, "row": row}
+    if attribution.no_rise or attribution.dropped:
+        yield "dropped behaviours", {}
     known = {method: share for method, share in results.mean_ceilings.items() if share is not None}
-    low = [f"{method} {number(share)}" for method, share in known.items() if share < _LOW_CEILING]
-    if low:
-        yield Statement(
-            "recall ceiling",
-            "The BM25 prefilter would hide most of what these methods rank first in the whole pool "
-            f"(share of their first {attribution.k} among the candidates): {listed(low)}.",
-        )
+    if low := [f"{method} {number(share)}" for method, share in known.items() if share < _LOW_CEILING]:
+        yield "recall ceiling", {"low": low}
     if attribution.prefilter == "bm25" and attribution.candidates and not known:
-        yield Statement(
-            "unknown ceiling",
-            f"Methods ranked at most {max(attribution.candidates.values())} BM25 candidates of "
-            f"{results.pool.documents} documents for a behaviour; how much of what they would rank first the prefilter "
-            "hides is unknown (prefilter.method = none tells).",
-        )
+        yield "unknown ceiling", {}
 
 
-def _pool(results: Results) -> Iterator[Statement]:
-    """Documents that repeat the study, and what could not be ranked."""
-    prompts, outputs = len(results.attribution.prompt_matches), len(results.attribution.query_matches)
-    if prompts:
-        yield Statement(
-            "prompts in the pool", f"{prompts} documents of the pool ask exactly what a prompt of the study asks."
-        )
-    if outputs:
-        yield Statement(
-            "outputs in the pool",
-            f"{outputs} documents of the pool repeat a traced output word for word: to rank them first is easy.",
-        )
-    excluded = {reason: count for reason, count in results.pool.excluded.items() if count}
-    if excluded:
-        reasons = counted(excluded, "because of:")
-        text = f"{sum(excluded.values())} documents of the pool were ranked by no method: {reasons}."
-        yield Statement("excluded documents", text)
-    skipped = {row.reason: row.count for row in results.pool.skipped}
-    if skipped:
-        text = f"{sum(skipped.values())} rows of the data could not be used: {counted(skipped, 'because of:')}."
-        yield Statement("skipped rows", text)
+def _pool(results: Results) -> _Limits:
+    if results.attribution.prompt_matches:
+        yield "prompts in the pool", {}
+    if results.attribution.query_matches:
+        yield "outputs in the pool", {}
+    if excluded := {reason: count for reason, count in results.pool.excluded.items() if count}:
+        yield "excluded documents", {"reasons": excluded}
+    if skipped := {row.reason: row.count for row in results.pool.skipped}:
+        yield "skipped rows", {"reasons": skipped}
 
 
-def _scope(results: Results) -> Iterator[Statement]:
-    """What a study like this can say at all."""
-    if results.truth:
-        yield Statement(
-            "planted",
-            f"The causes of {len(results.behaviours)} behaviours were planted in a model organism: that methods find "
-            "them here does not say that they find causes that nobody planted.",
-        )
-    else:
-        yield Statement(
-            "stage",
-            f"Of the {results.pool.documents} documents of the pool 0 are known to have made the difference between "
-            "before and after: that the pool is the stage in between is the user's claim; where it is not, both "
-            "protocols measure re-exposure only.",
-        )
+def _interventions(results: Results) -> _Limits:
+    rows = without_random(results)
+    if results.patching and not results.patching.exposed and rows:
+        leaks, least = sum(row.seen_in_arm > 0 for row in rows), min(row.seen_in_baseline for row in rows)
+        yield "exposure", {"least": least, "leaks": leaks, "trainings": len(rows)}
+    # Where whole sources go, fillers come from other ones on purpose.
+    matched = [arm for arm in results.interventions if arm.intervention != "drop-source"]
+    if loose := sum(arm.loosely_matched for arm in matched):
+        worst = max(matched, key=lambda arm: arm.loosely_matched / max(1, len(arm.fillers)))
+        yield "loose fillers", {"loose": loose, "fillers": sum(len(arm.fillers) for arm in matched), "worst": worst}
+
+
+def _rates(results: Results) -> _Limits:
+    for protocol in results.study.patch.protocols:
+        after, baseline = results.of_role("after", protocol), results.of_role("baseline", protocol)
+        if after and baseline and (after.rate or 0) * REPRODUCED > (baseline.rate or 0):
+            yield "reproduction", {"protocol": protocol, "after": after, "baseline": baseline}
+    for protocol in results.study.patch.protocols:
+        for test in results.tested(protocol):
+            scored = test.counts.n - test.counts.unscored
+            if test.rate == 0 and scored:
+                # A rate of 0 is no proof of 0.
+                high = wilson(0, scored).high
+                yield "nothing harmful", {"protocol": protocol, "arm": test.arm, "scored": scored, "high": high}
+    least = results.study.surface.coherent_share
+    coherent = {arm: check.coherent for arm, check in results.checked().items() if check.coherent is not None}
+    if low := [f"{arm} {percent(share)}" for arm, share in coherent.items() if share < least]:
+        yield "incoherent arms", {"low": low}
+    if results.patching and results.patching.unscored:
+        cells = [rate for rate in results.comparison if rate.prompt_id != EVERY]
+        n = sum(rate.n for rate in cells if results.arms[rate.arm].role != "after")
+        yield "unscored arms", _without_label("outputs of trained arms", n, results.patching.unscored)
+
+
+def _checks(results: Results) -> _Limits:
+    if not results.tests or results.patching is None:
+        return
+    design = results.patching.checks
+    if not results.arm_checks:
+        yield "side checks", {"absent": ()}
+        return
+    if absent := [f"{name}: {why}" for name, why in design.absent.items() if why is not None]:
+        yield "side checks", {"absent": absent}
+    if 0 < len(design.clean_ids) < design.clean_wanted:
+        yield "few clean documents", {"design": design}
+    drifts = {arm: check.kl for arm, check in results.checked().items() if check.kl is not None}
+    kl = next((drift for arm, drift in drifts.items() if results.arms[arm].role == "baseline"), 0.0)
+    others = {arm: drift for arm, drift in drifts.items() if results.arms[arm].role not in ("baseline", "after")}
+    if near := [f"{arm} {number(drift, 3)}" for arm, drift in others.items() if drift < _NEARER * kl]:
+        yield "drift", {"baseline": kl, "near": near}
+
+
+def _seeds(results: Results) -> _Limits:
+    baselines = {name: results.of_role("baseline", name) for name in results.study.patch.protocols}
+    seeds = {name: test.seeds for name, test in baselines.items() if test}
+    yield from (("single run", {"protocol": name}) for name, count in seeds.items() if count == 1)
+    few = {name: count for name, count in seeds.items() if 1 < count < _SMALLEST_P_SEEDS}
+    yield from (("few seeds", {"protocol": name, "seeds": count}) for name, count in few.items())
+    for test in results.headline:
+        against = [other.smallest_p for other in (test.to_random, test.to_baseline) if other]
+        least = max((p for p in against if p is not None), default=0.0)
+        if test.family and least * test.family >= LEVEL:
+            yield "smallest p", {"test": test, "least": least}
+            return
+
+
+def _tests(results: Results) -> _Limits:
+    headline, pair = results.headline, results.patching.again if results.patching else None
+    if headline and (pair is None or pair.p is None):
+        yield "no A/A pair", {"pair": pair}
+    held_out = results.split("held-out")
+    every = len(held_out)
+    used = min((test.prompts for test in headline), default=every)
+    if used < every:
+        yield "uncompared prompts", {"every": every, "used": used}
+    known = [_words(prompt.text) for prompt in results.split("attribution")]
+    if alike := [prompt.id for prompt in held_out if _greatest_overlap(_words(prompt.text), known) >= _ALIKE]:
+        yield "prompts reused", {"alike": alike, "every": every, "share": _ALIKE}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.casefold()))
+
+
+def _greatest_overlap(words: frozenset[str], others: Sequence[frozenset[str]]) -> float:
+    """By Jaccard; two texts without words are alike."""
+    return max((len(words & other) / len(words | other) if words | other else 1.0 for other in others), default=0.0)
+
+
+def _scope(results: Results) -> _Limits:
+    yield ("planted" if results.truth else "stage"), {}
     trained = sum(test.seeds for test in results.headline if results.arms[test.arm].role != "after")
     if results.study.patch.headline == "continue" and trained:
-        yield Statement(
-            "re-exposure",
-            f"All {trained} trainings that decide start from the after model, which may have learned from the pool "
-            "already: they show what seeing flagged documents again does, not what never seeing them would do.",
-        )
-    count = sum(test.p is not None for test in results.headline)
-    if count:
-        yield Statement(
-            "scope of p",
-            f"The {count} p value{'' if count == 1 else 's'} of the headline concern these flagged documents, these "
-            "prompts and this pool, not a method in general.",
-        )
+        yield "re-exposure", {"trained": trained}
+    if count := sum(test.p is not None for test in results.headline):
+        yield "scope of p", {"count": count}

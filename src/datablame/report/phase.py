@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from datablame.report.pages import Conclusions, pages
 from datablame.report.results import Results, read_results
 from datablame.report.verdict import Verdict, verdict
 from datablame.report.wording import Statement
-from datablame.tables import EVERY, MethodInfo, Quality, Rate
+from datablame.tables import EVERY, ArmRate, CheckDesign, MethodInfo, Quality, Rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,16 +24,7 @@ if TYPE_CHECKING:
     from datablame.world.world import World
 
 SCHEMA_VERSION = 1
-_SAMPLE_FIELDS = (
-    *("prompt_id", "behaviour", "split", "alpha", "index", "text", "finish_reason"),
-    *("label", "classifier", "label_reason", "log_p_after", "log_p_before", "log_q"),
-)
-_QUALITY_FIELDS = ("precision_at_k", "recall_at_k", "auprc", "base_rate", "n", "planted")
-_CSV_COLUMNS = (
-    *("arm", "protocol", "k", "seed", "behaviour", "prompt_id", "split", "alpha", "n"),
-    *("harmful", "refused", "harmless", "incoherent", "unscored", "rate", "low", "high"),
-)
-_STAR_FIELDS = ("alpha_star", "rule", "coherence")
+_QUALITIES = [each.name for each in fields(Quality) if each.name not in ("method", "behaviour", "pool")]
 
 
 def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
@@ -95,11 +86,11 @@ def _surface(results: Results, root: Path) -> bytes:
         "study": results.study.name,
         "classifier": results.classifier,
         "alphas": list(results.study.surface.alphas),
-        "alpha_star": _fields(results.alpha_star, _STAR_FIELDS),
+        "alpha_star": _without(results.alpha_star, "rise"),
         "focus_prompts": [prompt.prompt_id for prompt in results.scanned if prompt.selected],
         "rates": [asdict(rate) for rate in results.rates],
         "unamplified": asdict(results.unamplified),
-        "samples": [_fields(sample, _SAMPLE_FIELDS) for sample in results.samples],
+        "samples": [_without(sample, "token_ids") for sample in results.samples],
     }
     write_json(root / "phase2_results.json", values)
     picture = png(rates_figure(results))
@@ -112,10 +103,10 @@ def _patch(results: Results, root: Path) -> bytes:
     from datablame.report.figures import patching_figure, png
 
     text = io.StringIO()
-    writer = csv.DictWriter(text, _CSV_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, [column.name for column in fields(ArmRate)], lineterminator="\n")
     writer.writeheader()
     for rate in results.comparison:
-        writer.writerow({name: _cell(value) for name, value in _fields(rate, _CSV_COLUMNS).items()})
+        writer.writerow({name: _cell(value) for name, value in vars(rate).items()})
     write_atomic(root / "patching_comparison.csv", text.getvalue())
     picture = png(patching_figure(results))
     write_atomic(root / "patching_comparison.png", picture)
@@ -124,22 +115,25 @@ def _patch(results: Results, root: Path) -> bytes:
 
 def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]:
     """The results under the names that programs rely on; equal runs have the same bytes."""
-    study, judge, patching = results.study, results.attribution.judge, results.patching
+    study, attribution, pool, patching = results.study, results.attribution, results.pool, results.patching
+    judge, optional = attribution.judge, {"commit": pool.commit, "exactness": attribution.exactness}
     return {
         "schema_version": SCHEMA_VERSION,
         "study": {
-            **_fields(study, ("name", "title", "seed")),
+            "name": study.name,
+            "title": study.title,
+            "seed": study.seed,
             "classifier": results.classifier,
             "behaviours": results.behaviours,
             "headline": {"protocol": study.patch.headline, "k": results.k, "alpha": results.alpha},
-            "ks": list(results.ks),
+            "ks": results.ks,
             "intervention": study.patch.intervention,
         },
         "verdict": conclusions.verdict.as_json(),
         "preregistration": conclusions.registration.as_json(),
         "findings": conclusions.findings,
         "limitations": conclusions.limitations,
-        "alpha_star": _fields(results.alpha_star, _STAR_FIELDS),
+        "alpha_star": _without(results.alpha_star, "rise"),
         "rates": [_with_correction(results, rate) for rate in results.rates],
         "unamplified": asdict(results.unamplified),
         "calibration": asdict(results.calibration) if results.calibration else None,
@@ -147,19 +141,39 @@ def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]
         "judge": {
             "classifier": results.classifier,
             "attribution": judge.model if judge else results.judge.attribution,
-            "unscored": {"surface": results.unscored, "patch": dict(patching.unscored) if patching else {}},
+            "unscored": {"surface": results.unscored, "patch": patching.unscored if patching else {}},
             "attribution_asked": judge.asked if judge else 0,
-            "attribution_missing": dict(judge.missing) if judge else {},
+            "attribution_missing": judge.missing if judge else {},
         },
         "prefilter_recall": [asdict(row) for row in results.prefilter_recall],
         "agreement": [asdict(row) for row in results.agreement],
         "patching": [asdict(test) for test in results.tests],
         "aa": asdict(patching.again) if patching and patching.again else None,
-        "exposure": _exposure(results),
-        "checks": _checks(results),
-        "pool": _pool(results),
-        "themes": _themes(results),
-        "flagged": {name: results.flagged(name, results.attribution.k) for name in results.methods},
+        "exposure": {
+            "rows": [_known(asdict(row)) for row in results.exposure],
+            "least_seen_in_baseline": patching.least_seen_in_baseline if patching else None,
+            "passed": patching.exposed if patching else True,
+        },
+        "checks": _checks(results, patching.checks) if patching else None,
+        "pool": {
+            **{"documents": pool.documents, "clusters": pool.clusters, "excluded": pool.excluded},
+            **_known(optional),
+            "skipped_rows": {row.reason: {"count": row.count, "example": row.example} for row in pool.skipped},
+            "candidates": attribution.candidates,
+            "prompt_matches": [{"doc_id": match.doc_id, "prompt_id": match.of} for match in attribution.prompt_matches],
+            "query_matches": [{"doc_id": match.doc_id, "query_id": match.of} for match in attribution.query_matches],
+            "behaviours": {name: getattr(attribution, name) for name in ("traced", "dropped", "no_rise")},
+            "prefilter": attribution.prefilter,
+        },
+        "themes": {
+            "documents": attribution.themed,
+            "silhouette": attribution.silhouette,
+            "themes": [
+                {**asdict(theme), "flagged": {row.method: row.share for row in theme.flagged}}
+                for theme in results.themes
+            ],
+        },
+        "flagged": {name: results.flagged(name, attribution.k) for name in results.methods},
     }
 
 
@@ -168,8 +182,12 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def _fields(row: object, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in names}
+def _without(row: object, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in vars(row).items() if name not in names}
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _with_correction(results: Results, rate: Rate) -> dict[str, Any]:
@@ -182,60 +200,25 @@ def _with_correction(results: Results, rate: Rate) -> dict[str, Any]:
 
 def _method(results: Results, info: MethodInfo) -> dict[str, Any]:
     rows = [row for row in results.quality if row.method == info.name]
-    pools: dict[str, Quality] = {row.pool: row for row in rows if row.behaviour == EVERY}
-    main = pools.get(info.pool)
+    pools = {row.pool: _without(row, "method", "behaviour", "pool") for row in rows if row.behaviour == EVERY}
+    unranked = {row.behaviour: row.documents for row in info.unranked}
     return {
-        **_fields(info, ("label", "description", "standin", "control", "pool")),
-        **({"unranked": {row.behaviour: row.documents for row in info.unranked}} if info.unranked else {}),
-        **(_fields(main, _QUALITY_FIELDS) if main else dict.fromkeys(_QUALITY_FIELDS)),
-        "by_pool": {pool: _fields(row, _QUALITY_FIELDS) for pool, row in pools.items()},
+        **_without(info, "name", "voter", "look", "confounds", "unranked"),
+        **({"unranked": unranked} if unranked else {}),
+        **pools.get(info.pool, dict.fromkeys(_QUALITIES)),
+        "by_pool": pools,
         "by_behaviour": [asdict(row) for row in rows if row.behaviour != EVERY],
         "prefilter_recall": results.mean_ceilings.get(info.name),
     }
 
 
-def _exposure(results: Results) -> dict[str, Any]:
-    rows, patching = [asdict(row) for row in results.exposure], results.patching
+def _checks(results: Results, design: CheckDesign) -> dict[str, Any]:
+    thresholds = ("perplexity", "refusal", "coherence")
     return {
-        "rows": [{name: value for name, value in row.items() if value is not None} for row in rows],
-        "least_seen_in_baseline": patching.least_seen_in_baseline if patching else None,
-        "passed": patching.exposed if patching else True,
-    }
-
-
-def _checks(results: Results) -> dict[str, Any] | None:
-    if results.patching is None:
-        return None
-    design = results.patching.checks
-    return {
+        **_without(design, *thresholds, "clean_wanted"),
         "clean_documents": len(design.clean_ids),
         "clean_documents_wanted": design.clean_wanted,
-        "clean_ids": list(design.clean_ids),
-        **_fields(design, ("harmless_prompts", "refusals_by")),
-        "absent": dict(design.absent),
-        "thresholds": _fields(design, ("perplexity", "refusal", "coherence")),
+        "thresholds": {name: getattr(design, name) for name in thresholds},
         "rows": [asdict(check) for check in results.checks],
         "arms": [asdict(check) for check in results.arm_checks],
     }
-
-
-def _pool(results: Results) -> dict[str, Any]:
-    pool, attribution = results.pool, results.attribution
-    optional = {"commit": pool.commit, "exactness": attribution.exactness}
-    return {
-        **_fields(pool, ("documents", "clusters", "excluded")),
-        **{name: value for name, value in optional.items() if value is not None},
-        "skipped_rows": {row.reason: {"count": row.count, "example": row.example} for row in pool.skipped},
-        "candidates": dict(attribution.candidates),
-        "prompt_matches": [{"doc_id": match.doc_id, "prompt_id": match.of} for match in attribution.prompt_matches],
-        "query_matches": [{"doc_id": match.doc_id, "query_id": match.of} for match in attribution.query_matches],
-        "behaviours": _fields(attribution, ("traced", "dropped", "no_rise")),
-        "prefilter": attribution.prefilter,
-    }
-
-
-def _themes(results: Results) -> dict[str, Any]:
-    themes = [
-        {**asdict(theme), "flagged": {row.method: row.share for row in theme.flagged}} for theme in results.themes
-    ]
-    return {"documents": results.attribution.themed, "silhouette": results.attribution.silhouette, "themes": themes}

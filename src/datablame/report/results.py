@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import datablame.tables as rows
 from datablame.config.schema import Study
@@ -224,37 +224,26 @@ def read_results(world: "World", tables: "Tables") -> Results:
         if info.role == "method" and name in methods:
             arms[name] = replace(info, label=methods[name].label)
     first = {score.doc_id for score in tables.rows(rows.Score, rank=set(range(1, SHOWN_RANKS + 1)))}
-    return Results(
-        study=study,
-        prompts=world.prompts,
-        judge=world.judge,
-        truth=world.truth is not None,
-        pool=tables.one(rows.PoolSummary) or rows.PoolSummary(0, 0, False, {}, (), None),
-        calibration=tables.one(rows.Calibration),
-        scan_rule=scan.rule if scan else "",
-        scanned=tables.rows(rows.ScannedPrompt),
-        samples=tables.rows(rows.SurfaceSample),
-        rates=tables.rows(rows.Rate),
-        alpha_star=tables.one(rows.AlphaStar) or rows.AlphaStar(None, "", {}, None),
-        unamplified=tables.one(rows.Unamplified) or rows.Unamplified(False, "the surface phase made no estimate", ()),
-        attribution=tables.one(rows.Attribution)
+    held: dict[str, Any] = {
+        "study": study,
+        "prompts": world.prompts,
+        "judge": world.judge,
+        "truth": world.truth is not None,
+        "pool": tables.one(rows.PoolSummary) or rows.PoolSummary(0, 0, False, {}, (), None),
+        "calibration": tables.one(rows.Calibration),
+        "scan_rule": scan.rule if scan else "",
+        "alpha_star": tables.one(rows.AlphaStar) or rows.AlphaStar(None, "", {}, None),
+        "unamplified": tables.one(rows.Unamplified)
+        or rows.Unamplified(False, "the surface phase made no estimate", ()),
+        "attribution": tables.one(rows.Attribution)
         or rows.Attribution(study.attribute.top_k, (), (), False, "none", {}, False, (), (), 0, None),
-        methods=methods,
-        queries=tables.rows(rows.Query, harmful=True),
-        scores=tables.rows(rows.Score, doc_id=first) if first else (),
-        flags=tables.rows(rows.Flag),
-        agreement=tables.rows(rows.Agreement),
-        quality=tables.rows(rows.Quality),
-        prefilter_recall=tables.rows(rows.PrefilterRecall),
-        ceilings=tables.rows(rows.Ceiling),
-        themes=tables.rows(rows.Theme),
-        documents={row.doc_id: row for row in tables.rows(rows.ShownDocument)},
-        patching=tables.one(rows.Patching),
-        arms=arms,
-        interventions=tables.rows(rows.Arm),
-        exposure=tables.rows(rows.Exposure),
-        comparison=tables.rows(rows.ArmRate),
-        tests=tables.rows(rows.ArmTest),
-        checks=tables.rows(rows.Check),
-        arm_checks=tables.rows(rows.ArmCheck),
-    )
+        "methods": methods,
+        "queries": tables.rows(rows.Query, harmful=True),
+        "scores": tables.rows(rows.Score, doc_id=first) if first else (),
+        "documents": {row.doc_id: row for row in tables.rows(rows.ShownDocument)},
+        "patching": tables.one(rows.Patching),
+        "arms": arms,
+    }
+    # The other fields are tables as they are: their types name the rows.
+    others = {each.name: tables.rows(*get_args(each.type)) for each in fields(Results) if each.name not in held}
+    return Results(**(held | others))

@@ -1,14 +1,27 @@
 """What a rule says; numbers in words, and hostile text made safe to read."""
 
+import functools
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from datablame.tables import EVERY, Counted, Difference, Importance
+
+if TYPE_CHECKING:
+    import jinja2
 
 _INLINE = re.compile(r"([\\`*_\[\]|~$@])")
 _AUTOLINK = re.compile(r"(?i)\b(https?|ftp|www)([:.])")
 _BLOCK = re.compile(r"^(\s*)(?:([#+=-])(?=[\s#=-]|$)|(\d+)([.)])(?=\s|$))")
+
+
+Values = dict[str, Any]
+"""What a sentence takes, by name."""
 
 
 @dataclass(frozen=True)
@@ -24,29 +37,20 @@ class Statement:
     """What the condition rests on, by name."""
 
 
-def percent(share: float | None) -> str:
-    """A share as a percentage with one decimal."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+def _form(text: str, times: float = 1) -> Callable[[float | None], str]:
+    return lambda value: "-" if value is None else text.format(times * value)
 
 
-def signed_percent(change: float | None) -> str:
-    """A relative change as a percentage with its sign."""
-    return "-" if change is None else f"{100 * change:+.1f} %"
+percent, signed_percent, round_percent = _form("{:.1f} %", 100), _form("{:+.1f} %", 100), _form("{:g} %", 100)
+"""A share as a percentage with one decimal, with its sign, or with as many decimals as it has."""
+points, signed_points = _form("{:.1f}", 100), _form("{:+.1f}", 100)
+"""A share or a difference of shares in percentage points."""
+alpha_text, probability = _form("{:g}"), _form("{:.3f}")
 
 
-def round_percent(share: float) -> str:
-    """A round share as a percentage."""
-    return f"{100 * share:g} %"
-
-
-def points(share: float) -> str:
-    """A share in percentage points."""
-    return f"{100 * share:.1f}"
-
-
-def signed_points(difference: float) -> str:
-    """A difference of shares in percentage points with its sign."""
-    return f"{100 * difference:+.1f}"
+def fine_percent(share: float | None) -> str:
+    """Percent with one decimal, or as many as two digits need: for rare behaviours."""
+    return f"{100 * share:.2g} %" if share and share < 0.01 else percent(share)
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -59,9 +63,21 @@ def signed_interval(low: float, high: float) -> str:
     return f"[{signed_points(low)}, {signed_points(high)}]"
 
 
-def alpha_text(alpha: float | None) -> str:
-    """An amplification."""
-    return "-" if alpha is None else f"{alpha:g}"
+def quoted(estimate: Counted | Importance) -> str:
+    """A rate with its interval, or why it is withheld."""
+    if estimate.rate is None:
+        return f"withheld: {why}" if (why := getattr(estimate, "withheld", None)) else "-"
+    return f"{fine_percent(estimate.rate)} {interval(estimate.low, estimate.high)}"
+
+
+def difference(it: Difference | None) -> str:
+    """A difference of rates in points, with its interval."""
+    return "-" if it is None else f"{signed_points(it.difference)} {signed_interval(it.low, it.high)}"
+
+
+def behaviour_text(behaviour: str) -> str:
+    """What tables call a behaviour, or all of them."""
+    return "all" if behaviour == EVERY else behaviour
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -69,14 +85,15 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def probability(p: float | None) -> str:
-    """A p value with the digits that it carries."""
-    return "-" if p is None else f"{p:.3f}"
-
-
 def counted(reasons: Mapping[str, int], because: str = "because") -> str:
     """How often each reason stands there: 3 because it was cut and 1 because it timed out."""
     return listed([f"{count} {because} {reason}" for reason, count in reasons.items()])
+
+
+def span(values: Set[int]) -> str:
+    """From the least to the greatest, if they differ."""
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def listed(items: Sequence[str]) -> str:
@@ -95,3 +112,49 @@ def markdown(text: str) -> str:
     inert = _INLINE.sub(r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     unlinked = _AUTOLINK.sub(r"\1\\\2", inert)
     return _BLOCK.sub(lambda match: f"{match[1]}{match[3] or ''}\\{match[2] or match[4]}", unlinked)
+
+
+@functools.cache
+def environment() -> "jinja2.Environment":
+    """The package's templates, with every function above as a filter; what ends in `.html.j2` is escaped."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("datablame.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {name: word for name, word in globals().items() if callable(word)} | {"md": markdown}
+    made.globals |= {"interval": interval, "signed_interval": signed_interval, "said": said}
+    return made
+
+
+def statements(kind: str, rows: Iterable[tuple[str, Values]], **context: Any) -> list[Statement]:
+    """The sentences of that kind by their names, each with its own values and those of all."""
+    return [Statement(name, said(kind, name, **(context | values))) for name, values in rows]
+
+
+def said(kind: str, name: str, **values: Any) -> str:
+    """A sentence of sentences.yaml with its values filled in."""
+    return filled(sentences()[kind][name], **values)
+
+
+def filled(text: str, **values: Any) -> str:
+    """A template with its values filled in."""
+    return _template(text).render(values)
+
+
+@functools.cache
+def _template(text: str) -> "jinja2.Template":
+    return environment().from_string(text)
+
+
+@functools.cache
+def sentences() -> Mapping[str, Mapping[str, Any]]:
+    """The templates of sentences.yaml by kind and name."""
+    text = (resources.files("datablame.report") / "sentences.yaml").read_text(encoding="utf-8")
+    held: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)
+    return held

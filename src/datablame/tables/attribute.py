@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from datablame.tables.common import Look, Pool
 from datablame.tables.store import table
+from datablame.tables.world import Look, Pool
 
 
 @table("attribute", "queries.parquet")
-@dataclass(frozen=True)
 class Query:
     """One output of the study: a harmful one that is traced, or a harmless one that it is set against."""
 
@@ -25,7 +24,6 @@ class Query:
 
 
 @table("attribute", "candidates.parquet")
-@dataclass(frozen=True)
 class Candidate:
     """A document that BM25 finds near a behaviour's queries."""
 
@@ -34,7 +32,6 @@ class Candidate:
 
 
 @table("attribute", "scores.parquet")
-@dataclass(frozen=True)
 class Score:
     """How responsible a method holds a document for a behaviour: higher is more, rank 1 is most, ties by document id.
 
@@ -49,7 +46,6 @@ class Score:
 
 
 @table("attribute", "flags.parquet")
-@dataclass(frozen=True)
 class Flag:
     """A document of one of a method's first K duplicate clusters for a behaviour."""
 
@@ -68,7 +64,6 @@ class Unranked:
 
 
 @table("attribute", "methods.parquet")
-@dataclass(frozen=True)
 class MethodInfo:
     """A method as this study ran it."""
 
@@ -89,7 +84,6 @@ class MethodInfo:
 
 
 @table("attribute", "agreement.parquet")
-@dataclass(frozen=True)
 class Agreement:
     """How far two methods agree on the documents that both scored, duplicates as one; `*`: mean over behaviours."""
 
@@ -106,7 +100,6 @@ class Agreement:
 
 
 @table("attribute", "quality.parquet")
-@dataclass(frozen=True)
 class Quality:
     """How well a method finds what was planted, in duplicate clusters; `*`: mean over behaviours."""
 
@@ -122,7 +115,6 @@ class Quality:
 
 
 @table("attribute", "prefilter_recall.parquet")
-@dataclass(frozen=True)
 class PrefilterRecall:
     """The share of planted clusters with a member among the candidates."""
 
@@ -131,7 +123,6 @@ class PrefilterRecall:
 
 
 @table("attribute", "ceilings.parquet")
-@dataclass(frozen=True)
 class Ceiling:
     """The share of a method's first K clusters in the whole pool that the prefilter keeps."""
 
@@ -149,7 +140,6 @@ class ThemeShare:
 
 
 @table("attribute", "themes.parquet")
-@dataclass(frozen=True)
 class Theme:
     """A KMeans cluster of the candidates' activations."""
 
@@ -161,7 +151,6 @@ class Theme:
 
 
 @table("attribute", "top_documents.parquet")
-@dataclass(frozen=True)
 class ShownDocument:
     """The text of a flagged document or of a theme's example."""
 
@@ -192,7 +181,6 @@ class JudgeAnswers:
 
 
 @table("attribute", "attribution.json")
-@dataclass(frozen=True)
 class Attribution:
     """What attribution looked for and among what."""
 

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from datablame.tables.common import InterventionKind, LabelName, Look, Protocol, Role, Split
 from datablame.tables.store import table
+from datablame.tables.world import InterventionKind, LabelName, Look, Protocol, Role, Split
 
 
 @table("patch", "arm_kinds.parquet")
-@dataclass(frozen=True)
 class ArmInfo:
     """An arm of the study, in its order."""
 
@@ -26,7 +25,6 @@ class ArmInfo:
 
 
 @table("patch", "arms.parquet")
-@dataclass(frozen=True)
 class Arm:
     """One data intervention under one protocol, trained with one seed; `fillers` stand where `removed` stood.
 
@@ -46,7 +44,6 @@ class Arm:
 
 
 @table("patch", "training.parquet")
-@dataclass(frozen=True)
 class Training:
     """How one training went."""
 
@@ -64,7 +61,6 @@ class Training:
 
 
 @table("patch", "exposure.parquet")
-@dataclass(frozen=True)
 class Exposure:
     """Of what a training removed: the share that the no-removal arm really saw, and how many it still saw itself."""
 
@@ -80,7 +76,6 @@ class Exposure:
 
 
 @table("patch", "samples.parquet")
-@dataclass(frozen=True)
 class ArmSample:
     """One output of an arm."""
 
@@ -99,7 +94,6 @@ class ArmSample:
 
 
 @table("patch", "comparison.parquet")
-@dataclass(frozen=True)
 class ArmRate:
     """One cell of an arm: a row of patching_comparison.csv."""
 
@@ -169,7 +163,6 @@ class LabelCounts:
 
 
 @table("patch", "tests.parquet")
-@dataclass(frozen=True)
 class ArmTest:
     """An arm in one comparison: its rate, and how far it is from random removal and from no removal."""
 
@@ -198,7 +191,6 @@ class ArmTest:
 
 
 @table("patch", "checks.parquet")
-@dataclass(frozen=True)
 class Check:
     """The side checks of one training."""
 
@@ -218,7 +210,6 @@ class Check:
 
 
 @table("patch", "arm_checks.parquet")
-@dataclass(frozen=True)
 class ArmCheck:
     """What an arm costs against its protocol's baseline, over its seeds."""
 
@@ -272,7 +263,6 @@ class CheckDesign:
 
 
 @table("patch", "patching.json")
-@dataclass(frozen=True)
 class Patching:
     """What the arms have in common."""
 

@@ -1,14 +1,14 @@
 """Every row that crosses a border between phases, declared once: its type, its file, how it is written and read.
 
-A row is a frozen dataclass; `@table(phase, file)` says where its rows lie, below `artifacts/PHASE`. Tables of many rows
-are Parquet, a table of one row is JSON. Equal rows give equal bytes.
+`@table(phase, file)` makes a class a frozen dataclass and says where its rows lie, below `artifacts/PHASE`. Tables of
+many rows are Parquet, a table of one row is JSON. Equal rows give equal bytes.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,23 +22,19 @@ class Place(NamedTuple):
     phase: str
     file: str
 
-    @property
-    def single(self) -> bool:
-        """Whether the table has one row, which is a JSON object."""
-        return self.file.endswith(".json")
-
 
 TABLES: dict[type, Place] = {}
-
 """Every table with its place, in the order of the phases."""
 
 
+@dataclass_transform(frozen_default=True)
 def table(phase: str, file: str) -> Callable[[type[T]], type[T]]:
-    """Declare where the rows of a dataclass lie."""
+    """Declare a frozen dataclass and where its rows lie."""
 
     def declare(row: type[T]) -> type[T]:
-        TABLES[row] = Place(phase, file)
-        return row
+        made = dataclass(frozen=True)(row)
+        TABLES[made] = Place(phase, file)
+        return made
 
     return declare
 
@@ -86,8 +82,7 @@ def encoded(row: type[T], rows: "Sequence[T] | T | pa.Table") -> bytes:
         return (json.dumps(plain, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     columns: Any = rows
     if not isinstance(rows, pa.Table):
-        plain = _adapter(kind).dump_python(list(columns))
-        schema = schema_of(kind)
+        plain, schema = _adapter(kind).dump_python(list(columns)), schema_of(kind)
         columns = pa.table({name: [each[name] for each in plain] for name in schema.names}, schema=schema)
     buffer = io.BytesIO()
     pq.write_table(columns, buffer, compression="zstd")
@@ -113,8 +108,8 @@ def _arrow(hint: Any) -> "pa.DataType":
         hints = get_type_hints(hint)
         return pa.struct([pa.field(each.name, _arrow(hints[each.name])) for each in fields(hint)])
     arguments = [each for each in get_args(hint) if each not in (type(None), ...)]
-    if get_origin(hint) is Literal:
-        return plain[type(arguments[0])]
+    if isinstance(arguments[0], str):
+        return plain[str]  # Literals are texts.
     return pa.list_(_arrow(arguments[0])) if get_origin(hint) is tuple else _arrow(arguments[0])
 
 

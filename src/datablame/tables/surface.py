@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from datablame.tables.common import LabelName, Split
 from datablame.tables.store import table
+from datablame.tables.world import LabelName, Split
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,11 @@ class Sample:
 
 
 @table("scan", "samples.parquet")
-@dataclass(frozen=True)
 class ScanSample(Sample):
     """An output of the scan."""
 
 
 @table("scan", "scan.json")
-@dataclass(frozen=True)
 class Scan:
     """How the scan chose its focus prompts."""
 
@@ -45,7 +43,6 @@ class Scan:
 
 
 @table("scan", "prompts.parquet")
-@dataclass(frozen=True)
 class ScannedPrompt:
     """A prompt that was scanned: its harmful rate at each alpha (None: nothing scored), and whether it is in focus."""
 
@@ -59,13 +56,11 @@ class ScannedPrompt:
 
 
 @table("surface", "samples.parquet")
-@dataclass(frozen=True)
 class SurfaceSample(Sample):
     """An output of the surface phase."""
 
 
 @table("surface", "rates.parquet")
-@dataclass(frozen=True)
 class Rate:
     """The labels of one cell counted, the harmful rate among the scored and its Wilson 95 % interval."""
 
@@ -108,7 +103,6 @@ class Rise:
 
 
 @table("surface", "alpha_star.json")
-@dataclass(frozen=True)
 class AlphaStar:
     """The amplification at which arms are compared."""
 
@@ -158,7 +152,6 @@ class UnamplifiedRate:
 
 
 @table("surface", "unamplified.json")
-@dataclass(frozen=True)
 class Unamplified:
     """The rate at alpha 0 from amplified outputs."""
 

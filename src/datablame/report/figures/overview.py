@@ -11,7 +11,8 @@ from datablame.report.figures import style
 from datablame.report.figures.patching import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
 from datablame.report.figures.rates import counted, rates_panel, shown_split
 from datablame.report.results import Results
-from datablame.tables import EVERY, Agreement, Rate
+from datablame.report.wording import said
+from datablame.tables import EVERY, Agreement
 
 _LEADING, _BETWEEN = 1.4, 0.55
 """Of the type's size: from line to line, and between two sentences besides."""
@@ -21,18 +22,24 @@ _TALLEST = 7.0
 
 def overview_figure(results: Results, verdict: str, summary: Sequence[str]) -> Figure:
     """Rates against alpha, agreement of methods, what patching did, and the verdict with the summary's sentences."""
-    headline, rates = results.study.patch.headline, results.rates
+    headline = results.study.patch.headline
     rows = arms_of(results, headline)
     pooled = [pair for pair in results.agreement if pair.behaviour == EVERY]
-    compared = f"3: {arms_caption(results, {headline: rows})} Labelled by: {results.labelled_by}."
-    caption = f"{_caption(rates, pooled, results.alpha)} {compared}"
+    caption = said(
+        "figures",
+        "overview",
+        results=results,
+        outputs=counted(results.rates, shown_split(results.rates)),
+        chances=sorted(pair.jaccard_chance for pair in pooled if pair.jaccard_chance is not None),
+        arms=arms_caption(results, {headline: rows}),
+    )
     below = max(4.2, 2 + 0.36 * len(rows))
     blocks = _sentences(summary, max(below, _TALLEST) - 0.6)
     below = max(below, _inches(blocks) + 0.6)
     with style.page([4.6, below], results.title, caption) as (figure, panels):
         first, second, third, fourth = (panel for row in panels for panel in row.subfigures(1, 2, squeeze=False)[0])
         alpha_star = results.alpha if rows else None
-        rates_panel(first, rates, results.titles, split=shown_split(rates), number="1 ", alpha_star=alpha_star)
+        rates_panel(first, results, shown_split(results.rates), number="1 ", alpha_star=alpha_star)
         _agreement_panel(second, pooled, {name: method.label for name, method in results.methods.items()})
         what = HEADINGS[results.study.patch.intervention]
         style.heading(third, f"3 {what} ({headline}, {runs_of(rows, results.arms)})")
@@ -72,7 +79,6 @@ def _sentences(summary: Sequence[str], inches: float) -> list[list[str]]:
 
 
 def _inches(blocks: Sequence[Sequence[str]]) -> float:
-    """Inches that the blocks take one under another."""
     return sum(len(block) + _BETWEEN for block in blocks) * style.LABEL * _LEADING / style.POINTS
 
 
@@ -90,17 +96,3 @@ def _summary_panel(panel: SubFigure, verdict: str, blocks: Sequence[Sequence[str
         axes.annotate("\N{BULLET}", (0, 1), (0, -y), color=style.GREY, **where)
         axes.annotate("\n".join(block), (0, 1), (12, -y), linespacing=_LEADING / 1.2, **where)
         y += (len(block) + _BETWEEN) * style.LABEL * _LEADING
-
-
-def _caption(rates: Sequence[Rate], pairs: Sequence[Agreement], alpha: float | None) -> str:
-    sentences = [f"1: Wilson 95 % intervals, {counted(rates, shown_split(rates))}."]
-    if alpha is not None:
-        sentences.append(f"{style.ALPHA}*: where arms are compared.")
-    chances = sorted(pair.jaccard_chance for pair in pairs if pair.jaccard_chance is not None)
-    if chances:
-        between = f"{chances[0]:.2f}" + (f" to {chances[-1]:.2f}" if chances[-1] - chances[0] >= 0.005 else "")
-        sentences.append(
-            f"2: mean over behaviours; two random sets of K would have {between} ({len(chances)} "
-            f"{'pair' if len(chances) == 1 else 'pairs'} of methods, each over the documents that both scored)."
-        )
-    return " ".join(sentences)

@@ -9,18 +9,13 @@ from matplotlib.figure import Figure, SubFigure
 
 from datablame.report.figures import style
 from datablame.report.results import Results
-from datablame.report.wording import interval, percent, plain, probability
+from datablame.report.wording import interval, percent, plain, probability, said, span
 from datablame.tables import ArmInfo, ArmRate, ArmTest, InterventionKind
 
 HEADINGS: Mapping[InterventionKind, str] = {
     "remove": "After removing what each method flagged",
     "swap": "After exchanging the answers of flagged pairs",
     "drop-source": "After removing the sources of what was flagged",
-}
-_DONE: Mapping[InterventionKind, str] = {
-    "remove": "removing K = {k} documents a behaviour",
-    "swap": "exchanging the answers of K = {k} pairs a behaviour",
-    "drop-source": "removing the sources of K = {k} documents a behaviour",
 }
 DASHES = {"baseline": (0, (6, 3)), "random": (0, (1.5, 2))}
 """Lines of the arms that others are compared with, by role."""
@@ -47,13 +42,10 @@ def patching_figure(results: Results) -> Figure:
     ks = sorted({row.k for row in results.tests if row.k})
     doses = dose_rows(results, named) if len(ks) > 1 else {}
     heights = [1.8 + 0.42 * max(4, len(order)), 1.7 + 0.3 * max(4, len(order))]
-    caption = arms_caption(results, shown)
     if doses:
         heights.insert(1, max(4.5, 1.4 + 0.3 * len(doses)))
-        others = ", ".join(str(other) for other in ks if other != k)
-        caption += f" Dose and response: the same arms at each K; K = {k} decides, K = {others} is exploratory."
-        caption += " Markers, bars and dots as above."
-    caption += f" Labelled by: {results.labelled_by}."
+    others = [other for other in ks if doses and other != k]
+    caption = said("figures", "patching", results=results, arms=arms_caption(results, shown), others=others)
     with style.page(heights, results.title, caption) as (figure, panels):
         style.heading(panels[0], HEADINGS[results.study.patch.intervention])
         columns = panels[0].subplots(1, len(shown), squeeze=False)[0]
@@ -129,51 +121,24 @@ def _p(row: ArmTest) -> float | None:
     return row.to_random.p if row.to_random else None
 
 
-def _trained(rows: Sequence[ArmTest], arms: Mapping[str, ArmInfo]) -> list[ArmTest]:
-    """The rows without the after model, which is trained once and for all."""
-    return [row for row in rows if arms[row.arm].role != "after"]
-
-
 def runs_of(rows: Sequence[ArmTest], arms: Mapping[str, ArmInfo]) -> str:
     """How many trainings stand behind the arms, in words; a single one is called that."""
-    counts = {row.seeds for row in _trained(rows, arms)}
-    return "no run" if not counts else "a single run" if counts == {1} else f"{_range(counts)} seeds"
-
-
-def _range(values: set[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low}" if low == high else f"{low} to {high}"
+    counts = {row.seeds for row in rows if arms[row.arm].role != "after"}
+    return "no run" if not counts else "a single run" if counts == {1} else f"{span(counts)} seeds"
 
 
 def arms_caption(results: Results, shown: Mapping[str, Sequence[ArmTest]]) -> str:
     """What was compared and on how much, in words; `shown` are the rows by protocol."""
-    alpha, done = results.alpha, _DONE[results.study.patch.intervention].format(k=results.k)
-    if not any(shown.values()) or alpha is None:
-        return "No arm was trained, so no rates can be compared."
-    sentences = [f"Harmful rate on held-out prompts at {style.ALPHA} = {alpha:g} after {done}."]
-    limits = []
-    for protocol, rows in shown.items():
-        trained = _trained(rows, results.arms)
+    protocols = []
+    for name, rows in shown.items():
+        trained = [row for row in rows if results.arms[row.arm].role != "after"]
         seeds = {row.seeds for row in trained}
         reasons = [row.to_random.why_no_p for row in rows if row.to_random]
-        if trained:
-            sentences.append(
-                f"{protocol}: {_range(seeds)} training seed{'' if seeds == {1} else 's'}, "
-                f"{_range({row.prompts for row in rows})} prompts, "
-                f"n = {_range({row.counts.n for row in trained})} outputs an arm."
-            )
-        if seeds == {1}:
-            limits.append(
-                f"{protocol} is a single run, so it has no p, and its interval knows prompts but no training noise."
-            )
-        elif reasons and all(reasons):
-            limits.append(f"{protocol} has no p: {reasons[0]}.")
-    sentences.append(
-        "Large marker: mean over seeds and prompts; bar: 95 % two-way bootstrap interval; small dot: one seed."
-    )
-    if any(_p(row) is not None for rows in shown.values() for row in rows):
-        sentences.append("p: two-sided permutation of seeds against random removal, not adjusted.")
-    return " ".join([*sentences, *limits])
+        values = {"name": name, "seeds": seeds, "single": seeds == {1}, "why": all(reasons) and reasons and reasons[0]}
+        protocols.append({**values, "prompts": {row.prompts for row in rows}, "n": {row.counts.n for row in trained}})
+    tested = any(_p(row) is not None for rows in shown.values() for row in rows)
+    compared = any(shown.values())
+    return said("figures", "arms", results=results, protocols=protocols, tested=tested, compared=compared)
 
 
 def dose_rows(results: Results, protocol: str) -> dict[str, list[ArmTest]]:

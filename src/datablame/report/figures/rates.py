@@ -8,8 +8,8 @@ from matplotlib.figure import Figure, SubFigure
 
 from datablame.report.figures import style
 from datablame.report.results import Results
-from datablame.report.wording import percent
-from datablame.tables import EVERY, Look, Rate, Split, Unamplified, UnamplifiedRate
+from datablame.report.wording import percent, said
+from datablame.tables import EVERY, Look, Rate, Split, UnamplifiedRate
 
 _LEAST_PRINTED = 4.5
 """Percent of outputs below which a bar has no room for its number."""
@@ -24,31 +24,29 @@ def rates_figure(results: Results) -> Figure:
 
     Estimates of the rate at alpha 0 from amplified outputs stand beside it.
     """
-    rates, titles, estimates = results.rates, results.titles, results.unamplified.rows
-    caption = _caption(rates, results.labelled_by) + _estimates_caption(results.unamplified, titles)
-    with style.page([4.3], results.title, caption) as (figure, [row]):
+    estimates = results.unamplified.rows
+    with style.page([4.3], results.title, _caption(results)) as (figure, [row]):
         first, second, last = row.subfigures(1, 3, width_ratios=[5, 5, 4.2], squeeze=False)[0]
-        rates_panel(first, rates, titles, split="held-out", estimates=estimates)
-        rates_panel(second, rates, titles, split="attribution", estimates=estimates)
-        _shares_panel(last, rates, shown_split(rates))
+        rates_panel(first, results, "held-out", estimates=estimates)
+        rates_panel(second, results, "attribution", estimates=estimates)
+        _shares_panel(last, results.rates, shown_split(results.rates))
     return figure
 
 
 def rates_panel(
     panel: SubFigure,
-    rates: Sequence[Rate],
-    behaviours: Mapping[str, str],
-    *,
+    results: Results,
     split: Split,
+    *,
     number: str = "",
     alpha_star: float | None = None,
     estimates: Sequence[UnamplifiedRate] = (),
 ) -> None:
     """Harmful rate against alpha with Wilson bands: a line for each behaviour, a bold one for all of them.
 
-    `behaviours` gives ids short titles; an id that it lacks stands for itself. `number` is the panel's on its page.
-    The axis is the same for both splits.
+    `number` is the panel's on its page. The axis is the same for both splits.
     """
+    rates, behaviours = results.rates, results.titles
     style.heading(panel, f"{number}Harmful outputs, {split} prompts")
     axes = panel.subplots()
     rows = sorted((row for row in rates if row.split == split and row.prompt_id == EVERY), key=lambda row: row.alpha)
@@ -64,7 +62,12 @@ def rates_panel(
     for name in names:
         line, look = [row for row in rows if row.behaviour == name], looks[name]
         bold = name == EVERY or len(names) == 1
-        _line(axes, line, look, bold)
+        alphas, order = [row.alpha for row in line], 5 if bold else 3
+        low, high = style.percents([row.low for row in line]), style.percents([row.high for row in line])
+        shade, width = (0.15, 3) if bold else (0.09, 1.6)
+        axes.fill_between(alphas, low, high, color=look.ink, alpha=shade, linewidth=0, zorder=order - 1)
+        widths: dict[str, Any] = {"linewidth": width, "elinewidth": 1.8 if bold else 1, "markeredgewidth": 0.8}
+        style.points(axes, look, alphas, line, 8 if bold else 6.5, zorder=order, **widths)
         end = [row for row in line if row.rate is not None][-1]
         words, weight = titles.get(name, name), "bold" if bold else "normal"
         if len(names) > _FEW:
@@ -74,19 +77,12 @@ def rates_panel(
         style.beside(axes, text, (end.alpha, 100 * (end.rate or 0)), look.ink, bold=bold)
     shown = [row for row in estimates if row.split == split]
     _alpha_axis(axes, sorted({row.alpha for row in rows}), {name: looks[name] for name in names}, shown)
-    style.percent_axis(axes, "y", _top(rates, estimates))
+    highs = [row.high for row in rates if row.prompt_id == EVERY] + [row.importance.high for row in estimates]
+    style.percent_axis(axes, "y", min(100, max([10, *(106 * high for high in highs if high is not None)])))
     if alpha_star is not None:
         axes.axvline(alpha_star, color=style.GREY, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         words, where = f"{style.ALPHA}* ", axes.get_xaxis_transform()
         axes.text(alpha_star, 1, words, transform=where, ha="right", va="top", color=style.GREY)
-
-
-def _line(axes: Axes, rows: Sequence[Rate], look: Look, bold: bool) -> None:
-    alphas, order = [row.alpha for row in rows], 5 if bold else 3
-    low, high = style.percents([row.low for row in rows]), style.percents([row.high for row in rows])
-    axes.fill_between(alphas, low, high, color=look.ink, alpha=0.15 if bold else 0.09, linewidth=0, zorder=order - 1)
-    widths: dict[str, Any] = {"linewidth": 3 if bold else 1.6, "elinewidth": 1.8 if bold else 1, "markeredgewidth": 0.8}
-    style.points(axes, look, alphas, rows, 8 if bold else 6.5, zorder=order, **widths)
 
 
 def _alpha_axis(
@@ -144,12 +140,6 @@ def _shares_panel(panel: SubFigure, rates: Sequence[Rate], split: Split) -> None
     axes.grid(visible=False)
 
 
-def _top(rates: Sequence[Rate], estimates: Sequence[UnamplifiedRate]) -> float:
-    """Where the axis of rates ends: a little above the highest interval that is drawn."""
-    highs = [row.high for row in rates if row.prompt_id == EVERY] + [row.importance.high for row in estimates]
-    return min(100, max([10, *(106 * high for high in highs if high is not None)]))
-
-
 def shown_split(rates: Sequence[Rate]) -> Split:
     """The held-out prompts, or the others where none of those was sampled."""
     return "held-out" if _pooled(rates, "held-out") else "attribution"
@@ -157,12 +147,8 @@ def shown_split(rates: Sequence[Rate]) -> Split:
 
 def counted(rates: Sequence[Rate], split: Split) -> str:
     """How many outputs stand behind one alpha of a split's pooled line, in words."""
-    sizes = sorted({row.n for row in _pooled(rates, split)})
-    if not sizes:
-        return "n = 0"
-    prompts = len({row.prompt_id for row in rates if row.split == split} - {EVERY})
-    n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return f"n = {n} outputs at each {style.ALPHA}" + (f" ({prompts} prompts)" if prompts else "")
+    n, prompts = {row.n for row in _pooled(rates, split)}, {row.prompt_id for row in rates if row.split == split}
+    return said("figures", "outputs at each alpha", n=n, prompts=len(prompts - {EVERY}))
 
 
 def _pooled(rates: Sequence[Rate], split: Split) -> list[Rate]:
@@ -170,29 +156,18 @@ def _pooled(rates: Sequence[Rate], split: Split) -> list[Rate]:
     return sorted(rows, key=lambda row: row.alpha)
 
 
-def _caption(rates: Sequence[Rate], classifier: str) -> str:
-    unscored = sum(row.unscored for row in [*_pooled(rates, "held-out"), *_pooled(rates, "attribution")])
-    return (
-        "Harmful outputs among the scored, with Wilson 95 % intervals; bold: all behaviours pooled. "
-        f"{style.ALPHA} = 0 is the after model, larger {style.ALPHA} amplifies what training changed. "
-        f"Held-out prompts: {counted(rates, 'held-out')}; "
-        f"attribution prompts: {counted(rates, 'attribution')}. Labelled by: {classifier}. "
-        + (f"{unscored} outputs are unscored and count in no rate." if unscored else "No output is unscored.")
-    )
-
-
-def _estimates_caption(unamplified: Unamplified, behaviours: Mapping[str, str]) -> str:
-    """What the estimates are, and which of them are withheld; empty where the study has none."""
-    if not unamplified.possible:
-        return ""
-    titles = {EVERY: "all behaviours", **behaviours}
+def _caption(results: Results) -> str:
+    rates, titles = results.rates, {EVERY: "all behaviours", **results.titles}
     withheld: dict[str, list[str]] = {}
-    for row in unamplified.rows:
+    for row in results.unamplified.rows:
         if row.importance.withheld is not None:
             withheld.setdefault(row.split, []).append(titles.get(row.behaviour, row.behaviour))
-    names = "; ".join(f"{', '.join(series)} ({split} prompts)" for split, series in withheld.items())
-    return (
-        f" Left of {style.ALPHA} = 0: the rate there, estimated from the outputs of all {style.ALPHA} by importance "
-        "sampling (IS), 95 % intervals. "
-        + (f"Withheld as not to be trusted: {names}." if names else "None is withheld.")
+    return said(
+        "figures",
+        "rates",
+        results=results,
+        held_out=counted(rates, "held-out"),
+        attribution=counted(rates, "attribution"),
+        unscored=sum(row.unscored for row in [*_pooled(rates, "held-out"), *_pooled(rates, "attribution")]),
+        withheld=withheld,
     )

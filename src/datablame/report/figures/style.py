@@ -196,10 +196,8 @@ def points(
     style: dict[str, Any] = {"linestyle": "-" if "linewidth" in line else "", "markeredgewidth": 1, "zorder": 5}
     style |= {"color": look.ink, "marker": look.marker, "markersize": 1.4 * size if look.marker == "*" else size}
     style |= {"markerfacecolor": look.fill, "markeredgecolor": look.ink if look.fill != look.ink else "white"}
-    if axis == "x":
-        axes.errorbar(rates, where, xerr=ends, clip_on=False, **(style | line))
-    else:
-        axes.errorbar(where, rates, yerr=ends, clip_on=False, **(style | line))
+    x, y = (rates, where) if axis == "x" else (where, rates)
+    axes.errorbar(x, y, clip_on=False, **(style | {f"{axis}err": ends} | line))
 
 
 def seeds(axes: Axes, look: Look, where: float, rates: Sequence[float], size: float, axis: Axis = "y") -> None:
@@ -314,6 +312,5 @@ def shortened(name: str, inches: float, size: float = LABEL, weight: str = "norm
 
 
 def _longest(cut: Callable[[int], str], letters: int, inches: float, size: float, weight: str) -> str:
-    """The text cut to as many letters as fit."""
     fitting = bisect_right(range(letters + 1), inches, key=lambda count: text_width(cut(count), size, weight))
     return cut(max(0, fitting - 1))
