@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -54,7 +55,9 @@ def test_workers_give_what_one_process_gives() -> None:
 @pytest.mark.parametrize(
     ("work", "message"), [(_refuse, "item 1 cannot be done"), (_kill_itself, "a worker process died")]
 )
-def test_a_failing_item_stops_the_map_with_its_own_message(work: object, message: str) -> None:
+def test_a_failing_item_stops_the_map_with_its_own_message_and_no_process_of_others(work: object, message: str) -> None:
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
     with pytest.raises(PhaseError, match=message):
         run_items(
             partial(_base, 0),
@@ -65,6 +68,10 @@ def test_a_failing_item_stops_the_map_with_its_own_message(work: object, message
             progress=Silent(),
             description="failing",
         )
+    other.join(1)
+    assert other.is_alive()
+    other.kill()
+    other.join()
 
 
 _ORPHAN = """

@@ -19,7 +19,8 @@ from tests.judge import server
 from tests.judge.server import ANSWERED, KEY, TIMEOUT_SECONDS, UNANSWERED, UNFINISHED, FakeApi, Faults, key_of
 from tests.worlds import work
 
-from datablame.config.schema import Behaviour, Judge, Study
+from datablame.config.judge import Judge
+from datablame.config.schema import Behaviour, Study
 from datablame.errors import BudgetError, PhaseError, RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker

@@ -1,8 +1,13 @@
-"""Combinations of keys that cannot be, found before anything runs; names of methods and arms are `pipeline.checks`."""
+"""What every section of a study is, and combinations of keys that cannot be, found before anything runs.
+
+Names of methods and arms are `pipeline.checks`.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from datablame.config.schema import Prompts, Study
@@ -10,6 +15,12 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"(?=.{1,40}$)[a-z0-9]+(-[a-z0-9]+)*")
 """What names a method in file names, tables and keys of work items."""
+
+
+class Section(BaseModel):
+    """A part of the study: immutable, unknown keys refused, field docstrings are the reference page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def impossible(study: "Study") -> Iterator[str]:

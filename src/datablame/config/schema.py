@@ -3,18 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from datablame.config.checks import impossible
+from datablame.config.checks import Section, impossible
+from datablame.config.judge import Judge
 from datablame.tables import Protocol
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -26,12 +18,6 @@ DEFAULT_METHODS = (
 """Those of the specification and their controls, which need nothing besides the checkpoint of `attribute`."""
 Column = Literal["id", "source", "messages", "text", "instruction", "input", "output", "prompt", "chosen", "rejected"]
 """What a column of the pool may hold."""
-
-
-class Section(BaseModel):
-    """A part of the study: immutable, unknown keys refused, field docstrings are the reference page."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ModelRef(Section):
@@ -326,50 +312,6 @@ class Patch(Section):
         own = self.retrain if protocol == "retrain" else self.continue_
         shared = ("steps", "batch", "learning_rate")
         return own.model_copy(update={name: getattr(own, name) or getattr(self, name) for name in shared})
-
-
-class ModelPrice(Section):
-    """What a model costs, in USD per million tokens."""
-
-    input: NonNegativeFloat
-    """Tokens of the prompt."""
-    output: NonNegativeFloat
-    """Tokens of the reply."""
-
-
-class Judge(Section):
-    """Who labels outputs and who blames documents; chosen once for the whole study, never two in one curve."""
-
-    classifier: Literal["auto", "rules", "claude", "keywords"] = "auto"
-    """`rules` reads a rules.json; `auto` takes rules where there are any, else Claude with a key, else keywords."""
-    attribution: Literal["auto", "claude", "keywords"] = "auto"
-    """Who answers for the method `llm-judge`; `auto`: Claude where Claude labels the outputs, else keywords."""
-    rules: str | None = None
-    """Path of a rules.json; an organism fills it in."""
-    calibration: str | None = None
-    """JSONL or CSV of outputs that people labelled: the report corrects its rates for the classifier's errors."""
-    model: str = "claude-haiku-5-5"
-    """Claude only: the id of the model that labels outputs."""
-    attribution_model: str = "claude-sonnet-5-5"
-    """Claude only: the id of the model that scores documents from 0 to 10."""
-    repeats: PositiveInt = 3
-    """Claude only: how often a document is scored; the scores are averaged."""
-    max_tokens: PositiveInt | None = None
-    """Claude only: longest reply, thinking included; none: 256, or 4096 for a model that cannot but think."""
-    batches: bool = False
-    """Claude only: ask by Message Batches, for half the price and with hours of patience."""
-    concurrency: PositiveInt = 8
-    """Claude only: calls under way at one time."""
-    timeout_seconds: PositiveFloat = 60.0
-    """Claude only: a call that takes longer is made again."""
-    retries: NonNegativeInt = 8
-    """Claude only: how often a call that failed is made again before its row stays unscored."""
-    backoff_seconds: PositiveFloat = 1.0
-    """Claude only: the first wait before a retry, doubled each time up to a minute; the API's own wish comes first."""
-    poll_seconds: PositiveFloat = 30.0
-    """Batches only: time between two looks at a batch."""
-    prices: Mapping[str, ModelPrice] = {}
-    """Claude only: prices by model id, for a model that datablame does not know or that has another price."""
 
 
 class Study(Section):

@@ -172,8 +172,10 @@ def _in_workers(
         ) from None
     finally:
         if running:
+            # As `terminate_workers` of Python 3.14: other children are their owners', a notebook's for instance.
+            workers = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
+            for process in workers:
                 process.terminate()
             _pool.cache_clear()
 

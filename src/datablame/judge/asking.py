@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from datablame.config.schema import Judge
+from datablame.config.judge import Judge
 from datablame.errors import PhaseError, RequestError
 from datablame.judge.choice import Price, cost_usd
 from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, worst_usd

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from datablame.config.schema import Judge, Study
+from datablame.config.judge import Judge
+from datablame.config.schema import Study
 from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
 from datablame.errors import RequestError

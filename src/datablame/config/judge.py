@@ -1,0 +1,52 @@
+"""The keys of whoever labels outputs and blames documents."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from datablame.config.checks import Section
+
+
+class ModelPrice(Section):
+    """What a model costs, in USD per million tokens."""
+
+    input: NonNegativeFloat
+    """Tokens of the prompt."""
+    output: NonNegativeFloat
+    """Tokens of the reply."""
+
+
+class Judge(Section):
+    """Who labels outputs and who blames documents; chosen once for the whole study, never two in one curve."""
+
+    classifier: Literal["auto", "rules", "claude", "keywords"] = "auto"
+    """`rules` reads a rules.json; `auto` takes rules where there are any, else Claude with a key, else keywords."""
+    attribution: Literal["auto", "claude", "keywords"] = "auto"
+    """Who answers for the method `llm-judge`; `auto`: Claude where Claude labels the outputs, else keywords."""
+    rules: str | None = None
+    """Path of a rules.json; an organism fills it in."""
+    calibration: str | None = None
+    """JSONL or CSV of outputs that people labelled: the report corrects its rates for the classifier's errors."""
+    model: str = "claude-haiku-5-5"
+    """Claude only: the id of the model that labels outputs."""
+    attribution_model: str = "claude-sonnet-5-5"
+    """Claude only: the id of the model that scores documents from 0 to 10."""
+    repeats: PositiveInt = 3
+    """Claude only: how often a document is scored; the scores are averaged."""
+    max_tokens: PositiveInt | None = None
+    """Claude only: longest reply, thinking included; none: 256, or 4096 for a model that cannot but think."""
+    batches: bool = False
+    """Claude only: ask by Message Batches, for half the price and with hours of patience."""
+    concurrency: PositiveInt = 8
+    """Claude only: calls under way at one time."""
+    timeout_seconds: PositiveFloat = 60.0
+    """Claude only: a call that takes longer is made again."""
+    retries: NonNegativeInt = 8
+    """Claude only: how often a call that failed is made again before its row stays unscored."""
+    backoff_seconds: PositiveFloat = 1.0
+    """Claude only: the first wait before a retry, doubled each time up to a minute; the API's own wish comes first."""
+    poll_seconds: PositiveFloat = 30.0
+    """Batches only: time between two looks at a batch."""
+    prices: Mapping[str, ModelPrice] = {}
+    """Claude only: prices by model id, for a model that datablame does not know or that has another price."""
