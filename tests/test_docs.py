@@ -114,6 +114,13 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
         assert re.match(r"https?://", target) or (page.parent / target).exists(), target
 
 
+@every_page
+def test_source_files_on_a_page_exist(page: Path) -> None:
+    source = ROOT / "src" / "datablame"
+    for named in re.findall(r"`([a-z_]+/[a-z_/]+\.(?:py|yaml))`", page.read_text(encoding="utf-8")):
+        assert any((folder / named).exists() for folder in (ROOT, source, source / "attribute")), named
+
+
 @pytest.mark.parametrize("name", ["config_reference", "artifacts_reference"])
 def test_a_reference_page_is_the_one_that_the_code_writes(name: str) -> None:
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
