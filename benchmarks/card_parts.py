@@ -36,7 +36,7 @@ _STUDY = [
     "surface.held_out_samples=2",
     "surface.batch_rows=64",
     "attribute.top_k=3",
-    "patch.size=200",
+    "patch.size=100",
     "patch.arms=[after, baseline, random, gradient, oracle]",
     "patch.seeds={retrain: [0, 1], continue: [0]}",
     "patch.samples=2",
@@ -122,6 +122,7 @@ def study(setting: Setting) -> Iterator[Found]:
     """A study from the command line on the device, over a templated organism that is read like any other data."""
     import yaml
 
+    from datablame.config.file import preset_text
     from datablame.config.schema import Organism
     from datablame.engine.execute import Silent
     from datablame.organism.make import make, study_fields
@@ -133,8 +134,7 @@ def study(setting: Setting) -> Iterator[Found]:
         made, out, path = (Path(scratch) / name for name in ("made", "out", "study.yaml"))
         make(Organism(recipe="templated", scale=scale), made, Silent())
         yield Found("organism made on the CPU", "float32", f"scale {scale}")
-        preset = ROOT / "src" / "datablame" / "study" / "presets" / "organism.yaml"
-        fields = {**yaml.safe_load(preset.read_text(encoding="utf-8")), **study_fields(made), "name": "card"}
+        fields = {**yaml.safe_load(preset_text("organism")), **study_fields(made), "name": "card"}
         fields.pop("organism")
         fields["models"]["device"] = setting.device
         path.write_text(yaml.safe_dump(fields), encoding="utf-8")
