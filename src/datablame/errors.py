@@ -1,5 +1,7 @@
 """Errors whose message is the whole story: where, which field, which value, what to do."""
 
+from collections.abc import Iterator
+
 
 class DatablameError(Exception):
     """A failure with a one-line message for the person at the console and an exit code for the shell."""
@@ -29,3 +31,12 @@ class Interrupted(DatablameError):
     """The person at the console stopped the run."""
 
     exit_code = 130
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, nearest first; one that came from itself, by whatever way, ends it."""
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

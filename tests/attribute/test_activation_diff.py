@@ -16,6 +16,7 @@ from datablame.attribute.kernels.hooks import mean_hidden
 from datablame.attribute.methods.activation_diff import ResponseActivations
 from datablame.attribute.queries import choose_queries, harmless_outputs
 from datablame.engine.execute import Execution
+from datablame.errors import RequestError
 from datablame.models.chat import Encoded
 from datablame.tables import MethodInfo, Prompt, Query, SurfaceSample, Unranked
 
@@ -193,3 +194,10 @@ def test_a_killed_pass_goes_on_and_workers_change_nothing(make: Make) -> None:
     killed.run()
     two.run(Execution(workers=2, threads=1))
     assert bytes_of(killed) == bytes_of(two) == bytes_of(undisturbed)
+
+
+def test_an_output_longer_than_the_context_is_refused(make: Make) -> None:
+    made = with_safe(make, "run")
+    cramped = replace(made, world=replace(made.world, contexts={"models.before": 20, "models.after": 1000}))
+    with pytest.raises(RequestError, match=r"of models\.before; lower it to 20"):
+        cramped.run()

@@ -71,6 +71,12 @@ def test_an_error_of_something_else_is_not_the_hubs() -> None:
     assert hub_problem(ValueError("unknown architecture")) is None
 
 
+def test_errors_that_caused_one_another_end() -> None:
+    first, second = ValueError("one"), errors.GatedRepoError("403", response=answer(403))
+    assert hub_problem(caused(first, caused(second, first))) == hub_problem(second)
+    assert hub_problem(caused(first, caused(KeyError("two"), first))) is None
+
+
 class Hub(BaseHTTPRequestHandler):
     """As much of the hub as says why a file cannot be had."""
 

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import yaml
 
 from datablame.config.schema import ModelRef
 from datablame.engine.files import build_atomically, digest, file_lock, hash_file
-from datablame.errors import RequestError
+from datablame.errors import RequestError, chain
 
 ADAPTER_CONFIG = "adapter_config.json"
 _CONFIG = "config.json"
@@ -175,20 +174,14 @@ def hub_problem(error: BaseException, revision: str | None = None) -> str | None
     server said goes before what that led to ("not in the cache").
     """
     told = yaml.safe_load(Path(__file__).with_name("hub_problems.yaml").read_text(encoding="utf-8"))
-    chain, statuses = list(_chain(error)), told["statuses"]
+    links, statuses = list(chain(error)), told["statuses"]
     for name, sentence in told["errors"].items():
-        for link in chain:
+        for link in links:
             if any(kind.__name__ == name for kind in type(link).__mro__):
                 status = getattr(getattr(link, "response", None), "status_code", 0)
                 by_status = statuses.get(min(status, 500), statuses["other"]).format(status=status)
                 return str(sentence.format(revision=revision or "main", by_status=by_status))
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def cache_folder() -> Path:

@@ -1,7 +1,7 @@
 """What the study asks of its pool and the pool does not give: refused in one line before anything is written."""
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,21 +21,26 @@ def check_pool(world: "World", summary: PoolSummary, pool: "Pool") -> None:
         RequestError: as `check_kind` and `check_count`; the longest document, cut to `attribute.max_tokens`, is longer
             than a checkpoint's context; precomputed scores name documents of another pool.
     """
-    attribute, longest = world.study.attribute, int(pool.tokens.max())
     check_kind(world.study, [summary.pairs])
     check_count(world.study, summary.documents, summary.clusters)
-    for field, context in world.contexts.items():
-        if longest > context:
-            raise RequestError(
-                f"attribute.max_tokens = {attribute.max_tokens} lets a document of {longest} tokens through, "
-                f"more than the context of {context} tokens of {field}; lower it to {context}"
-            )
-    for name, path in attribute.scores.items():
+    check_lengths(world.study, int(pool.tokens.max()), world.contexts)
+    for name, path in world.study.attribute.scores.items():
         documents = _scored(Path(path).expanduser())
         if strangers := [doc_id for doc_id in documents if doc_id not in pool.row_of]:
             raise RequestError(
                 f"attribute.scores.{name} = {path}: {len(strangers)} of {len(documents)} documents are not in the "
                 f"pool, the first is {strangers[0]}; take them out, or score the pool that data names"
+            )
+
+
+def check_lengths(study: Study, longest: int, contexts: Mapping[str, int]) -> None:
+    """Raises RequestError where the longest document, or output beside it, in tokens, is longer than a context."""
+    most = study.attribute.max_tokens
+    for field, context in contexts.items():
+        if longest > context:
+            raise RequestError(
+                f"attribute.max_tokens = {most} lets a document of {longest} tokens through, "
+                f"more than the context of {context} tokens of {field}; lower it to {context}"
             )
 
 

@@ -1,9 +1,9 @@
 """What the hub's and `datasets`' errors mean for the person who asked: one line with field, value and remedy."""
 
 import re
-from collections.abc import Iterator
 
 from datablame.config.schema import Data
+from datablame.errors import chain
 from datablame.models.source import hub_problem
 
 _MOST_CHARACTERS = 200
@@ -21,7 +21,7 @@ def refusal(error: BaseException, data: Data, *, local: bool = False) -> str:
     from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
     from huggingface_hub import errors as hub
 
-    errors = list(_chain(error))
+    errors = list(chain(error))
     words = " ".join(map(str, errors))
 
     def met(*kinds: type[BaseException]) -> bool:
@@ -94,13 +94,6 @@ def _about_hub(error: BaseException, data: Data) -> str | None:
     if problem and "cannot be reached" in problem:
         problem += ", or set HF_HUB_OFFLINE=1 to read a copy in the cache"
     return problem
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from, nearest first."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def line_of(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from datablame.attribute.loop import WorkerState, chosen_layer, load_states, shards
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
 from datablame.tables import Look, Query
+from datablame.world.checks import check_lengths
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded, Preference
@@ -37,6 +38,9 @@ def response_activations(inquiry: Inquiry) -> Collecting:
     """One pass of the before checkpoint over responses: of documents, of queries, of harmless outputs beside them."""
     rows = inquiry.rows(ResponseActivations)
     outputs = inquiry.encoded([*inquiry.queries, *inquiry.harmless])
+    # The pool's documents were held against it when they were frozen.
+    contexts = {field: limit for field, limit in inquiry.world.contexts.items() if field == "models.before"}
+    check_lengths(inquiry.world.study, max((len(output.ids) for output in outputs), default=0), contexts)
     works = {_OUTPUTS: partial(_item, _OUTPUTS, [], outputs)}
     works |= {key: partial(_item, key, shard.tolist(), None) for key, shard in shards("responses", rows).items()}
     yield {key: WorkItem(work, (ResponseActivations,)) for key, work in works.items()}
