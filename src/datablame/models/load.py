@@ -111,7 +111,7 @@ def base_of(reference: ModelRef, field: str) -> ModelRef | None:
     settings = json_object(file)
     if not settings:
         raise RequestError(
-            f"{field} = {shown(reference)}: its {ADAPTER_CONFIG} is not valid JSON; save the adapter again"
+            f"{field} = {shown(reference)}: its {ADAPTER_CONFIG} is not valid JSON or empty; save the adapter again"
         )
     base = settings.get("base_model_name_or_path")
     if not base:
