@@ -26,13 +26,13 @@ SCORES = st.integers(1, 4).flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SCORES)
 def test_points_are_those_of_every_comparison_made_one_by_one(scores: list[list[float]]) -> None:
     assert borda(np.array(scores)).tolist() == pytest.approx(naive_borda(scores), abs=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SCORES, st.randoms(use_true_random=False))
 def test_neither_the_order_of_documents_nor_that_of_voters_counts(scores: list[list[float]], chance: Random) -> None:
     rows, columns = list(range(len(scores))), list(range(len(scores[0])))

@@ -2,7 +2,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datablame.errors import RequestError
@@ -43,7 +43,6 @@ def members_of(world: World, seed: int = 0) -> list[str]:
     return fine_tune_set(world.pool, world.size, all_flagged(world), world.candidates, seed)
 
 
-@settings(deadline=None, derandomize=True)
 @given(worlds())
 def test_the_fine_tune_set_holds_every_flagged_document_then_candidates_in_the_pools_order(world: World) -> None:
     members = members_of(world)
@@ -54,7 +53,6 @@ def test_the_fine_tune_set_holds_every_flagged_document_then_candidates_in_the_p
     assert second <= set(members) or set(members) <= first | second
 
 
-@settings(deadline=None, derandomize=True)
 @given(worlds(), st.sampled_from(["bm25", "gradient"]))
 def test_fillers_are_strangers_one_for_each_removed_document(world: World, method: str) -> None:
     members, removed = members_of(world), world.flagged_by[method]
@@ -77,7 +75,6 @@ def test_fillers_are_strangers_one_for_each_removed_document(world: World, metho
         assert replacement.loose == 0
 
 
-@settings(deadline=None, derandomize=True)
 @given(worlds())
 def test_the_random_arm_removes_whole_clusters_as_many_as_methods_flag(world: World) -> None:
     members = members_of(world)

@@ -145,7 +145,7 @@ def naive_last(world: World, method: str, k: int, members: Sequence[str]) -> set
     return found
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(max_examples=40)
 @given(worlds(), st.sampled_from([(2,), (1, 2), (1, 2, 4)]))
 def test_each_arm_at_each_k_removes_what_a_naive_account_says(world: World, ks: tuple[int, ...]) -> None:
     members, planned = trainings_in(world, study_of(ks))
@@ -169,7 +169,7 @@ def test_each_arm_at_each_k_removes_what_a_naive_account_says(world: World, ks: 
             assert set(change.fillers) == naive_flagged(world, arm, k)
 
 
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(max_examples=25)
 @given(worlds())
 def test_smaller_ks_in_the_list_change_no_other_training(world: World) -> None:
     (members, one), (same, several) = (trainings_in(world, study_of(ks)) for ks in (2, (1, 2)))
@@ -177,7 +177,7 @@ def test_smaller_ks_in_the_list_change_no_other_training(world: World) -> None:
     assert one == {cell: change for cell, change in several.items() if cell[1] != 1}
 
 
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(max_examples=25)
 @given(worlds())
 def test_an_arm_more_changes_no_other_but_random_which_is_matched_to_the_methods(world: World) -> None:
     few = ("after", "baseline", "random", "gradient")
@@ -191,7 +191,7 @@ def test_an_arm_more_changes_no_other_but_random_which_is_matched_to_the_methods
     assert unmatched == {cell: change for cell, change in methods.items() if cell[0] in ("baseline", "gradient")}
 
 
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(max_examples=25)
 @given(worlds())
 def test_under_swap_the_flagged_pairs_are_turned_and_random_turns_as_many(world: World) -> None:
     ks = (1, 2)
@@ -216,7 +216,7 @@ def naive_sources(world: World, flagged: set[str]) -> set[str]:
     return chosen
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(worlds())
 def test_drop_source_takes_all_of_the_sources_that_hold_most_of_the_flagged(world: World) -> None:
     world = replace(world, size=len(world.pool) // 2)

@@ -48,7 +48,7 @@ def coverage(n: int, interval: Callable[[int, int], tuple[float, float]]) -> np.
     return np.asarray((binom.pmf(np.arange(n + 1)[:, None], n, rates) * held).sum(0))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(5, 150))
 def test_wilson_covers_nearly_95_percent_on_average(n: int) -> None:
     assert 0.945 < coverage(n, wilson).mean() < 0.965

@@ -43,7 +43,7 @@ def brute_force(texts: Sequence[str], threshold: float) -> list[int]:
     return [numbers.setdefault(number, len(numbers)) for number in component]
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(max_examples=150)
 @given(corpora(), st.sampled_from((0.3, 0.5, 0.8, 0.95, 1.0)))
 def test_clusters_are_what_comparing_every_pair_finds(texts: list[str], threshold: float) -> None:
     assert clusters(documents(texts), threshold) == brute_force(texts, threshold)
