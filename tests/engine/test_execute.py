@@ -79,7 +79,7 @@ import os, time
 from datablame.engine.execute import Execution, Silent, run_items
 def setup(): return None
 def work(context, item):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\n".encode())  # print writes the line's end apart, and two workers share the pipe
     time.sleep(60)
 if __name__ == "__main__":
     run_items(setup, work, {"a": 1, "b": 2}, execution=Execution(2, 1), done=print, progress=Silent(), description="x")
