@@ -79,7 +79,7 @@ import os, time
 from datablame.engine.execute import Execution, Silent, run_items
 def setup(): return None
 def work(context, item):
-    os.write(1, f"{os.getpid()}\n".encode())  # print writes the line's end apart, and two workers share the pipe
+    os.write(1, b"%d " % os.getpid())  # one write, unlike print: both workers hold the pipe
     time.sleep(60)
 if __name__ == "__main__":
     run_items(setup, work, {"a": 1, "b": 2}, execution=Execution(2, 1), done=print, progress=Silent(), description="x")
@@ -91,7 +91,10 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script.write_text(_ORPHAN)
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    written = ""
+    while written.count(" ") < 2:
+        written += parent.stdout.read(1)
+    workers = [int(pid) for pid in written.split()]
     parent.kill()
     parent.wait()
     parent.stdout.close()
