@@ -93,7 +93,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert parent.stdout is not None
     written = ""
     while written.count(" ") < 2:
-        written += parent.stdout.read(1)
+        written += parent.stdout.read(1) or pytest.fail("the parent ended by itself")
     workers = [int(pid) for pid in written.split()]
     parent.kill()
     parent.wait()
