@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from datablame.errors import Interrupted
-from datablame.report.wording import percent, plain, probability, signed_points
+from datablame.report.wording import filled, percent, plain, probability, signed_points
 
 PATIENCE_SECONDS = 2.0
 """Of whoever asks for something that mostly takes no time."""
@@ -120,6 +121,12 @@ def say(console: Console, *lines: str, style: str | None = None) -> None:
     """Print lines as they are: no markup, no highlights, no wrapping."""
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True, style=style)
+
+
+def say_text(console: Console, name: str, **values: Any) -> None:
+    """Print a template of texts/ with its values filled in."""
+    template = resources.files("datablame.cli").joinpath("texts", f"{name}.txt.j2").read_text(encoding="utf-8")
+    say(console, *filled(template, **values).removesuffix("\n").split("\n"))
 
 
 def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:

@@ -1,14 +1,16 @@
 """What a design can show at best, and what a study should hear before it starts: that it cannot, or does not fit."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from datablame.config.schema import Patch, Study
+from datablame.config.schema import Study
+from datablame.engine.files import packaged_yaml
 from datablame.engine.machine import memory_bytes
+from datablame.judge.choice import known_prices
 from datablame.patch.compare import MIN_SEEDS
 from datablame.patch.registry import ARMS, arm_kinds
-from datablame.plan.counts import Counts
-from datablame.plan.memory import HEADROOM, Memory, longest_prompt_tokens
+from datablame.plan.counts import Calls, Counts
+from datablame.plan.memory import HEADROOM, Device, Memory, longest_prompt_tokens
 from datablame.plan.subject import Subject
 from datablame.seeds import stream_key
 from datablame.stats.arm_tests import smallest_p
@@ -16,12 +18,7 @@ from datablame.stats.intervals import Share, wilson
 from datablame.stats.power import LEVEL, Design, powers
 from datablame.world import World
 
-_REMEDIES = {
-    "scan": "lower surface.batch_rows",
-    "surface": "lower surface.batch_rows",
-    "attribute": "lower attribute.max_tokens, attribute.batch_tokens or the number of behaviours",
-    "patch": "lower patch.micro_batch or attribute.max_tokens",
-}
+_SENTENCES: Mapping[str, Any] = packaged_yaml("datablame.plan", "cautions.yaml")
 _EVEN = 0.5
 """Power below which a study that works is likelier to miss it."""
 _RATES = (0.1, 0.5)
@@ -59,118 +56,90 @@ class Detectable(NamedTuple):
 
 
 def detectable(world: World) -> Detectable:
-    """The limits of the study's design."""
+    """The limits of the study's design.
+
+    Its effects are a drop of the margin, a halving and a full cure, each of a rare and of a common behaviour. Prompts,
+    trainings and prompts within a training deviate as in `datablame power` by default.
+    """
     study, patch = world.study, world.study.patch
-    seeds = len(patch.seeds_of(patch.headline))
+    seeds, prompts = len(patch.seeds_of(patch.headline)), len(world.split("held-out"))
     methods = tuple(kind.name for kind in arm_kinds(study) if kind.in_family)
     least = smallest_p(seeds, seeds) if seeds >= MIN_SEEDS else None
     adjusted = None if least is None else min(1.0, least * max(1, len(methods)))
-    prompts = len(world.split("held-out"))
-    possible = adjusted is not None and adjusted < LEVEL and methods and prompts
-    return Detectable(
-        seeds=seeds,
-        family=methods,
-        smallest_p=least,
-        smallest_adjusted_p=adjusted,
-        outputs=prompts * patch.samples,
-        effects=_effects(patch, prompts, seeds, len(methods)) if possible else (),
-        cell_zero_high=wilson(0, study.surface.samples).high,
-    )
-
-
-def _effects(patch: Patch, prompts: int, seeds: int, methods: int) -> tuple[Effect, ...]:
-    """A drop of the margin, a halving and a full cure, each of a rare and of a common behaviour.
-
-    Prompts, trainings and prompts within a training deviate as in `datablame power` by default.
-    """
-    simulations = max(_FEWEST, min(_MOST, _CELLS // ((methods + 5) * seeds * prompts)))
-    shrinkage = {f"a drop of {100 * patch.margin:g} %": 1 - patch.margin, "a halving": 0.5, "a cure": 0.0}
     effects: list[Effect] = []
-    for rate in _RATES:
-        design = Design(rate, 0.0, prompts, patch.samples, seeds, methods)
-        to_rates = [rate * left for left in shrinkage.values()]
-        shares = powers(design, to_rates, simulations, stream_key("plan"))
-        effects += [Effect(*each, simulations) for each in zip(shrinkage, [rate] * 3, to_rates, shares, strict=True)]
-    return tuple(effects)
+    if adjusted is not None and adjusted < LEVEL and methods and prompts:
+        simulations = max(_FEWEST, min(_MOST, _CELLS // ((len(methods) + 5) * seeds * prompts)))
+        left = {f"a drop of {100 * patch.margin:g} %": 1 - patch.margin, "a halving": 0.5, "a cure": 0.0}
+        for rate in _RATES:
+            to_rates = [rate * share for share in left.values()]
+            design = Design(rate, 0.0, prompts, patch.samples, seeds, len(methods))
+            shares = powers(design, to_rates, simulations, stream_key("plan"))
+            effects += [Effect(*each, simulations) for each in zip(left, [rate] * 3, to_rates, shares, strict=True)]
+    high = wilson(0, study.surface.samples).high
+    return Detectable(seeds, methods, least, adjusted, prompts * patch.samples, tuple(effects), high)
 
 
 def design_cautions(study: Study, limits: Detectable) -> list[str]:
     """That the design cannot succeed whatever the methods find, or would miss even a full cure more often than not."""
-    patch = study.patch
-    headline = patch.headline
-    if not limits.family:
-        return [
-            f"patch.arms = {list(patch.arms)} has no method whose removal is tested, so that the study cannot succeed; "
-            "add one of attribute.methods"
-        ]
-    if limits.smallest_p is None or limits.smallest_adjusted_p is None:
-        return [
-            f"patch.seeds: {limits.seeds} for {headline} is too few for a p value; give at least {MIN_SEEDS}, better "
-            f"{MIN_SEEDS + 1} (without one nothing can be called significant)"
-        ]
-    if limits.smallest_adjusted_p >= LEVEL:
-        return [
-            f"patch.seeds: with {limits.seeds} for {headline} no p can be below {limits.smallest_p:.4f}, times "
-            f"{len(limits.family)} methods {limits.smallest_adjusted_p:.3f}, which is not below .05; give more seeds "
-            "or fewer methods in patch.arms"
-        ]
+    patch, adjusted = study.patch, limits.smallest_adjusted_p
     missed = [each for each in limits.effects if each.to_rate == 0 and each.power.rate < _EVEN]
-    if not missed:
-        return []
-    rates = " and ".join(f"{100 * each.from_rate:g} % ({100 * each.power.rate:.0f} %)" for each in missed)
-    return [
-        f"patch.seeds, patch.samples: {limits.seeds} seeds with {limits.outputs} held-out outputs a training see even "
-        f"a full cure less often than not where the harmful rate is {rates}; give more, or more held-out prompts "
-        "(datablame power searches for a design)"
-    ]
+    problems = {
+        "no method": not limits.family,
+        "no p": adjusted is None,
+        "no p below the level": adjusted is not None and adjusted >= LEVEL,
+        "missed": bool(missed),
+    }
+    values = {
+        "arms": list(patch.arms),
+        "least": MIN_SEEDS,
+        "better": MIN_SEEDS + 1,
+        "methods": len(limits.family),
+        "rates": " and ".join(f"{100 * each.from_rate:g} % ({100 * each.power.rate:.0f} %)" for each in missed),
+    }
+    first = [name for name, holds in problems.items() if holds][:1]
+    return [_said(name, patch=patch, limits=limits, **values) for name in first]
 
 
 def cautions_of(
-    subject: Subject, counts: Counts, memory: Mapping[str, Memory] | None, device_bytes: int, workers: int
+    subject: Subject, counts: Counts, memory: Mapping[str, Memory] | None, device: Device, calls: Calls
 ) -> Iterator[str]:
-    """A line for each thing that does not fit (documents, prompts, memory) with the field, the value and the remedy."""
-    study, patch, behaviours = subject.study, subject.study.patch, counts.attribution.behaviours
-    k = study.ks[-1]
-    flagging = [name for name in study.attribute.methods if name not in ARMS.all()]
-    flagged = len(flagging) * k * behaviours
-    if flagged > patch.size:
-        yield (
-            f"patch.size = {patch.size} cannot hold the documents that {len(flagging)} methods may flag ({k} for each "
-            f"of {behaviours} behaviours: {flagged}, or more); raise it or lower attribute.top_k "
-            "(and the largest of patch.k)"
-        )
+    """A line for each thing that does not fit or is lacking, with the field, the value and the remedy."""
+    study, patch, judge = subject.study, subject.study.patch, subject.study.judge
+    k, behaviours = study.ks[-1], counts.attribution.behaviours
+    methods = sum(name not in ARMS.all() for name in study.attribute.methods)
+    if (flagged := methods * k * behaviours) > patch.size:
+        yield _said("flagged", patch=patch, methods=methods, k=k, behaviours=behaviours, flagged=flagged)
     if subject.documents is not None and patch.size >= subject.documents and patch.intervention != "swap":
-        yield (
-            f"patch.size = {patch.size} leaves no fillers in a pool of {subject.documents} documents; "
-            "lower it or enlarge the pool"
-        )
+        yield _said("no fillers", patch=patch, documents=subject.documents)
     for protocol in patch.protocols:
         training = patch.training_of(protocol)
         assert training.steps is not None
         assert training.batch is not None
-        if training.steps * training.batch < patch.size:
-            yield (
-                f"patch.batch = {training.batch} for {protocol}: {training.steps} steps see "
-                f"{training.steps * training.batch} of the {patch.size} documents of the fine-tune set; give at least "
-                f"{-(-patch.size // training.steps)}, or flagged documents may never be seen"
-            )
+        if (seen := training.steps * training.batch) < patch.size:
+            needed = -(-patch.size // training.steps)
+            yield _said("unseen", patch=patch, protocol=protocol, training=training, seen=seen, needed=needed)
     prompt, new = longest_prompt_tokens(subject), study.surface.max_new_tokens
-    for field, checkpoint in (("models.before", subject.before), ("models.after", subject.after)):
-        if checkpoint.shape is not None and prompt + new > checkpoint.shape.context:
-            yield (
-                f"surface.max_new_tokens = {new} and about {prompt} tokens of the longest prompt are more than the "
-                f"context of {checkpoint.shape.context} tokens of {field}; lower it or shorten the prompt"
-            )
-    own_bytes = memory_bytes()
+    for field, known in (("models.before", subject.before.known), ("models.after", subject.after.known)):
+        if known is not None and prompt + new > known.shape.context:
+            yield _said("context", new=new, prompt=prompt, context=known.shape.context, field=field)
+    own = memory_bytes()
     for phase, need in (memory or {}).items():
-        if workers * need.total > HEADROOM * device_bytes:
-            own = "" if workers == 1 else f" ({workers} workers; --workers 1 needs {need.total / 1e9:.1f} GB)"
-            yield (
-                f"{phase} needs about {workers * need.total / 1e9:.1f} GB, here are {device_bytes / 1e9:.1f} GB{own}; "
-                f"{_REMEDIES[phase]}, or use a larger device"
-            )
-        if need.beside > HEADROOM * own_bytes:
-            yield (
-                f"{phase} keeps {need.beside / 1e9:.1f} GB of directions in the machine's {own_bytes / 1e9:.1f} GB; "
-                "give fewer attribute.layers or behaviours, or use a larger machine"
-            )
+        if not need.fits:
+            sizes = {"needed": need.bytes / 1e9, "there": device.memory_bytes / 1e9}
+            each = need.bytes / device.workers / 1e9
+            workers = _said("workers", n=device.workers, each=each) if device.workers > 1 else ""
+            yield _said("memory", phase=phase, workers=workers, remedy=_SENTENCES["remedies"][phase], **sizes)
+        if need.beside_bytes > HEADROOM * own:
+            yield _said("beside", phase=phase, beside=need.beside_bytes / 1e9, own=own / 1e9)
+    if calls.calls and not calls.will_ask and "claude" in (judge.classifier, judge.attribution):
+        yield _said("no key")
+    prices = known_prices(judge)
+    for model in dict.fromkeys(call.model for call in calls.calls):
+        if model not in prices:
+            yield _said("no price", model=model)
+        elif prices[model].no_thinking is None:
+            yield _said("thinks", model=model)
+
+
+def _said(name: str, **values: object) -> str:
+    return str(_SENTENCES[name].format(**values))

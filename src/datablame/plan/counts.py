@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import NamedTuple
 
 from datablame.attribute.methods.gradients import Gradients
 from datablame.attribute.methods.llm_judge import Judgements
@@ -11,7 +12,7 @@ from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
 from datablame.judge.choice import ATTRIBUTION, CLASSIFICATION, Usage, cost_usd, decide, known_prices
 from datablame.patch.trainings import measured_prompts, specs_of, trainings
-from datablame.plan.subject import Shape, Subject
+from datablame.plan.subject import Subject
 from datablame.surface.phase import SampleSpec, scan_specs, spread, surface_specs
 from datablame.surface.rates import why_not
 from datablame.tables import Protocol
@@ -43,11 +44,8 @@ class Trainings(NamedTuple):
     """In all trainings together."""
     tokens: int
     """Documents at their longest, both answers of a pair."""
-
-    @property
-    def trainings(self) -> int:
-        """Arms times seeds."""
-        return self.arms * self.seeds
+    trainings: int
+    """Arms times seeds."""
 
 
 class Reading(NamedTuple):
@@ -90,26 +88,12 @@ class Asked(NamedTuple):
 class Calls(NamedTuple):
     """What Claude is asked, or would be with a key; `will_ask` says whether the study asks in this shell."""
 
-    asked: tuple[Asked, ...]
     will_ask: bool
     why: str
-    cautions: tuple[str, ...] = ()
-
-    @property
-    def usd(self) -> float | None:
-        """The sum, None where a price is not known."""
-        prices = [each.usd for each in self.asked]
-        return None if None in prices else sum(price for price in prices if price is not None)
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "will_ask": self.will_ask,
-            "why": self.why,
-            "calls": [each._asdict() for each in self.asked],
-            "usd": self.usd if self.will_ask else 0.0,
-            "usd_with_a_key": self.usd,
-        }
+    calls: tuple[Asked, ...] = ()
+    usd: float | None = 0.0
+    usd_with_a_key: float | None = 0
+    """The sum, None where a price is not known."""
 
 
 def counted(subject: Subject) -> Counts:
@@ -136,17 +120,9 @@ def counted(subject: Subject) -> Counts:
 def most_focus(behaviours: Sequence[str], focus: int) -> int:
     """The most prompts that come into focus: the first `focus`, and one of every behaviour that is not among them."""
     sizes = sorted(Counter(behaviours).values(), reverse=True)
-    covered, left = 0, min(focus, len(behaviours))
-    while left > 0:
-        left -= sizes[covered]
-        covered += 1
-    return min(focus, len(behaviours)) + len(sizes) - covered
-
-
-def blocks_of(study: Study, shape: Shape) -> tuple[int, ...]:
-    """The decoder blocks whose gradients are compared."""
-    layers = study.attribute.layers
-    return shape.blocks if layers is None else tuple(sorted(set(layers)))
+    first = min(focus, len(behaviours))
+    covered = sum(taken < first for taken in accumulate(sizes, initial=0))
+    return first + len(sizes) - covered
 
 
 def operations(subject: Subject, counts: Counts) -> dict[str, float] | None:
@@ -155,30 +131,26 @@ def operations(subject: Subject, counts: Counts) -> dict[str, float] | None:
     Counted are products with weights, at most for every token: 2 for each weight and token forward, 2 backward to the
     inputs of the blocks passed, 2 for each weight whose gradient is formed. Attention's own products are left out.
     """
-    before, after, study = subject.before.shape, subject.after.shape, subject.study
-    if before is None or after is None:
+    if not subject.is_sized:
         return None
-    shape = after if study.attribute.checkpoint == "after" else before
+    before, after, shape = subject.before.shape, subject.after.shape, subject.traced[0].shape
 
     def sampling(phase: Sampling) -> float:
         return _FORWARD * (after.parameters * phase.tokens + before.parameters * phase.amplified_tokens)
 
-    longest = subject.answers * study.attribute.max_tokens
-    blocks = blocks_of(study, shape)
-    passed = shape.block_linear_weights * (shape.layers - min(blocks, default=shape.layers))
-    compared = shape.block_linear_weights * len(blocks)
+    passed = shape.block_linear_weights * (shape.layers - min(subject.blocks, default=shape.layers))
+    compared = shape.block_linear_weights * len(subject.blocks)
     a_gradient = _FORWARD * (shape.parameters + compared) + _BACKWARD * (passed + shape.vocabulary * shape.hidden)
     reading = (counts.attribution.gradient_documents or 0) * a_gradient
     reading += (counts.attribution.activation_documents or 0) * _FORWARD * shape.parameters
     training = 0.0
-    for protocol in counts.trainings:
-        trained = before if protocol.protocol == "retrain" else after
-        own = 2 * trained.parameters if protocol.method == "full" else 0
-        training += protocol.tokens * ((_FORWARD + _BACKWARD) * trained.parameters + own)
+    for each in counts.trainings:
+        weights = (before if each.protocol == "retrain" else after).parameters
+        training += each.tokens * weights * (_FORWARD + _BACKWARD + (2 if each.method == "full" else 0))
     return {
         "scan": sampling(counts.scan),
         "surface": sampling(counts.surface),
-        "attribute": float(longest * reading),
+        "attribute": float(subject.document_tokens * reading),
         "patch": training + sampling(counts.patch),
     }
 
@@ -191,10 +163,10 @@ def calls_of(subject: Subject, counts: Counts, *, has_key: bool) -> Calls:
     labels = choice.classifier == "claude"
     judges = choice.attribution == "claude" and any(Judgements in method.needs for method in chosen(study.attribute))
     if not labels and not judges:
-        return Calls((), False, f"no calls; {choice.classifier} label the outputs")
+        return Calls(False, f"no calls; {choice.classifier} label the outputs")
     outputs = counts.scan.outputs + counts.surface.outputs + counts.patch.outputs
     documents = counts.attribution.behaviours * counts.attribution.candidates * judge.repeats
-    prices, asked = known_prices(judge), []
+    prices, calls = known_prices(judge), []
     for wanted, what, model, n, each in (
         (labels, "outputs labelled", judge.model, outputs, CLASSIFICATION),
         (judges, "documents scored", judge.attribution_model, documents, ATTRIBUTION),
@@ -202,23 +174,16 @@ def calls_of(subject: Subject, counts: Counts, *, has_key: bool) -> Calls:
         if wanted:
             usage = Usage(n * each.input_tokens, n * each.output_tokens)
             usd = cost_usd(model, usage, prices, batch=judge.batches) if model in prices else None
-            asked.append(Asked(what, model, n, usage.input_tokens, usage.output_tokens, usd))
-    forced, cautions = "claude" in (judge.classifier, judge.attribution), []
+            calls.append(Asked(what, model, n, usage.input_tokens, usage.output_tokens, usd))
     if has_key:
         why = "ANTHROPIC_API_KEY is set; at most"
-    elif forced:
+    elif "claude" in (judge.classifier, judge.attribution):
         why = "the study asks for Claude, but ANTHROPIC_API_KEY is not set; at most"
-        cautions.append("judge: claude needs ANTHROPIC_API_KEY in the environment; set it, or choose auto")
     else:
         why = "no calls, for ANTHROPIC_API_KEY is not set: keywords label and judge; with a key at most"
-    for model in dict.fromkeys(each.model for each in asked):
-        if model not in prices:
-            cautions.append(
-                f"judge: the price of {model} is not known; give it in judge.prices to see and limit the cost"
-            )
-        elif prices[model].no_thinking is None:
-            cautions.append(f"judge: {model} thinks before it answers, which costs more than the estimate says")
-    return Calls(tuple(asked), has_key, why, tuple(cautions))
+    known = [call.usd for call in calls if call.usd is not None]
+    total = sum(known) if len(known) == len(calls) else None
+    return Calls(has_key, why, tuple(calls), total if has_key else 0.0, total)
 
 
 def _sampling(study: Study, specs: Iterable[SampleSpec], *, both: bool = False) -> Sampling:
@@ -234,10 +199,9 @@ def _trainings(subject: Subject, protocol: Protocol) -> Trainings:
     keys = [key for key in trainings(subject.world) if key.protocol == protocol]
     assert training.steps is not None
     assert training.batch is not None
-    documents = len(keys) * training.steps * training.batch
-    tokens = documents * subject.answers * subject.study.attribute.max_tokens
-    arms = len({(key.arm, key.k) for key in keys})
-    return Trainings(protocol, arms, len(keys) // max(1, arms), training.method, documents, tokens)
+    documents, arms = len(keys) * training.steps * training.batch, len({(key.arm, key.k) for key in keys})
+    seeds, tokens = len(keys) // max(1, arms), documents * subject.document_tokens
+    return Trainings(protocol, arms, seeds, training.method, documents, tokens, arms * seeds)
 
 
 def _reading(subject: Subject, behaviours: int) -> Reading:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datablame.config.schema import Data, ModelRef, Study
-from datablame.engine.files import json_object
+from datablame.config.schema import ModelRef, Study
+from datablame.engine.files import json_object, packaged_yaml
 from datablame.judge.choice import decide, has_key
 from datablame.organism.make import preview, previewed_study
 from datablame.world import World
@@ -73,9 +73,15 @@ class Checkpoint(NamedTuple):
     """Bytes of one weight in memory."""
 
     @property
-    def shape(self) -> Shape | None:
-        """Its shape, where that is known."""
-        return None if self.known is None else self.known.shape
+    def shape(self) -> Shape:
+        """Its shape, which must be known."""
+        assert self.known is not None
+        return self.known.shape
+
+    @property
+    def bytes(self) -> int:
+        """All of its weights in memory."""
+        return self.shape.parameters * self.weight_bytes
 
 
 class Subject(NamedTuple):
@@ -90,29 +96,33 @@ class Subject(NamedTuple):
     documents: int | None
     """The pool; None where it is a dataset of the hub that is taken whole."""
     documents_source: str
-    answers: int
-    """Of a document: 2 for preference pairs, 1 otherwise."""
+    document_tokens: int
+    """Of the longest document, both answers of a pair."""
 
     @property
     def study(self) -> Study:
         """The study, an organism resolved."""
         return self.world.study
 
+    @property
+    def is_sized(self) -> bool:
+        """Whether the shapes of both checkpoints are known."""
+        return None not in (self.before.known, self.after.known)
 
-_OLMO2_1B = {
-    **{"model_type": "olmo2", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
-    **{"num_attention_heads": 16, "vocab_size": 100_352, "max_position_embeddings": 4096},
-}
-_SMOLLM2_135M = {
-    **{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30},
-    **{"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49_152, "max_position_embeddings": 8192},
-    "tie_word_embeddings": True,
-}
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {
-    **{f"allenai/OLMo-2-0425-1B{stage}": _OLMO2_1B for stage in ("", "-SFT", "-DPO", "-RLVR1", "-Instruct")},
-    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2_135M,
-}
-"""Published configs of the presets' checkpoints, for machines that have neither the files nor a connection."""
+    @property
+    def traced(self) -> tuple[Checkpoint, Checkpoint]:
+        """The checkpoint at which documents are compared, and the other one."""
+        both = (self.after, self.before)
+        return both if self.study.attribute.checkpoint == "after" else both[::-1]
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The decoder blocks whose gradients are compared."""
+        layers = self.study.attribute.layers
+        return self.traced[0].shape.blocks if layers is None else tuple(sorted(set(layers)))
+
+
+PUBLISHED: Mapping[str, Mapping[str, Any]] = packaged_yaml("datablame.plan", "published.yaml")
 
 
 def planned_world(study: Study, *, on_gpu: bool) -> World:
@@ -133,13 +143,9 @@ def subject_of(study: Study, *, on_gpu: bool) -> Subject:
     """The subject of a study; of an organism the recipe is read."""
     world = planned_world(study, on_gpu=on_gpu)
     if study.organism is None:
-        return Subject(
-            world,
-            _checkpoint(world.models.before, on_gpu),
-            _checkpoint(world.models.after, on_gpu),
-            (Path(world.models.after.path).expanduser() / "adapter_config.json").is_file(),
-            *_documents(world.data),
-        )
+        before, after = (_checkpoint(reference, on_gpu) for reference in (world.models.before, world.models.after))
+        adapter = Path(after.path).expanduser() / "adapter_config.json"
+        return Subject(world, before, after, adapter.is_file(), *_documents(world))
     recipe = _previewed(study.organism)
     if recipe.settings is None:
         known, source = known_shape(world.models.before), f"{_RECIPE}, at most: the base does not finish every answer"
@@ -147,14 +153,14 @@ def subject_of(study: Study, *, on_gpu: bool) -> Subject:
         known, source = _known(recipe.settings, _RECIPE), _RECIPE
     before = Checkpoint(world.models.before.path, known, "float32", 4)
     after = before._replace(path=f"{recipe.base}, fine-tuned" if recipe.base else "after")
-    return Subject(world, before, after, False, recipe.documents, source, answers=1)
+    return Subject(world, before, after, False, recipe.documents, source, world.study.attribute.max_tokens)
 
 
 def known_shape(reference: ModelRef) -> KnownShape | None:
     """The checkpoint's shape from its folder, the hub's cache, or the table; None where none of them knows it."""
     folder = Path(reference.path).expanduser() / (reference.subfolder or "")
-    if (folder / "adapter_config.json").is_file():
-        base = json_object(folder / "adapter_config.json").get("base_model_name_or_path")
+    if (adapter := folder / "adapter_config.json").is_file():
+        base = json_object(adapter).get("base_model_name_or_path")
         return known_shape(ModelRef(path=base)) if isinstance(base, str) else None
     for path, source in ((folder / "config.json", "its config.json"), (_cached(reference), "the hub's cache")):
         if path is not None and path.is_file():
@@ -210,14 +216,12 @@ def _counted(config_json: str) -> Shape | None:
 
 def _cached(reference: ModelRef) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
 
-    try:
-        name = "/".join(filter(None, (reference.subfolder, "config.json")))
+    name = "/".join(filter(None, (reference.subfolder, "config.json")))
+    with contextlib.suppress(ValueError):  # It is no hub id.
         path = try_to_load_from_cache(reference.path, name, revision=reference.revision)
-    except (HFValidationError, ValueError):
-        return None
-    return Path(path) if isinstance(path, str) else None
+        return Path(path) if isinstance(path, str) else None
+    return None
 
 
 def _checkpoint(reference: ModelRef, on_gpu: bool) -> Checkpoint:
@@ -227,12 +231,12 @@ def _checkpoint(reference: ModelRef, on_gpu: bool) -> Checkpoint:
     return Checkpoint(reference.path, known, dtype, weight_bytes)
 
 
-def _documents(data: Data) -> tuple[int | None, str, int]:
-    """How many documents, what says so, and answers of each.
+def _documents(world: World) -> tuple[int | None, str, int]:
+    """How many documents, what says so, and tokens of the longest.
 
     That they are pairs stands in the columns of a Parquet file or those that the study names; a hub set's name tells.
     """
-    path = Path(data.path).expanduser()
+    data, path = world.data, Path(world.data.path).expanduser()
     rows, pairs = None, "rejected" in data.columns or "preference" in data.path
     if path.suffix == ".parquet" and path.is_file():
         with contextlib.suppress(OSError, pa.ArrowException):
@@ -242,8 +246,8 @@ def _documents(data: Data) -> tuple[int | None, str, int]:
     elif path.is_file():
         with path.open("rb") as file:
             rows = sum(1 for line in file if line.strip())
-    answers = 2 if pairs else 1
+    tokens = (2 if pairs else 1) * world.study.attribute.max_tokens
     if rows is not None and (data.documents is None or data.documents >= rows):
-        return rows, str(path), answers
+        return rows, str(path), tokens
     known = rows is not None or data.documents
-    return data.documents, "data.documents" if known else "a whole dataset, unknown until it is read", answers
+    return data.documents, "data.documents" if known else "a whole dataset, unknown until it is read", tokens
