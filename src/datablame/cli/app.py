@@ -9,26 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from datablame.cli.look import (
-    DebugOption,
-    JsonOption,
-    MaxCostOption,
-    OutOption,
-    ResumeOption,
-    RunArgument,
-    SetOption,
-    StudyArgument,
-    WorkersOption,
-    doctor,
-    methods,
-    organism_make,
-    plan,
-    power,
-    presets,
-    show_plan,
-    status,
-    warn,
-)
+from datablame.cli import look
 from datablame.errors import DatablameError, RequestError
 
 app = typer.Typer(
@@ -76,18 +57,18 @@ def main() -> None:
 
 @app.command()
 def run(
-    study: StudyArgument = "organism",
-    out: OutOption = None,
-    resume: ResumeOption = False,
+    study: look.StudyArgument = "organism",
+    out: look.OutOption = None,
+    resume: look.ResumeOption = False,
     until: Annotated[
         str | None, typer.Option(metavar="PHASE", help="Stop after scan, surface, attribute or patch.")
     ] = None,
-    overrides: SetOption = None,
-    workers: WorkersOption = None,
-    max_cost: MaxCostOption = None,
+    overrides: look.SetOption = None,
+    workers: look.WorkersOption = None,
+    max_cost: look.MaxCostOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")] = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
+    as_json: look.JsonOption = False,
+    debug: look.DebugOption = False,
 ) -> None:
     """Run a whole study: scan, surface, attribute, patch, report.
 
@@ -104,28 +85,27 @@ def run(
         raise RequestError(f"--until {until} is not a phase; choose one of {', '.join(NAMES)}")
     loaded = load(study, overrides or [])
     if dry_run:
-        show_plan(loaded, None, as_json)
+        look.show_plan(loaded, None, as_json)
         return
     root = out or Path("runs") / loaded.name
     opened = open_run(root, loaded, resume=resume)
     if until not in NAMES[: NAMES.index(PATCH.name)] and not left_by(PATCH, root):
-        warn(opened)
+        look.warn(opened)
     _advance(root, opened, workers, as_json, max_cost, until=until)
 
 
-app.command()(plan)
-app.command()(doctor)
-app.command()(power)
+for _command in (look.plan, look.doctor, look.power):
+    app.command()(_command)
 
 
 def _phase_command(name: str, summary: str) -> None:
     @app.command(name, help=f"{summary}\n\nWorks on an existing run folder.")
     def command(
-        folder: RunArgument,
-        workers: WorkersOption = None,
-        max_cost: MaxCostOption = None,
-        as_json: JsonOption = False,
-        debug: DebugOption = False,
+        folder: look.RunArgument,
+        workers: look.WorkersOption = None,
+        max_cost: look.MaxCostOption = None,
+        as_json: look.JsonOption = False,
+        debug: look.DebugOption = False,
     ) -> None:
         from datablame.pipeline.phases import open_run
 
@@ -137,10 +117,9 @@ _phase_command("surface", "Phase 2: sample with LDA, label every output, draw th
 _phase_command("attribute", "Phase 3: rank the training documents by every method and compare the rankings.")
 _phase_command("patch", "Phase 4: remove what each method flagged, train again, measure again.")
 _phase_command("report", "Phase 5: figures, tables, case study, write-up, slides, one HTML page.")
-app.command()(status)
-app.command()(presets)
-app.command()(methods)
-organism_app.command("make")(organism_make)
+for _command in (look.status, look.presets, look.methods):
+    app.command()(_command)
+organism_app.command("make")(look.organism_make)
 
 
 def _advance(
@@ -160,13 +139,13 @@ def _advance(
 
 def _print_outcome(root: Path, skipped: dict[str, bool], as_json: bool) -> None:
     from datablame.cli.console import outcome
+    from datablame.engine.files import read_json
 
-    results_path = root / "final_results.json"
-    results = json.loads(results_path.read_text(encoding="utf-8")) if "report" in skipped else None
+    results = read_json(root / "final_results.json") if "report" in skipped else None
     if as_json:
-        fields = {"verdict": None, "findings": [], "patching": [], **(results or {})}
-        headline = [row for row in fields["patching"] if row["headline"]]
-        decided = {"verdict": fields["verdict"], "findings": fields["findings"], "headline": headline}
+        held = results or {"verdict": None, "findings": [], "patching": []}
+        headline = [row for row in held["patching"] if row["headline"]]
+        decided = {"verdict": held["verdict"], "findings": held["findings"], "headline": headline}
         typer.echo(json.dumps({"run": str(root), "skipped": skipped, **decided}))
     else:
         outcome(root, skipped, results)

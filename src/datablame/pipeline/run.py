@@ -11,26 +11,17 @@ from datablame import __version__
 from datablame.attribute.methods.precomputed_scores import check_files
 from datablame.config.file import dump_study
 from datablame.config.schema import Study
+from datablame.engine import run_folder
 from datablame.engine.execute import Execution, Progress, peak_rss_mb
 from datablame.engine.files import json_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
-from datablame.engine.run_folder import (
-    MANIFEST,
-    REGISTRATION,
-    STUDY,
-    append_peak,
-    append_timing,
-    locked,
-    read_peaks,
-    read_timings,
-)
 from datablame.errors import RequestError
 from datablame.judge.calibration import calibrate
 from datablame.judge.ledger import costs_usd
 from datablame.organism.make import cached, filled, study_fields
 from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names
-from datablame.pipeline.phases import PHASES, states
+from datablame.pipeline.phases import NAMES, PHASES, states
 from datablame.world import World
 from datablame.world.freeze import ensure_pool, freeze
 from datablame.world.registration import BEGUN, departures, described
@@ -65,17 +56,17 @@ def run_study(
     check_names(study)
     if only is not None:
         _check_reachable(only, study, root)
-    names = [phase.name for phase in PHASES]
-    phases = [phase for phase in PHASES[: names.index(until) + 1 if until else None] if only in (None, phase.name)]
-    with locked(root):
+    last = NAMES.index(until) + 1 if until else None
+    phases = [phase for phase in PHASES[:last] if only in (None, phase.name)]
+    with run_folder.locked(root):
         world = frozen(study, root, execution=execution, progress=progress)
-        write_atomic(root / STUDY, dump_study(study))
-        if PATCH.name in (phase.name for phase in phases) and not left_by(PATCH, root):
-            registered = json_object(root / REGISTRATION)
-            for departure in departures(registered, described(world)) if registered else ():
+        write_atomic(root / run_folder.STUDY, dump_study(study))
+        registered = json_object(root / run_folder.REGISTRATION)
+        if registered and PATCH.name in {phase.name for phase in phases} and not left_by(PATCH, root):
+            for departure in departures(registered, described(world)):
                 progress.note(f"warning: not as pre-registered: {departure.sentence()}")
-        out = root / "artifacts" / "world"
         # A calibration's seconds stand in no file.
+        out = root / "artifacts" / "world"
         work = Work(root, "calibration", out, execution, progress, lambda *_: None, max_cost_usd)
         calibrate(world.study, world.judge, work)
         skipped: dict[str, bool] = {}
@@ -111,8 +102,8 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
         began = time.monotonic()
         fields = study_fields(cached(study.organism, progress))
         if (seconds := time.monotonic() - began) > 1:
-            append_timing(root, "phase/organism", "made", seconds)
-            append_peak(root, "phase/organism", peak_rss_mb())
+            run_folder.append_timing(root, "phase/organism", "made", seconds)
+            run_folder.append_peak(root, "phase/organism", peak_rss_mb())
         if study.organism.recipe == "templated":
             # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
             fields["models"]["device"] = "cpu"
@@ -120,8 +111,8 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
     check_files(study)
     began = time.monotonic()
     world = freeze(study, root, execution=execution, progress=progress)
-    append_timing(root, "phase/world", "froze", time.monotonic() - began)
-    append_peak(root, "phase/world", peak_rss_mb())
+    run_folder.append_timing(root, "phase/world", "froze", time.monotonic() - began)
+    run_folder.append_peak(root, "phase/world", peak_rss_mb())
     return world
 
 
@@ -142,7 +133,7 @@ def note_registration(world: World) -> None:
 
     The first start decides: a registration that turns up when the phase has left something already is none.
     """
-    path, registered = world.root / BEGUN, json_object(world.root / REGISTRATION)
+    path, registered = world.root / BEGUN, json_object(world.root / run_folder.REGISTRATION)
     if path.exists():
         sha256 = json_object(path).get("sha256")
     elif registered:
@@ -157,7 +148,7 @@ def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str,
 
     `study` is as it was written, `skipped` says of every phase that was asked for whether it was up to date.
     """
-    timings, peaks, costs = read_timings(root), read_peaks(root), costs_usd(root)
+    timings, peaks, costs = run_folder.read_timings(root), run_folder.read_peaks(root), costs_usd(root)
 
     def took(name: str, **more: object) -> dict[str, object]:
         return {
@@ -176,9 +167,9 @@ def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str,
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    methods = {name: timings[f"attribute/{name}"] for name in study.attribute.methods if f"attribute/{name}" in timings}
+    methods = {name: timings.get(f"attribute/{name}") for name in study.attribute.methods}
     write_json(
-        root / MANIFEST,
+        root / run_folder.MANIFEST,
         {
             "study": study.name,
             "versions": versions,
@@ -187,7 +178,7 @@ def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str,
             **world.identities,
             "seed": study.seed,
             "phases": phases,
-            "methods": {name: {"seconds": round(seconds, 1)} for name, seconds in methods.items()},
+            "methods": {name: {"seconds": round(t, 1)} for name, t in methods.items() if t is not None},
             "cost_usd": round(sum(costs.values()), 6),
         },
     )
