@@ -39,13 +39,13 @@ class ConsoleProgress:
             TimeRemainingColumn(),
             console=self._console,
         )
-        self._drawn_from = time.monotonic() + patience_seconds if patience_seconds else None
-        self._step: tuple[str, int, int] | None = None
+        self._is_patient, self._draws_at = patience_seconds > 0, time.monotonic() + patience_seconds
+        self._step = ("", 0, 0)
         self._bar: TaskID | None = None
 
     def __enter__(self) -> Self:
         """Begin drawing, or to wait, and route the log above the bars."""
-        if self._drawn_from is None:
+        if not self._is_patient:
             handler = RichHandler(console=self._console, show_path=False, show_time=False, markup=False)
             logging.getLogger("datablame").handlers = [handler]
             logging.getLogger("datablame").setLevel(logging.INFO)
@@ -54,36 +54,35 @@ class ConsoleProgress:
 
     def __exit__(self, *_: object) -> None:
         """Stop drawing; a bar that never began would leave an empty line."""
-        if self._drawn_from is None:
+        if self._bars.live.is_started:
             self._bars.stop()
 
     def start(self, description: str, total: int, done: int = 0) -> None:
         """Begin a step of `total` units, `done` of them finished earlier."""
-        self._step = (description, total, done)
-        if self._drawn_from is None:
-            self._draw(*self._step)
+        self._step, self._bar = (description, total, done), None
+        self._draw()
 
     def advance(self, n: int = 1) -> None:
         """Finish `n` more units of the current step."""
-        if self._step is None:
-            return
         description, total, done = self._step
         self._step = (description, total, done + n)
-        if self._bar is not None:
+        if self._bar is None:
+            self._draw()
+        else:
             self._bars.advance(self._bar, n)
-        elif self._drawn_from is not None and time.monotonic() > self._drawn_from:
-            self._drawn_from = None
-            self._bars.start()
-            self._draw(*self._step)
+
+    def _draw(self) -> None:
+        if time.monotonic() < self._draws_at:
+            return
+        description, total, done = self._step
+        self._bars.start()
+        if not self._console.is_terminal:
+            self._console.print(f"{description} ({total - done} to do)", markup=False, highlight=False)
+        self._bar = self._bars.add_task(description, total=total, completed=done)
 
     def note(self, text: str) -> None:
         """Say one line that stays on the screen."""
         say(self._console, text)
-
-    def _draw(self, description: str, total: int, done: int) -> None:
-        if not self._console.is_terminal:
-            self._console.print(f"{description} ({total - done} to do)", markup=False, highlight=False)
-        self._bar = self._bars.add_task(description, total=total, completed=done)
 
 
 @contextlib.contextmanager

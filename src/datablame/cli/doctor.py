@@ -1,5 +1,6 @@
 """What this machine can do, each finding tried and not assumed, and what to do about it."""
 
+import contextlib
 import http.client
 import importlib
 import os
@@ -10,7 +11,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 
 from datablame.cli.console import say
+from datablame.engine.files import packaged_yaml
 from datablame.engine.machine import cards, cores, memory_bytes
 
 Status = Literal["ok", "warning", "failed"]
@@ -39,8 +41,8 @@ _NETWORK_SECONDS = 4
 _LEAST_DISK, _ROOMY_DISK = 10**9, 15 * 10**9
 """Below the first nothing can be written; the second holds two 1B checkpoints, the Tulu mixture and a run."""
 _LEAST_MEMORY, _ROOMY_MEMORY = 2 * 10**9, 6 * 10**9
-_NO_KEY = "keywords classify and llm-judge is a stand-in; export ANTHROPIC_API_KEY for Claude (organism needs none)"
 _ANTHROPIC, _HUB = "https://api.anthropic.com", "https://huggingface.co"
+_PROBLEMS = packaged_yaml("datablame.cli", "texts/doctor.yaml")
 
 
 class Check(NamedTuple):
@@ -66,43 +68,29 @@ def examine(root: Path) -> list[Check]:
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
     threads = os.environ.get("OMP_NUM_THREADS")
     told = f", OMP_NUM_THREADS={threads}" if threads else ""
-    workers = f"{cores()} workers of one thread each{told}; --workers changes it"
-    old = sys.version_info[:2] < _LEAST_PYTHON
+    shown = "set (not shown); whether it is accepted is seen at the first call" if key else "not set"
     own = [
-        _check("Python", platform.python_version(), old and ("failed", "install Python 3.11 or newer")),
+        _check("Python", platform.python_version(), {"old": sys.version_info[:2] < _LEAST_PYTHON}),
         *_packages(),
         *(_devices(torch) if torch is not None else ()),
-        _check(
-            "memory",
-            f"{size / 1e9:.1f} GB",
-            size < _LEAST_MEMORY and ("warning", "datablame run organism --workers 1 needs about 1 GB free"),
-            size < _ROOMY_MEMORY and ("warning", "give --workers 1 to datablame run smollm2; organism fits"),
-        ),
+        _check("memory", f"{size / 1e9:.1f} GB", {"too little": size < _LEAST_MEMORY, "little": size < _ROOMY_MEMORY}),
         _disk("run folder", root, "choose another --out"),
         _disk("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE"),
         _disk("hub cache", Path(hub), "set HF_HOME"),
-        *([Check("threads", "ok", workers)] if torch is not None else ()),
-        _check(
-            "ANTHROPIC_API_KEY",
-            "set (not shown); whether it is accepted is seen at the first call" if key else "not set",
-            not key and ("warning", _NO_KEY),
-        ),
+        *([_check("threads", f"{cores()} workers of one thread each{told}; --workers changes it")] if torch else ()),
+        _check("ANTHROPIC_API_KEY", shown, {"not set": not key}),
     ]
     asking.join(3 * _NETWORK_SECONDS)
-    late = Check("network", "warning", "gives no answer", "see whether names are resolved and a proxy is needed")
-    optional = [
-        Check(package, "ok", f"{version}; {use}")
-        if (version := _version(package))
-        else Check(package, "warning", f"not installed; it {use}", f"pip install {package}")
-        for package, use in _OPTIONAL.items()
-    ]
-    return [*own, *(answers or [late]), *optional]
+    return [*own, *(answers or [_check("network", "gives no answer", {"late": True})]), *_optional()]
 
 
-def _check(name: str, found: str, *problems: tuple[Status, str] | Literal[False]) -> Check:
-    """The first of the problems that is one, as status and remedy; ok where none is."""
-    status, remedy = next((problem for problem in problems if problem), ("ok", ""))
-    return Check(name, status, found, remedy)
+def _check(name: str, found: str, problems: Mapping[str, bool] | None = None, of: str = "", **values: str) -> Check:
+    """Ok, or the first of the problems that holds; `of`: what the check is called where several are of one kind."""
+    for problem, holds in (problems or {}).items():
+        if holds:
+            status, remedy = _PROBLEMS[name][problem]
+            return Check(of or name, status, found, remedy.format(**values))
+    return Check(of or name, "ok", found)
 
 
 def show(checks: list[Check], console: Console) -> None:
@@ -120,14 +108,13 @@ def _packages() -> Iterator[Check]:
     versions = {package: _version(package) for package in _NEEDED}
     missing = [package for package, version in versions.items() if version is None]
     broken = [package for package in _TRIED if package not in missing and _import(package) is None]
-    for found, packages, remedy in (
-        ("missing", missing, "pip install"),
-        ("cannot be imported", broken, "pip install --force-reinstall"),
-    ):
-        if packages:
-            yield Check("packages", "failed", f"{found}: {', '.join(packages)}", f"{remedy} {' '.join(packages)}")
+    if missing:
+        yield _check("packages", f"missing: {', '.join(missing)}", {"missing": True}, packages=" ".join(missing))
+    if broken:
+        found = f"cannot be imported: {', '.join(broken)}"
+        yield _check("packages", found, {"broken": True}, packages=" ".join(broken))
     if not missing and not broken:
-        yield Check("packages", "ok", ", ".join(f"{package} {version}" for package, version in versions.items()))
+        yield _check("packages", ", ".join(f"{package} {version}" for package, version in versions.items()))
 
 
 def _devices(torch: Any) -> Iterator[Check]:
@@ -135,33 +122,30 @@ def _devices(torch: Any) -> Iterator[Check]:
     listed, usable = cards(), torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(usable):
         about = torch.cuda.get_device_properties(number)
-        yield Check(f"device cuda:{number}", "ok", f"{about.name}, {about.total_memory / 1e9:.1f} GB")
+        yield _check(f"device cuda:{number}", f"{about.name}, {about.total_memory / 1e9:.1f} GB")
         yield _types(torch, f"cuda:{number}", about.major >= _AMPERE)
     if apple := torch.backends.mps.is_available():
-        yield Check("device mps", "ok", "Apple's card; it shares the machine's memory")
+        yield _check("device mps", "Apple's card; it shares the machine's memory")
         yield _types(torch, "mps", bfloat16=True)
     if listed and not usable:
         found = f"{listed[0].name} is there, but torch {torch.__version__} cannot use it"
-        remedy = "install a CUDA build of torch (pip install torch, without a +cpu version) and a matching driver"
-        yield Check("graphics card", "warning", found, remedy)
+        yield _check("graphics card", found, {"unusable": True})
     elif not (listed or usable or apple):
-        remedy = "organism and smollm2 run on the CPU; olmo2-1b wants a 16 GB card (see datablame plan olmo2-1b)"
-        yield Check("graphics card", "warning", "none", remedy)
-    yield Check("device cpu", "ok", f"{platform.processor() or platform.machine()}, {cores()} cores")
+        yield _check("graphics card", "none", {"none": True})
+    yield _check("device cpu", f"{platform.processor() or platform.machine()}, {cores()} cores")
     yield _types(torch, "cpu", bfloat16=True)
 
 
 def _types(torch: Any, device: str, bfloat16: bool) -> Check:
     """A product of two small matrices in each type, compared with float64."""
-    name, worked = f"types on {device}", [name for name in _DTYPES if _multiplies(torch, device, name)]
+    worked = [name for name in _DTYPES if _multiplies(torch, device, name)]
     native = [name for name in worked if name != "bfloat16" or bfloat16]
-    lacking = ", ".join(name for name in _DTYPES if name not in worked)
-    if "float32" not in worked:
-        return Check(name, "failed", f"a product in float32 fails on {device}", "mend the driver, or hide the device")
-    if native == list(_DTYPES):
-        return Check(name, "ok", ", ".join(native))
-    found = f"{', '.join(native)}; not {lacking or 'bfloat16, which this card only imitates'}"
-    return Check(name, "warning", found, "leave models.*.dtype at auto or float16")
+    lacking = ", ".join(name for name in _DTYPES if name not in worked) or "bfloat16, which this card only imitates"
+    problems = {"no float32": "float32" not in worked, "some lack": native != list(_DTYPES)}
+    found = ", ".join(native) + (f"; not {lacking}" if problems["some lack"] else "")
+    if problems["no float32"]:
+        found = f"a product in float32 fails on {device}"
+    return _check("types", found, problems, f"types on {device}")
 
 
 def _multiplies(torch: Any, device: str, dtype: str) -> bool:
@@ -175,48 +159,35 @@ def _multiplies(torch: Any, device: str, dtype: str) -> bool:
         return False
 
 
-def _disk(name: str, folder: Path, remedy: str) -> Check:
+def _disk(name: str, folder: Path, elsewhere: str) -> Check:
     folder = folder.expanduser()
     there = folder.absolute()
     while not there.exists():
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Check(name, "failed", f"{folder} cannot be written", f"{remedy} to a folder that can")
+        return _check("disk", f"{folder} cannot be written", {"read-only": True}, name, elsewhere=elsewhere)
     free = shutil.disk_usage(there).free
-    return _check(
-        name,
-        f"{folder}, {free / 1e9:.1f} GB free",
-        free < _LEAST_DISK and ("failed", f"make room, or {remedy} to a larger disk"),
-        free < _ROOMY_DISK and ("warning", f"enough for organism and smollm2; for olmo2-1b make room, or {remedy}"),
-    )
+    problems = {"full": free < _LEAST_DISK, "small": free < _ROOMY_DISK}
+    return _check("disk", f"{folder}, {free / 1e9:.1f} GB free", problems, name, elsewhere=elsewhere)
 
 
 def _hosts() -> Iterator[Check]:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        remedy = "only checkpoints and datasets in the hub cache or in folders can be used; unset it to download"
-        yield Check("hub", "warning", "not asked: HF_HUB_OFFLINE is set", remedy)
+        yield _check("hub", "not asked: HF_HUB_OFFLINE is set", {"offline": True})
     else:
-        remedy = "give folders and files instead of hub ids, or download on another machine and copy its hub cache"
-        yield _host("hub", os.environ.get("HF_ENDPOINT") or _HUB, "answers", remedy)
-    remedy = "without it set judge.classifier to keywords; behind a gateway set ANTHROPIC_BASE_URL"
-    api = os.environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC
-    yield _host("Anthropic API", api, "answers (no key was sent)", remedy)
+        yield _host("hub", os.environ.get("HF_ENDPOINT") or _HUB, "answers")
+    yield _host("Anthropic API", os.environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC, "answers (no key was sent)")
 
 
-def _host(name: str, host: str, answers: str, remedy: str) -> Check:
-    problem = _unreachable(host)
-    found = answers if problem is None else f"cannot be reached ({problem})"
-    return _check(name, f"{_shown(host)} {found}", problem is not None and ("warning", remedy))
-
-
-def _shown(host: str) -> str:
-    """Scheme, name and port: an address may carry a password or a token."""
-    try:
+def _host(name: str, host: str, answers: str) -> Check:
+    """Shown are scheme, name and port: an address may carry a password or a token."""
+    problem, shown = _unreachable(host), "a malformed address"
+    with contextlib.suppress(ValueError):
         parts = urllib.parse.urlsplit(host)
         port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "a malformed address"
-    return f"{parts.scheme}://{parts.hostname}{port}" if parts.hostname else "a malformed address"
+        shown = f"{parts.scheme}://{parts.hostname}{port}" if parts.hostname else shown
+    found = answers if problem is None else f"cannot be reached ({problem})"
+    return _check(name, f"{shown} {found}", {"unreachable": problem is not None})
 
 
 def _unreachable(host: str) -> str | None:
@@ -233,6 +204,13 @@ def _unreachable(host: str) -> str | None:
         reason = getattr(error, "reason", None)
         return " ".join(str(reason).split())[:100] if isinstance(reason, OSError) else type(error).__name__
     return None
+
+
+def _optional() -> Iterator[Check]:
+    for package, use in _OPTIONAL.items():
+        version = _version(package)
+        found = f"not installed; it {use}" if version is None else f"{version}; {use}"
+        yield _check("optional", found, {"missing": version is None}, package, package=package)
 
 
 def _version(package: str) -> str | None:

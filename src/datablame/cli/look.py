@@ -59,15 +59,26 @@ def plan(
     show at best. Warnings name designs that cannot succeed. With --preregister the study is frozen into its run folder
     instead: hypotheses, headline, alpha*, margins and tests, under a hash; the report says whether the run kept to it.
     """
+    from datablame.cli.console import reporting
+    from datablame.engine.execute import default_execution
     from datablame.pipeline.checks import load
 
     loaded = load(study, overrides or [])
-    if preregister:
-        _preregister(loaded, out or Path("runs") / loaded.name, as_json)
-    elif out is not None:
-        raise RequestError(f"--out {out} is where --preregister writes; add --preregister or drop --out")
-    else:
+    if not preregister:
+        if out is not None:
+            raise RequestError(f"--out {out} is where --preregister writes; add --preregister or drop --out")
         show_plan(loaded, like, as_json)
+        return
+    from datablame.pipeline.preregistration import preregister as registered
+
+    root = out or Path("runs") / loaded.name
+    with reporting() as progress:
+        registration = registered(loaded, root, execution=default_execution(), progress=progress)
+    warn(loaded)
+    if as_json:
+        typer.echo(json.dumps({**registration._asdict(), "path": str(registration.path)}))
+    else:
+        typer.echo(f"{registration.path}\nSHA-256 {registration.sha256}")
 
 
 def doctor(out: OutOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
@@ -209,20 +220,6 @@ def warn(study: "Study") -> None:
 
     for doubt in doubts_of(study):
         typer.echo(f"warning: {doubt}", err=True)
-
-
-def _preregister(study: "Study", root: Path, as_json: bool) -> None:
-    from datablame.cli.console import reporting
-    from datablame.engine.execute import default_execution
-    from datablame.pipeline.preregistration import preregister
-
-    with reporting() as progress:
-        registration = preregister(study, root, execution=default_execution(), progress=progress)
-    warn(study)
-    if as_json:
-        typer.echo(json.dumps({**registration._asdict(), "path": str(registration.path)}))
-    else:
-        typer.echo(f"{registration.path}\nSHA-256 {registration.sha256}")
 
 
 def show_plan(study: "Study", like: Path | None, as_json: bool) -> None:

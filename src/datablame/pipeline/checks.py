@@ -6,6 +6,7 @@ from pathlib import Path
 from datablame.attribute.registry import METHODS, is_voter
 from datablame.config.file import load_study
 from datablame.config.schema import Study
+from datablame.engine.files import packaged_yaml
 from datablame.errors import RequestError
 from datablame.patch.registry import ARMS, bottom_method
 
@@ -33,49 +34,38 @@ def check_names(study: Study) -> None:
     Raises:
         RequestError: the first of them, with the remedy.
     """
-    if (problem := next(_problems(study), None)) is not None:
-        raise RequestError(problem)
+    for problem, values in _problems(study):
+        raise RequestError(packaged_yaml("datablame.pipeline", "checks.yaml")[problem].format(**values))
 
 
-def _problems(study: Study) -> Iterator[str]:
+def _problems(study: Study) -> Iterator[tuple[str, dict[str, object]]]:
     """Each may rest on those before it being none."""
     known, kinds, scores, methods = METHODS.all(), ARMS.all(), study.attribute.scores, study.attribute.methods
     for name in scores:
         if name in known or name in kinds:
-            yield f"attribute.scores.{name} has the name of what ships with datablame; give it another name"
+            yield "taken name", {"name": name}
     for name in methods:
         if name not in known and name not in scores:
-            yield (
-                f"attribute.methods = {name} is not a method; choose from {', '.join((*known, *scores))}, or give "
-                f"its scores in attribute.scores{_broken(METHODS.problems)}"
-            )
+            choices = ", ".join((*known, *scores))
+            yield "unknown method", {"name": name, "choices": choices, "broken": _broken(METHODS.problems)}
     voters = {name for name in methods if name in scores or is_voter(known[name])}
     for name in methods:
         # What is neither a control nor a voter joins the others' votes.
         joins = name in known and not known[name].control and not is_voter(known[name])
         if joins and len(voters) < 2:
-            yield (
-                f"attribute.methods = {name} has {len(voters)} methods to join that are no control; "
-                f"list two at least, or drop {name}"
-            )
+            yield "nothing to join", {"name": name, "voters": len(voters)}
     arms = study.patch.arms
     for name in arms:
         if name not in kinds and name not in methods:
-            yield (
-                f"patch.arms = {name} is neither a control ({', '.join(kinds)}) nor one of attribute.methods; "
-                f"add the method or drop the arm{_broken(ARMS.problems)}"
-            )
+            yield "unknown arm", {"name": name, "choices": ", ".join(kinds), "broken": _broken(ARMS.problems)}
     compared = [kind.name for role in _COMPARED for kind in kinds.values() if kind.role == role]
     if not set(compared) <= set(arms):
-        yield f"patch.arms lacks one of {', '.join(compared)}; the comparison needs all three"
+        yield "nothing to compare", {"choices": ", ".join(compared)}
     if "bottom" in arms and bottom_method(study) is None:
-        yield (
-            "patch.arms = bottom needs a method whose last documents it removes; add one that is no control to "
-            "patch.arms, or name it in patch.bottom_of"
-        )
+        yield "no bottom", {}
     for name in arms:
         if name in kinds and kinds[name].needs_truth and study.organism is None and study.truth is None:
-            yield f"patch.arms = {name} needs planted documents; drop the arm or give truth"
+            yield "no truth", {"name": name}
 
 
 def _broken(problems: Sequence[str]) -> str:

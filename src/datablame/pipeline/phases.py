@@ -40,7 +40,9 @@ def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
     if not path.exists():
         if study is None:
             raise RequestError(f"{root} holds no study.yaml; datablame run STUDY --out {root} begins one")
-        if not _may_begin(root):
+        # It may hold a registration, or what a killed start has left.
+        names = {entry.name.removesuffix(".part") for entry in root.iterdir()} if root.exists() else set()
+        if not names <= {LOCK, REGISTRATION, *((TIMINGS, STUDY, "artifacts") if LOCK in names else ())}:
             raise RequestError(f"{root} holds files but no study.yaml; choose an empty folder with --out")
         return study
     frozen_content(root)  # Refuses a folder that another version wrote, whose keys may be no longer known.
@@ -69,10 +71,3 @@ def states(study: Study, root: Path) -> dict[str, State]:
     # What was decided about the rest stays; models and data are known by content, which nobody has looked at yet.
     world = replace(world, study=world.study.model_copy(update=changed))
     return {"world": "stale" if changed else "done", **{phase.name: state_of(phase, world) for phase in PHASES}}
-
-
-def _may_begin(root: Path) -> bool:
-    """Whether a run may begin in a folder: it holds a registration at most, or what a killed start has left."""
-    names = {entry.name.removesuffix(".part") for entry in root.iterdir()} if root.exists() else set()
-    begun = {TIMINGS, STUDY, "artifacts"} if LOCK in names else set()
-    return names <= {LOCK, REGISTRATION, *begun}

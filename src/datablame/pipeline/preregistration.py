@@ -1,6 +1,5 @@
 """A study frozen before it is patched: hypotheses, protocol, K, alpha*, margins, tests, and the world they rest on."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,25 +52,22 @@ def preregister(study: Study, root: Path, *, execution: Execution, progress: Pro
         world = frozen(study, root, execution=execution, progress=progress)
         content, path = _content(world), root / REGISTRATION
         if path.exists():
-            return _same(path, content)
+            held = json_object(path)
+            if content_hash(held) != held.get("sha256"):
+                problem = "its hash is broken, so that it registers nothing"
+                raise RequestError(f"{path}: {problem}; choose a new folder with --out")
+            then = {key: value for key, value in held.items() if key not in ("date", "sha256")}
+            if changed := differences(then, content):
+                what = changed[0].field + (f" and {len(changed) - 1} more" if len(changed) > 1 else "")
+                raise RequestError(
+                    f"{path} registers something else ({what}), and what is registered stays so; "
+                    "choose a new folder with --out"
+                )
+            return Registration(path, held["sha256"], held["date"], was_there=True)
         registered = {**content, "date": datetime.now(UTC).isoformat(timespec="seconds")}
         sha256 = content_hash(registered)
         write_json(path, {**registered, "sha256": sha256})
         return Registration(path, sha256, registered["date"], was_there=False)
-
-
-def _same(path: Path, content: Mapping[str, Any]) -> Registration:
-    held = json_object(path)
-    if content_hash(held) != held.get("sha256"):
-        raise RequestError(f"{path}: its hash is broken, so that it registers nothing; choose a new folder with --out")
-    frozen_then = {key: value for key, value in held.items() if key not in ("date", "sha256")}
-    if changed := differences(frozen_then, content):
-        more = "" if len(changed) == 1 else f" and {len(changed) - 1} more"
-        raise RequestError(
-            f"{path} registers something else ({changed[0].field}{more}), and what is registered stays so; "
-            "choose a new folder with --out"
-        )
-    return Registration(path, held["sha256"], held["date"], was_there=True)
 
 
 def _content(world: World) -> dict[str, Any]:

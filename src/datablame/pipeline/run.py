@@ -55,7 +55,10 @@ def run_study(
     """
     check_names(study)
     if only is not None:
-        _check_reachable(only, study, root)
+        state = states(study, root)
+        for earlier in NAMES[: NAMES.index(only)]:
+            if state[earlier] != "done":
+                raise RequestError(f"{only} needs {earlier}, which is not done; datablame {earlier} {root}")
     last = NAMES.index(until) + 1 if until else None
     phases = [phase for phase in PHASES[:last] if only in (None, phase.name)]
     with run_folder.locked(root):
@@ -114,18 +117,6 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
     run_folder.append_timing(root, "phase/world", "froze", time.monotonic() - began)
     run_folder.append_peak(root, "phase/world", peak_rss_mb())
     return world
-
-
-def _check_reachable(name: str, study: Study, root: Path) -> None:
-    """Raises RequestError where a phase whose tables this one reads is not up to date."""
-
-    def before(phase: Phase) -> set[str]:
-        return {phase.name for phase in phase.after}.union(*map(before, phase.after))
-
-    earlier = before(next(phase for phase in PHASES if phase.name == name))
-    for other, state in states(study, root).items():
-        if other in earlier and state != "done":
-            raise RequestError(f"{name} needs {other}, which is not done; datablame {other} {root}")
 
 
 def note_registration(world: World) -> None:

@@ -86,26 +86,14 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     Raises:
         RequestError: `like` is no run of this machine.
     """
-    here = device or this_device("auto" if study.models is None else study.models.device)
-    subject = subject_of(study, on_gpu=here.on_gpu)
+    device = device or this_device("auto" if study.models is None else study.models.device)
+    subject = subject_of(study, on_gpu=device.on_gpu)
     counts, limits = counted(subject), detectable(subject.world)
-    memory = estimates(subject, counts, here)
-    calls = calls_of(subject, counts, has_key=has_key())
-    return Plan(
-        study=study,
-        device=here,
-        subject=subject,
-        counts=counts,
-        memory=memory,
-        card_memory=estimates(subject_of(study, on_gpu=True), counts, CARD),
-        calls=calls,
-        expected=_expected(subject, counts, like, on_gpu=here.on_gpu),
-        limits=limits,
-        cautions=[
-            *design_cautions(subject.study, limits),
-            *cautions_of(subject, counts, memory, here, calls),
-        ],
-    )
+    memory, calls = estimates(subject, counts, device), calls_of(subject, counts, has_key=has_key())
+    card_memory = estimates(subject_of(study, on_gpu=True), counts, CARD)
+    expected = _expected(subject, counts, like, on_gpu=device.on_gpu)
+    cautions = [*design_cautions(subject.study, limits), *cautions_of(subject, counts, memory, device, calls)]
+    return Plan(study, device, subject, counts, memory, card_memory, calls, expected, limits, cautions)
 
 
 def doubts_of(study: Study) -> list[str]:
@@ -118,23 +106,21 @@ def _expected(subject: Subject, counts: Counts, like: Path | None, *, on_gpu: bo
 
     None where no run's model is within 32 times the size.
     """
-    work = operations(subject, counts)
-    if like is not None:
-        runs = [like]
-    else:
-        runs = [] if work is None else [path.parent for path in Path("runs").glob("*/study.yaml")]
+    runs = [like] if like is not None else [path.parent for path in Path("runs").glob("*/study.yaml")]
     paces = [pace for run in runs if (pace := _pace_of(run, on_gpu)) is not None]
     if like is not None and not paces:
         raise RequestError(
             f"--like {like} is no run of this machine with a finished phase; name a run folder, or leave it out"
         )
+    work = operations(subject, counts)
     if work is None:
         return None
     size = subject.after.shape.parameters
-    near = [pace for pace in paces if like is not None or size / _FARTHEST <= pace.parameters <= _FARTHEST * size]
-    if not near:
+    if like is None:
+        paces = [pace for pace in paces if size / _FARTHEST <= pace.parameters <= _FARTHEST * size]
+    pace = min(paces, key=lambda pace: (abs(math.log(pace.parameters / size)), str(pace.run)), default=None)
+    if pace is None:
         return None
-    pace = min(near, key=lambda pace: (abs(math.log(pace.parameters / size)), str(pace.run)))
     seconds = {phase: work[phase] / rate for phase, rate in pace.per_second.items()}
     return Expected(str(pace.run), seconds, size / pace.parameters)
 

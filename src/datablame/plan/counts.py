@@ -212,7 +212,7 @@ def _reading(subject: Subject, behaviours: int) -> Reading:
     gradients = [documents for kind, documents in read.items() if issubclass(kind, Gradients)]
     others = [documents for kind, documents in read.items() if not issubclass(kind, (Gradients, Judgements))]
     return Reading(
-        behaviours=behaviours,
+        behaviours,
         queries=behaviours * settings.queries,
         candidates=candidates if pool is None else min(pool, candidates),
         gradient_documents=None if None in gradients else max((n for n in gradients if n is not None), default=0),
