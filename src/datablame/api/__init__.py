@@ -1,6 +1,5 @@
 """The Python interface: a study, its run, and what the run found, as pandas frames and figures."""
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ import pyarrow.parquet as pq
 
 from datablame.config.file import load_study
 from datablame.config.schema import Study
-from datablame.engine.execute import Progress, Silent, default_execution
+from datablame.engine.execute import Execution, Progress, Silent
 from datablame.engine.files import read_json
+from datablame.engine.machine import cores
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
 from datablame.pipeline.checks import load
@@ -24,6 +24,7 @@ from datablame.report.findings import findings
 from datablame.report.phase import overview_drawn
 from datablame.report.results import Results, read_results
 from datablame.report.verdict import verdict
+from datablame.report.wording import environment
 from datablame.tables import ArmRate, ArmTest, Document, Flag, Rate, ScanSample, Score, SurfaceSample, path_of
 from datablame.world import World
 from datablame.world.world import load as load_world
@@ -58,32 +59,42 @@ class DocumentView:
     """Methods that flagged it at the K that decides."""
 
 
+@dataclass(frozen=True)
 class Figures:
     """The figures of a run, as matplotlib draws them."""
 
-    def __init__(self, run: "Run") -> None:
-        self._run = run
+    run: "Run"
 
     def rates(self) -> "Figure":
         """Harmful rate against alpha."""
         from datablame.report.figures import rates_figure
 
-        return rates_figure(self._run.results)
+        return rates_figure(self.run.results)
 
     def patching(self) -> "Figure":
         """What is left of the behaviour after each arm's removal."""
         from datablame.report.figures import patching_figure
 
-        return patching_figure(self._run.results)
+        return patching_figure(self.run.results)
 
     def overview(self) -> "Figure":
         """The study in four panels."""
-        results = self._run.results
+        results = self.run.results
         return overview_drawn(results, verdict(results), findings(results))
+
+
+def _frame(row: type, about: str) -> property:
+    return property(lambda run: run.table(row), doc=about)
 
 
 class Run:
     """A run folder, whatever of it is finished; nothing is read before it is asked for."""
+
+    scan_samples = _frame(ScanSample, "The outputs of the scan with their labels.")
+    samples = _frame(SurfaceSample, "The outputs of the surface phase with their labels.")
+    rates = _frame(Rate, "Harmful rates by prompt, behaviour, split and alpha, with Wilson intervals.")
+    flagged = _frame(Flag, "What each method flagged at each K: `method, k, behaviour, doc_id`.")
+    arm_rates = _frame(ArmRate, "Every measured cell of every arm, as in patching_comparison.csv.")
 
     def __init__(self, root: Path) -> None:
         if not (root / "study.yaml").is_file():
@@ -110,21 +121,6 @@ class Run:
         """How far each phase is: done, stale, begun or missing."""
         return dict(states(self.study, self.root))
 
-    @property
-    def scan_samples(self) -> pd.DataFrame:
-        """The outputs of the scan with their labels."""
-        return self.table(ScanSample)
-
-    @property
-    def samples(self) -> pd.DataFrame:
-        """The outputs of the surface phase with their labels."""
-        return self.table(SurfaceSample)
-
-    @property
-    def rates(self) -> pd.DataFrame:
-        """Harmful rates by prompt, behaviour, split and alpha, with Wilson intervals."""
-        return self.table(Rate)
-
     def scores(self, method: str) -> pd.DataFrame:
         """One method's documents by behaviour, the most responsible first: `behaviour, doc_id, score, rank`.
 
@@ -138,19 +134,9 @@ class Run:
         return frame.drop(columns="method").sort_values(["behaviour", "rank"], ignore_index=True)
 
     @property
-    def flagged(self) -> pd.DataFrame:
-        """What each method flagged at each K: `method, k, behaviour, doc_id`."""
-        return self.table(Flag)
-
-    @property
     def arms(self) -> pd.DataFrame:
         """Every comparison of an arm: rate, interval, differences to random and baseline, p."""
         return pd.json_normalize(self.table(ArmTest).to_dict("records"))
-
-    @property
-    def arm_rates(self) -> pd.DataFrame:
-        """Every measured cell of every arm, as in patching_comparison.csv."""
-        return self.table(ArmRate)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -203,16 +189,11 @@ class Run:
 
     def _repr_html_(self) -> str:
         """The verdict, the arms where it comes from, and where the page lies."""
-        if self.verdict is None:
-            rows = "".join(f"<tr><td>{name}</td><td>{state}</td></tr>" for name, state in self.status.items())
-            return f"<p><b>{html.escape(self.study.name)}</b>, not reported yet</p><table>{rows}</table>"
-        reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in self.verdict.reasons)
-        arms = self.table(ArmTest, headline=True)[["arm", "seeds", "rate", "low", "high", "p_holm"]]
-        where = html.escape(str(self.root / "index.html"))
-        return (
-            f"<p><b>{html.escape(self.study.name)}: {self.verdict.label}</b></p><ul>{reasons}</ul>"
-            f"{arms.sort_values('rate').to_html(index=False, float_format='{:.3f}'.format)}<p>{where}</p>"
-        )
+        arms = None
+        if (verdict := self.verdict) is not None:
+            frame = self.table(ArmTest, headline=True)[["arm", "seeds", "rate", "low", "high", "p_holm"]]
+            arms = frame.sort_values("rate").to_html(index=False, float_format="{:.3f}".format)
+        return environment().get_template("run.html.j2").render(run=self, verdict=verdict, arms=arms)
 
 
 def study(source: str = "organism", overrides: Mapping[str, Any] | None = None) -> Study:
@@ -251,9 +232,7 @@ def run(
     loaded = load(study) if isinstance(study, str) else study
     root = Path(out) if out is not None else Path("runs") / loaded.name
     opened = open_run(root, loaded, resume=True)
-    execution = default_execution()
-    if workers is not None:
-        execution = execution._replace(workers=workers)
+    execution = Execution(cores() if workers is None else workers, threads=1)
     run_study(opened, root, execution=execution, progress=progress or Silent(), until=until, max_cost_usd=max_cost_usd)
     return Run(root)
 

@@ -126,12 +126,11 @@ def _advance(
     root: Path, study: Any, workers: int | None, as_json: bool, max_cost: float | None, **which: str | None
 ) -> None:
     from datablame.cli.console import reporting
-    from datablame.engine.execute import default_execution
+    from datablame.engine.execute import Execution
+    from datablame.engine.machine import cores
     from datablame.pipeline.run import run_study
 
-    execution = default_execution()
-    if workers is not None:
-        execution = execution._replace(workers=workers)
+    execution = Execution(cores() if workers is None else workers, threads=1)
     with reporting() as progress:
         skipped = run_study(study, root, execution=execution, progress=progress, max_cost_usd=max_cost, **which)
     _print_outcome(root, skipped, as_json)

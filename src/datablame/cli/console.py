@@ -16,7 +16,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from datablame.errors import Interrupted
-from datablame.report.wording import filled, percent, plain, probability, signed_points
+from datablame.report.wording import filled, percent, probability, signed_points
 
 PATIENCE_SECONDS = 2.0
 """Of whoever asks for something that mostly takes no time."""
@@ -129,19 +129,12 @@ def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None
     """Print the verdict first, then what the run found and where to look."""
     from datablame.report.verdict import MEANINGS
 
-    console = Console()
+    console, ran = Console(), ", ".join(name for name, was_skipped in skipped.items() if not was_skipped)
+    say_text(console, "outcome", root=root, ran=ran, results=results, meanings=MEANINGS)
     if results is not None:
-        label = results["verdict"]["label"]
-        reasons = (f"- {plain(text)}" for text in results["verdict"]["reasons"])
-        say(console, f"verdict: {label}. {MEANINGS[label]}", *reasons)
-    fresh = [name for name, was_skipped in skipped.items() if not was_skipped]
-    say(console, f"ran {', '.join(fresh)}" if fresh else "everything is up to date")
-    if results is None:
-        say(console, f"artifacts: {root / 'artifacts'}")
-        return
-    if headline := [row for row in results["patching"] if row["headline"]]:
-        console.print(_arms(headline))
-    say(console, *results["findings"][:1], f"open {root / 'index.html'}")
+        if headline := [row for row in results["patching"] if row["headline"]]:
+            console.print(_arms(headline))
+        say(console, *results["findings"][:1], f"open {root / 'index.html'}")
 
 
 def _arms(rows: list[dict[str, Any]]) -> Table:

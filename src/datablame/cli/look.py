@@ -1,7 +1,7 @@
 """Options that commands share, and the commands that look, count or make something beside a run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -10,6 +10,8 @@ import typer
 from datablame.errors import Interrupted, RequestError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from datablame.config.schema import Study
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or the name of a preset.")]
@@ -75,10 +77,8 @@ def plan(
     with reporting() as progress:
         registration = registered(loaded, root, execution=default_execution(), progress=progress)
     warn(loaded)
-    if as_json:
-        typer.echo(json.dumps({**registration._asdict(), "path": str(registration.path)}))
-    else:
-        typer.echo(f"{registration.path}\nSHA-256 {registration.sha256}")
+    content = {**registration._asdict(), "path": str(registration.path)}
+    _answer(as_json, content, lambda _: typer.echo(f"{registration.path}\nSHA-256 {registration.sha256}"))
 
 
 def doctor(out: OutOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
@@ -86,15 +86,11 @@ def doctor(out: OutOption = None, as_json: JsonOption = False, debug: DebugOptio
 
     The key is never shown or sent. Exit code 1 means that datablame cannot run here; warnings stop nothing.
     """
-    from rich.console import Console
-
     from datablame.cli.doctor import can_run, examine, show
 
     checks = examine(out or Path("runs"))
-    if as_json:
-        typer.echo(json.dumps({"can_run": can_run(checks), "checks": [check._asdict() for check in checks]}))
-    else:
-        show(checks, Console())
+    content = {"can_run": can_run(checks), "checks": [check._asdict() for check in checks]}
+    _answer(as_json, content, lambda console: show(checks, console))
     if not can_run(checks):
         raise typer.Exit(1)
 
@@ -131,8 +127,6 @@ def power(
 
     Example: datablame power --from .10 --to .05 --seeds 5 --holm 3
     """
-    from rich.console import Console
-
     from datablame.cli.console import PATIENCE_SECONDS, ConsoleProgress
     from datablame.cli.power import answer, checked, show
     from datablame.cli.power import as_json as numbers
@@ -145,10 +139,7 @@ def power(
             found = answer(design, training_cost, simulations, progress)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
-    if as_json:
-        typer.echo(json.dumps(numbers(found)))
-    else:
-        show(found, Console())
+    _answer(as_json, numbers(found), lambda console: show(found, console))
 
 
 def status(folder: RunArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
@@ -207,11 +198,8 @@ def organism_make(
 
 def _list(lines: Mapping[str, object], as_json: bool, content: Any, width: int) -> None:
     """Names in a column and what there is to say of each; for programs the content."""
-    if as_json:
-        typer.echo(json.dumps(content))
-        return
-    for name, told in lines.items():
-        typer.echo(f"{name:{width}} {told}")
+    column = "\n".join(f"{name:{width}} {told}" for name, told in lines.items())
+    _answer(as_json, content, lambda _: typer.echo(column))
 
 
 def warn(study: "Study") -> None:
@@ -224,15 +212,20 @@ def warn(study: "Study") -> None:
 
 def show_plan(study: "Study", like: Path | None, as_json: bool) -> None:
     """Print the plan of a study."""
-    from rich.console import Console
-
     from datablame.cli.console import waiting
     from datablame.cli.plan import show
     from datablame.plan import plan_of
 
     with waiting("counting what the study would do; no weights are loaded"):
         planned = plan_of(study, like=like)
+    _answer(as_json, planned.as_json(), lambda console: show(planned, console))
+
+
+def _answer(as_json: bool, content: Any, show: "Callable[[Console], None]") -> None:
+    """For programs the content, for people what `show` prints."""
+    from rich.console import Console
+
     if as_json:
-        typer.echo(json.dumps(planned.as_json()))
+        typer.echo(json.dumps(content))
     else:
-        show(planned, Console())
+        show(Console())
