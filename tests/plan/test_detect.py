@@ -8,7 +8,7 @@ import pytest
 from datablame.config.file import load_study
 from datablame.patch.compare import Headline, compared, comparison
 from datablame.patch.registry import arm_kinds
-from datablame.plan.cautions import Detectable, detectable
+from datablame.plan.build import Detectable, detectable
 from datablame.plan.subject import planned_world
 from datablame.stats.arm_tests import permutation_p, smallest_p
 from datablame.stats.power import Design, powers

@@ -22,8 +22,6 @@ from datablame.cli.console import say
 from datablame.engine.files import packaged_yaml
 from datablame.engine.machine import cards, cores, memory_bytes
 
-Status = Literal["ok", "warning", "failed"]
-
 _LEAST_PYTHON = (3, 11)
 _NEEDED = ("torch", "transformers", "tokenizers", "peft", "datasets", "safetensors", "pyarrow", "scipy", "matplotlib")
 _TRIED = ("torch", "transformers")
@@ -49,7 +47,7 @@ class Check(NamedTuple):
     """One thing that was looked at; `remedy` is empty where nothing is to do."""
 
     name: str
-    status: Status
+    status: Literal["ok", "warning", "failed"]
     found: str
     remedy: str = ""
 
@@ -108,11 +106,9 @@ def _packages() -> Iterator[Check]:
     versions = {package: _version(package) for package in _NEEDED}
     missing = [package for package, version in versions.items() if version is None]
     broken = [package for package in _TRIED if package not in missing and _import(package) is None]
-    if missing:
-        yield _check("packages", f"missing: {', '.join(missing)}", {"missing": True}, packages=" ".join(missing))
-    if broken:
-        found = f"cannot be imported: {', '.join(broken)}"
-        yield _check("packages", found, {"broken": True}, packages=" ".join(broken))
+    for problem, packages in {"missing": missing, "cannot be imported": broken}.items():
+        if packages:
+            yield _check("packages", f"{problem}: {', '.join(packages)}", {problem: True}, packages=" ".join(packages))
     if not missing and not broken:
         yield _check("packages", ", ".join(f"{package} {version}" for package, version in versions.items()))
 

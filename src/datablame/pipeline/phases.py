@@ -1,7 +1,4 @@
-"""The phases of a study in their order, and how far a run is: looking changes nothing, so that it may run beside a run.
-
-The world comes before the phases (`world.freeze`).
-"""
+"""The phases of a study in their order, and how far a run is: looking changes nothing and may go on beside a run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +14,7 @@ from datablame.report.phase import deliver_patch, deliver_surface, report
 from datablame.surface.phase import SCAN, SURFACE
 from datablame.world.world import frozen_content, load
 
-REPORT = Phase(
-    name="report",
-    version=4,
-    parts=("everything", "registration"),
-    after=(SCAN, SURFACE, ATTRIBUTE, PATCH),
-    run=report,
-    delivers=True,
-)
+REPORT = Phase("report", 4, ("everything", "registration"), (SCAN, SURFACE, ATTRIBUTE, PATCH), report, delivers=True)
 PHASES = (SCAN, replace(SURFACE, deliver=deliver_surface), ATTRIBUTE, replace(PATCH, deliver=deliver_patch), REPORT)
 NAMES = tuple(phase.name for phase in PHASES)
 

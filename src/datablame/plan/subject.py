@@ -1,7 +1,4 @@
-"""What a study works on, in numbers, before anything is loaded: its world as far as it is known, and its checkpoints.
-
-A checkpoint's size comes from its config.json alone: its model on the meta device, which has no weights, is counted.
-"""
+"""What a study works on, in numbers, before anything is loaded: its world as far as it is known, its checkpoints."""
 
 import contextlib
 import json
@@ -180,7 +177,7 @@ def shape_of(settings: Mapping[str, Any]) -> Shape | None:
 
 @lru_cache
 def _counted(config_json: str) -> Shape | None:
-    """Both checkpoints mostly have one config."""
+    """Of the model on the meta device, which has no weights; both checkpoints mostly have one config."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
