@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from datablame.cli import look
+from datablame.engine.files import packaged_yaml
 from datablame.errors import DatablameError, RequestError
 
 app = typer.Typer(
@@ -24,14 +25,6 @@ app = typer.Typer(
 organism_app = typer.Typer(help="Model organisms: tiny models with planted causes.", no_args_is_help=True)
 app.add_typer(organism_app, name="organism")
 
-_REMEDIES = {
-    errno.ENOSPC: "the disk is full; make room and run again with --resume",
-    errno.EDQUOT: "the quota is used up; make room and run again with --resume",
-    errno.EROFS: "the file system is read-only; choose another --out",
-    errno.EACCES: "no permission; choose another --out or change the rights",
-    errno.ENOTDIR: "is below a file, not a folder; choose another --out",
-}
-
 
 def main() -> None:
     """Run the command line.
@@ -43,9 +36,10 @@ def main() -> None:
     except (DatablameError, OSError) as error:
         if isinstance(error, DatablameError):
             message, code = str(error), error.exit_code
-        elif error.errno in _REMEDIES:
-            where = error.filename or "a file"
-            message, code = f"{where}: {_REMEDIES[error.errno]}. What was finished stays usable.", 1
+        elif remedy := packaged_yaml("datablame.cli", "texts/os_errors.yaml").get(
+            errno.errorcode.get(error.errno or 0)
+        ):
+            message, code = f"{error.filename or 'a file'}: {remedy}. What was finished stays usable.", 1
         else:
             raise
         if "--debug" in sys.argv:

@@ -30,15 +30,8 @@ class ConsoleProgress:
 
     def __init__(self, patience_seconds: float = 0.0) -> None:
         self._console = Console(stderr=True)
-        self._bars = Bars(
-            TextColumn("{task.description:<34}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._bars = Bars(TextColumn("{task.description:<34}"), *columns, console=self._console)
         self._is_patient, self._draws_at = patience_seconds > 0, time.monotonic() + patience_seconds
         self._step = ("", 0, 0)
         self._bar: TaskID | None = None

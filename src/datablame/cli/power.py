@@ -18,13 +18,8 @@ from datablame.stats.arm_tests import smallest_p
 from datablame.stats.intervals import Share
 from datablame.stats.power import LEVEL, MOST_TRIED, Design
 
-_RANGES = {
-    "prompts": (1, 10_000),
-    "samples": (1, 10_000),
-    "seeds": (1, 100),
-    "holm": (1, 100),
-    "simulations": (100, 100_000),
-}
+_LARGEST = {"prompts": 10_000, "samples": 10_000, "seeds": 100, "holm": 100, "simulations": 100_000}
+_LEAST = {"simulations": 100}
 _WIDEST = 5.0
 """Logits; five of them turn 1 % into 60 %."""
 _NAIVE_AND_OURS = (
@@ -59,7 +54,8 @@ def checked(
     Raises:
         RequestError: an option's value cannot be simulated.
     """
-    ranges = [(name, n, *_RANGES[name]) for name, n in {**counts, "simulations": simulations}.items()]
+    options = {**counts, "simulations": simulations}
+    ranges = [(name, n, _LEAST.get(name, 1), _LARGEST[name]) for name, n in options.items()]
     rules = (
         ("from", from_rate, 0 < from_rate < 1, "is not above 0 and below 1; give the rate as a share, .10 for 10 %"),
         ("to", to_rate, 0 <= to_rate < 1, "is not at least 0 and below 1; give the rate as a share, .05 for 5 %"),
@@ -120,13 +116,8 @@ def as_json(found: Answer) -> dict[str, Any]:
 def show(found: Answer, console: Console) -> None:
     """Print the answer for people."""
     design, power = found.design, found.power
-    values = {
-        "least": smallest_p(design.seeds, design.references),
-        "adjusted": designs.smallest_adjusted_p(design),
-        "cost": designs.cost(design, found.training_cost),
-        "level": LEVEL,
-        "most_tried": MOST_TRIED,
-    }
+    floor = {"least": smallest_p(design.seeds, design.references), "adjusted": designs.smallest_adjusted_p(design)}
+    values = {**floor, "cost": designs.cost(design, found.training_cost), "level": LEVEL, "most_tried": MOST_TRIED}
     say_text(console, "power_head", found=found, share=_share, words=_words, **values)
     shares = (Column(name, justify="right", no_wrap=True) for name in ("false alarms", "effect found"))
     title = (

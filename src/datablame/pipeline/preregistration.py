@@ -77,20 +77,17 @@ def _content(world: World) -> dict[str, Any]:
     seeds, surfaced = patch.seeds_of(patch.headline), state_of(SURFACE, world) == "done"
     least = smallest_p(len(seeds), len(seeds)) if len(seeds) >= MIN_SEEDS else None
     star = Tables(world.root).one(AlphaStar) if surfaced else None
-
-    def statement(method: str) -> str:
-        did, percent = words["did"][patch.intervention].format(method=method), 100 * patch.margin
-        lowers = words["hypothesis"]["lowers"]
-        return str(words["statement"].format(protocol=patch.headline, k=k, did=did, lowers=lowers, percent=percent))
-
+    did, lowers = words["did"][patch.intervention], words["hypothesis"]["lowers"]
+    values = {"protocol": patch.headline, "k": k, "lowers": lowers, "percent": 100 * patch.margin}
+    statements = {method: words["statement"].format(did=did.format(method=method), **values) for method in family}
     return {
         "schema_version": 2,
         "datablame": __version__,
         "study": study.name,
         "world": described(world),
         "hypotheses": [
-            {**words["hypothesis"], "method": method, "by_at_least": patch.margin, "statement": statement(method)}
-            for method in family
+            {**words["hypothesis"], "method": method, "by_at_least": patch.margin, "statement": statement}
+            for method, statement in statements.items()
         ],
         "headline": {**words["headline"], "protocol": patch.headline, "k": k},
         "alpha_star": {

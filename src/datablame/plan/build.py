@@ -95,6 +95,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """The plan for programs."""
         counts, subject = self.counts, self.subject
+        phases = dict(scan=counts.scan, surface=counts.surface, attribute=counts.attribution, patch=counts.patch)
         content = {
             "study": self.study.name,
             "title": self.study.title,
@@ -102,12 +103,7 @@ class Plan:
             "models": {"before": _described(subject.before), "after": _described(subject.after)},
             "pool": {"documents": subject.documents, "source": subject.documents_source},
             "focus_prompts": {"least": counts.focus[0], "most": counts.focus[1]},
-            "phases": {
-                "scan": counts.scan,
-                "surface": counts.surface,
-                "attribute": counts.attribution,
-                "patch": counts.patch,
-            },
+            "phases": phases,
             "trainings": counts.trainings,
             "memory": self.memory,
             "memory_on_16_gb_card": self.card_memory,
@@ -174,15 +170,10 @@ def design_cautions(study: Study, limits: Detectable) -> list[str]:
         "no p below the level": adjusted is not None and adjusted >= LEVEL,
         "missed": bool(missed),
     }
-    values = {
-        "arms": list(patch.arms),
-        "least": MIN_SEEDS,
-        "better": MIN_SEEDS + 1,
-        "methods": len(limits.family),
-        "rates": " and ".join(f"{100 * each.from_rate:g} % ({100 * each.power.rate:.0f} %)" for each in missed),
-    }
+    rates = " and ".join(f"{100 * each.from_rate:g} % ({100 * each.power.rate:.0f} %)" for each in missed)
+    values = {"arms": list(patch.arms), "least": MIN_SEEDS, "better": MIN_SEEDS + 1, "methods": len(limits.family)}
     first = [name for name, holds in problems.items() if holds][:1]
-    return [_said(name, patch=patch, limits=limits, **values) for name in first]
+    return [_said(name, patch=patch, limits=limits, rates=rates, **values) for name in first]
 
 
 def cautions_of(
