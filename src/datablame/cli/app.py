@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from datablame.cli import look
-from datablame.engine.files import packaged_yaml
 from datablame.errors import DatablameError, RequestError
 
 app = typer.Typer(
@@ -34,11 +33,12 @@ def main() -> None:
     try:
         app()
     except (DatablameError, OSError) as error:
+        from datablame.engine.files import packaged_yaml
+
+        remedies = packaged_yaml("datablame.cli", "texts/os_errors.yaml")
         if isinstance(error, DatablameError):
             message, code = str(error), error.exit_code
-        elif remedy := packaged_yaml("datablame.cli", "texts/os_errors.yaml").get(
-            errno.errorcode.get(error.errno or 0)
-        ):
+        elif remedy := remedies.get(errno.errorcode.get(error.errno or 0)):
             message, code = f"{error.filename or 'a file'}: {remedy}. What was finished stays usable.", 1
         else:
             raise

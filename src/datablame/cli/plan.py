@@ -14,7 +14,12 @@ def show(plan: Plan, console: Console) -> None:
     """Print the plan."""
     words = {"gb": _gb, "hours": _hours, "counted": _counted}
     say_text(console, "plan_head", plan=plan, **words)
-    for table in _tables(plan):
+    for title, columns, rows, caption in _tables(plan):
+        table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+        for column in columns:
+            table.add_column(column, justify="left" if column in (columns[0], "mostly", "method") else "right")
+        for row in rows:
+            table.add_row(*(cell if isinstance(cell, str) else f"{cell:,}" for cell in row))
         console.print(table)
         console.print()
     say_text(console, "plan_tail", plan=plan, **words)
@@ -22,17 +27,18 @@ def show(plan: Plan, console: Console) -> None:
         say(console, "", *(f"warning: {caution}" for caution in plan.cautions), style="yellow")
 
 
-def _tables(plan: Plan) -> Iterator[Table | str]:
+def _tables(plan: Plan) -> Iterator[tuple[str, Sequence[str], Iterable[Sequence[str | int]], str | None]]:
+    """Titles, columns, rows and captions."""
     counts, reading = plan.counts, plan.counts.attribution
     least, most = counts.focus
-    yield _table(
+    yield (
         "Sampling",
         ("phase", "cells", "outputs", "tokens", "of them with before"),
         ((name, *getattr(counts, name)) for name in ("scan", "surface", "patch")),
         f"cell: one model, prompt and alpha; the scan brings {least if least >= most else f'{least} to {most}'} "
         "prompts into focus",
     )
-    yield _table(
+    yield (
         "Patching",
         ("protocol", "arms", "seeds", "trainings", "method", "documents seen", "tokens at most"),
         (
@@ -42,7 +48,7 @@ def _tables(plan: Plan) -> Iterator[Table | str]:
         "arms that are trained, an arm once for each K; the arm after is the after model itself",
     )
     passed = {"gradients": reading.gradient_documents, "activations": reading.activation_documents}
-    yield _table(
+    yield (
         "Attribution",
         ("what", "at most"),
         [
@@ -51,9 +57,9 @@ def _tables(plan: Plan) -> Iterator[Table | str]:
             ("BM25 candidates for each behaviour", reading.candidates),
             *((f"documents passed for {of}", "the whole pool" if n is None else n) for of, n in passed.items()),
         ],
+        None,
     )
     if plan.memory is None or plan.card_memory is None:
-        yield "Memory: not estimated, for a checkpoint's size is not known here."
         return
     rows = []
     for phase, card in plan.card_memory.items():
@@ -64,19 +70,7 @@ def _tables(plan: Plan) -> Iterator[Table | str]:
     if beside := plan.card_memory["attribute"].beside_bytes:
         caption += f"; attribute keeps {_gb(beside)} of directions in the machine's own memory beside it"
     columns = ("phase", f"here ({_gb(plan.device.memory_bytes)})", f"{_gb(CARD.memory_bytes)} card", "mostly")
-    yield _table("Peak memory", columns, rows, caption)
-
-
-def _table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str | int]], caption: str | None = None
-) -> Table:
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for column in columns:
-        words = column in (columns[0], "mostly", "method")
-        table.add_column(column, justify="left" if words else "right")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, str) else f"{cell:,}" for cell in row))
-    return table
+    yield "Peak memory", columns, rows, caption
 
 
 def _needed(memory: Memory) -> str:

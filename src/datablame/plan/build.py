@@ -95,7 +95,12 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """The plan for programs."""
         counts, subject = self.counts, self.subject
-        phases = dict(scan=counts.scan, surface=counts.surface, attribute=counts.attribution, patch=counts.patch)
+        phases = {
+            "scan": counts.scan,
+            "surface": counts.surface,
+            "attribute": counts.attribution,
+            "patch": counts.patch,
+        }
         content = {
             "study": self.study.name,
             "title": self.study.title,
@@ -121,7 +126,7 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     Raises:
         RequestError: `like` is no run of this machine.
     """
-    device = device or this_device("auto" if study.models is None else study.models.device)
+    device = device or this_device(study)
     subject = subject_of(study, on_gpu=device.on_gpu)
     counts, limits = counted(subject), detectable(subject.world)
     memory, calls = estimates(subject, counts, device), calls_of(subject, counts, has_key=has_key())

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from datablame.attribute.methods.gradients import Gradients, MeanGradients
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
+from datablame.config.schema import Study
 from datablame.engine.machine import cards, cores, memory_bytes
 from datablame.patch.trainings import trainings
 from datablame.plan.counts import Counts
@@ -58,10 +59,9 @@ class Memory(NamedTuple):
     fits: bool
 
 
-def this_device(device: str = "auto") -> Device:
+def this_device(study: Study) -> Device:
     """The first graphics card, else the cores, each with a worker that holds its own models."""
-    there = [] if device == "cpu" else cards()
-    if there:
+    if (study.models is None or study.models.device != "cpu") and (there := cards()):
         return Device(there[0].name, there[0].memory_bytes, 1, on_gpu=True)
     return Device(f"CPU, {cores()} cores", memory_bytes(), cores(), on_gpu=False)
 
@@ -148,13 +148,8 @@ def _attribution(subject: Subject, counts: Counts, device: Device) -> tuple[dict
         beside = _total(held)
         held = {"directions of one layer": 4 * behaviours * sets * max(a * b for a, b in shape.linears)}
     batch = tokens * (passed * saved_bytes(shape, at.weight_bytes, lora=False) + 4 * len(blocks) * widths)
-    loss = _loss_bytes(tokens, shape)
+    loss = min(tokens * shape.vocabulary * _LOSS_BYTES, _LOSS_BUFFER_BYTES)
     return {**parts, **held, "gradient of one query": 4 * compared * gradients, "batch": batch, "loss": loss}, beside
-
-
-def _loss_bytes(tokens: int, shape: Shape, *, trained_head: bool = False) -> int:
-    whole = tokens * shape.vocabulary * _LOSS_BYTES
-    return whole if trained_head else min(whole, _LOSS_BUFFER_BYTES)
 
 
 def _patch(subject: Subject, sampling: dict[str, int]) -> dict[str, int]:
@@ -183,7 +178,9 @@ def _patch(subject: Subject, sampling: dict[str, int]) -> dict[str, int]:
         assert training.batch is not None
         tokens = longest * min(at_once * training.batch, patch.micro_batch or at_once * training.batch)
         kept = saved_bytes(shape, 4 if full else at.weight_bytes, lora=True)
-        step = {"batch": tokens * (shape.layers - trunk) * kept, "loss": _loss_bytes(tokens, shape, trained_head=full)}
+        loss = tokens * shape.vocabulary * _LOSS_BYTES
+        loss = loss if full else min(loss, _LOSS_BUFFER_BYTES)
+        step = {"batch": tokens * (shape.layers - trunk) * kept, "loss": loss}
         largest = max(largest, state | max(sampling, step, key=_total), key=_total)
     return {"weights": held, **largest}
 
