@@ -124,24 +124,16 @@ def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None
 
     console, ran = Console(), ", ".join(name for name, was_skipped in skipped.items() if not was_skipped)
     say_text(console, "outcome", root=root, ran=ran, results=results, meanings=MEANINGS)
-    if results is not None:
-        if headline := [row for row in results["patching"] if row["headline"]]:
-            console.print(_arms(headline))
-        say(console, *results["findings"][:1], f"open {root / 'index.html'}")
-
-
-def _arms(rows: list[dict[str, Any]]) -> Table:
-    numbers = (Column(name, justify="right") for name in ("seeds", "rate", "95 % interval", "against random", "p"))
-    about = "Harmful rate on held-out prompts at alpha {alpha:g}, protocol {protocol}".format(**rows[0])
-    table = Table("arm", *numbers, title=about, title_justify="left")
-    for row in sorted(rows, key=lambda row: row["rate"] or 0.0):
-        against = row["to_random"] or {}
-        table.add_row(
-            row["arm"],
-            str(row["seeds"]),
-            percent(row["rate"]),
-            f"{percent(row['low'])} to {percent(row['high'])}",
-            f"{signed_points(against['difference'])} points" if against else "-",
-            probability(against.get("p")),
-        )
-    return table
+    if results is None:
+        return
+    if headline := [row for row in results["patching"] if row["headline"]]:
+        numbers = (Column(name, justify="right") for name in ("seeds", "rate", "95 % interval", "against random", "p"))
+        about = "Harmful rate on held-out prompts at alpha {alpha:g}, protocol {protocol}".format(**headline[0])
+        table = Table("arm", *numbers, title=about, title_justify="left")
+        for row in sorted(headline, key=lambda row: row["rate"] or 0.0):
+            interval, against = f"{percent(row['low'])} to {percent(row['high'])}", row["to_random"] or {}
+            points = f"{signed_points(against['difference'])} points" if against else "-"
+            p = probability(against.get("p"))
+            table.add_row(row["arm"], str(row["seeds"]), percent(row["rate"]), interval, points, p)
+        console.print(table)
+    say(console, *results["findings"][:1], f"open {root / 'index.html'}")

@@ -94,22 +94,16 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """The plan for programs."""
-        counts, subject = self.counts, self.subject
-        phases = {
-            "scan": counts.scan,
-            "surface": counts.surface,
-            "attribute": counts.attribution,
-            "patch": counts.patch,
-        }
+        subject, (scan, surface, (least, most), attribution, patch, trainings) = self.subject, self.counts
         content = {
             "study": self.study.name,
             "title": self.study.title,
             "device": self.device,
             "models": {"before": _described(subject.before), "after": _described(subject.after)},
             "pool": {"documents": subject.documents, "source": subject.documents_source},
-            "focus_prompts": {"least": counts.focus[0], "most": counts.focus[1]},
-            "phases": phases,
-            "trainings": counts.trainings,
+            "focus_prompts": {"least": least, "most": most},
+            "phases": {"scan": scan, "surface": surface, "attribute": attribution, "patch": patch},
+            "trainings": trainings,
             "memory": self.memory,
             "memory_on_16_gb_card": self.card_memory,
             "api": self.calls,
