@@ -2,7 +2,7 @@
 
 from datablame.config.file import load_study
 from datablame.plan.counts import counted
-from datablame.plan.memory import CARD_BYTES, estimates
+from datablame.plan.memory import CARD, estimates
 from datablame.plan.subject import subject_of
 
 ARMS = "patch.arms=[after, baseline, random, gradient]"
@@ -12,7 +12,7 @@ def planned(*methods: str) -> tuple[int | None, int | None, dict[str, int]]:
     study = load_study("olmo2-1b-sound", [f"attribute.methods=[gradient, {', '.join(methods)}]", ARMS])
     subject = subject_of(study, on_gpu=True)
     counts = counted(subject)
-    memory = estimates(subject, counts, card_bytes=CARD_BYTES)
+    memory = estimates(subject, counts, CARD)
     assert memory is not None
     attribution = counts.attribution
     return attribution.gradient_documents, attribution.activation_documents, dict(memory["attribute"].parts)

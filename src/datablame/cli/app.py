@@ -88,8 +88,9 @@ def run(
     _advance(root, opened, workers, as_json, max_cost, until=until)
 
 
-for _command in (look.plan, look.doctor, look.power):
-    app.command()(_command)
+app.command()(look.plan)
+app.command()(look.doctor)
+app.command()(look.power)
 
 
 def _phase_command(name: str, summary: str) -> None:
@@ -111,8 +112,9 @@ _phase_command("surface", "Phase 2: sample with LDA, label every output, draw th
 _phase_command("attribute", "Phase 3: rank the training documents by every method and compare the rankings.")
 _phase_command("patch", "Phase 4: remove what each method flagged, train again, measure again.")
 _phase_command("report", "Phase 5: figures, tables, case study, write-up, slides, one HTML page.")
-for _command in (look.status, look.presets, look.methods):
-    app.command()(_command)
+app.command()(look.status)
+app.command()(look.presets)
+app.command()(look.methods)
 organism_app.command("make")(look.organism_make)
 
 
