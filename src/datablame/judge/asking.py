@@ -3,20 +3,23 @@
 import logging
 import random
 import threading
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from datablame.config.judge import Judge
 from datablame.errors import PhaseError, RequestError
-from datablame.judge.choice import Price, cost_usd
+from datablame.judge.choice import Price, cost_usd, problem
 from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, worst_usd
 from datablame.judge.ledger import Budget, Ledger, OpenBatch
 
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 MOST_BATCH_REQUESTS = 100_000
@@ -69,8 +72,7 @@ class _Session:
         self._judge, self._prices, self._phase = asker.judge, asker.prices, asker.phase
         self._ledger, self._api = ledger, api
         self._budget = Budget(asker.max_cost_usd, sum(ledger.spent_usd().values()))
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
+        self._stop, self._lock = threading.Event(), threading.Lock()
         self._silent_in_a_row = 0
 
     def answers(self, missing: Sequence[Request]) -> Answers:
@@ -78,23 +80,20 @@ class _Session:
         open_batches = self._ledger.open_batches()
         self._budget.commit(sum(batch.worst_usd for batch in open_batches))
         keys = {request.key for request in missing}
+        waited_for = [batch for batch in open_batches if not keys.isdisjoint(batch.keys)]
         answers: Answers = {}
         tries: Counter[str] = Counter()
-        for batch in open_batches:
-            if not keys.isdisjoint(batch.keys):
+        while True:
+            for batch in waited_for:
                 answers |= self._fetched(batch)
                 tries.update(batch.keys)
-
-        def rest() -> list[Request]:
-            return [request for request in missing if not isinstance(answers.get(request.key), Reply)]
-
-        if not self._judge.batches:
-            return answers | self._one_by_one(rest())
-        while again := [request for request in rest() if tries[request.key] < _BATCH_TRIES]:
-            batch = self._submitted(self._batch_of(again))
-            tries.update(batch.keys)
-            answers |= self._fetched(batch)
-        return answers
+            rest = [request for request in missing if not isinstance(answers.get(request.key), Reply)]
+            if not self._judge.batches:
+                return answers | self._one_by_one(rest)
+            again = [request for request in rest if tries[request.key] < _BATCH_TRIES]
+            if not again:
+                return answers
+            waited_for = [self._submitted(again)]
 
     def _one_by_one(self, requests: Sequence[Request]) -> Answers:
         """As many calls at one time as allowed; the first error that ends the run lets those under way finish."""
@@ -110,130 +109,106 @@ class _Session:
             pool.shutdown(cancel_futures=True)
 
     def _call(self, request: Request) -> Reply | str:
-        worst = worst_usd(request, self._prices)
+        worst, cost = worst_usd(request, self._prices), 0.0
         self._budget.reserve(worst)
-        cost = 0.0
         try:
-            outcome = self._persistently(request)
-            if isinstance(outcome, Reply):
-                cost = self._keep(request.key, request, outcome)
-            return outcome
+            reply = self._tried(partial(self._api.ask, request))
+            with self._lock:
+                self._silent_in_a_row = 0
+            cost = self._keep(request.key, request, reply)
+            return reply
+        except Unavailable as error:
+            with self._lock:
+                self._silent_in_a_row += 1
+            return str(error)
+        except Rejected as error:
+            self._check_takes(request.model, str(error))
+            return f"rejected ({error})"
         finally:
             self._budget.settle(worst, cost)
 
-    def _persistently(self, request: Request) -> Reply | str:
-        reason = ""
-        for attempt in range(self._tries()):
+    def _tried(self, call: Callable[[], T]) -> T:
+        """What a call gives, made again while that may help; raises Rejected, and in the end Unavailable.
+
+        The wait is what the API wishes, else it doubles, shortened at random so that calls don't return in step.
+        """
+        for attempt in count():
             if self._stop.is_set():
                 break
             try:
-                reply = self._api.ask(request)
+                return call()
             except Unavailable as error:
-                reason = str(error)
-                if not error.again:
-                    break
-                if attempt + 1 < self._tries():
-                    self._stop.wait(self._pause_seconds(attempt, error))
-            except Rejected as error:
-                self._check_takes(request.model, str(error))
-                return f"rejected ({error})"
-            else:
-                with self._lock:
-                    self._silent_in_a_row = 0
-                return reply
-        with self._lock:
-            self._silent_in_a_row += 1
-        return reason
-
-    def _tries(self) -> int:
-        with self._lock:
-            down = self._silent_in_a_row >= _OUTAGE * self._judge.concurrency
-        return 1 if down else 1 + self._judge.retries
-
-    def _pause_seconds(self, attempt: int, error: Unavailable) -> float:
-        """What the API wishes, else a wait that doubles, shortened at random so that calls don't return in step."""
-        if error.retry_after_seconds is not None:
-            return min(error.retry_after_seconds, _LONGEST_WISH_SECONDS)
-        return min(self._judge.backoff_seconds * 2.0**attempt, _LONGEST_WAIT_SECONDS) * random.uniform(0.75, 1.0)
+                down = self._silent_in_a_row >= _OUTAGE * self._judge.concurrency
+                if not error.again or down or attempt == self._judge.retries:
+                    raise
+                longest = min(self._judge.backoff_seconds * 2.0**attempt, _LONGEST_WAIT_SECONDS)
+                wish = error.retry_after_seconds
+                pause = longest * random.uniform(0.75, 1.0) if wish is None else min(wish, _LONGEST_WISH_SECONDS)
+                self._stop.wait(pause)
+        raise Unavailable("the run has ended")
 
     def _check_takes(self, model: str, reason: str) -> None:
         """Some texts are taken by no model; a model that never took any is asked in the wrong way."""
         if not self._ledger.has_answer_of(model):
-            raise RequestError(
-                f"{model} does not take the judge's requests: {reason}; choose another judge.model or "
-                "judge.attribution_model, or mend judge.max_tokens, and run again with --resume"
-            )
+            raise RequestError(problem("takes_nothing", model=model, reason=reason))
 
     def _keep(self, key: str, to: Request | OpenBatch, reply: Reply) -> float:
         cost = cost_usd(to.model, reply.usage, self._prices, batch=isinstance(to, OpenBatch))
         self._ledger.keep(key, to, reply, cost, self._phase)
         return cost
 
-    def _batch_of(self, requests: Sequence[Request]) -> list[Request]:
-        """The first requests that a batch and the budget have room for; BudgetError without room for a single one."""
-        worst, size = 0.0, 0
-        for number, request in enumerate(requests):
+    def _submitted(self, requests: Sequence[Request]) -> OpenBatch:
+        """A batch of the first requests that it and the budget have room for: the API has it, the ledger knows it.
+
+        Raises BudgetError without room for a single one.
+        """
+        chosen, worst, size = list[Request](), 0.0, 0
+        for request in requests[:MOST_BATCH_REQUESTS]:
             more = worst_usd(request, self._prices, batch=True)
             size += 2 * request.most_tokens
-            if number == MOST_BATCH_REQUESTS or size > MOST_BATCH_BYTES or not self._budget.fits(worst + more):
-                if not number:
-                    raise self._budget.used_up(more)
-                return list(requests[:number])
-            worst += more
-        return list(requests)
-
-    def _submitted(self, requests: Sequence[Request]) -> OpenBatch:
-        """A batch that the API has and the ledger knows."""
-        attempt = 0
-        while True:
-            try:
-                batch_id = self._api.submit(requests)
+            if size > MOST_BATCH_BYTES or not self._budget.fits(worst + more):
                 break
-            except Unavailable as error:
-                if not error.again or attempt == self._judge.retries:
-                    raise PhaseError(f"the API takes no batch now ({error}); run again with --resume") from None
-                time.sleep(self._pause_seconds(attempt, error))
-                attempt += 1
-            except Rejected as error:
-                raise RequestError(f"the API does not take the batch ({error}); set judge.batches = false") from None
-        worst = sum(worst_usd(request, self._prices, batch=True) for request in requests)
-        keys = tuple(request.key for request in requests)
-        batch = OpenBatch(batch_id, requests[0].model, requests[0].max_tokens, keys, worst)
+            chosen.append(request)
+            worst += more
+        if not chosen:
+            raise self._budget.used_up(worst_usd(requests[0], self._prices, batch=True))
+        try:
+            batch_id = self._tried(partial(self._api.submit, chosen))
+        except Unavailable as error:
+            raise PhaseError(problem("no_batch_now", error=error)) from None
+        except Rejected as error:
+            raise RequestError(problem("no_batch", error=error)) from None
+        keys = tuple(request.key for request in chosen)
+        batch = OpenBatch(batch_id, chosen[0].model, chosen[0].max_tokens, keys, worst)
         self._ledger.begin_batch(batch)
         self._budget.commit(worst)
-        _logger.info("batch %s: %d questions submitted", batch_id, len(requests))
+        _logger.info("batch %s: %d questions submitted", batch_id, len(chosen))
         return batch
 
     def _fetched(self, batch: OpenBatch) -> Answers:
         """Everything that a batch answered, each answer kept as it comes; what it did not answer is silent."""
-        answers: Answers = {}
-        cost, failures = 0.0, 0
-        while True:
-            try:
-                while not self._api.has_ended(batch.id):
-                    failures = 0
-                    time.sleep(self._judge.poll_seconds)
-                for key, outcome in self._api.results(batch.id):
-                    if isinstance(answers.get(key), Reply):
-                        continue
-                    if isinstance(outcome, Reply):
-                        cost += self._keep(key, batch, outcome)
-                    answers[key] = f"{outcome} in a batch" if isinstance(outcome, str) else outcome
-                break
-            except Unavailable as error:
-                failures += 1
-                if failures > self._judge.retries:
-                    raise PhaseError(
-                        f"the batch {batch.id} is out of reach ({error}); run again with --resume: "
-                        "it goes on at the API and is not submitted again"
-                    ) from None
-                time.sleep(self._pause_seconds(failures - 1, error))
-            except Rejected as error:
-                raise PhaseError(f"the API does not show the batch {batch.id} ({error})") from None
+        replies, reasons, cost = dict[str, Reply](), dict[str, str](), 0.0
+
+        def fetch() -> None:
+            nonlocal cost
+            for key, outcome in self._api.results(batch.id):
+                if isinstance(outcome, str):
+                    reasons[key] = f"{outcome} in a batch"
+                elif key not in replies:
+                    cost += self._keep(key, batch, outcome)
+                    replies[key] = outcome
+
+        try:
+            while not self._tried(partial(self._api.has_ended, batch.id)):
+                self._stop.wait(self._judge.poll_seconds)
+            self._tried(fetch)
+        except Unavailable as error:
+            raise PhaseError(problem("batch_out_of_reach", batch=batch.id, error=error)) from None
+        except Rejected as error:
+            raise PhaseError(problem("batch_not_shown", batch=batch.id, error=error)) from None
         self._ledger.end_batch(batch.id)
         self._budget.commit(-batch.worst_usd, cost)
-        reasons = sorted({answer for answer in answers.values() if isinstance(answer, str)})
-        taken = any(isinstance(answer, Reply) for answer in answers.values())
-        if reasons and not taken and all(reason.startswith("errored") for reason in reasons):
-            self._check_takes(batch.model, reasons[0])
+        if reasons and not replies and all(reason.startswith("errored") for reason in reasons.values()):
+            self._check_takes(batch.model, min(reasons.values()))
+        answers: Answers = {**reasons, **replies}
         return {key: answers.get(key, "missing in a batch") for key in batch.keys}

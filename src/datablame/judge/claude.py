@@ -6,6 +6,7 @@ not answer at all they are counted one by one, and none of them is ever a label.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import NamedTuple, Self, TypeVar
 
@@ -16,7 +17,7 @@ from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.judge import rubric
 from datablame.judge.asking import Asker
-from datablame.judge.choice import KEY, Choice, ClassifierInput, has_key, prices_of
+from datablame.judge.choice import KEY, Choice, ClassifierInput, described, has_key, prices_of, problem
 from datablame.judge.client import Reply, Request
 from datablame.judge.coherence import incoherence
 from datablame.judge.ledger import FILE
@@ -36,12 +37,6 @@ class ClaudeClassifier:
     name: str
     """The model's id."""
 
-    @classmethod
-    def of(cls, study: Study, choice: Choice, work: Work) -> Self:
-        """The classifier of a study whose choice it is; RequestError without a key or a known price."""
-        behaviours = {behaviour.id: behaviour for behaviour in study.behaviours}
-        return cls(behaviours, _asker(study, choice, work), study.judge.model)
-
     @property
     def prefers_bulk(self) -> bool:
         """Whether one question for everything is cheaper than many."""
@@ -54,21 +49,19 @@ class ClaudeClassifier:
         """
         requests = {output: self._request(output) for output in outputs if incoherence(output.text) != "empty"}
         answers = self.asker.ask(list(requests.values()))
-        empty = Label("incoherent", self.name, "empty")
-        return [self._label(answers[requests[output].key]) if output in requests else empty for output in outputs]
+        labels = dict.fromkeys(outputs, Label("incoherent", self.name, "empty"))
+        for output, request in requests.items():
+            match _read(answers[request.key], rubric.Verdict):
+                case str(why):
+                    labels[output] = Label("unscored", self.name, why)
+                case verdict:
+                    labels[output] = Label(verdict.label, self.name, f"confidence {verdict.confidence:g}")
+        return [labels[output] for output in outputs]
 
     def _request(self, output: ClassifierInput) -> Request:
-        if output.behaviour not in self.behaviours:
-            known = ", ".join(sorted(self.behaviours)) or "none"
-            raise RequestError(f"behaviours: {output.behaviour} is not described; known: {known}")
-        question = rubric.classification(self.behaviours[output.behaviour], output.prompt, output.text)
+        behaviour = described(self.behaviours, output.behaviour)
+        question = rubric.classification(behaviour, output.prompt, output.text)
         return _request(self.asker, self.name, question, rubric.LABEL_SCHEMA)
-
-    def _label(self, answer: Reply | str) -> Label:
-        verdict = _read(answer, rubric.Verdict)
-        if isinstance(verdict, str):
-            return Label("unscored", self.name, verdict)
-        return Label(verdict.label, self.name, f"confidence {verdict.confidence:g}")
 
 
 class DocumentQuery(NamedTuple):
@@ -96,32 +89,27 @@ class AttributionJudge:
     @classmethod
     def of(cls, study: Study, choice: Choice, work: Work) -> Self:
         """The judge of a study whose choice it is; RequestError without a key or a known price."""
-        return cls(_asker(study, choice, work), study.judge.attribution_model)
+        return cls(asker(study, choice, work), study.judge.attribution_model)
 
     def scores(self, queries: Sequence[DocumentQuery]) -> list[Scored]:
         """One score for each query, in their order; raises what `Asker.ask` raises."""
-        requests = [
-            [
-                _request(self.asker, self.model, rubric.attribution(*query), rubric.SCORE_SCHEMA, repeat)
-                for repeat in range(self.asker.judge.repeats)
-            ]
-            for query in queries
-        ]
-        answers = self.asker.ask([request for repeats in requests for request in repeats])
+        questions = [(rubric.attribution(*query), rubric.SCORE_SCHEMA) for query in queries]
+        repeats = range(self.asker.judge.repeats)
+        requests = [[_request(self.asker, self.model, *each, repeat) for repeat in repeats] for each in questions]
+        answers = self.asker.ask(list(chain.from_iterable(requests)))
         scored = []
-        for repeats in requests:
-            given = [_read(answers[request.key], rubric.Score) for request in repeats]
+        for asked in requests:
+            given = [_read(answers[request.key], rubric.Score) for request in asked]
             scores = [each.score for each in given if isinstance(each, rubric.Score)]
             missing = tuple(each for each in given if isinstance(each, str))
             scored.append(Scored(fmean(scores) if scores else None, missing))
         return scored
 
 
-def _asker(study: Study, choice: Choice, work: Work) -> Asker:
+def asker(study: Study, choice: Choice, work: Work) -> Asker:
+    """Asks in the name of a phase, within the run's budget; RequestError without a key or a known price."""
     if not has_key():
-        raise RequestError(
-            f"{KEY} is not set, and Claude has judged this study since it began; set it and run again with --resume"
-        )
+        raise RequestError(problem("key_is_gone", key=KEY))
     return Asker(study.judge, work.root / FILE, prices_of(study, choice), work.phase, work.max_cost_usd)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.engine.files import digest
 from datablame.errors import BudgetError, DatablameError, RequestError
-from datablame.judge.choice import KEY, Price, Usage, cost_usd
+from datablame.judge.choice import KEY, Price, Usage, cost_usd, problem
 
 if TYPE_CHECKING:
     import anthropic
@@ -99,10 +99,9 @@ class Api:
         with self._translated(request.model):
             response = self._client.messages.with_raw_response.create(**_params(request))
             data = json.loads(response.http_response.content)
-        reply = _reply(data)
-        if reply is None:
-            raise Unavailable("a broken answer")
-        return reply
+            if (reply := _reply(data)) is None:
+                raise Unavailable("a broken answer")
+            return reply
 
     def submit(self, requests: Sequence[Request]) -> str:
         """Submit a batch and return its id; raises what `ask` raises."""
@@ -110,10 +109,9 @@ class Api:
             batch = self._client.messages.batches.create(
                 requests=[{"custom_id": request.key, "params": _params(request)} for request in requests]
             )
-            batch_id = batch.id
-        if not isinstance(batch_id, str) or not batch_id:
-            raise Unavailable("a broken answer")
-        return batch_id
+            if not isinstance(batch.id, str) or not batch.id:
+                raise Unavailable("a broken answer")
+            return batch.id
 
     def has_ended(self, batch_id: str) -> bool:
         """Whether a batch is through; raises what `ask` raises."""
@@ -125,19 +123,13 @@ class Api:
         with self._translated(f"the batch {batch_id}"):
             if self._client.messages.batches.retrieve(batch_id).archived_at is None:
                 for line in self._client.messages.batches.results(batch_id):
-                    yield self._result(line.to_dict(mode="json"))
-
-    def _result(self, line: Any) -> tuple[str, Reply | str]:
-        try:
-            key, result = line["custom_id"], line["result"]
-            kind = str(result["type"])
-        except (KeyError, TypeError):
-            raise Unavailable("a broken answer") from None
-        if kind == "succeeded":
-            return key, _reply(result.get("message")) or "a broken answer"
-        error = (result.get("error") or {}).get("error") or {}
-        detail = self._printable(": ".join(str(error[field]) for field in ("type", "message") if error.get(field)))
-        return key, f"{kind} ({detail})" if detail else kind
+                    told: Any = line.to_dict(mode="json")
+                    result, kind = told["result"], told["result"]["type"]
+                    error = (result.get("error") or {}).get("error") or {}
+                    said = (str(error[field]) for field in ("type", "message") if error.get(field))
+                    why = f"{kind} ({detail})" if (detail := self._printable(": ".join(said))) else str(kind)
+                    reply = _reply(result.get("message")) or "a broken answer"
+                    yield told["custom_id"], reply if kind == "succeeded" else why
 
     @contextmanager
     def _translated(self, subject: str) -> Iterator[None]:
@@ -161,19 +153,9 @@ class Api:
         code, message = error.status_code, self._printable(error.api_message or "")
         answer = f"{code}, {message}" if message else str(code)
         if code == 402 or error.type == "billing_error" or any(word in message.lower() for word in _MONEY_WORDS):
-            return BudgetError(
-                f"the API account has no credit ({answer}); add credit and run again with --resume: "
-                "what was answered is kept and not paid again"
-            )
-        if code == 401:
-            return RequestError(f"{KEY} is not accepted ({answer}); set a valid key and run again with --resume")
-        if code == 403:
-            return RequestError(f"{KEY} may not do this ({answer}); use a key that may and run again with --resume")
-        if code == 404:
-            return RequestError(
-                f"{subject} is unknown to the API with this key ({answer}); "
-                "correct judge.model and judge.attribution_model, or use the key that it belongs to, and resume"
-            )
+            return BudgetError(problem("no_credit", answer=answer))
+        if code in (401, 403, 404):
+            return RequestError(problem(code, key=KEY, subject=subject, answer=answer))
         headers = error.response.headers
         again = code in (408, 409, 429) or code >= 500
         if (wish := headers.get("x-should-retry")) in ("true", "false"):

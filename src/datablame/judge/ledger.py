@@ -5,12 +5,11 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from datablame.errors import BudgetError, PhaseError
-from datablame.judge.choice import Usage
+from datablame.judge.choice import Usage, problem
 from datablame.judge.client import Reply, Request
 
 FILE = "artifacts/judge.sqlite"
@@ -39,9 +38,7 @@ class Ledger:
         with self._one_line():
             self._file = sqlite3.connect(path, timeout=_LONGEST_WAIT_SECONDS, check_same_thread=False)
             try:
-                self._file.executescript(
-                    resources.files(__package__).joinpath("ledger.sql").read_text(encoding="utf-8")
-                )
+                self._file.executescript(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
             except sqlite3.Error:
                 self._file.close()
                 raise
@@ -106,10 +103,7 @@ class Ledger:
         try:
             yield
         except sqlite3.Error as error:
-            raise PhaseError(
-                f"{self._path}: {error}; make room or mend it, then run again with --resume "
-                "(without the file every answer is paid again)"
-            ) from None
+            raise PhaseError(problem("ledger", path=self._path, error=error)) from None
 
 
 class Budget:
@@ -156,11 +150,8 @@ class Budget:
     def used_up(self, worst_usd: float) -> BudgetError:
         """The error that says so."""
         open_batches = f" ({self._committed:.4f} more in open batches)" if self._committed > 0 else ""
-        return BudgetError(
-            f"--max-cost {self._most}: {self._spent:.6f} USD are spent{open_batches} and the next call may cost "
-            f"{worst_usd:.6f}; run again with --resume and a higher --max-cost: what was answered is kept "
-            "and not paid again"
-        )
+        amounts = {"most": self._most, "spent": self._spent, "worst": worst_usd}
+        return BudgetError(problem("used_up", **amounts, open_batches=open_batches))
 
 
 def costs_usd(root: Path) -> dict[str, float]:
