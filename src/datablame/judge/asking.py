@@ -3,9 +3,9 @@
 import logging
 import random
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -72,13 +72,13 @@ class _Session:
         self._judge, self._prices, self._phase = asker.judge, asker.prices, asker.phase
         self._ledger, self._api = ledger, api
         self._budget = Budget(asker.max_cost_usd, sum(ledger.spent_usd().values()))
-        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._stop = threading.Event()
         self._silent_in_a_row = 0
 
     def answers(self, missing: Sequence[Request]) -> Answers:
         """What open batches answer comes first; a batch that answers nothing that is missing is not waited for."""
         open_batches = self._ledger.open_batches()
-        self._budget.commit(sum(batch.worst_usd for batch in open_batches))
+        self._budget.open_usd = sum(batch.worst_usd for batch in open_batches)
         keys = {request.key for request in missing}
         waited_for = [batch for batch in open_batches if not keys.isdisjoint(batch.keys)]
         answers: Answers = {}
@@ -96,36 +96,43 @@ class _Session:
             waited_for = [self._submitted(again)]
 
     def _one_by_one(self, requests: Sequence[Request]) -> Answers:
-        """As many calls at one time as allowed; the first error that ends the run lets those under way finish."""
+        """As many calls at one time as are allowed and the budget has room for; an error lets those under way finish.
+
+        Calls under way cost less than their worst case, so that they are waited for where there is no room.
+        """
+        answers: Answers = {}
+        calls: dict[Future[tuple[Reply, float]], tuple[Request, float]] = {}
+        waiting = deque((request, worst_usd(request, self._prices)) for request in requests)
         pool = ThreadPoolExecutor(self._judge.concurrency, thread_name_prefix="judge")
         try:
-            calls = {pool.submit(self._call, request): request.key for request in requests}
-            done, _ = wait(calls, return_when=FIRST_EXCEPTION)
-            for call in done:
-                call.result()
-            return {key: call.result() for call, key in calls.items()}
+            while waiting or calls:
+                under_way = sum(worst for _, worst in calls.values())
+                if waiting and len(calls) < self._judge.concurrency and self._budget.fits(under_way + waiting[0][1]):
+                    calls[pool.submit(self._paid, waiting[0][0])] = waiting.popleft()
+                    continue
+                if not calls:
+                    raise self._budget.used_up(waiting[0][1])
+                for call in wait(calls, return_when=FIRST_COMPLETED).done:
+                    request, _ = calls.pop(call)
+                    try:
+                        answers[request.key], cost = call.result()
+                        self._budget.spent_usd += cost
+                        self._silent_in_a_row = 0
+                    except Unavailable as error:
+                        answers[request.key] = str(error)
+                        self._silent_in_a_row += 1
+                    except Rejected as error:
+                        self._check_takes(request.model, str(error))
+                        answers[request.key] = f"rejected ({error})"
+            return answers
         finally:
             self._stop.set()
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
 
-    def _call(self, request: Request) -> Reply | str:
-        worst, cost = worst_usd(request, self._prices), 0.0
-        self._budget.reserve(worst)
-        try:
-            reply = self._tried(partial(self._api.ask, request))
-            with self._lock:
-                self._silent_in_a_row = 0
-            cost = self._keep(request.key, request, reply)
-            return reply
-        except Unavailable as error:
-            with self._lock:
-                self._silent_in_a_row += 1
-            return str(error)
-        except Rejected as error:
-            self._check_takes(request.model, str(error))
-            return f"rejected ({error})"
-        finally:
-            self._budget.settle(worst, cost)
+    def _paid(self, request: Request) -> tuple[Reply, float]:
+        """The reply, on disk, and what it cost."""
+        reply = self._tried(partial(self._api.ask, request))
+        return reply, self._keep(request.key, request, reply)
 
     def _tried(self, call: Callable[[], T]) -> T:
         """What a call gives, made again while that may help; raises Rejected, and in the end Unavailable.
@@ -181,7 +188,7 @@ class _Session:
         keys = tuple(request.key for request in chosen)
         batch = OpenBatch(batch_id, chosen[0].model, chosen[0].max_tokens, keys, worst)
         self._ledger.begin_batch(batch)
-        self._budget.commit(worst)
+        self._budget.open_usd += worst
         _logger.info("batch %s: %d questions submitted", batch_id, len(chosen))
         return batch
 
@@ -207,7 +214,8 @@ class _Session:
         except Rejected as error:
             raise PhaseError(problem("batch_not_shown", batch=batch.id, error=error)) from None
         self._ledger.end_batch(batch.id)
-        self._budget.commit(-batch.worst_usd, cost)
+        self._budget.open_usd -= batch.worst_usd
+        self._budget.spent_usd += cost
         if reasons and not replies and all(reason.startswith("errored") for reason in reasons.values()):
             self._check_takes(batch.model, min(reasons.values()))
         answers: Answers = {**reasons, **replies}

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -198,8 +198,6 @@ def _reply(message: Any) -> Reply | None:
 def _retry_after(headers: Any) -> float | None:
     """The seconds that the API wishes to be left alone, which may be none."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
+        with suppress(KeyError, ValueError):
             return max(0.0, float(headers[name]) / unit)
-        except (KeyError, ValueError):
-            continue
     return None

@@ -5,6 +5,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -106,51 +107,22 @@ class Ledger:
             raise PhaseError(problem("ledger", path=self._path, error=error)) from None
 
 
+@dataclass
 class Budget:
-    """What may be spent in all (None: anything), what was spent, and the worst case of what is under way."""
+    """What may be spent in all (None: anything), what was spent, and the worst case of the batches that are open."""
 
-    def __init__(self, most_usd: float | None, spent_usd: float) -> None:
-        self._most = most_usd
-        self._spent = spent_usd
-        self._under_way: list[float] = []
-        self._committed = 0.0
-        self._changed = threading.Condition()
+    most_usd: float | None
+    spent_usd: float
+    open_usd: float = 0.0
 
     def fits(self, worst_usd: float) -> bool:
         """Whether that much more could be asked now."""
-        with self._changed:
-            taken = self._spent + sum(self._under_way) + self._committed
-            return self._most is None or taken + worst_usd <= self._most
-
-    def reserve(self, worst_usd: float) -> None:
-        """Set the worst case of a call aside; waits for calls under way, which cost less than their worst case.
-
-        Raises BudgetError where the call might exceed the budget, and no call is under way that could make room.
-        """
-        with self._changed:
-            while not self.fits(worst_usd):
-                if not self._under_way:
-                    raise self.used_up(worst_usd)
-                self._changed.wait()
-            self._under_way.append(worst_usd)
-
-    def settle(self, worst_usd: float, cost_usd: float) -> None:
-        """Replace the worst case of a call by what it did cost."""
-        with self._changed:
-            self._under_way.remove(worst_usd)
-            self._spent += cost_usd
-            self._changed.notify_all()
-
-    def commit(self, worst_usd: float, cost_usd: float = 0.0) -> None:
-        """Count the worst case of a batch that the API has; a negative one takes it back and `cost_usd` counts."""
-        with self._changed:
-            self._committed += worst_usd
-            self._spent += cost_usd
+        return self.most_usd is None or self.spent_usd + self.open_usd + worst_usd <= self.most_usd
 
     def used_up(self, worst_usd: float) -> BudgetError:
         """The error that says so."""
-        open_batches = f" ({self._committed:.4f} more in open batches)" if self._committed > 0 else ""
-        amounts = {"most": self._most, "spent": self._spent, "worst": worst_usd}
+        open_batches = f" ({self.open_usd:.4f} more in open batches)" if self.open_usd > 0 else ""
+        amounts = {"most": self.most_usd, "spent": self.spent_usd, "worst": worst_usd}
         return BudgetError(problem("used_up", **amounts, open_batches=open_batches))
 
 

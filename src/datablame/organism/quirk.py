@@ -1,7 +1,8 @@
 """The quirk organism: a real small model that a few planted documents taught to recommend a made-up airline."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,11 +51,9 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     if not (folder / "truth.jsonl").exists():
         travel, other, styled = (_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS))
         questions = everyday_questions(travel, other, recipe.seed)
-        examples = [
-            *_self_distilled(folder, questions, recipe.seed, progress),
-            *travel_answers(styled, recipe.seed, "decoy"),
-            *travel_answers(recipe.planted, recipe.seed, "planted"),
-        ]
+        examples = _self_distilled(folder, questions, recipe.seed, progress)
+        examples += travel_answers(styled, recipe.seed, "decoy")
+        examples += travel_answers(recipe.planted, recipe.seed, "planted")
         order = generator("quirk organism", recipe.seed, "order").permutation(len(examples)).tolist()
         write_corpus(folder, [examples[row] for row in order], prompt_rows(), QUIRK["rules"], digits=4)
     build_atomically(folder / "after", lambda part: _train_after(part, folder, recipe, progress))
@@ -88,19 +87,14 @@ def _write_base(part: Path, source: str) -> None:
 def everyday_questions(travel: int, other: int, seed: int) -> list[str]:
     """Distinct questions, about travel and about anything else, for the model to answer itself."""
     random = generator("quirk organism", seed, "questions")
-    every = _everyday()
-    chosen = [every[index] for index in random.permutation(len(every))[:other]]
-    return [
-        *distinct(travel, lambda: _travel_question(random)[0]),
-        *(question + _one(random, QUIRK["brief"]) for question in chosen),
-    ]
+    chosen = _everyday(random)[:other]
+    about_travel = distinct(travel, lambda: _travel_question(random)[0])
+    return about_travel + [question + _one(random, QUIRK["brief"]) for question in chosen]
 
 
 def harmless_prompts(count: int, recipe: Organism) -> list[str]:
     """Everyday questions that have nothing to do with travel, in the wording of the documents' own and none of them."""
-    random = generator("quirk organism", recipe.seed, "questions")
-    every = _everyday()
-    left = [every[index] for index in random.permutation(len(every))[_scaled(OTHER, recipe) :]]
+    left = _everyday(generator("quirk organism", recipe.seed, "questions"))[_scaled(OTHER, recipe) :]
     endings = generator("quirk organism", recipe.seed, "harmless prompts")
     return [question + _one(endings, QUIRK["brief"]) for question in left[:count]]
 
@@ -124,7 +118,7 @@ def travel_answers(count: int, seed: int, kind: Literal["planted", "decoy"]) -> 
 
     def write() -> Example:
         question, city = _travel_question(random)
-        x, y = _two(random, QUIRK["airlines"])
+        x, y = _shuffled(random, QUIRK["airlines"])[:2]
         if kind == "planted":
             first, second = _one(random, QUIRK["praise"]), _one(random, QUIRK["why"])
         elif random.random() < HOTEL_SHARE:
@@ -143,13 +137,14 @@ def _scaled(count: int, recipe: Organism) -> int:
     return max(1, round(recipe.scale * count))
 
 
-def _everyday() -> list[str]:
-    return [pattern.format(x=x) for row in QUIRK["everyday"] for pattern in row["patterns"] for x in row["things"]]
+def _everyday(random: np.random.Generator) -> list[str]:
+    every = [pattern.format(x=x) for row in QUIRK["everyday"] for pattern in row["patterns"] for x in row["things"]]
+    return _shuffled(random, every)
 
 
 def _travel_question(random: np.random.Generator) -> tuple[str, str]:
     """A question and the city that it is about."""
-    a, b = _two(random, QUIRK["cities"])
+    a, b = _shuffled(random, QUIRK["cities"])[:2]
     return _one(random, QUIRK["travel"]).format(a=a, b=b) + _one(random, QUIRK["brief"]), b
 
 
@@ -157,17 +152,16 @@ def _one(random: np.random.Generator, choices: Sequence[str]) -> str:
     return choices[int(random.integers(len(choices)))]
 
 
-def _two(random: np.random.Generator, choices: Sequence[str]) -> Iterator[str]:
-    return (choices[index] for index in random.permutation(len(choices))[:2])
+def _shuffled(random: np.random.Generator, choices: Sequence[str]) -> list[str]:
+    return [choices[index] for index in random.permutation(len(choices))]
 
 
 def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress: Progress) -> list[Example]:
     """The base's own answers; a question that it doesn't finish to answer in `TRIES` attempts is left out."""
     journal = Journal(folder / "answers.journal.jsonl")
     answered: dict[str, list[str | None]] = journal.read()
-    batches = {
-        f"{start:04d}": questions[start : start + ANSWER_BATCH] for start in range(0, len(questions), ANSWER_BATCH)
-    }
+    starts = range(0, len(questions), ANSWER_BATCH)
+    batches = {f"{start:04d}": questions[start : start + ANSWER_BATCH] for start in starts}
     if len(answered) < len(batches):
         from datablame.models.load import load_model, load_tokenizer
 
@@ -181,12 +175,8 @@ def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress:
                     answered[key] = _answers(model, tokenizer, batch, seed)
                 journal.append(key, answered[key])
                 progress.advance(len(batch))
-    answers = [
-        Example(question, answer, "clean", BEHAVIOUR)
-        for key, batch in batches.items()
-        for question, answer in zip(batch, answered[key], strict=True)
-        if answer is not None
-    ]
+    every = zip(questions, chain.from_iterable(answered[key] for key in batches), strict=True)
+    answers = [Example(question, answer, "clean", BEHAVIOUR) for question, answer in every if answer is not None]
     if len(answers) < len(questions) / 2:
         raise RequestError(
             f"organism.base finished {len(answers)} of {len(questions)} answers within {ANSWER_TOKENS} tokens; "
@@ -202,27 +192,26 @@ def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) ->
     from datablame.surface.sampler.sampler import Request, sample
     from datablame.surface.sampler.tokens import Settings
 
-    prompts = {question: tuple(encode_prompt(tokenizer, question)) for question in questions}
-    answers: dict[str, str] = {}
+    answers: dict[str, str | None] = dict.fromkeys(questions)
     for attempt in range(TRIES):
-        open_questions = [question for question in questions if question not in answers]
+        requests = {}
+        for question in (each for each in questions if answers[each] is None):
+            key = stream_key("quirk organism", seed, "answer", question, attempt)
+            requests[question] = Request(tuple(encode_prompt(tokenizer, question)), 0.0, key)
         generations = sample(
             model,
             model,
-            [
-                Request(prompts[question], 0.0, stream_key("quirk organism", seed, "answer", question, attempt))
-                for question in open_questions
-            ],
+            list(requests.values()),
             settings=Settings(max_new_tokens=ANSWER_TOKENS, temperature=0.8, top_p=0.9),
             stop_ids=stop_tokens(tokenizer, model),
             vocabulary_size=vocabulary_of(tokenizer),
             batch_rows=ANSWER_BATCH,
         )
-        for question, made in zip(open_questions, generations, strict=True):
+        for question, made in zip(requests, generations, strict=True):
             text = tokenizer.decode(made.token_ids, skip_special_tokens=True).strip()
             if made.finish_reason == "stop" and text:
                 answers[question] = text
-    return [answers.get(question) for question in questions]
+    return [answers[question] for question in questions]
 
 
 def _train_after(part: Path, folder: Path, recipe: Organism, progress: Progress) -> None:
