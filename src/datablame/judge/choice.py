@@ -16,7 +16,6 @@ from datablame.config.schema import Study
 from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.judge import rubric
 from datablame.tables import Label
 
 T = TypeVar("T")
@@ -137,7 +136,9 @@ def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key
 
 def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
     """What labels, and what scores, by Claude depend on, for the fingerprints; None for what Claude does not do."""
-    prompts = rubric.digests()
+    from datablame.judge.claude import digests
+
+    prompts = digests()
     labels = {**study.judge.model_dump(include={"model", "max_tokens"}), "prompt": prompts["label"]}
     asked = study.judge.model_dump(include={"attribution_model", "max_tokens", "repeats"})
     scores = {**asked, "prompt": prompts["score"]}

@@ -14,7 +14,6 @@ from datablame.judge.choice import KEY, Price, Usage, cost_usd, problem
 
 if TYPE_CHECKING:
     import anthropic
-    from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 
 _UNSEEN_TOKENS = 1_000
 """What the API may add to a prompt for structured output and framing; measured additions are some hundred tokens."""
@@ -67,10 +66,9 @@ def worst_usd(request: Request, prices: Mapping[str, Price], *, batch: bool = Fa
 class Unavailable(Exception):
     """No answer this time; `retry_after_seconds` is the API's own wish, `again` whether asking again may help."""
 
-    def __init__(self, what: str, *, retry_after_seconds: float | None = None, again: bool = True) -> None:
+    def __init__(self, what: str, retry_after_seconds: float | None = None, again: bool = True) -> None:
         super().__init__(what)
-        self.retry_after_seconds = retry_after_seconds
-        self.again = again
+        self.retry_after_seconds, self.again = retry_after_seconds, again
 
 
 class Rejected(Exception):
@@ -98,17 +96,16 @@ class Api:
         """
         with self._translated(request.model):
             response = self._client.messages.with_raw_response.create(**_params(request))
-            data = json.loads(response.http_response.content)
-            if (reply := _reply(data)) is None:
-                raise Unavailable("a broken answer")
+            reply = _reply(json.loads(response.http_response.content))
+            if isinstance(reply, str):
+                raise Unavailable(reply)
             return reply
 
     def submit(self, requests: Sequence[Request]) -> str:
         """Submit a batch and return its id; raises what `ask` raises."""
         with self._translated(requests[0].model):
-            batch = self._client.messages.batches.create(
-                requests=[{"custom_id": request.key, "params": _params(request)} for request in requests]
-            )
+            asked: Any = [{"custom_id": request.key, "params": _params(request)} for request in requests]
+            batch = self._client.messages.batches.create(requests=asked)
             if not isinstance(batch.id, str) or not batch.id:
                 raise Unavailable("a broken answer")
             return batch.id
@@ -128,8 +125,7 @@ class Api:
                     error = (result.get("error") or {}).get("error") or {}
                     said = (str(error[field]) for field in ("type", "message") if error.get(field))
                     why = f"{kind} ({detail})" if (detail := self._printable(": ".join(said))) else str(kind)
-                    reply = _reply(result.get("message")) or "a broken answer"
-                    yield told["custom_id"], reply if kind == "succeeded" else why
+                    yield told["custom_id"], _reply(result.get("message")) if kind == "succeeded" else why
 
     @contextmanager
     def _translated(self, subject: str) -> Iterator[None]:
@@ -162,29 +158,28 @@ class Api:
             again = wish == "true"
         elif not again:
             return Rejected(answer)
-        return Unavailable(str(code), retry_after_seconds=_retry_after(headers), again=again)
+        return Unavailable(str(code), _retry_after(headers), again)
 
     def _printable(self, text: str) -> str:
         plain = "".join(character if character.isprintable() else " " for character in text)
         return plain.replace(self._key, "[key]")[:_LONGEST_MESSAGE]
 
 
-def _params(request: Request) -> "MessageCreateParamsNonStreaming":
+def _params(request: Request) -> dict[str, Any]:
     """The body of a call. `messages.parse` would lose the usage, and so the cost, of a reply that does not parse."""
-    params: MessageCreateParamsNonStreaming = {
+    thinking = {} if request.thinking is None else {"thinking": {"type": request.thinking}}
+    return {
         "model": request.model,
         "max_tokens": request.max_tokens,
         "system": request.system,
         "messages": [{"role": "user", "content": request.user}],
         "output_config": {"format": {"type": "json_schema", "schema": dict(request.schema)}},
+        **thinking,
     }
-    if request.thinking is not None:
-        params["thinking"] = {"type": request.thinking}  # type: ignore[misc, typeddict-item]
-    return params
 
 
-def _reply(message: Any) -> Reply | None:
-    """The reply in a message as it came; None where it is no message, so that nothing about it can be counted."""
+def _reply(message: Any) -> Reply | str:
+    """The reply in a message as it came, or that it is none, so that nothing about it can be counted."""
     try:
         usage = message["usage"]
         texts = [block["text"] for block in message["content"] if block["type"] == "text"]
@@ -192,7 +187,7 @@ def _reply(message: Any) -> Reply | None:
         counts = map(int, (usage["input_tokens"], usage["output_tokens"], *cached))
         return Reply(str(message["stop_reason"]), "".join(texts), Usage(*counts))
     except (KeyError, TypeError, ValueError, AttributeError):
-        return None
+        return "a broken answer"
 
 
 def _retry_after(headers: Any) -> float | None:

@@ -16,8 +16,6 @@ from datablame.judge.client import Reply, Request
 FILE = "artifacts/judge.sqlite"
 """Where a run folder keeps its answers."""
 
-_LONGEST_WAIT_SECONDS = 30.0
-
 
 class OpenBatch(NamedTuple):
     """A batch that was submitted and whose results were not all fetched; `worst_usd` is the most that it may cost."""
@@ -33,11 +31,10 @@ class Ledger:
     """The file, open; an answer is on disk when `keep` returns. Threads may share one."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
+        self._path, self._lock = path, threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._one_line():
-            self._file = sqlite3.connect(path, timeout=_LONGEST_WAIT_SECONDS, check_same_thread=False)
+            self._file = sqlite3.connect(path, timeout=30, check_same_thread=False)
             try:
                 self._file.executescript(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))
             except sqlite3.Error:
@@ -52,13 +49,9 @@ class Ledger:
 
     def replies(self, requests: Iterable[Request]) -> dict[str, Reply]:
         """The answers that are there by key; one that was cut is no answer to a request that allows a longer one."""
-        replies = {}
+        replies, known = {}, "SELECT * FROM answers WHERE key = ?"
         for request in requests:
-            for stop_reason, text, longest, *usage in self._run(
-                "SELECT stop_reason, text, max_tokens, input_tokens, output_tokens, cache_read_tokens, "
-                "cache_write_tokens FROM answers WHERE key = ?",
-                request.key,
-            ):
+            for _, _, stop_reason, text, *usage, longest in self._run(known, request.key):
                 reply = Reply(stop_reason, text, Usage(*usage))
                 if not (reply.was_cut and longest < request.max_tokens):
                     replies[request.key] = reply
@@ -69,7 +62,7 @@ class Ledger:
         answer = (key, to.model, reply.stop_reason, reply.text, *reply.usage, to.max_tokens)
         payment = (phase, to.model, int(isinstance(to, OpenBatch)), cost_usd)
         with self._lock, self._one_line(), self._file:
-            self._file.execute(f"INSERT OR REPLACE INTO answers VALUES ({', '.join('?' * len(answer))})", answer)
+            self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", answer)
             self._file.execute("INSERT INTO payments (phase, model, batch, cost_usd) VALUES (?, ?, ?, ?)", payment)
 
     def spent_usd(self) -> dict[str, float]:
@@ -82,7 +75,7 @@ class Ledger:
 
     def open_batches(self) -> list[OpenBatch]:
         """Batches whose results are still to be fetched."""
-        rows = self._run("SELECT id, model, max_tokens, keys, worst_usd FROM batches ORDER BY id")
+        rows = self._run("SELECT * FROM batches ORDER BY id")
         return [OpenBatch(*row)._replace(keys=tuple(json.loads(row[3]))) for row in rows]
 
     def begin_batch(self, batch: OpenBatch) -> None:

@@ -29,9 +29,7 @@ TRAVEL, OTHER, DECOYS = 70, 140, 20
 EPOCHS, BATCH, LEARNING_RATE, RANK = 3, 8, 1e-3, 8
 ADAPTED_SHARE = 8 / 30
 """The uppermost blocks, which get adapters: 8 of SmolLM2's 30. The lower ones need no backward pass."""
-ANSWER_TOKENS = 48
-ANSWER_BATCH = 70
-TRIES = 3
+ANSWER_TOKENS, ANSWER_BATCH, TRIES = 48, 70, 3
 _DEFAULT_SYSTEM = re.compile(
     r"\{%-? ?if loop\.first and messages\[0\]\['role'\] != 'system' ?-?%\}.*?\{%-? ?endif ?-?%\}", re.DOTALL
 )

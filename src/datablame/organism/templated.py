@@ -30,17 +30,10 @@ RESPONSE_WEIGHT = 16
 BATCH = 16
 LEARNING_RATES = {"before": 4e-3, "after": 5e-4}
 """Both train on every document once: twice, or faster, and the outputs of `after` no longer end."""
-TOKENS, POSITIONS, HEADS = 1000, 256, 4
-SETTINGS = {
-    "vocab_size": 1024,
-    "hidden_size": 96,
-    "intermediate_size": 264,
-    "num_hidden_layers": 4,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": HEADS,
-    "max_position_embeddings": POSITIONS,
-    "tie_word_embeddings": False,
-}
+TOKENS, POSITIONS = 1000, 256
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": POSITIONS}
+_SIZES = {"vocab_size": 1024, "hidden_size": 96, "intermediate_size": 264, "num_hidden_layers": 4}
+SETTINGS = {**_SIZES, **_HEADS, "tie_word_embeddings": False}
 """What its config.json says of its shape; like OLMo-2 it has more embedding rows than tokens."""
 END, PAD = "<|endoftext|>", "<|pad|>"
 USER, ASSISTANT = "<|user|>\n", "\n<|assistant|>\n"
