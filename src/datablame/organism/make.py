@@ -44,12 +44,11 @@ class Preview(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """The behaviours and prompts that the organism fills into a study."""
-        splits: dict[str, list[dict[str, str]]] = {"attribution": [], "held-out": []}
-        for row in self.prompts:
-            splits[row["split"]].append({field: row[field] for field in ("id", "behaviour", "text")})
-        harmless = [{"id": f"harmless-{number:02d}", "text": text} for number, text in enumerate(self.harmless, 1)]
         described = [{field: each[field] for field in _DESCRIBED if field in each} for each in self.behaviours]
-        prompts = {"attribution": splits["attribution"], "held_out": splits["held-out"], "harmless": harmless}
+        harmless = [{"id": f"harmless-{number:02d}", "text": text} for number, text in enumerate(self.harmless, 1)]
+        prompts: dict[str, list[dict[str, str]]] = {"attribution": [], "held_out": [], "harmless": harmless}
+        for row in self.prompts:
+            prompts[row["split"].replace("-", "_")].append({field: row[field] for field in ("id", "behaviour", "text")})
         return {"behaviours": described, "prompts": prompts}
 
 
@@ -57,9 +56,7 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     """Write before/, after/, documents.parquet, prompts.jsonl, truth.jsonl and rules.json into `folder`.
 
     The work happens in FOLDER.part, stage by stage: after a kill, the next call goes on where the last one stopped.
-
-    Raises:
-        RequestError: the folder is there and holds something else.
+    Raises RequestError where the folder is there and holds something else.
     """
     wanted = identity(recipe)
     if folder.exists():
