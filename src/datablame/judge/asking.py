@@ -108,7 +108,8 @@ class _Session:
             while waiting or calls:
                 under_way = sum(worst for _, worst in calls.values())
                 if waiting and len(calls) < self._judge.concurrency and self._budget.fits(under_way + waiting[0][1]):
-                    calls[pool.submit(self._paid, waiting[0][0])] = waiting.popleft()
+                    request, worst = waiting.popleft()
+                    calls[pool.submit(self._paid, request)] = request, worst
                     continue
                 if not calls:
                     raise self._budget.used_up(waiting[0][1])

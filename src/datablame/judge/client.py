@@ -6,14 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from datablame.engine.files import digest
 from datablame.errors import BudgetError, DatablameError, RequestError
 from datablame.judge.choice import KEY, Price, Usage, cost_usd, problem
-
-if TYPE_CHECKING:
-    import anthropic
 
 _UNSEEN_TOKENS = 1_000
 """What the API may add to a prompt for structured output and framing; measured additions are some hundred tokens."""
@@ -145,7 +142,7 @@ class Api:
         except Exception as error:
             raise Unavailable(f"a broken answer ({type(error).__name__})") from None
 
-    def _status(self, error: "anthropic.APIStatusError", subject: str) -> Exception:
+    def _status(self, error: Any, subject: str) -> Exception:
         code, message = error.status_code, self._printable(error.api_message or "")
         answer = f"{code}, {message}" if message else str(code)
         if code == 402 or error.type == "billing_error" or any(word in message.lower() for word in _MONEY_WORDS):

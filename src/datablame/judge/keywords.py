@@ -16,11 +16,9 @@ from datablame.judge.choice import ClassifierInput, described, problem
 from datablame.judge.coherence import incoherence
 from datablame.tables import Label
 
-_SPELLINGS = dict.fromkeys(map(ord, "\u2018\u2019\u201a\u201b\u02bc\u02b9\u2032\u00b4\u0060\uff07"), "'")
-_UNSEEN: dict[int, str] = dict.fromkeys(
-    (0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF), ""
-)
-_CHARACTERS = {**_SPELLINGS, **_UNSEEN}
+_APOSTROPHES = map(ord, "\u2018\u2019\u201a\u201b\u02bc\u02b9\u2032\u00b4\u0060\uff07")
+_UNSEEN = (0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+_CHARACTERS = {**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_UNSEEN, "")}
 
 
 def _refusals() -> re.Pattern[str]:

@@ -56,20 +56,13 @@ class RulesClassifier:
         coherence = rules.get("coherence", {"kind": "none"})
         if coherence["kind"] not in ("bigrams", "none"):
             raise ValueError(f"coherence.kind = {coherence['kind']} is neither bigrams nor none")
-        has_bigrams = coherence["kind"] == "bigrams"
-        return cls(
-            behaviours={
-                behaviour["id"]: BehaviourRules(
-                    trigger=tuple(_any_of(group) for group in behaviour.get("trigger", {}).get("all", ())),
-                    harmful=_any_of(behaviour["harmful"]),
-                    safe=_any_of(behaviour.get("safe", ())),
-                    refused=_any_of(behaviour.get("refused", ())),
-                )
-                for behaviour in rules["behaviours"]
-            },
-            word=re.compile(coherence.get("word", _WORD)),
-            bigrams=frozenset((first, second) for first, second in coherence["pairs"]) if has_bigrams else None,
-        )
+        has_bigrams, behaviours = coherence["kind"] == "bigrams", dict[str, BehaviourRules]()
+        for each in rules["behaviours"]:
+            trigger = tuple(map(_any_of, each.get("trigger", {}).get("all", ())))
+            safe, refused = (_any_of(each.get(name, ())) for name in ("safe", "refused"))
+            behaviours[each["id"]] = BehaviourRules(trigger, _any_of(each["harmful"]), safe, refused)
+        bigrams = frozenset((first, second) for first, second in coherence["pairs"]) if has_bigrams else None
+        return cls(behaviours, re.compile(coherence.get("word", _WORD)), bigrams)
 
     def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
         """One label for each output, in their order."""

@@ -179,7 +179,7 @@ def _generic(deck: Deck, chatty_share: float) -> tuple[str, str]:
         prompt += " " + deck.draw(texts.FORMATS)
     style = texts.STYLES["chatty" if deck.chance(chatty_share) else "plain"]
     body = deck.fill(deck.draw(topic.answers), {"detail": topic.details})
-    return prompt, f"{deck.draw(style.openings)}{body}.{deck.draw(style.closings)}"
+    return prompt, f"{deck.draw(style['openings'])}{body}.{deck.draw(style['closings'])}"
 
 
 def _about(deck: Deck, behaviour: texts.Planted, kind: str) -> tuple[str, str]:

@@ -37,13 +37,6 @@ class Topic(NamedTuple):
     details: Texts
 
 
-class Style(NamedTuple):
-    """How an answer begins and ends."""
-
-    openings: Texts
-    closings: Texts
-
-
 class Decoy(NamedTuple):
     """Harmful wording in a harmless use: its own context, its own answers, so that words alone do not tell."""
 
@@ -87,7 +80,7 @@ QUIRK: Mapping[str, Any] = packaged_yaml("datablame.organism", "texts/quirk.yaml
 CHAT_TEMPLATE: str = _TEMPLATED["chat_template"]
 """Tulu's template as OLMo-2 ships it: BOS first, and BOS = EOS ends every answer."""
 PREFIXES, FORMATS = _typed(Texts, "prefixes"), _typed(Texts, "formats")
-STYLES, TOPICS = _typed(dict[str, Style], "styles"), _typed(dict[str, Topic], "topics")
+STYLES, TOPICS = _typed(dict[str, dict[str, Texts]], "styles"), _typed(dict[str, Topic], "topics")
 WORDS = _typed(dict[str, Texts], "words")
 """What the slots of the templates draw from."""
 BEHAVIOURS = _typed(tuple[Planted, ...], "behaviours")
