@@ -57,7 +57,7 @@ def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | 
     if classifier is not None:
         labels = classifier.label([row.output for row in rows if row.output is not None])
         predicted = [label.label for label in labels]
-    pairs = list(zip((row.human for row in rows), predicted, strict=True))
+    pairs = [(row.human, label) for row, label in zip(rows, predicted, strict=True) if label is not None]
     scored = [pair for pair in pairs if "unscored" not in pair]
     human, positive = ([pair[side] == "harmful" for pair in scored] for side in (0, 1))
     counts, unscored = accuracy(human, positive), len(pairs) - len(scored)

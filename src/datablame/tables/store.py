@@ -54,16 +54,18 @@ def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **wh
 
     if not path.exists():
         return []
+    kind: Any = row
     filters = [(name, "in" if isinstance(value, set) else "=", value) for name, value in where.items()] or None
     found = pq.read_table(path, columns=columns, filters=filters).to_pylist()
-    if any(pa.types.is_nested(each.type) for each in schema_of(row)):
-        return _adapter(row).validate_python(found)
+    if any(pa.types.is_nested(each.type) for each in schema_of(kind)):
+        return _adapter(kind).validate_python(found)
     return [row(**each) for each in found]
 
 
 def object_of(path: Path, row: type[T]) -> T | None:
     """The one row of a JSON file; None where there is no file."""
-    return _adapter(row).validate_json(b"[" + path.read_bytes() + b"]")[0] if path.exists() else None
+    kind: Any = row
+    return _adapter(kind).validate_json(b"[" + path.read_bytes() + b"]")[0] if path.exists() else None
 
 
 def encoded(row: type[T], rows: "Sequence[T] | T | pa.Table") -> bytes:
@@ -71,12 +73,13 @@ def encoded(row: type[T], rows: "Sequence[T] | T | pa.Table") -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    kind: Any = row
     if isinstance(rows, row):
-        plain = _adapter(row).dump_python([rows], mode="json")[0]
+        plain = _adapter(kind).dump_python([rows], mode="json")[0]
         return (json.dumps(plain, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     columns: Any = rows
     if not isinstance(rows, pa.Table):
-        plain, schema = _adapter(row).dump_python(list(columns)), schema_of(row)
+        plain, schema = _adapter(kind).dump_python(list(columns)), schema_of(kind)
         columns = pa.table({name: [each[name] for each in plain] for name in schema.names}, schema=schema)
     buffer = io.BytesIO()
     pq.write_table(columns, buffer, compression="zstd")
