@@ -23,7 +23,7 @@ from datablame.config.judge import Judge
 from datablame.config.schema import Behaviour, Study
 from datablame.errors import BudgetError, PhaseError, RequestError
 from datablame.judge import claude
-from datablame.judge.asking import Asker
+from datablame.judge.asking import FILE, Asker, Ledger, OpenBatch, costs_usd
 from datablame.judge.choice import (
     PRICES,
     Choice,
@@ -39,7 +39,6 @@ from datablame.judge.choice import (
 )
 from datablame.judge.claude import AttributionJudge, ClaudeClassifier, DocumentQuery
 from datablame.judge.client import Reply, Request, worst_usd
-from datablame.judge.ledger import FILE, Ledger, OpenBatch, costs_usd
 from datablame.tables import Document, Label, Message
 
 MODEL = "claude-haiku-5-5"

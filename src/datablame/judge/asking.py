@@ -1,27 +1,33 @@
-"""Asking many questions: each is paid once, whatever fails in between, and none beyond the budget."""
+"""Asking many questions: each is paid once, whatever fails in between, and none beyond the budget.
 
+Every answer that was paid for stands in one SQLite file of the run folder, which outlives kills.
+"""
+
+import json
 import logging
 import random
+import sqlite3
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from datablame.config.judge import Judge
-from datablame.errors import PhaseError, RequestError
-from datablame.judge.choice import Price, cost_usd, problem
+from datablame.errors import BudgetError, PhaseError, RequestError
+from datablame.judge.choice import Price, Usage, cost_usd, problem
 from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, worst_usd
-from datablame.judge.ledger import Budget, Ledger, OpenBatch
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
+FILE = "artifacts/judge.sqlite"
+"""Where a run folder keeps its answers."""
 MOST_BATCH_REQUESTS = 100_000
 MOST_BATCH_BYTES = 250_000_000
 """The API takes 256 MB; the rest is room for what surrounds the requests."""
@@ -35,6 +41,89 @@ _OUTAGE = 3
 
 Answers = dict[str, Reply | str]
 """A reply or the reason for its absence, by key."""
+
+
+class OpenBatch(NamedTuple):
+    """A batch that was submitted and whose results were not all fetched; `worst_usd` is the most that it may cost."""
+
+    id: str
+    model: str
+    max_tokens: int
+    keys: tuple[str, ...]
+    worst_usd: float
+
+
+class Ledger:
+    """The file, open; an answer is on disk when `keep` returns. Threads may share one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._one_line():
+            self._file = sqlite3.connect(path, timeout=30, check_same_thread=False)
+            try:
+                self._file.executescript(Path(__file__).with_name("ledger.sql").read_text(encoding="utf-8"))
+            except sqlite3.Error:
+                self._file.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def replies(self, requests: Iterable[Request]) -> dict[str, Reply]:
+        """The answers that are there by key; one that was cut is no answer to a request that allows a longer one."""
+        replies, known = {}, "SELECT * FROM answers WHERE key = ?"
+        for request in requests:
+            for _, _, stop_reason, text, *usage, longest in self._run(known, request.key):
+                reply = Reply(stop_reason, text, Usage(*usage))
+                if not (reply.was_cut and longest < request.max_tokens):
+                    replies[request.key] = reply
+        return replies
+
+    def keep(self, key: str, to: Request | OpenBatch, reply: Reply, cost_usd: float, phase: str) -> None:
+        """Put one answer, to a request or to one of a batch, and what it cost on disk."""
+        answer = (key, to.model, reply.stop_reason, reply.text, *reply.usage, to.max_tokens)
+        payment = (phase, to.model, int(isinstance(to, OpenBatch)), cost_usd)
+        with self._lock, self._one_line(), self._file:
+            self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", answer)
+            self._file.execute("INSERT INTO payments (phase, model, batch, cost_usd) VALUES (?, ?, ?, ?)", payment)
+
+    def spent_usd(self) -> dict[str, float]:
+        """What all answers cost, over every run and resume, by phase."""
+        return dict(self._run("SELECT phase, SUM(cost_usd) FROM payments GROUP BY phase"))
+
+    def has_answer_of(self, model: str) -> bool:
+        """Whether the model has ever answered here."""
+        return bool(self._run("SELECT 1 FROM answers WHERE model = ? LIMIT 1", model))
+
+    def open_batches(self) -> list[OpenBatch]:
+        """Batches whose results are still to be fetched."""
+        rows = self._run("SELECT * FROM batches ORDER BY id")
+        return [OpenBatch(*row)._replace(keys=tuple(json.loads(row[3]))) for row in rows]
+
+    def begin_batch(self, batch: OpenBatch) -> None:
+        """Put a submitted batch on disk, so that a later run fetches it instead of asking again."""
+        self._run("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", *batch[:3], json.dumps(batch.keys), batch.worst_usd)
+
+    def end_batch(self, batch_id: str) -> None:
+        """Forget a batch whose results were all fetched."""
+        self._run("DELETE FROM batches WHERE id = ?", batch_id)
+
+    def _run(self, statement: str, *values: object) -> list[Any]:
+        """The rows of one statement, which is on disk then."""
+        with self._lock, self._one_line(), self._file:
+            return self._file.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """Turns an error of the file into one line."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise PhaseError(problem("ledger", path=self._path, error=error)) from None
 
 
 @dataclass(frozen=True)
@@ -66,19 +155,19 @@ class Asker:
 
 
 class _Session:
-    """One round of asking."""
+    """One round of asking: what is spent, and the worst case of the batches that are open, never exceed the budget."""
 
     def __init__(self, asker: Asker, ledger: Ledger, api: Api) -> None:
         self._judge, self._prices, self._phase = asker.judge, asker.prices, asker.phase
         self._ledger, self._api = ledger, api
-        self._budget = Budget(asker.max_cost_usd, sum(ledger.spent_usd().values()))
+        self._most_usd, self._spent_usd, self._open_usd = asker.max_cost_usd, sum(ledger.spent_usd().values()), 0.0
         self._stop = threading.Event()
         self._silent_in_a_row = 0
 
     def answers(self, missing: Sequence[Request]) -> Answers:
         """What open batches answer comes first; a batch that answers nothing that is missing is not waited for."""
         open_batches = self._ledger.open_batches()
-        self._budget.open_usd = sum(batch.worst_usd for batch in open_batches)
+        self._open_usd = sum(batch.worst_usd for batch in open_batches)
         keys = {request.key for request in missing}
         waited_for = [batch for batch in open_batches if not keys.isdisjoint(batch.keys)]
         answers: Answers = {}
@@ -107,17 +196,17 @@ class _Session:
         try:
             while waiting or calls:
                 under_way = sum(worst for _, worst in calls.values())
-                if waiting and len(calls) < self._judge.concurrency and self._budget.fits(under_way + waiting[0][1]):
+                if waiting and len(calls) < self._judge.concurrency and self._fits(under_way + waiting[0][1]):
                     request, worst = waiting.popleft()
                     calls[pool.submit(self._paid, request)] = request, worst
                     continue
                 if not calls:
-                    raise self._budget.used_up(waiting[0][1])
+                    raise self._used_up(waiting[0][1])
                 for call in wait(calls, return_when=FIRST_COMPLETED).done:
                     request, _ = calls.pop(call)
                     try:
                         answers[request.key], cost = call.result()
-                        self._budget.spent_usd += cost
+                        self._spent_usd += cost
                         self._silent_in_a_row = 0
                     except Unavailable as error:
                         answers[request.key] = str(error)
@@ -129,6 +218,14 @@ class _Session:
         finally:
             self._stop.set()
             pool.shutdown()
+
+    def _fits(self, worst_usd: float) -> bool:
+        return self._most_usd is None or self._spent_usd + self._open_usd + worst_usd <= self._most_usd
+
+    def _used_up(self, worst_usd: float) -> BudgetError:
+        open_batches = f" ({self._open_usd:.4f} more in open batches)" if self._open_usd > 0 else ""
+        amounts = {"most": self._most_usd, "spent": self._spent_usd, "worst": worst_usd}
+        return BudgetError(problem("used_up", **amounts, open_batches=open_batches))
 
     def _paid(self, request: Request) -> tuple[Reply, float]:
         """The reply, on disk, and what it cost."""
@@ -174,12 +271,12 @@ class _Session:
         for request in requests[:MOST_BATCH_REQUESTS]:
             more = worst_usd(request, self._prices, batch=True)
             size += 2 * request.most_tokens
-            if size > MOST_BATCH_BYTES or not self._budget.fits(worst + more):
+            if size > MOST_BATCH_BYTES or not self._fits(worst + more):
                 break
             chosen.append(request)
             worst += more
         if not chosen:
-            raise self._budget.used_up(worst_usd(requests[0], self._prices, batch=True))
+            raise self._used_up(worst_usd(requests[0], self._prices, batch=True))
         try:
             batch_id = self._tried(partial(self._api.submit, chosen))
         except Unavailable as error:
@@ -189,7 +286,7 @@ class _Session:
         keys = tuple(request.key for request in chosen)
         batch = OpenBatch(batch_id, chosen[0].model, chosen[0].max_tokens, keys, worst)
         self._ledger.begin_batch(batch)
-        self._budget.open_usd += worst
+        self._open_usd += worst
         _logger.info("batch %s: %d questions submitted", batch_id, len(chosen))
         return batch
 
@@ -215,9 +312,18 @@ class _Session:
         except Rejected as error:
             raise PhaseError(problem("batch_not_shown", batch=batch.id, error=error)) from None
         self._ledger.end_batch(batch.id)
-        self._budget.open_usd -= batch.worst_usd
-        self._budget.spent_usd += cost
+        self._open_usd -= batch.worst_usd
+        self._spent_usd += cost
         if reasons and not replies and all(reason.startswith("errored") for reason in reasons.values()):
             self._check_takes(batch.model, min(reasons.values()))
         answers: Answers = {**reasons, **replies}
         return {key: answers.get(key, "missing in a batch") for key in batch.keys}
+
+
+def costs_usd(root: Path) -> dict[str, float]:
+    """What each phase of a run folder paid for answers; empty where nobody was asked."""
+    path = root / FILE
+    if not path.exists():
+        return {}
+    with Ledger(path) as ledger:
+        return ledger.spent_usd()

@@ -20,11 +20,10 @@ from datablame.config.schema import Behaviour, Study
 from datablame.engine.files import digest, packaged_yaml
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.judge.asking import Asker
+from datablame.judge.asking import FILE, Asker
 from datablame.judge.choice import KEY, Choice, ClassifierInput, described, has_key, prices_of, problem
 from datablame.judge.client import Reply, Request
 from datablame.judge.coherence import incoherence
-from datablame.judge.ledger import FILE
 from datablame.tables import Document, Label
 
 M = TypeVar("M", bound=BaseModel)

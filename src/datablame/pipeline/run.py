@@ -25,8 +25,8 @@ from datablame.engine.run_folder import (
     read_timings,
 )
 from datablame.errors import RequestError
+from datablame.judge.asking import costs_usd
 from datablame.judge.calibration import calibrate
-from datablame.judge.ledger import costs_usd
 from datablame.organism.make import cached, filled, study_fields
 from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names
