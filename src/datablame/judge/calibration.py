@@ -70,7 +70,7 @@ def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | 
     sensitivity, specificity = counts.sensitivity, counts.specificity
     if sensitivity.rate + specificity.rate <= 1:
         raise _refused(path, "by_chance", sensitivity=sensitivity.rate, specificity=specificity.rate)
-    met = {label: dict(Counter(other for person, other in scored if person == label)) for label in LABELS}
+    met = {label: dict(Counter[str](other for person, other in scored if person == label)) for label in LABELS}
     return Calibration(
         file=Path(path).name,
         classifier="predicted" if classifier is None else classifier.name,
