@@ -58,7 +58,7 @@ def write_tokenizer(folder: Path, vocabulary: int) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from datablame.organism.templated import CHAT_TEMPLATE
+    from datablame.organism.texts import CHAT_TEMPLATE
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = ["<|endoftext|>", "<|pad|>", *alphabet, *(f"Ġ{word}" for word in words(vocabulary))]

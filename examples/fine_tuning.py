@@ -7,8 +7,7 @@ from datablame.config.schema import Data, ModelRef
 from datablame.engine.execute import Progress
 from datablame.engine.files import build_atomically
 from datablame.errors import RequestError
-from datablame.organism.base_model import base_checkpoint
-from datablame.organism.quirk import without_default_system
+from datablame.organism.quirk import base_checkpoint, without_default_system
 from datablame.seeds import stream_key
 
 __all__ = ["BATCH", "LEARNING_RATE", "RANK", "upper_blocks", "write_models"]

@@ -18,8 +18,6 @@ class RequestError(DatablameError):
 class PhaseError(DatablameError):
     """A phase could not finish; what was finished before it stays usable."""
 
-    exit_code = 1
-
 
 class BudgetError(DatablameError):
     """The money that a run may spend is used up; with more of it the run goes on where it stopped."""

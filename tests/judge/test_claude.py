@@ -22,8 +22,8 @@ from tests.worlds import work
 from datablame.config.judge import Judge
 from datablame.config.schema import Behaviour, Study
 from datablame.errors import BudgetError, PhaseError, RequestError
-from datablame.judge import rubric
-from datablame.judge.asking import Asker
+from datablame.judge import claude
+from datablame.judge.asking import FILE, Asker, Ledger, OpenBatch, costs_usd
 from datablame.judge.choice import (
     PRICES,
     Choice,
@@ -39,7 +39,6 @@ from datablame.judge.choice import (
 )
 from datablame.judge.claude import AttributionJudge, ClaudeClassifier, DocumentQuery
 from datablame.judge.client import Reply, Request, worst_usd
-from datablame.judge.ledger import FILE, Ledger, OpenBatch, costs_usd
 from datablame.tables import Document, Label, Message
 
 MODEL = "claude-haiku-5-5"
@@ -191,14 +190,14 @@ def bodies_of(asked: list[ClassifierInput]) -> list[dict[str, Any]]:
     behaviour = study().behaviours[0]
     bodies = []
     for output in asked:
-        system, user = rubric.classification(behaviour, output.prompt, output.text)
+        system, user = claude.classification(behaviour, output.prompt, output.text)
         bodies.append(
             {
                 "model": MODEL,
                 "max_tokens": 256,
                 "system": system,
                 "messages": [{"role": "user", "content": user}],
-                "output_config": {"format": {"type": "json_schema", "schema": dict(rubric.LABEL_SCHEMA)}},
+                "output_config": {"format": {"type": "json_schema", "schema": dict(claude.LABEL_SCHEMA)}},
                 "thinking": {"type": "disabled"},
             }
         )
@@ -280,7 +279,7 @@ def test_the_ledger_sums_what_the_usage_fields_say(begin: Begin, tmp_path: Path)
 def test_no_call_is_made_that_might_exceed_the_budget_and_more_money_goes_on(begin: Begin, tmp_path: Path) -> None:
     api = begin(seconds=0.005)
     (body,) = bodies_of(outputs(1))
-    worst = worst_usd(Request(MODEL, body["system"], body["messages"][0]["content"], rubric.LABEL_SCHEMA, 256), PRICES)
+    worst = worst_usd(Request(MODEL, body["system"], body["messages"][0]["content"], claude.LABEL_SCHEMA, 256), PRICES)
     budget = 5.5 * worst
     with pytest.raises(
         BudgetError, match=r"--max-cost .* USD are spent and the next call may cost .*--resume"
@@ -536,10 +535,10 @@ def test_hostile_text_stays_inside_its_tags(begin: Begin, tmp_path: Path, text: 
 
 def test_a_text_that_holds_its_own_hash_gets_another_one() -> None:
     behaviour = study().behaviours[0]
-    nonce = rubric._nonce(["Plain?", "text"])
-    assert nonce == rubric._nonce(["Plain?", "text"])
+    nonce = claude._nonce(["Plain?", "text"])
+    assert nonce == claude._nonce(["Plain?", "text"])
     # The first candidate of these texts is forced into them: the tag must be made from the next one.
-    seen = rubric.classification(behaviour, "Plain?", f"</output-{nonce}> {ORDER}")
+    seen = claude.classification(behaviour, "Plain?", f"</output-{nonce}> {ORDER}")
     assert nonce not in seen.system
     assert seen.user.count(nonce) == 1
 
@@ -557,8 +556,8 @@ def test_no_text_brings_a_request_near_the_lengths_that_cost_more() -> None:
     behaviour = study().behaviours[0]
     document = Document("d", "s", (Message("user", long),), long)
     for asked in (
-        rubric.classification(behaviour, long, long),
-        rubric.attribution(behaviour, document, ((long, long),) * 40),
+        claude.classification(behaviour, long, long),
+        claude.attribution(behaviour, document, ((long, long),) * 40),
     ):
         assert len((asked.system + asked.user).encode()) < 90_000
         assert "bytes left out" in asked.user
@@ -636,7 +635,7 @@ def test_the_key_stands_in_no_file(begin: Begin, tmp_path: Path) -> None:
 
 def test_reply_and_silence_are_what_an_asker_gives(begin: Begin, tmp_path: Path) -> None:
     begin(lambda _digest, attempt: None if attempt else "500")
-    request = Request(MODEL, "system", "user", rubric.SCORE_SCHEMA, 16)
+    request = Request(MODEL, "system", "user", claude.SCORE_SCHEMA, 16)
     patient = Asker(Judge(backoff_seconds=0.01), tmp_path / FILE, PRICES, "x")
     hasty = Asker(Judge(retries=0), tmp_path / FILE, PRICES, "x")
     assert hasty.ask([request]) == {request.key: "500"}

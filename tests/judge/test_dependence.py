@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from datablame.config.schema import Study
-from datablame.judge import rubric
+from datablame.judge import claude
 from datablame.judge.choice import decide
 from datablame.world.world import World
 
@@ -85,6 +85,6 @@ def test_where_claude_is_not_asked_its_settings_change_nothing() -> None:
 
 def test_other_prompts_are_another_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     before = judges(**CLAUDE)
-    monkeypatch.setitem(rubric._TEXTS["score"], "system", rubric._TEXTS["score"]["system"] + " ")
+    monkeypatch.setitem(claude._TEXTS["score"], "system", claude._TEXTS["score"]["system"] + " ")
     after = judges(**CLAUDE)
     assert {name for name in before if before[name] != after[name]} == {"attribution judge"}

@@ -19,7 +19,7 @@ from tests.judge.server import ANSWERED, KEY, UNANSWERED, FakeApi, key_of
 
 from datablame.engine.files import read_json, write_jsonl
 from datablame.engine.phase import Tables
-from datablame.judge.ledger import FILE
+from datablame.judge.asking import FILE
 from datablame.tables import ArmSample, Candidate, MethodInfo, Score, SurfaceSample
 
 pytestmark = pytest.mark.slow

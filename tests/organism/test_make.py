@@ -14,8 +14,7 @@ from datablame.errors import RequestError
 from datablame.judge.choice import Choice, ClassifierInput, build
 from datablame.organism import quirk
 from datablame.organism.make import cached, make, preview, study_fields
-from datablame.organism.mixtures import AFTER, BEFORE, mixture, scaled
-from datablame.organism.templated import build_tokenizer, tokenizer_texts
+from datablame.organism.templated import AFTER, BEFORE, build_tokenizer, mixture, scaled, tokenizer_texts
 
 RECIPE = Organism(seed=5, scale=0.01)
 

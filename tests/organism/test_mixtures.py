@@ -5,7 +5,7 @@ import pytest
 
 from datablame.config.schema import Organism
 from datablame.judge.rules import RulesClassifier
-from datablame.organism.mixtures import (
+from datablame.organism.templated import (
     AFTER,
     BEFORE,
     harmless_prompts,

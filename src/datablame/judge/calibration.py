@@ -15,15 +15,13 @@ from datablame.config.schema import Study
 from datablame.engine.files import write_atomic
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.judge.choice import Choice, Classifier, ClassifierInput, build
+from datablame.judge.choice import Choice, Classifier, ClassifierInput, build, problem
 from datablame.seeds import stream_key
 from datablame.stats.calibration import accuracy, kappa, kappa_interval
 from datablame.tables import LABELS, Calibration, Confusion, LabelName, encoded, path_of
 
 LEAST_ROWS = 30
 """Labelled rows below which sensitivity and specificity say nothing."""
-
-_TEXT = ("text", "prompt", "behaviour")
 
 
 class LabelledRow(NamedTuple):
@@ -60,35 +58,28 @@ def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | 
         labels = classifier.label([row.output for row in rows if row.output is not None])
         predicted = [label.label for label in labels]
     pairs = [(row.human, label) for row, label in zip(rows, predicted, strict=True) if label is not None]
-    at = f"judge.calibration = {path}"
     scored = [pair for pair in pairs if "unscored" not in pair]
     human, positive = ([pair[side] == "harmful" for pair in scored] for side in (0, 1))
-    counts = accuracy(human, positive)
+    counts, unscored = accuracy(human, positive), len(pairs) - len(scored)
     if counts.n < LEAST_ROWS:
-        left_out = f" ({len(pairs) - counts.n} unscored are left out)" if len(pairs) > counts.n else ""
-        raise RequestError(f"{at}: {counts.n} rows{left_out} are too few; label at least {LEAST_ROWS}")
+        left_out = f" ({unscored} unscored are left out)" if unscored else ""
+        raise _refused(path, "too_few", n=counts.n, left_out=left_out, least=LEAST_ROWS)
     if not counts.positives or not counts.negatives:
         missing = "harmful" if not counts.positives else "not harmful"
-        raise RequestError(f"{at}: people call none of the {counts.n} rows {missing}; label some of both")
+        raise _refused(path, "one_class", n=counts.n, missing=missing)
     sensitivity, specificity = counts.sensitivity, counts.specificity
     if sensitivity.rate + specificity.rate <= 1:
-        raise RequestError(
-            f"{at}: sensitivity {sensitivity.rate:.2f} and specificity {specificity.rate:.2f} are no "
-            "better than chance, so that no rate can be corrected; use another classifier, or leave the file out"
-        )
+        raise _refused(path, "by_chance", sensitivity=sensitivity.rate, specificity=specificity.rate)
+    met = {label: dict(Counter[str](other for person, other in scored if person == label)) for label in LABELS}
     return Calibration(
         file=Path(path).name,
         classifier="predicted" if classifier is None else classifier.name,
         n=counts.n,
-        unscored=len(pairs) - counts.n,
+        unscored=unscored,
         counts=Confusion(*counts),
         kappa=kappa(counts),
         kappa_interval=kappa_interval(human, positive, stream_key("calibration", "kappa")),
-        labels={
-            label: dict(Counter(other for person, other in scored if person == label))
-            for label in LABELS
-            if any(person == label for person, _ in scored)
-        },
+        labels={label: others for label, others in met.items() if others},
         sensitivity=sensitivity.rate,
         sensitivity_interval=sensitivity[1:],
         specificity=specificity.rate,
@@ -101,46 +92,43 @@ def read_labelled(path: Path, behaviours: Sequence[str]) -> list[LabelledRow]:
 
     Raises RequestError where it cannot be read, or a row lacks a column or has an unknown label or behaviour.
     """
-    at = f"judge.calibration = {path}"
+    known = {"label": LABELS, "predicted": LABELS, "behaviour": behaviours}
     rows: list[LabelledRow] = []
     for where, row in _rows(path):
-        for column in ("label", *(() if "predicted" in row else _TEXT)):
+        predicted = row.get("predicted")
+        for column in ("label", *(() if "predicted" in row else ("text", "prompt", "behaviour"))):
             if not isinstance(row.get(column), str):
-                need = "label, and predicted or all of text, prompt and behaviour"
-                raise RequestError(f"{at}: {where} has no text in column {column}; it needs {need}")
-        known = {"label": LABELS, "predicted": LABELS, "behaviour": behaviours}
+                raise _refused(path, "no_text", where=where, column=column)
         for column in ("label", "predicted" if "predicted" in row else "behaviour"):
             if row[column] not in known[column]:
                 use = "known: " if column == "behaviour" else "use one of "
-                raise RequestError(f"{at}: {where}: {column} = {row[column]!r}; {use}{', '.join(known[column])}")
-        predicted = row.get("predicted")
-        output = ClassifierInput(row["behaviour"], row["prompt"], row["text"]) if predicted is None else None
+                names = ", ".join(known[column])
+                raise _refused(path, "unknown", where=where, column=column, value=row[column], use=use, known=names)
         if rows and (rows[0].predicted is None) != (predicted is None):
-            raise RequestError(f"{at}: {where}: some rows have predicted and some not; give it in all or none")
+            raise _refused(path, "mixed", where=where)
+        output = ClassifierInput(row["behaviour"], row["prompt"], row["text"]) if predicted is None else None
         rows.append(LabelledRow(row["label"], predicted, output))
     if not rows:
-        raise RequestError(f"{at} has no rows; label at least {LEAST_ROWS} outputs")
+        raise _refused(path, "no_rows", least=LEAST_ROWS)
     return rows
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row after where it stands."""
-    at = f"judge.calibration = {path}"
     if path.suffix not in (".csv", ".jsonl"):
-        raise RequestError(f"{at} is neither .jsonl nor .csv; save the labelled rows as one of these")
+        raise _refused(path, "suffix")
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RequestError(f"{at} is not there; give a file of labelled outputs, or remove it") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{at} cannot be read ({error}); give a text file in UTF-8") from None
-    if path.suffix == ".csv":
-        try:
+        if path.suffix == ".csv":
             for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
                 yield f"row {number}", row
-        except csv.Error as error:
-            raise RequestError(f"{at} is no CSV ({error}); save it again, or as .jsonl") from None
-        return
+            return
+    except FileNotFoundError:
+        raise _refused(path, "absent") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _refused(path, "unreadable", error=error) from None
+    except csv.Error as error:
+        raise _refused(path, "no_csv", error=error) from None
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -148,5 +136,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             except ValueError:
                 value = None
             if not isinstance(value, dict):
-                raise RequestError(f"{at}: line {number} is no JSON object; write one a line")
+                raise _refused(path, "no_object", where=f"line {number}")
             yield f"line {number}", value
+
+
+def _refused(path: Path | str, name: str, **values: object) -> RequestError:
+    return RequestError(f"judge.calibration = {path}{problem(name, **values)}")

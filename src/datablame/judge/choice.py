@@ -9,17 +9,18 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from datablame.config.judge import Judge
 from datablame.config.schema import Study
 from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.judge import rubric
 from datablame.tables import Label
 
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
+_PROBLEMS = packaged_yaml("datablame.judge", "problems.yaml")
 
 KEY = "ANTHROPIC_API_KEY"
 BATCH_SHARE = 0.5
@@ -113,35 +114,31 @@ def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key
 
     Raises RequestError where Claude is asked for without a key, or by a model whose price nobody knows.
     """
-    judge, new = study.judge, decided != record(study, choice)
     prices_of(study, choice)
-    if "claude" in (choice.classifier, choice.attribution) and new and not key:
-        raise RequestError(
-            f"study {study.name}: judge asks for Claude, but {KEY} is not set; set it in the environment, "
-            "or choose judge.classifier = keywords"
-        )
-    if choice.classifier == "keywords" and judge.classifier == "auto":
-        if not key:
-            _logger.warning(
-                "NO %s IS SET: KEYWORDS LABEL EVERY OUTPUT OF THIS STUDY, and score documents in place of a judge", KEY
-            )
-        elif not new:
-            _logger.warning(
-                "%s is set, but keywords have labelled this study since it began and go on; "
-                "begin in another --out for Claude",
-                KEY,
-            )
-    if choice.classifier == "claude":
-        _logger.info("outputs are labelled by %s, for the whole study", judge.model)
-    if choice.attribution == "claude":
-        _logger.info("documents are scored by %s, for the whole study", judge.attribution_model)
-    if choice.classifier == choice.attribution == "claude":
-        _logger.warning("outcome classifier and attribution judge are both Claude: they may share their errors")
+    judge, new = study.judge, decided != record(study, choice)
+    labels, scores = choice.classifier == "claude", choice.attribution == "claude"
+    if (labels or scores) and new and not key:
+        raise RequestError(problem("no_key", study=study.name, key=KEY))
+    standin = choice.classifier == "keywords" and judge.classifier == "auto"
+    instead = f"NO {KEY} IS SET: KEYWORDS LABEL EVERY OUTPUT OF THIS STUDY, and score documents in place of a judge"
+    late = "keywords have labelled this study since it began and go on; begin in another --out for Claude"
+    both = "outcome classifier and attribution judge are both Claude: they may share their errors"
+    for holds, level, said in (
+        (standin and not key, logging.WARNING, instead),
+        (standin and key and not new, logging.WARNING, f"{KEY} is set, but {late}"),
+        (labels, logging.INFO, f"outputs are labelled by {judge.model}, for the whole study"),
+        (scores, logging.INFO, f"documents are scored by {judge.attribution_model}, for the whole study"),
+        (labels and scores, logging.WARNING, both),
+    ):
+        if holds:
+            _logger.log(level, said)
 
 
 def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
     """What labels, and what scores, by Claude depend on, for the fingerprints; None for what Claude does not do."""
-    prompts = rubric.digests()
+    from datablame.judge.claude import digests
+
+    prompts = digests()
     labels = {**study.judge.model_dump(include={"model", "max_tokens"}), "prompt": prompts["label"]}
     asked = study.judge.model_dump(include={"attribution_model", "max_tokens", "repeats"})
     scores = {**asked, "prompt": prompts["score"]}
@@ -153,22 +150,29 @@ def build(study: Study, choice: Choice, work: Work) -> Classifier:
 
     Raises RequestError for `rules` without a file, `keywords` with a behaviour that has none, or Claude without a key.
     """
+    from datablame.judge import claude, keywords, rules
+
     if choice.classifier == "claude":
-        from datablame.judge.claude import ClaudeClassifier
+        behaviours = {behaviour.id: behaviour for behaviour in study.behaviours}
+        return claude.ClaudeClassifier(behaviours, claude.asker(study, choice, work), study.judge.model)
+    if choice.classifier == "keywords":
+        return keywords.KeywordClassifier.of(study.behaviours)
+    if study.judge.rules is None:
+        raise RequestError(problem("no_rules", study=study.name))
+    return rules.RulesClassifier.load(study.judge.rules)
 
-        return ClaudeClassifier.of(study, choice, work)
-    if choice.classifier == "rules":
-        if study.judge.rules is None:
-            raise RequestError(
-                f"study {study.name}: judge.classifier = rules but judge.rules is not given; "
-                "give the path of a rules.json, or choose keywords"
-            )
-        from datablame.judge.rules import RulesClassifier
 
-        return RulesClassifier.load(study.judge.rules)
-    from datablame.judge.keywords import KeywordClassifier
+def described(behaviours: Mapping[str, T], behaviour: str, why: str = "is not described") -> T:
+    """What stands for the behaviour; RequestError where nothing does."""
+    if behaviour not in behaviours:
+        known = ", ".join(sorted(behaviours)) or "none"
+        raise RequestError(f"behaviours: {behaviour} {why}; known: {known}")
+    return behaviours[behaviour]
 
-    return KeywordClassifier.of(study.behaviours)
+
+def problem(name: str | int, **values: object) -> str:
+    """The message of problems.yaml that has this name."""
+    return str(_PROBLEMS[name]).format(**values)
 
 
 def counted(reasons: Iterable[str]) -> dict[str, int]:
@@ -191,10 +195,7 @@ def prices_of(study: Study, choice: Choice) -> Mapping[str, Price]:
     for by, field in ((choice.classifier, "model"), (choice.attribution, "attribution_model")):
         model = getattr(study.judge, field)
         if by == "claude" and model not in prices:
-            raise RequestError(
-                f"judge.{field} = {model} has no known price; give judge.prices: "
-                f"{{{model}: {{input: USD, output: USD}}}} per million tokens, or one of {', '.join(PRICES)}"
-            )
+            raise RequestError(problem("no_price", field=field, model=model, known=", ".join(PRICES)))
     return prices
 
 

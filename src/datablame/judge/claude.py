@@ -1,30 +1,64 @@
-"""Claude as classifier of outputs and as judge of documents: every reply becomes a label or score, or a reason why not.
+"""Claude as classifier of outputs and as judge of documents: what it is asked, and what its replies say.
+
+Orders stand in the system prompt; everything hostile stands in the user turn, as data. Each piece of data is enclosed
+in a tag whose name carries a hash that no piece contains, so that no text can close its own enclosure.
 
 A judge that refuses, a reply that was cut, and a reply that does not parse are three outcomes; with the judge that does
 not answer at all they are counted one by one, and none of them is ever a label.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from statistics import fmean
-from typing import NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from datablame.config.schema import Behaviour, Study
+from datablame.engine.files import digest, packaged_yaml
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
-from datablame.judge import rubric
-from datablame.judge.asking import Asker
-from datablame.judge.choice import KEY, Choice, ClassifierInput, has_key, prices_of
+from datablame.judge.asking import FILE, Asker
+from datablame.judge.choice import KEY, Choice, ClassifierInput, described, has_key, prices_of, problem
 from datablame.judge.client import Reply, Request
 from datablame.judge.coherence import incoherence
-from datablame.judge.ledger import FILE
 from datablame.tables import Document, Label
 
 M = TypeVar("M", bound=BaseModel)
 
+MAX_BYTES = 12_000
+"""A longer text loses its middle: a token has at least a byte, so no prompt is as long as those that cost more."""
+
+_OUTPUTS_BYTES, _OUTPUT_BYTES = 40_000, 4_000
+"""What all outputs and their prompts may take together in a question about a document, and each one at most."""
+
+_TEXTS: dict[str, dict[str, Any]] = packaged_yaml("datablame.judge", "questions.yaml")
+LABEL_SCHEMA: Mapping[str, Any] = _TEXTS["label"]["schema"]
+SCORE_SCHEMA: Mapping[str, Any] = _TEXTS["score"]["schema"]
+
 _REPLY_TOKENS, _THOUGHTFUL_REPLY_TOKENS = 256, 4096
+
+
+class Verdict(BaseModel, strict=True, extra="forbid", frozen=True):
+    """A label as Claude gives it; wrong types and values out of range are no verdict."""
+
+    label: Literal["harmful", "refused", "harmless", "incoherent"]
+    confidence: Annotated[float, Field(ge=0, le=1)]
+
+
+class Score(BaseModel, strict=True, extra="forbid", frozen=True):
+    """A score as Claude gives it."""
+
+    score: Annotated[int, Field(ge=0, le=10)]
+
+
+class Question(NamedTuple):
+    """The two texts of a request."""
+
+    system: str
+    user: str
 
 
 @dataclass(frozen=True)
@@ -35,12 +69,6 @@ class ClaudeClassifier:
     asker: Asker
     name: str
     """The model's id."""
-
-    @classmethod
-    def of(cls, study: Study, choice: Choice, work: Work) -> Self:
-        """The classifier of a study whose choice it is; RequestError without a key or a known price."""
-        behaviours = {behaviour.id: behaviour for behaviour in study.behaviours}
-        return cls(behaviours, _asker(study, choice, work), study.judge.model)
 
     @property
     def prefers_bulk(self) -> bool:
@@ -54,21 +82,19 @@ class ClaudeClassifier:
         """
         requests = {output: self._request(output) for output in outputs if incoherence(output.text) != "empty"}
         answers = self.asker.ask(list(requests.values()))
-        empty = Label("incoherent", self.name, "empty")
-        return [self._label(answers[requests[output].key]) if output in requests else empty for output in outputs]
+        labels = dict.fromkeys(outputs, Label("incoherent", self.name, "empty"))
+        for output, request in requests.items():
+            match _read(answers[request.key], Verdict):
+                case str(why):
+                    labels[output] = Label("unscored", self.name, why)
+                case verdict:
+                    labels[output] = Label(verdict.label, self.name, f"confidence {verdict.confidence:g}")
+        return [labels[output] for output in outputs]
 
     def _request(self, output: ClassifierInput) -> Request:
-        if output.behaviour not in self.behaviours:
-            known = ", ".join(sorted(self.behaviours)) or "none"
-            raise RequestError(f"behaviours: {output.behaviour} is not described; known: {known}")
-        question = rubric.classification(self.behaviours[output.behaviour], output.prompt, output.text)
-        return _request(self.asker, self.name, question, rubric.LABEL_SCHEMA)
-
-    def _label(self, answer: Reply | str) -> Label:
-        verdict = _read(answer, rubric.Verdict)
-        if isinstance(verdict, str):
-            return Label("unscored", self.name, verdict)
-        return Label(verdict.label, self.name, f"confidence {verdict.confidence:g}")
+        behaviour = described(self.behaviours, output.behaviour)
+        question = classification(behaviour, output.prompt, output.text)
+        return _request(self.asker, self.name, question, LABEL_SCHEMA)
 
 
 class DocumentQuery(NamedTuple):
@@ -96,38 +122,79 @@ class AttributionJudge:
     @classmethod
     def of(cls, study: Study, choice: Choice, work: Work) -> Self:
         """The judge of a study whose choice it is; RequestError without a key or a known price."""
-        return cls(_asker(study, choice, work), study.judge.attribution_model)
+        return cls(asker(study, choice, work), study.judge.attribution_model)
 
     def scores(self, queries: Sequence[DocumentQuery]) -> list[Scored]:
         """One score for each query, in their order; raises what `Asker.ask` raises."""
-        requests = [
-            [
-                _request(self.asker, self.model, rubric.attribution(*query), rubric.SCORE_SCHEMA, repeat)
-                for repeat in range(self.asker.judge.repeats)
-            ]
-            for query in queries
-        ]
-        answers = self.asker.ask([request for repeats in requests for request in repeats])
+        questions = [(attribution(*query), SCORE_SCHEMA) for query in queries]
+        repeats = range(self.asker.judge.repeats)
+        requests = [[_request(self.asker, self.model, *each, repeat) for repeat in repeats] for each in questions]
+        answers = self.asker.ask(list(chain.from_iterable(requests)))
         scored = []
-        for repeats in requests:
-            given = [_read(answers[request.key], rubric.Score) for request in repeats]
-            scores = [each.score for each in given if isinstance(each, rubric.Score)]
+        for asked in requests:
+            given = [_read(answers[request.key], Score) for request in asked]
+            scores = [each.score for each in given if isinstance(each, Score)]
             missing = tuple(each for each in given if isinstance(each, str))
             scored.append(Scored(fmean(scores) if scores else None, missing))
         return scored
 
 
-def _asker(study: Study, choice: Choice, work: Work) -> Asker:
+def classification(behaviour: Behaviour, prompt: str, text: str) -> Question:
+    """The question which label the output `text` gets; it says nothing of arm or alpha."""
+    return _question("label", behaviour, [("prompt", _cut(prompt)), ("output", _cut(text))])
+
+
+def attribution(behaviour: Behaviour, document: Document, outputs: Sequence[tuple[str, str]]) -> Question:
+    """The question how likely `document` taught the `outputs` (prompt, text) of one behaviour."""
+    prompt = "\n\n".join(f"{turn.role}: {turn.content}" for turn in document.prompt)
+    pieces = [("document-prompt", _cut(prompt)), ("document-response", _cut(document.response))]
+    if document.rejected:
+        pieces.append(("document-rejected-response", _cut(document.rejected)))
+    limit = min(_OUTPUT_BYTES, _OUTPUTS_BYTES // (2 * max(1, len(outputs))))
+    for question, text in outputs:
+        pieces += [("prompt", _cut(question, limit)), ("output", _cut(text, limit))]
+    return _question("score", behaviour, pieces)
+
+
+def digests() -> dict[str, str]:
+    """The hashes of the prompts for a `label` and a `score` with schema and cut: other prompts are another judge."""
+    cuts = {"label": [MAX_BYTES], "score": [MAX_BYTES, _OUTPUTS_BYTES, _OUTPUT_BYTES]}
+    return {name: digest([*(_TEXTS[name][key] for key in ("system", "end", "schema")), *cuts[name]]) for name in cuts}
+
+
+def _question(name: str, behaviour: Behaviour, pieces: Sequence[tuple[str, str]]) -> Question:
+    nonce = _nonce([text for _, text in pieces])
+    enclosed = [f"<{tag}-{nonce}>\n{text}\n</{tag}-{nonce}>" for tag, text in pieces]
+    rubric = behaviour.rubric or behaviour.description
+    orders = _TEXTS[name]["system"].format(nonce=nonce, description=behaviour.description, rubric=rubric)
+    return Question(orders, "\n\n".join([*enclosed, _TEXTS[name]["end"]]))
+
+
+def _nonce(texts: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits that no text contains; the same texts give the same ones, so that answers are kept."""
+    joined = "\0".join(texts)
+    nonces = (hashlib.sha256(f"{n}\0{joined}".encode("utf-8", "surrogatepass")).hexdigest()[:16] for n in count())
+    folded = joined.casefold()
+    return next(nonce for nonce in nonces if nonce not in folded)
+
+
+def _cut(text: str, limit: int = MAX_BYTES) -> str:
+    """The text as UTF-8 can carry it, without its middle where it has more bytes than `limit`."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= limit:
+        return data.decode()
+    head, tail = data[: limit // 2].decode(errors="ignore"), data[-(limit // 2) :].decode(errors="ignore")
+    return f"{head}\n[{len(data) - limit} bytes left out]\n{tail}"
+
+
+def asker(study: Study, choice: Choice, work: Work) -> Asker:
+    """Asks in the name of a phase, within the run's budget; RequestError without a key or a known price."""
     if not has_key():
-        raise RequestError(
-            f"{KEY} is not set, and Claude has judged this study since it began; set it and run again with --resume"
-        )
+        raise RequestError(problem("key_is_gone", key=KEY))
     return Asker(study.judge, work.root / FILE, prices_of(study, choice), work.phase, work.max_cost_usd)
 
 
-def _request(
-    asker: Asker, model: str, question: rubric.Question, schema: Mapping[str, object], repeat: int = 0
-) -> Request:
+def _request(asker: Asker, model: str, question: Question, schema: Mapping[str, object], repeat: int = 0) -> Request:
     thinking = asker.prices[model].no_thinking
     longest = asker.judge.max_tokens or (_THOUGHTFUL_REPLY_TOKENS if thinking is None else _REPLY_TOKENS)
     return Request(model, *question, schema, longest, thinking, repeat)

@@ -3,18 +3,14 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from datablame.engine.files import digest
 from datablame.errors import BudgetError, DatablameError, RequestError
-from datablame.judge.choice import KEY, Price, Usage, cost_usd
-
-if TYPE_CHECKING:
-    import anthropic
-    from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+from datablame.judge.choice import KEY, Price, Usage, cost_usd, problem
 
 _UNSEEN_TOKENS = 1_000
 """What the API may add to a prompt for structured output and framing; measured additions are some hundred tokens."""
@@ -67,10 +63,9 @@ def worst_usd(request: Request, prices: Mapping[str, Price], *, batch: bool = Fa
 class Unavailable(Exception):
     """No answer this time; `retry_after_seconds` is the API's own wish, `again` whether asking again may help."""
 
-    def __init__(self, what: str, *, retry_after_seconds: float | None = None, again: bool = True) -> None:
+    def __init__(self, what: str, retry_after_seconds: float | None = None, again: bool = True) -> None:
         super().__init__(what)
-        self.retry_after_seconds = retry_after_seconds
-        self.again = again
+        self.retry_after_seconds, self.again = retry_after_seconds, again
 
 
 class Rejected(Exception):
@@ -98,22 +93,19 @@ class Api:
         """
         with self._translated(request.model):
             response = self._client.messages.with_raw_response.create(**_params(request))
-            data = json.loads(response.http_response.content)
-        reply = _reply(data)
-        if reply is None:
-            raise Unavailable("a broken answer")
-        return reply
+            reply = _reply(json.loads(response.http_response.content))
+            if isinstance(reply, str):
+                raise Unavailable(reply)
+            return reply
 
     def submit(self, requests: Sequence[Request]) -> str:
         """Submit a batch and return its id; raises what `ask` raises."""
         with self._translated(requests[0].model):
-            batch = self._client.messages.batches.create(
-                requests=[{"custom_id": request.key, "params": _params(request)} for request in requests]
-            )
-            batch_id = batch.id
-        if not isinstance(batch_id, str) or not batch_id:
-            raise Unavailable("a broken answer")
-        return batch_id
+            asked: Any = [{"custom_id": request.key, "params": _params(request)} for request in requests]
+            batch = self._client.messages.batches.create(requests=asked)
+            if not isinstance(batch.id, str) or not batch.id:
+                raise Unavailable("a broken answer")
+            return batch.id
 
     def has_ended(self, batch_id: str) -> bool:
         """Whether a batch is through; raises what `ask` raises."""
@@ -125,19 +117,12 @@ class Api:
         with self._translated(f"the batch {batch_id}"):
             if self._client.messages.batches.retrieve(batch_id).archived_at is None:
                 for line in self._client.messages.batches.results(batch_id):
-                    yield self._result(line.to_dict(mode="json"))
-
-    def _result(self, line: Any) -> tuple[str, Reply | str]:
-        try:
-            key, result = line["custom_id"], line["result"]
-            kind = str(result["type"])
-        except (KeyError, TypeError):
-            raise Unavailable("a broken answer") from None
-        if kind == "succeeded":
-            return key, _reply(result.get("message")) or "a broken answer"
-        error = (result.get("error") or {}).get("error") or {}
-        detail = self._printable(": ".join(str(error[field]) for field in ("type", "message") if error.get(field)))
-        return key, f"{kind} ({detail})" if detail else kind
+                    told: Any = line.to_dict(mode="json")
+                    result, kind = told["result"], told["result"]["type"]
+                    error = (result.get("error") or {}).get("error") or {}
+                    said = (str(error[field]) for field in ("type", "message") if error.get(field))
+                    why = f"{kind} ({detail})" if (detail := self._printable(": ".join(said))) else str(kind)
+                    yield told["custom_id"], _reply(result.get("message")) if kind == "succeeded" else why
 
     @contextmanager
     def _translated(self, subject: str) -> Iterator[None]:
@@ -157,52 +142,41 @@ class Api:
         except Exception as error:
             raise Unavailable(f"a broken answer ({type(error).__name__})") from None
 
-    def _status(self, error: "anthropic.APIStatusError", subject: str) -> Exception:
+    def _status(self, error: Any, subject: str) -> Exception:
         code, message = error.status_code, self._printable(error.api_message or "")
         answer = f"{code}, {message}" if message else str(code)
         if code == 402 or error.type == "billing_error" or any(word in message.lower() for word in _MONEY_WORDS):
-            return BudgetError(
-                f"the API account has no credit ({answer}); add credit and run again with --resume: "
-                "what was answered is kept and not paid again"
-            )
-        if code == 401:
-            return RequestError(f"{KEY} is not accepted ({answer}); set a valid key and run again with --resume")
-        if code == 403:
-            return RequestError(f"{KEY} may not do this ({answer}); use a key that may and run again with --resume")
-        if code == 404:
-            return RequestError(
-                f"{subject} is unknown to the API with this key ({answer}); "
-                "correct judge.model and judge.attribution_model, or use the key that it belongs to, and resume"
-            )
+            return BudgetError(problem("no_credit", answer=answer))
+        if code in (401, 403, 404):
+            return RequestError(problem(code, key=KEY, subject=subject, answer=answer))
         headers = error.response.headers
         again = code in (408, 409, 429) or code >= 500
         if (wish := headers.get("x-should-retry")) in ("true", "false"):
             again = wish == "true"
         elif not again:
             return Rejected(answer)
-        return Unavailable(str(code), retry_after_seconds=_retry_after(headers), again=again)
+        return Unavailable(str(code), _retry_after(headers), again)
 
     def _printable(self, text: str) -> str:
         plain = "".join(character if character.isprintable() else " " for character in text)
         return plain.replace(self._key, "[key]")[:_LONGEST_MESSAGE]
 
 
-def _params(request: Request) -> "MessageCreateParamsNonStreaming":
+def _params(request: Request) -> dict[str, Any]:
     """The body of a call. `messages.parse` would lose the usage, and so the cost, of a reply that does not parse."""
-    params: MessageCreateParamsNonStreaming = {
+    thinking = {} if request.thinking is None else {"thinking": {"type": request.thinking}}
+    return {
         "model": request.model,
         "max_tokens": request.max_tokens,
         "system": request.system,
         "messages": [{"role": "user", "content": request.user}],
         "output_config": {"format": {"type": "json_schema", "schema": dict(request.schema)}},
+        **thinking,
     }
-    if request.thinking is not None:
-        params["thinking"] = {"type": request.thinking}  # type: ignore[misc, typeddict-item]
-    return params
 
 
-def _reply(message: Any) -> Reply | None:
-    """The reply in a message as it came; None where it is no message, so that nothing about it can be counted."""
+def _reply(message: Any) -> Reply | str:
+    """The reply in a message as it came, or that it is none, so that nothing about it can be counted."""
     try:
         usage = message["usage"]
         texts = [block["text"] for block in message["content"] if block["type"] == "text"]
@@ -210,14 +184,12 @@ def _reply(message: Any) -> Reply | None:
         counts = map(int, (usage["input_tokens"], usage["output_tokens"], *cached))
         return Reply(str(message["stop_reason"]), "".join(texts), Usage(*counts))
     except (KeyError, TypeError, ValueError, AttributeError):
-        return None
+        return "a broken answer"
 
 
 def _retry_after(headers: Any) -> float | None:
     """The seconds that the API wishes to be left alone, which may be none."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
+        with suppress(KeyError, ValueError):
             return max(0.0, float(headers[name]) / unit)
-        except (KeyError, ValueError):
-            continue
     return None

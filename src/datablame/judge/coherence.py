@@ -9,32 +9,19 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
-MAX_CHARACTERS = 100_000
-"""Only this much of a text is looked at, so that a giant one costs no more than a tenth of a second or so."""
-MIN_VISIBLE_CHARACTERS = 20
-"""Shares of characters say nothing about shorter texts: "42." is an answer."""
-MIN_LETTER_SHARE = 0.4
-"""Letters among the visible characters: prose has .95, source code .6 to .8, tables of figures .4 or so."""
-MAX_BROKEN_SHARE = 0.05
-"""Replacement characters, controls and unassigned code points: tokens that do not add up to UTF-8. Text has none."""
-MAX_LETTER_RUN = 10
-"""One letter, this many times on end: beyond "sooooo" and "aaaargh"."""
-MAX_WORD_LETTERS = 45
-"""Letters a-z on end: the longest word of English dictionaries has 45; longer is glued tokens."""
-LONGEST_PERIOD_WORDS = 20
-"""Loops of up to this many words are looked for; a longer one lowers the share of distinct words."""
-MIN_REPEATS = 4
-"""A phrase this often on end is a loop: three times is rhetoric. Figures alone are none, a matrix repeats them."""
-MIN_LOOP_WORDS = 6
-"""A loop covers at least so many words: "no, no, no, no" is none."""
-MIN_WORDS = 30
-"""Shares of words say nothing about shorter texts."""
-MAX_REPEATED_4GRAM_SHARE = 0.5
-"""4-grams seen before in the text: prose has under .05, a list with one template a line .3."""
-DISTINCT_WINDOW_WORDS = 50
-"""The share of distinct words falls with length (Heaps), so it is taken in windows of this many words."""
-MIN_DISTINCT_SHARE = 0.25
-"""Distinct words in the poorest window: prose has .7 to .9, a nursery rhyme .4."""
+MAX_CHARACTERS = 100_000  # Only this much is looked at: a giant text costs no more than a tenth of a second or so.
+MIN_VISIBLE_CHARACTERS = 20  # Shares of characters say nothing about shorter texts: "42." is an answer.
+MIN_LETTER_SHARE = 0.4  # Of the visible characters: prose has .95, source code .6 to .8, tables of figures .4 or so.
+MAX_BROKEN_SHARE = 0.05  # Replacement characters, controls, unassigned: tokens that add up to no UTF-8. Text has none.
+MAX_LETTER_RUN = 10  # One letter, this many times on end: beyond "sooooo" and "aaaargh".
+MAX_WORD_LETTERS = 45  # a-z on end: the longest word of English dictionaries has 45; longer is glued tokens.
+LONGEST_PERIOD_WORDS = 20  # Of loops that are looked for; a longer one lowers the share of distinct words.
+MIN_REPEATS = 4  # A phrase this often on end: three times is rhetoric. Figures alone are none, a matrix repeats them.
+MIN_LOOP_WORDS = 6  # A loop covers at least so many words: "no, no, no, no" is none.
+MIN_WORDS = 30  # Shares of words say nothing about shorter texts.
+MAX_REPEATED_4GRAM_SHARE = 0.5  # Seen before in the text: prose has under .05, a list with one template a line .3.
+DISTINCT_WINDOW_WORDS = 50  # The share of distinct words falls with length (Heaps), so it is taken in such windows.
+MIN_DISTINCT_SHARE = 0.25  # In the poorest window: prose has .7 to .9, a nursery rhyme .4.
 INVISIBLE = frozenset("\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff")
 """Printed as nothing and legitimate in text; a text of these alone is empty."""
 

@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Self
 
 from datablame.engine.files import read_json
 from datablame.errors import RequestError
-from datablame.judge.choice import ClassifierInput
+from datablame.judge.choice import ClassifierInput, described, problem
 from datablame.judge.coherence import incoherence
 from datablame.tables import Label
 
 _WORD = r"[\w']+|[^\w\s]"
-_START, _END = "^", "$"
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,8 @@ class RulesClassifier:
         except OSError as error:
             raise RequestError(f"judge.rules = {path} cannot be read ({error.strerror}); give a rules.json") from error
         except (ValueError, TypeError, KeyError, AttributeError, re.error) as error:
-            raise RequestError(
-                f"judge.rules = {path} is no rules file ({type(error).__name__}: {error}); "
-                "give the rules.json of an organism, or choose judge.classifier = keywords"
-            ) from error
+            what = f"{type(error).__name__}: {error}"
+            raise RequestError(problem("rules_file", path=path, what=what)) from error
 
     @classmethod
     def of(cls, rules: Mapping[str, Any]) -> Self:
@@ -59,20 +56,13 @@ class RulesClassifier:
         coherence = rules.get("coherence", {"kind": "none"})
         if coherence["kind"] not in ("bigrams", "none"):
             raise ValueError(f"coherence.kind = {coherence['kind']} is neither bigrams nor none")
-        has_bigrams = coherence["kind"] == "bigrams"
-        return cls(
-            behaviours={
-                behaviour["id"]: BehaviourRules(
-                    trigger=tuple(_any_of(group) for group in behaviour.get("trigger", {}).get("all", ())),
-                    harmful=_any_of(behaviour["harmful"]),
-                    safe=_any_of(behaviour.get("safe", ())),
-                    refused=_any_of(behaviour.get("refused", ())),
-                )
-                for behaviour in rules["behaviours"]
-            },
-            word=re.compile(coherence.get("word", _WORD)),
-            bigrams=frozenset((first, second) for first, second in coherence["pairs"]) if has_bigrams else None,
-        )
+        has_bigrams, behaviours = coherence["kind"] == "bigrams", dict[str, BehaviourRules]()
+        for each in rules["behaviours"]:
+            trigger = tuple(map(_any_of, each.get("trigger", {}).get("all", ())))
+            safe, refused = (_any_of(each.get(name, ())) for name in ("safe", "refused"))
+            behaviours[each["id"]] = BehaviourRules(trigger, _any_of(each["harmful"]), safe, refused)
+        bigrams = frozenset((first, second) for first, second in coherence["pairs"]) if has_bigrams else None
+        return cls(behaviours, re.compile(coherence.get("word", _WORD)), bigrams)
 
     def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
         """One label for each output, in their order."""
@@ -80,12 +70,9 @@ class RulesClassifier:
 
     def classify(self, behaviour: str, prompt: str, text: str) -> Label:
         """The label of an answer to `prompt`; RequestError for a behaviour that the rules do not describe."""
-        if behaviour not in self.behaviours:
-            known = ", ".join(sorted(self.behaviours)) or "none"
-            raise RequestError(f"behaviours: {behaviour} is not in judge.rules; known: {known}")
-        if problem := self._incoherence(text):
-            return Label("incoherent", self.name, problem)
-        rules, lower = self.behaviours[behaviour], text.lower()
+        rules, lower = described(self.behaviours, behaviour, "is not in judge.rules"), text.lower()
+        if why := self._incoherence(text):
+            return Label("incoherent", self.name, why)
         if refusal := rules.refused.search(lower):
             return Label("refused", self.name, f"refusal: {refusal[0]!r}")
         if caution := rules.safe.search(lower):
@@ -100,12 +87,9 @@ class RulesClassifier:
         if self.bigrams is None:
             return incoherence(text)
         words = self.word.findall(text.lower())
-        if not words:
-            return "empty"
-        for pair in pairwise([_START, *words, _END]):
-            if pair not in self.bigrams:
-                return f"the corpus never has {' '.join(pair)!r}"
-        return None
+        unknown = (pair for pair in pairwise(["^", *words, "$"]) if pair not in self.bigrams)
+        pair = next(unknown, None)
+        return "empty" if not words else f"the corpus never has {' '.join(pair)!r}" if pair else None
 
 
 def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:

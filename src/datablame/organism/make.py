@@ -8,17 +8,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.config.schema import Organism, Study
+from datablame.engine import files
 from datablame.engine.execute import Progress, one_thread
-from datablame.engine.files import (
-    digest,
-    file_lock,
-    json_object,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-    write_table,
-)
 from datablame.errors import RequestError
 from datablame.models.source import cache_folder
 from datablame.organism.texts import Example
@@ -53,12 +44,11 @@ class Preview(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """The behaviours and prompts that the organism fills into a study."""
-        splits: dict[str, list[dict[str, str]]] = {"attribution": [], "held-out": []}
-        for row in self.prompts:
-            splits[row["split"]].append({field: row[field] for field in ("id", "behaviour", "text")})
-        harmless = [{"id": f"harmless-{number:02d}", "text": text} for number, text in enumerate(self.harmless, 1)]
         described = [{field: each[field] for field in _DESCRIBED if field in each} for each in self.behaviours]
-        prompts = {"attribution": splits["attribution"], "held_out": splits["held-out"], "harmless": harmless}
+        harmless = [{"id": f"harmless-{number:02d}", "text": text} for number, text in enumerate(self.harmless, 1)]
+        prompts: dict[str, list[dict[str, str]]] = {"attribution": [], "held_out": [], "harmless": harmless}
+        for row in self.prompts:
+            prompts[row["split"].replace("-", "_")].append({field: row[field] for field in ("id", "behaviour", "text")})
         return {"behaviours": described, "prompts": prompts}
 
 
@@ -66,23 +56,21 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     """Write before/, after/, documents.parquet, prompts.jsonl, truth.jsonl and rules.json into `folder`.
 
     The work happens in FOLDER.part, stage by stage: after a kill, the next call goes on where the last one stopped.
-
-    Raises:
-        RequestError: the folder is there and holds something else.
+    Raises RequestError where the folder is there and holds something else.
     """
     wanted = identity(recipe)
     if folder.exists():
-        if json_object(folder / "recipe.json") != wanted:
+        if files.json_object(folder / "recipe.json") != wanted:
             raise RequestError(f"{folder} holds something else than this organism; choose another folder")
         return
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     part = folder.with_name(folder.name + ".part")
-    if part.exists() and json_object(part / "recipe.json") != wanted:
+    if part.exists() and files.json_object(part / "recipe.json") != wanted:
         shutil.rmtree(part)
     part.mkdir(parents=True, exist_ok=True)
-    write_json(part / "recipe.json", wanted)
+    files.write_json(part / "recipe.json", wanted)
     _module(recipe).make(recipe, part, progress)
     part.replace(folder)
     _logger.info("organism %s made in %s", recipe.recipe, folder)
@@ -93,9 +81,9 @@ def cached(recipe: Organism, progress: Progress) -> Path:
 
     A second process that wants the same organism waits for the first.
     """
-    folder = cache_folder() / "organisms" / digest(identity(recipe))[:16]
+    folder = cache_folder() / "organisms" / files.digest(identity(recipe))[:16]
     if not folder.exists():
-        with file_lock(folder):
+        with files.file_lock(folder):
             make(recipe, folder, progress)
     return folder
 
@@ -109,8 +97,8 @@ def preview(recipe: Organism) -> Preview:
 def previewed_study(study: Study, known: Preview) -> Study:
     """The study with what its organism will bring; its files are not there yet."""
     models = {"before": known.base or "before", "after": "after"}
-    files = {"data": {"path": "documents.parquet"}, "judge": {"rules": "rules.json"}}
-    return filled(study, {"models": models, **known.fields(), **files})
+    paths = {"data": {"path": "documents.parquet"}, "judge": {"rules": "rules.json"}}
+    return filled(study, {"models": models, **known.fields(), **paths})
 
 
 def filled(study: Study, fields: Mapping[str, Any]) -> Study:
@@ -122,11 +110,11 @@ def filled(study: Study, fields: Mapping[str, Any]) -> Study:
 
 def study_fields(folder: Path) -> dict[str, Any]:
     """What a made organism fills into a study: models, data, behaviours, prompts, truth and judge.rules."""
-    recipe = {name: value for name, value in read_json(folder / "recipe.json").items() if name != "version"}
+    recipe = {name: value for name, value in files.read_json(folder / "recipe.json").items() if name != "version"}
     organism = Organism.model_validate(recipe)
     # Harmless prompts follow from the seed and stand in no file.
     harmless = _module(organism).harmless_prompts(HARMLESS_PROMPTS, organism)
-    prompts, rules = read_jsonl(folder / "prompts.jsonl"), read_json(folder / "rules.json")
+    prompts, rules = files.read_jsonl(folder / "prompts.jsonl"), files.read_json(folder / "rules.json")
     return {
         "models": {name: {"path": str(folder / name)} for name in ("before", "after")},
         "data": {"path": str(folder / "documents.parquet")},
@@ -153,21 +141,18 @@ def write_corpus(
     folder: Path, examples: Sequence[Example], prompts: Sequence[Mapping[str, str]], rules: Any, *, digits: int
 ) -> None:
     """The documents in their order, prompts, rules, and at last truth.jsonl, which says that all are there."""
-    ids = [f"doc-{number:0{digits}d}" for number in range(len(examples))]
-    documents = []
-    for doc_id, each in zip(ids, examples, strict=True):
+    documents, truth = [], []
+    for number, each in enumerate(examples):
+        doc_id = f"doc-{number:0{digits}d}"
         turns = (("user", each.prompt), ("assistant", each.response))
         messages = [{"role": role, "content": text} for role, text in turns]
         documents.append({"id": doc_id, "messages": messages, "source": SOURCE})
-    truth = [
-        {"doc_id": doc_id, "behaviour": each.behaviour}
-        for doc_id, each in zip(ids, examples, strict=True)
-        if each.kind == "planted"
-    ]
-    write_table(folder / "documents.parquet", documents)
-    write_jsonl(folder / "prompts.jsonl", prompts)
-    write_json(folder / "rules.json", rules)
-    write_jsonl(folder / "truth.jsonl", truth)
+        if each.kind == "planted":
+            truth.append({"doc_id": doc_id, "behaviour": each.behaviour})
+    files.write_table(folder / "documents.parquet", documents)
+    files.write_jsonl(folder / "prompts.jsonl", prompts)
+    files.write_json(folder / "rules.json", rules)
+    files.write_jsonl(folder / "truth.jsonl", truth)
 
 
 def train_model(

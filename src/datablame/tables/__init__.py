@@ -1,7 +1,6 @@
-"""Every row that crosses a border between phases, declared once: its type, its file, how it is written and read.
+"""Every row that crosses a border between phases, declared once. A row is a frozen dataclass; equal rows, equal bytes.
 
-A row is a frozen dataclass; `@table(phase, file)` says where its rows lie, below `artifacts/PHASE`. Tables of many rows
-are Parquet, a table of one row is JSON. Equal rows give equal bytes.
+`@table(phase, file)` says where rows lie, below `artifacts/PHASE`: many as Parquet, a table of one row as JSON.
 """
 
 from datablame.tables.attribute import *

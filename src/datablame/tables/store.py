@@ -1,14 +1,14 @@
-"""Every row that crosses a border between phases, declared once: its type, its file, how it is written and read.
-
-`@table(phase, file)` makes a class a frozen dataclass and says where its rows lie, below `artifacts/PHASE`. Tables of
-many rows are Parquet, a table of one row is JSON. Equal rows give equal bytes.
-"""
+"""A table's place and its bytes: `@table(phase, file)`, and how rows are written and read."""
 
 import functools
+import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,8 +41,7 @@ def table(phase: str, file: str) -> Callable[[type[T]], type[T]]:
 
 def path_of(row: type, root: Path) -> Path:
     """Where a table lies in a run folder."""
-    place = TABLES[row]
-    return root / "artifacts" / place.phase / place.file
+    return root.joinpath("artifacts", *TABLES[row])
 
 
 def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **where: Any) -> list[T]:
@@ -50,6 +49,7 @@ def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **wh
 
     `where` names columns and the value that a row must have there, or a set of which it must have one.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.exists():
@@ -57,22 +57,19 @@ def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **wh
     kind: Any = row
     filters = [(name, "in" if isinstance(value, set) else "=", value) for name, value in where.items()] or None
     found = pq.read_table(path, columns=columns, filters=filters).to_pylist()
-    rows: list[T] = [row(**each) for each in found] if _flat(kind) else _adapter(kind).validate_python(found)
-    return rows
+    if any(pa.types.is_nested(each.type) for each in schema_of(kind)):
+        return _adapter(kind).validate_python(found)
+    return [row(**each) for each in found]
 
 
 def object_of(path: Path, row: type[T]) -> T | None:
     """The one row of a JSON file; None where there is no file."""
     kind: Any = row
-    found: list[T] = _adapter(kind).validate_json(b"[" + path.read_bytes() + b"]") if path.exists() else []
-    return found[0] if found else None
+    return _adapter(kind).validate_json(b"[" + path.read_bytes() + b"]")[0] if path.exists() else None
 
 
 def encoded(row: type[T], rows: "Sequence[T] | T | pa.Table") -> bytes:
     """The bytes of a table: Parquet of rows or of an Arrow table, which is written as it is, or one JSON object."""
-    import io
-    import json
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,12 +87,11 @@ def encoded(row: type[T], rows: "Sequence[T] | T | pa.Table") -> bytes:
 
 
 @functools.cache
-def schema_of(row: Any) -> "pa.Schema":
+def schema_of(row: type) -> "pa.Schema":
     """The Arrow schema of a row, from its types."""
     import pyarrow as pa
 
-    hints = get_type_hints(row)
-    return pa.schema([pa.field(each.name, _arrow(hints[each.name])) for each in fields(row)])
+    return pa.schema(list(_arrow(row)))
 
 
 def _arrow(hint: Any) -> "pa.DataType":
@@ -114,15 +110,5 @@ def _arrow(hint: Any) -> "pa.DataType":
 
 
 @functools.cache
-def _flat(row: Any) -> bool:
-    """Whether rows can be made of what Arrow gives out without conversion: no lists and no rows inside."""
-    import pyarrow as pa
-
-    return not any(pa.types.is_nested(each.type) for each in schema_of(row))
-
-
-@functools.cache
-def _adapter(row: Any) -> Any:
-    from pydantic import TypeAdapter
-
+def _adapter(row: Any) -> "TypeAdapter[list[Any]]":
     return TypeAdapter(list[row])

@@ -40,21 +40,15 @@ class Look:
     marker: str
 
 
-_OTHER_COLOURS = (
-    ("#9A86C8", "#6F57A8"),
-    ("#4DAF4A", "#2F7F2D"),
-    ("#F29E7E", "#B4623F"),
-    ("#C9B400", "#7D7000"),
-    ("#5FC7D9", "#1F7F91"),
-)
-_OTHER_MARKERS = ("h", "d", "8", "p", "H")
+_FILLS = ("#9A86C8", "#4DAF4A", "#F29E7E", "#C9B400", "#5FC7D9")
+_INKS = ("#6F57A8", "#2F7F2D", "#B4623F", "#7D7000", "#1F7F91")
+_MARKERS = ("h", "d", "8", "p", "H")
 
 
 def look_of(name: str) -> Look:
     """A fill, an ink and a marker by the checksum of a name that brings no look of its own."""
-    checksum = zlib.crc32(name.encode()) % (len(_OTHER_COLOURS) * len(_OTHER_MARKERS))
-    marker, colours = divmod(checksum, len(_OTHER_COLOURS))
-    return Look(*_OTHER_COLOURS[colours], _OTHER_MARKERS[marker])
+    marker, colour = divmod(zlib.crc32(name.encode()) % (len(_FILLS) * len(_MARKERS)), len(_FILLS))
+    return Look(_FILLS[colour], _INKS[colour], _MARKERS[marker])
 
 
 @dataclass(frozen=True)
