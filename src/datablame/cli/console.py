@@ -16,7 +16,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from datablame.errors import Interrupted
-from datablame.report.wording import percent, plain, probability, signed_points
+from datablame.report.wording import percent, plain, probability, sentences, signed_points
 
 PATIENCE_SECONDS = 2.0
 """Of whoever asks for something that mostly takes no time."""
@@ -124,13 +124,11 @@ def say(console: Console, *lines: str, style: str | None = None) -> None:
 
 def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:
     """Print the verdict first, then what the run found and where to look."""
-    from datablame.report.verdict import MEANINGS
-
     console = Console()
     if results is not None:
         label = results["verdict"]["label"]
         reasons = (f"- {plain(text)}" for text in results["verdict"]["reasons"])
-        say(console, f"verdict: {label}. {MEANINGS[label]}", *reasons)
+        say(console, f"verdict: {label}. {sentences()['meanings'][label]}", *reasons)
     fresh = [name for name, was_skipped in skipped.items() if not was_skipped]
     say(console, f"ran {', '.join(fresh)}" if fresh else "everything is up to date")
     if results is None:
