@@ -31,7 +31,8 @@ def limitations(results: Results) -> list[Statement]:
 
 
 def _labels(results: Results) -> _Limits:
-    calibration, counts = results.calibration, results.calibration and results.calibration.counts
+    calibration = results.calibration
+    counts = calibration.counts if calibration else None
     return {
         "keyword classifier": results.classifier == "keywords",
         "no calibration": calibration is None and results.classifier not in _EXACT,

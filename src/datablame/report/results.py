@@ -189,7 +189,7 @@ def read_results(world: "World", tables: "Tables") -> Results:
     """Read what is there."""
     methods = {info.name: info for info in tables.rows(rows.MethodInfo)}
     # A method's arm goes by the label of the method as it ran, which says whether it is a stand-in.
-    labels = {("method", name): {"label": info.label} for name, info in methods.items()}
+    labels: dict[Any, Any] = {("method", name): {"label": info.label} for name, info in methods.items()}
     arms = [replace(arm, **labels.get((arm.role, arm.name), {})) for arm in tables.rows(rows.ArmInfo)]
     first = {score.doc_id for score in tables.rows(rows.Score, rank=set(range(1, SHOWN_RANKS + 1)))}
     checks = rows.CheckDesign(0.0, 0.0, 0.0, 0, (), 0, "", {})

@@ -102,8 +102,8 @@ def arms_panel(axes: Axes, results: Results, rows: Sequence[ArmTest], order: Seq
         options: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
         options |= {"ha": "right", "size": 9, "annotation_clip": False}
         axes.annotate(title, (1, -0.6), (end, 1), va="bottom", color=style.GREY, **options)
-        for arm, text in texts.items():
-            axes.annotate(text, (1, order.index(arm)), (end, 0), va="center", **options)
+        for name, text in texts.items():
+            axes.annotate(text, (1, order.index(name)), (end, 0), va="center", **options)
 
 
 def _p(row: ArmTest) -> float | None:
