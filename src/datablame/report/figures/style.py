@@ -84,26 +84,28 @@ def behaviour_looks(names: Sequence[str]) -> dict[str, Look]:
 
 
 @contextmanager
-def page(heights: Sequence[float], title: str, caption: str) -> Iterator[tuple[Figure, list[SubFigure]]]:
+def page(
+    heights: Sequence[float], title: str, caption: str, width: float = WIDTH
+) -> Iterator[tuple[Figure, list[SubFigure]]]:
     """A figure with a row of so many inches for each height, between its title and its caption.
 
     What is drawn meanwhile has our type and lines whatever matplotlibrc says, and a dollar sign is a dollar sign. In
     the end every panel is laid out, labels of `beside` and `above` are moved apart, and everything stays in place.
     """
-    lines = wrapped(caption, WIDTH, _CAPTION)
+    lines = wrapped(caption, width, _CAPTION)
     footer = len(lines) * _CAPTION * _LEADING / POINTS + 0.2
     rows = [_MARGIN + _HEADER, *(inches for height in heights for inches in (height, _GAP))]
     rows[-1] = footer + _MARGIN
-    wide, high = WIDTH + 2 * _MARGIN, sum(rows)
+    wide, high = width + 2 * _MARGIN, sum(rows)
     with _settings():
         figure = Figure(figsize=(wide, high), dpi=_DPI, facecolor="white")
         FigureCanvasAgg(figure)
-        heading = wrapped(title, WIDTH, _TITLE, "bold", most=1)[0]
+        heading = wrapped(title, width, _TITLE, "bold", most=1)[0]
         x, y = _MARGIN / wide, _MARGIN / high
         figure.text(x, 1 - y, heading, size=_TITLE, weight="bold", va="top")
         text = figure.text(x, y, "\n".join(lines), size=_CAPTION, color=GREY, va="bottom")
         text.set_linespacing(_LEADING / 1.2)
-        grid = GridSpec(len(rows), 3, figure, width_ratios=[_MARGIN, WIDTH, _MARGIN], height_ratios=rows)
+        grid = GridSpec(len(rows), 3, figure, width_ratios=[_MARGIN, width, _MARGIN], height_ratios=rows)
         yield figure, [figure.add_subfigure(grid[row, 1]) for row in range(1, len(rows), 2)]
         for panel in {axes.figure: None for axes in figure.axes}:
             assert isinstance(panel, SubFigure)
