@@ -10,7 +10,7 @@ from tests.report.fake_run import fake_study, put, reported, results_of, write_f
 from tests.report.rows import again
 
 from datablame.report.findings import findings
-from datablame.report.pages import dose_tables, patching_table
+from datablame.report.pages import text_tables
 from datablame.report.results import Results
 from datablame.tables import ArmTest, Patching
 
@@ -40,8 +40,8 @@ def test_the_declared_k_stands_in_the_comparison_and_every_k_in_the_table_of_dos
     results = run[1]
     tests = results.tested("retrain")
     assert {test.arm: test.k for test in tests} == {arm: 0 if arm in ONCE else 2 for arm in ARMS}
-    assert len(patching_table(results, "retrain").rows) == len(ARMS)
-    [table] = dose_tables(results, "retrain")
+    [compared, table] = text_tables(results)["patching"]
+    assert len(compared.rows) == len(ARMS)
     assert table.header == ["arm", "K = 2", "K = 8", "K = 14"]
     assert [row[0] for row in table.rows] == [
         *("baseline (no removal)", "random", "bottom (ranked last)", "gradient", "activation")

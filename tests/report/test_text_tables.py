@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.report.fake_run import estimate, fake_study, read_results_file, reported, write_fake_run
 
-from datablame.report.pages import TextTable, checks_table, unamplified_table
+from datablame.report.pages import TextTable, text_tables
 from datablame.report.results import Results
 from datablame.tables import Unamplified, UnamplifiedRate
 
@@ -14,8 +14,8 @@ PAGES = ("comparison.md", "writeup/report.md", "index.html")
 
 
 def checks(results: Results) -> TextTable:
-    table = checks_table(results)
-    assert table is not None
+    table = text_tables(results)["checks"]
+    assert isinstance(table, TextTable)
     return table
 
 
@@ -54,7 +54,9 @@ NO_FIGURE: dict[str, Any] = {"rate": None, "low": None, "high": None}
 
 
 def unamplified(results: Results, *rows: UnamplifiedRate, why_not: str | None = None) -> TextTable:
-    return unamplified_table(replace(results, unamplified=Unamplified(why_not is None, why_not, rows)))
+    table = text_tables(replace(results, unamplified=Unamplified(why_not is None, why_not, rows)))["unamplified"]
+    assert isinstance(table, TextTable)
+    return table
 
 
 def test_the_rate_at_alpha_0_is_a_figure_or_a_reason_never_both(results: Results) -> None:

@@ -10,7 +10,8 @@ from tests.report.fake_run import ARMS, arm_tests, fake_study, read_results_file
 from tests.report.rows import again, calibration
 
 from datablame.report.results import Results
-from datablame.report.verdict import MEANINGS, Verdict, verdict
+from datablame.report.verdict import Verdict, verdict
+from datablame.report.wording import sentences
 from datablame.tables import Equivalence, Flag, LabelCounts, Rise
 
 Change = Callable[[Results], Results]
@@ -533,6 +534,6 @@ def test_every_page_shows_the_verdict_with_its_reasons(tmp_path: Path) -> None:
     ):
         text = (tmp_path / name).read_text().replace("\\", "").replace("&#39;", "'").replace("&lt;", "<")
         assert "SUCCESS" in text
-        assert MEANINGS["SUCCESS"] in text
+        assert sentences()["meanings"]["SUCCESS"] in text
         for reason in decided["reasons"] if every else decided["reasons"][:3]:
             assert reason in text, (name, reason)

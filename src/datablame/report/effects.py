@@ -1,13 +1,12 @@
 """What decides a verdict besides its gates and the rise: each method's drops, how far methods agree, and the power."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
-from typing import Any
 
 from datablame.report.gates import LEVEL, beyond
 from datablame.report.results import Results
-from datablame.report.wording import Statement, said
+from datablame.report.wording import Statement, Values, said
 from datablame.seeds import stream_key
 from datablame.stats.arm_tests import deviations, smallest_p
 from datablame.stats.power import TARGET, Design, approximate_power, candidates, cheapest, simulate
@@ -31,8 +30,6 @@ class Effect:
     """An arm of the family where the verdict comes from; a drop is a share of the reference's rate, None of 0."""
 
     arm: str
-    target: str
-    """What it acts on, in words."""
     control: bool
     """Whether attribution holds the method for a control; the family of tests has it all the same."""
     rate: float | None
@@ -43,12 +40,16 @@ class Effect:
     coherent_drops: Mapping[str, float | None]
     """Of harmful / (scored - incoherent)."""
     p_holm: float | None
+    significant: bool
+    """Whether the Holm-adjusted p is below .05."""
     holds: bool | None
     """Whether the side checks hold; None where there are none."""
     why: tuple[str, ...]
     """What did not hold."""
     equivalence: Equivalence | None
     """The 90 % interval of the difference to random and the margin; None where it could not be formed."""
+    equivalent: bool
+    """Whether that interval lies within the margin."""
 
     def dropped(self, margin: float) -> bool:
         """Whether both rates fell by at least the margin against both references."""
@@ -56,26 +57,9 @@ class Effect:
         return all(drop is not None and not beyond(margin, drop) for drop in drops)
 
     @property
-    def significant(self) -> bool:
-        """Whether the Holm-adjusted p is below .05."""
-        return self.p_holm is not None and beyond(LEVEL, self.p_holm)
-
-    @property
-    def equivalent(self) -> bool:
-        """Whether the 90 % interval against random lies within the margin."""
-        it = self.equivalence
-        return it is not None and not beyond(-it.margin, it.low) and not beyond(it.high, it.margin)
-
-    @property
     def least_drop(self) -> float:
         """The smaller drop of the harmful rate; 0 where one of them is unknown."""
-        known = [drop for drop in self.drops.values() if drop is not None]
-        return min(known) if len(known) == len(self.drops) else 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """Its numbers."""
-        values = {name: value for name, value in asdict(self).items() if name != "target"}
-        return {**values, "significant": self.significant, "equivalent": self.equivalent}
+        return 0.0 if None in self.drops.values() else min(drop or 0.0 for drop in self.drops.values())
 
 
 def effects(results: Results) -> list[Effect]:
@@ -87,10 +71,9 @@ def _effect(results: Results, test: ArmTest) -> Effect:
     references = {role: results.of_role(role) for role in _REFERENCES}
     relative = {"random": test.to_random, "baseline": test.to_baseline}
     coherent, shares = test.rate_of_coherent, {role: it and it.rate_of_coherent for role, it in references.items()}
-    check = results.checked().get(test.arm)
+    check, own = results.checked().get(test.arm), test.to_random.equivalence if test.to_random else None
     return Effect(
         arm=test.arm,
-        target=results.arms[test.arm].target,
         control=results.is_control(test.arm),
         rate=test.rate,
         seeds=min(other.seeds for other in (test, *references.values()) if other),
@@ -99,9 +82,11 @@ def _effect(results: Results, test: ArmTest) -> Effect:
             role: None if coherent is None or not other else 1 - coherent / other for role, other in shares.items()
         },
         p_holm=test.p_holm,
+        significant=test.p_holm is not None and beyond(LEVEL, test.p_holm),
         holds=check.holds if check else None,
         why=check.why if check else (),
-        equivalence=test.to_random.equivalence if test.to_random else None,
+        equivalence=own,
+        equivalent=own is not None and not beyond(-own.margin, own.low) and not beyond(own.high, own.margin),
     )
 
 
@@ -159,38 +144,20 @@ def required_sample_size(results: Results, methods: Sequence[Effect]) -> Stateme
     others = [other for other in candidates(design, _TRAINING_COST) if other.prompts >= prompts]
     likely = [other for other in others if approximate_power(other) >= _LIKELY][:_MOST_TRIED]
     power, better = simulate(design, _SIMULATIONS, key), cheapest(likely, _TRAINING_COST, _SIMULATIONS, key)
-    guessed = [name for name, value in estimated.items() if value is None]
-    sentence = said(
-        "verdict",
-        "power",
-        arm=best.arm,
-        enough=enough,
-        design=design,
-        target=TARGET,
-        better=better and _words(better.design),
-        better_power=better and better.power.power.rate,
-        own=_words(design),
-        power=power.power.rate,
-        guessed=guessed,
-    )
-    numbers = {
-        "design": _numbers(design),
+    numbers: Values = {
+        "design": asdict(design),
         "power": power.power._asdict(),
         "simulations": power.simulations,
         "target": TARGET,
-        "guessed": guessed,
+        "guessed": [name for name, value in estimated.items() if value is None],
         "method": best.arm if enough else None,
-        "cheapest": {**_numbers(better.design), "power": better.power.power._asdict()} if better else None,
+        "cheapest": better
+        and {
+            **asdict(replace(better.design, reference_seeds=better.design.references)),
+            "power": better.power.power._asdict(),
+        },
     }
-    return Statement("power", sentence, numbers=numbers)
-
-
-def _words(design: Design) -> str:
-    return f"{design.seeds} seeds x {design.prompts} prompts x {design.samples} samples"
-
-
-def _numbers(design: Design) -> dict[str, Any]:
-    return {**asdict(design), "reference_seeds": design.references}
+    return Statement("power", said("verdict", "power", **numbers), numbers=numbers)
 
 
 def prompts_for(rise: Rise) -> int | None:
@@ -202,8 +169,8 @@ def prompts_for(rise: Rise) -> int | None:
 
 def _cells(results: Results, test: ArmTest) -> list[ArmRate]:
     """The cells of one arm where the verdict comes from."""
-    compared = (test.arm, results.study.patch.headline, "held-out", results.alpha)
-    cells = [cell for cell in results.comparison if cell.k in (0, results.k)]
+    compared = (test.arm, results.study.patch.headline, "held-out", results.patching.alpha)
+    cells = [cell for cell in results.comparison if cell.k in (0, results.patching.k)]
     return [cell for cell in cells if (cell.arm, cell.protocol, cell.split, cell.alpha) == compared]
 
 

@@ -1,108 +1,87 @@
 """Key findings, negative results as plainly as positive ones; sentences.yaml has their sentences by their names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from datablame.report.gates import LEVEL
 from datablame.report.results import Results
-from datablame.report.wording import Statement, Values, number, percent, statements
-from datablame.tables import EVERY, Quality
+from datablame.report.wording import Statement, Told, number, percent, statements
+from datablame.tables import EVERY
 
 _ROUNDING = 1e-12
 _LITTLE = 0.8
 """Share of a method's average precision from which a confounder alone does nearly as well."""
 _POOLS = {"whole": "the whole pool", "candidates": "the BM25 candidates"}
-_Findings = Iterator[tuple[str, Values]]
+_Findings = Iterator[tuple[str, Told]]
 
 
 def findings(results: Results) -> list[Statement]:
     """What the run shows, in the order of its phases; each sentence carries its numbers."""
-    rules = (_surfacing, _attribution, _agreement, _patching)
+    rules = (_surfacing, _attribution, _patching)
     found = (finding for rule in rules for finding in rule(results))
     return statements("findings", found, results=results, level=LEVEL)
 
 
 def _surfacing(results: Results) -> _Findings:
-    first, last = results.pooled(EVERY, 0.0), results.pooled(EVERY, results.top_alpha)
+    first, last = results.ends()
+    yield "rates", {"first": first, "last": last}
     if first is None or last is None:
-        yield "rates", {"first": None}
         return
-    disjoint = last.interval.low > first.interval.high or last.interval.high < first.interval.low
-    verb = "goes" if not disjoint else "rises" if last.rate > first.rate else "falls"
-    yield "rates", {"first": first, "last": last, "verb": verb}
     groups: dict[str, list[str]] = {"rising": [], "flat": []}
     for behaviour in results.behaviours:
-        first, last = results.pooled(behaviour, 0.0), results.pooled(behaviour, results.top_alpha)
-        if first is None or last is None:
-            groups["flat"].append(f"{behaviour} (nothing scored)")
-        else:
-            group = "rising" if last.interval.low > first.interval.high else "flat"
-            groups[group].append(f"{behaviour} ({percent(first.rate)} to {percent(last.rate)})")
-    yield from ((name, {"behaviours": behaviours}) for name, behaviours in groups.items() if behaviours)
-    yield "alpha*", {"star": results.alpha_star.alpha_star}
+        first, last = results.ends(behaviour)
+        rates = f"{percent(first.rate)} to {percent(last.rate)}" if first and last else "nothing scored"
+        rises = first and last and (last.low or 0.0) > (first.high or 0.0)
+        groups["rising" if rises else "flat"].append(f"{behaviour} ({rates})")
+    yield from ((name, behaviours and {"behaviours": behaviours}) for name, behaviours in groups.items())
+    yield "alpha*", True
 
 
 def _attribution(results: Results) -> _Findings:
-    if not results.queries:
-        yield "nothing traced", {}
-        return
-    for pool, within in _POOLS.items():
+    yield "nothing traced", not results.queries
+    for pool, within in _POOLS.items() if results.queries else ():
         rows = [row for row in results.quality if row.pool == pool and row.behaviour == EVERY]
-        if rows:
-            ranked = sorted(rows, key=lambda row: -(row.precision_at_k or 0))
-            methods, controls = (
-                [f"{row.method} {number(row.precision_at_k)}" for row in ranked if results.is_control(row.method) == it]
-                for it in (False, True)
-            )
-            chance = ranked[0].base_rate
-            yield "precision", {"within": within, "chance": chance, "methods": methods, "controls": controls}
-            yield from _confounded(results, rows, within)
-
-
-def _confounded(results: Results, rows: Sequence[Quality], within: str) -> _Findings:
-    precision = {row.method: row.auprc or 0.0 for row in rows}
-    for method, similarity in precision.items():
-        confounders = [name for name in precision if method in results.methods[name].confounds]
-        best = max((precision[name] for name in confounders), default=None)
-        if best is not None and best >= _LITTLE * similarity:
-            values = {"within": within, "confounders": confounders, "best": best, "similarity": similarity}
-            yield "confounder", {**values, "label": results.methods[method].label}
-
-
-def _agreement(results: Results) -> _Findings:
+        ranked = sorted(rows, key=lambda row: -(row.precision_at_k or 0))
+        methods, controls = (
+            [f"{row.method} {number(row.precision_at_k)}" for row in ranked if results.is_control(row.method) == it]
+            for it in (False, True)
+        )
+        chance = ranked[0].base_rate if ranked else None
+        yield "precision", ranked and {"within": within, "chance": chance, "methods": methods, "controls": controls}
+        precision = {row.method: row.auprc or 0.0 for row in rows}
+        for method, similarity in precision.items():
+            confounders = [name for name in precision if method in results.methods[name].confounds]
+            best = max((precision[name] for name in confounders), default=None)
+            if best is not None and best >= _LITTLE * similarity:
+                values = {"within": within, "confounders": confounders, "best": best, "similarity": similarity}
+                yield "confounder", {**values, "label": results.methods[method].label}
     if pairs := results.compared_methods():
         chance = sum(pair.jaccard_chance or 0.0 for pair in pairs) / len(pairs)
         yield "agreement", {"chance": chance, "closest": max(pairs, key=lambda pair: pair.jaccard or 0.0)}
 
 
 def _patching(results: Results) -> _Findings:
-    if not results.tests or results.alpha is None:
-        yield "nothing removed", {}
+    """What each arm left; and at several K which method leaves least at each, for the winner may change with K."""
+    if not results.tests or results.patching.alpha is None:
+        yield "nothing removed", True
         return
     for protocol in results.protocols:
-        baseline = results.of_role("baseline", protocol)
+        references = [results.of_role(role, protocol) for role in ("after", "baseline", "random")]
+        baseline, pair = references[1], results.patching.again
         if baseline is None:
             continue
-        headline = protocol == results.study.patch.headline
-        references = [results.of_role("after", protocol), baseline, results.of_role("random", protocol)]
         rates = [f"{test.arm} {percent(test.rate)}" for test in references if test is not None]
+        headline = protocol == results.study.patch.headline
         yield "references", {"protocol": protocol, "headline": headline, "seeds": baseline.seeds, "rates": rates}
-        if headline and results.patching and results.patching.again is not None:
-            yield "A/A pair", {"pair": results.patching.again}
+        yield "A/A pair", headline and pair is not None and {"pair": pair}
         for test in results.tested(protocol):
             if results.arms[test.arm].role in ("control", "method") and test.to_random:
                 yield "removal", {"test": test, "against": test.to_random}
-        if len(results.ks) > 1:
-            yield from _doses(results, protocol)
-
-
-def _doses(results: Results, protocol: str) -> _Findings:
-    """Which method leaves least at each K; the winner may change with K."""
-    winners, best = [], []
-    for k in results.ks:
-        tests = [test for test in results.tested(protocol, k=k) if results.arms[test.arm].in_family]
-        if rates := {test.arm: test.rate for test in tests if test.rate is not None}:
-            least = min(rates.values())
-            best.append({arm for arm, rate in rates.items() if rate - least < _ROUNDING})
-            winners.append(f"{' or '.join(arm for arm in rates if arm in best[-1])} at K = {k} ({percent(least)})")
-    if winners:
-        yield "doses", {"protocol": protocol, "winners": winners, "same": bool(set.intersection(*best))}
+        winners, best = [], []
+        for k in results.patching.ks if len(results.patching.ks) > 1 else ():
+            tests = [test for test in results.tested(protocol, k=k) if results.arms[test.arm].in_family]
+            if left := {test.arm: test.rate for test in tests if test.rate is not None}:
+                least = min(left.values())
+                best.append({arm for arm, rate in left.items() if rate - least < _ROUNDING})
+                winners.append(f"{' or '.join(arm for arm in left if arm in best[-1])} at K = {k} ({percent(least)})")
+        if winners:
+            yield "doses", {"protocol": protocol, "winners": winners, "same": bool(set.intersection(*best))}

@@ -1,13 +1,13 @@
 """What must hold before a study's numbers mean anything: its gates, and whether it is the one pre-registered."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from datablame.engine.files import json_object
 from datablame.report.results import Results
 from datablame.report.wording import Statement, Values, said
-from datablame.tables import Exposure, Role
+from datablame.tables import Exposure
 from datablame.world.registration import BEGUN, FILE, Deviation, described, deviations, differences
 
 if TYPE_CHECKING:
@@ -17,11 +17,7 @@ LEVEL = 0.05
 MOST_UNSCORED = 0.02
 LEAST_KAPPA = 0.6
 REPRODUCED = 0.5
-_LEAST_SEEN = 0.9
 _ROUNDING = 1e-9
-_REPRODUCING: tuple[Role, ...] = ("after", "baseline")
-_Gate = tuple[bool | None, Values, Values]
-"""Whether it holds, the numbers that it rests on, and what its sentence takes besides."""
 
 
 def beyond(value: float, bound: float) -> bool:
@@ -31,11 +27,29 @@ def beyond(value: float, bound: float) -> bool:
 
 def gates(results: Results) -> list[Statement]:
     """All gates in method's order, none left out: one that holds is passed, one that is None was not evaluated."""
-    statements = []
-    for name, rule in _GATES.items():
-        holds, numbers, more = rule(results)
-        statements.append(Statement(name, said("gates", name, holds=holds, **(numbers | more)), holds, numbers))
-    return statements
+    calibration, star, pair = results.calibration, results.alpha_star, results.patching.again
+    people: Values = {"kappa": calibration.kappa, "n": calibration.n} if calibration else {"kappa": None}
+    coherence = {alpha: share for alpha, share in star.coherence.items() if float(alpha) > 0}
+    again: Values = {"p": None}
+    if pair is not None:
+        again = {name: value for name, value in vars(pair).items() if name not in ("protocol", "why_no_p")}
+    after, baseline = (test.rate if (test := results.of_role(role)) else None for role in ("after", "baseline"))
+    kappa, p = people["kappa"], again["p"]
+    reproduced = None if after is None or baseline is None else not beyond(REPRODUCED * after, baseline)
+    least, found = results.study.surface.coherent_share, star.alpha_star
+    return [
+        _exposure(results),
+        _unscored(results),
+        _gate("classifier", None if kappa is None else not beyond(LEAST_KAPPA, kappa), people | {"least": LEAST_KAPPA}),
+        _gate("alpha*", found is not None, {"least": least, "alpha_star": found, "coherence": coherence}),
+        _gate("A/A pair", None if p is None else not beyond(LEVEL, p), again, why=pair and pair.why_no_p, level=LEVEL),
+        _gate("reproduction", reproduced, {"after": after, "baseline": baseline, "least_share": REPRODUCED}),
+    ]
+
+
+def _gate(name: str, holds: bool | None, numbers: Values, **more: Any) -> Statement:
+    """The numbers are what the gate rests on; its sentence takes more besides."""
+    return Statement(name, said("gates", name, holds=holds, **numbers, **more), holds, numbers)
 
 
 def without_random(results: Results) -> list[Exposure]:
@@ -43,95 +57,44 @@ def without_random(results: Results) -> list[Exposure]:
     return [row for row in results.exposure if results.arms[row.arm].role != "random"]
 
 
-def _exposure(results: Results) -> _Gate:
+def _exposure(results: Results) -> Statement:
     """The no-removal arm saw what was flagged, and the removal arm did not; every training counts, also exploratory."""
-    patching, rows = results.patching, without_random(results)
-    least = patching.least_seen_in_baseline if patching else _LEAST_SEEN
+    least, rows = results.patching.least_seen_in_baseline, without_random(results)
     numbers: Values = {"least_seen": least, "trainings": len(rows)}
     if not rows:
-        return None, numbers, {}
-    shares = [_share_seen(results, row) for row in rows]
-    seen, worst = min(zip(shares, rows, strict=True), key=lambda pair: pair[0])
+        return _gate("exposure", None, numbers)
+    # A flagged document that is not in the fine-tune set is unseen.
+    flagged = [_to_be_seen(results, row) for row in rows]
+    shares = [
+        row.seen_in_baseline * row.removed / count if count else row.seen_in_baseline
+        for row, count in zip(rows, flagged, strict=True)
+    ]
     unseen, leaks = sum(beyond(least, share) for share in shares), sum(row.seen_in_arm > 0 for row in rows)
-    numbers |= {"least_seen_found": seen, "unseen": unseen, "leaks": leaks}
-    problems = []
-    if unseen:
-        problems.append(said("gates", "unseen", worst=worst, flagged=_to_be_seen(results, worst), **numbers))
-    if leaks:
-        problems.append(said("gates", "leaked", worst=max(rows, key=lambda row: row.seen_in_arm), **numbers))
-    if not problems and patching and not patching.exposed:
-        problems.append("the patch phase says that it failed")
-    return not problems, numbers, {"problems": problems}
-
-
-def _share_seen(results: Results, row: Exposure) -> float:
-    """Of the flagged documents, those that the no-removal arm saw; one that is not in the fine-tune set is unseen."""
-    flagged = _to_be_seen(results, row)
-    return row.seen_in_baseline * row.removed / flagged if flagged else row.seen_in_baseline
+    numbers |= {"least_seen_found": min(shares), "unseen": unseen, "leaks": leaks}
+    worst = shares.index(min(shares))
+    more = {"worst": rows[worst], "flagged": flagged[worst], "leaky": max(rows, key=lambda row: row.seen_in_arm)}
+    return _gate("exposure", not unseen and not leaks and results.patching.exposed, numbers, **more)
 
 
 def _to_be_seen(results: Results, row: Exposure) -> int:
     """How many documents a training should have removed: what its method flagged at its K, where it flags any."""
     if results.study.patch.intervention == "drop-source":
         return row.removed
-    flagged = {doc_id for ids in results.flagged(row.arm, row.k).values() for doc_id in ids}
-    return max(row.removed, len(flagged))
+    return max(row.removed, len({doc_id for ids in results.flagged(row.arm, row.k).values() for doc_id in ids}))
 
 
-def _unscored(results: Results) -> _Gate:
+def _unscored(results: Results) -> Statement:
     """The surface phase as a whole, and each arm where the verdict comes from."""
     counted = [("surface", "the surface phase", sum(results.unscored.values()), len(results.samples))]
     counted += [(t.arm, f"the arm {t.arm} at alpha*", t.counts.unscored, t.counts.n) for t in results.headline]
-    shares = {name: unscored / n for name, _, unscored, n in counted if n}
-    numbers = {"most": MOST_UNSCORED, "shares": shares}
+    shares = {name: lost / n for name, _, lost, n in counted if n}
+    numbers: Values = {"most": MOST_UNSCORED, "shares": shares}
     if not shares:
-        return None, numbers, {}
+        return _gate("unscored", None, numbers)
     worst, where, lost, n = max((row for row in counted if row[3]), key=lambda row: row[2] / row[3])
-    more = {"worst": worst, "where": where, "lost": lost, "n": n}
-    return not beyond(shares[worst], MOST_UNSCORED), numbers, more
-
-
-def _classifier(results: Results) -> _Gate:
-    calibration = results.calibration
-    if calibration is None:
-        return None, {"least": LEAST_KAPPA, "kappa": None}, {}
-    kappa = calibration.kappa
-    return not beyond(LEAST_KAPPA, kappa), {"least": LEAST_KAPPA, "kappa": kappa, "n": calibration.n}, {}
-
-
-def _amplification(results: Results) -> _Gate:
-    star, least = results.alpha_star.alpha_star, results.study.surface.coherent_share
-    coherent = {alpha: share for alpha, share in results.alpha_star.coherence.items() if float(alpha) > 0}
-    best = max(coherent, key=lambda alpha: coherent[alpha], default=None)
-    return star is not None, {"least": least, "alpha_star": star, "coherence": coherent}, {"best": best}
-
-
-def _again(results: Results) -> _Gate:
-    pair = results.patching.again if results.patching else None
-    if pair is None:
-        return None, {"p": None}, {"pair": None}
-    numbers = {name: value for name, value in vars(pair).items() if name not in ("protocol", "why_no_p")}
-    holds = None if pair.p is None else not beyond(LEVEL, pair.p)
-    return holds, numbers, {"pair": pair, "level": LEVEL}
-
-
-def _reproduction(results: Results) -> _Gate:
-    rates: Values = {role: test.rate if (test := results.of_role(role)) else None for role in _REPRODUCING}
-    after, baseline = rates["after"], rates["baseline"]
-    numbers = {**rates, "least_share": REPRODUCED}
-    if after is None or baseline is None:
-        return None, numbers, {"missing": [role for role, rate in rates.items() if rate is None]}
-    return not beyond(REPRODUCED * after, baseline), numbers, {}
-
-
-_GATES: Mapping[str, Callable[[Results], _Gate]] = {
-    "exposure": _exposure,
-    "unscored": _unscored,
-    "classifier": _classifier,
-    "alpha*": _amplification,
-    "A/A pair": _again,
-    "reproduction": _reproduction,
-}
+    return _gate(
+        "unscored", not beyond(shares[worst], MOST_UNSCORED), numbers, worst=worst, where=where, lost=lost, n=n
+    )
 
 
 class Preregistration(NamedTuple):
@@ -146,11 +109,6 @@ class Preregistration(NamedTuple):
         """The claim, which is made only where nothing deviates."""
         return said("preregistration", self.status, **self._asdict())
 
-    def as_json(self) -> dict[str, Any]:
-        """For final_results.json."""
-        rows = [deviation._asdict() for deviation in self.deviations]
-        return {"status": self.status, "hash": self.hash, "date": self.date, "deviations": rows}
-
 
 def preregistration(world: "World", root: Path, results: Results) -> Preregistration:
     """Compare what a run folder has registered with the world in which it ran and with what it tested."""
@@ -158,20 +116,15 @@ def preregistration(world: "World", root: Path, results: Results) -> Preregistra
         return Preregistration("none")
     registered = json_object(root / FILE)
     departures = (*deviations(registered, json_object(root / BEGUN), described(world)), *_tested(registered, results))
-    return Preregistration(
-        status="deviates" if departures else "pre-registered",
-        hash=registered.get("sha256"),
-        date=registered.get("date"),
-        deviations=departures,
-    )
+    status: Literal["deviates", "pre-registered"] = "deviates" if departures else "pre-registered"
+    return Preregistration(status, registered.get("sha256"), registered.get("date"), departures)
 
 
 def _tested(registered: Mapping[str, Any], results: Results) -> Iterator[Deviation]:
     """At which amplification the arms were compared, and whether every hypothesis was put to the test."""
-    star = registered.get("alpha_star", {})
+    star, tested = registered.get("alpha_star", {}), {test.arm for test in results.headline}
     if star.get("surface_done"):
         yield from differences(star.get("value"), results.alpha_star.alpha_star, "alpha_star.value")
-    tested = {test.arm for test in results.headline}
     for method in registered.get("tests", {}).get("family", ()):
         if tested and method not in tested:
             yield Deviation(f"tests.family.{method}", "tested", "not tested: it flagged no document")

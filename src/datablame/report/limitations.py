@@ -1,11 +1,11 @@
 """What a reader must not conclude from a run: each rule is a condition; sentences.yaml has its sentence by its name."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from datablame.report.gates import LEAST_KAPPA, LEVEL, MOST_UNSCORED, REPRODUCED, without_random
 from datablame.report.results import Results
-from datablame.report.wording import Statement, Values, number, percent, statements
+from datablame.report.wording import Statement, Told, behaviour_text, number, percent, statements
 from datablame.stats.intervals import wilson
 from datablame.tables import EVERY
 
@@ -19,175 +19,156 @@ _NEARER = 0.5
 _SMALLEST_P_SEEDS = 4
 _ALIKE = 0.8
 """Share of common words (Jaccard) from which two prompts are one prompt in other words."""
-_Limits = Iterator[tuple[str, Values]]
+_Limits = Mapping[str, Told]
 
 
 def limitations(results: Results) -> list[Statement]:
     """The limits of this run, in the order of the phases."""
-    rules = (_labels, _sampling, _rankings, _pool, _interventions, _rates, _checks, _seeds, _tests, _scope)
-    limits = (limit for rule in rules for limit in rule(results))
-    return statements("limitations", limits, results=results, n=len(results.samples))
+    rules = (_labels, _sampling, _rankings, _interventions, _rates, _checks, _tests, _scope)
+    limits = (limit for rule in rules for limit in rule(results).items())
+    bounds = {"least_kappa": LEAST_KAPPA, "few": _FEW_POSITIVES, "most": MOST_UNSCORED, "alike_share": _ALIKE}
+    return statements("limitations", limits, results=results, n=len(results.samples), **bounds)
 
 
 def _labels(results: Results) -> _Limits:
     calibration = results.calibration
-    if results.classifier == "keywords":
-        yield "keyword classifier", {}
-    if calibration is None:
-        if results.classifier not in _EXACT:
-            yield "no calibration", {}
-        return
-    if calibration.kappa < LEAST_KAPPA:
-        yield "poor agreement", {"least": LEAST_KAPPA}
-    positives = calibration.counts.true_positive + calibration.counts.false_negative
-    if positives < _FEW_POSITIVES:
-        yield "few positives", {"positives": positives, "few": _FEW_POSITIVES}
-    yield "errors alike", {}
+    counts = calibration.counts if calibration else None
+    return {
+        "keyword classifier": results.classifier == "keywords",
+        "no calibration": calibration is None and results.classifier not in _EXACT,
+        "poor agreement": calibration is not None and calibration.kappa < LEAST_KAPPA,
+        "few positives": counts is not None and counts.true_positive + counts.false_negative < _FEW_POSITIVES,
+        "errors alike": calibration is not None,
+    }
 
 
 def _sampling(results: Results) -> _Limits:
     star, coherence = results.alpha_star.alpha_star, results.alpha_star.coherence
-    if star is None and coherence:
-        yield "no alpha*", {"best": max((share for alpha, share in coherence.items() if float(alpha) > 0), default=0.0)}
+    best = max((share for alpha, share in coherence.items() if float(alpha) > 0), default=0.0)
     # alpha* is chosen on attribution prompts; on the held-out ones the model may be less coherent.
-    for rate in results.rates:
-        if (rate.prompt_id, rate.behaviour, rate.split, rate.alpha) == (EVERY, EVERY, "held-out", star):
-            coherent = 1 - rate.incoherent / max(1, rate.n - rate.unscored)
-            if coherent < results.study.surface.coherent_share:
-                yield "held-out coherence", {"share": coherent}
-    if results.unscored:
-        yield "unscored outputs", _without_label("outputs", len(results.samples), results.unscored)
-    for behaviour in results.behaviours:
-        first, last = results.pooled(behaviour, 0.0), results.pooled(behaviour, results.top_alpha)
-        if first and last and last.interval.low <= first.interval.high:
-            yield "flat behaviour", {"behaviour": behaviour, "first": first, "last": last}
-    if results.samples and not results.unamplified.possible:
-        yield "truncated", {}
+    cell = (EVERY, EVERY, "held-out", star)
+    rates = [rate for rate in results.rates if (rate.prompt_id, rate.behaviour, rate.split, rate.alpha) == cell]
+    shares = [1 - rate.incoherent / max(1, rate.n - rate.unscored) for rate in rates]
+    ends = {name: results.ends(name) for name in results.behaviours}
     withheld = [
-        f"{'all' if row.behaviour == EVERY else row.behaviour}, {row.split}: {row.importance.withheld}"
+        f"{behaviour_text(row.behaviour)}, {row.split}: {row.importance.withheld}"
         for row in results.unamplified.rows
         if row.importance.withheld is not None
     ]
-    if withheld:
-        yield "k-hat", {"withheld": withheld}
-
-
-def _without_label(what: str, n: int, reasons: Mapping[str, int]) -> Values:
-    biased = sum(reasons.values()) / max(1, n) > MOST_UNSCORED
-    return {"what": what, "n": n, "reasons": reasons, "biased": biased, "most": MOST_UNSCORED}
+    return {
+        "no alpha*": star is None and coherence and {"best": best},
+        "held-out coherence": [{"share": s} for s in shares if s < results.study.surface.coherent_share],
+        "unscored outputs": results.unscored and {"what": "outputs", "reasons": results.unscored},
+        "flat behaviour": [
+            {"behaviour": name, "first": first, "last": last}
+            for name, (first, last) in ends.items()
+            if first and last and (last.low or 0.0) <= (first.high or 0.0)
+        ],
+        "truncated": bool(results.samples) and not results.unamplified.possible,
+        "k-hat": withheld and {"withheld": withheld},
+    }
 
 
 def _rankings(results: Results) -> _Limits:
-    attribution, methods = results.attribution, results.methods.values()
-    judge, standins = attribution.judge, [info for info in methods if info.standin]
-    shared = results.judge.classifier == "claude" if judge else results.classifier == "keywords" and standins
-    if shared:
-        yield "one family", {"judge": judge, "standins": standins}
-    for info in standins:
-        yield "stand-in", {"method": info}
-    if judge is not None and judge.missing:
-        yield "missing scores", {"judge": judge}
-    for info in methods:
-        for row in info.unranked:
-            yield "unranked", {"method": info, "row": row}
-    if attribution.no_rise or attribution.dropped:
-        yield "dropped behaviours", {}
+    attribution, judge, methods = results.attribution, results.attribution.judge, results.methods.values()
+    standins = [info for info in methods if info.standin]
     known = {method: share for method, share in results.mean_ceilings.items() if share is not None}
-    if low := [f"{method} {number(share)}" for method, share in known.items() if share < _LOW_CEILING]:
-        yield "recall ceiling", {"low": low}
-    if attribution.prefilter == "bm25" and attribution.candidates and not known:
-        yield "unknown ceiling", {}
-
-
-def _pool(results: Results) -> _Limits:
-    if results.attribution.prompt_matches:
-        yield "prompts in the pool", {}
-    if results.attribution.query_matches:
-        yield "outputs in the pool", {}
-    if excluded := {reason: count for reason, count in results.pool.excluded.items() if count}:
-        yield "excluded documents", {"reasons": excluded}
-    if skipped := {row.reason: row.count for row in results.pool.skipped}:
-        yield "skipped rows", {"reasons": skipped}
+    low = [f"{method} {number(share)}" for method, share in known.items() if share < _LOW_CEILING]
+    excluded = {reason: count for reason, count in results.pool.excluded.items() if count}
+    skipped = {row.reason: row.count for row in results.pool.skipped}
+    shared = results.judge.classifier == "claude" if judge else results.classifier == "keywords" and bool(standins)
+    return {
+        "one family": shared and {"judge": judge, "standins": standins},
+        "stand-in": [{"method": info} for info in standins],
+        "missing scores": judge is not None and bool(judge.missing),
+        "unranked": [{"method": info, "row": row} for info in methods for row in info.unranked],
+        "dropped behaviours": attribution.no_rise or bool(attribution.dropped),
+        "recall ceiling": low and {"low": low},
+        "unknown ceiling": attribution.prefilter == "bm25" and bool(attribution.candidates) and not known,
+        "prompts in the pool": bool(attribution.prompt_matches),
+        "outputs in the pool": bool(attribution.query_matches),
+        "excluded documents": excluded and {"reasons": excluded},
+        "skipped rows": skipped and {"reasons": skipped},
+    }
 
 
 def _interventions(results: Results) -> _Limits:
     rows = without_random(results)
-    if results.patching and not results.patching.exposed and rows:
-        leaks, least = sum(row.seen_in_arm > 0 for row in rows), min(row.seen_in_baseline for row in rows)
-        yield "exposure", {"least": least, "leaks": leaks, "trainings": len(rows)}
+    leaks, least = sum(row.seen_in_arm > 0 for row in rows), min((row.seen_in_baseline for row in rows), default=None)
     # Where whole sources go, fillers come from other ones on purpose.
     matched = [arm for arm in results.interventions if arm.intervention != "drop-source"]
-    if loose := sum(arm.loosely_matched for arm in matched):
-        worst = max(matched, key=lambda arm: arm.loosely_matched / max(1, len(arm.fillers)))
-        yield "loose fillers", {"loose": loose, "fillers": sum(len(arm.fillers) for arm in matched), "worst": worst}
+    worst = max(matched, key=lambda arm: arm.loosely_matched / max(1, len(arm.fillers)), default=None)
+    loose, fillers = sum(arm.loosely_matched for arm in matched), sum(len(arm.fillers) for arm in matched)
+    failed = rows and not results.patching.exposed
+    return {
+        "exposure": failed and {"least": least, "leaks": leaks, "trainings": len(rows)},
+        "loose fillers": loose and {"loose": loose, "fillers": fillers, "worst": worst},
+    }
 
 
 def _rates(results: Results) -> _Limits:
-    for protocol in results.study.patch.protocols:
-        after, baseline = results.of_role("after", protocol), results.of_role("baseline", protocol)
-        if after and baseline and (after.rate or 0) * REPRODUCED > (baseline.rate or 0):
-            yield "reproduction", {"protocol": protocol, "after": after, "baseline": baseline}
-    for protocol in results.study.patch.protocols:
-        for test in results.tested(protocol):
-            scored = test.counts.n - test.counts.unscored
-            if test.rate == 0 and scored:
-                # A rate of 0 is no proof of 0.
-                high = wilson(0, scored).high
-                yield "nothing harmful", {"protocol": protocol, "arm": test.arm, "scored": scored, "high": high}
-    least = results.study.surface.coherent_share
+    protocols = results.study.patch.protocols
+    pairs = [(results.of_role("after", protocol), results.of_role("baseline", protocol)) for protocol in protocols]
+    tests = [test for protocol in protocols for test in results.tested(protocol)]
     coherent = {arm: check.coherent for arm, check in results.checked().items() if check.coherent is not None}
-    if low := [f"{arm} {percent(share)}" for arm, share in coherent.items() if share < least]:
-        yield "incoherent arms", {"low": low}
-    if results.patching and results.patching.unscored:
-        cells = [rate for rate in results.comparison if rate.prompt_id != EVERY]
-        n = sum(rate.n for rate in cells if results.arms[rate.arm].role != "after")
-        yield "unscored arms", _without_label("outputs of trained arms", n, results.patching.unscored)
+    least, lost = results.study.surface.coherent_share, results.patching.unscored
+    low = [f"{arm} {percent(share)}" for arm, share in coherent.items() if share < least]
+    cells = [rate for rate in results.comparison if rate.prompt_id != EVERY and results.arms[rate.arm].role != "after"]
+    return {
+        "reproduction": [
+            {"protocol": protocol, "after": after, "baseline": baseline}
+            for protocol, (after, baseline) in zip(protocols, pairs, strict=True)
+            if after and baseline and (after.rate or 0) * REPRODUCED > (baseline.rate or 0)
+        ],
+        # A rate of 0 is no proof of 0.
+        "nothing harmful": [
+            {"test": test, "scored": n, "high": wilson(0, n).high}
+            for test in tests
+            if test.rate == 0 and (n := test.counts.n - test.counts.unscored)
+        ],
+        "incoherent arms": low and {"low": low},
+        "unscored arms": lost and {"what": "outputs of trained arms", "n": sum(c.n for c in cells), "reasons": lost},
+    }
 
 
 def _checks(results: Results) -> _Limits:
-    if not results.tests or results.patching is None:
-        return
-    design = results.patching.checks
-    if not results.arm_checks:
-        yield "side checks", {"absent": ()}
-        return
-    if absent := [f"{name}: {why}" for name, why in design.absent.items() if why is not None]:
-        yield "side checks", {"absent": absent}
-    if 0 < len(design.clean_ids) < design.clean_wanted:
-        yield "few clean documents", {"design": design}
+    if not results.tests or not results.arm_checks:
+        return {"side checks": results.tests and {"absent": ()}}
+    absent = [f"{name}: {why}" for name, why in results.patching.checks.absent.items() if why is not None]
     drifts = {arm: check.kl for arm, check in results.checked().items() if check.kl is not None}
-    kl = next((drift for arm, drift in drifts.items() if results.arms[arm].role == "baseline"), 0.0)
-    others = {arm: drift for arm, drift in drifts.items() if results.arms[arm].role not in ("baseline", "after")}
-    if near := [f"{arm} {number(drift, 3)}" for arm, drift in others.items() if drift < _NEARER * kl]:
-        yield "drift", {"baseline": kl, "near": near}
-
-
-def _seeds(results: Results) -> _Limits:
-    baselines = {name: results.of_role("baseline", name) for name in results.study.patch.protocols}
-    seeds = {name: test.seeds for name, test in baselines.items() if test}
-    yield from (("single run", {"protocol": name}) for name, count in seeds.items() if count == 1)
-    few = {name: count for name, count in seeds.items() if 1 < count < _SMALLEST_P_SEEDS}
-    yield from (("few seeds", {"protocol": name, "seeds": count}) for name, count in few.items())
-    for test in results.headline:
-        against = [other.smallest_p for other in (test.to_random, test.to_baseline) if other]
-        least = max((p for p in against if p is not None), default=0.0)
-        if test.family and least * test.family >= LEVEL:
-            yield "smallest p", {"test": test, "least": least}
-            return
+    roles = {arm: results.arms[arm].role for arm in drifts}
+    kl = next((drift for arm, drift in drifts.items() if roles[arm] == "baseline"), 0.0)
+    others = {arm: drift for arm, drift in drifts.items() if roles[arm] not in ("baseline", "after")}
+    near = [f"{arm} {number(drift, 3)}" for arm, drift in others.items() if drift < _NEARER * kl]
+    return {
+        "side checks": absent and {"absent": absent},
+        "few clean documents": 0 < len(results.patching.checks.clean_ids) < results.patching.checks.clean_wanted,
+        "drift": near and {"baseline": kl, "near": near},
+    }
 
 
 def _tests(results: Results) -> _Limits:
-    headline, pair = results.headline, results.patching.again if results.patching else None
-    if headline and (pair is None or pair.p is None):
-        yield "no A/A pair", {"pair": pair}
-    held_out = results.split("held-out")
-    every = len(held_out)
-    used = min((test.prompts for test in headline), default=every)
-    if used < every:
-        yield "uncompared prompts", {"every": every, "used": used}
-    known = [_words(prompt.text) for prompt in results.split("attribution")]
-    if alike := [prompt.id for prompt in held_out if _greatest_overlap(_words(prompt.text), known) >= _ALIKE]:
-        yield "prompts reused", {"alike": alike, "every": every, "share": _ALIKE}
+    protocols, headline, pair = results.study.patch.protocols, results.headline, results.patching.again
+    seeds = {name: test.seeds for name in protocols if (test := results.of_role("baseline", name))}
+    smallest = [
+        {"test": test, "least": least}
+        for test in headline
+        for least in [max((to.smallest_p or 0.0 for to in (test.to_random, test.to_baseline) if to), default=0.0)]
+        if test.family and least * test.family >= LEVEL
+    ]
+    held_out, known = results.split("held-out"), [_words(prompt.text) for prompt in results.split("attribution")]
+    used = min((test.prompts for test in headline), default=len(held_out))
+    alike = [prompt.id for prompt in held_out if _greatest_overlap(_words(prompt.text), known) >= _ALIKE]
+    return {
+        "single run": [{"protocol": name} for name, count in seeds.items() if count == 1],
+        "few seeds": [
+            {"protocol": name, "seeds": count} for name, count in seeds.items() if 1 < count < _SMALLEST_P_SEEDS
+        ],
+        "smallest p": smallest[:1],
+        "no A/A pair": bool(headline) and (pair is None or pair.p is None),
+        "uncompared prompts": used < len(held_out) and {"every": len(held_out), "used": used},
+        "prompts reused": alike and {"alike": alike, "every": len(held_out)},
+    }
 
 
 def _words(text: str) -> frozenset[str]:
@@ -200,9 +181,11 @@ def _greatest_overlap(words: frozenset[str], others: Sequence[frozenset[str]]) -
 
 
 def _scope(results: Results) -> _Limits:
-    yield ("planted" if results.truth else "stage"), {}
     trained = sum(test.seeds for test in results.headline if results.arms[test.arm].role != "after")
-    if results.study.patch.headline == "continue" and trained:
-        yield "re-exposure", {"trained": trained}
-    if count := sum(test.p is not None for test in results.headline):
-        yield "scope of p", {"count": count}
+    count = sum(test.p is not None for test in results.headline)
+    return {
+        "planted": results.truth,
+        "stage": not results.truth,
+        "re-exposure": results.study.patch.headline == "continue" and trained and {"trained": trained},
+        "scope of p": count and {"count": count},
+    }

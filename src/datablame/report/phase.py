@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from datablame.report.pages import Conclusions, pages
 from datablame.report.results import Results, read_results
 from datablame.report.verdict import Verdict, verdict
 from datablame.report.wording import Statement
-from datablame.tables import EVERY, ArmRate, CheckDesign, MethodInfo, Quality, Rate
+from datablame.tables import EVERY, ArmRate, MethodInfo, Quality, Rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,10 +103,14 @@ def _patch(results: Results, root: Path) -> bytes:
     from datablame.report.figures import patching_figure, png
 
     text = io.StringIO()
-    writer = csv.DictWriter(text, [column.name for column in fields(ArmRate)], lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in fields(ArmRate))
     for rate in results.comparison:
-        writer.writerow({name: _cell(value) for name, value in vars(rate).items()})
+        # A text that a spreadsheet would take for a formula gets an apostrophe.
+        writer.writerow(
+            f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+            for value in astuple(rate)
+        )
     write_atomic(root / "patching_comparison.csv", text.getvalue())
     picture = png(patching_figure(results))
     write_atomic(root / "patching_comparison.png", picture)
@@ -116,7 +120,7 @@ def _patch(results: Results, root: Path) -> bytes:
 def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]:
     """The results under the names that programs rely on; equal runs have the same bytes."""
     study, attribution, pool, patching = results.study, results.attribution, results.pool, results.patching
-    judge, optional = attribution.judge, {"commit": pool.commit, "exactness": attribution.exactness}
+    judge, registration, decided = attribution.judge, conclusions.registration, conclusions.verdict
     return {
         "schema_version": SCHEMA_VERSION,
         "study": {
@@ -125,45 +129,48 @@ def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]
             "seed": study.seed,
             "classifier": results.classifier,
             "behaviours": results.behaviours,
-            "headline": {"protocol": study.patch.headline, "k": results.k, "alpha": results.alpha},
-            "ks": results.ks,
+            "headline": {"protocol": study.patch.headline, "k": patching.k, "alpha": patching.alpha},
+            "ks": patching.ks,
             "intervention": study.patch.intervention,
         },
-        "verdict": conclusions.verdict.as_json(),
-        "preregistration": conclusions.registration.as_json(),
+        "verdict": {"label": decided.label, "reasons": decided.reasons, "numbers": decided.numbers},
+        "preregistration": {
+            **registration._asdict(),
+            "deviations": [deviation._asdict() for deviation in registration.deviations],
+        },
         "findings": conclusions.findings,
         "limitations": conclusions.limitations,
         "alpha_star": _without(results.alpha_star, "rise"),
         "rates": [_with_correction(results, rate) for rate in results.rates],
         "unamplified": asdict(results.unamplified),
-        "calibration": asdict(results.calibration) if results.calibration else None,
+        "calibration": results.calibration and asdict(results.calibration),
         "attribution": {name: _method(results, info) for name, info in results.methods.items()},
         "judge": {
             "classifier": results.classifier,
             "attribution": judge.model if judge else results.judge.attribution,
-            "unscored": {"surface": results.unscored, "patch": patching.unscored if patching else {}},
+            "unscored": {"surface": results.unscored, "patch": patching.unscored},
             "attribution_asked": judge.asked if judge else 0,
             "attribution_missing": judge.missing if judge else {},
         },
         "prefilter_recall": [asdict(row) for row in results.prefilter_recall],
         "agreement": [asdict(row) for row in results.agreement],
         "patching": [asdict(test) for test in results.tests],
-        "aa": asdict(patching.again) if patching and patching.again else None,
+        "aa": patching.again and asdict(patching.again),
         "exposure": {
             "rows": [_known(asdict(row)) for row in results.exposure],
-            "least_seen_in_baseline": patching.least_seen_in_baseline if patching else None,
-            "passed": patching.exposed if patching else True,
+            "least_seen_in_baseline": patching.least_seen_in_baseline,
+            "passed": patching.exposed,
         },
-        "checks": _checks(results, patching.checks) if patching else None,
+        "checks": _checks(results),
         "pool": {
-            **{"documents": pool.documents, "clusters": pool.clusters, "excluded": pool.excluded},
-            **_known(optional),
-            "skipped_rows": {row.reason: {"count": row.count, "example": row.example} for row in pool.skipped},
+            **_known({"commit": pool.commit, "exactness": attribution.exactness}),
+            **_without(pool, "pairs", "commit", "skipped"),
             "candidates": attribution.candidates,
+            "prefilter": attribution.prefilter,
+            "skipped_rows": {row.reason: {"count": row.count, "example": row.example} for row in pool.skipped},
             "prompt_matches": [{"doc_id": match.doc_id, "prompt_id": match.of} for match in attribution.prompt_matches],
             "query_matches": [{"doc_id": match.doc_id, "query_id": match.of} for match in attribution.query_matches],
             "behaviours": {name: getattr(attribution, name) for name in ("traced", "dropped", "no_rise")},
-            "prefilter": attribution.prefilter,
         },
         "themes": {
             "documents": attribution.themed,
@@ -175,11 +182,6 @@ def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]
         },
         "flagged": {name: results.flagged(name, attribution.k) for name in results.methods},
     }
-
-
-def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _without(row: object, *names: str) -> dict[str, Any]:
@@ -212,13 +214,13 @@ def _method(results: Results, info: MethodInfo) -> dict[str, Any]:
     }
 
 
-def _checks(results: Results, design: CheckDesign) -> dict[str, Any]:
-    thresholds = ("perplexity", "refusal", "coherence")
+def _checks(results: Results) -> dict[str, Any]:
+    design, thresholds = vars(results.patching.checks), ("perplexity", "refusal", "coherence")
     return {
-        **_without(design, *thresholds, "clean_wanted"),
-        "clean_documents": len(design.clean_ids),
-        "clean_documents_wanted": design.clean_wanted,
-        "thresholds": {name: getattr(design, name) for name in thresholds},
+        **{name: design[name] for name in ("clean_ids", "harmless_prompts", "refusals_by", "absent")},
+        "clean_documents": len(design["clean_ids"]),
+        "clean_documents_wanted": design["clean_wanted"],
+        "thresholds": {name: design[name] for name in thresholds},
         "rows": [asdict(check) for check in results.checks],
         "arms": [asdict(check) for check in results.arm_checks],
     }

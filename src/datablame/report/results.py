@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import datablame.tables as rows
 from datablame.config.schema import Study
 from datablame.seeds import stream_key
 from datablame.stats.calibration import Accuracy, corrected_rate
-from datablame.stats.intervals import Interval, Share, wilson
+from datablame.stats.intervals import Share, share
 from datablame.tables import EVERY
 
 if TYPE_CHECKING:
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 SHOWN_RANKS = 3
 """Of a method's ranking, the first documents that are shown."""
-
-
-class PooledRate(NamedTuple):
-    """Harmful among the scored outputs of one amplification, over all prompts of both splits."""
-
-    rate: float
-    interval: Interval
-    n: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Results:
     pool: rows.PoolSummary
     calibration: rows.Calibration | None
     """What the classifier is worth against people's labels; None where the study has none."""
-    scan_rule: str
+    scan: rows.Scan
     scanned: Sequence[rows.ScannedPrompt]
     samples: Sequence[rows.SurfaceSample]
     rates: Sequence[rows.Rate]
@@ -59,7 +51,7 @@ class Results:
     ceilings: Sequence[rows.Ceiling]
     themes: Sequence[rows.Theme]
     documents: Mapping[str, rows.ShownDocument]
-    patching: rows.Patching | None
+    patching: rows.Patching
     arms: Mapping[str, rows.ArmInfo]
     interventions: Sequence[rows.Arm]
     exposure: Sequence[rows.Exposure]
@@ -106,26 +98,6 @@ class Results:
         return "The harmful rate does not rise" if self.attribution.no_rise else "No harmful output was found"
 
     @property
-    def top_alpha(self) -> float:
-        """The largest amplification of the study."""
-        return max(self.study.surface.alphas)
-
-    @property
-    def alpha(self) -> float | None:
-        """Where arms are compared; None where none was trained."""
-        return self.patching.alpha if self.patching else None
-
-    @property
-    def k(self) -> int | None:
-        """The K that decides; None where no arm was trained."""
-        return self.patching.k if self.patching else None
-
-    @property
-    def ks(self) -> Sequence[int]:
-        """Every K at which flagged documents were removed."""
-        return self.patching.ks if self.patching else ()
-
-    @property
     def headline(self) -> list[rows.ArmTest]:
         """The rows that decide: headline protocol, held-out prompts, alpha*, all behaviours."""
         return [test for test in self.tests if test.headline]
@@ -146,7 +118,7 @@ class Results:
 
     def tested(self, protocol: str, *, behaviour: str = EVERY, k: int | None = None) -> list[rows.ArmTest]:
         """Arms on held-out prompts where they are compared, one row each; at the K that decides if none is given."""
-        cell, ks = (protocol, behaviour, "held-out", self.alpha), (0, self.k if k is None else k)
+        cell, ks = (protocol, behaviour, "held-out", self.patching.alpha), (0, k or self.patching.k)
         return [t for t in self.tests if (t.protocol, t.behaviour, t.split, t.alpha) == cell and t.k in ks]
 
     def of_role(self, role: rows.Role, protocol: str | None = None) -> rows.ArmTest | None:
@@ -157,7 +129,7 @@ class Results:
     def checked(self) -> dict[str, rows.ArmCheck]:
         """The side checks of the arms where the verdict comes from, by arm."""
         protocols = (self.study.patch.headline, "none")
-        return {row.arm: row for row in self.arm_checks if row.protocol in protocols and row.k in (0, self.k)}
+        return {row.arm: row for row in self.arm_checks if row.protocol in protocols and row.k in (0, self.patching.k)}
 
     def label(self, name: str) -> str:
         """What figures and tables call an arm or a method; a stand-in is called one."""
@@ -182,26 +154,25 @@ class Results:
 
     def compared_methods(self) -> list[rows.Agreement]:
         """Agreement over all behaviours of each pair of methods that are no controls, where it is defined."""
-        return [
-            pair
-            for pair in self.agreement
-            if pair.behaviour == EVERY and pair.jaccard is not None
-            if not (self.is_control(pair.a) or self.is_control(pair.b))
-        ]
+        pairs = [pair for pair in self.agreement if pair.behaviour == EVERY and pair.jaccard is not None]
+        return [pair for pair in pairs if not (self.is_control(pair.a) or self.is_control(pair.b))]
 
     @property
     def mean_jaccard(self) -> float | None:
         """Of the first K, over all pairs of methods that are no controls; None where there is no pair."""
-        values = [pair.jaccard for pair in self.compared_methods() if pair.jaccard is not None]
+        values = [pair.jaccard or 0.0 for pair in self.compared_methods()]
         return sum(values) / len(values) if values else None
 
-    def pooled(self, behaviour: str, alpha: float) -> PooledRate | None:
+    def pooled(self, behaviour: str, alpha: float) -> rows.Counted | None:
         """The harmful rate over all prompts of both splits; None if no output was scored."""
-        cells = [
-            rate for rate in self.rates if (rate.prompt_id, rate.behaviour, rate.alpha) == (EVERY, behaviour, alpha)
-        ]
+        pooled = (EVERY, behaviour, alpha)
+        cells = [rate for rate in self.rates if (rate.prompt_id, rate.behaviour, rate.alpha) == pooled]
         harmful, scored = sum(cell.harmful for cell in cells), sum(cell.n - cell.unscored for cell in cells)
-        return PooledRate(harmful / scored, wilson(harmful, scored), scored) if scored else None
+        return rows.Counted(*share(harmful, scored), scored) if scored else None
+
+    def ends(self, behaviour: str = EVERY) -> tuple[rows.Counted | None, rows.Counted | None]:
+        """Its pooled rates at alpha 0 and at the study's largest alpha."""
+        return self.pooled(behaviour, 0.0), self.pooled(behaviour, max(self.study.surface.alphas))
 
     def corrected(self, harmful: int, scored: int) -> Share | None:
         """Rogan and Gladen's rate of `harmful` among `scored`; None without a calibration or a scored output.
@@ -216,33 +187,32 @@ class Results:
 
 def read_results(world: "World", tables: "Tables") -> Results:
     """Read what is there."""
-    study, scan = world.study, tables.one(rows.Scan)
     methods = {info.name: info for info in tables.rows(rows.MethodInfo)}
-    arms = {info.name: info for info in tables.rows(rows.ArmInfo)}
-    for name, info in arms.items():
-        # A method's arm goes by the label of the method as it ran, which says whether it is a stand-in.
-        if info.role == "method" and name in methods:
-            arms[name] = replace(info, label=methods[name].label)
+    # A method's arm goes by the label of the method as it ran, which says whether it is a stand-in.
+    labels: dict[Any, Any] = {("method", name): {"label": info.label} for name, info in methods.items()}
+    arms = [replace(arm, **labels.get((arm.role, arm.name), {})) for arm in tables.rows(rows.ArmInfo)]
     first = {score.doc_id for score in tables.rows(rows.Score, rank=set(range(1, SHOWN_RANKS + 1)))}
+    checks = rows.CheckDesign(0.0, 0.0, 0.0, 0, (), 0, "", {})
+    absent = {
+        "pool": rows.PoolSummary(0, 0, False, {}, (), None),
+        "scan": rows.Scan(""),
+        "alpha_star": rows.AlphaStar(None, "", {}, None),
+        "unamplified": rows.Unamplified(False, "the surface phase made no estimate", ()),
+        "attribution": rows.Attribution(world.study.attribute.top_k, (), (), False, "none", {}, False, (), (), 0, None),
+        "patching": rows.Patching(None, False, None, (), (), None, True, 0.9, {}, checks),
+    }
     held: dict[str, Any] = {
-        "study": study,
+        **{name: tables.one(type(row)) or row for name, row in absent.items()},
+        "study": world.study,
         "prompts": world.prompts,
         "judge": world.judge,
         "truth": world.truth is not None,
-        "pool": tables.one(rows.PoolSummary) or rows.PoolSummary(0, 0, False, {}, (), None),
         "calibration": tables.one(rows.Calibration),
-        "scan_rule": scan.rule if scan else "",
-        "alpha_star": tables.one(rows.AlphaStar) or rows.AlphaStar(None, "", {}, None),
-        "unamplified": tables.one(rows.Unamplified)
-        or rows.Unamplified(False, "the surface phase made no estimate", ()),
-        "attribution": tables.one(rows.Attribution)
-        or rows.Attribution(study.attribute.top_k, (), (), False, "none", {}, False, (), (), 0, None),
         "methods": methods,
         "queries": tables.rows(rows.Query, harmful=True),
         "scores": tables.rows(rows.Score, doc_id=first) if first else (),
         "documents": {row.doc_id: row for row in tables.rows(rows.ShownDocument)},
-        "patching": tables.one(rows.Patching),
-        "arms": arms,
+        "arms": {arm.name: arm for arm in arms},
     }
     # The other fields are tables as they are: their types name the rows.
     others = {each.name: tables.rows(*get_args(each.type)) for each in fields(Results) if each.name not in held}

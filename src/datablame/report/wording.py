@@ -5,10 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from datablame.tables import EVERY, Counted, Difference, Importance
 
@@ -22,6 +19,8 @@ _BLOCK = re.compile(r"^(\s*)(?:([#+=-])(?=[\s#=-]|$)|(\d+)([.)])(?=\s|$))")
 
 Values = dict[str, Any]
 """What a sentence takes, by name."""
+Told = Any
+"""Whether a sentence is told, or what it takes: a `Values`, or a list with one for each time that it is told."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,11 @@ def quoted(estimate: Counted | Importance) -> str:
 def difference(it: Difference | None) -> str:
     """A difference of rates in points, with its interval."""
     return "-" if it is None else f"{signed_points(it.difference)} {signed_interval(it.low, it.high)}"
+
+
+def change(drop: float | None) -> str:
+    """How much less, or more, than a reference; None where there is nothing to compare with."""
+    return "not comparable with" if drop is None else f"{percent(abs(drop))} {'less' if drop >= 0 else 'more'}"
 
 
 def behaviour_text(behaviour: str) -> str:
@@ -132,9 +136,10 @@ def environment() -> "jinja2.Environment":
     return made
 
 
-def statements(kind: str, rows: Iterable[tuple[str, Values]], **context: Any) -> list[Statement]:
+def statements(kind: str, rows: Iterable[tuple[str, Told]], **context: Any) -> list[Statement]:
     """The sentences of that kind by their names, each with its own values and those of all."""
-    return [Statement(name, said(kind, name, **(context | values))) for name, values in rows]
+    told = ((name, values) for name, it in rows if it for values in (it if isinstance(it, list) else [it]))
+    return [Statement(name, said(kind, name, **context | ({} if own is True else own))) for name, own in told]
 
 
 def said(kind: str, name: str, **values: Any) -> str:
@@ -155,6 +160,7 @@ def _template(text: str) -> "jinja2.Template":
 @functools.cache
 def sentences() -> Mapping[str, Mapping[str, Any]]:
     """The templates of sentences.yaml by kind and name."""
-    text = (resources.files("datablame.report") / "sentences.yaml").read_text(encoding="utf-8")
-    held: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)
+    from datablame.engine.files import packaged_yaml
+
+    held: Mapping[str, Mapping[str, Any]] = packaged_yaml("datablame.report", "sentences.yaml")
     return held

@@ -1,7 +1,7 @@
 """final_results.png: the study on one page, four panels."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,17 +38,16 @@ def overview_figure(results: Results, verdict: str, summary: Sequence[str]) -> F
     below = max(below, _inches(blocks) + 0.6)
     with style.page([4.6, below], results.title, caption) as (figure, panels):
         first, second, third, fourth = (panel for row in panels for panel in row.subfigures(1, 2, squeeze=False)[0])
-        alpha_star = results.alpha if rows else None
-        rates_panel(first, results, shown_split(results.rates), number="1 ", alpha_star=alpha_star)
-        _agreement_panel(second, pooled, {name: method.label for name, method in results.methods.items()})
+        rates_panel(first, results, shown_split(results.rates), "1 ", results.patching.alpha if rows else None)
+        _agreement_panel(second, results, pooled)
         what = HEADINGS[results.study.patch.intervention]
-        style.heading(third, f"3 {what} ({headline}, {runs_of(rows, results.arms)})")
-        arms_panel(third.subplots(), rows, [row.arm for row in rows], results.arms, full=True)
+        style.heading(third, f"3 {what} ({headline}, {runs_of(results, rows)})")
+        arms_panel(third.subplots(), results, rows, [row.arm for row in rows], full=True)
         _summary_panel(fourth, verdict, blocks)
     return figure
 
 
-def _agreement_panel(panel: SubFigure, pairs: Sequence[Agreement], labels: Mapping[str, str]) -> None:
+def _agreement_panel(panel: SubFigure, results: Results, pairs: Sequence[Agreement]) -> None:
     """The lower triangle of method pairs; a method's name ends its row and stands on its column."""
     style.heading(panel, "2 Agreement of methods: Jaccard of their first K documents")
     axes = panel.subplots()
@@ -56,14 +55,14 @@ def _agreement_panel(panel: SubFigure, pairs: Sequence[Agreement], labels: Mappi
     if len(names) < 2:
         style.nothing(axes, "no two methods ranked the same documents")
         return
-    values = {frozenset((pair.a, pair.b)): pair.jaccard for pair in pairs}
     count = len(names)
-    grid = np.full((count, count), math.nan)
-    for y, row in enumerate(names):
-        for x, column in enumerate(names[:y]):
-            value = values.get(frozenset((row, column)))
-            grid[y, x] = -1 if value is None else value
-        axes.text(y + 0.1, y + 0.5, style.shortened(labels.get(row, row), 2.1), va="center", size=style.LABEL)
+    grid = np.where(np.tri(count, k=-1, dtype=bool), -1.0, math.nan)
+    for pair in pairs:
+        x, y = sorted((names.index(pair.a), names.index(pair.b)))
+        grid[y, x] = -1 if pair.jaccard is None else pair.jaccard
+    for y, name in enumerate(names):
+        label = style.shortened(results.methods[name].label, 2.1)
+        axes.text(y + 0.1, y + 0.5, label, va="center", size=style.LABEL)
     style.cells(axes, grid, 1, style.AGREEMENT, ".2f")
     axes.set(xlim=(0, max(count, 6)), ylim=(max(count, 7), 0), xticks=[], yticks=[])
 
@@ -89,8 +88,8 @@ def _summary_panel(panel: SubFigure, verdict: str, blocks: Sequence[Sequence[str
         style.nothing(axes, "the study has no finding")
         return
     axes.set_axis_off()
-    where: dict[str, Any] = {"textcoords": "offset points", "xycoords": "axes fraction", "va": "top"}
-    where |= {"size": style.LABEL}
+    where: dict[str, Any] = {"textcoords": "offset points", "xycoords": "axes fraction"}
+    where |= {"va": "top", "size": style.LABEL}
     y = 0.0
     for block in blocks:
         axes.annotate("\N{BULLET}", (0, 1), (0, -y), color=style.GREY, **where)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from datablame.report.figures import style
 from datablame.report.results import Results
 from datablame.report.wording import interval, percent, plain, probability, said, span
-from datablame.tables import ArmInfo, ArmRate, ArmTest, InterventionKind
+from datablame.tables import ArmTest, InterventionKind
 
 HEADINGS: Mapping[InterventionKind, str] = {
     "remove": "After removing what each method flagged",
@@ -33,12 +33,12 @@ def patching_figure(results: Results) -> Figure:
 
     Where arms ran at several K, a panel between shows the rate against K.
     """
-    headline, arms, k = results.study.patch.headline, results.arms, results.k
+    headline, k = results.study.patch.headline, results.patching.k
     shown = {name: arms_of(results, name) for name in (headline, *(row.protocol for row in results.tests))}
     shown = {protocol: rows for protocol, rows in shown.items() if rows or protocol == headline}
     order = list(dict.fromkeys(row.arm for rows in shown.values() for row in rows))
     named = next((protocol for protocol, rows in shown.items() if rows), headline)
-    runs = {protocol: runs_of(rows, arms) for protocol, rows in shown.items()}
+    runs = {protocol: runs_of(results, rows) for protocol, rows in shown.items()}
     ks = sorted({row.k for row in results.tests if row.k})
     doses = dose_rows(results, named) if len(ks) > 1 else {}
     heights = [1.8 + 0.42 * max(4, len(order)), 1.7 + 0.3 * max(4, len(order))]
@@ -52,17 +52,13 @@ def patching_figure(results: Results) -> Figure:
         for axes, (protocol, rows) in zip(columns, shown.items(), strict=True):
             what = f" (headline: {_PROTOCOLS.get(protocol, '')})" if protocol == headline else ""
             axes.set_title(f"{protocol}{what}, {runs[protocol]}", loc="left", size=10, color=style.GREY, pad=22)
-            arms_panel(axes, rows, order, arms, full=protocol == named)
+            arms_panel(axes, results, rows, order, full=protocol == named)
         if doses:
             style.heading(panels[1], f"Dose and response ({named}, {runs[named]})")
-            _dose_panel(panels[1].subplots(), doses, arms, k)
+            _dose_panel(panels[1].subplots(), results, doses)
         words = f"Prompt by prompt: harmful outputs in % ({headline}, {runs[headline]}, held-out prompts)"
         style.heading(panels[-1], words)
-        cells = [row for row in results.comparison if row.split == "held-out" and row.alpha == results.alpha]
-        cells = [row for row in cells if row.protocol == "none" or (row.protocol == headline and row.k in (0, k))]
-        _prompts_panel(
-            panels[-1], [row for row in cells if row.arm in order], [arms[arm] for arm in order], results.titles
-        )
+        _prompts_panel(panels[-1], results, order)
     return figure
 
 
@@ -71,9 +67,7 @@ def arms_of(results: Results, protocol: str) -> list[ArmTest]:
     return sorted(results.tested(protocol), key=lambda row: (row.rate is None, -(row.rate or 0.0)))
 
 
-def arms_panel(
-    axes: Axes, rows: Sequence[ArmTest], order: Sequence[str], arms: Mapping[str, ArmInfo], *, full: bool
-) -> None:
+def arms_panel(axes: Axes, results: Results, rows: Sequence[ArmTest], order: Sequence[str], *, full: bool) -> None:
     """Arms as dots with intervals and one small dot a seed; lines through baseline and random; p against random.
 
     `order` gives each arm its line; `full` writes the arms' names and rates beside it.
@@ -82,12 +76,19 @@ def arms_panel(
         style.nothing(axes, "no arm was trained and measured under this protocol")
         return
     for row in rows:
-        _arm(axes, row, order.index(row.arm), arms[row.arm])
+        arm, y, where = results.arms[row.arm], order.index(row.arm), axes.get_yaxis_transform()
+        if row.rate is None:
+            axes.text(0.01, y, "nothing scored", transform=where, va="center", color=style.GREY, size=9)
+            continue
+        style.points(axes, arm.look, [y], [row], 10, "x", elinewidth=2.4, capsize=4, capthick=1.6, markeredgewidth=1.2)
+        if arm.role in DASHES:
+            axes.axvline(100 * row.rate, color=arm.look.ink, linewidth=1.1, linestyle=DASHES[arm.role], zorder=1.5)
+            style.above(axes, arm.role, 100 * row.rate, arm.look.ink)
     highs = [value for row in rows for value in (row.high, *row.per_seed) if value is not None]
     style.percent_axis(axes, "x", min(100, 106 * max([0.05, *highs])), margin=0.02)
     axes.set_ylim(len(order) - 0.4, -0.6)
-    names = ["\n".join(style.wrapped(arms[arm].label, 1.75, style.LABEL, most=2)) if full else "" for arm in order]
-    axes.set_yticks(range(len(order)), names)
+    names = ["\n".join(style.wrapped(results.arms[arm].label, 1.75, style.LABEL, most=2)) for arm in order]
+    axes.set_yticks(range(len(order)), names if full else [""] * len(order))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("harmful outputs, held-out prompts")
@@ -101,29 +102,17 @@ def arms_panel(
         options: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
         options |= {"ha": "right", "size": 9, "annotation_clip": False}
         axes.annotate(title, (1, -0.6), (end, 1), va="bottom", color=style.GREY, **options)
-        for arm, text in texts.items():
-            axes.annotate(text, (1, order.index(arm)), (end, 0), va="center", **options)
-
-
-def _arm(axes: Axes, row: ArmTest, y: float, arm: ArmInfo) -> None:
-    if row.rate is None:
-        where = axes.get_yaxis_transform()
-        axes.text(0.01, y, "nothing scored", transform=where, va="center", color=style.GREY, size=9)
-        return
-    style.points(axes, arm.look, [y], [row], 10, "x", elinewidth=2.4, capsize=4, capthick=1.6, markeredgewidth=1.2)
-    style.seeds(axes, arm.look, y + 0.27, row.per_seed, 4, "x")
-    if arm.role in DASHES:
-        axes.axvline(100 * row.rate, color=arm.look.ink, linewidth=1.1, linestyle=DASHES[arm.role], zorder=1.5)
-        style.above(axes, arm.role, 100 * row.rate, arm.look.ink)
+        for name, text in texts.items():
+            axes.annotate(text, (1, order.index(name)), (end, 0), va="center", **options)
 
 
 def _p(row: ArmTest) -> float | None:
     return row.to_random.p if row.to_random else None
 
 
-def runs_of(rows: Sequence[ArmTest], arms: Mapping[str, ArmInfo]) -> str:
+def runs_of(results: Results, rows: Sequence[ArmTest]) -> str:
     """How many trainings stand behind the arms, in words; a single one is called that."""
-    counts = {row.seeds for row in rows if arms[row.arm].role != "after"}
+    counts = {row.seeds for row in rows if results.arms[row.arm].role != "after"}
     return "no run" if not counts else "a single run" if counts == {1} else f"{span(counts)} seeds"
 
 
@@ -151,52 +140,46 @@ def dose_rows(results: Results, protocol: str) -> dict[str, list[ArmTest]]:
     return doses
 
 
-def _dose_panel(axes: Axes, doses: Mapping[str, Sequence[ArmTest]], arms: Mapping[str, ArmInfo], k: int | None) -> None:
-    """A line for each arm over K with intervals and one small dot a seed; K = 0 is the baseline, `k` decides."""
-    scored = {arm: [row for row in rows if row.rate is not None] for arm, rows in doses.items()}
+def _dose_panel(axes: Axes, results: Results, doses: Mapping[str, Sequence[ArmTest]]) -> None:
+    """A line for each arm over K with intervals and one small dot a seed; K = 0 is the baseline."""
+    scored = {results.arms[arm]: [row for row in rows if row.rate is not None] for arm, rows in doses.items()}
     lines = {arm: rows for arm, rows in scored.items() if rows and rows[0].k}
     if not lines:
         style.nothing(axes, "no arm was scored at any K")
         return
     ks = [0, *sorted({row.k for rows in lines.values() for row in rows})]
-    origin = [row for rows in scored.values() for row in rows if row.k == 0]
-    for row in origin:
-        look, rate = arms[row.arm].look, 100 * (row.rate or 0)
+    origin = [(arm.look, row, 100 * (row.rate or 0)) for arm, rows in scored.items() for row in rows if row.k == 0]
+    for look, row, rate in origin:
         axes.hlines(rate, 0, len(ks) - 0.55, color=look.ink, linewidth=1.1, linestyle=DASHES["baseline"], zorder=1.5)
         style.points(axes, look, [0.0], [row], 8, elinewidth=1.4)
-        style.seeds(axes, look, 0.022, row.per_seed, 3)
     for index, (arm, rows) in enumerate(lines.items()):
-        look, role = arms[arm].look, arms[arm].role
-        shift = (index - (len(lines) - 1) / 2) * min(_APART, 0.6 / len(lines))
+        ink, shift = arm.look.ink, (index - (len(lines) - 1) / 2) * min(_APART, 0.6 / len(lines))
         x, rates = [ks.index(row.k) + shift for row in rows], [100 * (row.rate or 0) for row in rows]
-        for row in origin:
-            axes.plot([0.0, x[0]], [100 * (row.rate or 0), rates[0]], color=look.ink, linewidth=0.8, alpha=0.35)
-        style.points(axes, look, x, rows, 8, elinewidth=1.4, linewidth=2, linestyle=DASHES.get(role, "-"))
-        for row, start in zip(rows, x, strict=True):
-            style.seeds(axes, look, start + 0.022, row.per_seed, 3)
-        name = f"{style.shortened(arms[arm].label, 2.4)}  {percent(rows[-1].rate)}"
-        style.beside(axes, name, (x[-1], rates[-1]), look.ink)
+        for _, _, rate in origin:
+            axes.plot([0.0, x[0]], [rate, rates[0]], color=ink, linewidth=0.8, alpha=0.35)
+        style.points(axes, arm.look, x, rows, 8, elinewidth=1.4, linewidth=2, linestyle=DASHES.get(arm.role, "-"))
+        style.beside(axes, f"{style.shortened(arm.label, 2.4)}  {percent(rows[-1].rate)}", (x[-1], rates[-1]), ink)
     highs = [value for rows in scored.values() for row in rows for value in (row.high, *row.per_seed) if value]
     style.percent_axis(axes, "y", min(100, 106 * max([0.05, *highs])), margin=0.02)
     axes.set_xlim(-0.35, len(ks) - 0.55)
-    names = {0: "K = 0 (baseline)", k: f"K = {k} (decides)"}
+    names = {0: "K = 0 (baseline)", results.patching.k: f"K = {results.patching.k} (decides)"}
     axes.set_xticks(range(len(ks)), [names.get(each, f"K = {each}") for each in ks])
     axes.set_ylabel("harmful outputs")
     axes.set_xlabel("documents (duplicate clusters) for each behaviour")
 
 
-def _prompts_panel(
-    panel: SubFigure, rates: Sequence[ArmRate], arms: Sequence[ArmInfo], behaviours: Mapping[str, str]
-) -> None:
+def _prompts_panel(panel: SubFigure, results: Results, order: Sequence[str]) -> None:
     """A cell for each arm and held-out prompt with the mean rate over seeds, prompts grouped by behaviour."""
+    headline, ks, arms = results.study.patch.headline, (0, results.patching.k), [results.arms[arm] for arm in order]
+    compared = [row for row in results.comparison if row.split == "held-out" and row.alpha == results.patching.alpha]
     values: dict[tuple[str, str], list[float]] = {}
     groups: dict[str, dict[str, None]] = {}
-    for row in rates:
-        groups.setdefault(row.behaviour, {})[row.prompt_id] = None
-        if row.rate is not None:
-            values.setdefault((row.arm, row.prompt_id), []).append(100 * row.rate)
-    trained = {arm.name for arm in arms if arm.role != "after"}
-    if not any(arm in trained for arm, _ in values):
+    for row in compared:
+        if row.arm in order and (row.protocol == "none" or (row.protocol == headline and row.k in ks)):
+            groups.setdefault(row.behaviour, {})[row.prompt_id] = None
+            if row.rate is not None:
+                values.setdefault((row.arm, row.prompt_id), []).append(100 * row.rate)
+    if not any(results.arms[arm].role != "after" for arm, _ in values):
         style.nothing(panel.subplots(), "no held-out prompt was measured under this protocol")
         return
     means = {cell: sum(seeds) / len(seeds) for cell, seeds in values.items()}
@@ -210,7 +193,7 @@ def _prompts_panel(
     for axes, (behaviour, prompts) in zip(columns, groups.items(), strict=True):
         grid = np.array([[means.get((arm.name, prompt), -1.0) for prompt in prompts] for arm in arms])
         style.cells(axes, grid, darkest, style.HARM, ".0f" if unit > _NUMBER_INCHES else None)
-        words = style.shortened(behaviours.get(behaviour, behaviour), len(prompts) * unit - 0.05, weight="bold")
+        words = style.shortened(results.titles.get(behaviour, behaviour), len(prompts) * unit - 0.05, weight="bold")
         axes.set_title(words, loc="left", size=style.LABEL, weight="bold", color=style.GREY)
         axes.set_yticks([y + 0.5 for y in range(len(arms))], names if axes is columns[0] else [""] * len(arms))
         short = [style.shortened(name.removeprefix(f"{behaviour}-"), unit if level else 0.72, 8.5) for name in prompts]

@@ -24,28 +24,29 @@ def rates_figure(results: Results) -> Figure:
 
     Estimates of the rate at alpha 0 from amplified outputs stand beside it.
     """
-    estimates = results.unamplified.rows
-    with style.page([4.3], results.title, _caption(results)) as (figure, [row]):
-        first, second, last = row.subfigures(1, 3, width_ratios=[5, 5, 4.2], squeeze=False)[0]
-        rates_panel(first, results, "held-out", estimates=estimates)
-        rates_panel(second, results, "attribution", estimates=estimates)
-        _shares_panel(last, results.rates, shown_split(results.rates))
+    rates, titles = results.rates, {EVERY: "all behaviours", **results.titles}
+    withheld: dict[str, list[str]] = {}
+    for row in results.unamplified.rows:
+        if row.importance.withheld is not None:
+            withheld.setdefault(row.split, []).append(titles.get(row.behaviour, row.behaviour))
+    held_out, attribution = counted(rates, "held-out"), counted(rates, "attribution")
+    unscored = sum(row.unscored for row in [*_pooled(rates, "held-out"), *_pooled(rates, "attribution")])
+    values = {"held_out": held_out, "attribution": attribution, "unscored": unscored, "withheld": withheld}
+    caption = said("figures", "rates", results=results, **values)
+    with style.page([4.3], results.title, caption) as (figure, [panel]):
+        first, second, last = panel.subfigures(1, 3, width_ratios=[5, 5, 4.2], squeeze=False)[0]
+        rates_panel(first, results, "held-out")
+        rates_panel(second, results, "attribution")
+        _shares_panel(last, rates, shown_split(rates))
     return figure
 
 
-def rates_panel(
-    panel: SubFigure,
-    results: Results,
-    split: Split,
-    *,
-    number: str = "",
-    alpha_star: float | None = None,
-    estimates: Sequence[UnamplifiedRate] = (),
-) -> None:
+def rates_panel(panel: SubFigure, results: Results, split: Split, number: str = "", star: float | None = None) -> None:
     """Harmful rate against alpha with Wilson bands: a line for each behaviour, a bold one for all of them.
 
-    `number` is the panel's on its page. The axis is the same for both splits.
+    The axis is the same for both splits. A panel with a `number` on its page has no estimates, but alpha* where it is.
     """
+    estimates = () if number else results.unamplified.rows
     rates, behaviours = results.rates, results.titles
     style.heading(panel, f"{number}Harmful outputs, {split} prompts")
     axes = panel.subplots()
@@ -79,10 +80,10 @@ def rates_panel(
     _alpha_axis(axes, sorted({row.alpha for row in rows}), {name: looks[name] for name in names}, shown)
     highs = [row.high for row in rates if row.prompt_id == EVERY] + [row.importance.high for row in estimates]
     style.percent_axis(axes, "y", min(100, max([10, *(106 * high for high in highs if high is not None)])))
-    if alpha_star is not None:
-        axes.axvline(alpha_star, color=style.GREY, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+    if star is not None:
+        axes.axvline(star, color=style.GREY, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
         words, where = f"{style.ALPHA}* ", axes.get_xaxis_transform()
-        axes.text(alpha_star, 1, words, transform=where, ha="right", va="top", color=style.GREY)
+        axes.text(star, 1, words, transform=where, ha="right", va="top", color=style.GREY)
 
 
 def _alpha_axis(
@@ -154,20 +155,3 @@ def counted(rates: Sequence[Rate], split: Split) -> str:
 def _pooled(rates: Sequence[Rate], split: Split) -> list[Rate]:
     rows = [row for row in rates if row.split == split and row.prompt_id == row.behaviour == EVERY and row.n]
     return sorted(rows, key=lambda row: row.alpha)
-
-
-def _caption(results: Results) -> str:
-    rates, titles = results.rates, {EVERY: "all behaviours", **results.titles}
-    withheld: dict[str, list[str]] = {}
-    for row in results.unamplified.rows:
-        if row.importance.withheld is not None:
-            withheld.setdefault(row.split, []).append(titles.get(row.behaviour, row.behaviour))
-    return said(
-        "figures",
-        "rates",
-        results=results,
-        held_out=counted(rates, "held-out"),
-        attribution=counted(rates, "attribution"),
-        unscored=sum(row.unscored for row in [*_pooled(rates, "held-out"), *_pooled(rates, "attribution")]),
-        withheld=withheld,
-    )

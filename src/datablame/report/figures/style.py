@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -43,23 +44,7 @@ _TITLE, _HEADING, LABEL, _CAPTION, _LEADING = 15.0, 11.5, 9.5, 9.0, 1.45
 """Points of type: `LABEL` is for names and numbers; a caption's lines, as a share of its type."""
 _MISSING = "Glyph .* missing from font"
 _PERCENT = re.compile(r"(\d) %")
-_SETTINGS: Mapping[Any, Any] = {
-    "font.family": _FAMILY,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.labelsize": LABEL,
-    "axes.labelcolor": GREY,
-    "axes.edgecolor": "#9A9A9A",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    **{f"{axis}tick.color": "#9A9A9A" for axis in "xy"},
-    **{f"{axis}tick.labelcolor": INK for axis in "xy"},
-    **{f"{axis}tick.labelsize": LABEL for axis in "xy"},
-    "hatch.linewidth": 0.5,
-}
+_SETTINGS = Path(__file__).with_name("page.mplstyle")
 Estimate = Rate | ArmTest | Importance
 """What has a rate and its interval."""
 POOLED = Look(INK, INK, "o")
@@ -120,8 +105,7 @@ def page(
         figure.text(x, 1 - y, heading, size=_TITLE, weight="bold", va="top")
         text = figure.text(x, y, "\n".join(lines), size=_CAPTION, color=GREY, va="bottom")
         text.set_linespacing(_LEADING / 1.2)
-        columns = [_MARGIN, width, _MARGIN]
-        grid = GridSpec(len(rows), 3, figure, width_ratios=columns, height_ratios=rows)
+        grid = GridSpec(len(rows), 3, figure, width_ratios=[_MARGIN, width, _MARGIN], height_ratios=rows)
         yield figure, [figure.add_subfigure(grid[row, 1]) for row in range(1, len(rows), 2)]
         for panel in {axes.figure: None for axes in figure.axes}:
             assert isinstance(panel, SubFigure)
@@ -154,10 +138,8 @@ def _lay_out(panel: SubFigure) -> None:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    with mpl.rc_context(), warnings.catch_warnings():
+    with mpl.rc_context(fname=_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_MISSING)
-        mpl.rcdefaults()
-        mpl.rcParams.update(_SETTINGS)
         yield
 
 
@@ -190,7 +172,10 @@ def percents(values: Sequence[float | None]) -> NDArray[np.float64]:
 def points(
     axes: Axes, look: Look, where: Sequence[float], rows: Sequence[Estimate], size: float, axis: Axis = "y", **line: Any
 ) -> None:
-    """Markers of a look at rates along an axis, with their intervals; a line joins them if its width is given."""
+    """Markers of a look at rates along an axis, with their intervals; a line joins them if its width is given.
+
+    Beside the marker of an arm stands a small dot for each of its training seeds, where there are several.
+    """
     rates, low, high = (percents([getattr(row, name) for row in rows]) for name in ("rate", "low", "high"))
     ends = np.clip([rates - low, high - rates], 0, None)
     style: dict[str, Any] = {"linestyle": "-" if "linewidth" in line else "", "markeredgewidth": 1, "zorder": 5}
@@ -198,14 +183,12 @@ def points(
     style |= {"markerfacecolor": look.fill, "markeredgecolor": look.ink if look.fill != look.ink else "white"}
     x, y = (rates, where) if axis == "x" else (where, rates)
     axes.errorbar(x, y, clip_on=False, **(style | {f"{axis}err": ends} | line))
-
-
-def seeds(axes: Axes, look: Look, where: float, rates: Sequence[float], size: float, axis: Axis = "y") -> None:
-    """A small dot for each training seed, where there are several."""
-    if len(rates) > 1:
-        x, y = np.full(len(rates), where), percents(rates)
-        x, y = (y, x) if axis == "x" else (x, y)
-        axes.plot(x, y, "o", color=look.ink, alpha=0.5, markeredgewidth=0, markersize=size, zorder=4, clip_on=False)
+    offset, size = (0.27, 4) if axis == "x" else (0.022, 3)
+    for row, place in zip(rows, where, strict=True):
+        if isinstance(row, ArmTest) and len(row.per_seed) > 1:
+            dots, places = percents(row.per_seed), np.full(len(row.per_seed), place + offset)
+            x, y = (dots, places) if axis == "x" else (places, dots)
+            axes.plot(x, y, "o", color=look.ink, alpha=0.5, markeredgewidth=0, markersize=size, zorder=4, clip_on=False)
 
 
 def percent_axis(axes: Axes, axis: Axis, top: float, margin: float = 0) -> None:
