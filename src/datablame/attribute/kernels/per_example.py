@@ -14,20 +14,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datablame.attribute.kernels.hooks import (
-    Deltas,
-    Inputs,
-    backward_with_hooks,
-    hidden_states_of,
-    in_batches,
-    linears,
-    means,
-)
+from datablame.attribute.kernels.hooks import Deltas, Inputs, backward_with_hooks, in_batches, linears, mean_states_of
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import offload_device, to_float64, with_float64
 
-Directions = Mapping[str, Float[Tensor, "behaviours outputs inputs"]]
+Blocks = Sequence[int]
+Documents = Sequence[Encoded | Preference]
+Queries = Sequence[Sequence[Encoded]]
+"""The harmful outputs, grouped by behaviour."""
+OfLayer = Float[Tensor, "behaviours outputs inputs"]
+Directions = Mapping[str, OfLayer]
 """For each Linear layer the mean over a behaviour's queries of their unit gradients."""
+
+Contributions = tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]
+"""To dot products and to squared norms."""
 
 _HELD_NUMBERS = 1 << 24
 """Gradients of single documents that are formed at a time hold at most this many numbers (or one document's)."""
@@ -46,26 +46,32 @@ class Similarities(NamedTuple):
     """Mean hidden states; without columns where no layer was asked for."""
 
 
-def directions(
-    model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int], other: Any | None = None
-) -> Directions:
+def directions(model: Any, queries: Queries, blocks: Blocks, other: Any | None = None) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together.
 
     With another checkpoint each query's gradient is averaged over both first. g is the gradient of a query's mean NLL
     at one checkpoint. Along the step d from before to after, the mean log-probability of the query's tokens changes by
-    -<(g_after + g_before) / 2, d> (the trapezoidal rule for the integral of the gradient along the step: right up to
-    the third power of d).
+    -<(g_after + g_before) / 2, d> (trapezoidal rule along the step: right up to the third power of d).
     """
+
+    def gradient_of(query: Encoded) -> dict[str, Tensor]:
+        gradient: dict[str, Tensor] = {}
+
+        def add(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+            formed = _formed(inputs, deltas)[0] / scale
+            gradient[name] = gradient[name] + formed.to(gradient[name].device) if name in gradient else formed
+
+        for checkpoint in (model,) if other is None else (model, other):
+            backward_with_hooks(checkpoint, [query], blocks, add)
+        return gradient
+
     layers = linears(model, blocks)
     numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
     device = offload_device(4 * numbers, next(iter(layers.values())).weight.device)
     means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
     for behaviour, of_behaviour in enumerate(queries):
         for query in of_behaviour:
-            gradient = _gradient_of(model, query, blocks)
-            if other is not None:
-                beside = _gradient_of(other, query, blocks)
-                gradient = {name: part + beside[name].to(part.device) for name, part in gradient.items()}
+            gradient = gradient_of(query)
             norm = torch.stack([to_float64(part).pow(2).sum() for part in gradient.values()]).sum().sqrt()
             if norm > 0:
                 for name, part in gradient.items():
@@ -73,24 +79,8 @@ def directions(
     return means
 
 
-def _gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
-    """The gradient of one query's mean NLL over its response, by layer."""
-    gradient: dict[str, Tensor] = {}
-
-    def keep(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-        gradient[name] = _formed(inputs, deltas)[0] / scale
-
-    backward_with_hooks(model, [query], blocks, keep)
-    return gradient
-
-
 def similarities(
-    model: Any,
-    documents: Sequence[Encoded | Preference],
-    directions: Directions,
-    blocks: Sequence[int],
-    batch_tokens: int,
-    layer: int | None = None,
+    model: Any, documents: Documents, towards: Directions, blocks: Blocks, batch_tokens: int, layer: int | None = None
 ) -> Similarities:
     """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
 
@@ -98,21 +88,19 @@ def similarities(
     batches: no projection, no approximation. Mean hidden states of `layer` come out of the same forward pass. Raises
     PhaseError where a single document does not fit in memory.
     """
-    behaviours = next(iter(directions.values())).shape[0]
+    behaviours = next(iter(towards.values())).shape[0]
 
     def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-        dots, squares = contributions(inputs, deltas, directions[name].to(inputs.device))
+        dots, squares = contributions(inputs, deltas, towards[name].to(inputs.device))
         rows[:, :behaviours].add_(dots, alpha=1 / scale)
         rows[:, behaviours].add_(squares, alpha=1 / scale**2)
 
-    rows, losses, states = per_example_pass(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
+    rows, losses, states = per_example_pass(model, documents, blocks, batch_tokens, layer, behaviours + 1, add)
     dots, squares = rows.split([behaviours, 1], 1)
     return Similarities(dots, squares.squeeze(1).clamp_min(0).sqrt(), losses, states)
 
 
-def contributions(
-    inputs: Inputs, deltas: Deltas, directions: Float[Tensor, "behaviours outputs inputs"]
-) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
+def contributions(inputs: Inputs, deltas: Deltas, directions: OfLayer) -> Contributions:
     """What one layer adds to the dot products and to the squared norms.
 
     From the factors: <G^T A, Q> = sum_t (G_t Q) . A_t and ||G^T A||^2 = sum_{s,t} (A_s . A_t) (G_s . G_t), in
@@ -143,9 +131,7 @@ def _formed(inputs: Inputs, deltas: Deltas) -> Float[Tensor, "batch outputs inpu
     return deltas.float().transpose(1, 2) @ inputs.float()
 
 
-def _from_factors(
-    inputs: Inputs, deltas: Deltas, directions: Float[Tensor, "behaviours outputs inputs"]
-) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
+def _from_factors(inputs: Inputs, deltas: Deltas, directions: OfLayer) -> Contributions:
     """Dot products and squared norms without forming a gradient, the dots on the side of the narrower factor."""
     if directions.shape[1] <= directions.shape[2]:
         dots = [((inputs @ each.T) * deltas).sum((1, 2)) for each in directions]
@@ -160,13 +146,7 @@ Add = Callable[[Float[Tensor, "batch columns"], str, Inputs, Deltas, float], Non
 
 
 def per_example_pass(
-    model: Any,
-    documents: Sequence[Encoded | Preference],
-    blocks: Sequence[int],
-    batch_tokens: int,
-    columns: int,
-    add: Add,
-    layer: int | None = None,
+    model: Any, documents: Documents, blocks: Blocks, batch_tokens: int, layer: int | None, columns: int, add: Add
 ) -> tuple[Float[Tensor, "documents columns"], Float[Tensor, " documents"], Float[Tensor, "documents width"]]:
     """Rows of `columns` numbers that `add` fills in a pass forward and backward, losses (nats), and mean hidden states.
 
@@ -177,40 +157,32 @@ def per_example_pass(
     losses = torch.zeros(len(documents), dtype=torch.float64)
     states = torch.zeros(len(documents), 0 if layer is None else model.config.hidden_size)
     device = with_float64(next(model.parameters()).device)
+    sides_of = [answers(document) for document in documents]
 
     def work(indices: list[int]) -> None:
         batch = torch.zeros(len(indices), columns, dtype=torch.float64, device=device)
-        sides = list(zip(*(answers(documents[index]) for index in indices), strict=True))
-        every = [answer for side in sides for answer in side]
+        every = [answer for side in zip(*(sides_of[index] for index in indices), strict=True) for answer in side]
+
+        def difference(sides: Tensor) -> Tensor:
+            """What the chosen answers have more than the rejected ones; of single documents what they have."""
+            chosen, *rejected = sides.cpu().split(len(indices))
+            return chosen - rejected[0] if rejected else chosen
 
         def joined(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-            add(batch, name, *(_joined(inputs, deltas) if len(sides) == 2 else (inputs, deltas)), scale)
+            if len(every) > len(indices):
+                # A pair is one row: the rejected answer's tokens follow the chosen one's, the sign of the loss turned.
+                up, down = deltas.chunk(2)
+                inputs, deltas = torch.cat(inputs.chunk(2), 1), torch.cat([up, -down], 1)
+            add(batch, name, inputs, deltas, scale)
 
         def hear(hidden: Tensor) -> None:
-            ends = torch.tensor([len(each.ids) for each in every], device=hidden.device)
-            states[indices] = _difference(means(hidden, torch.zeros_like(ends), ends).cpu(), len(indices))
+            states[indices] = difference(hidden)
 
-        with contextlib.nullcontext() if layer is None else hidden_states_of(model, layer, hear):
+        with contextlib.nullcontext() if layer is None else mean_states_of(model, layer, every, hear):
             batch_losses = backward_with_hooks(model, every, blocks, joined)
-        rows[indices], losses[indices] = batch.cpu(), _difference(batch_losses.cpu(), len(indices))
+        rows[indices], losses[indices] = batch.cpu(), difference(batch_losses)
 
-    sides_of = [answers(document) for document in documents]
     spans = [len(own) * max(len(answer.ids) for answer in own) for own in sides_of]
     for number in (1, 2):
         in_batches(spans, batch_tokens, work, [index for index, own in enumerate(sides_of) if len(own) == number])
     return rows, losses, states
-
-
-def _difference(sides: Float[Tensor, "answers ..."], documents: int) -> Float[Tensor, "documents ..."]:
-    """What the chosen answers have more than the rejected ones; of single documents what they have."""
-    chosen, *rejected = sides.split(documents)
-    difference: Tensor = chosen - rejected[0] if rejected else chosen
-    return difference
-
-
-def _joined(
-    inputs: Float[Tensor, "answers tokens inputs"], deltas: Float[Tensor, "answers tokens outputs"]
-) -> tuple[Float[Tensor, "pairs both_tokens inputs"], Float[Tensor, "pairs both_tokens outputs"]]:
-    """The rows of the chosen answers, each followed by its rejected one's tokens with the sign of the loss turned."""
-    (chosen, rejected), (up, down) = inputs.chunk(2), deltas.chunk(2)
-    return torch.cat([chosen, rejected], 1), torch.cat([up, -down], 1)

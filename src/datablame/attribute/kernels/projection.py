@@ -4,14 +4,13 @@ A layer's gradient G^T A becomes (G R)^T (A S) with R and S normal of variance 1
 expectation (Johnson and Lindenstrauss 1984; on both sides of a layer as in LoGra, Choe et al. 2024). Of L layers a
 document keeps L p^2 numbers, and its cosine has a standard error of about 1 / (p sqrt(L)).
 
-An index keeps them on disk in files that are named by what they hold, so that nothing has to be kept up to date: the
-hash of the weights, the layers, the projection and the documents' tokens. Another study with other behaviours, prompts
-or samples finds the files of the same documents and makes no pass over them.
+An index keeps them in files that are named by what they hold: the hash of the weights, the layers, the projection and
+the documents' tokens. Another study with other behaviours, prompts or samples makes no pass over the same documents.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,18 +18,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from datablame.attribute.kernels import per_example
 from datablame.attribute.kernels.hooks import linears
-from datablame.attribute.kernels.per_example import Directions, Similarities, directions, per_example_pass, similarities
+from datablame.attribute.kernels.per_example import Blocks, Directions, Documents, Queries, Similarities
 from datablame.attribute.rankings import rounded
 from datablame.engine.files import digest
 from datablame.errors import PhaseError
-from datablame.models.chat import Encoded, Preference, answers
+from datablame.models.chat import answers
 from datablame.models.device import ran_out_of_memory
 from datablame.seeds import generator
 from datablame.stats.ranking import kendall, spearman
 
 _INDEX_FORMAT = 1
-
 
 Projection = Mapping[str, tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]]
 """For each layer what its output gradients (outputs, rows) and its inputs (inputs, columns) are multiplied with."""
@@ -45,32 +44,22 @@ class Projected(NamedTuple):
     states: Float[Tensor, "documents width"]
 
 
-def projection_of(model: Any, blocks: Sequence[int], size: int) -> Projection:
+def projection_of(model: Any, blocks: Blocks, size: int) -> Projection:
     """The matrices of the chosen blocks, the same in every study; a side no wider than `size` is left as it is."""
-    return {
-        name: (
-            _matrix(layer.out_features, size, f"{name} outputs").to(layer.weight.device),
-            _matrix(layer.in_features, size, f"{name} inputs").to(layer.weight.device),
-        )
-        for name, layer in linears(model, blocks).items()
-    }
 
+    def matrix(width: int, side: str, device: torch.device) -> Tensor:
+        noise = generator("projection", side, size).standard_normal((width, size), dtype=np.float32)
+        return torch.eye(width, device=device) if width <= size else torch.from_numpy(noise).to(device) / size**0.5
 
-def _matrix(width: int, size: int, side: str) -> Float[Tensor, "width size"]:
-    if width <= size:
-        return torch.eye(width)
-    noise = generator("projection", side, size).standard_normal((width, size), dtype=np.float32)
-    matrix: Tensor = torch.from_numpy(noise) / size**0.5
-    return matrix
+    sides = {}
+    for name, layer in linears(model, blocks).items():
+        out, into, device = layer.out_features, layer.in_features, layer.weight.device
+        sides[name] = matrix(out, f"{name} outputs", device), matrix(into, f"{name} inputs", device)
+    return sides
 
 
 def projected(
-    model: Any,
-    documents: Sequence[Encoded | Preference],
-    projection: Projection,
-    blocks: Sequence[int],
-    batch_tokens: int,
-    layer: int,
+    model: Any, documents: Documents, projection: Projection, blocks: Blocks, batch_tokens: int, layer: int
 ) -> Projected:
     """Each document's projected gradient, kept in float16 at unit norm, with what else the pass tells."""
     columns, numbers = dict[str, slice](), 0
@@ -82,7 +71,8 @@ def projected(
         formed = (deltas.float() @ out).transpose(1, 2) @ (inputs.float() @ into)
         rows[:, columns[name]] += formed.flatten(1).to(rows.device) / scale
 
-    gradients, losses, states = per_example_pass(model, documents, blocks, batch_tokens, numbers, add, layer)
+    found = per_example.per_example_pass(model, documents, blocks, batch_tokens, layer, numbers, add)
+    gradients, losses, states = found
     norms = torch.linalg.vector_norm(gradients, dim=1)
     units = torch.where(norms[:, None] > 0, gradients / norms[:, None], 0).to(torch.float16)
     return Projected(units, norms, losses, states)
@@ -109,21 +99,14 @@ def weights_digest(model: Any) -> str:
     return digested.hexdigest()
 
 
-def index_key(
-    weights: str, blocks: Sequence[int], layer: int, size: int, documents: Sequence[Encoded | Preference]
-) -> str:
+def index_key(weights: str, blocks: Blocks, layer: int, size: int, documents: Documents) -> str:
     """What projected gradients depend on: the batches that they were made in change them by rounding only."""
     tokens = [[[each.prompt_tokens, *each.ids] for each in answers(document)] for document in documents]
     return digest([_INDEX_FORMAT, weights, list(blocks), layer, size, tokens])
 
 
 def agreement_with_exact(
-    model: Any,
-    approximate: Similarities,
-    documents: Sequence[Encoded | Preference],
-    queries: Sequence[Sequence[Encoded]],
-    blocks: Sequence[int],
-    batch_tokens: int,
+    model: Any, approximate: Similarities, documents: Documents, queries: Queries, blocks: Blocks, batch_tokens: int
 ) -> dict[str, Any]:
     """Kendall's tau-b and Spearman's rho of the rounded cosines, a number a behaviour, and their largest difference.
 
@@ -135,18 +118,16 @@ def agreement_with_exact(
         return {"documents": len(documents), "why_not": "some weights are kept off the device"}
     kind = model.dtype
     try:
-        model.float()
-        exact = similarities(model, documents, directions(model, queries, blocks), blocks, batch_tokens)
+        towards = per_example.directions(model.float(), queries, blocks)
+        exact = per_example.similarities(model, documents, towards, blocks, batch_tokens)
     except (PhaseError, MemoryError, RuntimeError) as error:
         if not isinstance(error, PhaseError) and not ran_out_of_memory(error):
             raise
         return {"documents": len(documents), "why_not": "the weights do not fit in memory as float32"}
     finally:
         model.to(kind)
-    n = len(queries)
-    ours, theirs = (
-        torch.where(s.norms[:, None] > 0, s.dots[:, :n] / s.norms[:, None], 0) for s in (approximate, exact)
-    )
+    pair, n = (approximate, exact), len(queries)
+    ours, theirs = (torch.where(s.norms[:, None] > 0, s.dots[:, :n] / s.norms[:, None], 0) for s in pair)
     pairs = [(rounded(a), rounded(b)) for a, b in zip(ours.T.numpy(), theirs.T.numpy(), strict=True)]
     coefficients = {
         name: [value if math.isfinite(value := of(*pair)) else None for pair in pairs]
