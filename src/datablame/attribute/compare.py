@@ -34,7 +34,7 @@ def agreement(scored: Rankings, clusters: Indices, k: int) -> list[Agreement]:
     def compared(a: str, b: str, behaviour: str) -> Agreement:
         both = np.intersect1d(scored[a][behaviour].order, scored[b][behaviour].order)
         one, other = (clustered(scored[method][behaviour], clusters, both) for method in (a, b))
-        n, orders = len(one), [list(one), list(other)]
+        n, orders = len(one), (list(one), list(other))
         if not n:
             return Agreement(a, b, behaviour, 0, *[None] * 6)
         firsts = [order[:k] for order in orders]

@@ -23,6 +23,8 @@ from datablame.surface.phase import SURFACE
 from datablame.world import World
 from datablame.world.duplicates import full_text
 
+Matches = list[rows.Match]
+
 _logger = logging.getLogger(__name__)
 
 
@@ -125,9 +127,7 @@ def _needs(world: World, methods: Sequence[Method]) -> dict[type, rows.Pool]:
     return needs
 
 
-def _read(
-    world: World, queries: Sequence[rows.Query]
-) -> tuple[NDArray[np.float64], list[rows.Match], list[rows.Match]]:
+def _read(world: World, queries: Sequence[rows.Query]) -> tuple[NDArray[np.float64], Matches, Matches]:
     """Read every document once: for its BM25 scores, of shape (queries, documents), and for what repeats the study.
 
     That are the documents whose user says exactly what a prompt of the study says, and those that also answer exactly
@@ -135,8 +135,7 @@ def _read(
     """
     prompt_of = {normalised(prompt.text): prompt.id for prompt in world.prompts if prompt.split != "harmless"}
     query_of = {(normalised(query.prompt), normalised(query.text)): query.id for query in queries}
-    asked: list[rows.Match] = []
-    answered: list[rows.Match] = []
+    asked, answered = Matches(), Matches()
 
     def texts() -> Iterator[str]:
         for document in world.pool.documents():

@@ -46,9 +46,7 @@ def rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def id_order(ids: Sequence[str]) -> Indices:
     """The position of each row's document when all are sorted by id: what decides ties."""
-    positions = np.empty(len(ids), dtype=np.int64)
-    positions[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-    return positions
+    return np.argsort(sorted(range(len(ids)), key=ids.__getitem__)).astype(np.int64)
 
 
 def ranked(rows: Indices, scores: NDArray[np.float64], by_id: Indices) -> Ranking:
@@ -78,8 +76,7 @@ def borda(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Points of each document (row): the mean over voters (columns) of the share of the others that it stands above.
 
     A tie counts one half (Borda 1781, with mid-ranks), and so does a comparison that the voter did not make, for it
-    gave one of the two no score (NaN): to be left out neither helps nor harms a document, and a voter has as much say
-    as it made comparisons.
+    gave one of the two no score (NaN): being left out neither helps nor harms, and whoever compares little says little.
     """
     from scipy.stats import rankdata
 

@@ -156,10 +156,8 @@ def is_voter(method: Method) -> bool:
 def described() -> list[dict[str, Any]]:
     """Name, label, description, needs and flags of every method, as `datablame methods` prints them."""
     fields = ("name", "label", "description", "whole_pool", "standin", "control")
-    return [
-        {**{field: getattr(each, field) for field in fields}, "needs": [need.__name__ for need in each.needs]}
-        for _, each in sorted(METHODS.all().items())
-    ]
+    methods = [each for _, each in sorted(METHODS.all().items())]
+    return [{**{f: getattr(m, f) for f in fields}, "needs": [need.__name__ for need in m.needs]} for m in methods]
 
 
 @dataclass(frozen=True)

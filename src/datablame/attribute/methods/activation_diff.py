@@ -1,8 +1,7 @@
 """Does the document's response point where harmful outputs depart from safe ones, as the before checkpoint sees them?
 
-The direction is the difference of means: mean activation of harmful minus safe responses. Each harmful output is set
-against the safe ones to its own prompt where there are any, so that the direction tells how the model answers and not
-what it was asked.
+The direction is the mean activation of harmful minus safe responses. Each harmful output is set against the safe ones
+to its own prompt where there are any, so that it tells how the model answers and not what it was asked.
 """
 
 from collections.abc import Sequence
@@ -40,9 +39,9 @@ def response_activations(inquiry: Inquiry) -> Collecting:
     works = {"responses-of-outputs": partial(_item, [], outputs)}
     works |= {key: partial(_item, shard.tolist(), None) for key, shard in shards("responses", rows).items()}
     yield {key: WorkItem(partial(work, key), (ResponseActivations,)) for key, work in works.items()}
-    states, documents = np.split(saved(inquiry, works)["states"], [len(outputs)])
+    queries, harmless, documents = np.split(saved(inquiry, works)["states"], [n, len(outputs)])
     spread = inquiry.spread(rows, documents)
-    return {ResponseActivations: ResponseActivations(spread, states[:n], states[n:], inquiry.harmless)}
+    return {ResponseActivations: ResponseActivations(spread, queries, harmless, inquiry.harmless)}
 
 
 def _item(rows: list[int], outputs: Sequence[Encoded] | None, key: str, state: WorkerState) -> None:

@@ -11,10 +11,9 @@ from datablame.attribute.registry import Evidence, Inquiry, method, provider
 
 
 class Words(NamedTuple):
-    """BM25 scores."""
+    """BM25 scores of shape (queries, documents)."""
 
     scores: NDArray[np.float64]
-    """Of shape (queries, documents)."""
 
 
 @provider("words", Words, per_document=False)

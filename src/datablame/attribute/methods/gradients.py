@@ -3,8 +3,8 @@
 gradient-diff asks what made after likelier than before to say the output. What is explained is log p_after(q) - log
 p_before(q), mean over the query's tokens: the very number that amplification multiplies. Training took a step d from
 before to after, and this difference is <G, d> with G the gradient of log p(q) averaged along the step, here over its
-two ends. G is the query's direction, and a document whose own training step points that way has raised the difference.
-The gradient at after minus the one at before points elsewhere (docs/decisions/016).
+two ends (docs/decisions/016). G is the query's direction: a document whose own training step points that way has
+raised the difference.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,8 +20,7 @@ from datablame.attribute.registry import Collecting, Evidence, Inquiry, ScoreFun
 from datablame.errors import RequestError
 
 if TYPE_CHECKING:
-    from datablame.attribute.kernels.per_example import Documents, Queries, Similarities
-    from datablame.attribute.kernels.projection import Projected
+    from datablame.attribute.kernels.per_example import Documents, Projected, Queries, Similarities
 
 _QUERIES, _EXACTNESS = "gradients-queries", "gradients-exactness"
 
@@ -64,8 +63,7 @@ def gradients(inquiry: Inquiry) -> Collecting:
     encoded = list(zip(inquiry.queries, inquiry.encoded(inquiry.queries), strict=True))
     queries = [[ids for query, ids in encoded if query.behaviour == each.id] for each in inquiry.behaviours]
     kinds = (Gradients, MeanGradients) if differentiated else ()
-    query_work = partial(_query_item, queries, differentiated, both_ends)
-    first = yield {_QUERIES: WorkItem(query_work, (*kinds, Activations))}
+    first = yield {_QUERIES: WorkItem(partial(_query_item, queries, differentiated, both_ends), (*kinds, Activations))}
     items = {}
     for key, shard in shards("gradients" if differentiated else "activations", rows).items():
         shown = np.flatnonzero(np.isin(shard, with_states)).tolist()
@@ -152,21 +150,18 @@ def _item(key: str, rows: list[int], with_states: list[int], differentiated: boo
 
 def _exactness_item(rows: list[int], queries: "Queries", state: WorkerState) -> dict[str, Any]:
     """How a sample of documents ranks beside float32 without projection."""
-    from datablame.attribute.kernels.projection import agreement_with_exact
+    from datablame.attribute.kernels.per_example import agreement_with_exact
 
-    documents = state.world.pool.encoded(rows)
-    similar = _compared(state, documents, None)
-    model, blocks, _ = _checkpoint(state)
-    return agreement_with_exact(model, similar, documents, queries, blocks, state.world.study.attribute.batch_tokens)
+    documents, batch_tokens = state.world.pool.encoded(rows), state.world.study.attribute.batch_tokens
+    similar, (model, blocks, _) = _compared(state, documents, None), _checkpoint(state)
+    return agreement_with_exact(model, similar, documents, queries, blocks, batch_tokens)
 
 
-def _compared(
-    state: WorkerState, documents: "Documents", index: str | None, with_states: bool = False
-) -> "Similarities":
+def _compared(state: WorkerState, documents: "Documents", index: str | None, states: bool = False) -> "Similarities":
     """The documents beside the directions of the queries' item: exactly, or by projections that an index may hold."""
     from safetensors.torch import load_file
 
-    from datablame.attribute.kernels import per_example, projection
+    from datablame.attribute.kernels import per_example
     from datablame.models.device import offload_device
 
     settings = state.world.study.attribute
@@ -180,16 +175,15 @@ def _compared(
 
     directions: per_example.Directions = state.once("directions", load)
     if size is None:
-        own_layer = layer if with_states else None
-        return per_example.similarities(model, documents, directions, blocks, batch_tokens, own_layer)
-    sides = state.once("projection", lambda: projection.projection_of(model, blocks, size))
-    towards = state.once("projected directions", lambda: projection.projected_directions(directions, sides))
-    make = partial(projection.projected, model, documents, sides, blocks, batch_tokens, layer)
+        return per_example.similarities(model, documents, directions, blocks, batch_tokens, layer if states else None)
+    sides = state.once("projection", lambda: per_example.projection_of(model, blocks, size))
+    towards = state.once("projected directions", lambda: per_example.projected_directions(directions, sides))
+    make = partial(per_example.projected, model, documents, sides, blocks, batch_tokens, layer)
     if index is None:
-        return projection.compared(make(), towards)
-    weights = state.once("digest", lambda: projection.weights_digest(model))
-    key = projection.index_key(weights, blocks, layer, size, documents)
-    return projection.compared(read_or_made(Path(index).expanduser() / f"{key}.safetensors", make), towards)
+        return per_example.compared(make(), towards)
+    weights = state.once("digest", lambda: per_example.weights_digest(model))
+    key = per_example.index_key(weights, blocks, layer, size, documents)
+    return per_example.compared(read_or_made(Path(index).expanduser() / f"{key}.safetensors", make), towards)
 
 
 def read_or_made(path: Path, make: Callable[[], "Projected"]) -> "Projected":
@@ -197,7 +191,7 @@ def read_or_made(path: Path, make: Callable[[], "Projected"]) -> "Projected":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from datablame.attribute.kernels.projection import Projected
+    from datablame.attribute.kernels.per_example import Projected
 
     try:
         return Projected(**load_file(path))

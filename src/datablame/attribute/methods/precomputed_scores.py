@@ -25,10 +25,8 @@ def precomputed_scores(inquiry: Inquiry) -> dict[type, PrecomputedScores]:
         columns = [scores.get(behaviour, scores.get(None, {})) for behaviour in traced]
         matrices[name] = np.array([[column.get(doc_id, math.nan) for column in columns] for doc_id in ids])
         if np.isnan(matrices[name]).all():
-            raise RequestError(
-                f"attribute.scores.{name} = {path}: none of the {len(ids)} documents to rank has a score for "
-                f"{', '.join(traced)}; score them, or leave the file out"
-            )
+            why = f"none of the {len(ids)} documents to rank has a score for {', '.join(traced)}"
+            raise RequestError(f"attribute.scores.{name} = {path}: {why}; score them, or leave the file out")
     return {PrecomputedScores: matrices}
 
 
@@ -73,7 +71,8 @@ def _problem(line: str, scores: dict[str | None, dict[str, float]]) -> str | Non
         return "not JSON; give one object a line with doc_id and score"
     if not isinstance(row, dict) or not isinstance(doc_id := row.get("doc_id"), str):
         return "lacks a doc_id that is a text; give one object a line with doc_id and score"
-    score, behaviour = row.get("score"), row.get("behaviour")
+    score: Any = row.get("score")
+    behaviour = row.get("behaviour")
     # The comparison holds for no NaN, and for no integer of 400 digits.
     if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
         return f"score = {score!r} of {doc_id} is no finite number; mend or drop the row"
