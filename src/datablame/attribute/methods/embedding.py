@@ -35,7 +35,7 @@ def sentence_embeddings(inquiry: Inquiry) -> Collecting:
     works = {"embeddings-queries": partial(_item, [], [query_text(query) for query in inquiry.queries])}
     works |= {key: partial(_item, shard.tolist(), None) for key, shard in shards("embeddings", rows).items()}
     yield {key: WorkItem(partial(work, key), (Embeddings,)) for key, work in works.items()}
-    queries, documents = np.split(saved(inquiry, works)["vectors"], [len(inquiry.queries)])
+    queries, documents = np.split(saved(inquiry, works)["states"], [len(inquiry.queries)])
     return {Embeddings: Embeddings(inquiry.spread(rows, documents), queries)}
 
 
@@ -47,8 +47,8 @@ def _item(rows: list[int], texts: Sequence[str] | None, key: str, state: WorkerS
     encoder = state.once("encoder", lambda: load_encoder(state.world.study.attribute.encoder or known_encoder()))
     if texts is None:
         texts = [full_text(document) for document in state.world.pool.documents(rows)]
-    vectors = {"vectors": torch.from_numpy(embeddings(encoder, texts))}
-    save(state.folder / f"{key}.safetensors", vectors, f"the embeddings of {key}")
+    states = {"states": torch.from_numpy(embeddings(encoder, texts))}
+    save(state.folder / f"{key}.safetensors", states, f"the embeddings of {key}")
 
 
 @method("embedding", needs=(Embeddings,))

@@ -65,7 +65,7 @@ def gradients(inquiry: Inquiry) -> Collecting:
     kinds = (Gradients, MeanGradients) if differentiated else ()
     first = yield {_QUERIES: WorkItem(partial(_query_item, queries, differentiated, both_ends), (*kinds, Activations))}
     items = {}
-    for key, shard in shards("gradients" if differentiated else "activations", rows).items():
+    for key, shard in shards("gradients-documents" if differentiated else "activations", rows).items():
         shown = np.flatnonzero(np.isin(shard, with_states)).tolist()
         work = partial(_item, key, shard.tolist(), shown, differentiated)
         items[key] = WorkItem(work, (*kinds, *((Activations,) if shown else ())))
