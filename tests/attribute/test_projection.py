@@ -7,15 +7,17 @@ from tests.attribute.test_per_example import BLOCKS, built, documents, olmo2
 from tests.attribute.test_preference_pairs import mixed
 
 from datablame.attribute.kernels.hooks import mean_hidden
-from datablame.attribute.kernels.per_example import Similarities, directions, similarities
-from datablame.attribute.kernels.projection import (
+from datablame.attribute.kernels.per_example import (
     Projected,
+    Similarities,
     agreement_with_exact,
     compared,
+    directions,
     index_key,
     projected,
     projected_directions,
     projection_of,
+    similarities,
     weights_digest,
 )
 from datablame.attribute.methods.gradients import evenly_spaced, read_or_made

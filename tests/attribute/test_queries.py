@@ -5,7 +5,6 @@ from tests.attribute.conftest import sample
 
 from datablame.attribute.queries import candidates, choose_queries, query_text
 from datablame.attribute.rankings import id_order
-from datablame.config.schema import Behaviour
 from datablame.tables import Prompt, Query, SurfaceSample
 
 PROMPTS = [
@@ -70,10 +69,9 @@ def test_only_distinct_harmful_outputs_to_attribution_prompts_count() -> None:
 
 def test_candidates_are_the_union_of_what_a_behaviours_queries_find() -> None:
     queries = [Query(str(i), behaviour, "p", 1.0, 0, "ask", "say", "stop") for i, behaviour in enumerate("nnf")]
-    behaviours = [Behaviour(id=name, description=name) for name in "nf"]
     scores = np.array([[3.0, 2, 1, 0], [0, 0, 2, 3], [0, 1, 0, 0]])
     ids = ["d4", "d3", "d2", "d1"]
-    found = candidates(scores, queries, behaviours, id_order(ids), 2)
+    found = candidates(scores, queries, id_order(ids), 2)
     assert {behaviour: [ids[row] for row in rows] for behaviour, rows in found.items()} == {
         "n": ["d1", "d2", "d3", "d4"],
         "f": ["d1", "d3"],

@@ -4,19 +4,19 @@ All but themes count duplicate clusters; their tables have a row for each behavi
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
-from itertools import combinations
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations, groupby
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.rankings import Ranking, Rankings, clustered, rounded
+from datablame.attribute.rankings import Indices, Rankings, clustered, rounded
 from datablame.stats import ranking as measures
 from datablame.tables import EVERY, Agreement, Ceiling, Pool, PrefilterRecall, Quality, Theme, ThemeShare
 
-Rows = Mapping[str, NDArray[np.int64]]
+Rows = Mapping[str, Indices]
 """Rows of the pool by behaviour."""
 R = TypeVar("R")
 
@@ -24,50 +24,44 @@ _MOST_THEMES, _TERMS, _EXAMPLES = 8, 8, 2
 _SILHOUETTE_SAMPLE, _SILHOUETTE_DECIMALS = 4000, 5
 
 
-def agreement(scored: Rankings, clusters: NDArray[np.int64], k: int) -> list[Agreement]:
+def agreement(scored: Rankings, clusters: Indices, k: int) -> list[Agreement]:
     """Every pair of methods and every behaviour: rankings of the documents that both scored, duplicates as one.
 
     n counts clusters that both scored, overlap is that of the first K, beside its Jaccard and what two random sets of K
     would have on average; an undefined coefficient is None.
     """
-    rows: list[Agreement] = []
-    for a, b in combinations(scored, 2):
-        both = [behaviour for behaviour in scored[a] if behaviour in scored[b]]
-        rows += with_mean([Agreement(a, b, x, **_agreement(scored[a][x], scored[b][x], clusters, k)) for x in both])
-    return rows
+
+    def compared(a: str, b: str, behaviour: str) -> Agreement:
+        both = np.intersect1d(scored[a][behaviour].order, scored[b][behaviour].order)
+        one, other = (clustered(scored[method][behaviour], clusters, both) for method in (a, b))
+        n, orders = len(one), (list(one), list(other))
+        if not n:
+            return Agreement(a, b, behaviour, 0, *[None] * 6)
+        firsts = [order[:k] for order in orders]
+        scores = [*one.values()], [other[cluster] for cluster in one]
+        jaccard, chance = measures.jaccard(*firsts), measures.expected_jaccard(min(k, n), n)
+        spearman, kendall = measures.spearman(*scores), measures.kendall(*scores)
+        coefficients = (jaccard, chance, spearman, kendall, measures.rank_biased_overlap(*orders))
+        return Agreement(a, b, behaviour, n, measures.overlap(*firsts), *map(_defined, coefficients))
+
+    return with_means(compared(a, b, behaviour) for a, b in combinations(scored, 2) for behaviour in scored[a])
 
 
-def with_mean(rows: list[R]) -> list[R]:
-    """The rows, and the mean of each number over the behaviours that have it, None where none does."""
-    if not rows:
-        return []
-    first: Any = rows[0]
-    means: dict[str, Any] = {}
-    for field in fields(first):
-        known = [value for row in rows if (value := getattr(row, field.name)) is not None]
-        if not any(isinstance(value, str) for value in known):
-            means[field.name] = sum(known) / len(known) if known else None
-    return [*rows, replace(first, behaviour=EVERY, **means)]
+def with_means(rows: Iterable[R]) -> list[R]:
+    """The rows; after those that differ in their behaviour alone the means over those that have a number, else None."""
 
+    def names(row: R) -> list[str]:
+        return [value for name, value in vars(row).items() if isinstance(value, str) and name != "behaviour"]
 
-def _agreement(a: Ranking, b: Ranking, clusters: NDArray[np.int64], k: int) -> dict[str, Any]:
-    both = np.intersect1d(a.order, b.order)
-    first, second = clustered(a, clusters, both), clustered(b, clusters, both)
-    n = len(first.order)
-    if not n:
-        return {"n": 0, **dict.fromkeys(("overlap", "jaccard", "jaccard_chance", "spearman", "kendall", "rbo"))}
-    k = min(k, n)
-    aligned = second.scores[np.argsort(second.order)][np.searchsorted(np.sort(second.order), first.order)]
-    firsts, seconds = first.order.tolist(), second.order.tolist()
-    return {
-        "n": n,
-        "overlap": measures.overlap(firsts[:k], seconds[:k]),
-        "jaccard": _defined(measures.jaccard(firsts[:k], seconds[:k])),
-        "jaccard_chance": _defined(measures.expected_jaccard(k, n)),
-        "spearman": _defined(measures.spearman(first.scores, aligned)),
-        "kendall": _defined(measures.kendall(first.scores, aligned)),
-        "rbo": _defined(measures.rank_biased_overlap(firsts, seconds)),
-    }
+    every: list[R] = []
+    for _, group in groupby(rows, names):
+        own: list[Any] = list(group)
+        means: dict[str, float | None] = {}
+        for name in (name for name, value in vars(own[0]).items() if not isinstance(value, str)):
+            known = [value for row in own if (value := getattr(row, name)) is not None]
+            means[name] = sum(known) / len(known) if known else None
+        every += [*own, replace(own[0], behaviour=EVERY, **means)]
+    return every
 
 
 def _defined(number: float) -> float | None:
@@ -75,63 +69,47 @@ def _defined(number: float) -> float | None:
 
 
 def quality(
-    scored: Rankings, planted: Rows, candidates: Rows, clusters: NDArray[np.int64], whole: Collection[str], k: int
+    scored: Rankings, planted: Rows, candidates: Rows, clusters: Indices, whole: Collection[str], k: int
 ) -> list[Quality]:
     """Every method, behaviour and pool, the whole one for the methods in `whole`.
 
     n and planted count clusters that were ranked, base_rate is their share and what chance gives as precision; recall
     refers to everything planted in the pool of documents, ranked or not.
     """
-    rows: list[Quality] = []
-    for method, by_behaviour in scored.items():
-        pools: tuple[Pool, ...] = ("whole", "candidates") if method in whole else ("candidates",)
-        for pool in pools:
-            of_pool = []
-            for behaviour, ranking in by_behaviour.items():
-                first, scores = clustered(ranking, clusters, None if pool == "whole" else candidates[behaviour])
-                order, causes = first.tolist(), _clusters_of(planted, behaviour, clusters)
-                relevant = [cluster in causes for cluster in order]
-                n, hits = len(order), sum(relevant)
-                of_pool.append(
-                    Quality(
-                        method,
-                        behaviour,
-                        pool,
-                        n=n,
-                        planted=hits,
-                        base_rate=hits / n if n else None,
-                        precision_at_k=measures.precision_at(order, causes, min(k, n)) if n else None,
-                        recall_at_k=_defined(measures.recall_at(order, causes, k)),
-                        auprc=_defined(measures.average_precision(relevant, scores)),
-                    )
-                )
-            rows += with_mean(of_pool)
-    return rows
+
+    def measured(method: str, behaviour: str, pool: Pool) -> Quality:
+        among = None if pool == "whole" else candidates[behaviour]
+        ranked = clustered(scored[method][behaviour], clusters, among)
+        order, causes, n = list(ranked), _clusters_of(planted, behaviour, clusters), len(ranked)
+        relevant = [cluster in causes for cluster in order]
+        precision = measures.precision_at(order, causes, min(k, n)) if n else None
+        recall, area = measures.recall_at(order, causes, k), measures.average_precision(relevant, [*ranked.values()])
+        hits, rate = sum(relevant), sum(relevant) / n if n else None
+        return Quality(method, behaviour, pool, n, hits, rate, precision, _defined(recall), _defined(area))
+
+    pools: tuple[Pool, ...] = ("whole", "candidates")
+    pairs = [(method, pool) for method in scored for pool in pools if pool == "candidates" or method in whole]
+    return with_means(measured(method, behaviour, pool) for method, pool in pairs for behaviour in scored[method])
 
 
-def prefilter_recall(planted: Rows, candidates: Rows, clusters: NDArray[np.int64]) -> list[PrefilterRecall]:
+def prefilter_recall(planted: Rows, candidates: Rows, clusters: Indices) -> list[PrefilterRecall]:
     """The share of planted clusters with a member among the candidates."""
-    return with_mean(
-        [PrefilterRecall(b, _kept(_clusters_of(planted, b, clusters), candidates, b, clusters)) for b in candidates]
-    )
+    causes = {behaviour: _clusters_of(planted, behaviour, clusters) for behaviour in candidates}
+    return with_means(PrefilterRecall(b, _kept(own, candidates, b, clusters)) for b, own in causes.items())
 
 
-def ceilings(
-    scored: Rankings, candidates: Rows, clusters: NDArray[np.int64], whole: Collection[str], k: int
-) -> list[Ceiling]:
+def ceilings(scored: Rankings, candidates: Rows, clusters: Indices, whole: Collection[str], k: int) -> list[Ceiling]:
     """For each method in `whole`: the share of its first K clusters that the prefilter keeps."""
-    rows: list[Ceiling] = []
-    for method in (name for name in scored if name in whole):
-        firsts = {b: set(clustered(ranking, clusters).order[:k].tolist()) for b, ranking in scored[method].items()}
-        rows += with_mean([Ceiling(method, b, _kept(first, candidates, b, clusters)) for b, first in firsts.items()])
-    return rows
+    rankings = [(method, *each) for method in scored if method in whole for each in scored[method].items()]
+    firsts = [(method, b, set([*clustered(ranking, clusters)][:k])) for method, b, ranking in rankings]
+    return with_means(Ceiling(method, b, _kept(first, candidates, b, clusters)) for method, b, first in firsts)
 
 
-def _clusters_of(rows: Rows, behaviour: str, clusters: NDArray[np.int64]) -> set[int]:
+def _clusters_of(rows: Rows, behaviour: str, clusters: Indices) -> set[int]:
     return set(clusters[rows[behaviour]].tolist()) if behaviour in rows else set()
 
 
-def _kept(chosen: set[int], candidates: Rows, behaviour: str, clusters: NDArray[np.int64]) -> float | None:
+def _kept(chosen: set[int], candidates: Rows, behaviour: str, clusters: Indices) -> float | None:
     """The share of the chosen clusters with a member among the candidates."""
     return len(chosen & _clusters_of(candidates, behaviour, clusters)) / len(chosen) if chosen else None
 
@@ -162,15 +140,9 @@ def themes(
     for indices, terms in zip(of_theme, _terms(texts, of_theme), strict=True):
         members = {ids[index] for index in indices}
         nearest = sorted(indices, key=lambda index: (distances[index], ids[index]))
-        rows.append(
-            Theme(
-                terms=tuple(terms),
-                count=len(indices),
-                share=len(indices) / len(ids),
-                examples=tuple(ids[index] for index in nearest[:_EXAMPLES]),
-                flagged=tuple(ThemeShare(m, len(of & members) / len(of) if of else None) for m, of in among.items()),
-            )
-        )
+        examples = tuple(ids[index] for index in nearest[:_EXAMPLES])
+        shares = tuple(ThemeShare(m, len(of & members) / len(of) if of else None) for m, of in among.items())
+        rows.append(Theme(tuple(terms), len(indices), len(indices) / len(ids), examples, shares))
     return Themes(rows, silhouette)
 
 
@@ -197,17 +169,16 @@ def _partition(activations: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDAr
 def _terms(texts: Sequence[str], of_theme: Sequence[Sequence[int]]) -> list[list[str]]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    if not any(any(character.isalnum() for character in text) for text in texts):
+    if not any(character.isalnum() for text in texts for character in text):
         return [[] for _ in of_theme]
     vectorizer = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True)
     weights = vectorizer.fit_transform(texts)
     names = vectorizer.get_feature_names_out()
-    overall = np.asarray(weights.mean(0)).ravel()
+    # One theme has nothing to stand out from.
+    overall = weights.mean(0) if len(of_theme) > 1 else 0.0
     terms = []
     for indices in of_theme:
-        # One theme has nothing to stand out from.
-        above = overall if len(of_theme) == 1 else np.asarray(weights[indices].mean(0)).ravel() - overall
-        above = above.round(9)
+        above = np.asarray(weights[indices].mean(0) - overall).ravel().round(9)
         order = sorted(np.flatnonzero(above > 0).tolist(), key=lambda word: (-above[word], names[word]))
         terms.append([str(names[word]) for word in order[:_TERMS]])
     return terms

@@ -1,7 +1,7 @@
 """The evidence loop: it runs whatever items the providers cut, checkpoints loaded once a worker, and resumes."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.registry import Inquiry, Method, WorkItem, providers_of
-from datablame.config.schema import Attribute, ModelRef
 from datablame.engine.execute import free_memory, run_items
 from datablame.engine.files import write_atomic
 from datablame.errors import PhaseError, RequestError
@@ -59,10 +58,6 @@ class WorkerState:
             self._made[name] = make()
         return self._made[name]
 
-    def save_states(self, key: str, states: "Tensor", what: str | None = None) -> None:
-        """Leave one row for each text of the item, for `load_states`; PhaseError as `save` says."""
-        save(self.folder / f"{key}.safetensors", {"states": states}, what or f"the hidden states of {key}")
-
 
 def save(path: Path, tensors: "dict[str, Tensor]", what: str, *, shared: bool = False) -> None:
     """Write tensors whole or not at all; `shared`: other processes may write the same file.
@@ -72,20 +67,17 @@ def save(path: Path, tensors: "dict[str, Tensor]", what: str, *, shared: bool = 
     from safetensors.torch import save as to_bytes
 
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise not_finite(what)
+        raise PhaseError(f"{what} are not finite; set the dtype of models.before and models.after to float32")
     write_atomic(path, to_bytes({name: each.contiguous() for name, each in tensors.items()}), shared=shared)
 
 
-def load_states(inquiry: Inquiry, key: str) -> NDArray[np.float64]:
-    """What an item left by `WorkerState.save_states`."""
+def saved(inquiry: Inquiry, keys: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+    """What these items left by `save` in files of their keys, by name: row after row, in the order of the items."""
     from safetensors.numpy import load_file
 
-    return load_file(inquiry.work.out / "items" / f"{key}.safetensors")["states"].astype(np.float64)
-
-
-def not_finite(what: str) -> PhaseError:
-    """The error of numbers that overflowed."""
-    return PhaseError(f"{what} are not finite; set the dtype of models.before and models.after to float32")
+    files = [load_file(inquiry.work.out / "items" / f"{key}.safetensors") for key in keys]
+    names = {name for file in files for name in file}
+    return {name: np.concatenate([file[name] for file in files if name in file]).astype(np.float64) for name in names}
 
 
 def shards(name: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
@@ -94,14 +86,11 @@ def shards(name: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     return {f"{name}-{start // _SHARD_DOCUMENTS:05d}": rows[start : start + _SHARD_DOCUMENTS] for start in starts}
 
 
-def chosen_layer(settings: Attribute, reference: ModelRef, n: int) -> int:
+def chosen_layer(world: World, role: Role, n: int) -> int:
     """The hidden state that is averaged, of a checkpoint with `n` blocks; RequestError where it has no such state."""
-    layer = settings.activation_layer
-    assert layer is not None, "the world was not resolved"
+    layer, path = world.study.attribute.activation_layer or 0, getattr(world.models, role).path
     if not 0 <= layer <= n:
-        raise RequestError(
-            f"attribute.activation_layer = {layer} is no hidden state of {reference.path}; choose from 0 to {n}"
-        )
+        raise RequestError(f"attribute.activation_layer = {layer} is no hidden state of {path}; choose from 0 to {n}")
     return layer
 
 
@@ -118,7 +107,7 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
             if set(kinds) & set(method.needs):
                 work.timings(f"attribute/{method.name}", key, seconds)
 
-    def stage(items: Mapping[str, WorkItem]) -> dict[str, Any]:
+    def stage(items: Mapping[str, WorkItem], description: str) -> dict[str, Any]:
         """What each item gave, now or before."""
         finished = journal.read()
 
@@ -133,25 +122,23 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
             execution=work.execution,
             done=done,
             progress=work.progress,
-            description=f"attribute: {provider.name}",
+            description=description,
             already=len(items.keys() & finished.keys()),
         )
         results = journal.read()
         return {key: results[key] for key in items}
 
-    state = WorkerState(inquiry.world, work.out / "items")
-    evidence: dict[type, Any] = {}
+    state, evidence = WorkerState(inquiry.world, work.out / "items"), dict[type, Any]()
     for provider in providers_of(inquiry.needs):
-        began = time.perf_counter()
+        began, results = time.perf_counter(), None
         collecting = provider.collect(inquiry)
         if isinstance(collecting, Mapping):
             timed(provider.yields, provider.name, time.perf_counter() - began)
             evidence |= collecting
             continue
         try:
-            items = next(collecting)
             while True:
-                items = collecting.send(stage(items))
+                results = stage(collecting.send(results), f"attribute: {provider.name}")
         except StopIteration as stop:
             evidence |= stop.value
     del state

@@ -8,36 +8,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datablame import tables as rows
 from datablame.attribute import compare
 from datablame.attribute.loop import collect
 from datablame.attribute.methods.bm25 import Words, bm25_scores
 from datablame.attribute.methods.gradients import Activations, Gradients
 from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.queries import candidates, query_text, traced
-from datablame.attribute.rankings import Rankings, flags_of, id_order, method_info, pool_of, rankings_of, score_table
-from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, chosen, providers_of, union
+from datablame.attribute.rankings import flags_of, id_order, method_info, pool_of, rankings_of, score_table
+from datablame.attribute.registry import Inquiry, Method, Votes, chosen, providers_of, union
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.keywords import normalised
 from datablame.surface.phase import SURFACE
-from datablame.tables import (
-    Agreement,
-    Attribution,
-    Candidate,
-    Ceiling,
-    Document,
-    Flag,
-    Match,
-    MethodInfo,
-    Pool,
-    PrefilterRecall,
-    Quality,
-    Query,
-    Score,
-    ShownDocument,
-    Theme,
-)
 from datablame.world import World
 from datablame.world.duplicates import full_text
+
+Matches = list[rows.Match]
 
 _logger = logging.getLogger(__name__)
 
@@ -52,34 +38,25 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
 
     methods = [method.in_world(world) for method in chosen(world.study.attribute)]
     needs = _needs(world, methods)
-    prefilter: Any = world.study.prefilter.method
     for provider in providers_of(needs):
         provider.check(world, work)
     with threadpool_limits(work.execution.threads):
-        trace = traced(world, tables)
+        outputs = traced(world, tables)
+        queries = [output for output in outputs if output.harmful]
         began = time.perf_counter()
-        words, asked, answered = _read(world, trace.queries)
+        words, asked, answered = _read(world, queries)
         for method in methods:
             if Words in method.needs:
                 work.timings(f"attribute/{method.name}", "index", time.perf_counter() - began)
-        by_id, n = id_order(world.pool.ids), world.study.prefilter.candidates
-        shortlist = candidates(words, trace.queries, trace.behaviours, by_id, n)
-        inquiry = Inquiry(
-            world=world,
-            work=work,
-            behaviours=trace.behaviours,
-            queries=trace.queries,
-            harmless=trace.harmless,
-            words=words,
-            scored=np.arange(len(by_id)) if prefilter == "none" else union(shortlist),
-            candidates=shortlist,
-            needs=needs,
-        )
-        by_type = collect(inquiry, methods) if trace.queries else {}
-        evidence = Evidence(world.seed, inquiry.ids, inquiry.behaviours, inquiry.queries, by_type)
-        k, ids, clusters = world.study.attribute.top_k, world.pool.ids, world.pool.clusters
-        rankings: Rankings = rankings_of(inquiry, methods, evidence) if trace.queries else {m.name: {} for m in methods}
-        of_whole = [method.name for method in methods if pool_of(world, method) == "whole"]
+        prefilter: Any = world.study.prefilter
+        shortlist = candidates(words, queries, id_order(world.pool.ids), prefilter.candidates)
+        behaviours = [behaviour for behaviour in world.behaviours if behaviour.id in shortlist]
+        harmless = [output for output in outputs if not output.harmful]
+        scored = np.arange(len(world.pool)) if prefilter.method == "none" else union(shortlist)
+        inquiry = Inquiry(world, work, behaviours, queries, harmless, words, scored, shortlist, needs)
+        evidence = collect(inquiry, methods) if queries else {}
+        rankings = rankings_of(inquiry, methods, evidence)
+        ids, clusters, k = world.pool.ids, world.pool.clusters, world.study.attribute.top_k
         flags = flags_of(world, rankings)
         flagged = {method.name: {f.doc_id for f in flags if f.k == k and f.method == method.name} for method in methods}
         themed = union(shortlist)
@@ -87,38 +64,35 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         states = evidence[Activations].documents[np.searchsorted(inquiry.scored, themed)] if texts else np.zeros((0, 0))
         by_theme = compare.themes([ids[row] for row in themed.tolist()], texts, states, flagged)
         shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}.union(*flagged.values())
-        known = world.truth is not None
+        of_whole = [method.name for method in methods if pool_of(world, method) == "whole"]
+        known, rise = world.truth is not None, tables.of(rows.AlphaStar).rise
         planted = {behaviour: _rows_of(world, causes) for behaviour, causes in (world.truth or {}).items()}
-        gradients: Gradients | None = evidence.by_type.get(Gradients)
-        judgements: Judgements | None = evidence.by_type.get(Judgements)
         return {
-            Query: [*trace.queries, *trace.harmless],
-            Candidate: [Candidate(b, ids[row]) for b, rows in shortlist.items() for row in rows.tolist()],
-            Score: score_table(rankings, ids),
-            Flag: flags,
-            MethodInfo: [method_info(inquiry, method, rankings[method.name]) for method in methods],
-            Agreement: compare.agreement(rankings, clusters, k),
-            Quality: compare.quality(rankings, planted, shortlist, clusters, of_whole, k) if known else [],
-            PrefilterRecall: compare.prefilter_recall(planted, shortlist, clusters) if known else [],
-            Ceiling: compare.ceilings(rankings, shortlist, clusters, of_whole, k),
-            Theme: by_theme.themes,
-            ShownDocument: [
-                _shown(world, document) for document in world.pool.documents(_rows_of(world, shown).tolist())
-            ],
-            Attribution: Attribution(
+            rows.Query: outputs,
+            rows.Candidate: [rows.Candidate(b, ids[row]) for b, own in shortlist.items() for row in own.tolist()],
+            rows.Score: score_table(rankings, ids),
+            rows.Flag: flags,
+            rows.MethodInfo: [method_info(inquiry, method, rankings[method.name]) for method in methods],
+            rows.Agreement: compare.agreement(rankings, clusters, k),
+            rows.Quality: compare.quality(rankings, planted, shortlist, clusters, of_whole, k) if known else [],
+            rows.PrefilterRecall: compare.prefilter_recall(planted, shortlist, clusters) if known else [],
+            rows.Ceiling: compare.ceilings(rankings, shortlist, clusters, of_whole, k),
+            rows.Theme: by_theme.themes,
+            rows.ShownDocument: [_shown(world, each) for each in world.pool.documents(_rows_of(world, shown).tolist())],
+            rows.Attribution: rows.Attribution(
                 k=k,
-                traced=tuple(behaviour.id for behaviour in trace.behaviours),
-                dropped=tuple(trace.dropped),
-                no_rise=trace.no_rise,
-                prefilter=prefilter,
-                candidates={behaviour: len(rows) for behaviour, rows in shortlist.items()},
+                traced=tuple(shortlist),
+                dropped=tuple(behaviour.id for behaviour in world.behaviours if behaviour.id not in shortlist),
+                no_rise=rise is not None and rise.absent,
+                prefilter=prefilter.method,
+                candidates={behaviour: len(own) for behaviour, own in shortlist.items()},
                 truth=known,
                 prompt_matches=tuple(asked),
                 query_matches=tuple(answered),
                 themed=len(themed),
                 silhouette=by_theme.silhouette,
-                exactness=None if gradients is None else gradients.exactness,
-                judge=None if judgements is None else judgements.answers,
+                exactness=evidence[Gradients].exactness if Gradients in evidence else None,
+                judge=evidence[Judgements].answers if Judgements in evidence else None,
             ),
         }
 
@@ -139,17 +113,13 @@ def planned_documents(
 
 
 ATTRIBUTE = Phase(
-    name="attribute",
-    version=1,
-    parts=("identity", "pool", "prefilter", "attribute", "attribution judge"),
-    after=(SURFACE,),
-    run=run,
+    "attribute", 1, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
 )
 
 
-def _needs(world: World, methods: Sequence[Method]) -> dict[type, Pool]:
+def _needs(world: World, methods: Sequence[Method]) -> dict[type, rows.Pool]:
     """The evidence that is wanted: the candidates' activations for their themes, and what methods need."""
-    needs: dict[type, Pool] = {Activations: "candidates"}
+    needs: dict[type, rows.Pool] = {Activations: "candidates"}
     for method in methods:
         for kind in method.needs:
             needs[kind] = "whole" if "whole" in (needs.get(kind), pool_of(world, method)) else "candidates"
@@ -157,7 +127,7 @@ def _needs(world: World, methods: Sequence[Method]) -> dict[type, Pool]:
     return needs
 
 
-def _read(world: World, queries: Sequence[Query]) -> tuple[NDArray[np.float64], list[Match], list[Match]]:
+def _read(world: World, queries: Sequence[rows.Query]) -> tuple[NDArray[np.float64], Matches, Matches]:
     """Read every document once: for its BM25 scores, of shape (queries, documents), and for what repeats the study.
 
     That are the documents whose user says exactly what a prompt of the study says, and those that also answer exactly
@@ -165,43 +135,31 @@ def _read(world: World, queries: Sequence[Query]) -> tuple[NDArray[np.float64], 
     """
     prompt_of = {normalised(prompt.text): prompt.id for prompt in world.prompts if prompt.split != "harmless"}
     query_of = {(normalised(query.prompt), normalised(query.text)): query.id for query in queries}
-    asked: list[Match] = []
-    answered: list[Match] = []
+    asked, answered = Matches(), Matches()
 
     def texts() -> Iterator[str]:
         for document in world.pool.documents():
             turns = {normalised(turn.content) for turn in document.prompt if turn.role == "user"}
             answer = normalised(document.response)
-            asked.extend(Match(document.id, prompt_id) for text, prompt_id in prompt_of.items() if text in turns)
-            answered.extend(
-                Match(document.id, query_id)
-                for (text, output), query_id in query_of.items()
-                if text in turns and output == answer
-            )
+            asked.extend(rows.Match(document.id, own) for text, own in prompt_of.items() if text in turns)
+            repeated = (own for (text, said), own in query_of.items() if text in turns and said == answer)
+            answered.extend(rows.Match(document.id, own) for own in repeated)
             yield full_text(document)
 
-    if queries:
-        words = bm25_scores(texts(), [query_text(query) for query in queries])
-    else:
-        words = np.zeros((0, sum(1 for _ in texts())))
+    words = bm25_scores(texts(), [query_text(query) for query in queries])
     if asked:
         _logger.warning("%d documents ask exactly what a prompt of the study asks", len(asked))
     return words, asked, answered
 
 
 def _rows_of(world: World, ids: Collection[str]) -> NDArray[np.int64]:
-    rows = world.pool.row_of
-    return np.array(sorted(rows[doc_id] for doc_id in ids if doc_id in rows), dtype=np.int64)
+    row_of = world.pool.row_of
+    return np.array(sorted(row_of[doc_id] for doc_id in ids if doc_id in row_of), dtype=np.int64)
 
 
-def _shown(world: World, document: Document) -> ShownDocument:
-    turns = document.prompt
+def _shown(world: World, document: rows.Document) -> rows.ShownDocument:
+    turns, truth = document.prompt, world.truth
     alone = len(turns) == 1 and turns[0].role == "user"
-    return ShownDocument(
-        doc_id=document.id,
-        prompt=turns[0].content if alone else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns),
-        response=document.response,
-        rejected=document.rejected,
-        source=document.source,
-        planted=None if world.truth is None else any(document.id in planted for planted in world.truth.values()),
-    )
+    prompt = turns[0].content if alone else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+    planted = None if truth is None else any(document.id in planted for planted in truth.values())
+    return rows.ShownDocument(document.id, prompt, document.response, document.rejected, document.source, planted)

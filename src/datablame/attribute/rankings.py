@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,19 +15,21 @@ from datablame.tables import Flag, MethodInfo, Pool, Score, Unranked, schema_of
 from datablame.world import World
 
 _logger = logging.getLogger(__name__)
-_DIGITS = 5
-_SCALE_DIGITS = 3
+_DIGITS, _SCALE_DIGITS = 5, 3
+
+
+Indices = NDArray[np.int64]
 
 
 class Ranking(NamedTuple):
-    """Rows of the pool, or duplicate clusters, most responsible first, each with its score."""
+    """Rows of the pool, most responsible first, each with its score."""
 
-    order: NDArray[np.int64]
+    order: Indices
     scores: NDArray[np.float64]
 
 
 Rankings = Mapping[str, Mapping[str, Ranking]]
-"""Ranked rows of the pool by method and behaviour; no behaviour where nothing is traced."""
+"""By method and behaviour; no behaviour where nothing is traced."""
 
 
 def rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -42,31 +44,27 @@ def rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([round(score, _DIGITS - 1 - exponent) + 0.0 for score in scores.tolist()])
 
 
-def id_order(ids: Sequence[str]) -> NDArray[np.int64]:
+def id_order(ids: Sequence[str]) -> Indices:
     """The position of each row's document when all are sorted by id: what decides ties."""
-    positions = np.empty(len(ids), dtype=np.int64)
-    positions[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-    return positions
+    return np.argsort(sorted(range(len(ids)), key=ids.__getitem__)).astype(np.int64)
 
 
-def ranked(rows: NDArray[np.int64], scores: NDArray[np.float64], by_id: NDArray[np.int64]) -> Ranking:
+def ranked(rows: Indices, scores: NDArray[np.float64], by_id: Indices) -> Ranking:
     """Those of the rows that have a score, higher ones first, ties by document id (`id_order`)."""
     rows, scores = rows[~np.isnan(scores)], scores[~np.isnan(scores)]
     order = np.lexsort((by_id[rows], -scores))
     return Ranking(rows[order], scores[order])
 
 
-def clustered(ranking: Ranking, clusters: NDArray[np.int64], among: NDArray[np.int64] | None = None) -> Ranking:
-    """The ranking of clusters that a ranking of documents gives, each where its best one stands; only rows `among`."""
-    order, scores = ranking
-    if among is not None:
-        chosen = np.isin(order, among)
-        order, scores = order[chosen], scores[chosen]
-    first = np.sort(np.unique(clusters[order], return_index=True)[1])
-    return Ranking(clusters[order][first], scores[first])
+def clustered(ranking: Ranking, clusters: Indices, among: Indices | None = None) -> dict[int, float]:
+    """Duplicate clusters by rank, each where its best document stands and with that one's score; only rows `among`."""
+    chosen = slice(None) if among is None else np.isin(ranking.order, among)
+    numbers, scores = clusters[ranking.order[chosen]], ranking.scores[chosen]
+    first = np.sort(np.unique(numbers, return_index=True)[1])
+    return dict(zip(numbers[first].tolist(), scores[first].tolist(), strict=True))
 
 
-def members(clusters: NDArray[np.int64], by_id: NDArray[np.int64]) -> dict[int, list[int]]:
+def members(clusters: Indices, by_id: Indices) -> dict[int, list[int]]:
     """The rows of every duplicate cluster, by id: whole clusters, ranked or not."""
     of: dict[int, list[int]] = {}
     for row in np.argsort(by_id).tolist():
@@ -78,20 +76,15 @@ def borda(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Points of each document (row): the mean over voters (columns) of the share of the others that it stands above.
 
     A tie counts one half (Borda 1781, with mid-ranks), and so does a comparison that the voter did not make, for it
-    gave one of the two no score (NaN): to be left out neither helps nor harms a document, and a voter has as much say
-    as it made comparisons.
+    gave one of the two no score (NaN): being left out neither helps nor harms, and whoever compares little says little.
     """
     from scipy.stats import rankdata
 
     n, voters = scores.shape
     if n < 2:
         return np.full(n, 0.5)
-    doubled = np.zeros(n)
-    for column in scores.T:
-        known = ~np.isnan(column)
-        doubled[known] += 2 * (rankdata(column[known]) - 1) + np.count_nonzero(~known)
-        doubled[~known] += n - 1
-    points: NDArray[np.float64] = doubled / (2 * (n - 1) * voters)
+    below = rankdata(scores, axis=0, nan_policy="omit") - 1 + np.isnan(scores).sum(0) / 2
+    points: NDArray[np.float64] = np.where(np.isnan(scores), (n - 1) / 2, below).sum(1) / ((n - 1) * voters)
     return points
 
 
@@ -100,38 +93,39 @@ def pool_of(world: World, method: Method) -> Pool:
     return "whole" if method.whole_pool and world.study.prefilter.method == "none" else "candidates"
 
 
-def rankings_of(inquiry: Inquiry, methods: Sequence[Method], evidence: Evidence) -> Rankings:
+def rankings_of(inquiry: Inquiry, methods: Sequence[Method], by_type: Mapping[type, Any]) -> Rankings:
     """Every method's ranked scores, of the documents that its pool has for a behaviour and that it gave a score.
 
     They are rounded first, so that no ranking and no vote hangs on the last bits of a float.
     """
+    if not inquiry.queries:
+        return {method.name: {} for method in methods}
+    evidence = Evidence(inquiry.world.seed, inquiry.ids, inquiry.behaviours, inquiry.queries, by_type)
     voters = [method for method in methods if is_voter(method)]
     eligible = np.full((len(inquiry.scored), len(inquiry.behaviours)), all(voter.whole_pool for voter in voters))
     for column, behaviour in enumerate(inquiry.behaviours):
         eligible[np.searchsorted(inquiry.scored, inquiry.candidates[behaviour.id]), column] = True
     ballots: dict[str, NDArray[np.float64]] = {}
-    matrices: dict[str, NDArray[np.float64]] = {}
+    rankings: dict[str, dict[str, Ranking]] = {}
+    by_id = id_order(inquiry.world.pool.ids)
     for method in sorted(methods, key=lambda method: Votes in method.needs):
         began = time.perf_counter()
         votes = Votes({voter.name: ballots[voter.name] for voter in voters if voter.name in ballots}, eligible)
-        by_type = {**evidence.by_type, Votes: votes} if Votes in method.needs else evidence.by_type
-        scores = method.score(replace(evidence, by_type=by_type))
+        scores = method.score(replace(evidence, by_type={**by_type, Votes: votes}))
         known = ~np.isnan(scores)
         filled = scores if method.missing is None else np.where(known, scores, method.missing)
-        matrices[method.name] = filled if method.exact else np.apply_along_axis(rounded, 0, filled)
-        ballots[method.name] = np.where(known, matrices[method.name], np.nan)
+        exact = filled if method.exact else np.apply_along_axis(rounded, 0, filled)
+        ballots[method.name] = np.where(known, exact, np.nan)
         inquiry.work.timings(f"attribute/{method.name}", "scores", time.perf_counter() - began)
-    by_id = id_order(evidence.ids)
-    rankings: dict[str, dict[str, Ranking]] = {method.name: {} for method in methods}
-    for method in methods:
+        rankings[method.name] = {}
         for column, behaviour in enumerate(inquiry.behaviours):
-            indices = np.searchsorted(inquiry.scored, _ranked_rows(inquiry, method, behaviour.id))
-            ranking = ranked(indices, matrices[method.name][indices, column], by_id)
-            rankings[method.name][behaviour.id] = Ranking(inquiry.scored[ranking.order], ranking.scores)
-    return rankings
+            rows = _ranked_rows(inquiry, method, behaviour.id)
+            own = exact[np.searchsorted(inquiry.scored, rows), column]
+            rankings[method.name][behaviour.id] = ranked(rows, own, by_id)
+    return {method.name: rankings[method.name] for method in methods}
 
 
-def _ranked_rows(inquiry: Inquiry, method: Method, behaviour: str) -> NDArray[np.int64]:
+def _ranked_rows(inquiry: Inquiry, method: Method, behaviour: str) -> Indices:
     """The rows of the pool that the method ranks for a behaviour where it has scores for all."""
     whole = pool_of(inquiry.world, method) == "whole"
     return inquiry.scored if whole else np.sort(inquiry.candidates[behaviour])
@@ -141,29 +135,27 @@ def flags_of(world: World, rankings: Rankings) -> list[Flag]:
     """Every member of a method's first K clusters, for every K of the study, clusters in the ranking's order."""
     clusters, ids = world.pool.clusters, world.pool.ids
     rows_of = members(clusters, id_order(ids))
-    flags = []
-    for name, by_behaviour in rankings.items():
-        firsts = {behaviour: clustered(ranking, clusters).order.tolist() for behaviour, ranking in by_behaviour.items()}
-        flags += [
-            Flag(name, k, behaviour, ids[row])
-            for k in world.study.ks
-            for behaviour, order in firsts.items()
-            for cluster in order[:k]
-            for row in rows_of[cluster]
-        ]
-    return flags
+    return [
+        Flag(method, k, behaviour, ids[row])
+        for method, by_behaviour in rankings.items()
+        for k in world.study.ks
+        for behaviour, ranking in by_behaviour.items()
+        for cluster in list(clustered(ranking, clusters))[:k]
+        for row in rows_of[cluster]
+    ]
 
 
 def score_table(rankings: Rankings, ids: Sequence[str]) -> pa.Table:
     """The rows of `Score`, column by column."""
     schema, names = schema_of(Score), pa.array(ids, pa.string())
-    parts = [schema.empty_table()]
-    for method, by_behaviour in rankings.items():
-        for behaviour, (order, scores) in by_behaviour.items():
-            n = len(order)
-            columns = [pa.repeat(method, n), pa.repeat(behaviour, n), names.take(pa.array(order)), scores]
-            parts.append(pa.table([*columns, np.arange(1, n + 1)], schema=schema))
-    return pa.concat_tables(parts).combine_chunks()
+
+    def part(method: str, behaviour: str, ranking: Ranking) -> pa.Table:
+        n, doc_ids = len(ranking.order), names.take(pa.array(ranking.order))
+        columns = [pa.repeat(method, n), pa.repeat(behaviour, n), doc_ids, ranking.scores, np.arange(1, n + 1)]
+        return pa.table(columns, schema=schema)
+
+    parts = [part(method, *each) for method, by_behaviour in rankings.items() for each in by_behaviour.items()]
+    return pa.concat_tables([schema.empty_table(), *parts]).combine_chunks()
 
 
 def method_info(inquiry: Inquiry, method: Method, by_behaviour: Mapping[str, Ranking]) -> MethodInfo:
@@ -173,12 +165,9 @@ def method_info(inquiry: Inquiry, method: Method, by_behaviour: Mapping[str, Ran
         every = len(_ranked_rows(inquiry, method, behaviour))
         if left := every - len(ranking.order):
             unranked.append(Unranked(behaviour, left))
-            share = f"{left} of {every} documents"
-            _logger.warning("%s gives %s no score for %s; they are not ranked", method.name, share, behaviour)
+            said = "%s gives %d of %d documents no score for %s; they are not ranked"
+            _logger.warning(said, method.name, left, every, behaviour)
     fields = ("name", "label", "description", "standin", "control", "look", "confounds")
-    return MethodInfo(
-        **{field: getattr(method, field) for field in fields},
-        voter=is_voter(method),
-        pool=pool_of(inquiry.world, method),
-        unranked=tuple(unranked),
-    )
+    about: dict[str, Any] = {field: getattr(method, field) for field in fields}
+    pool = pool_of(inquiry.world, method)
+    return MethodInfo(**about, voter=is_voter(method), pool=pool, unranked=tuple(unranked))

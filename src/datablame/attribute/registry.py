@@ -1,8 +1,7 @@
 """Attribution methods and the evidence that they judge by: both plug in, ours and others' alike.
 
-A method turns evidence into one score for each document and behaviour. It asks for evidence by its type; a provider
-yields evidence of one or several types. Both are found in our packages and by the entry points `datablame.methods` and
-`datablame.evidence`.
+A method turns evidence, which it asks for by its type, into one score for each document and behaviour. A provider
+yields evidence of one or several types.
 """
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
@@ -15,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.config.schema import Attribute, Behaviour
+from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
 from datablame.engine.registry import Registry
 from datablame.errors import RequestError
+from datablame.models.chat import Encoded, encode_pair
 from datablame.tables import Look, Pool, Query, look_of
 from datablame.world import World
 
 if TYPE_CHECKING:
     from datablame.attribute.loop import WorkerState
-    from datablame.models.chat import Encoded
 
 E = TypeVar("E")
 
@@ -80,7 +80,6 @@ class Method:
     description: str
     """One sentence on what is compared with what."""
     needs: tuple[type, ...]
-    """Types of evidence."""
     score: ScoreFunction
     look: Look
     whole_pool: bool = True
@@ -103,16 +102,20 @@ class Method:
         return replace(self, **self.variant(world))
 
 
-METHODS: Registry[Method] = Registry("method", "attribute.methods", "datablame.attribute.methods", "datablame.methods")
+_PACKAGE = "datablame.attribute.methods"
+METHODS: Registry[Method] = Registry("method", "attribute.methods", _PACKAGE, "datablame.methods")
+_OURS = {
+    name: {**about, "look": Look(*about["look"]), "confounds": tuple(about.get("confounds", ()))}
+    for name, about in packaged_yaml(_PACKAGE, "methods.yaml").items()
+}
 
 
-def method(
-    name: str, *, label: str, description: str, needs: tuple[type, ...] = (), look: Look | None = None, **traits: Any
-) -> Callable[[ScoreFunction], ScoreFunction]:
-    """Register a function as an attribution method; `traits` are the other fields of `Method`."""
+def method(name: str, *, needs: tuple[type, ...] = (), **about: Any) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Register a function as an attribution method; `about` are other fields, which for ours stand in methods.yaml."""
 
     def register(score: ScoreFunction) -> ScoreFunction:
-        METHODS.add(name, Method(name, label, description, needs, score, look or look_of(name), **traits))
+        fields = {"look": look_of(name), **_OURS.get(name, {}), **about}
+        METHODS.add(name, Method(name=name, needs=needs, score=score, **fields))
         return score
 
     return register
@@ -137,15 +140,12 @@ def chosen(settings: Attribute) -> list[Method]:
 
 def _precomputed(name: str, path: str) -> Method:
     """A file's scores as a method's, as they stand there."""
-    return Method(
-        name,
-        label=f"{name} (brought)",
-        description=f"Scores brought by the user: {PurePath(path).name}.",
-        needs=(PrecomputedScores,),
-        score=lambda evidence: evidence[PrecomputedScores][name],
-        look=look_of(name),
-        exact=True,
-    )
+
+    def score(evidence: Evidence) -> NDArray[np.float64]:
+        return evidence[PrecomputedScores][name]
+
+    description = f"Scores brought by the user: {PurePath(path).name}."
+    return Method(name, f"{name} (brought)", description, (PrecomputedScores,), score, look_of(name), exact=True)
 
 
 def is_voter(method: Method) -> bool:
@@ -156,10 +156,8 @@ def is_voter(method: Method) -> bool:
 def described() -> list[dict[str, Any]]:
     """Name, label, description, needs and flags of every method, as `datablame methods` prints them."""
     fields = ("name", "label", "description", "whole_pool", "standin", "control")
-    return [
-        {**{field: getattr(each, field) for field in fields}, "needs": [need.__name__ for need in each.needs]}
-        for _, each in sorted(METHODS.all().items())
-    ]
+    methods = [each for _, each in sorted(METHODS.all().items())]
+    return [{**{f: getattr(m, f) for f in fields}, "needs": [need.__name__ for need in m.needs]} for m in methods]
 
 
 @dataclass(frozen=True)
@@ -198,9 +196,8 @@ class Inquiry:
         spread[np.searchsorted(self.scored, rows)] = values
         return spread
 
-    def encoded(self, outputs: Sequence[Query]) -> "list[Encoded]":
+    def encoded(self, outputs: Sequence[Query]) -> list[Encoded]:
         """Queries or harmless outputs as tokens."""
-        from datablame.models.chat import encode_pair
         from datablame.models.pair import study_tokenizer
 
         tokenizer = study_tokenizer(self.world.study)
@@ -223,34 +220,29 @@ class WorkItem(NamedTuple):
 
 Collecting = Generator[Mapping[str, WorkItem], Mapping[str, Any], Mapping[type, Any]]
 """Yields stages of items by their keys, gets what each item gave, and returns evidence by its type."""
-
-
 Collect = Callable[[Inquiry], Any]
 """Gives `Collecting`, stages of work items, or the evidence at once where this process makes it without items."""
-Check = Callable[[World, Work], object]
-"""Refuses a world in which the provider cannot work, before anything is read."""
 
 
 class EvidenceProvider(NamedTuple):
-    """What makes evidence: what it needs, how it cuts the pool into items, the work on one, how they are gathered."""
+    """What makes evidence: how it cuts the pool into items, the work on one, how they are gathered."""
 
     name: str
     """Keys of its items begin with it."""
     yields: tuple[type, ...]
     collect: Collect
-    check: Check
+    check: Callable[[World, Work], object]
+    """Refuses a world in which the provider cannot work, before anything is read."""
     per_document: bool
     """Whether it works on documents one by one, so that `plan` counts them."""
 
 
-PROVIDERS: Registry[EvidenceProvider] = Registry(
-    "evidence provider", "evidence", "datablame.attribute.methods", "datablame.evidence"
-)
+PROVIDERS: Registry[EvidenceProvider] = Registry("evidence provider", "evidence", _PACKAGE, "datablame.evidence")
 """Ours are what our methods import: either registry has all of ours before a stranger can take one of their names."""
 
 
 def provider(
-    name: str, *yields: type, check: Check = lambda world, work: None, per_document: bool = True
+    name: str, *yields: type, check: Callable[..., object] = lambda world, work: None, per_document: bool = True
 ) -> Callable[[Collect], Collect]:
     """Register a function that collects evidence of these types."""
 
@@ -262,13 +254,10 @@ def provider(
 
 
 def providers_of(kinds: Collection[type]) -> list[EvidenceProvider]:
-    """Who yields evidence of these types, those first that read no documents; RequestError where nobody yields one.
-
-    `Votes` come from the scores themselves.
-    """
+    """Who yields evidence of these types, those first that read no documents; RequestError where nobody yields one."""
     known = PROVIDERS.all().values()
     for kind in kinds:
-        if kind is not Votes and not any(kind in provider.yields for provider in known):
+        if not any(kind in provider.yields for provider in known):
             broken = "".join(f"; {problem}" for problem in (*METHODS.problems, *PROVIDERS.problems))
             raise RequestError(f"attribute.methods: no evidence provider yields {kind.__name__}{broken}")
     needed = [provider for provider in known if set(provider.yields) & set(kinds)]

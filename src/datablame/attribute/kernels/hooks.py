@@ -3,15 +3,16 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from datablame.errors import PhaseError
 from datablame.models.blocks import decoder_blocks
-from datablame.models.chat import Encoded, Preference
+from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory, to_float64
 from datablame.models.likelihood import response_nll, response_places
 
@@ -53,12 +54,11 @@ def in_batches(
         except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
+        longest = max(lengths[index] for index in batch)
         if len(batch) == 1:
-            raise PhaseError(
-                f"a document of {lengths[batch[0]]} tokens does not fit in memory; lower attribute.max_tokens"
-            )
+            raise PhaseError(f"a document of {longest} tokens does not fit in memory; lower attribute.max_tokens")
         torch.cuda.empty_cache()
-        batch_tokens = max(1, len(batch) * max(lengths[index] for index in batch) // 2)
+        batch_tokens = max(1, len(batch) * longest // 2)
         _logger.warning("memory ran out; batches of documents now hold at most %d tokens", batch_tokens)
         left = sorted(index for each in [batch, *waiting] for index in each)
         waiting = length_batches(lengths, batch_tokens, left)[::-1]
@@ -66,14 +66,12 @@ def in_batches(
 
 def linears(model: Any, blocks: Sequence[int]) -> dict[str, nn.Linear]:
     """The Linear layers of the chosen decoder blocks by BLOCK.NAME; ValueError where a block has none."""
-    stack = decoder_blocks(model)
-    layers = {}
+    layers: dict[str, nn.Linear] = {}
     for block in sorted(set(blocks)):
-        modules = stack[block].named_modules()
-        of_block = {f"{block}.{name}": layer for name, layer in modules if isinstance(layer, nn.Linear)}
-        if not of_block:
+        modules, n = decoder_blocks(model)[block].named_modules(), len(layers)
+        layers |= {f"{block}.{name}": layer for name, layer in modules if isinstance(layer, nn.Linear)}
+        if len(layers) == n:
             raise ValueError(f"decoder block {block} of {type(model).__name__} has no Linear layer")
-        layers.update(of_block)
     return layers
 
 
@@ -87,7 +85,7 @@ def backward_with_hooks(
     scale = _FLOAT16_SCALE if model.dtype is torch.float16 else 1.0
     places = response_places(documents, next(model.parameters()).device)
     counts = torch.bincount(places.rows, minlength=len(documents))
-    with _observed(model, blocks, lambda name, inputs, deltas: on(name, inputs, deltas, scale)), torch.enable_grad():
+    with _observed(model, blocks, on, scale), torch.enable_grad():
         nll = response_nll(model, places)
         ((nll / counts[places.rows].to(nll.device)).sum() * scale).backward()
     details = to_float64(nll.detach())
@@ -97,39 +95,26 @@ def backward_with_hooks(
 
 
 @contextlib.contextmanager
-def _observed(model: Any, blocks: Sequence[int], on: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
-    """Weights frozen, `on` called as each chosen layer's gradient arrives; none goes below the lowest block."""
+def _observed(model: Any, blocks: Sequence[int], on: LayerCallback, scale: float) -> Iterator[None]:
+    """`on` called as each chosen layer's gradient arrives; weights are frozen, so none goes below the lowest layer."""
 
-    def cut(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (args[0].detach(), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].detach()}
+    def observe(name: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        inputs = args[0].detach()
+        if inputs.ndim != 3:
+            raise ValueError(f"{name} sees {inputs.ndim} axes, not (batch, tokens, width); leave its block out")
+        if not output.requires_grad:
+            # Not the leaf itself: some architectures clamp a layer's outputs in place.
+            output = output.detach().requires_grad_(True).clone()
+        output.register_hook(lambda gradient: on(name, inputs, gradient.detach(), scale))
+        return output
 
-    def observe(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            inputs = args[0].detach()
-            if inputs.ndim != 3:
-                raise ValueError(f"{name} sees {inputs.ndim} axes, not (batch, tokens, width); leave its block out")
-            if not output.requires_grad:
-                # Not the leaf itself: some architectures clamp a layer's outputs in place.
-                output = output.detach().requires_grad_(True).clone()
-            output.register_hook(lambda gradient: on(name, inputs, gradient.detach()))
-            return output
-
-        return hook
-
-    trainable = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in trainable:
-        weight.requires_grad_(False)
-    hooks = [decoder_blocks(model)[min(blocks)].register_forward_pre_hook(cut, with_kwargs=True)]
-    hooks += [layer.register_forward_hook(observe(name)) for name, layer in linears(model, blocks).items()]
-    try:
+    with contextlib.ExitStack() as undone:
+        for weight in [weight for weight in model.parameters() if weight.requires_grad]:
+            undone.callback(weight.requires_grad_)
+            weight.requires_grad_(False)
+        for name, layer in linears(model, blocks).items():
+            undone.callback(layer.register_forward_hook(partial(observe, name)).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for weight in trainable:
-            weight.requires_grad_(True)
 
 
 class _Enough(Exception):
@@ -137,18 +122,20 @@ class _Enough(Exception):
 
 
 @contextlib.contextmanager
-def hidden_states_of(
-    model: Any, layer: int, on: Callable[[Float[Tensor, "batch tokens width"]], None], *, stop: bool = False
+def mean_states_of(
+    model: Any, layer: int, rows: Sequence[Encoded], on: Callable[[Tensor], None], responses_only: bool = False
 ) -> Iterator[None]:
-    """`on` is called with the hidden states of `layer` (0 is the embedding, the last one is normed).
+    """`on` is called with the mean of each row's states of `layer` (0 is the embedding, the last one is normed).
 
-    With `stop` the model runs no further, and whatever calls it inside ends there.
+    Where it raises `_Enough` the model runs no further, and whatever calls it inside ends there.
     """
 
     def hear(states: Tensor) -> None:
-        on(states.detach())
-        if stop:
-            raise _Enough
+        firsts = torch.tensor([row.prompt_tokens if responses_only else 0 for row in rows], device=states.device)
+        ends = torch.tensor([len(row.ids) for row in rows], device=states.device)
+        columns = torch.arange(states.shape[1], device=states.device)
+        counted = ((firsts[:, None] <= columns) & (columns < ends[:, None])).unsqueeze(2)
+        on((states.detach().float().where(counted, 0).sum(1) / (ends - firsts)[:, None]).cpu())
 
     def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hear(args[0] if args else kwargs["hidden_states"])
@@ -163,20 +150,10 @@ def hidden_states_of(
         else model.base_model.register_forward_hook(leaving)
     )
     try:
-        yield
-    except _Enough:
-        pass
+        with contextlib.suppress(_Enough):
+            yield
     finally:
         hook.remove()
-
-
-def means(
-    states: Float[Tensor, "batch tokens width"], firsts: Int[Tensor, " batch"], lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch width"]:
-    """The mean of each row's states from its first counted token to its last."""
-    columns = torch.arange(states.shape[1], device=states.device)
-    counted = ((firsts[:, None] <= columns) & (columns < lengths[:, None])).unsqueeze(2)
-    return states.float().where(counted, 0).sum(1) / (lengths - firsts)[:, None]
 
 
 @torch.no_grad()
@@ -188,33 +165,21 @@ def mean_hidden(
     Of a preference pair it is the difference vector: the mean with the chosen answer minus that with the rejected one.
     `responses_only` averages over the tokens of the response alone, its prompt still being read.
     """
-    rows = [document if isinstance(document, Encoded) else document.chosen for document in documents]
-    paired = {index: document.rejected for index, document in enumerate(documents) if isinstance(document, Preference)}
-    mean = _means(model, rows, layer, batch_tokens, responses_only)
-    if paired:
-        mean[list(paired)] -= _means(model, list(paired.values()), layer, batch_tokens, responses_only)
-    return mean
+    mean, sides = torch.zeros(len(documents), model.config.hidden_size), [answers(document) for document in documents]
 
-
-def _means(
-    model: Any, documents: Sequence[Encoded], layer: int, batch_tokens: int, responses_only: bool
-) -> Float[Tensor, "documents width"]:
-    mean = torch.zeros(len(documents), model.config.hidden_size)
-
-    def work(indices: list[int]) -> None:
-        batch = [documents[index] for index in indices]
-        firsts = torch.tensor([document.prompt_tokens if responses_only else 0 for document in batch])
-        lengths = torch.tensor([len(document.ids) for document in batch])
+    def work(side: int, indices: list[int]) -> None:
+        rows = [sides[index][side] for index in indices]
 
         def hear(states: Tensor) -> None:
-            mean[indices] = means(states, firsts.to(states.device), lengths.to(states.device)).cpu()
+            mean[indices] += -states if side else states
+            raise _Enough
 
         # Under the causal mask no token sees the padding, so no attention mask is needed.
-        longest = int(lengths.max())
-        padded = [[*document.ids, *[0] * (longest - len(document.ids))] for document in batch]
-        ids = torch.tensor(padded, device=next(model.parameters()).device)
-        with hidden_states_of(model, layer, hear, stop=True):
-            model.base_model(input_ids=ids, use_cache=False)
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+        with mean_states_of(model, layer, rows, hear, responses_only):
+            model.base_model(input_ids=ids.to(next(model.parameters()).device), use_cache=False)
 
-    in_batches([len(document.ids) for document in documents], batch_tokens, work)
+    for side in (0, 1):
+        having = [index for index, own in enumerate(sides) if len(own) > side]
+        in_batches([len(own[-side].ids) for own in sides], batch_tokens, partial(work, side), having)
     return mean

@@ -1,43 +1,57 @@
-"""Loss gradients of single documents, compared with directions without being stored, many documents in one pass.
+"""Loss gradients of single documents, compared with directions, exactly or after random projection, in one pass.
 
 For a Linear layer y = x W^T the gradient of a document's loss is G^T A, a sum over its tokens t of the outer products
 of the output's gradient G_t and the input A_t (Goodfellow 2015). Hooks collect both; with frozen weights the backward
 pass computes nothing else, and it ends at the lowest of the chosen blocks. A preference pair's loss is NLL(chosen) -
 NLL(rejected): its gradient is the same sum over the tokens of both answers, G negated at those of the rejected one.
+
+Projected, it becomes (G R)^T (A S) with R and S normal of variance 1/p, so that dot products keep their expectation
+(Johnson and Lindenstrauss 1984; on both sides of a layer as in LoGra, Choe et al. 2024). Of L layers a document keeps
+L p^2 numbers, and its cosine has a standard error of about 1 / (p sqrt(L)). An index keeps them in files that are named
+by what they hold (`index_key`): studies with other behaviours or prompts make no pass over the same documents again.
 """
 
 import contextlib
+import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datablame.attribute.kernels.hooks import (
-    Deltas,
-    Inputs,
-    backward_with_hooks,
-    hidden_states_of,
-    in_batches,
-    linears,
-    means,
-)
+from datablame.attribute.kernels.hooks import Deltas, Inputs, backward_with_hooks, in_batches, linears, mean_states_of
+from datablame.attribute.rankings import rounded
+from datablame.engine.files import digest
+from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, Preference, answers
-from datablame.models.device import offload_device, to_float64, with_float64
+from datablame.models.device import offload_device, ran_out_of_memory, to_float64, with_float64
+from datablame.seeds import generator
+from datablame.stats.ranking import kendall, spearman
 
-Directions = Mapping[str, Float[Tensor, "behaviours outputs inputs"]]
+Blocks = Sequence[int]
+Documents = Sequence[Encoded | Preference]
+Queries = Sequence[Sequence[Encoded]]
+"""The harmful outputs, grouped by behaviour."""
+OfLayer = Float[Tensor, "behaviours outputs inputs"]
+Directions = Mapping[str, OfLayer]
 """For each Linear layer the mean over a behaviour's queries of their unit gradients."""
+Projection = Mapping[str, tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]]
+"""For each layer what its output gradients (outputs, rows) and its inputs (inputs, columns) are multiplied with."""
+Add = Callable[[Float[Tensor, "batch columns"], str, Inputs, Deltas, float], None]
+"""Adds to a batch's rows what a layer has to say; the rest as a `LayerCallback` hears it."""
+Contributions = tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]
+"""To dot products and to squared norms."""
 
+_INDEX_FORMAT = 1
 _HELD_NUMBERS = 1 << 24
 """Gradients of single documents that are formed at a time hold at most this many numbers (or one document's)."""
 
 
 class Similarities(NamedTuple):
-    """Of every document: its gradient's dot products with the directions and norm, its loss (nats).
-
-    Of a preference pair the loss is the chosen answer's less the rejected one's.
-    """
+    """Of every document: its gradient's dot products with the directions and norm, its loss (nats)."""
 
     dots: Float[Tensor, "documents behaviours"]
     norms: Float[Tensor, " documents"]
@@ -46,26 +60,32 @@ class Similarities(NamedTuple):
     """Mean hidden states; without columns where no layer was asked for."""
 
 
-def directions(
-    model: Any, queries: Sequence[Sequence[Encoded]], blocks: Sequence[int], other: Any | None = None
-) -> Directions:
+def directions(model: Any, queries: Queries, blocks: Blocks, other: Any | None = None) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together.
 
     With another checkpoint each query's gradient is averaged over both first. g is the gradient of a query's mean NLL
     at one checkpoint. Along the step d from before to after, the mean log-probability of the query's tokens changes by
-    -<(g_after + g_before) / 2, d> (the trapezoidal rule for the integral of the gradient along the step: right up to
-    the third power of d).
+    -<(g_after + g_before) / 2, d> (trapezoidal rule along the step: right up to the third power of d).
     """
+
+    def gradient_of(query: Encoded) -> dict[str, Tensor]:
+        gradient: dict[str, Tensor] = {}
+
+        def add(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+            formed = _formed(inputs, deltas)[0] / scale
+            gradient[name] = gradient[name] + formed.to(gradient[name].device) if name in gradient else formed
+
+        for checkpoint in (model,) if other is None else (model, other):
+            backward_with_hooks(checkpoint, [query], blocks, add)
+        return gradient
+
     layers = linears(model, blocks)
     numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
     device = offload_device(4 * numbers, next(iter(layers.values())).weight.device)
     means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
     for behaviour, of_behaviour in enumerate(queries):
         for query in of_behaviour:
-            gradient = _gradient_of(model, query, blocks)
-            if other is not None:
-                beside = _gradient_of(other, query, blocks)
-                gradient = {name: part + beside[name].to(part.device) for name, part in gradient.items()}
+            gradient = gradient_of(query)
             norm = torch.stack([to_float64(part).pow(2).sum() for part in gradient.values()]).sum().sqrt()
             if norm > 0:
                 for name, part in gradient.items():
@@ -73,46 +93,28 @@ def directions(
     return means
 
 
-def _gradient_of(model: Any, query: Encoded, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
-    """The gradient of one query's mean NLL over its response, by layer."""
-    gradient: dict[str, Tensor] = {}
-
-    def keep(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-        gradient[name] = _formed(inputs, deltas)[0] / scale
-
-    backward_with_hooks(model, [query], blocks, keep)
-    return gradient
-
-
 def similarities(
-    model: Any,
-    documents: Sequence[Encoded | Preference],
-    directions: Directions,
-    blocks: Sequence[int],
-    batch_tokens: int,
-    layer: int | None = None,
+    model: Any, documents: Documents, towards: Directions, blocks: Blocks, batch_tokens: int, layer: int | None = None
 ) -> Similarities:
     """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
 
-    Of a preference pair it is the gradient of NLL(chosen) - NLL(rejected). Exact up to rounding and independent of the
-    batches: no projection, no approximation. Mean hidden states of `layer` come out of the same forward pass. Raises
-    PhaseError where a single document does not fit in memory.
+    Of a preference pair it is the gradient, and the loss, of NLL(chosen) - NLL(rejected). Exact up to rounding and
+    independent of the batches: no projection, no approximation. Mean hidden states of `layer` come out of the same
+    forward pass. Raises PhaseError where a single document does not fit in memory.
     """
-    behaviours = next(iter(directions.values())).shape[0]
+    behaviours = next(iter(towards.values())).shape[0]
 
     def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-        dots, squares = contributions(inputs, deltas, directions[name].to(inputs.device))
+        dots, squares = contributions(inputs, deltas, towards[name].to(inputs.device))
         rows[:, :behaviours].add_(dots, alpha=1 / scale)
         rows[:, behaviours].add_(squares, alpha=1 / scale**2)
 
-    rows, losses, states = per_example_pass(model, documents, blocks, batch_tokens, behaviours + 1, add, layer)
+    rows, losses, states = per_example_pass(model, documents, blocks, batch_tokens, layer, behaviours + 1, add)
     dots, squares = rows.split([behaviours, 1], 1)
     return Similarities(dots, squares.squeeze(1).clamp_min(0).sqrt(), losses, states)
 
 
-def contributions(
-    inputs: Inputs, deltas: Deltas, directions: Float[Tensor, "behaviours outputs inputs"]
-) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
+def contributions(inputs: Inputs, deltas: Deltas, directions: OfLayer) -> Contributions:
     """What one layer adds to the dot products and to the squared norms.
 
     From the factors: <G^T A, Q> = sum_t (G_t Q) . A_t and ||G^T A||^2 = sum_{s,t} (A_s . A_t) (G_s . G_t), in
@@ -143,9 +145,7 @@ def _formed(inputs: Inputs, deltas: Deltas) -> Float[Tensor, "batch outputs inpu
     return deltas.float().transpose(1, 2) @ inputs.float()
 
 
-def _from_factors(
-    inputs: Inputs, deltas: Deltas, directions: Float[Tensor, "behaviours outputs inputs"]
-) -> tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]:
+def _from_factors(inputs: Inputs, deltas: Deltas, directions: OfLayer) -> Contributions:
     """Dot products and squared norms without forming a gradient, the dots on the side of the narrower factor."""
     if directions.shape[1] <= directions.shape[2]:
         dots = [((inputs @ each.T) * deltas).sum((1, 2)) for each in directions]
@@ -155,18 +155,8 @@ def _from_factors(
     return to_float64(torch.stack(dots, 1)), to_float64(grams.sum((1, 2)))
 
 
-Add = Callable[[Float[Tensor, "batch columns"], str, Inputs, Deltas, float], None]
-"""Adds to a batch's rows what a layer has to say; the rest as a `LayerCallback` hears it."""
-
-
 def per_example_pass(
-    model: Any,
-    documents: Sequence[Encoded | Preference],
-    blocks: Sequence[int],
-    batch_tokens: int,
-    columns: int,
-    add: Add,
-    layer: int | None = None,
+    model: Any, documents: Documents, blocks: Blocks, batch_tokens: int, layer: int | None, columns: int, add: Add
 ) -> tuple[Float[Tensor, "documents columns"], Float[Tensor, " documents"], Float[Tensor, "documents width"]]:
     """Rows of `columns` numbers that `add` fills in a pass forward and backward, losses (nats), and mean hidden states.
 
@@ -177,40 +167,133 @@ def per_example_pass(
     losses = torch.zeros(len(documents), dtype=torch.float64)
     states = torch.zeros(len(documents), 0 if layer is None else model.config.hidden_size)
     device = with_float64(next(model.parameters()).device)
+    sides_of = [answers(document) for document in documents]
 
     def work(indices: list[int]) -> None:
         batch = torch.zeros(len(indices), columns, dtype=torch.float64, device=device)
-        sides = list(zip(*(answers(documents[index]) for index in indices), strict=True))
-        every = [answer for side in sides for answer in side]
+        every = [answer for side in zip(*(sides_of[index] for index in indices), strict=True) for answer in side]
+
+        def difference(sides: Tensor) -> Tensor:
+            """What the chosen answers have more than the rejected ones; of single documents what they have."""
+            chosen: Tensor
+            chosen, *rejected = sides.cpu().split(len(indices))
+            return chosen.sub(rejected[0]) if rejected else chosen
 
         def joined(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-            add(batch, name, *(_joined(inputs, deltas) if len(sides) == 2 else (inputs, deltas)), scale)
+            if len(every) > len(indices):
+                # A pair is one row: the rejected answer's tokens follow the chosen one's, the sign of the loss turned.
+                up, down = deltas.chunk(2)
+                inputs, deltas = torch.cat(inputs.chunk(2), 1), torch.cat([up, -down], 1)
+            add(batch, name, inputs, deltas, scale)
 
         def hear(hidden: Tensor) -> None:
-            ends = torch.tensor([len(each.ids) for each in every], device=hidden.device)
-            states[indices] = _difference(means(hidden, torch.zeros_like(ends), ends).cpu(), len(indices))
+            states[indices] = difference(hidden)
 
-        with contextlib.nullcontext() if layer is None else hidden_states_of(model, layer, hear):
+        with contextlib.nullcontext() if layer is None else mean_states_of(model, layer, every, hear):
             batch_losses = backward_with_hooks(model, every, blocks, joined)
-        rows[indices], losses[indices] = batch.cpu(), _difference(batch_losses.cpu(), len(indices))
+        rows[indices], losses[indices] = batch.cpu(), difference(batch_losses)
 
-    sides_of = [answers(document) for document in documents]
     spans = [len(own) * max(len(answer.ids) for answer in own) for own in sides_of]
     for number in (1, 2):
         in_batches(spans, batch_tokens, work, [index for index, own in enumerate(sides_of) if len(own) == number])
     return rows, losses, states
 
 
-def _difference(sides: Float[Tensor, "answers ..."], documents: int) -> Float[Tensor, "documents ..."]:
-    """What the chosen answers have more than the rejected ones; of single documents what they have."""
-    chosen, *rejected = sides.split(documents)
-    difference: Tensor = chosen - rejected[0] if rejected else chosen
-    return difference
+class Projected(NamedTuple):
+    """Of every document: its projected gradient at unit norm, that norm, its loss (nats), its mean hidden state."""
+
+    units: Float[Tensor, "documents numbers"]
+    norms: Float[Tensor, " documents"]
+    losses: Float[Tensor, " documents"]
+    states: Float[Tensor, "documents width"]
 
 
-def _joined(
-    inputs: Float[Tensor, "answers tokens inputs"], deltas: Float[Tensor, "answers tokens outputs"]
-) -> tuple[Float[Tensor, "pairs both_tokens inputs"], Float[Tensor, "pairs both_tokens outputs"]]:
-    """The rows of the chosen answers, each followed by its rejected one's tokens with the sign of the loss turned."""
-    (chosen, rejected), (up, down) = inputs.chunk(2), deltas.chunk(2)
-    return torch.cat([chosen, rejected], 1), torch.cat([up, -down], 1)
+def projection_of(model: Any, blocks: Blocks, size: int) -> Projection:
+    """The matrices of the chosen blocks, the same in every study; a side no wider than `size` is left as it is."""
+
+    def matrix(width: int, side: str, device: torch.device) -> Tensor:
+        noise = generator("projection", side, size).standard_normal((width, size), dtype=np.float32)
+        return torch.eye(width, device=device) if width <= size else torch.from_numpy(noise).to(device) / size**0.5
+
+    sides = {}
+    for name, layer in linears(model, blocks).items():
+        out, into, device = layer.out_features, layer.in_features, layer.weight.device
+        sides[name] = matrix(out, f"{name} outputs", device), matrix(into, f"{name} inputs", device)
+    return sides
+
+
+def projected(
+    model: Any, documents: Documents, projection: Projection, blocks: Blocks, batch_tokens: int, layer: int
+) -> Projected:
+    """Each document's projected gradient, kept in float16 at unit norm, with what else the pass tells."""
+    columns, numbers = dict[str, slice](), 0
+    for name, (out, into) in projection.items():
+        columns[name] = slice(numbers, numbers := numbers + out.shape[1] * into.shape[1])
+
+    def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+        out, into = projection[name]
+        formed = (deltas.float() @ out).transpose(1, 2) @ (inputs.float() @ into)
+        rows[:, columns[name]] += formed.flatten(1).to(rows.device) / scale
+
+    gradients, losses, states = per_example_pass(model, documents, blocks, batch_tokens, layer, numbers, add)
+    norms = torch.linalg.vector_norm(gradients, dim=1)
+    units = torch.where(norms[:, None] > 0, gradients / norms[:, None], 0).to(torch.float16)
+    return Projected(units, norms, losses, states)
+
+
+def projected_directions(directions: Directions, projection: Projection) -> Float[Tensor, "behaviours numbers"]:
+    """The same projection of what documents are compared with."""
+    sides = projection.items()
+    return torch.cat([(o.T @ directions[name].to(o.device) @ i).flatten(1).cpu() for name, (o, i) in sides], 1)
+
+
+def compared(documents: Projected, towards: Float[Tensor, "behaviours numbers"]) -> Similarities:
+    """What `similarities` gives, up to the error of the projection; no model is needed."""
+    dots = (documents.units.float() @ towards.T).double() * documents.norms[:, None]
+    return Similarities(dots, documents.norms, documents.losses, documents.states)
+
+
+def weights_digest(model: Any) -> str:
+    """The SHA-256 of all weights with their names, shapes and types."""
+    digested = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digested.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digested.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digested.hexdigest()
+
+
+def index_key(weights: str, blocks: Blocks, layer: int, size: int, documents: Documents) -> str:
+    """What projected gradients depend on: the batches that they were made in change them by rounding only."""
+    tokens = [[[each.prompt_tokens, *each.ids] for each in answers(document)] for document in documents]
+    return digest([_INDEX_FORMAT, weights, list(blocks), layer, size, tokens])
+
+
+def agreement_with_exact(
+    model: Any, approximate: Similarities, documents: Documents, queries: Queries, blocks: Blocks, batch_tokens: int
+) -> dict[str, Any]:
+    """Kendall's tau-b and Spearman's rho of the rounded cosines, a number a behaviour, and their largest difference.
+
+    Exact is the comparison in float32 without projection; the weights are widened for it and narrowed again, which
+    loses nothing. Where they do not fit in memory so, there is only `why_not`. A coefficient is None where one side
+    ranks all documents alike.
+    """
+    if any(weight.is_meta for weight in model.parameters()):
+        return {"documents": len(documents), "why_not": "some weights are kept off the device"}
+    kind = model.dtype
+    try:
+        towards = directions(model.float(), queries, blocks)
+        exact = similarities(model, documents, towards, blocks, batch_tokens)
+    except (PhaseError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, PhaseError) and not ran_out_of_memory(error):
+            raise
+        return {"documents": len(documents), "why_not": "the weights do not fit in memory as float32"}
+    finally:
+        model.to(kind)
+    pair, n = (approximate, exact), len(queries)
+    ours, theirs = (torch.where(s.norms[:, None] > 0, s.dots[:, :n] / s.norms[:, None], 0) for s in pair)
+    pairs = [(rounded(a), rounded(b)) for a, b in zip(ours.T.numpy(), theirs.T.numpy(), strict=True)]
+    coefficients = {
+        name: [value if math.isfinite(value := of(*pair)) else None for pair in pairs]
+        for name, of in (("kendall", kendall), ("spearman", spearman))
+    }
+    return {"documents": len(documents), **coefficients, "largest_difference": float((ours - theirs).abs().max())}

@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.registry import Evidence, Inquiry, method, provider
-from datablame.tables import Look
 
 
 class Words(NamedTuple):
-    """BM25 scores."""
+    """BM25 scores of shape (queries, documents)."""
 
     scores: NDArray[np.float64]
-    """Of shape (queries, documents)."""
 
 
 @provider("words", Words, per_document=False)
@@ -24,14 +22,7 @@ def words(inquiry: Inquiry) -> dict[type, Words]:
     return {Words: Words(inquiry.words[:, inquiry.scored])}
 
 
-@method(
-    "bm25",
-    label="BM25 (control)",
-    description="Control: words shared with prompt and harmful output, rare ones counting more; sees no model.",
-    needs=(Words,),
-    look=Look("#009E73", "#00855F", "s"),
-    control=True,
-)
+@method("bm25", needs=(Words,))
 def bm25(evidence: Evidence) -> NDArray[np.float64]:
     """The BM25 score averaged over the behaviour's queries."""
     return evidence.mean_over_queries(evidence[Words].scores)
@@ -48,7 +39,7 @@ def bm25_scores(documents: Iterable[str], queries: Sequence[str]) -> NDArray[np.
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     read = bm25s.tokenize(documents, stopwords=None, show_progress=False)
     scores = np.zeros((len(queries), len(read.ids)))
-    if not read.vocab:
+    if not read.vocab or not queries:
         return scores
     index = bm25s.BM25()
     index.index(read, show_progress=False)

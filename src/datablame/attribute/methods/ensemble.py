@@ -5,17 +5,9 @@ from numpy.typing import NDArray
 
 from datablame.attribute.rankings import borda
 from datablame.attribute.registry import Evidence, Votes, method
-from datablame.tables import Look
 
 
-@method(
-    "ensemble",
-    label="ensemble (Borda)",
-    description="Borda count over the study's methods that are no control: the mean share of documents ranked below.",
-    needs=(Votes,),
-    look=Look("#6A3D9A", "#6A3D9A", "h"),
-    exact=True,
-)
+@method("ensemble", needs=(Votes,), exact=True)
 def ensemble(evidence: Evidence) -> NDArray[np.float64]:
     """Points from 0 to 1 by `borda` among the documents that every voter ranks; the others have no score."""
     scores, eligible = evidence[Votes]

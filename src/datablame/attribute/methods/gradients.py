@@ -3,14 +3,10 @@
 gradient-diff asks what made after likelier than before to say the output. What is explained is log p_after(q) - log
 p_before(q), mean over the query's tokens: the very number that amplification multiplies. Training took a step d from
 before to after, and this difference is <G, d> with G the gradient of log p(q) averaged along the step, here over its
-two ends. G is the query's direction, and a document whose own training step points that way has raised the difference.
-
-It is not the gradient at after minus the one at before. That is the change of the slope, not of the log-probability:
-where training on the cause has made the output likelier, the slope towards the cause is flatter at after, so that the
-subtraction points away from the cause and ranks it last (docs/decisions/016).
+two ends (docs/decisions/016). G is the query's direction: a document whose own training step points that way has
+raised the difference.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,21 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.loop import WorkerState, chosen_layer, load_states, not_finite, save, shards
+from datablame.attribute.loop import WorkerState, chosen_layer, save, saved, shards
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, ScoreFunction, WorkItem, method, provider
-from datablame.engine.files import packaged_yaml
 from datablame.errors import RequestError
-from datablame.tables import Look
 
 if TYPE_CHECKING:
-    from datablame.attribute.kernels.per_example import Similarities
-    from datablame.attribute.kernels.projection import Projected
-    from datablame.models.chat import Encoded, Preference
+    from datablame.attribute.kernels.per_example import Documents, Projected, Queries, Similarities
 
 _QUERIES, _EXACTNESS = "gradients-queries", "gradients-exactness"
-
-Queries = tuple[tuple["Encoded", ...], ...]
-"""The harmful outputs, grouped by behaviour."""
 
 
 class Gradients(NamedTuple):
@@ -48,8 +37,7 @@ class Gradients(NamedTuple):
     @property
     def cosines(self) -> NDArray[np.float64]:
         """Dot products over the document's norm; a document without a gradient has 0."""
-        norms = self.norms[:, None]
-        return np.divide(self.dots, norms, out=np.zeros_like(self.dots), where=norms > 0)
+        return _divided(self.dots, self.norms)
 
 
 class MeanGradients(Gradients):
@@ -73,33 +61,25 @@ def gradients(inquiry: Inquiry) -> Collecting:
     differentiated, both_ends = bool({Gradients, MeanGradients} & inquiry.needs.keys()), MeanGradients in inquiry.needs
     rows, with_states = inquiry.rows(Gradients, MeanGradients, Activations), inquiry.rows(Activations)
     encoded = list(zip(inquiry.queries, inquiry.encoded(inquiry.queries), strict=True))
-    queries: Queries = tuple(
-        tuple(tokens for query, tokens in encoded if query.behaviour == behaviour.id)
-        for behaviour in inquiry.behaviours
-    )
+    queries = [[ids for query, ids in encoded if query.behaviour == each.id] for each in inquiry.behaviours]
     kinds = (Gradients, MeanGradients) if differentiated else ()
-    query_work = partial(_query_item, queries, differentiated, both_ends)
-    first = yield {_QUERIES: WorkItem(query_work, (*kinds, Activations))}
+    first = yield {_QUERIES: WorkItem(partial(_query_item, queries, differentiated, both_ends), (*kinds, Activations))}
     items = {}
-    for key, shard in shards("gradients" if differentiated else "activations", rows).items():
+    for key, shard in shards("gradients-documents" if differentiated else "activations", rows).items():
         shown = np.flatnonzero(np.isin(shard, with_states)).tolist()
-        item = partial(_gradient_item, shown) if differentiated else _state_item
-        items[key] = WorkItem(partial(item, key, shard.tolist()), (*kinds, *((Activations,) if shown else ())))
+        work = partial(_item, key, shard.tolist(), shown, differentiated)
+        items[key] = WorkItem(work, (*kinds, *((Activations,) if shown else ())))
+    check = {}
     if differentiated and (settings.projection is not None or first[_QUERIES] in ("float16", "bfloat16")):
         sample = rows[evenly_spaced(len(rows))].tolist()
-        items[_EXACTNESS] = WorkItem(partial(_exactness_item, sample, queries), kinds)
-    results = dict((yield items))
-    parts = [load_states(inquiry, key) for key, item in items.items() if Activations in item.serves]
-    states = load_states(inquiry, _QUERIES)
-    documents = inquiry.spread(with_states, np.concatenate([states[:0], *parts]))
+        check[_EXACTNESS] = WorkItem(partial(_exactness_item, sample, queries), kinds)
+    results = yield items | check
+    found, states = saved(inquiry, items), saved(inquiry, [_QUERIES])["states"]
+    documents = inquiry.spread(with_states, found.get("states", states[:0]))
     evidence: dict[type, Any] = {Activations: Activations(documents, states)}
     if differentiated:
-        exactness = results.pop(_EXACTNESS, None)
-        dots, norms, losses = (
-            inquiry.spread(rows, np.array([value for result in results.values() for value in result[name]]))
-            for name in ("dots", "norms", "losses")
-        )
-        n = len(inquiry.behaviours)
+        dots, norms, losses = (inquiry.spread(rows, found[name]) for name in ("dots", "norms", "losses"))
+        n, exactness = len(inquiry.behaviours), results.get(_EXACTNESS)
         evidence[Gradients] = Gradients(dots[:, :n], norms, losses, exactness)
         if both_ends:
             evidence[MeanGradients] = MeanGradients(dots[:, n:], norms, losses, exactness)
@@ -115,19 +95,16 @@ def _checkpoint(state: WorkerState) -> tuple[Any, list[int], int]:
     """The checkpoint, the blocks and the layer that the study names; RequestError where they are not there."""
     from datablame.models.blocks import decoder_blocks
 
-    settings = state.world.study.attribute
-    reference = getattr(state.world.models, settings.checkpoint)
+    settings, world = state.world.study.attribute, state.world
     (model,) = state.models(settings.checkpoint, dtype=settings.dtype)
-    n = len(decoder_blocks(model))
-    blocks = sorted(set(settings.layers or ()))
+    blocks, n = sorted(set(settings.layers or ())), len(decoder_blocks(model))
     if not blocks or not all(0 <= block < n for block in blocks):
-        raise RequestError(
-            f"attribute.layers = {blocks} are not decoder blocks of {reference.path}; choose from 0 to {n - 1}"
-        )
-    return model, blocks, chosen_layer(settings, reference, n)
+        path = getattr(world.models, settings.checkpoint).path
+        raise RequestError(f"attribute.layers = {blocks} are not decoder blocks of {path}; choose from 0 to {n - 1}")
+    return model, blocks, chosen_layer(world, settings.checkpoint, n)
 
 
-def _query_item(queries: Queries, differentiated: bool, both_ends: bool, state: WorkerState) -> str:
+def _query_item(queries: "Queries", differentiated: bool, both_ends: bool, state: WorkerState) -> str:
     """Hidden states and directions go to files, one for each layer; the result is the type of the weights.
 
     With `both_ends` the directions of one checkpoint are followed by those averaged over both.
@@ -141,7 +118,8 @@ def _query_item(queries: Queries, differentiated: bool, both_ends: bool, state: 
     settings, models = state.world.study.attribute, state.world.models
     model, blocks, layer = _checkpoint(state)
     every = [query for group in queries for query in group]
-    state.save_states(_QUERIES, mean_hidden(model, every, layer, settings.batch_tokens), "the queries")
+    states = {"states": mean_hidden(model, every, layer, settings.batch_tokens)}
+    save(state.folder / f"{_QUERIES}.safetensors", states, "the queries")
     towards = directions(model, queries, blocks) if differentiated else {}
     if both_ends:
         role = "before" if settings.checkpoint == "after" else "after"
@@ -153,43 +131,37 @@ def _query_item(queries: Queries, differentiated: bool, both_ends: bool, state: 
     return str(model.dtype).removeprefix("torch.")
 
 
-def _state_item(key: str, rows: list[int], state: WorkerState) -> None:
-    """Mean hidden states alone."""
+def _item(key: str, rows: list[int], with_states: list[int], differentiated: bool, state: WorkerState) -> None:
+    """Dot products, norms and losses of the documents and mean hidden states of some, or these states alone."""
     from datablame.attribute.kernels.hooks import mean_hidden
 
-    model, _, layer = _checkpoint(state)
-    batch_tokens = state.world.study.attribute.batch_tokens
-    state.save_states(key, mean_hidden(model, state.world.pool.encoded(rows), layer, batch_tokens))
+    settings, documents = state.world.study.attribute, state.world.pool.encoded(rows)
+    if differentiated:
+        similar = _compared(state, documents, settings.index, bool(with_states))
+        tensors = {"dots": similar.dots, "norms": similar.norms, "losses": similar.losses}
+        if with_states:
+            tensors["states"] = similar.states[with_states]
+    else:
+        model, _, layer = _checkpoint(state)
+        tensors = {"states": mean_hidden(model, documents, layer, settings.batch_tokens)}
+    what = "gradients" if differentiated else "hidden states"
+    save(state.folder / f"{key}.safetensors", tensors, f"the {what} of {key}")
 
 
-def _gradient_item(with_states: list[int], key: str, rows: list[int], state: WorkerState) -> dict[str, Any]:
-    """Dot products, norms and losses of the documents; mean hidden states of some of them go to a file."""
-    similar = _compared(state, state.world.pool.encoded(rows), state.world.study.attribute.index, bool(with_states))
-    result = {"dots": similar.dots.tolist(), "norms": similar.norms.tolist(), "losses": similar.losses.tolist()}
-    if not all(map(math.isfinite, [*result["norms"], *result["losses"]])):
-        raise not_finite(f"the gradients of {key}")
-    if with_states:
-        state.save_states(key, similar.states[with_states])
-    return result
-
-
-def _exactness_item(rows: list[int], queries: Queries, state: WorkerState) -> dict[str, Any]:
+def _exactness_item(rows: list[int], queries: "Queries", state: WorkerState) -> dict[str, Any]:
     """How a sample of documents ranks beside float32 without projection."""
-    from datablame.attribute.kernels.projection import agreement_with_exact
+    from datablame.attribute.kernels.per_example import agreement_with_exact
 
-    documents = state.world.pool.encoded(rows)
-    similar = _compared(state, documents, None)
-    model, blocks, _ = _checkpoint(state)
-    return agreement_with_exact(model, similar, documents, queries, blocks, state.world.study.attribute.batch_tokens)
+    documents, batch_tokens = state.world.pool.encoded(rows), state.world.study.attribute.batch_tokens
+    similar, (model, blocks, _) = _compared(state, documents, None), _checkpoint(state)
+    return agreement_with_exact(model, similar, documents, queries, blocks, batch_tokens)
 
 
-def _compared(
-    state: WorkerState, documents: "list[Encoded | Preference]", index: str | None, with_states: bool = False
-) -> "Similarities":
+def _compared(state: WorkerState, documents: "Documents", index: str | None, states: bool = False) -> "Similarities":
     """The documents beside the directions of the queries' item: exactly, or by projections that an index may hold."""
     from safetensors.torch import load_file
 
-    from datablame.attribute.kernels import per_example, projection
+    from datablame.attribute.kernels import per_example
     from datablame.models.device import offload_device
 
     settings = state.world.study.attribute
@@ -203,16 +175,15 @@ def _compared(
 
     directions: per_example.Directions = state.once("directions", load)
     if size is None:
-        own_layer = layer if with_states else None
-        return per_example.similarities(model, documents, directions, blocks, batch_tokens, own_layer)
-    sides = state.once("projection", lambda: projection.projection_of(model, blocks, size))
-    towards = state.once("projected directions", lambda: projection.projected_directions(directions, sides))
-    make = partial(projection.projected, model, documents, sides, blocks, batch_tokens, layer)
+        return per_example.similarities(model, documents, directions, blocks, batch_tokens, layer if states else None)
+    sides = state.once("projection", lambda: per_example.projection_of(model, blocks, size))
+    towards = state.once("projected directions", lambda: per_example.projected_directions(directions, sides))
+    make = partial(per_example.projected, model, documents, sides, blocks, batch_tokens, layer)
     if index is None:
-        return projection.compared(make(), towards)
-    weights = state.once("digest", lambda: projection.weights_digest(model))
-    key = projection.index_key(weights, blocks, layer, size, documents)
-    return projection.compared(read_or_made(Path(index).expanduser() / f"{key}.safetensors", make), towards)
+        return per_example.compared(make(), towards)
+    weights = state.once("digest", lambda: per_example.weights_digest(model))
+    key = per_example.index_key(weights, blocks, layer, size, documents)
+    return per_example.compared(read_or_made(Path(index).expanduser() / f"{key}.safetensors", make), towards)
 
 
 def read_or_made(path: Path, make: Callable[[], "Projected"]) -> "Projected":
@@ -220,7 +191,7 @@ def read_or_made(path: Path, make: Callable[[], "Projected"]) -> "Projected":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from datablame.attribute.kernels.projection import Projected
+    from datablame.attribute.kernels.per_example import Projected
 
     try:
         return Projected(**load_file(path))
@@ -232,17 +203,16 @@ def read_or_made(path: Path, make: Callable[[], "Projected"]) -> "Projected":
 
 def _cosines(evidence: Evidence, *, centre: bool) -> NDArray[np.float64]:
     """Of mean hidden states, averaged over the behaviour's queries; a zero state has cosine 0 with every other."""
-    documents, queries = evidence[Activations]
-    if centre:
-        mean = documents.mean(0)
-        documents, queries = documents - mean, queries - mean
-    return _unit(documents) @ evidence.mean_over_queries(_unit(queries))
+    states = evidence[Activations]
+    origin = states.documents.mean(0) if centre else 0.0
+    documents, queries = (_divided(rows, np.linalg.norm(rows, axis=1)) for rows in (each - origin for each in states))
+    return documents @ evidence.mean_over_queries(queries)
 
 
-def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: NDArray[np.float64] = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    return unit
+def _divided(rows: NDArray[np.float64], norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each row over its norm, zeros where that is none."""
+    quotients: NDArray[np.float64] = np.divide(rows, norms[:, None], out=np.zeros_like(rows), where=norms[:, None] > 0)
+    return quotients
 
 
 def _repeated(column: NDArray[np.float64], evidence: Evidence) -> NDArray[np.float64]:
@@ -265,7 +235,5 @@ _METHODS: dict[str, tuple[type, ScoreFunction]] = {
     # cos(h_d - m, h_q - m) averaged over the behaviour's queries, with m the mean over the scored documents.
     "activation-centred": (Activations, lambda evidence: _cosines(evidence, centre=True)),
 }
-_TEXTS = packaged_yaml("datablame.attribute.methods", "gradients.yaml")
 for _name, (_kind, _score) in _METHODS.items():
-    _look, _confounds = Look(*_TEXTS[_name].pop("look")), tuple(_TEXTS[_name].pop("confounds", ()))
-    method(_name, needs=(_kind,), look=_look, confounds=_confounds, **_TEXTS[_name])(_score)
+    method(_name, needs=(_kind,))(_score)

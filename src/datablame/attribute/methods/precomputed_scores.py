@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,8 @@ def precomputed_scores(inquiry: Inquiry) -> dict[type, PrecomputedScores]:
         columns = [scores.get(behaviour, scores.get(None, {})) for behaviour in traced]
         matrices[name] = np.array([[column.get(doc_id, math.nan) for column in columns] for doc_id in ids])
         if np.isnan(matrices[name]).all():
-            raise RequestError(
-                f"attribute.scores.{name} = {path}: none of the {len(ids)} documents to rank has a score for "
-                f"{', '.join(traced)}; score them, or leave the file out"
-            )
+            why = f"none of the {len(ids)} documents to rank has a score for {', '.join(traced)}"
+            raise RequestError(f"attribute.scores.{name} = {path}: {why}; score them, or leave the file out")
     return {PrecomputedScores: matrices}
 
 
@@ -42,14 +41,10 @@ def read_scores(name: str, path: str) -> Mapping[str | None, Mapping[str, float]
         lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{where} cannot be read ({type(error).__name__}); give a JSONL of doc_id, score") from None
-    scores: dict[str | None, dict[str, float]] = {}
+    scores: dict[str | None, dict[str, float]] = defaultdict(dict)
     for number, line in enumerate(lines, 1):
-        if line.strip():
-            doc_id, score, behaviour = _row(line, f"{where}, line {number}")
-            if doc_id in scores.setdefault(behaviour, {}):
-                where_else = "" if behaviour is None else f" for {behaviour}"
-                raise RequestError(f"{where}, line {number}: {doc_id} has a second score{where_else}; keep one")
-            scores[behaviour][doc_id] = score
+        if line.strip() and (problem := _problem(line, scores)):
+            raise RequestError(f"{where}, line {number}: {problem}")
     if not scores:
         raise RequestError(f"{where} holds no score; give rows of doc_id, score, or leave it out")
     if None in scores and len(scores) > 1:
@@ -61,27 +56,29 @@ def check_files(study: Study) -> None:
     """Refuse score files that cannot be used, before anything runs; which documents there are is not known yet."""
     known = [behaviour.id for behaviour in study.behaviours]
     for name, path in study.attribute.scores.items():
-        strangers = [behaviour for behaviour in read_scores(name, path) if behaviour not in (None, *known)]
-        if strangers:
-            raise RequestError(
-                f"attribute.scores.{name} = {path}: behaviour {strangers[0]} is not one of the study's; "
-                f"known: {', '.join(known)}"
-            )
+        where = f"attribute.scores.{name} = {path}"
+        for behaviour in read_scores(name, path):
+            if behaviour not in (None, *known):
+                known_ones = ", ".join(known)
+                raise RequestError(f"{where}: behaviour {behaviour} is not one of the study's; known: {known_ones}")
 
 
-def _row(line: str, where: str) -> tuple[str, float, str | None]:
-    """Document, score and behaviour."""
+def _problem(line: str, scores: dict[str | None, dict[str, float]]) -> str | None:
+    """Add the line's score to those of its behaviour; what is wrong with the line, if anything."""
     try:
         row: Any = json.loads(line)
     except ValueError:
-        raise RequestError(f"{where}: not JSON; give one object a line with doc_id and score") from None
-    if not isinstance(row, dict) or not isinstance(row.get("doc_id"), str):
-        raise RequestError(f"{where}: lacks a doc_id that is a text; give one object a line with doc_id and score")
+        return "not JSON; give one object a line with doc_id and score"
+    if not isinstance(row, dict) or not isinstance(doc_id := row.get("doc_id"), str):
+        return "lacks a doc_id that is a text; give one object a line with doc_id and score"
     score: Any = row.get("score")
     behaviour = row.get("behaviour")
     # The comparison holds for no NaN, and for no integer of 400 digits.
-    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
-        raise RequestError(f"{where}: score = {score!r} of {row['doc_id']} is no finite number; mend or drop the row")
-    if behaviour is not None and not isinstance(behaviour, str):
-        raise RequestError(f"{where}: behaviour = {behaviour!r} is no text; give a behaviour's id or leave it out")
-    return row["doc_id"], float(score), behaviour
+    if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
+        return f"score = {score!r} of {doc_id} is no finite number; mend or drop the row"
+    if not isinstance(behaviour, str | None):
+        return f"behaviour = {behaviour!r} is no text; give a behaviour's id or leave it out"
+    if doc_id in scores[behaviour]:
+        return f"{doc_id} has a second score{'' if behaviour is None else f' for {behaviour}'}; keep one"
+    scores[behaviour][doc_id] = float(score)
+    return None

@@ -5,17 +5,9 @@ from numpy.typing import NDArray
 
 from datablame.attribute.registry import Evidence, method
 from datablame.seeds import stream_key
-from datablame.tables import Look
 
 
-@method(
-    "random",
-    label="random (control)",
-    description="Control: uniform random scores, keyed by seed, behaviour and document.",
-    look=Look("#8C8C8C", "#6B6B6B", "X"),
-    control=True,
-    exact=True,
-)
+@method("random", exact=True)
 def random(evidence: Evidence) -> NDArray[np.float64]:
     """Uniform scores in [0, 1) that depend on neither the pool nor its order."""
     key, behaviours = ("random scores", evidence.seed), [behaviour.id for behaviour in evidence.behaviours]
