@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from datablame.config.schema import Data
+from datablame.engine.files import digest
 from datablame.errors import RequestError
 from datablame.seeds import stream_key
 from datablame.tables import Document, SkippedRows
-from datablame.world.formats import Broken, document, is_named
+from datablame.world.formats import Broken, document
 from datablame.world.sources import Source
 
 _logger = logging.getLogger(__name__)
@@ -42,27 +43,40 @@ class Reader:
         Raises:
             RequestError: the data cannot be read, lacks a column that the study names, or no row is usable.
         """
-        absent, columns = set(self._data.columns.values()), list[str]()
+        data, columns, absent = self._data, list[str](), set(self._data.columns.values())
         copies, repeated = Counter[int](), dict[str, SkippedRows]()
         for number, row in enumerate(self._source.rows, 1):
             if isinstance(row, Mapping):
                 columns = columns or list(row)
                 absent.difference_update(row)
             try:
-                each = document(row, self._data)
+                each = document(row, data)
             except Broken as broken:
                 _count(self.skipped, broken.reason, broken.reason, number, row)
                 continue
-            if not is_named(row, self._data):
-                text = int(each.id.removeprefix("sha-"), 16)
+            if not each.id:
+                content: list[Any] = [*([turn.role, turn.content] for turn in each.prompt), each.response]
+                text = int(digest([*content, {"rejected": each.rejected}] if each.rejected else content)[:16], 16)
                 copies[text] += 1
-                each = each if copies[text] == 1 else replace(each, id=f"{each.id}-{copies[text]}")
+                each = replace(each, id=f"sha-{text:016x}{f'-{copies[text]}' if copies[text] > 1 else ''}")
             if each.id in self.chosen:
                 _count(repeated, each.id, "the id stands twice", number, row)
             elif self._enters(each.id):
                 self.chosen[each.id] = None
                 yield each
-        self._check(absent, columns)
+        names = ", ".join(columns) or "none"
+        for role, name in data.columns.items():
+            if name in absent and columns:
+                raise RequestError(
+                    f"data.columns.{role} = {name} is no column of {data.path}; the first row has {names}"
+                )
+        if not self.chosen:
+            reasons = "; ".join(f"{rows.count} rows: {rows.reason}" for rows in self.skipped.values())
+            have = f"; the columns are {names}" if columns else ""
+            raise RequestError(
+                f"data.path = {data.path} has no usable document ({reasons or 'it holds no rows'}{have}); mend it, "
+                "name another file, or say in data.columns what the columns hold"
+            )
         for twice in (repeated[doc_id] for doc_id in self.chosen if doc_id in repeated):
             before = self.skipped.setdefault(twice.reason, replace(twice, count=0))
             self.skipped[twice.reason] = replace(before, count=before.count + twice.count)
@@ -84,36 +98,18 @@ class Reader:
             del self.chosen[heapq.heapreplace(self._largest, entry)[1]]
         return True
 
-    def _check(self, absent: set[str], columns: list[str]) -> None:
-        """Refuse a pool without documents, or one no row of which has a column that the study names."""
-        data, names = self._data, ", ".join(columns) or "none"
-        for role, name in data.columns.items():
-            if name in absent and columns:
-                raise RequestError(
-                    f"data.columns.{role} = {name} is no column of {data.path}; the first row has {names}"
-                )
-        if not self.chosen:
-            reasons = "; ".join(f"{rows.count} rows: {rows.reason}" for rows in self.skipped.values())
-            have = f"; the columns are {names}" if columns else ""
-            raise RequestError(
-                f"data.path = {data.path} has no usable document ({reasons or 'it holds no rows'}{have}); mend it, "
-                "name another file, or say in data.columns what the columns hold"
-            )
-
     def _log(self) -> None:
         data, usable, commit = self._data, len(self.chosen), self._source.commit
-        for rows in self.skipped.values():
-            _logger.warning(
-                "%s: %d rows skipped: %s; the first is %s", data.path, rows.count, rows.reason, rows.example
-            )
+        warnings = [
+            f"{data.path}: {rows.count} rows skipped: {rows.reason}; the first is {rows.example}"
+            for rows in self.skipped.values()
+        ]
         if data.documents is not None and usable < data.documents:
-            _logger.warning(
-                "data.documents = %d, but %s has %d usable; all are taken", data.documents, data.path, usable
-            )
+            warnings.append(f"data.documents = {data.documents}, but {data.path} has {usable} usable; all are taken")
         if commit is not None and data.revision is None:
-            _logger.warning(
-                "%s was read at commit %s; name it as data.revision to read the same again", data.path, commit
-            )
+            warnings.append(f"{data.path} was read at commit {commit}; name it as data.revision to read the same again")
+        for warning in warnings:
+            _logger.warning(warning)
 
 
 def _count(skipped: dict[str, SkippedRows], key: str, reason: str, number: int, row: Any) -> None:

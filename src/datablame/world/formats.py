@@ -1,10 +1,9 @@
 """Which columns hold what, and a row as a document: a chat, Alpaca style, plain text or a preference pair."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 from datablame.config.schema import Column, Data
-from datablame.engine.files import digest
 from datablame.errors import RequestError
 from datablame.tables import Document, Message
 
@@ -28,14 +27,8 @@ class Broken(Exception):
         self.reason, self.raw = reason, raw
 
 
-def read_columns(names: Iterable[str], data: Data) -> list[str]:
-    """The columns among `names` that are read."""
-    read = {data.columns.get(role, role) for role in get_args(Column)}
-    return [name for name in names if name in read]
-
-
-def check_columns(names: Sequence[str], data: Data, where: str) -> None:
-    """Refuse a table that lacks a column named in the study, or whose columns no format can use."""
+def read_columns(names: Sequence[str], data: Data, where: str) -> list[str]:
+    """Which of a table's columns are read; RequestError where one that the study names, or every format's, is absent."""
     for role, name in data.columns.items():
         if name not in names:
             raise RequestError(
@@ -48,18 +41,14 @@ def check_columns(names: Sequence[str], data: Data, where: str) -> None:
             f"data.path = {where} has the columns {', '.join(names)}, but none of {known}; "
             "rename one, or say in data.columns what they hold"
         )
-
-
-def is_named(row: Mapping[str, Any], data: Data) -> bool:
-    """Whether the row brings an id of its own."""
-    return bool(_name(row.get(data.columns.get("id", "id"))))
+    read = {data.columns.get(role, role) for role in get_args(Column)}
+    return [name for name in names if name in read]
 
 
 def document(row: Any, data: Data) -> Document:
-    """The document that a row holds. A multi-turn chat is one: what precedes its last assistant turn, and that turn.
+    """The document that a row holds, without an id where the row has none; `Broken` where it cannot be used.
 
-    Raises:
-        Broken: the row cannot be used.
+    A multi-turn chat is one document: what precedes its last assistant turn, and that turn.
     """
     if isinstance(row, Broken):
         raise row
@@ -77,10 +66,7 @@ def document(row: Any, data: Data) -> Document:
         "".join([*texts, doc_id, source]).encode()
     except UnicodeEncodeError:
         raise Broken("invalid UTF-8") from None
-    hashed: list[Any] = [*([turn.role, turn.content] for turn in prompt), response]
-    if rejected:
-        hashed.append({"rejected": rejected})
-    return Document(doc_id or f"sha-{digest(hashed)[:16]}", source or "unknown", prompt, response, rejected)
+    return Document(doc_id, source or "unknown", prompt, response, rejected)
 
 
 def _allowed(data: Data) -> list[str]:
@@ -105,11 +91,7 @@ def _content(fields: Mapping[str, Any], allowed: Collection[str]) -> tuple[Turns
 
 
 def _pair(chosen: Any, rejected: Any, prompt: Any) -> tuple[Turns, str, str]:
-    """The prompt that both answers share, the chosen and the rejected answer.
-
-    An answer is a list of messages or a text. A text, and a list without the user's turn, needs the prompt: a text or a
-    list of messages.
-    """
+    """The prompt that both answers share and the answers, which are texts or lists of messages, as the prompt is."""
     request: Turns = ()
     if isinstance(prompt, str) and prompt.strip():
         request = (Message("user", prompt),)

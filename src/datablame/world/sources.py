@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datablame.config.schema import Data
-from datablame.errors import RequestError
-from datablame.world.formats import Broken, check_columns, read_columns
-from datablame.world.refusals import line_of, refusal
+from datablame.engine.files import packaged_yaml
+from datablame.errors import RequestError, chain
+from datablame.models.source import hub_problem
+from datablame.world.formats import Broken, read_columns
 
 _PARQUET = ".parquet"
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
@@ -27,6 +28,7 @@ _BATCH_ROWS = 64
 """Rows read together: few, for a document may be 100,000 characters long."""
 _BUFFER_BYTES = 1 << 20
 _SHOWN_BYTES = 120
+_SHOWN_CHARACTERS = 200
 _ANSWER_WITHIN_SECONDS = 10
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -50,18 +52,16 @@ def open_source(data: Data) -> Source:
         RequestError: there is no such file, folder, dataset, split, subset or revision, or it cannot be read.
     """
     path = Path(data.path).expanduser()
-    if path.is_dir():
-        files = _folder_files(data)
-    elif glob.has_magic(data.path) and not path.is_file():
-        files = pool_files(data.path)
-        if not files:
+    files = _folder_files(data) if path.is_dir() else pool_files(data.path)
+    if not files:
+        if glob.has_magic(data.path):
             raise RequestError(f"data.path = {data.path} matches no file here; correct the pattern")
-    elif path.is_file() or path.suffix in (_PARQUET, ".jsonl", ".json"):
+        if path.suffix not in (_PARQUET, ".jsonl", ".json"):
+            if data.path.startswith((".", "/", "~")) or data.path.count("/") > 1:
+                problem = "is not here; correct the path, or name a dataset on the hub"
+                raise RequestError(f"data.path = {data.path} {problem}")
+            return _hub(data)
         files = [path]
-    elif data.path.startswith((".", "/", "~")) or data.path.count("/") > 1:
-        raise RequestError(f"data.path = {data.path} is not here; correct the path, or name a dataset on the hub")
-    else:
-        return _hub(data)
     try:
         n_rows = sum(int(pq.read_metadata(file).num_rows) for file in files)
     except (OSError, pa.ArrowException):
@@ -72,36 +72,50 @@ def open_source(data: Data) -> Source:
 def pool_files(path: str) -> list[Path]:
     """The local files that a path, a pattern or a folder stands for, sorted; none for a dataset on the hub."""
     here = Path(path).expanduser()
-    files: Iterable[Path] = ()
+    files: Iterable[Path] = (here,)
     if here.is_dir():
         files = (file for file in here.rglob("*") if not any(p.startswith(".") for p in file.relative_to(here).parts))
-    elif here.is_file():
-        files = (here,)
-    elif glob.has_magic(path):
+    elif glob.has_magic(path) and not here.is_file():
         files = map(Path, glob.glob(str(here), recursive=True))  # noqa: PTH207
     return sorted(file for file in files if file.is_file())
+
+
+def refusal(error: BaseException, data: Data, *, local: bool = False) -> str:
+    """The sentence of refusals.yaml for an error of the hub's libraries or for its cause; unknown ones are quoted."""
+    told, errors = packaged_yaml("datablame.world", "refusals.yaml"), list(chain(error))
+    at_hub = hub_problem(error, data.revision) or ""
+    for phrase, said_of_data in told["words"].items():
+        at_hub = at_hub.replace(phrase, said_of_data)
+    kinds = [kind.__name__ for each in errors for kind in type(each).__mro__]
+    text = " ".join(" ".join([*kinds, *map(str, errors), at_hub and f"hub_problem: {at_hub}"]).split())
+    listed = re.search(r"(?:Available(?: configs in the cache)?|available configs): \[(.*?)\]", text)
+    subsets = listed[1].replace("'", "") if listed else "none"
+    rules = (rule for rule in told["rules"] if rule.get("local", local) == local and re.search(rule["signs"], text))
+    values = {"data": data, "subsets": subsets, "at_hub": at_hub, "error": _line(error), "cause": _line(errors[-1])}
+    return str(next(rules)["sentence"].format(**values))
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:_SHOWN_CHARACTERS]
 
 
 def _file_rows(files: Sequence[Path], data: Data) -> Iterator[Any]:
     for file in files:
         name = file.name.lower()
-        if name.endswith(_PARQUET):
-            yield from _parquet_rows(file, data)
-        elif name.endswith(_LINES):
-            yield from _json_rows(file)
-        else:
+        if not name.endswith((_PARQUET, *_LINES)):
             raise RequestError(f"data.path = {file} is neither .parquet nor .jsonl; convert it or name another file")
+        yield from _parquet_rows(file, data) if name.endswith(_PARQUET) else _json_rows(file)
 
 
 def _parquet_rows(path: Path, data: Data) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
-            names = file.schema_arrow.names
-            check_columns(names, data, str(path))
-            for batch in file.iter_batches(_BATCH_ROWS, columns=read_columns(names, data)):
+            columns = read_columns(file.schema_arrow.names, data, str(path))
+            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
                 yield from _decoded(batch)
     except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"data.path = {path} cannot be read as Parquet ({line_of(error)}); check the file") from None
+        raise RequestError(f"data.path = {path} cannot be read as Parquet ({_line(error)}); check the file") from None
 
 
 def _decoded(batch: Any) -> Iterator[Any]:
@@ -119,44 +133,27 @@ def _decoded(batch: Any) -> Iterator[Any]:
 def _json_rows(path: Path) -> Iterator[Any]:
     """The rows of JSON lines, or of one JSON array, as Alpaca's files are."""
     try:
-        whole = _array(path) if ".json" in path.suffixes else None
-        if whole is not None:
-            yield from whole
-            return
-        with _opened(path) as file:
-            for line in file:
-                if line.strip():
-                    yield _parsed(line)
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            whole: Any = None
+            if ".json" in path.suffixes and file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+                file.seek(0)
+                whole = _parsed(file.read())
+            file.seek(0)
+            yield from whole if isinstance(whole, list) else (_parsed(line) for line in file if line.strip())
     except (EOFError, zlib.error):
         yield Broken("the compressed file is torn", path.name)
     except OSError as error:
-        reason = error.strerror or line_of(error)
+        reason = error.strerror or _line(error)
         raise RequestError(f"data.path = {path} cannot be read ({reason}); check the file") from None
 
 
-def _array(path: Path) -> list[Any] | None:
+def _parsed(text: bytes) -> Any:
     try:
-        with _opened(path) as file:
-            if file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"[":
-                return None
-            file.seek(0)
-            rows = json.loads(file.read().decode("utf-8-sig"))
-    except (EOFError, zlib.error, ValueError, RecursionError):
-        return None
-    return rows if isinstance(rows, list) else None
-
-
-def _opened(path: Path) -> Any:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        return Broken("invalid UTF-8", line[:_SHOWN_BYTES])
+        return Broken("invalid UTF-8", text[:_SHOWN_BYTES])
     except (ValueError, RecursionError):
-        return Broken("not JSON", line[:_SHOWN_BYTES])
+        return Broken("not JSON", text[:_SHOWN_BYTES])
 
 
 def _folder_files(data: Data) -> list[Path]:
@@ -181,6 +178,7 @@ def _hub(data: Data) -> Source:
     """The split of a hub dataset and the commit that it comes from."""
     import datasets
     from huggingface_hub import HfApi
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     commit = None
     try:
@@ -191,35 +189,22 @@ def _hub(data: Data) -> Source:
         builder = datasets.load_dataset_builder(data.path, name=data.subset, revision=commit or data.revision)
     except Exception as error:
         raise RequestError(refusal(error, data)) from None
-    if commit is None:
-        commit = _cached_commit(builder.hash, data)
-    elif builder.hash != commit:
+    expected = commit or data.revision or builder.hash
+    branch = Path(HF_HUB_CACHE) / f"datasets--{data.path.replace('/', '--')}" / "refs" / expected
+    if commit is None and not COMMIT.fullmatch(expected) and branch.is_file():
+        expected = branch.read_text().strip()
+    if expected != builder.hash:
         raise RequestError(
             f"data.path = {data.path} cannot be read at commit {commit}, only from a copy in the cache; check the "
             "connection, or set HF_HUB_OFFLINE=1 to take the copy"
+            if commit
+            else f"data.revision = {data.revision} of {data.path} is not in the cache, which has commit "
+            f"{builder.hash}; name that, or unset HF_HUB_OFFLINE"
         )
     splits = builder.info.splits or {}
     _check_split(data, list(builder.config.data_files or splits))
     count = splits[data.split].num_examples if data.split in splits else None
-    return Source(_hub_rows(builder, data), None, count or None, commit)
-
-
-def _cached_commit(cached: str, data: Data) -> str:
-    """The commit of the copy in the cache, which must be the one that the study names, if it names one."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    named = data.revision
-    if named is None:
-        return cached
-    if not COMMIT.fullmatch(named):
-        reference = Path(HF_HUB_CACHE) / f"datasets--{data.path.replace('/', '--')}" / "refs" / named
-        named = reference.read_text().strip() if reference.is_file() else None
-    if named != cached:
-        raise RequestError(
-            f"data.revision = {data.revision} of {data.path} is not in the cache, which has commit {cached}; name "
-            "that, or unset HF_HUB_OFFLINE"
-        )
-    return cached
+    return Source(_hub_rows(builder, data), None, count or None, builder.hash)
 
 
 def _check_split(data: Data, splits: list[str]) -> None:
@@ -237,9 +222,8 @@ def _hub_rows(builder: Any, data: Data) -> Iterator[Any]:
         else:
             builder.download_and_prepare()
             rows = builder.as_dataset(split=data.split)
-        names = rows.column_names or list(next(iter(rows), {}))
-        check_columns(names, data, data.path)
-        rows = rows.select_columns(read_columns(names, data)).with_format("arrow")
+        columns = read_columns(rows.column_names or list(next(iter(rows), {})), data, data.path)
+        rows = rows.select_columns(columns).with_format("arrow")
         for batch in rows.iter(_BATCH_ROWS):
             yield from _decoded(batch)
     except RequestError:
