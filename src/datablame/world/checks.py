@@ -1,7 +1,7 @@
 """What the study asks of its pool and the pool does not give: refused in one line before anything is written."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,16 @@ def check_pool(world: "World", summary: PoolSummary, pool: "Pool") -> None:
     """Refuse a pool, in its place or not yet, that the study cannot use.
 
     Raises:
-        RequestError: as `check_kind` and `check_count`; the longest document, cut to `attribute.max_tokens`, is longer
-            than a checkpoint's context; precomputed scores name documents of another pool.
+        RequestError: as `check_kind`, `check_count` and `check_lengths`, of the longest document as it was cut;
+            precomputed scores name documents of another pool.
     """
     check_kind(world.study, [summary.pairs])
     check_count(world.study, summary.documents, summary.clusters)
     check_lengths(world.study, int(pool.tokens.max()), world.contexts)
     for name, path in world.study.attribute.scores.items():
-        documents = _scored(Path(path).expanduser())
+        # That each line has a document is checked where scores are read.
+        lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
+        documents = dict.fromkeys(json.loads(line)["doc_id"] for line in lines if line.strip())
         if strangers := [doc_id for doc_id in documents if doc_id not in pool.row_of]:
             raise RequestError(
                 f"attribute.scores.{name} = {path}: {len(strangers)} of {len(documents)} documents are not in the "
@@ -35,11 +37,10 @@ def check_pool(world: "World", summary: PoolSummary, pool: "Pool") -> None:
 
 def check_lengths(study: Study, longest: int, contexts: Mapping[str, int]) -> None:
     """Raises RequestError where the longest document, or output beside it, in tokens, is longer than a context."""
-    most = study.attribute.max_tokens
     for field, context in contexts.items():
         if longest > context:
             raise RequestError(
-                f"attribute.max_tokens = {most} lets a document of {longest} tokens through, "
+                f"attribute.max_tokens = {study.attribute.max_tokens} lets a document of {longest} tokens through, "
                 f"more than the context of {context} tokens of {field}; lower it to {context}"
             )
 
@@ -51,33 +52,32 @@ def check_count(study: Study, documents: int, clusters: int | None = None) -> No
         RequestError: `attribute.top_k` or `patch.k` is above the number of clusters, or `patch.size` leaves fewer
             documents than have to be replaced at least.
     """
-    if (problem := next(_counted(study, documents, clusters), None)) is not None:
-        raise RequestError(problem)
-
-
-def _counted(study: Study, documents: int, clusters: int | None) -> Iterator[str]:
-    patch, largest = study.patch, study.ks[-1]
+    settings, size, largest = study.attribute, study.patch.size, study.ks[-1]
     most, what = (documents, "documents") if clusters is None else (clusters, "duplicate clusters")
-    for field, k in (("attribute.top_k", study.attribute.top_k), ("patch.k", largest)):
-        if k > most:
-            yield f"{field} = {k} is more than the {most} {what} of the pool; lower it or enlarge the pool"
     # A method of the user's own may have scores for fewer documents than it could flag.
-    methods = [arm for arm in patch.arms if arm in study.attribute.methods and arm not in study.attribute.scores]
-    least = largest if methods else 0
-    if least > patch.size:
-        yield (
-            f"patch.size = {patch.size} is less than the {least} flagged documents; raise it or lower attribute.top_k "
-            "(and the largest of patch.k)"
-        )
-    if patch.intervention != "swap":
-        left, remedy = documents - patch.size, "lower it or enlarge the pool"
-        if left <= 0:
-            yield f"patch.size = {patch.size} leaves no fillers in a pool of {documents} documents; {remedy}"
-        if left < least:
-            yield (
-                f"patch.size = {patch.size} leaves {left} documents to stand in for at least {least} removed ones; "
-                f"{remedy}"
-            )
+    methods = [arm for arm in study.patch.arms if arm in settings.methods and arm not in settings.scores]
+    least, left, is_filled = largest if methods else 0, documents - size, study.patch.intervention != "swap"
+    few, remedy = f"is more than the {most} {what} of the pool", "lower it or enlarge the pool"
+    problems = [
+        (settings.top_k > most, f"attribute.top_k = {settings.top_k} {few}; {remedy}"),
+        (largest > most, f"patch.k = {largest} {few}; {remedy}"),
+        (
+            least > size,
+            f"patch.size = {size} is less than the {least} flagged documents; raise it or lower attribute.top_k "
+            "(and the largest of patch.k)",
+        ),
+        (
+            is_filled and left <= 0,
+            f"patch.size = {size} leaves no fillers in a pool of {documents} documents; {remedy}",
+        ),
+        (
+            is_filled and left < least,
+            f"patch.size = {size} leaves {left} documents to stand in for at least {least} removed ones; {remedy}",
+        ),
+    ]
+    for holds, problem in problems:
+        if holds:
+            raise RequestError(problem)
 
 
 def check_kind(study: Study, pairs: Collection[bool]) -> None:
@@ -97,15 +97,3 @@ def check_kind(study: Study, pairs: Collection[bool]) -> None:
             f"patch.intervention = swap exchanges the answers of preference pairs, and data.path = {study.data.path} "
             "has none; choose remove, or a pool of pairs"
         )
-
-
-def _scored(path: Path) -> list[str]:
-    """The documents that a file of scores names; what is wrong with its rows is said where they are read."""
-    ids: dict[str, None] = {}
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                ids[json.loads(line)["doc_id"]] = None
-            except (ValueError, KeyError, TypeError):
-                continue
-    return list(ids)

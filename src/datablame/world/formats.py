@@ -28,7 +28,7 @@ class Broken(Exception):
 
 
 def read_columns(names: Sequence[str], data: Data, where: str) -> list[str]:
-    """Which of a table's columns are read; RequestError where one that the study names, or every format's, is absent."""
+    """Which of a table's columns are read; RequestError where one that is named, or every format's, is absent."""
     for role, name in data.columns.items():
         if name not in names:
             raise RequestError(

@@ -5,6 +5,7 @@ behind it are the same; what needs a tokenizer is looked at again only where mod
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_o
 _AT_ONCE_BYTES = 32 << 20
 """Local files up to this size are tokenised in seconds, before the scan; others, and the hub's, before attribution."""
 
-Content = Mapping[str, Any]
+_Content = Mapping[str, Any]
 """What world.json says; empty where there is none."""
 
 
@@ -48,34 +49,17 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
     Raises:
         RequestError: one line about the first thing that cannot be treated rightly; nothing is written.
     """
-    assert study.data is not None
-    before: Content = frozen_content(root) or {}
-    decided = before.get("decided", {})
-    execution = execution._replace(threads=decided.get("threads", execution.threads))
-    judge = decide(study, decided.get("judge"), has_key())
-    confirm(study, judge, decided.get("judge"), has_key())
-    truth, files = _truth(study), files_identity(study)
-    resolved = _resolve(study, before, execution, progress)
-    source, data = None, _data_before(study, before)
-    if data is None:
-        source = open_source(study.data)
-        data = study.data if source.commit is None else study.data.model_copy(update={"revision": source.commit})
-    update = {
-        "models": resolved.models,
-        "data": data,
-        "prefilter": study.prefilter.on(resolved.models.device),
-        "attribute": study.attribute.model_copy(update=resolved.layers),
-    }
-    world = World(
-        root=root,
-        study=study.model_copy(update=update),
-        prompts=prompts_of(study),
-        truth=truth,
-        judge=judge,
-        identities={"models": resolved.identity, "data": data_identity(data), "files": files},
-        threads=execution.threads,
-        contexts=resolved.contexts,
-    )
+    before: _Content = frozen_content(root) or {}
+    world, decided = _begun(study, root, before), before.get("decided", {})
+    confirm(study, world.judge, decided.get("judge"), has_key())
+    threads = decided.get("threads", execution.threads)
+    execution = execution._replace(threads=threads)
+    resolved = _resolve(study, world.models, before, execution, progress)
+    source, data = None, world.data
+    if data is study.data:  # The run, if it began, began with other data.
+        source = open_source(data)
+        data = data if source.commit is None else data.model_copy(update={"revision": source.commit})
+    world = replace(_settled(world, resolved, data), threads=threads)
     if world.pool_is_frozen:
         check_pool(world, world.pool.summary, world.pool)
     else:
@@ -109,24 +93,26 @@ def preview(study: Study, root: Path) -> World:
     Raises:
         RequestError: the study's truth cannot be read, or another version wrote the run folder.
     """
-    assert study.data is not None
-    before: Content = frozen_content(root) or {}
-    models, data = _models_before(study, before), _data_before(study, before) or study.data
+    world = _begun(study, root, frozen_content(root) or {})
+    models = world.models
     if models.device == "auto":
         models = models.model_copy(update={"device": "cuda" if cards() else "cpu"})
-    update = {"models": models, "data": data, "prefilter": study.prefilter.on(models.device)}
-    return World(
-        root=root,
-        study=study.model_copy(update=update),
-        prompts=prompts_of(study),
-        truth=_truth(study),
-        judge=decide(study, before.get("decided", {}).get("judge"), has_key()),
-        identities={
-            "models": models_identity(models, models),
-            "data": data_identity(data),
-            "files": files_identity(study),
-        },
-    )
+    return _settled(world, Resolved(models, {}, {}, models_identity(models, models)), world.data)
+
+
+def _begun(study: Study, root: Path, before: _Content) -> World:
+    """The world with nothing resolved but what was so when the run began, while the keys behind it are the same."""
+    assert study.models is not None
+    assert study.data is not None
+    models, data = study.models, study.data
+    if before:
+        asked, held = (Study.model_validate(before[name]) for name in ("asked", "study"))
+        same = [name for name in ("before", "after", "device") if getattr(asked.models, name) == getattr(models, name)]
+        models = models.model_copy(update={name: getattr(held.models, name) for name in same})
+        data = held.data if held.data is not None and asked.data == data else data
+    judge = decide(study, before.get("decided", {}).get("judge"), has_key())
+    begun = study.model_copy(update={"models": models, "data": data})
+    return World(root, begun, prompts_of(study), _truth(study), judge, {})
 
 
 def _truth(study: Study) -> dict[str, frozenset[str]] | None:
@@ -143,32 +129,33 @@ def _truth(study: Study) -> dict[str, frozenset[str]] | None:
     return {behaviour: frozenset(ids) for behaviour, ids in planted.items()}
 
 
-def _data_before(study: Study, before: Content) -> Data | None:
-    """The data at the commit that the run began with; None where the study now names other data."""
-    assert study.data is not None
-    same = before and before["asked"]["data"] == study.data.model_dump(mode="json")
-    return Data.model_validate(before["study"]["data"]) if same else None
+def _settled(world: World, resolved: Resolved, data: Data) -> World:
+    """The begun world with its models and its data as they are, and what follows from them."""
+    update = {
+        "models": resolved.models,
+        "data": data,
+        "prefilter": world.study.prefilter.on(resolved.models.device),
+        "attribute": world.study.attribute.model_copy(update=resolved.layers),
+    }
+    identities = {"models": resolved.identity, "data": data_identity(data), "files": files_identity(world.study)}
+    study = world.study.model_copy(update=update)
+    return replace(world, study=study, identities=identities, contexts=resolved.contexts)
 
 
-def _models_before(study: Study, before: Content) -> Models:
-    """The study's models with what was decided about them when the run began, while the keys behind it are the same."""
-    assert study.models is not None
-    if not before:
-        return study.models
-    written, final = before["asked"]["models"], Models.model_validate(before["study"]["models"])
-    values = study.models.model_dump(mode="json")
-    same = [name for name in ("before", "after", "device") if written[name] == values[name]]
-    return study.models.model_copy(update={name: getattr(final, name) for name in same})
-
-
-def _resolve(study: Study, before: Content, execution: Execution, progress: Progress) -> Resolved:
+def _resolve(study: Study, models: Models, before: _Content, execution: Execution, progress: Progress) -> Resolved:
     """What the models are: as it was when the run began, where nothing that is looked at has changed."""
-    assert study.models is not None
-    models = _models_before(study, before)
-    if before and _checked_keys(before["asked"]) == _checked_keys(study.model_dump(mode="json")):
+
+    def looked_at(study: Study) -> list[Any]:
+        settings = study.attribute
+        layers = settings.checkpoint, settings.layers, settings.activation_layer
+        return [study.models, study.prompts, layers, study.surface.max_new_tokens]
+
+    if before and looked_at(Study.model_validate(before["asked"])) == looked_at(study):
         decided, identity = before["decided"], before["identities"]["models"]
-        template = identity["chat_template_sha256"]
-        if {**models_identity(models, study.models), "chat_template_sha256": template} == identity:
+        if (
+            models_identity(models, study.models) | {"chat_template_sha256": identity["chat_template_sha256"]}
+            == identity
+        ):
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
             return Resolved(models, layers, decided["contexts"], identity)
     looked: dict[str, Resolved] = {}
@@ -184,13 +171,6 @@ def _resolve(study: Study, before: Content, execution: Execution, progress: Prog
     return looked["models"]
 
 
-def _checked_keys(values: Content) -> dict[str, Any]:
-    """The study's keys that the checks of models and prompts look at."""
-    attribute = {key: values["attribute"][key] for key in ("checkpoint", "layers", "activation_layer")}
-    context = values["surface"]["max_new_tokens"]
-    return {"models": values["models"], "prompts": values["prompts"], "attribute": attribute, "max_new_tokens": context}
-
-
 def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     """Refuse what cannot work before any weights are loaded, and resolve what configurations tell; runs in a worker."""
     from datablame.models.blocks import activation_layer, middle_blocks
@@ -201,25 +181,25 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     study, models, workers = item
     written, settings = study.models, study.attribute
     assert written is not None
-    revisions = {name: getattr(models, name).revision for name in ("before", "after")}
-    commits = {name: each for name, each in revisions.items() if each not in (None, getattr(written, name).revision)}
+    commits = {name: commit for name in ("before", "after") if (commit := getattr(models, name).revision) is not None}
     checked = preflight(written.model_copy(update={"device": models.device}), workers=workers, commits=commits)
     lengths = [(prompt.id, len(encode_prompt(checked.tokenizer, prompt.text))) for prompt in prompts_of(study)]
     check_context(checked.configs, lengths, study.surface.max_new_tokens)
-    update = {}
+    update, contexts = {}, {}
     for name in ("before", "after"):
         reference, config = getattr(checked.models, name), checked.configs[f"models.{name}"]
         dtype = weights_dtype(reference.dtype, getattr(config, "dtype", None), checked.models.device)
         update[name] = reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+        if (limit := getattr(config, "max_position_embeddings", None)) is not None:
+            contexts[f"models.{name}"] = limit
     models = checked.models.model_copy(update=update)
     n = int(checked.configs[f"models.{settings.checkpoint}"].get_text_config().num_hidden_layers)
     layers = tuple(middle_blocks(n)) if settings.layers is None else settings.layers
     layer = activation_layer(n) if settings.activation_layer is None else settings.activation_layer
-    limits = {field: getattr(config, "max_position_embeddings", None) for field, config in checked.configs.items()}
     return Resolved(
         models=models,
         layers={"layers": layers, "activation_layer": layer},
-        contexts={field: limit for field, limit in limits.items() if limit is not None},
+        contexts=contexts,
         identity={**models_identity(models, written), "chat_template_sha256": template_hash(checked.tokenizer)},
     )
 

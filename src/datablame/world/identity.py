@@ -33,9 +33,24 @@ def models_identity(models: Models, written: Models) -> dict[str, Any]:
     """
     identities = {}
     for name in ("before", "after"):
-        file = _place(getattr(written, name))
-        gguf = {"gguf_sha256": _sampled(file)} if file.is_file() else {}
-        identities[name] = {**_model_identity(getattr(models, name), f"models.{name}"), **gguf}
+        reference, file = getattr(models, name), _place(getattr(written, name))
+        identity = reference.model_dump(mode="json", include={"dtype", "attn_implementation"})
+        if file.is_file():
+            identity["gguf_sha256"] = _sampled(file)
+        folder = _place(reference)
+        if not Path(reference.path).expanduser().exists():
+            commit = reference.revision if COMMIT.fullmatch(reference.revision or "") else known_commit(reference)
+            names = reference.model_dump(mode="json", include={"subfolder", "gguf_file"}, exclude_none=True)
+            identity |= {"repository": reference.path, **names, "commit": commit}
+        elif not folder.is_file():
+            try:
+                identity |= _folder_identity(folder)
+            except (OSError, ValueError, KeyError) as error:
+                raise RequestError(
+                    f"models.{name} = {reference.path}: its safetensors are damaged ({type(error).__name__}); fetch or "
+                    "save it again"
+                ) from error
+        identities[name] = identity
     return identities
 
 
@@ -51,11 +66,10 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 
 def files_identity(study: Study) -> dict[str, str]:
-    """The hashes of the other files that a study names, by field."""
+    """The hashes of the other files that a study names, by field; of a sentence encoder, that of its folder."""
     hashes = {field: hash_file(path) for field, path in _paths(study).items() if path.is_file()}
-    if (encoder := _paths(study).get(_ENCODER)) is not None and encoder.is_dir():
-        hashes[_ENCODER] = digest(_folder_identity(encoder))
-    return hashes
+    folders = {field: digest(_folder_identity(path)) for field, path in _paths(study).items() if path.is_dir()}
+    return hashes | folders
 
 
 def portable(study: Study, identities: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,23 +95,6 @@ def _paths(study: Study) -> dict[str, Path]:
         **{f"attribute.scores.{name}": path for name, path in study.attribute.scores.items()},
     }
     return {field: Path(path).expanduser() for field, path in fields.items() if path is not None}
-
-
-def _model_identity(reference: ModelRef, field: str) -> dict[str, Any]:
-    identity: dict[str, Any] = {"dtype": reference.dtype, "attn_implementation": reference.attn_implementation}
-    folder = _place(reference)
-    if folder.is_file():
-        return identity
-    if not Path(reference.path).expanduser().exists():
-        names = reference.model_dump(mode="json", include={"subfolder", "gguf_file"}, exclude_none=True)
-        commit = reference.revision if COMMIT.fullmatch(reference.revision or "") else known_commit(reference)
-        return {**identity, "repository": reference.path, **names, "commit": commit}
-    try:
-        return {**identity, **_folder_identity(folder)}
-    except (OSError, ValueError, KeyError) as error:
-        raise RequestError(
-            f"{field} = {reference.path}: its safetensors are damaged ({type(error).__name__}); fetch or save it again"
-        ) from error
 
 
 def _place(reference: ModelRef) -> Path:
