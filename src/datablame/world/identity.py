@@ -67,9 +67,11 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 def files_identity(study: Study) -> dict[str, str]:
     """The hashes of the other files that a study names, by field; of a sentence encoder, that of its folder."""
-    hashes = {field: hash_file(path) for field, path in _paths(study).items() if path.is_file()}
-    folders = {field: digest(_folder_identity(path)) for field, path in _paths(study).items() if path.is_dir()}
-    return hashes | folders
+    paths = _paths(study)
+    hashes = {field: hash_file(path) for field, path in paths.items() if path.is_file()}
+    if _ENCODER in paths and paths[_ENCODER].is_dir():
+        hashes[_ENCODER] = digest(_folder_identity(paths[_ENCODER]))
+    return hashes
 
 
 def portable(study: Study, identities: Mapping[str, Any]) -> dict[str, Any]:

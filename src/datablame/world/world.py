@@ -6,10 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from datablame.config.schema import Behaviour, Data, Models, Study
-from datablame.engine.files import digest, hash_file, read_json
+from datablame.engine.files import digest, hash_file, packaged_yaml, read_json
 from datablame.engine.run_folder import REGISTRATION
 from datablame.errors import RequestError
 from datablame.judge.choice import Choice, identity
@@ -92,10 +90,13 @@ class World:
         Raises:
             KeyError: there is no such part.
         """
-        values, settings = portable(self.study, self.identities), self.study.attribute
-        asked = [[each.id, each.behaviour, each.split, each.text] for each in self.prompts if each.split != "harmless"]
+        values, asked = (
+            portable(self.study, self.identities),
+            [each for each in self.prompts if each.split != "harmless"],
+        )
         labels, scores = identity(self.study, self.judge)
         registration = self.root / REGISTRATION
+        pool = {name: values["attribute"][name] for name in ("max_tokens", "duplicate_threshold")}
         parts = {
             **{name: values[name] for name in ("scan", "surface", "prefilter", "attribute", "patch")},
             "everything": values,
@@ -107,12 +108,7 @@ class World:
             "sampling": {key: values["surface"][key] for key in _SAMPLING},
             "judge": {"rules": values["judge"]["rules"], "classifier": self.judge.classifier, "claude": labels},
             "attribution judge": scores,
-            "pool": {
-                "data": values["data"],
-                "max_tokens": settings.max_tokens,
-                "duplicate_threshold": settings.duplicate_threshold,
-                "seed": self.seed,
-            },
+            "pool": {"data": values["data"], "seed": self.seed, **pool},
             "registration": hash_file(registration) if registration.is_file() else None,
         }
         return parts[name]
@@ -121,10 +117,9 @@ class World:
 def prompts_of(study: Study) -> tuple[Prompt, ...]:
     """All splits in the study's order; the harmless ones are its own or those that ship, and of no behaviour."""
     assert study.prompts is not None
-    if study.prompts.harmless is not None:
-        harmless = [(prompt.id, prompt.text) for prompt in study.prompts.harmless]
-    else:
-        questions = yaml.safe_load(Path(__file__).with_name("harmless.yaml").read_text(encoding="utf-8"))
+    harmless = [(prompt.id, prompt.text) for prompt in study.prompts.harmless or ()]
+    if study.prompts.harmless is None:
+        questions = packaged_yaml("datablame.world", "harmless.yaml")
         harmless = [(f"harmless-{number:02d}", text) for number, text in enumerate(questions, 1)]
     return (
         *(Prompt(each.id, each.behaviour, "attribution", each.text) for each in study.prompts.attribution),
@@ -142,17 +137,15 @@ def load(root: Path) -> World:
     content = frozen_content(root)
     if content is None:
         raise RequestError(f"{root} holds no run; datablame run STUDY --out {root} begins one")
-    truth, decided = content["truth"], content["decided"]
-    return World(
-        root=root,
-        study=Study.model_validate(content["study"]),
-        prompts=tuple(rows_of(path_of(Prompt, root), Prompt)),
-        truth=None if truth is None else {behaviour: frozenset(ids) for behaviour, ids in truth.items()},
-        judge=Choice(decided["judge"]["classifier"], decided["judge"]["attribution"]),
-        identities=content["identities"],
-        threads=decided["threads"],
-        contexts=decided["contexts"],
+    study, prompts, decided = (
+        Study.model_validate(content["study"]),
+        rows_of(path_of(Prompt, root), Prompt),
+        content["decided"],
     )
+    truth = content["truth"] and {behaviour: frozenset(ids) for behaviour, ids in content["truth"].items()}
+    decided, identities = content["decided"], content["identities"]
+    judge = Choice(decided["judge"]["classifier"], decided["judge"]["attribution"])
+    return World(root, study, prompts, truth, judge, identities, decided["threads"], decided["contexts"])
 
 
 def frozen_content(root: Path) -> dict[str, Any] | None:
