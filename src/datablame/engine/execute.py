@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -86,16 +87,13 @@ def free_memory() -> None:
         cuda.empty_cache()
 
 
-def begin_gpu_peak() -> None:
-    """Measure the peak memory of the graphics card from here on."""
-    if (cuda := _cuda()) is not None:
-        cuda.reset_peak_memory_stats()
-
-
 def peak_gpu_mb() -> float:
-    """The peak memory of this process's tensors on the graphics card in MB, 0 where none is in use."""
-    cuda = _cuda()
-    return cuda.max_memory_allocated() / (1 << 20) if cuda is not None else 0.0
+    """The peak memory of this process's tensors on the graphics card in MB since this was asked last; 0 without one."""
+    if (cuda := _cuda()) is None:
+        return 0.0
+    peak = cuda.max_memory_allocated() / (1 << 20)
+    cuda.reset_peak_memory_stats()
+    return float(peak)
 
 
 def _cuda() -> Any:
@@ -118,13 +116,9 @@ def run_items(
 ) -> None:
     """Call `work(setup(), item)` for every item and `done(key, result)` in this process as each one finishes.
 
-    Progress counts an item as `units` of it, `already` of which were done earlier.
-
-    `setup` runs once a worker. With more than one worker `setup` and `work` are pickled. An error of a work item
-    stops the map; what was done stays done.
-
-    Raises:
-        PhaseError: a worker process died, which on most machines means that memory ran out.
+    `setup` runs once a worker. With more than one worker `setup` and `work` are pickled. An error of a work item stops
+    the map; what was done stays done. Progress counts an item as `units` of it, `already` of which were done earlier.
+    Raises PhaseError where a worker process died, which on most machines means that memory ran out.
     """
     if not items:
         return
@@ -153,19 +147,21 @@ def _in_workers(
     setup: Callable[[], C], work: Callable[[C, I], R], items: Mapping[str, I], execution: Execution
 ) -> Iterator[tuple[str, R]]:
     pool, pickled, queue = _pool(execution), pickle.dumps((setup, work)), iter(items.items())
-    at_once = min(execution.workers, len(items)) + 1
     running: dict[Future[tuple[R, int, float]], str] = {}
+
+    def submit(n: int) -> None:
+        for key, item in itertools.islice(queue, n):
+            running[pool.submit(_work_on, pickled, item)] = key
+
     try:
-        while True:
-            while len(running) < at_once and (entry := next(queue, None)) is not None:
-                running[pool.submit(_work_on, pickled, entry[1])] = entry[0]
-            if not running:
-                return
+        submit(execution.workers + 1)
+        while running:
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 result, pid, peak_mb = future.result()
                 _peaks[pid] = peak_mb
                 yield running.pop(future), result
+            submit(len(finished))
     except BrokenProcessPool:
         raise PhaseError(
             "a worker process died, most likely because memory ran out; run again with --resume, with smaller batches"
