@@ -60,12 +60,12 @@ def test_the_pool_holds_what_reading_tokenising_and_clustering_give(
     held = world.pool
     assert list(held.documents()) == documents
     assert held.ids == [each.id for each in documents]
-    assert held.sources == [each.source for each in documents]
+    assert held.column("source") == [each.source for each in documents]
     assert held.encoded(range(len(held))) == [examples[each.id] for each in documents]
     assert held.clusters.tolist() == clusters(documents, world.study.attribute.duplicate_threshold)
-    assert held.characters.tolist() == [len(full_text(each)) for each in documents]
+    assert held.column("characters") == [len(full_text(each)) for each in documents]
     longest = [max(len(answer.ids) for answer in answers(examples[each.id])) for each in documents]
-    assert held.tokens.tolist() == longest
+    assert held.column("tokens") == longest
     assert (held.summary.documents, held.summary.clusters) == (len(held), max(held.clusters) + 1)
     assert held.pairs == (rows is PAIRS)
     gone = {} if rows is PAIRS else {"nothing of the response is left within attribute.max_tokens": 1}
@@ -78,7 +78,7 @@ def test_rows_come_in_the_order_in_which_they_are_wanted(tmp_path: Path, tiny_pa
     assert [each.id for each in held.documents(rows)] == [held.ids[row] for row in rows]
     assert [held.row_of[each.id] for each in held.documents(iter(rows))] == rows
     assert held.encoded(rows) == [held.encoded([row])[0] for row in rows]
-    assert held.cluster_of["copy"] == held.cluster_of["d4"]
+    assert held.clusters[held.row_of["copy"]] == held.clusters[held.row_of["d4"]]
     assert list(held.documents([])) == []
 
 

@@ -9,7 +9,7 @@ from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, 
 from huggingface_hub import errors as hub
 
 from datablame.config.schema import Data
-from datablame.world.sources import refusal
+from datablame.world.refusals import refusal
 
 DATA = Data(path="org/pool", revision="v1", subset="poems")
 CLIENT_ERROR = hub.HfHubHTTPError.__bases__[0]

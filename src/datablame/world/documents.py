@@ -9,10 +9,10 @@ from typing import Any
 
 from datablame.config.schema import Data
 from datablame.engine.files import digest
-from datablame.errors import RequestError
 from datablame.seeds import stream_key
 from datablame.tables import Document, SkippedRows
 from datablame.world.formats import Broken, document
+from datablame.world.refusals import refused
 from datablame.world.sources import Source
 
 _logger = logging.getLogger(__name__)
@@ -67,16 +67,11 @@ class Reader:
         names = ", ".join(columns) or "none"
         for role, name in data.columns.items():
             if name in absent and columns:
-                raise RequestError(
-                    f"data.columns.{role} = {name} is no column of {data.path}; the first row has {names}"
-                )
+                raise refused("absent key", role=role, name=name, data=data, names=names)
         if not self.chosen:
             reasons = "; ".join(f"{rows.count} rows: {rows.reason}" for rows in self.skipped.values())
             have = f"; the columns are {names}" if columns else ""
-            raise RequestError(
-                f"data.path = {data.path} has no usable document ({reasons or 'it holds no rows'}{have}); mend it, "
-                "name another file, or say in data.columns what the columns hold"
-            )
+            raise refused("no document", data=data, reasons=f"{reasons or 'it holds no rows'}{have}")
         for twice in (repeated[doc_id] for doc_id in self.chosen if doc_id in repeated):
             before = self.skipped.setdefault(twice.reason, replace(twice, count=0))
             self.skipped[twice.reason] = replace(before, count=before.count + twice.count)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from datablame.tables import Document
@@ -113,7 +115,10 @@ class Duplicates:
         sketches = np.frombuffer(self._sketches, np.uint8).reshape(-1, _PERMUTATIONS)
         least = (self._threshold - _ESTIMATE_SLACK) * _PERMUTATIONS
         for number in range(bands.shape[1]):
-            for members in _buckets(bands[:, number]):
+            rows = pa.table({"band": bands[:, number], "row": np.arange(len(bands))})
+            buckets = rows.group_by("band", use_threads=False).aggregate([("row", "list")])["row_list"]
+            for bucket in buckets.filter(pc.greater(pc.list_value_length(buckets), 1)):
+                members = bucket.values.to_numpy()
                 for position, a in enumerate(members[:-1].tolist()):
                     others = members[position + 1 :]
                     for start in range(0, len(others), _COMPARED_TOGETHER):
@@ -128,15 +133,6 @@ def full_text(document: Document) -> str:
     """Everything that the document says, turn by turn, the rejected answer of a preference pair last."""
     turns = [*(turn.content for turn in document.prompt), document.response]
     return "\n".join([*turns, document.rejected] if document.rejected else turns)
-
-
-def _buckets(band: NDArray[np.unsignedinteger]) -> Iterator[NDArray[np.int_]]:
-    """The rows that share a hash, in order, where there are at least two."""
-    order = np.argsort(band, kind="stable")
-    starts = np.flatnonzero(np.diff(band[order], prepend=~band[order[:1]]))
-    lengths = np.diff(starts, append=len(order))
-    for start, length in zip(starts[lengths > 1].tolist(), lengths[lengths > 1].tolist(), strict=True):
-        yield order[start : start + length]
 
 
 def _jaccard(shingles: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> NDArray[np.float64]:

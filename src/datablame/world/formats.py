@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 from datablame.config.schema import Column, Data
-from datablame.errors import RequestError
 from datablame.tables import Document, Message
+from datablame.world.refusals import refused
 
 _ROLES = ("system", "user", "assistant", "tool")
 _FORMATS: dict[str, tuple[Column, ...]] = {
@@ -31,16 +31,11 @@ def read_columns(names: Sequence[str], data: Data, where: str) -> list[str]:
     """Which of a table's columns are read; RequestError where one that is named, or every format's, is absent."""
     for role, name in data.columns.items():
         if name not in names:
-            raise RequestError(
-                f"data.columns.{role} = {name} is no column of {where}; there are {', '.join(names) or 'none'}"
-            )
+            raise refused("absent column", role=role, name=name, where=where, names=", ".join(names) or "none")
     formats = [[data.columns.get(role, role) for role in _FORMATS[form]] for form in _allowed(data)]
     if not any(set(columns) <= set(names) for columns in formats):
         known = ", ".join(dict.fromkeys(" with ".join(columns) for columns in reversed(formats)))
-        raise RequestError(
-            f"data.path = {where} has the columns {', '.join(names)}, but none of {known}; "
-            "rename one, or say in data.columns what they hold"
-        )
+        raise refused("no format", where=where, names=", ".join(names), known=known)
     read = {data.columns.get(role, role) for role in get_args(Column)}
     return [name for name in names if name in read]
 
@@ -97,8 +92,17 @@ def _pair(chosen: Any, rejected: Any, prompt: Any) -> tuple[Turns, str, str]:
         request = (Message("user", prompt),)
     elif isinstance(prompt, list) and prompt:
         request = _turns(prompt)
-    asked, good = _answer("chosen", chosen, request)
-    also_asked, bad = _answer("rejected", rejected, request)
+    answers = []
+    for name, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(answer, str | list) or answer == []:
+            raise Broken(f"no {name} answer")
+        turns = (Message("assistant", answer),) if isinstance(answer, str) else _turns(answer)
+        if not _is_asked(turns):
+            if not _is_asked(request):
+                raise Broken("no prompt beside the answers")
+            turns = (*request, *turns)
+        answers.append(_cut(turns))
+    (asked, good), (also_asked, bad) = answers
     if asked != also_asked:
         raise Broken("chosen and rejected answer different prompts")
     if not bad.strip():
@@ -106,17 +110,6 @@ def _pair(chosen: Any, rejected: Any, prompt: Any) -> tuple[Turns, str, str]:
     if good.strip() == bad.strip():
         raise Broken("chosen and rejected are the same")
     return asked, good, bad
-
-
-def _answer(name: str, answer: Any, request: Turns) -> tuple[Turns, str]:
-    if not isinstance(answer, str | list) or answer == []:
-        raise Broken(f"no {name} answer")
-    turns = (Message("assistant", answer),) if isinstance(answer, str) else _turns(answer)
-    if not _is_asked(turns):
-        if not _is_asked(request):
-            raise Broken("no prompt beside the answers")
-        turns = (*request, *turns)
-    return _cut(turns)
 
 
 def _turns(messages: Any) -> Turns:

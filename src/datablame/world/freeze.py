@@ -14,12 +14,12 @@ from datablame.config.schema import Data, Models, Study
 from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import read_jsonl, write_atomic, write_json
 from datablame.engine.machine import cards
-from datablame.errors import RequestError
 from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.tables import Prompt, encoded, path_of
-from datablame.world.checks import check_count, check_pool
 from datablame.world.identity import data_identity, files_identity, models_identity
 from datablame.world.ingest import write_pool
+from datablame.world.pool import check_count, check_pool
+from datablame.world.refusals import refused
 from datablame.world.sources import open_source
 from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_of
 
@@ -123,9 +123,7 @@ def _truth(study: Study) -> dict[str, frozenset[str]] | None:
         for row in read_jsonl(Path(study.truth).expanduser()):
             planted.setdefault(row["behaviour"], set()).add(row["doc_id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(
-            f"truth = {study.truth} cannot be read as JSONL of doc_id and behaviour ({type(error).__name__}); mend it"
-        ) from None
+        raise refused("truth", study=study, kind=type(error).__name__) from None
     return {behaviour: frozenset(ids) for behaviour, ids in planted.items()}
 
 

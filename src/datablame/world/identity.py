@@ -13,8 +13,8 @@ from typing import Any
 
 from datablame.config.schema import Data, ModelRef, Models, Study
 from datablame.engine.files import digest, hash_file, read_json
-from datablame.errors import RequestError
 from datablame.models.source import ADAPTER_CONFIG, known_commit, weights_hash
+from datablame.world.refusals import refused
 from datablame.world.sources import COMMIT, pool_files
 
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
@@ -46,10 +46,7 @@ def models_identity(models: Models, written: Models) -> dict[str, Any]:
             try:
                 identity |= _folder_identity(folder)
             except (OSError, ValueError, KeyError) as error:
-                raise RequestError(
-                    f"models.{name} = {reference.path}: its safetensors are damaged ({type(error).__name__}); fetch or "
-                    "save it again"
-                ) from error
+                raise refused("damaged", name=name, path=reference.path, kind=type(error).__name__) from error
         identities[name] = identity
     return identities
 

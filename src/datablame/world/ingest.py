@@ -25,10 +25,10 @@ from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import write_atomic
 from datablame.errors import RequestError
 from datablame.tables import Document, PoolSummary, encoded, path_of, schema_of
-from datablame.world.checks import check_kind, check_pool
 from datablame.world.documents import Reader
 from datablame.world.duplicates import Duplicates, Hashes, full_text, hashed
-from datablame.world.pool import KEY, Pool, as_document
+from datablame.world.pool import KEY, Pool, as_document, check_kind, check_pool
+from datablame.world.refusals import refused
 from datablame.world.sources import Source
 from datablame.world.world import World
 
@@ -113,11 +113,8 @@ def _drafted(
                 duplicates.add(Hashes(**hashes))
         clusters = duplicates.clusters()
     if not clusters:
-        raise RequestError(
-            f"attribute.max_tokens = {settings.max_tokens} cuts away the response of every document; raise it"
-            if excluded[_TRUNCATED]
-            else f"data: of all {read} documents, {_REFUSED}; mend the data"
-        )
+        name = "cut away" if excluded[_TRUNCATED] else "no rendering"
+        raise refused(name, study=world.study, read=read, why=_REFUSED)
     schema, start = _SCHEMA.with_metadata({KEY: world.pool_key.encode()}), 0
     with part.open("wb") as stream:
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:

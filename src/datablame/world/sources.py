@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datablame.config.schema import Data
-from datablame.engine.files import packaged_yaml
-from datablame.errors import RequestError, chain
-from datablame.models.source import hub_problem
+from datablame.errors import RequestError
 from datablame.world.formats import Broken, read_columns
+from datablame.world.refusals import line_of, refusal, refused
 
 _PARQUET = ".parquet"
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
@@ -28,7 +27,6 @@ _BATCH_ROWS = 64
 """Rows read together: few, for a document may be 100,000 characters long."""
 _BUFFER_BYTES = 1 << 20
 _SHOWN_BYTES = 120
-_SHOWN_CHARACTERS = 200
 _ANSWER_WITHIN_SECONDS = 10
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -55,11 +53,10 @@ def open_source(data: Data) -> Source:
     files = _folder_files(data) if path.is_dir() else pool_files(data.path)
     if not files:
         if glob.has_magic(data.path):
-            raise RequestError(f"data.path = {data.path} matches no file here; correct the pattern")
+            raise refused("no match", data=data)
         if path.suffix not in (_PARQUET, ".jsonl", ".json"):
             if data.path.startswith((".", "/", "~")) or data.path.count("/") > 1:
-                problem = "is not here; correct the path, or name a dataset on the hub"
-                raise RequestError(f"data.path = {data.path} {problem}")
+                raise refused("not here", data=data)
             return _hub(data)
         files = [path]
     try:
@@ -80,42 +77,26 @@ def pool_files(path: str) -> list[Path]:
     return sorted(file for file in files if file.is_file())
 
 
-def refusal(error: BaseException, data: Data, *, local: bool = False) -> str:
-    """The sentence of refusals.yaml for an error of the hub's libraries or for its cause; unknown ones are quoted."""
-    told, errors = packaged_yaml("datablame.world", "refusals.yaml"), list(chain(error))
-    at_hub = hub_problem(error, data.revision) or ""
-    for phrase, said_of_data in told["words"].items():
-        at_hub = at_hub.replace(phrase, said_of_data)
-    kinds = [kind.__name__ for each in errors for kind in type(each).__mro__]
-    text = " ".join(" ".join([*kinds, *map(str, errors), at_hub and f"hub_problem: {at_hub}"]).split())
-    listed = re.search(r"(?:Available(?: configs in the cache)?|available configs): \[(.*?)\]", text)
-    subsets = listed[1].replace("'", "") if listed else "none"
-    rules = (rule for rule in told["rules"] if rule.get("local", local) == local and re.search(rule["signs"], text))
-    values = {"data": data, "subsets": subsets, "at_hub": at_hub, "error": _line(error), "cause": _line(errors[-1])}
-    return str(next(rules)["sentence"].format(**values))
-
-
-def _line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:_SHOWN_CHARACTERS]
-
-
 def _file_rows(files: Sequence[Path], data: Data) -> Iterator[Any]:
     for file in files:
         name = file.name.lower()
         if not name.endswith((_PARQUET, *_LINES)):
-            raise RequestError(f"data.path = {file} is neither .parquet nor .jsonl; convert it or name another file")
-        yield from _parquet_rows(file, data) if name.endswith(_PARQUET) else _json_rows(file)
+            raise refused("other kind of file", path=file)
+        try:
+            yield from _parquet_rows(file, data) if name.endswith(_PARQUET) else _json_rows(file)
+        except (EOFError, zlib.error):
+            yield Broken("the compressed file is torn", file.name)
+        except (OSError, pa.ArrowException) as error:
+            is_parquet, reason = name.endswith(_PARQUET), getattr(error, "strerror", None) or line_of(error)
+            why = f" as Parquet ({line_of(error)})" if is_parquet else f" ({reason})"
+            raise refused("unreadable", path=file, why=why) from None
 
 
 def _parquet_rows(path: Path, data: Data) -> Iterator[Any]:
-    try:
-        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
-            columns = read_columns(file.schema_arrow.names, data, str(path))
-            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
-                yield from _decoded(batch)
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"data.path = {path} cannot be read as Parquet ({_line(error)}); check the file") from None
+    with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+        columns = read_columns(file.schema_arrow.names, data, str(path))
+        for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+            yield from _decoded(batch)
 
 
 def _decoded(batch: Any) -> Iterator[Any]:
@@ -132,19 +113,13 @@ def _decoded(batch: Any) -> Iterator[Any]:
 
 def _json_rows(path: Path) -> Iterator[Any]:
     """The rows of JSON lines, or of one JSON array, as Alpaca's files are."""
-    try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            whole: Any = None
-            if ".json" in path.suffixes and file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
-                file.seek(0)
-                whole = _parsed(file.read())
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        whole: Any = None
+        if ".json" in path.suffixes and file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
             file.seek(0)
-            yield from whole if isinstance(whole, list) else (_parsed(line) for line in file if line.strip())
-    except (EOFError, zlib.error):
-        yield Broken("the compressed file is torn", path.name)
-    except OSError as error:
-        reason = error.strerror or _line(error)
-        raise RequestError(f"data.path = {path} cannot be read ({reason}); check the file") from None
+            whole = _parsed(file.read())
+        file.seek(0)
+        yield from whole if isinstance(whole, list) else (_parsed(line) for line in file if line.strip())
 
 
 def _parsed(text: bytes) -> Any:
@@ -194,13 +169,8 @@ def _hub(data: Data) -> Source:
     if commit is None and not COMMIT.fullmatch(expected) and branch.is_file():
         expected = branch.read_text().strip()
     if expected != builder.hash:
-        raise RequestError(
-            f"data.path = {data.path} cannot be read at commit {commit}, only from a copy in the cache; check the "
-            "connection, or set HF_HUB_OFFLINE=1 to take the copy"
-            if commit
-            else f"data.revision = {data.revision} of {data.path} is not in the cache, which has commit "
-            f"{builder.hash}; name that, or unset HF_HUB_OFFLINE"
-        )
+        name = "other copy" if commit is None else "copy only"
+        raise refused(name, data=data, commit=commit, copy=builder.hash)
     splits = builder.info.splits or {}
     _check_split(data, list(builder.config.data_files or splits))
     count = splits[data.split].num_examples if data.split in splits else None
@@ -212,7 +182,7 @@ def _check_split(data: Data, splits: list[str]) -> None:
         return
     there = f"there is {', '.join(splits)}" if splits else "it names none"
     part = "; for a part of a split set data.documents" if re.search(r"[\[+]", data.split) else ""
-    raise RequestError(f"data.split = {data.split} is no split of {data.path}; {there}{part}")
+    raise refused("no split", data=data, there=there, part=part)
 
 
 def _hub_rows(builder: Any, data: Data) -> Iterator[Any]:

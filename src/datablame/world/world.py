@@ -9,11 +9,11 @@ from typing import Any
 from datablame.config.schema import Behaviour, Data, Models, Study
 from datablame.engine.files import digest, hash_file, packaged_yaml, read_json
 from datablame.engine.run_folder import REGISTRATION
-from datablame.errors import RequestError
 from datablame.judge.choice import Choice, identity
 from datablame.tables import Document, Prompt, Split, path_of, rows_of
 from datablame.world.identity import portable
 from datablame.world.pool import Pool
+from datablame.world.refusals import refused
 
 FORMAT = 1
 """Of world.json; a run folder of another one is refused."""
@@ -136,7 +136,7 @@ def load(root: Path) -> World:
     """
     content = frozen_content(root)
     if content is None:
-        raise RequestError(f"{root} holds no run; datablame run STUDY --out {root} begins one")
+        raise refused("no run", root=root)
     study, prompts, decided = (
         Study.model_validate(content["study"]),
         rows_of(path_of(Prompt, root), Prompt),
@@ -165,7 +165,4 @@ def frozen_content(root: Path) -> dict[str, Any] | None:
         version = read_json(manifest)["versions"].get("datablame") if manifest.exists() else None
     else:
         return None
-    raise RequestError(
-        f"{root} was written by datablame {version or 'of an unknown version'}, whose run folders this version does "
-        "not read; datablame run STUDY --out NEW starts over"
-    )
+    raise refused("other version", root=root, version=version or "of an unknown version")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from datablame.attribute.loop import WorkerState, chosen_layer, load_states, shards
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
 from datablame.tables import Look, Query
-from datablame.world.checks import check_lengths
+from datablame.world.pool import check_lengths
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded, Preference

@@ -1,0 +1,36 @@
+"""What the world refuses: one line with field, value and remedy, from refusals.yaml."""
+
+import re
+from typing import Any
+
+from datablame.config.schema import Data
+from datablame.engine.files import packaged_yaml
+from datablame.errors import RequestError, chain
+from datablame.models.source import hub_problem
+
+_SHOWN_CHARACTERS = 200
+
+
+def refused(name: str, **values: Any) -> RequestError:
+    """The error whose sentence has that name."""
+    return RequestError(packaged_yaml("datablame.world", "refusals.yaml")["sentences"][name].format(**values))
+
+
+def refusal(error: BaseException, data: Data, *, local: bool = False) -> str:
+    """The sentence of refusals.yaml for an error of the hub's libraries or for its cause; unknown ones are quoted."""
+    told, errors = packaged_yaml("datablame.world", "refusals.yaml"), list(chain(error))
+    at_hub = hub_problem(error, data.revision) or ""
+    for phrase, said_of_data in told["words"].items():
+        at_hub = at_hub.replace(phrase, said_of_data)
+    kinds = [kind.__name__ for each in errors for kind in type(each).__mro__]
+    text = " ".join(" ".join([*kinds, *map(str, errors), at_hub and f"hub_problem: {at_hub}"]).split())
+    listed = re.search(r"(?:Available(?: configs in the cache)?|available configs): \[(.*?)\]", text)
+    subsets = listed[1].replace("'", "") if listed else "none"
+    rules = (rule for rule in told["rules"] if rule.get("local", local) == local and re.search(rule["signs"], text))
+    values = {"data": data, "subsets": subsets, "at_hub": at_hub, "error": line_of(error), "cause": line_of(errors[-1])}
+    return str(next(rules)["sentence"].format(**values))
+
+
+def line_of(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:_SHOWN_CHARACTERS]
