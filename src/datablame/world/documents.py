@@ -38,11 +38,7 @@ class Reader:
         """A heap of the subset's negative hashes."""
 
     def __iter__(self) -> Iterator[Document]:
-        """The documents in the order of the data.
-
-        Raises:
-            RequestError: the data cannot be read, lacks a column that the study names, or no row is usable.
-        """
+        """In the order of the data; RequestError where it cannot be read, lacks a named column or has no usable row."""
         data, columns, absent = self._data, list[str](), set(self._data.columns.values())
         copies, repeated = Counter[int](), dict[str, SkippedRows]()
         for number, row in enumerate(self._source.rows, 1):

@@ -44,10 +44,8 @@ class Resolved(NamedTuple):
 def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
     """The world of a study whose organism, if it had one, is resolved; written to `artifacts/world`.
 
-    A pool that is large or at the hub is only looked at, and frozen by `ensure_pool`.
-
-    Raises:
-        RequestError: one line about the first thing that cannot be treated rightly; nothing is written.
+    A pool that is large or at the hub is only looked at, and frozen by `ensure_pool`. Raises RequestError about the
+    first thing that cannot be treated rightly; then nothing is written.
     """
     before: _Content = frozen_content(root) or {}
     world, decided = _begun(study, root, before), before.get("decided", {})
@@ -75,11 +73,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
 
 
 def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> None:
-    """Freeze the pool where that has not been done; phases that read it come after this.
-
-    Raises:
-        RequestError: the data cannot be read, or the study cannot use it.
-    """
+    """Freeze the pool where it is not yet; RequestError where it cannot be read, or the study cannot use it."""
     if not world.pool_is_frozen:
         execution = execution._replace(threads=world.threads)
         write_pool(world, open_source(world.data), execution=execution, progress=progress)
@@ -88,10 +82,8 @@ def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> No
 def preview(study: Study, root: Path) -> World:
     """What `freeze` would give as far as it is known without a model, the pool or the network; nothing is written.
 
-    Layers that the study does not name stay open, a commit that is not known here is None, and there is no pool.
-
-    Raises:
-        RequestError: the study's truth cannot be read, or another version wrote the run folder.
+    Layers that the study does not name stay open, a commit that is not known here is None, and there is no pool. Raises
+    RequestError where the study's truth cannot be read, or another version wrote the run folder.
     """
     world = _begun(study, root, frozen_content(root) or {})
     models = world.models

@@ -26,10 +26,8 @@ _SAMPLES, _SAMPLE_BYTES = 4096, 4096
 def models_identity(models: Models, written: Models) -> dict[str, Any]:
     """Both checkpoints: the hub's commit, else hashes of weights and settings; None where a folder has no weights.
 
-    `written` are the same as the study writes them: a GGUF file that was converted counts too.
-
-    Raises:
-        RequestError: safetensors are damaged.
+    `written` are the same as the study writes them: a GGUF file that was converted counts too. Raises RequestError
+    where safetensors are damaged.
     """
     identities = {}
     for name in ("before", "after"):

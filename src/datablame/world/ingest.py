@@ -49,8 +49,7 @@ _DRAFT = pa.schema([*_SCHEMA, *(pa.field(name, pa.binary()) for name in Hashes._
 def write_pool(world: World, source: Source, *, execution: Execution, progress: Progress) -> None:
     """Read, tokenise, cluster and check the pool, and put `pool.parquet` and `pool.json` in their places.
 
-    Raises:
-        RequestError: the data cannot be read or used; nothing is left in the run folder.
+    Raises RequestError where the data cannot be read or used; then nothing is left in the run folder.
     """
     path = world.pool.path
     missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]

@@ -46,8 +46,7 @@ class Source(NamedTuple):
 def open_source(data: Data) -> Source:
     """The rows of the data in the order of its files; what is wrong with the request shows here or at the first row.
 
-    Raises:
-        RequestError: there is no such file, folder, dataset, split, subset or revision, or it cannot be read.
+    Raises RequestError where there is no such file, folder, dataset, split, subset or revision, or it is unreadable.
     """
     path = Path(data.path).expanduser()
     files = _folder_files(data) if path.is_dir() else pool_files(data.path)

@@ -83,17 +83,12 @@ class World:
         return self.pool.key == self.pool_key
 
     def part(self, name: str) -> Any:
-        """What a phase's tables depend on, as JSON: a fingerprint is a hash of some parts.
+        """What a phase's tables depend on, as JSON: a fingerprint is a hash of some parts; KeyError for another name.
 
         Ways, speeds and prices of asking a judge, devices and paths are in none of them.
-
-        Raises:
-            KeyError: there is no such part.
         """
-        values, asked = (
-            portable(self.study, self.identities),
-            [each for each in self.prompts if each.split != "harmless"],
-        )
+        values = portable(self.study, self.identities)
+        asked = [[each.id, each.behaviour, each.split, each.text] for each in self.prompts if each.split != "harmless"]
         labels, scores = identity(self.study, self.judge)
         registration = self.root / REGISTRATION
         pool = {name: values["attribute"][name] for name in ("max_tokens", "duplicate_threshold")}
@@ -101,8 +96,8 @@ class World:
             **{name: values[name] for name in ("scan", "surface", "prefilter", "attribute", "patch")},
             "everything": values,
             "identity": {
-                **{name: values[name] for name in ("seed", "behaviours", "truth", "models")},
                 "prompts": asked,
+                **{name: values[name] for name in ("seed", "behaviours", "truth", "models")},
             },
             "harmless": [[each.id, each.text] for each in self.split("harmless")],
             "sampling": {key: values["surface"][key] for key in _SAMPLING},
@@ -129,19 +124,11 @@ def prompts_of(study: Study) -> tuple[Prompt, ...]:
 
 
 def load(root: Path) -> World:
-    """The world that a run folder holds, asking nobody and loading nothing.
-
-    Raises:
-        RequestError: the folder holds none, or another version wrote it.
-    """
+    """The world that a run folder holds, by its files alone; RequestError as `frozen_content`, or where it has none."""
     content = frozen_content(root)
     if content is None:
         raise refused("no run", root=root)
-    study, prompts, decided = (
-        Study.model_validate(content["study"]),
-        rows_of(path_of(Prompt, root), Prompt),
-        content["decided"],
-    )
+    study, prompts = Study.model_validate(content["study"]), tuple(rows_of(path_of(Prompt, root), Prompt))
     truth = content["truth"] and {behaviour: frozenset(ids) for behaviour, ids in content["truth"].items()}
     decided, identities = content["decided"], content["identities"]
     judge = Choice(decided["judge"]["classifier"], decided["judge"]["attribution"])
@@ -149,11 +136,7 @@ def load(root: Path) -> World:
 
 
 def frozen_content(root: Path) -> dict[str, Any] | None:
-    """What world.json says; None where there is none.
-
-    Raises:
-        RequestError: another version of datablame wrote the run folder.
-    """
+    """What world.json says, None where there is none; RequestError where another version wrote the run folder."""
     path = root / FILE
     if path.exists():
         content: dict[str, Any] = read_json(path)
