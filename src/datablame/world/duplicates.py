@@ -2,8 +2,10 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -53,8 +55,8 @@ def hashed(text: str, threshold: float) -> Hashes:
     return Hashes(digest, shingles.tobytes(), bands.astype(np.uint32).tobytes(), sketch.tobytes())
 
 
-class Duplicates:
-    """Texts added one after another, then linked.
+def clusters(hashes: Iterable[Hashes], threshold: float, scratch: Path | None = None) -> list[int]:
+    """The cluster number of each text, numbered by first appearance.
 
     Documents are one cluster when a chain of pairs links them whose word 5-gram sets have a Jaccard similarity of at
     least `threshold`. Candidate pairs share a band of their MinHash signatures; each is verified exactly, so that no
@@ -62,71 +64,59 @@ class Duplicates:
     links equal texts only. White space never counts.
 
     Of each different text are held 4 bytes a band and 1 a permutation, which is a quarter of a KB; its shingles lie in
-    `scratch`, an open binary file.
+    a file in the folder `scratch`.
     """
+    first, rows, starts, bands, sketches = dict[bytes, int](), list[int](), [0], bytearray(), bytearray()
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for each in hashes:
+            row = first.setdefault(each.digest, len(first))
+            rows.append(row)
+            if row == len(starts) - 1:
+                bands += each.bands
+                sketches += each.sketch
+                file.write(each.shingles)
+                starts.append(starts[-1] + len(each.shingles))
 
-    def __init__(self, threshold: float, scratch: BinaryIO) -> None:
-        self._threshold, self._file = threshold, scratch
-        self._first: dict[bytes, int] = {}
-        """The row among different texts by digest."""
-        self._rows: list[int] = []
-        """Of every text its row among the different ones."""
-        self._bands, self._sketches = bytearray(), bytearray()
-        self._starts: list[int] = [0]
-        """Where the shingles of each different text begin, in bytes."""
+        def shingles(row: int) -> NDArray[np.uint64]:
+            file.seek(starts[row])
+            return np.frombuffer(file.read(starts[row + 1] - starts[row]), np.uint64)
 
-    def add(self, hashes: Hashes) -> None:
-        """Take the next text."""
-        row = self._first.setdefault(hashes.digest, len(self._first))
-        self._rows.append(row)
-        if row == len(self._starts) - 1:
-            self._bands += hashes.bands
-            self._sketches += hashes.sketch
-            self._file.write(hashes.shingles)
-            self._starts.append(self._starts[-1] + len(hashes.shingles))
-
-    def clusters(self) -> list[int]:
-        """The cluster number of each text, numbered by first appearance."""
-        component = np.arange(len(self._first))
-        for a, others in self._candidates(component) if self._threshold < 1 else ():
-            if not len(others):
-                continue
-            similarities = _jaccard(self._shingles(a), [self._shingles(b) for b in others.tolist()])
-            for b in others[similarities >= self._threshold].tolist():
+        component = np.arange(len(first))
+        for a, others in _candidates(bands, sketches, component, threshold) if threshold < 1 else ():
+            similarities = _jaccard(shingles(a), [shingles(b) for b in others.tolist()])
+            for b in others[similarities >= threshold].tolist():
                 low, high = sorted((int(component[a]), int(component[b])))
                 component[component == high] = low
-        numbers: dict[int, int] = {}
-        roots = component.tolist()
-        return [numbers.setdefault(roots[row], len(numbers)) for row in self._rows]
+    numbers, roots = dict[int, int](), component.tolist()
+    return [numbers.setdefault(roots[row], len(numbers)) for row in rows]
 
-    def _shingles(self, row: int) -> NDArray[np.uint64]:
-        start, end = self._starts[row : row + 2]
-        self._file.seek(start)
-        return np.frombuffer(self._file.read(end - start), np.uint64)
 
-    def _candidates(self, component: NDArray[np.int_]) -> Iterator[tuple[int, NDArray[np.int_]]]:
-        """A row and those after it that share a band with it and whose signatures agree nearly often enough.
+def _candidates(
+    hashed_bands: bytes, hashed_sketches: bytes, component: NDArray[np.int_], threshold: float
+) -> Iterator[tuple[int, NDArray[np.int_]]]:
+    """A row and those after it that share a band with it and whose signatures agree nearly often enough.
 
-        Every pair comes once, in the first band that it shares; pairs that `component` has linked by then are left
-        out. Of a signature's hashes the last byte is compared, which agrees by chance in 1 of 256: too many candidates
-        rather than too few.
-        """
-        bands = np.frombuffer(self._bands, np.uint32).reshape(-1, _PERMUTATIONS // _band_width(self._threshold))
-        sketches = np.frombuffer(self._sketches, np.uint8).reshape(-1, _PERMUTATIONS)
-        least = (self._threshold - _ESTIMATE_SLACK) * _PERMUTATIONS
-        for number in range(bands.shape[1]):
-            rows = pa.table({"band": bands[:, number], "row": np.arange(len(bands))})
-            buckets = rows.group_by("band", use_threads=False).aggregate([("row", "list")])["row_list"]
-            for bucket in buckets.filter(pc.greater(pc.list_value_length(buckets), 1)):
-                members = bucket.values.to_numpy()
-                for position, a in enumerate(members[:-1].tolist()):
-                    others = members[position + 1 :]
-                    for start in range(0, len(others), _COMPARED_TOGETHER):
-                        part = others[start : start + _COMPARED_TOGETHER]
-                        part = part[component[part] != component[a]]
-                        part = part[~(bands[part, :number] == bands[a, :number]).any(1)]
-                        agreeing = np.count_nonzero(sketches[part] == sketches[a], axis=1)
-                        yield a, part[agreeing >= least]
+    Every pair comes once, in the first band that it shares; pairs that `component` has linked by then are left out. Of
+    a signature's hashes the last byte is compared, which agrees by chance in 1 of 256: too many candidates rather than
+    too few.
+    """
+    bands = np.frombuffer(hashed_bands, np.uint32).reshape(-1, _PERMUTATIONS // _band_width(threshold))
+    sketches = np.frombuffer(hashed_sketches, np.uint8).reshape(-1, _PERMUTATIONS)
+    least = (threshold - _ESTIMATE_SLACK) * _PERMUTATIONS
+    for number in range(bands.shape[1]):
+        rows = pa.table({"band": bands[:, number], "row": np.arange(len(bands))})
+        buckets = rows.group_by("band", use_threads=False).aggregate([("row", "list")])["row_list"]
+        for bucket in buckets.filter(pc.greater(pc.list_value_length(buckets), 1)):
+            members = bucket.values.to_numpy()
+            for position, a in enumerate(members[:-1].tolist()):
+                others = members[position + 1 :]
+                for start in range(0, len(others), _COMPARED_TOGETHER):
+                    part = others[start : start + _COMPARED_TOGETHER]
+                    part = part[component[part] != component[a]]
+                    part = part[~(bands[part, :number] == bands[a, :number]).any(1)]
+                    part = part[np.count_nonzero(sketches[part] == sketches[a], axis=1) >= least]
+                    if len(part):
+                        yield a, part
 
 
 def full_text(document: Document) -> str:

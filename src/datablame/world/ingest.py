@@ -26,7 +26,7 @@ from datablame.engine.files import write_atomic
 from datablame.errors import RequestError
 from datablame.tables import Document, PoolSummary, encoded, path_of, schema_of
 from datablame.world.documents import Reader
-from datablame.world.duplicates import Duplicates, Hashes, full_text, hashed
+from datablame.world.duplicates import Hashes, clusters, full_text, hashed
 from datablame.world.pool import KEY, Pool, as_document, check_kind, check_pool
 from datablame.world.refusals import refused
 from datablame.world.sources import Source
@@ -105,13 +105,10 @@ def _drafted(
     for reason, lost in sorted(excluded.items()):
         _logger.warning("%d of %d documents are excluded: %s", lost, read, reason)
     drafts = [raw.with_name(f"{group}.parquet") for group in items]
-    with tempfile.TemporaryFile(dir=scratch) as shingles:
-        duplicates = Duplicates(settings.duplicate_threshold, shingles)
-        for draft in drafts:
-            for hashes in pq.read_table(draft, columns=list(Hashes._fields)).to_pylist():
-                duplicates.add(Hashes(**hashes))
-        clusters = duplicates.clusters()
-    if not clusters:
+    groups = (pq.read_table(draft, columns=list(Hashes._fields)).to_pylist() for draft in drafts)
+    hashes = (Hashes(**row) for group in groups for row in group)
+    numbers = clusters(hashes, settings.duplicate_threshold, scratch)
+    if not numbers:
         name = "cut away" if excluded[_TRUNCATED] else "no rendering"
         raise refused(name, study=world.study, read=read, why=_REFUSED)
     schema, start = _SCHEMA.with_metadata({KEY: world.pool_key.encode()}), 0
@@ -119,17 +116,16 @@ def _drafted(
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             for draft in drafts:
                 table = pq.read_table(draft, columns=_SCHEMA.names)
-                end = start + len(table)
-                numbers = pa.array(clusters[start:end], pa.int64())
-                table = table.set_column(_SCHEMA.get_field_index("cluster"), "cluster", numbers)
+                column = pa.array(numbers[start : start + len(table)], pa.int64())
+                table = table.set_column(_SCHEMA.get_field_index("cluster"), "cluster", column)
                 if len(table):
                     writer.write_table(table.cast(schema))
-                start = end
+                start += len(table)
         stream.flush()
         os.fsync(stream.fileno())
     return PoolSummary(
-        documents=len(clusters),
-        clusters=max(clusters) + 1,
+        documents=len(numbers),
+        clusters=max(numbers) + 1,
         pairs=pairs,
         excluded=dict(excluded),
         skipped=tuple(reader.skipped.values()),
