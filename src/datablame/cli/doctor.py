@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 
 from datablame.cli.console import say
-from datablame.engine.machine import cards, cores, memory_bytes
+from datablame.engine.execute import cards, cores, memory_bytes
 
 Status = Literal["ok", "warning", "failed"]
 

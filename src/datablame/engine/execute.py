@@ -1,5 +1,9 @@
-"""The same map over work items in this process or in worker processes; results don't depend on which."""
+"""The same map over work items in this process or in worker processes, and what this machine has for them.
 
+Results don't depend on which; what the machine has is asked without torch.
+"""
+
+import contextlib
 import functools
 import gc
 import itertools
@@ -7,17 +11,18 @@ import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from datablame.engine.machine import cores
 from datablame.errors import PhaseError
 
 C = TypeVar("C")
@@ -27,6 +32,8 @@ R = TypeVar("R")
 _PARENT_CHECK_SECONDS = 1.0
 _PRELOADED = ["torch", "transformers"]
 """Imported once, before workers are forked; what a phase needs besides is small."""
+_ASK_SECONDS = 10
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -206,7 +213,7 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-@contextmanager
+@contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """One thread for a while: how sums of floats are split, and so their bits, depends on the threads."""
     import torch
@@ -234,3 +241,43 @@ def _work_on(pickled: bytes, item: Any) -> tuple[Any, int, float]:
 
 def _own_peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Card(NamedTuple):
+    """One graphics card."""
+
+    name: str
+    memory_bytes: int
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def memory_bytes() -> int:
+    """Memory of the machine, or of the container where that is less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = []
+    for path in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+    return min([physical, *limits])
+
+
+def cards() -> list[Card]:
+    """The NVIDIA cards that the driver lists; none where there is no driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        listing = subprocess.run(query, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    listed = []
+    for line in listing.splitlines():
+        name, _, mebibytes = line.rpartition(",")
+        with contextlib.suppress(ValueError):
+            listed.append(Card(name.strip(), int(mebibytes) << 20))
+    return listed

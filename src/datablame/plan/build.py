@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from datablame.config.file import load_study
 from datablame.config.schema import Study
+from datablame.engine.execute import cards, cores, memory_bytes
 from datablame.engine.files import read_json
-from datablame.engine.machine import cards, cores, memory_bytes
 from datablame.engine.phase import Tables
 from datablame.engine.run_folder import read_timings
 from datablame.errors import DatablameError, RequestError

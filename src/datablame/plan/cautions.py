@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from datablame.config.schema import Patch, Study
-from datablame.engine.machine import memory_bytes
+from datablame.engine.execute import memory_bytes
 from datablame.patch.compare import MIN_SEEDS
 from datablame.patch.registry import ARMS, arm_kinds
 from datablame.plan.counts import Counts

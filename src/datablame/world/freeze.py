@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from datablame import __version__
 from datablame.config.schema import Data, Models, Study
-from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.execute import Execution, Progress, cards, run_items
 from datablame.engine.files import read_jsonl, write_atomic, write_json
-from datablame.engine.machine import cards
 from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.tables import Prompt, encoded, path_of
 from datablame.world.identity import data_identity, files_identity, models_identity
@@ -142,10 +141,8 @@ def _resolve(study: Study, models: Models, before: _Content, execution: Executio
 
     if before and looked_at(Study.model_validate(before["asked"])) == looked_at(study):
         decided, identity = before["decided"], before["identities"]["models"]
-        if (
-            models_identity(models, study.models) | {"chat_template_sha256": identity["chat_template_sha256"]}
-            == identity
-        ):
+        template = {"chat_template_sha256": identity["chat_template_sha256"]}
+        if models_identity(models, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
             return Resolved(models, layers, decided["contexts"], identity)
     looked: dict[str, Resolved] = {}
@@ -205,8 +202,7 @@ def _write(world: World, study: Study) -> None:
         "decided": {
             "device": world.models.device,
             "threads": world.threads,
-            "layers": values["attribute"]["layers"],
-            "activation_layer": values["attribute"]["activation_layer"],
+            **{name: values["attribute"][name] for name in ("layers", "activation_layer")},
             "prefilter": world.study.prefilter.method,
             "judge": record(study, world.judge),
             "contexts": world.contexts,

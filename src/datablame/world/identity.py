@@ -96,9 +96,7 @@ def _paths(study: Study) -> dict[str, Path]:
 
 def _place(reference: ModelRef) -> Path:
     """The checkpoint's folder or GGUF file, if it is here."""
-    path = Path(reference.path).expanduser()
-    folder = path / reference.subfolder if reference.subfolder else path
-    return folder / reference.gguf_file if reference.gguf_file else folder
+    return Path(reference.path).expanduser() / (reference.subfolder or "") / (reference.gguf_file or "")
 
 
 def _folder_identity(folder: Path) -> dict[str, Any]:

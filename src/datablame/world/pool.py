@@ -63,11 +63,6 @@ class Pool:
         assert summary is not None
         return summary
 
-    @property
-    def pairs(self) -> bool:
-        """Whether the documents are preference pairs."""
-        return self.summary.pairs
-
     @cached_property
     def ids(self) -> list[str]:
         """Ids by row."""

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from datablame.config.schema import Data
 from datablame.errors import RequestError
-from datablame.world.formats import Broken, read_columns
+from datablame.world.documents import Broken, read_columns
 from datablame.world.refusals import line_of, refusal, refused
 
 _PARQUET = ".parquet"
@@ -131,11 +131,7 @@ def _parsed(text: bytes) -> Any:
 
 
 def _folder_files(data: Data) -> list[Path]:
-    """The files of a local folder that belong to the subset and the split, shards in order.
-
-    The folder's README.md may declare subsets and splits, as on the hub; otherwise the files' names do, and a folder
-    without such names is all `train`.
-    """
+    """The files of a local folder, shards in order, that README.md or else their names give to the subset and split."""
     import datasets
 
     folder = str(Path(data.path).expanduser().absolute())

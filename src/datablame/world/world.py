@@ -92,13 +92,11 @@ class World:
         labels, scores = identity(self.study, self.judge)
         registration = self.root / REGISTRATION
         pool = {name: values["attribute"][name] for name in ("max_tokens", "duplicate_threshold")}
+        own = {name: values[name] for name in ("seed", "behaviours", "truth", "models")}
         parts = {
             **{name: values[name] for name in ("scan", "surface", "prefilter", "attribute", "patch")},
             "everything": values,
-            "identity": {
-                "prompts": asked,
-                **{name: values[name] for name in ("seed", "behaviours", "truth", "models")},
-            },
+            "identity": {"prompts": asked, **own},
             "harmless": [[each.id, each.text] for each in self.split("harmless")],
             "sampling": {key: values["surface"][key] for key in _SAMPLING},
             "judge": {"rules": values["judge"]["rules"], "classifier": self.judge.classifier, "claude": labels},
