@@ -1,7 +1,4 @@
-"""What every section of a study is, and combinations of keys that cannot be, found before anything runs.
-
-Names of methods and arms are `pipeline.checks`.
-"""
+"""What every section of a study is, and combinations of keys that cannot be; names of arms are `pipeline.checks`."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from datablame.config.schema import Prompts, Study
-
 
 _NAME = re.compile(r"(?=.{1,40}$)[a-z0-9]+(-[a-z0-9]+)*")
 """What names a method in file names, tables and keys of work items."""

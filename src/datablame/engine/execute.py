@@ -1,7 +1,4 @@
-"""The same map over work items in this process or in worker processes, and what this machine has for them.
-
-Results don't depend on which; what the machine has is asked without torch.
-"""
+"""The same map over work items in this process or in worker processes, whatever this machine has for them."""
 
 import contextlib
 import functools
@@ -11,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -71,10 +67,7 @@ class Silent:
 
 
 def default_execution(device: str = "cpu") -> Execution:
-    """One single-threaded worker a core: small models run slower on two threads than on one.
-
-    On a graphics card there is one worker: two would hold the models twice and wait for each other.
-    """
+    """One single-threaded worker a core, for small models run slower on two threads; one alone for a graphics card."""
     return Execution(workers=cores() if device == "cpu" else 1, threads=1)
 
 
@@ -267,17 +260,10 @@ def memory_bytes() -> int:
 
 def cards() -> list[Card]:
     """The NVIDIA cards that the driver lists; none where there is no driver."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
         listing = subprocess.run(query, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    listed = []
-    for line in listing.splitlines():
-        name, _, mebibytes = line.rpartition(",")
-        with contextlib.suppress(ValueError):
-            listed.append(Card(name.strip(), int(mebibytes) << 20))
-    return listed
+    rows = (line.rpartition(",") for line in listing.splitlines())
+    return [Card(name.strip(), int(mebibytes) << 20) for name, _, mebibytes in rows if mebibytes.strip().isdigit()]

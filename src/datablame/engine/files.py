@@ -20,10 +20,7 @@ from datablame.errors import PhaseError, RequestError
 
 
 def write_atomic(path: Path, data: bytes | str, *, shared: bool = False) -> None:
-    """Write a whole file or nothing: NAME.part, fsync, rename.
-
-    `shared`: other processes may write the same file at this moment, so that the part has the process's id in its name.
-    """
+    """Write a whole file or nothing: NAME.part, fsync, rename; each process its own part where they may be several."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
     with part.open("wb") as file:
@@ -87,10 +84,7 @@ def digest(value: object) -> str:
 
 
 def locked_file(path: Path, *, wait: bool) -> IO[str]:
-    """The file, made if it is not there, open and held by this process until it is closed.
-
-    Raises BlockingIOError where another process holds it, and `wait` is not set.
-    """
+    """The file, made if need be, open and held until it is closed; BlockingIOError without `wait` if it is held."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -173,9 +167,8 @@ class Journal:
             self.read()
         line = json.dumps({"key": key, "payload": payload}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("r+b" if self._path.exists() else "w+b") as file:
+        with self._path.open("ab") as file:
             file.truncate(self._valid_bytes)
-            file.seek(self._valid_bytes)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

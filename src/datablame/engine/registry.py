@@ -19,8 +19,8 @@ _logger = logging.getLogger(__name__)
 class Registry(Generic[T]):
     """Things of one kind by name: those of every module of `package`, then those of the entry points `group`.
 
-    An entry point names a module, which registers what it has when it is imported. One that cannot be imported, or
-    that registers a taken name, is told with its package, and everything else works.
+    An entry point names a module, which registers what it has when imported. One that cannot be, or that registers a
+    taken name, is told with its package, and everything else works.
     """
 
     def __init__(self, kind: str, field: str, package: str, group: str) -> None:

@@ -36,10 +36,9 @@ Turns = tuple[Message, ...]
 class Reader:
     """Every readable document of the data once; after that, what was left out, and which ids are the subset's.
 
-    Of rows with one id the first counts; texts without an id that stand more than once stay apart, for copies matter
-    to what was trained on. A subset doesn't depend on order, shards or streaming: it is those whose keyed hashes are
-    smallest. Documents that may yet leave it are given out too. No text is held, but every id of the subset (and 8
-    bytes of every text without an id), and ids that stand twice are counted where the subset has them.
+    Of rows with one id the first counts; copies without an id stay apart, for they matter to what was trained on. A
+    subset doesn't depend on order, shards or streaming: it is those whose keyed hashes are smallest. Documents that may
+    yet leave it are given out too. No text is held, but every id of the subset, and 8 bytes of a text without one.
     """
 
     def __init__(self, source: "Source", data: Data, seed: int) -> None:

@@ -59,12 +59,9 @@ def clusters(hashes: Iterable[Hashes], threshold: float, scratch: Path | None = 
     """The cluster number of each text, numbered by first appearance.
 
     Documents are one cluster when a chain of pairs links them whose word 5-gram sets have a Jaccard similarity of at
-    least `threshold`. Candidate pairs share a band of their MinHash signatures; each is verified exactly, so that no
-    pair is linked wrongly, and a pair at the threshold is missed with a probability under 0.1 %. A threshold of 1
-    links equal texts only. White space never counts.
-
-    Of each different text are held 4 bytes a band and 1 a permutation, which is a quarter of a KB; its shingles lie in
-    a file in the folder `scratch`.
+    least `threshold`; 1 links equal texts only. Candidate pairs share a band of their MinHash signatures; each is
+    verified exactly, so that none is linked wrongly, and one at the threshold is missed with a probability under 0.1 %.
+    Of each different text a quarter of a KB is held; its shingles lie in a file in the folder `scratch`.
     """
     first, rows, starts, bands, sketches = dict[bytes, int](), list[int](), [0], bytearray(), bytearray()
     with tempfile.TemporaryFile(dir=scratch) as file:
@@ -92,13 +89,12 @@ def clusters(hashes: Iterable[Hashes], threshold: float, scratch: Path | None = 
 
 
 def _candidates(
-    hashed_bands: bytes, hashed_sketches: bytes, component: NDArray[np.int_], threshold: float
+    hashed_bands: bytearray, hashed_sketches: bytearray, component: NDArray[np.int_], threshold: float
 ) -> Iterator[tuple[int, NDArray[np.int_]]]:
     """A row and those after it that share a band with it and whose signatures agree nearly often enough.
 
     Every pair comes once, in the first band that it shares; pairs that `component` has linked by then are left out. Of
-    a signature's hashes the last byte is compared, which agrees by chance in 1 of 256: too many candidates rather than
-    too few.
+    a signature's hashes the last byte is compared, which agrees by chance in 1 of 256: rather too many candidates.
     """
     bands = np.frombuffer(hashed_bands, np.uint32).reshape(-1, _PERMUTATIONS // _band_width(threshold))
     sketches = np.frombuffer(hashed_sketches, np.uint8).reshape(-1, _PERMUTATIONS)

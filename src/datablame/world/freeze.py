@@ -4,8 +4,9 @@ A run that is resumed keeps what was decided when it began (device, threads, jud
 behind it are the same; what needs a tokenizer is looked at again only where models, prompts or settings have changed.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +26,6 @@ from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_o
 _AT_ONCE_BYTES = 32 << 20
 """Local files up to this size are tokenised in seconds, before the scan; others, and the hub's, before attribution."""
 
-_Content = Mapping[str, Any]
-"""What world.json says; empty where there is none."""
-
 
 class Resolved(NamedTuple):
     """What only configurations and tokenizers tell of a study's models."""
@@ -46,7 +44,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
     A pool that is large or at the hub is only looked at, and frozen by `ensure_pool`. Raises RequestError about the
     first thing that cannot be treated rightly; then nothing is written.
     """
-    before: _Content = frozen_content(root) or {}
+    before = frozen_content(root) or {}
     world, decided = _begun(study, root, before), before.get("decided", {})
     confirm(study, world.judge, decided.get("judge"), has_key())
     threads = decided.get("threads", execution.threads)
@@ -91,7 +89,7 @@ def preview(study: Study, root: Path) -> World:
     return _settled(world, Resolved(models, {}, {}, models_identity(models, models)), world.data)
 
 
-def _begun(study: Study, root: Path, before: _Content) -> World:
+def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
     """The world with nothing resolved but what was so when the run began, while the keys behind it are the same."""
     assert study.models is not None
     assert study.data is not None
@@ -109,10 +107,10 @@ def _begun(study: Study, root: Path, before: _Content) -> World:
 def _truth(study: Study) -> dict[str, frozenset[str]] | None:
     if study.truth is None:
         return None
-    planted: dict[str, set[str]] = {}
+    planted = defaultdict[str, set[str]](set)
     try:
         for row in read_jsonl(Path(study.truth).expanduser()):
-            planted.setdefault(row["behaviour"], set()).add(row["doc_id"])
+            planted[row["behaviour"]].add(row["doc_id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise refused("truth", study=study, kind=type(error).__name__) from None
     return {behaviour: frozenset(ids) for behaviour, ids in planted.items()}
@@ -131,25 +129,24 @@ def _settled(world: World, resolved: Resolved, data: Data) -> World:
     return replace(world, study=study, identities=identities, contexts=resolved.contexts)
 
 
-def _resolve(study: Study, models: Models, before: _Content, execution: Execution, progress: Progress) -> Resolved:
+def _resolve(study: Study, kept: Models, before: dict[str, Any], execution: Execution, progress: Progress) -> Resolved:
     """What the models are: as it was when the run began, where nothing that is looked at has changed."""
-
-    def looked_at(study: Study) -> list[Any]:
-        settings = study.attribute
-        layers = settings.checkpoint, settings.layers, settings.activation_layer
-        return [study.models, study.prompts, layers, study.surface.max_new_tokens]
-
+    assert study.models is not None
+    looked_at = attrgetter(
+        *("models", "prompts", "surface.max_new_tokens"),
+        *("attribute.checkpoint", "attribute.layers", "attribute.activation_layer"),
+    )
     if before and looked_at(Study.model_validate(before["asked"])) == looked_at(study):
         decided, identity = before["decided"], before["identities"]["models"]
         template = {"chat_template_sha256": identity["chat_template_sha256"]}
-        if models_identity(models, study.models) | template == identity:
+        if models_identity(kept, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
-            return Resolved(models, layers, decided["contexts"], identity)
+            return Resolved(kept, layers, decided["contexts"], identity)
     looked: dict[str, Resolved] = {}
     run_items(
         dict,
         _look,
-        {"models": (study, models, execution.workers)},
+        {"models": (study, kept, execution.workers)},
         execution=execution,
         done=looked.__setitem__,
         progress=progress,

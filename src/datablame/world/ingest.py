@@ -1,8 +1,7 @@
 """The pool's file: rows stream into a draft, worker processes tokenise them, duplicates are linked, then it is there.
 
-Never more than some row groups are held, however many or long the documents are: besides, of each document its id, its
-place among the duplicates and its hashes, about 700 bytes. Equal documents give equal bytes, with any number of
-workers.
+Never more than some row groups are held, and of each document its id, its place among the duplicates and its hashes,
+about 700 bytes. Equal documents give equal bytes, with any number of workers.
 """
 
 import functools

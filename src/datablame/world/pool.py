@@ -137,8 +137,7 @@ def check_pool(world: "World", summary: PoolSummary, pool: Pool) -> None:
         lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
         documents = dict.fromkeys(json.loads(line)["doc_id"] for line in lines if line.strip())
         if strangers := [doc_id for doc_id in documents if doc_id not in pool.row_of]:
-            n, first = len(strangers), strangers[0]
-            raise refused("other pool", name=name, path=path, n=n, of=len(documents), first=first)
+            raise refused("other pool", name=name, path=path, n=len(strangers), of=len(documents), first=strangers[0])
 
 
 def check_lengths(study: Study, longest: int, contexts: Mapping[str, int]) -> None:

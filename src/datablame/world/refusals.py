@@ -11,7 +11,7 @@ from datablame.models.source import hub_problem
 _SHOWN_CHARACTERS = 200
 
 
-def refused(name: str, **values: Any) -> RequestError:
+def refused(name: str, /, **values: Any) -> RequestError:
     """The error whose sentence has that name."""
     return RequestError(packaged_yaml("datablame.world", "refusals.yaml")["sentences"][name].format(**values))
 

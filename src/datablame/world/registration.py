@@ -62,15 +62,18 @@ def deviations(
     `registered` or `begun` (`BEGUN`) that is absent or holds no object counts as empty: then the hash is broken.
     """
     stated, real, sealed = registered.get("sha256"), content_hash(registered), begun.get("sha256")
-    unregistered = "the patch phase had begun without it"
-    rows = (
-        (stated != real, "sha256 (the hash is broken: the file was changed after it was frozen)", stated, real),
-        (sealed is None, "date (a registration after the fact is none)", registered.get("date"), unregistered),
-        (sealed not in (None, stated), "sha256 when the patch phase began", stated, sealed),
+    late, broken = (
+        "the patch phase had begun without it",
+        "the hash is broken: the file was changed after it was frozen",
     )
-    seal = [Deviation(*row) for holds, *row in rows if holds]
-    version = differences(registered.get("datablame"), begun.get("datablame"), "datablame") if sealed else ()
-    return (*seal, *version, *departures(registered, now))
+    seal = (
+        (stated != real, Deviation(f"sha256 ({broken})", stated, real)),
+        (sealed is None, Deviation("date (a registration after the fact is none)", registered.get("date"), late)),
+        (sealed not in (None, stated), Deviation("sha256 when the patch phase began", stated, sealed)),
+    )
+    version = differences(registered.get("datablame"), begun.get("datablame"), "datablame")
+    found = (deviation for holds, deviation in seal if holds)
+    return (*found, *(() if sealed is None else version), *departures(registered, now))
 
 
 def departures(registered: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Deviation, ...]:

@@ -1,7 +1,6 @@
 """Where the pool's rows come from: files, patterns and folders here, or the hub; a row that can't be parsed is counted.
 
-Local Parquet and JSONL are read by our own readers, which leave out single rows; `datasets` says which files of a
-folder belong to a split, and reads the hub.
+Our own readers leave out single rows; `datasets` says which files of a folder belong to a split, and reads the hub.
 """
 
 import glob
