@@ -62,18 +62,17 @@ def deviations(
     `registered` or `begun` (`BEGUN`) that is absent or holds no object counts as empty: then the hash is broken.
     """
     stated, real, sealed = registered.get("sha256"), content_hash(registered), begun.get("sha256")
-    late, broken = (
-        "the patch phase had begun without it",
-        "the hash is broken: the file was changed after it was frozen",
-    )
+    broken = "sha256 (the hash is broken: the file was changed after it was frozen)"
+    late, begins = "date (a registration after the fact is none)", "the patch phase had begun without it"
     seal = (
-        (stated != real, Deviation(f"sha256 ({broken})", stated, real)),
-        (sealed is None, Deviation("date (a registration after the fact is none)", registered.get("date"), late)),
+        (stated != real, Deviation(broken, stated, real)),
+        (sealed is None, Deviation(late, registered.get("date"), begins)),
         (sealed not in (None, stated), Deviation("sha256 when the patch phase began", stated, sealed)),
     )
-    version = differences(registered.get("datablame"), begun.get("datablame"), "datablame")
-    found = (deviation for holds, deviation in seal if holds)
-    return (*found, *(() if sealed is None else version), *departures(registered, now))
+    found = [deviation for holds, deviation in seal if holds]
+    if sealed is not None:
+        found += differences(registered.get("datablame"), begun.get("datablame"), "datablame")
+    return (*found, *departures(registered, now))
 
 
 def departures(registered: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Deviation, ...]:
