@@ -92,7 +92,7 @@ def test_flags_are_decided_for_every_k_and_each_holds_the_smaller_ones(make: Mak
         one, three, five = (flags_of(made, method, k) for k in (1, 3, 5))
         assert one == three[: len(one)]
         assert three == five[: len(three)]
-        clusters = made.world.pool.cluster_of
+        clusters = dict(zip(made.world.pool.ids, made.world.pool.clusters.tolist(), strict=True))
         assert [len({clusters[doc_id] for doc_id in ids}) for ids in (one, three, five)] == [1, 3, 5]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from datablame.cli import doctor
 from datablame.cli.doctor import Check, can_run, examine
-from datablame.engine.machine import Card, cards, cores, memory_bytes
+from datablame.engine.execute import Card, cards, cores, memory_bytes
 
 SECRET = "sk-ant-secret-0123456789"
 

@@ -136,7 +136,8 @@ def _attribute(root: Path, notes: set[str]) -> dict[str, Any]:
         candidates[row["behaviour"]].append(row["doc_id"])
     summary, attribution = _one(root, PoolSummary), _one(root, Attribution)
     clusters = defaultdict(list)
-    for doc_id, cluster in Pool(path_of(Document, root)).cluster_of.items():
+    pool = Pool(path_of(Document, root))
+    for doc_id, cluster in zip(pool.ids, pool.clusters.tolist(), strict=True):
         clusters[cluster].append(doc_id)
     methods = {row.pop("name"): row for row in _rows(root, MethodInfo)}
     scores = _rows(root, Score)

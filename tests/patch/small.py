@@ -123,12 +123,10 @@ def attributed(
     for method, first in flagged.items():
         ranked = [*first, *(doc_id for doc_id in POOL if doc_id not in first)]
         scores += [Score(method, "walk", doc_id, -float(rank), rank) for rank, doc_id in enumerate(ranked, 1)]
-        clusters = list(dict.fromkeys(world.pool.cluster_of[doc_id] for doc_id in ranked))
+        cluster_of = dict(zip(POOL, world.pool.clusters.tolist(), strict=True))
+        clusters = list(dict.fromkeys(cluster_of[doc_id] for doc_id in ranked))
         flags += [
-            Flag(method, k, "walk", doc_id)
-            for k in study.ks
-            for doc_id in POOL
-            if world.pool.cluster_of[doc_id] in clusters[:k]
+            Flag(method, k, "walk", doc_id) for k in study.ks for doc_id in POOL if cluster_of[doc_id] in clusters[:k]
         ]
     query = Query("q1", "walk", "a1", 1.0, 0, "name a calm walk .", "x", "stop")
     candidates = [Candidate("walk", doc_id) for doc_id in POOL[:8]]

@@ -1,5 +1,5 @@
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -7,10 +7,14 @@ from hypothesis import strategies as st
 
 from datablame.tables import Document, Message
 from datablame.world import duplicates
-from datablame.world.duplicates import clusters, full_text
+from datablame.world.duplicates import full_text, hashed
 
 WORDS = st.sampled_from(["ash", "bay", "cow", "day", "elm", "fog", "gum", "hay"])
 TEXTS = st.lists(WORDS, min_size=1, max_size=14).map(" ".join)
+
+
+def clusters(documents: Iterable[Document], threshold: float) -> list[int]:
+    return duplicates.clusters((hashed(full_text(document), threshold) for document in documents), threshold)
 
 
 @st.composite

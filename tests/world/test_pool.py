@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.world.test_documents import chat, good, jsonl
+from tests.world.test_duplicates import clusters
 from tests.world.test_freeze import PAIRS, contents, made_study
 from tests.worlds import frozen, read_pool
 
@@ -17,7 +18,7 @@ from datablame.engine.execute import Execution, Silent
 from datablame.models.chat import answers, encode_document, encode_preference
 from datablame.models.pair import study_tokenizer
 from datablame.world import World, pool
-from datablame.world.duplicates import clusters, full_text
+from datablame.world.duplicates import full_text
 from datablame.world.freeze import freeze
 
 LONG = chat(("user", "tell me " * 20), ("assistant", "no"))
@@ -60,14 +61,14 @@ def test_the_pool_holds_what_reading_tokenising_and_clustering_give(
     held = world.pool
     assert list(held.documents()) == documents
     assert held.ids == [each.id for each in documents]
-    assert held.sources == [each.source for each in documents]
+    assert held.column("source") == [each.source for each in documents]
     assert held.encoded(range(len(held))) == [examples[each.id] for each in documents]
     assert held.clusters.tolist() == clusters(documents, world.study.attribute.duplicate_threshold)
-    assert held.characters.tolist() == [len(full_text(each)) for each in documents]
+    assert held.column("characters") == [len(full_text(each)) for each in documents]
     longest = [max(len(answer.ids) for answer in answers(examples[each.id])) for each in documents]
-    assert held.tokens.tolist() == longest
+    assert held.column("tokens") == longest
     assert (held.summary.documents, held.summary.clusters) == (len(held), max(held.clusters) + 1)
-    assert held.pairs == (rows is PAIRS)
+    assert held.summary.pairs == (rows is PAIRS)
     gone = {} if rows is PAIRS else {"nothing of the response is left within attribute.max_tokens": 1}
     assert held.summary.excluded == gone
 
@@ -78,7 +79,7 @@ def test_rows_come_in_the_order_in_which_they_are_wanted(tmp_path: Path, tiny_pa
     assert [each.id for each in held.documents(rows)] == [held.ids[row] for row in rows]
     assert [held.row_of[each.id] for each in held.documents(iter(rows))] == rows
     assert held.encoded(rows) == [held.encoded([row])[0] for row in rows]
-    assert held.cluster_of["copy"] == held.cluster_of["d4"]
+    assert held.clusters[held.row_of["copy"]] == held.clusters[held.row_of["d4"]]
     assert list(held.documents([])) == []
 
 

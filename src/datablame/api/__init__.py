@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 
 from datablame.config.file import load_study
 from datablame.config.schema import Study
-from datablame.engine.execute import Execution, Progress, Silent
+from datablame.engine.execute import Execution, Progress, Silent, cores
 from datablame.engine.files import read_json
-from datablame.engine.machine import cores
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
 from datablame.pipeline.checks import load

@@ -122,8 +122,7 @@ def _advance(
     root: Path, study: Any, workers: int | None, as_json: bool, max_cost: float | None, **which: str | None
 ) -> None:
     from datablame.cli.console import reporting
-    from datablame.engine.execute import Execution
-    from datablame.engine.machine import cores
+    from datablame.engine.execute import Execution, cores
     from datablame.pipeline.run import run_study
 
     execution = Execution(cores() if workers is None else workers, threads=1)

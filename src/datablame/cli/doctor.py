@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 
 from datablame.cli.console import say
+from datablame.engine.execute import cards, cores, memory_bytes
 from datablame.engine.files import packaged_yaml
-from datablame.engine.machine import cards, cores, memory_bytes
 
 _LEAST_PYTHON = (3, 11)
 _NEEDED = ("torch", "transformers", "tokenizers", "peft", "datasets", "safetensors", "pyarrow", "scipy", "matplotlib")

@@ -1,20 +1,20 @@
-"""What every section of a study is, and combinations of keys that cannot be, found before anything runs.
-
-Names of methods and arms are `pipeline.checks`.
-"""
+"""What every section of a study is, and combinations of keys that cannot be; names of arms are `pipeline.checks`."""
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from datablame.config.schema import Prompts, Study
 
-
 _NAME = re.compile(r"(?=.{1,40}$)[a-z0-9]+(-[a-z0-9]+)*")
 """What names a method in file names, tables and keys of work items."""
+_Rule = tuple[bool, str, dict[str, Any]]
+"""Whether a problem is there, its name in problems.yaml and what its sentence takes besides the study."""
 
 
 class Section(BaseModel):
@@ -25,100 +25,54 @@ class Section(BaseModel):
 
 def impossible(study: "Study") -> Iterator[str]:
     """Combinations that cannot be, each as 'field = value problem; remedy'."""
-    attribute = study.attribute
-    yield from _missing(study)
-    for name, alphas in (("surface", study.surface.alphas), ("scan", study.scan.alphas)):
-        if 0.0 not in alphas:
-            yield f"{name}.alphas = {list(alphas)} lacks 0, the model as it is; add 0"
-        if len(set(alphas)) < len(alphas):
-            yield f"{name}.alphas = {list(alphas)} names a value twice; remove it"
-    if study.prefilter.method != "none" and attribute.top_k > study.prefilter.candidates:
-        yield (
-            f"attribute.top_k = {attribute.top_k} is more than the {study.prefilter.candidates} candidates; "
-            "lower it or raise prefilter.candidates"
-        )
+    for holds, name, values in _rules(study):
+        if holds:
+            sentences = yaml.safe_load(Path(__file__).with_name("problems.yaml").read_text(encoding="utf-8"))
+            yield sentences[name].format(study=study, **values)
+
+
+def _rules(study: "Study") -> Iterator[_Rule]:
+    is_made, attribute, top_k = study.organism is not None, study.attribute, study.attribute.top_k
+    for field in ("models", "data", "prompts"):
+        yield not is_made and getattr(study, field) is None, "missing", {"field": field}
+    yield not is_made and not study.behaviours, "no behaviours", {}
+    for field in ("models", "data", "behaviours", "prompts", "truth"):
+        yield is_made and bool(getattr(study, field)), "made", {"field": field}
+    for field, alphas in (("surface.alphas", study.surface.alphas), ("scan.alphas", study.scan.alphas)):
+        yield 0.0 not in alphas, "no alpha 0", {"field": field, "alphas": list(alphas)}
+        yield len(set(alphas)) < len(alphas), "alpha twice", {"field": field, "alphas": list(alphas)}
+    candidates = study.prefilter.candidates if study.prefilter.method != "none" else float("inf")
+    yield top_k > candidates, "beyond candidates", {"field": "attribute.top_k", "k": top_k}
     if study.prompts is not None:
-        yield from _prompt_problems(study, study.prompts)
-    if attribute.index is not None and attribute.projection is None:
-        yield (
-            f"attribute.index = {attribute.index} can only keep projected gradients, exact ones are as large as "
-            "the model for each document; set attribute.projection (16, say) or leave the index out"
-        )
+        yield from _prompt_rules(study, study.prompts)
+    yield attribute.index is not None and attribute.projection is None, "exact index", {}
     for name in attribute.scores:
-        if not _NAME.fullmatch(name):
-            yield f"attribute.scores.{name} cannot name a file; use at most 40 small letters, digits and single hyphens"
-    for method in attribute.methods:
-        if attribute.methods.count(method) > 1:
-            yield f"attribute.methods names {method} twice; remove it"
-    yield from _patch_problems(study)
-
-
-def _missing(study: "Study") -> Iterator[str]:
-    """Of what a study brings itself, or its organism."""
-    if study.organism is None:
-        for field in ("models", "data", "prompts"):
-            if getattr(study, field) is None:
-                yield f"{field} is missing; give it, or an organism that brings it"
-        if not study.behaviours:
-            yield "behaviours is empty; describe at least one, or give an organism"
-    else:
-        for field in ("models", "data", "behaviours", "prompts", "truth"):
-            if getattr(study, field):
-                yield f"{field} comes with the organism; remove it, or remove organism"
-
-
-def _patch_problems(study: "Study") -> Iterator[str]:
-    """Of arms, protocols and seeds, and of the numbers of documents that arms remove."""
-    patch, top_k, ks = study.patch, study.attribute.top_k, study.ks
-    if patch.headline not in patch.protocols:
-        yield (
-            f"patch.headline = {patch.headline} is not among patch.protocols = {list(patch.protocols)}; "
-            "add it or choose another headline"
-        )
-    for arm in patch.arms:
-        if patch.arms.count(arm) > 1:
-            yield f"patch.arms names {arm} twice; remove it"
+        yield not _NAME.fullmatch(name), "no file's name", {"name": name}
+    for field, names in (("attribute.methods", attribute.methods), ("patch.arms", study.patch.arms)):
+        for name in names:
+            yield names.count(name) > 1, "named twice", {"field": field, "name": name}
+    patch, ks = study.patch, study.ks
+    yield patch.headline not in patch.protocols, "other headline", {"protocols": list(patch.protocols)}
     for protocol in patch.protocols:
-        if isinstance(patch.seeds, Mapping) and protocol not in patch.seeds:
-            yield f"patch.seeds has no seeds for {protocol}; add them or drop the protocol"
-        elif len(set(patch.seeds_of(protocol))) < max(1, len(patch.seeds_of(protocol))):
-            yield f"patch.seeds = {list(patch.seeds_of(protocol))} is empty or repeats a seed; list distinct ones"
-    if not ks or len(set(ks)) < len(ks):
-        yield f"patch.k = {list(ks)} is empty or names a number twice; list distinct ones"
-        return
-    if top_k not in ks:
-        listed = patch.k if isinstance(patch.k, int) else list(ks)
-        yield (
-            f"patch.k = {listed} lacks attribute.top_k = {top_k}, the number that decides; add it, or change "
-            "attribute.top_k"
-        )
-    if study.prefilter.method != "none" and top_k <= study.prefilter.candidates < ks[-1]:
-        yield (
-            f"patch.k = {ks[-1]} is more than the {study.prefilter.candidates} candidates; "
-            "lower it or raise prefilter.candidates"
-        )
-    if patch.bottom_of is not None and patch.bottom_of not in study.attribute.methods:
-        yield (
-            f"patch.bottom_of = {patch.bottom_of} is not one of attribute.methods; add it or name one of "
-            f"{', '.join(study.attribute.methods)}"
-        )
+        has_none = isinstance(patch.seeds, Mapping) and protocol not in patch.seeds
+        yield has_none, "no seeds", {"protocol": protocol}
+        seeds = list(range(1) if has_none else patch.seeds_of(protocol))
+        yield not seeds or len(set(seeds)) < len(seeds), "seed twice", {"seeds": seeds}
+    yield not ks or len(set(ks)) < len(ks), "k twice", {"ks": list(ks)}
+    yield top_k not in ks, "no top_k", {"k": patch.k if isinstance(patch.k, int) else list(ks)}
+    yield top_k <= candidates < max(ks, default=0), "beyond candidates", {"field": "patch.k", "k": max(ks, default=0)}
+    is_other = patch.bottom_of is not None and patch.bottom_of not in attribute.methods
+    yield is_other, "other bottom", {"methods": ", ".join(attribute.methods)}
 
 
-def _prompt_problems(study: "Study", prompts: "Prompts") -> Iterator[str]:
-    if not prompts.attribution:
-        yield "prompts.attribution is empty; give at least one prompt"
-    if not prompts.held_out:
-        yield "prompts.held_out is empty; the verdict needs prompts that attribution never saw"
-    known = {behaviour.id for behaviour in study.behaviours}
-    every = [*prompts.attribution, *prompts.held_out]
-    for prompt in every:
-        if prompt.behaviour not in known:
-            yield f"prompts: {prompt.id} names the behaviour {prompt.behaviour}; known: {', '.join(sorted(known))}"
-    if prompts.harmless is not None and not prompts.harmless:
-        yield "prompts.harmless is empty; give at least one, or leave it out for those that ship"
+def _prompt_rules(study: "Study", prompts: "Prompts") -> Iterator[_Rule]:
+    yield not prompts.attribution, "no prompt", {}
+    yield not prompts.held_out, "no held-out prompt", {}
+    known, traced = sorted(behaviour.id for behaviour in study.behaviours), [*prompts.attribution, *prompts.held_out]
+    for prompt in traced:
+        yield prompt.behaviour not in known, "other behaviour", {"prompt": prompt, "known": ", ".join(known)}
+    yield prompts.harmless == (), "no harmless prompt", {}
     for what in ("id", "text"):
-        seen: set[str] = set()
-        for value in (getattr(prompt, what) for prompt in (*every, *(prompts.harmless or ()))):
-            if value in seen:
-                yield f"prompts: {what} {value!r} stands twice; attribution, held-out and harmless prompts must differ"
-            seen.add(value)
+        values = [getattr(prompt, what) for prompt in (*traced, *(prompts.harmless or ()))]
+        for row, value in enumerate(values):
+            yield value in values[:row], "prompt twice", {"what": what, "value": value}

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,11 +20,7 @@ def preset_names() -> list[str]:
 
 
 def preset_text(name: str) -> str:
-    """The YAML of one preset.
-
-    Raises:
-        RequestError: there is no such preset.
-    """
+    """The YAML of one preset; RequestError where there is none of that name."""
     if name not in preset_names():
         raise RequestError(f"STUDY = {name} is neither a file nor a preset{_nearest(name, preset_names())}")
     return (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
@@ -34,9 +30,7 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
     """The study of a YAML file or preset with `a.b=value` overrides applied (values are YAML).
 
     `extends: PRESET` at the top of a file takes that preset's keys; its own go before them, sections key by key.
-
-    Raises:
-        RequestError: the file is missing or not YAML, an override is malformed, or a field is wrong.
+    Raises RequestError where the file is missing or not YAML, an override is malformed, or a field is wrong.
     """
     path = Path(source)
     is_preset = path.is_dir() and source in preset_names()  # a folder is no study, whatever its name
@@ -48,7 +42,7 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
             raise RequestError(f"{source}: cannot be read ({error}); give a YAML file or one of the presets") from None
     else:
         where, text = source, preset_text(source)
-    values = _extended(_parsed(text, where), where)
+    values = _values(text, where)
     for override in overrides:
         _override(values, override)
     try:
@@ -65,34 +59,27 @@ def dump_study(study: Study) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _parsed(text: str, where: str) -> dict[str, Any]:
+def _values(text: str, where: str) -> dict[str, Any]:
+    """The keys of a study, laid over those of the preset that it extends; lists are replaced, not joined."""
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RequestError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RequestError(f"{where}: holds {type(values).__name__}, not keys and values; see datablame presets")
-    return values
-
-
-def _extended(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values laid over those of the preset that they extend; lists are replaced, not joined."""
     if "extends" not in values:
         return values
-    base = values["extends"]
+    base = values.pop("extends")
     if base not in preset_names():
         raise RequestError(f"{where}: extends = {_short(base)} is not a preset{_nearest(str(base), preset_names())}")
-    own = {key: value for key, value in values.items() if key != "extends"}
-    return _merged(_extended(_parsed(preset_text(base), base), base), own)
+    merged: dict[str, Any] = _merged(_values(preset_text(base), base), values)
+    return merged
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    sections = {
-        key: _merged(base[key], value)
-        for key, value in over.items()
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
-    }
-    return {**base, **over, **sections}
+def _merged(base: Any, over: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    return base | {key: _merged(base.get(key), value) for key, value in over.items()}
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -130,14 +117,13 @@ def _short(value: Any) -> str:
 
 
 def _fields_of(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Study
+    model: Any = Study
     for part in location:
-        annotations = (field.annotation for name, field in model.model_fields.items() if part in (name, field.alias))
-        candidates = [kind for each in annotations for kind in (each, *getattr(each, "__args__", ()))]
-        nested = next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-        if nested is None:
+        annotations = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+        kinds = (annotations.get(part), *get_args(annotations.get(part)))
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if model is None:
             return []
-        model = nested
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

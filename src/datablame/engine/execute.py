@@ -1,22 +1,24 @@
-"""The same map over work items in this process or in worker processes; results don't depend on which."""
+"""The same map over work items in this process or in worker processes, whatever this machine has for them."""
 
+import contextlib
 import functools
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from datablame.engine.machine import cores
 from datablame.errors import PhaseError
 
 C = TypeVar("C")
@@ -26,6 +28,8 @@ R = TypeVar("R")
 _PARENT_CHECK_SECONDS = 1.0
 _PRELOADED = ["torch", "transformers"]
 """Imported once, before workers are forked; what a phase needs besides is small."""
+_ASK_SECONDS = 10
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -63,10 +67,7 @@ class Silent:
 
 
 def default_execution(device: str = "cpu") -> Execution:
-    """One single-threaded worker a core: small models run slower on two threads than on one.
-
-    On a graphics card there is one worker: two would hold the models twice and wait for each other.
-    """
+    """One single-threaded worker a core, for small models run slower on two threads; one alone for a graphics card."""
     return Execution(workers=cores() if device == "cpu" else 1, threads=1)
 
 
@@ -86,16 +87,13 @@ def free_memory() -> None:
         cuda.empty_cache()
 
 
-def begin_gpu_peak() -> None:
-    """Measure the peak memory of the graphics card from here on."""
-    if (cuda := _cuda()) is not None:
-        cuda.reset_peak_memory_stats()
-
-
 def peak_gpu_mb() -> float:
-    """The peak memory of this process's tensors on the graphics card in MB, 0 where none is in use."""
-    cuda = _cuda()
-    return cuda.max_memory_allocated() / (1 << 20) if cuda is not None else 0.0
+    """The peak memory of this process's tensors on the graphics card in MB since this was asked last; 0 without one."""
+    if (cuda := _cuda()) is None:
+        return 0.0
+    peak = cuda.max_memory_allocated() / (1 << 20)
+    cuda.reset_peak_memory_stats()
+    return float(peak)
 
 
 def _cuda() -> Any:
@@ -118,13 +116,9 @@ def run_items(
 ) -> None:
     """Call `work(setup(), item)` for every item and `done(key, result)` in this process as each one finishes.
 
-    Progress counts an item as `units` of it, `already` of which were done earlier.
-
-    `setup` runs once a worker. With more than one worker `setup` and `work` are pickled. An error of a work item
-    stops the map; what was done stays done.
-
-    Raises:
-        PhaseError: a worker process died, which on most machines means that memory ran out.
+    `setup` runs once a worker. With more than one worker `setup` and `work` are pickled. An error of a work item stops
+    the map; what was done stays done. Progress counts an item as `units` of it, `already` of which were done earlier.
+    Raises PhaseError where a worker process died, which on most machines means that memory ran out.
     """
     if not items:
         return
@@ -153,19 +147,21 @@ def _in_workers(
     setup: Callable[[], C], work: Callable[[C, I], R], items: Mapping[str, I], execution: Execution
 ) -> Iterator[tuple[str, R]]:
     pool, pickled, queue = _pool(execution), pickle.dumps((setup, work)), iter(items.items())
-    at_once = min(execution.workers, len(items)) + 1
     running: dict[Future[tuple[R, int, float]], str] = {}
+
+    def submit(n: int) -> None:
+        for key, item in itertools.islice(queue, n):
+            running[pool.submit(_work_on, pickled, item)] = key
+
     try:
-        while True:
-            while len(running) < at_once and (entry := next(queue, None)) is not None:
-                running[pool.submit(_work_on, pickled, entry[1])] = entry[0]
-            if not running:
-                return
+        submit(execution.workers + 1)
+        while running:
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 result, pid, peak_mb = future.result()
                 _peaks[pid] = peak_mb
                 yield running.pop(future), result
+            submit(len(finished))
     except BrokenProcessPool:
         raise PhaseError(
             "a worker process died, most likely because memory ran out; run again with --resume, with smaller batches"
@@ -210,7 +206,7 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-@contextmanager
+@contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """One thread for a while: how sums of floats are split, and so their bits, depends on the threads."""
     import torch
@@ -238,3 +234,36 @@ def _work_on(pickled: bytes, item: Any) -> tuple[Any, int, float]:
 
 def _own_peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Card(NamedTuple):
+    """One graphics card."""
+
+    name: str
+    memory_bytes: int
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def memory_bytes() -> int:
+    """Memory of the machine, or of the container where that is less."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = []
+    for path in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+    return min([physical, *limits])
+
+
+def cards() -> list[Card]:
+    """The NVIDIA cards that the driver lists; none where there is no driver."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        listing = subprocess.run(query, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = (line.rpartition(",") for line in listing.splitlines())
+    return [Card(name.strip(), int(mebibytes) << 20) for name, _, mebibytes in rows if mebibytes.strip().isdigit()]

@@ -1,5 +1,6 @@
 """One way to write a file, to hash one, to be the only process that makes one, and to journal what survives a kill."""
 
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -7,7 +8,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any
@@ -20,10 +20,7 @@ from datablame.errors import PhaseError, RequestError
 
 
 def write_atomic(path: Path, data: bytes | str, *, shared: bool = False) -> None:
-    """Write a whole file or nothing: NAME.part, fsync, rename.
-
-    `shared`: other processes may write the same file at this moment, so that the part has the process's id in its name.
-    """
+    """Write a whole file or nothing: NAME.part, fsync, rename; each process its own part where they may be several."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
     with part.open("wb") as file:
@@ -45,11 +42,10 @@ def read_json(path: Path) -> Any:
 
 def json_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file; empty where there is no such file or where it holds something else."""
-    try:
-        value = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(value := read_json(path), dict):
+            return value
+    return {}
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -88,11 +84,7 @@ def digest(value: object) -> str:
 
 
 def locked_file(path: Path, *, wait: bool) -> IO[str]:
-    """The file, made if it is not there, open and held by this process until it is closed.
-
-    Raises:
-        BlockingIOError: another process holds it, and `wait` is not set.
-    """
+    """The file, made if need be, open and held until it is closed; BlockingIOError without `wait` if it is held."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -113,13 +105,9 @@ def locked_file(path: Path, *, wait: bool) -> IO[str]:
         file.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """One process at a time makes `path`, which lies in the cache; the others wait.
-
-    Raises:
-        RequestError: the cache cannot be written.
-    """
+    """One process at a time makes `path`, which lies in the cache; RequestError where that cannot be written."""
     try:
         file = locked_file(path.with_name(path.name + ".lock"), wait=True)
     except OSError as error:
@@ -149,8 +137,7 @@ def build_atomically(path: Path, build: Callable[[Path], None]) -> None:
 class Journal:
     """Finished work items, appended as they finish; a torn last line (a kill while writing) is dropped.
 
-    Raises:
-        PhaseError: a line before the last does not parse, so the file was changed by something else.
+    Raises PhaseError where a line before the last does not parse, so that the file was changed by something else.
     """
 
     def __init__(self, path: Path) -> None:
@@ -180,9 +167,8 @@ class Journal:
             self.read()
         line = json.dumps({"key": key, "payload": payload}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("r+b" if self._path.exists() else "w+b") as file:
+        with self._path.open("ab") as file:
             file.truncate(self._valid_bytes)
-            file.seek(self._valid_bytes)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

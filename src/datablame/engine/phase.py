@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from datablame.engine.execute import Execution, Progress, begin_gpu_peak, free_memory, peak_gpu_mb, peak_rss_mb
+from datablame.engine.execute import Execution, Progress, free_memory, peak_gpu_mb, peak_rss_mb
 from datablame.engine.files import Journal, digest, hash_file, json_object, write_atomic, write_json
 from datablame.engine.run_folder import KEPT, append_peak, append_timing
 from datablame.errors import PhaseError
@@ -112,21 +112,20 @@ def left_by(phase: Phase, root: Path) -> list[Path]:
 def fingerprint_of(phase: Phase, world: "World") -> str:
     """What its outputs depend on: its version, its parts of the world, the outputs of the phases that it reads.
 
-    Raises:
-        PhaseError: one of those has not run.
+    Raises PhaseError where one of those has not run.
     """
     upstream = {}
     for earlier in phase.after:
-        if not _has_run(earlier, world.root):
+        if not (done := _done(earlier, world.root)):
             raise PhaseError(f"{phase.name} needs {earlier.name}, which is not done; run with --resume")
-        upstream[earlier.name] = json_object(_folder(earlier, world.root) / _DONE).get("outputs")
+        upstream[earlier.name] = done.get("outputs")
     parts = {part: world.part(part) for part in phase.parts}
     return digest({"phase": phase.name, "version": phase.version, "world": parts, "upstream": upstream})
 
 
 def state_of(phase: Phase, world: "World") -> State:
     """How far a phase is in this world; this only looks."""
-    if not _has_run(phase, world.root):
+    if not _done(phase, world.root):
         return "begun" if left_by(phase, world.root) else "missing"
     return "done" if _is_current(phase, world) and _changed_output(phase, world.root) is None else "stale"
 
@@ -147,8 +146,7 @@ def bring_up_to_date(
     is finished. `before` is called before a phase runs, with whether it starts anew; `reached` of every phase that was
     looked at, with whether it was skipped for being up to date.
 
-    Raises:
-        DatablameError: a phase failed; what it finished stays.
+    Raises DatablameError where a phase failed; what it finished stays.
     """
     root, execution = world.root, Execution(execution.workers if world.models.device == "cpu" else 1, world.threads)
     for phase in phases:
@@ -172,7 +170,15 @@ def bring_up_to_date(
             timings = partial(append_timing, root)
             _run(phase, world, Work(root, phase.name, part, execution, progress, timings, max_cost_usd))
             write_json(part / _DONE, {"fingerprint": fingerprint, "outputs": _outputs(phase, root)})
-        _put_in_place(phase, root)
+        # Two renames; a kill between them leaves the whole new outputs, which the next start puts in their place.
+        for path in _scratch(part):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folder, old = _folder(phase, root), _folder(phase, root, ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.replace(old)
+        part.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _folder(phase: Phase, root: Path, end: str = "") -> Path:
@@ -180,28 +186,27 @@ def _folder(phase: Phase, root: Path, end: str = "") -> Path:
     return root / "artifacts" / f"{phase.name}{end}"
 
 
-def _has_run(phase: Phase, root: Path) -> bool:
-    """Whether there are whole outputs of it, up to date or not."""
-    return (_folder(phase, root) / _DONE).exists()
+def _done(phase: Phase, root: Path) -> dict[str, Any]:
+    """The fingerprint and the hashes of a phase's whole outputs, up to date or not; empty where there are none."""
+    return json_object(_folder(phase, root) / _DONE)
 
 
 def _is_current(phase: Phase, world: "World") -> bool:
     """Whether it ran on this world and these outputs of earlier phases; its own outputs are not looked at."""
-    if not all(_has_run(each, world.root) for each in (phase, *phase.after)):
-        return False
-    return json_object(_folder(phase, world.root) / _DONE).get("fingerprint") == fingerprint_of(phase, world)
+    done, *before = (_done(each, world.root) for each in (phase, *phase.after))
+    return bool(done) and all(before) and done.get("fingerprint") == fingerprint_of(phase, world)
 
 
 def _changed_output(phase: Phase, root: Path) -> str | None:
     """The first output of a finished phase that is missing or was changed, by its path in the run folder."""
-    outputs = json_object(_folder(phase, root) / _DONE).get("outputs", {})
+    outputs = _done(phase, root).get("outputs", {})
     changed = (name for name, sha in outputs.items() if not (root / name).is_file() or hash_file(root / name) != sha)
     return next(changed, None)
 
 
 def _run(phase: Phase, world: "World", work: Work) -> None:
     """Write everything that the phase yields, and what it took."""
-    begin_gpu_peak()
+    peak_gpu_mb()  # What came before is no part of it.
     began = time.monotonic()
     write_outputs(phase.run(world, Tables(work.root), work), work.out)
     if phase.deliver is not None:
@@ -221,24 +226,9 @@ def _scratch(part: Path) -> set[Path]:
 def _outputs(phase: Phase, root: Path) -> dict[str, str]:
     """The hashes of what the phase has made, by path in the run folder once it is in place."""
     part = _folder(phase, root, ".part")
-    scratch = _scratch(part)
-    made = {
-        str(_folder(phase, root).relative_to(root) / path.relative_to(part)): path
-        for path in part.rglob("*")
-        if path.name != _DONE and not scratch & {path, *path.parents}
-    }
+    place, scratch = _folder(phase, root).relative_to(root), _scratch(part)
+    kept = (path for path in part.rglob("*") if path.name != _DONE and not scratch & {path, *path.parents})
+    made = {str(place / path.relative_to(part)): path for path in kept}
     if phase.delivers:
         made |= {str(path.relative_to(root)): path for path in (*root.glob("*"), *root.glob("writeup/*"))}
     return {name: hash_file(path) for name, path in sorted(made.items()) if path.is_file() and path.name not in KEPT}
-
-
-def _put_in_place(phase: Phase, root: Path) -> None:
-    """Two renames; a kill between them leaves the whole new outputs, which the next start puts in their place."""
-    folder, part, old = (_folder(phase, root, end) for end in ("", ".part", ".old"))
-    for path in _scratch(part):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    part.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -19,8 +19,8 @@ _logger = logging.getLogger(__name__)
 class Registry(Generic[T]):
     """Things of one kind by name: those of every module of `package`, then those of the entry points `group`.
 
-    An entry point names a module, which registers what it has when it is imported. One that cannot be imported, or
-    that registers a taken name, is told with its package, and everything else works.
+    An entry point names a module, which registers what it has when imported. One that cannot be, or that registers a
+    taken name, is told with its package, and everything else works.
     """
 
     def __init__(self, kind: str, field: str, package: str, group: str) -> None:
@@ -29,11 +29,7 @@ class Registry(Generic[T]):
         self._things: dict[str, T] = {}
 
     def add(self, name: str, thing: T) -> None:
-        """Register a thing.
-
-        Raises:
-            ValueError: the name is taken.
-        """
+        """Register a thing; ValueError where its name is taken."""
         if name in self._things:
             raise ValueError(f"the {self.kind} {name} is registered already")
         self._things[name] = thing
@@ -44,11 +40,7 @@ class Registry(Generic[T]):
         return self._things
 
     def named(self, name: str) -> T:
-        """The thing of that name.
-
-        Raises:
-            RequestError: there is none; the message has the names and the nearest one.
-        """
+        """The thing of that name; RequestError with the names and the nearest one where there is none."""
         things = self.all()
         if name not in things:
             near = difflib.get_close_matches(name, things, n=1)

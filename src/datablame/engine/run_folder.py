@@ -19,12 +19,9 @@ KEPT = frozenset((LOCK, TIMINGS, MANIFEST, STUDY, REGISTRATION))
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold the run folder; a second process is refused with the pid and host of the first.
+    """Hold the run folder; RequestError with the pid and host of another process that holds it.
 
     Where the request is refused before study.yaml is written, the folder is left as it was, or not there if it was not.
-
-    Raises:
-        RequestError: another process holds it.
     """
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     path = root / LOCK

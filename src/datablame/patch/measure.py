@@ -59,7 +59,7 @@ class WorkerState:
 
         Preference pairs run the whole model.
         """
-        if training.method == "full" or training.layers is None or self.world.pool.pairs:
+        if training.method == "full" or training.layers is None or self.world.pool.summary.pairs:
             return None
         if protocol not in self.trunks:
             documents = list(self.encoded.values())

@@ -145,14 +145,15 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
         RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
     """
     study, pool = world.study, world.pool
-    items = list(map(Item, pool.ids, pool.sources, pool.characters.tolist(), pool.clusters.tolist()))
+    items = list(map(Item, *map(pool.column, ("id", "source", "characters", "cluster"))))
     flags: dict[tuple[str, int], dict[str, None]] = {}
     for flag in tables.rows(Flag):
         flags.setdefault((flag.method, flag.k), {})[flag.doc_id] = None
     kinds = arm_kinds(study)
     planted: list[str] = []
     if world.truth is not None and any(kind.needs_truth for kind in kinds):
-        known = {pool.cluster_of.get(doc_id) for ids in world.truth.values() for doc_id in ids}
+        causes = set().union(*world.truth.values())
+        known = {item.cluster for item in items if item.doc_id in causes}
         planted = [item.doc_id for item in items if item.cluster in known]
     bottom = bottom_method(study)
     rankings: dict[str, list[str]] = {}

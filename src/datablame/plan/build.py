@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from datablame.config.file import load_study
 from datablame.config.schema import Study
+from datablame.engine.execute import memory_bytes
 from datablame.engine.files import packaged_yaml, read_json
-from datablame.engine.machine import memory_bytes
 from datablame.engine.phase import Tables
 from datablame.engine.run_folder import read_timings
 from datablame.errors import DatablameError, RequestError

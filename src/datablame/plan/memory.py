@@ -7,7 +7,7 @@ from datablame.attribute.methods.gradients import Gradients, MeanGradients
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
-from datablame.engine.machine import cards, cores, memory_bytes
+from datablame.engine.execute import cards, cores, memory_bytes
 from datablame.patch.trainings import trainings
 from datablame.plan.counts import Counts
 from datablame.plan.subject import Shape, Subject

@@ -4,9 +4,12 @@ import functools
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from datablame.tables import Document
@@ -22,145 +25,100 @@ _COMPARED_TOGETHER = 256
 
 
 class Hashes(NamedTuple):
-    """What clustering keeps of a text."""
+    """What clustering keeps of a text, as bytes; all but the first are empty where only equal texts are linked."""
 
     digest: bytes
     """What equal texts share, whatever their white space."""
-    shingles: NDArray[np.uint64]
-    """The distinct word 5-grams as sorted hashes; empty where only equal texts are linked."""
-    signature: NDArray[np.uint64]
-    """The MinHash signature of the shingles."""
+    shingles: bytes = b""
+    """The distinct word 5-grams as sorted hashes of 8 bytes."""
+    bands: bytes = b""
+    """Their MinHash signature cut into bands, a band as one hash of 4 bytes."""
+    sketch: bytes = b""
+    """The last byte of each hash of the signature."""
 
 
 def hashed(text: str, threshold: float) -> Hashes:
     """The hashes of one text; a threshold of 1 needs no shingles."""
     digest = hashlib.blake2b(" ".join(text.split()).encode("utf-8", "replace"), digest_size=16).digest()
     if threshold == 1:
-        return Hashes(digest, _NOTHING, _NOTHING)
-    shingles = _shingles(text.lower().split())
-    return Hashes(digest, shingles, _signature(shingles))
+        return Hashes(digest)
+    # A text of fewer words is one shingle.
+    words = list(map(_hash, text.lower().split()))
+    padded = np.array(words + [0] * (_WORDS_IN_SHINGLE - len(words)), dtype=np.uint64)
+    grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
+    shingles = np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
+    parts = [shingles[start : start + _HASHED_TOGETHER] for start in range(0, len(shingles), _HASHED_TOGETHER)]
+    signature: NDArray[np.uint64] = np.min([_mixed(part[:, None] ^ _SALTS).min(0) for part in parts], axis=0)
+    width = _band_width(threshold)
+    bands = _mixed((signature.reshape(-1, width) * _random_words(width, salt=3)).sum(1, dtype=np.uint64))
+    sketch = signature.astype(np.uint8)
+    return Hashes(digest, shingles.tobytes(), bands.astype(np.uint32).tobytes(), sketch.tobytes())
 
 
-class Duplicates:
-    """Texts added one after another, then linked.
+def clusters(hashes: Iterable[Hashes], threshold: float, scratch: Path | None = None) -> list[int]:
+    """The cluster number of each text, numbered by first appearance.
 
     Documents are one cluster when a chain of pairs links them whose word 5-gram sets have a Jaccard similarity of at
-    least `threshold`. Candidate pairs share a band of their MinHash signatures; each is verified exactly, so that no
-    pair is linked wrongly, and a pair at the threshold is missed with a probability under 0.1 %. A threshold of 1
-    links equal texts only. White space never counts.
-
-    Of each different text are held 4 bytes a band and 1 a permutation, which is a quarter of a KB; its shingles lie in
-    `scratch`, an open binary file.
+    least `threshold`; 1 links equal texts only. Candidate pairs share a band of their MinHash signatures; each is
+    verified exactly, so that none is linked wrongly, and one at the threshold is missed with a probability under 0.1 %.
+    Of each different text a quarter of a KB is held; its shingles lie in a file in the folder `scratch`.
     """
+    first, rows, starts, bands, sketches = dict[bytes, int](), list[int](), [0], bytearray(), bytearray()
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for each in hashes:
+            row = first.setdefault(each.digest, len(first))
+            rows.append(row)
+            if row == len(starts) - 1:
+                bands += each.bands
+                sketches += each.sketch
+                file.write(each.shingles)
+                starts.append(starts[-1] + len(each.shingles))
 
-    def __init__(self, threshold: float, scratch: BinaryIO) -> None:
-        self._threshold = threshold
-        self._width = _band_width(threshold)
-        self._first: dict[bytes, int] = {}
-        """The row among different texts by digest."""
-        self._rows: list[int] = []
-        """Of every text its row among the different ones."""
-        self._bands, self._sketches = bytearray(), bytearray()
-        self._starts: list[int] = [0]
-        self._file = scratch
+        def shingles(row: int) -> NDArray[np.uint64]:
+            file.seek(starts[row])
+            return np.frombuffer(file.read(starts[row + 1] - starts[row]), np.uint64)
 
-    def add(self, hashes: Hashes) -> None:
-        """Take the next text."""
-        row = self._first.setdefault(hashes.digest, len(self._first))
-        self._rows.append(row)
-        if row == len(self._starts) - 1 and self._threshold < 1:
-            self._bands += _bands(hashes.signature, self._width).astype(np.uint32).tobytes()
-            self._sketches += hashes.signature.astype(np.uint8).tobytes()
-            self._file.write(hashes.shingles.tobytes())
-            self._starts.append(self._starts[-1] + len(hashes.shingles))
-
-    def clusters(self) -> list[int]:
-        """The cluster number of each text, numbered by first appearance."""
-        component = self._linked() if self._threshold < 1 else np.arange(len(self._first))
-        numbers: dict[int, int] = {}
-        return [numbers.setdefault(root, len(numbers)) for root in component[self._rows].tolist()] if self._rows else []
-
-    def _linked(self) -> NDArray[np.int_]:
-        """For each different text the first one of its cluster."""
-        component = np.arange(len(self._first))
-        for a, others in self._candidates(component):
-            if not len(others):
-                continue
-            similarities = _jaccard(self._shingles(a), [self._shingles(b) for b in others.tolist()])
-            for b in others[similarities >= self._threshold].tolist():
+        component = np.arange(len(first))
+        for a, others in _candidates(bands, sketches, component, threshold) if threshold < 1 else ():
+            similarities = _jaccard(shingles(a), [shingles(b) for b in others.tolist()])
+            for b in others[similarities >= threshold].tolist():
                 low, high = sorted((int(component[a]), int(component[b])))
                 component[component == high] = low
-        return component
+    numbers, roots = dict[int, int](), component.tolist()
+    return [numbers.setdefault(roots[row], len(numbers)) for row in rows]
 
-    def _shingles(self, row: int) -> NDArray[np.uint64]:
-        start, end = self._starts[row : row + 2]
-        self._file.seek(8 * start)
-        return np.frombuffer(self._file.read(8 * (end - start)), np.uint64)
 
-    def _candidates(self, component: NDArray[np.int_]) -> Iterator[tuple[int, NDArray[np.int_]]]:
-        """A row and those after it that share a band with it and whose signatures agree nearly often enough.
+def _candidates(
+    hashed_bands: bytearray, hashed_sketches: bytearray, component: NDArray[np.int_], threshold: float
+) -> Iterator[tuple[int, NDArray[np.int_]]]:
+    """A row and those after it that share a band with it and whose signatures agree nearly often enough.
 
-        Every pair comes once, in the first band that it shares; pairs that `component` has linked by then are left
-        out. Of a signature's hashes the last byte is compared, which agrees by chance in 1 of 256: too many candidates
-        rather than too few.
-        """
-        bands = np.frombuffer(self._bands, np.uint32).reshape(-1, _PERMUTATIONS // self._width)
-        sketches = np.frombuffer(self._sketches, np.uint8).reshape(-1, _PERMUTATIONS)
-        least = (self._threshold - _ESTIMATE_SLACK) * _PERMUTATIONS
-        for number in range(bands.shape[1]):
-            for members in _buckets(bands[:, number]):
-                for position, a in enumerate(members[:-1].tolist()):
-                    others = members[position + 1 :]
-                    for start in range(0, len(others), _COMPARED_TOGETHER):
-                        part = others[start : start + _COMPARED_TOGETHER]
-                        part = part[component[part] != component[a]]
-                        part = part[~(bands[part, :number] == bands[a, :number]).any(1)]
-                        agreeing = np.count_nonzero(sketches[part] == sketches[a], axis=1)
-                        yield a, part[agreeing >= least]
+    Every pair comes once, in the first band that it shares; pairs that `component` has linked by then are left out. Of
+    a signature's hashes the last byte is compared, which agrees by chance in 1 of 256: rather too many candidates.
+    """
+    bands = np.frombuffer(hashed_bands, np.uint32).reshape(-1, _PERMUTATIONS // _band_width(threshold))
+    sketches = np.frombuffer(hashed_sketches, np.uint8).reshape(-1, _PERMUTATIONS)
+    least = (threshold - _ESTIMATE_SLACK) * _PERMUTATIONS
+    for number in range(bands.shape[1]):
+        rows = pa.table({"band": bands[:, number], "row": np.arange(len(bands))})
+        buckets = rows.group_by("band", use_threads=False).aggregate([("row", "list")])["row_list"]
+        for bucket in buckets.filter(pc.greater(pc.list_value_length(buckets), 1)):
+            members = bucket.values.to_numpy()
+            for position, a in enumerate(members[:-1].tolist()):
+                others = members[position + 1 :]
+                for start in range(0, len(others), _COMPARED_TOGETHER):
+                    part = others[start : start + _COMPARED_TOGETHER]
+                    part = part[component[part] != component[a]]
+                    part = part[~(bands[part, :number] == bands[a, :number]).any(1)]
+                    part = part[np.count_nonzero(sketches[part] == sketches[a], axis=1) >= least]
+                    if len(part):
+                        yield a, part
 
 
 def full_text(document: Document) -> str:
     """Everything that the document says, turn by turn, the rejected answer of a preference pair last."""
     turns = [*(turn.content for turn in document.prompt), document.response]
     return "\n".join([*turns, document.rejected] if document.rejected else turns)
-
-
-def clusters(documents: Iterable[Document], threshold: float) -> list[int]:
-    """The cluster number of each document, numbered by first appearance (see `Duplicates`)."""
-    with tempfile.TemporaryFile() as scratch:
-        duplicates = Duplicates(threshold, scratch)
-        for document in documents:
-            duplicates.add(hashed(full_text(document), threshold))
-        return duplicates.clusters()
-
-
-def _shingles(words: Sequence[str]) -> NDArray[np.uint64]:
-    """The 5-grams of lower-cased words; a shorter text is one shingle."""
-    hashes = list(map(_hash, words))
-    padded = np.array(hashes + [0] * (_WORDS_IN_SHINGLE - len(hashes)), dtype=np.uint64)
-    grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
-    return np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
-
-
-def _signature(shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The smallest of the shingles under each of 128 random hashes."""
-    parts = [shingles[start : start + _HASHED_TOGETHER] for start in range(0, len(shingles), _HASHED_TOGETHER)]
-    smallest: NDArray[np.uint64] = np.min([_mixed(part[:, None] ^ _SALTS).min(0) for part in parts], axis=0)
-    return smallest
-
-
-def _bands(signature: NDArray[np.uint64], width: int) -> NDArray[np.uint64]:
-    """A signature cut into bands, a band as one hash."""
-    return _mixed((signature.reshape(-1, width) * _random_words(width, salt=3)).sum(1, dtype=np.uint64))
-
-
-def _buckets(band: NDArray[np.unsignedinteger]) -> Iterator[NDArray[np.int_]]:
-    """The rows that share a hash, in order, where there are at least two."""
-    order = np.argsort(band, kind="stable")
-    starts = np.flatnonzero(np.diff(band[order], prepend=~band[order[:1]]))
-    lengths = np.diff(starts, append=len(order))
-    for start, length in zip(starts[lengths > 1].tolist(), lengths[lengths > 1].tolist(), strict=True):
-        yield order[start : start + length]
 
 
 def _jaccard(shingles: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> NDArray[np.float64]:
@@ -173,6 +131,7 @@ def _jaccard(shingles: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]])
     return similarities
 
 
+@functools.cache
 def _band_width(threshold: float) -> int:
     """The widest band with which a pair at the threshold is surely found: 1 - (1 - J^width)^bands >= 99.9 %."""
     found = {width: 1 - (1 - threshold**width) ** (_PERMUTATIONS // width) for width in (32, 16, 8, 4, 2)}
@@ -185,6 +144,7 @@ def _hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "little")
 
 
+@functools.cache
 def _random_words(n: int, salt: int) -> NDArray[np.uint64]:
     random = np.random.Generator(np.random.Philox(key=_SEED + salt))
     return random.integers(0, 1 << 64, n, dtype=np.uint64) | np.uint64(1)
@@ -197,6 +157,5 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-_NOTHING = np.empty(0, np.uint64)
 _MULTIPLIERS = _random_words(_WORDS_IN_SHINGLE, salt=1)
 _SALTS = _random_words(_PERMUTATIONS, salt=2)

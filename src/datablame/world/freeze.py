@@ -4,29 +4,27 @@ A run that is resumed keeps what was decided when it began (device, threads, jud
 behind it are the same; what needs a tokenizer is looked at again only where models, prompts or settings have changed.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datablame import __version__
 from datablame.config.schema import Data, Models, Study
-from datablame.engine.execute import Execution, Progress, run_items
+from datablame.engine.execute import Execution, Progress, cards, run_items
 from datablame.engine.files import read_jsonl, write_atomic, write_json
-from datablame.engine.machine import cards
-from datablame.errors import RequestError
 from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.tables import Prompt, encoded, path_of
-from datablame.world.checks import check_count, check_pool
 from datablame.world.identity import data_identity, files_identity, models_identity
 from datablame.world.ingest import write_pool
+from datablame.world.pool import check_count, check_pool
+from datablame.world.refusals import refused
 from datablame.world.sources import open_source
 from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_of
 
 _AT_ONCE_BYTES = 32 << 20
 """Local files up to this size are tokenised in seconds, before the scan; others, and the hub's, before attribution."""
-
-Content = Mapping[str, Any]
-"""What world.json says; empty where there is none."""
 
 
 class Resolved(NamedTuple):
@@ -43,39 +41,20 @@ class Resolved(NamedTuple):
 def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
     """The world of a study whose organism, if it had one, is resolved; written to `artifacts/world`.
 
-    A pool that is large or at the hub is only looked at, and frozen by `ensure_pool`.
-
-    Raises:
-        RequestError: one line about the first thing that cannot be treated rightly; nothing is written.
+    A pool that is large or at the hub is only looked at, and frozen by `ensure_pool`. Raises RequestError about the
+    first thing that cannot be treated rightly; then nothing is written.
     """
-    assert study.data is not None
-    before: Content = frozen_content(root) or {}
-    decided = before.get("decided", {})
-    execution = execution._replace(threads=decided.get("threads", execution.threads))
-    judge = decide(study, decided.get("judge"), has_key())
-    confirm(study, judge, decided.get("judge"), has_key())
-    truth, files = _truth(study), files_identity(study)
-    resolved = _resolve(study, before, execution, progress)
-    source, data = None, _data_before(study, before)
-    if data is None:
-        source = open_source(study.data)
-        data = study.data if source.commit is None else study.data.model_copy(update={"revision": source.commit})
-    update = {
-        "models": resolved.models,
-        "data": data,
-        "prefilter": study.prefilter.on(resolved.models.device),
-        "attribute": study.attribute.model_copy(update=resolved.layers),
-    }
-    world = World(
-        root=root,
-        study=study.model_copy(update=update),
-        prompts=prompts_of(study),
-        truth=truth,
-        judge=judge,
-        identities={"models": resolved.identity, "data": data_identity(data), "files": files},
-        threads=execution.threads,
-        contexts=resolved.contexts,
-    )
+    before = frozen_content(root) or {}
+    world, decided = _begun(study, root, before), before.get("decided", {})
+    confirm(study, world.judge, decided.get("judge"), has_key())
+    threads = decided.get("threads", execution.threads)
+    execution = execution._replace(threads=threads)
+    resolved = _resolve(study, world.models, before, execution, progress)
+    source, data = None, world.data
+    if data is study.data:  # The run, if it began, began with other data.
+        source = open_source(data)
+        data = data if source.commit is None else data.model_copy(update={"revision": source.commit})
+    world = replace(_settled(world, resolved, data), threads=threads)
     if world.pool_is_frozen:
         check_pool(world, world.pool.summary, world.pool)
     else:
@@ -91,11 +70,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
 
 
 def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> None:
-    """Freeze the pool where that has not been done; phases that read it come after this.
-
-    Raises:
-        RequestError: the data cannot be read, or the study cannot use it.
-    """
+    """Freeze the pool where it is not yet; RequestError where it cannot be read, or the study cannot use it."""
     if not world.pool_is_frozen:
         execution = execution._replace(threads=world.threads)
         write_pool(world, open_source(world.data), execution=execution, progress=progress)
@@ -104,91 +79,80 @@ def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> No
 def preview(study: Study, root: Path) -> World:
     """What `freeze` would give as far as it is known without a model, the pool or the network; nothing is written.
 
-    Layers that the study does not name stay open, a commit that is not known here is None, and there is no pool.
-
-    Raises:
-        RequestError: the study's truth cannot be read, or another version wrote the run folder.
+    Layers that the study does not name stay open, a commit that is not known here is None, and there is no pool. Raises
+    RequestError where the study's truth cannot be read, or another version wrote the run folder.
     """
-    assert study.data is not None
-    before: Content = frozen_content(root) or {}
-    models, data = _models_before(study, before), _data_before(study, before) or study.data
+    world = _begun(study, root, frozen_content(root) or {})
+    models = world.models
     if models.device == "auto":
         models = models.model_copy(update={"device": "cuda" if cards() else "cpu"})
-    update = {"models": models, "data": data, "prefilter": study.prefilter.on(models.device)}
-    return World(
-        root=root,
-        study=study.model_copy(update=update),
-        prompts=prompts_of(study),
-        truth=_truth(study),
-        judge=decide(study, before.get("decided", {}).get("judge"), has_key()),
-        identities={
-            "models": models_identity(models, models),
-            "data": data_identity(data),
-            "files": files_identity(study),
-        },
-    )
+    return _settled(world, Resolved(models, {}, {}, models_identity(models, models)), world.data)
+
+
+def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
+    """The world with nothing resolved but what was so when the run began, while the keys behind it are the same."""
+    assert study.models is not None
+    assert study.data is not None
+    models, data = study.models, study.data
+    if before:
+        asked, held = (Study.model_validate(before[name]) for name in ("asked", "study"))
+        same = [name for name in ("before", "after", "device") if getattr(asked.models, name) == getattr(models, name)]
+        models = models.model_copy(update={name: getattr(held.models, name) for name in same})
+        data = held.data if held.data is not None and asked.data == data else data
+    judge = decide(study, before.get("decided", {}).get("judge"), has_key())
+    begun = study.model_copy(update={"models": models, "data": data})
+    return World(root, begun, prompts_of(study), _truth(study), judge, {})
 
 
 def _truth(study: Study) -> dict[str, frozenset[str]] | None:
     if study.truth is None:
         return None
-    planted: dict[str, set[str]] = {}
+    planted = defaultdict[str, set[str]](set)
     try:
         for row in read_jsonl(Path(study.truth).expanduser()):
-            planted.setdefault(row["behaviour"], set()).add(row["doc_id"])
+            planted[row["behaviour"]].add(row["doc_id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(
-            f"truth = {study.truth} cannot be read as JSONL of doc_id and behaviour ({type(error).__name__}); mend it"
-        ) from None
+        raise refused("truth", study=study, kind=type(error).__name__) from None
     return {behaviour: frozenset(ids) for behaviour, ids in planted.items()}
 
 
-def _data_before(study: Study, before: Content) -> Data | None:
-    """The data at the commit that the run began with; None where the study now names other data."""
-    assert study.data is not None
-    same = before and before["asked"]["data"] == study.data.model_dump(mode="json")
-    return Data.model_validate(before["study"]["data"]) if same else None
+def _settled(world: World, resolved: Resolved, data: Data) -> World:
+    """The begun world with its models and its data as they are, and what follows from them."""
+    update = {
+        "models": resolved.models,
+        "data": data,
+        "prefilter": world.study.prefilter.on(resolved.models.device),
+        "attribute": world.study.attribute.model_copy(update=resolved.layers),
+    }
+    identities = {"models": resolved.identity, "data": data_identity(data), "files": files_identity(world.study)}
+    study = world.study.model_copy(update=update)
+    return replace(world, study=study, identities=identities, contexts=resolved.contexts)
 
 
-def _models_before(study: Study, before: Content) -> Models:
-    """The study's models with what was decided about them when the run began, while the keys behind it are the same."""
-    assert study.models is not None
-    if not before:
-        return study.models
-    written, final = before["asked"]["models"], Models.model_validate(before["study"]["models"])
-    values = study.models.model_dump(mode="json")
-    same = [name for name in ("before", "after", "device") if written[name] == values[name]]
-    return study.models.model_copy(update={name: getattr(final, name) for name in same})
-
-
-def _resolve(study: Study, before: Content, execution: Execution, progress: Progress) -> Resolved:
+def _resolve(study: Study, kept: Models, before: dict[str, Any], execution: Execution, progress: Progress) -> Resolved:
     """What the models are: as it was when the run began, where nothing that is looked at has changed."""
     assert study.models is not None
-    models = _models_before(study, before)
-    if before and _checked_keys(before["asked"]) == _checked_keys(study.model_dump(mode="json")):
+    looked_at = attrgetter(
+        *("models", "prompts", "surface.max_new_tokens"),
+        *("attribute.checkpoint", "attribute.layers", "attribute.activation_layer"),
+    )
+    if before and looked_at(Study.model_validate(before["asked"])) == looked_at(study):
         decided, identity = before["decided"], before["identities"]["models"]
-        template = identity["chat_template_sha256"]
-        if {**models_identity(models, study.models), "chat_template_sha256": template} == identity:
+        template = {"chat_template_sha256": identity["chat_template_sha256"]}
+        if models_identity(kept, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
-            return Resolved(models, layers, decided["contexts"], identity)
+            return Resolved(kept, layers, decided["contexts"], identity)
     looked: dict[str, Resolved] = {}
     run_items(
         dict,
         _look,
-        {"models": (study, models, execution.workers)},
+        {"models": (study, kept, execution.workers)},
         execution=execution,
         done=looked.__setitem__,
         progress=progress,
         description="world: checking the models",
     )
     return looked["models"]
-
-
-def _checked_keys(values: Content) -> dict[str, Any]:
-    """The study's keys that the checks of models and prompts look at."""
-    attribute = {key: values["attribute"][key] for key in ("checkpoint", "layers", "activation_layer")}
-    context = values["surface"]["max_new_tokens"]
-    return {"models": values["models"], "prompts": values["prompts"], "attribute": attribute, "max_new_tokens": context}
 
 
 def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
@@ -201,25 +165,25 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     study, models, workers = item
     written, settings = study.models, study.attribute
     assert written is not None
-    revisions = {name: getattr(models, name).revision for name in ("before", "after")}
-    commits = {name: each for name, each in revisions.items() if each not in (None, getattr(written, name).revision)}
+    commits = {name: commit for name in ("before", "after") if (commit := getattr(models, name).revision) is not None}
     checked = preflight(written.model_copy(update={"device": models.device}), workers=workers, commits=commits)
     lengths = [(prompt.id, len(encode_prompt(checked.tokenizer, prompt.text))) for prompt in prompts_of(study)]
     check_context(checked.configs, lengths, study.surface.max_new_tokens)
-    update = {}
+    update, contexts = {}, {}
     for name in ("before", "after"):
         reference, config = getattr(checked.models, name), checked.configs[f"models.{name}"]
         dtype = weights_dtype(reference.dtype, getattr(config, "dtype", None), checked.models.device)
         update[name] = reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+        if (limit := getattr(config, "max_position_embeddings", None)) is not None:
+            contexts[f"models.{name}"] = limit
     models = checked.models.model_copy(update=update)
     n = int(checked.configs[f"models.{settings.checkpoint}"].get_text_config().num_hidden_layers)
     layers = tuple(middle_blocks(n)) if settings.layers is None else settings.layers
     layer = activation_layer(n) if settings.activation_layer is None else settings.activation_layer
-    limits = {field: getattr(config, "max_position_embeddings", None) for field, config in checked.configs.items()}
     return Resolved(
         models=models,
         layers={"layers": layers, "activation_layer": layer},
-        contexts={field: limit for field, limit in limits.items() if limit is not None},
+        contexts=contexts,
         identity={**models_identity(models, written), "chat_template_sha256": template_hash(checked.tokenizer)},
     )
 
@@ -235,8 +199,7 @@ def _write(world: World, study: Study) -> None:
         "decided": {
             "device": world.models.device,
             "threads": world.threads,
-            "layers": values["attribute"]["layers"],
-            "activation_layer": values["attribute"]["activation_layer"],
+            **{name: values["attribute"][name] for name in ("layers", "activation_layer")},
             "prefilter": world.study.prefilter.method,
             "judge": record(study, world.judge),
             "contexts": world.contexts,

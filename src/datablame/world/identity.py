@@ -13,8 +13,8 @@ from typing import Any
 
 from datablame.config.schema import Data, ModelRef, Models, Study
 from datablame.engine.files import digest, hash_file, read_json
-from datablame.errors import RequestError
 from datablame.models.source import ADAPTER_CONFIG, known_commit, weights_hash
+from datablame.world.refusals import refused
 from datablame.world.sources import COMMIT, pool_files
 
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
@@ -26,16 +26,26 @@ _SAMPLES, _SAMPLE_BYTES = 4096, 4096
 def models_identity(models: Models, written: Models) -> dict[str, Any]:
     """Both checkpoints: the hub's commit, else hashes of weights and settings; None where a folder has no weights.
 
-    `written` are the same as the study writes them: a GGUF file that was converted counts too.
-
-    Raises:
-        RequestError: safetensors are damaged.
+    `written` are the same as the study writes them: a GGUF file that was converted counts too. Raises RequestError
+    where safetensors are damaged.
     """
     identities = {}
     for name in ("before", "after"):
-        file = _place(getattr(written, name))
-        gguf = {"gguf_sha256": _sampled(file)} if file.is_file() else {}
-        identities[name] = {**_model_identity(getattr(models, name), f"models.{name}"), **gguf}
+        reference, file = getattr(models, name), _place(getattr(written, name))
+        identity = reference.model_dump(mode="json", include={"dtype", "attn_implementation"})
+        if file.is_file():
+            identity["gguf_sha256"] = _sampled(file)
+        folder = _place(reference)
+        if not Path(reference.path).expanduser().exists():
+            commit = reference.revision if COMMIT.fullmatch(reference.revision or "") else known_commit(reference)
+            names = reference.model_dump(mode="json", include={"subfolder", "gguf_file"}, exclude_none=True)
+            identity |= {"repository": reference.path, **names, "commit": commit}
+        elif not folder.is_file():
+            try:
+                identity |= _folder_identity(folder)
+            except (OSError, ValueError, KeyError) as error:
+                raise refused("damaged", name=name, path=reference.path, kind=type(error).__name__) from error
+        identities[name] = identity
     return identities
 
 
@@ -51,10 +61,11 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 
 def files_identity(study: Study) -> dict[str, str]:
-    """The hashes of the other files that a study names, by field."""
-    hashes = {field: hash_file(path) for field, path in _paths(study).items() if path.is_file()}
-    if (encoder := _paths(study).get(_ENCODER)) is not None and encoder.is_dir():
-        hashes[_ENCODER] = digest(_folder_identity(encoder))
+    """The hashes of the other files that a study names, by field; of a sentence encoder, that of its folder."""
+    paths = _paths(study)
+    hashes = {field: hash_file(path) for field, path in paths.items() if path.is_file()}
+    if _ENCODER in paths and paths[_ENCODER].is_dir():
+        hashes[_ENCODER] = digest(_folder_identity(paths[_ENCODER]))
     return hashes
 
 
@@ -83,28 +94,9 @@ def _paths(study: Study) -> dict[str, Path]:
     return {field: Path(path).expanduser() for field, path in fields.items() if path is not None}
 
 
-def _model_identity(reference: ModelRef, field: str) -> dict[str, Any]:
-    identity: dict[str, Any] = {"dtype": reference.dtype, "attn_implementation": reference.attn_implementation}
-    folder = _place(reference)
-    if folder.is_file():
-        return identity
-    if not Path(reference.path).expanduser().exists():
-        names = reference.model_dump(mode="json", include={"subfolder", "gguf_file"}, exclude_none=True)
-        commit = reference.revision if COMMIT.fullmatch(reference.revision or "") else known_commit(reference)
-        return {**identity, "repository": reference.path, **names, "commit": commit}
-    try:
-        return {**identity, **_folder_identity(folder)}
-    except (OSError, ValueError, KeyError) as error:
-        raise RequestError(
-            f"{field} = {reference.path}: its safetensors are damaged ({type(error).__name__}); fetch or save it again"
-        ) from error
-
-
 def _place(reference: ModelRef) -> Path:
     """The checkpoint's folder or GGUF file, if it is here."""
-    path = Path(reference.path).expanduser()
-    folder = path / reference.subfolder if reference.subfolder else path
-    return folder / reference.gguf_file if reference.gguf_file else folder
+    return Path(reference.path).expanduser() / (reference.subfolder or "") / (reference.gguf_file or "")
 
 
 def _folder_identity(folder: Path) -> dict[str, Any]:

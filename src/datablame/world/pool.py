@@ -1,7 +1,11 @@
-"""The pool as one table on disk: read once, tokenised once, clustered once; memory does not grow with the texts."""
+"""The pool as one table on disk, read, tokenised and clustered once, and what a study asks of it before it runs.
+
+Memory does not grow with the texts. What a pool does not give is refused in one line before anything is written.
+"""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from datablame.config.schema import Study
 from datablame.tables import Document, Message, PoolSummary, object_of
+from datablame.world.refusals import refused
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded, Preference
+    from datablame.world.world import World
 
 DOCUMENT = ("id", "source", "prompt", "response", "rejected")
 _INDEX = ("id", "source", "characters", "tokens", "cluster")
@@ -56,15 +63,10 @@ class Pool:
         assert summary is not None
         return summary
 
-    @property
-    def pairs(self) -> bool:
-        """Whether the documents are preference pairs."""
-        return self.summary.pairs
-
     @cached_property
     def ids(self) -> list[str]:
         """Ids by row."""
-        return list(self._index["id"].to_pylist())
+        return self.column("id")
 
     @cached_property
     def row_of(self) -> Mapping[str, int]:
@@ -72,29 +74,13 @@ class Pool:
         return {doc_id: row for row, doc_id in enumerate(self.ids)}
 
     @cached_property
-    def sources(self) -> list[str]:
-        """Sources by row."""
-        return list(self._index["source"].to_pylist())
-
-    @cached_property
-    def characters(self) -> NDArray[np.int64]:
-        """Lengths of the full texts by row."""
-        return np.asarray(self._index["characters"].to_numpy())
-
-    @cached_property
-    def tokens(self) -> NDArray[np.int64]:
-        """Token counts by row; of a pair the longer answer's."""
-        return np.asarray(self._index["tokens"].to_numpy())
-
-    @cached_property
     def clusters(self) -> NDArray[np.int64]:
         """Duplicate clusters by row, numbered by first appearance."""
         return np.asarray(self._index["cluster"].to_numpy())
 
-    @cached_property
-    def cluster_of(self) -> Mapping[str, int]:
-        """Duplicate clusters by document id."""
-        return dict(zip(self.ids, self.clusters.tolist(), strict=True))
+    def column(self, name: str) -> list[Any]:
+        """`id`, `source`, `characters` (of the full text), `tokens` (of a pair the longer answer's) or `cluster`."""
+        return list(self._index[name].to_pylist())
 
     def documents(self, rows: Iterable[int] | None = None) -> Iterator[Document]:
         """The documents of the given rows in their order, or all of them; texts are read as they are asked for."""
@@ -135,3 +121,62 @@ def as_document(row: Mapping[str, Any]) -> Document:
     """A row of the file as a document."""
     turns = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt"])
     return Document(row["id"], row["source"], turns, row["response"], row["rejected"])
+
+
+def check_pool(world: "World", summary: PoolSummary, pool: Pool) -> None:
+    """Refuse a pool, in its place or not yet, that the study cannot use.
+
+    Raises RequestError as `check_kind`, `check_count` and `check_lengths`, the last of the longest document as it was
+    cut, and where precomputed scores name documents of another pool.
+    """
+    check_kind(world.study, [summary.pairs])
+    check_count(world.study, summary.documents, summary.clusters)
+    check_lengths(world.study, max(pool.column("tokens")), world.contexts)
+    for name, path in world.study.attribute.scores.items():
+        # That every row has a document is checked where scores are read.
+        lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
+        documents = dict.fromkeys(json.loads(line)["doc_id"] for line in lines if line.strip())
+        if strangers := [doc_id for doc_id in documents if doc_id not in pool.row_of]:
+            raise refused("other pool", name=name, path=path, n=len(strangers), of=len(documents), first=strangers[0])
+
+
+def check_lengths(study: Study, longest: int, contexts: Mapping[str, int]) -> None:
+    """Raises RequestError where the longest document, or output beside it, in tokens, is longer than a context."""
+    for field, context in contexts.items():
+        if longest > context:
+            raise refused("long document", study=study, longest=longest, context=context, field=field)
+
+
+def check_count(study: Study, documents: int, clusters: int | None = None) -> None:
+    """Refuse more flagged documents, or a larger fine-tune set, than a pool of at most so many documents allows.
+
+    Raises RequestError where `attribute.top_k` or `patch.k` is above the number of clusters, or `patch.size` leaves
+    fewer documents than have to be replaced at least.
+    """
+    settings, patch, k = study.attribute, study.patch, study.ks[-1]
+    most, what = (documents, "documents") if clusters is None else (clusters, "duplicate clusters")
+    # A method of the user's own may have scores for fewer documents than it could flag.
+    flags = any(arm in settings.methods and arm not in settings.scores for arm in patch.arms)
+    least, left, is_filled = k if flags else 0, documents - patch.size, patch.intervention != "swap"
+    problems = {
+        "large top_k": settings.top_k > most,
+        "large k": k > most,
+        "small size": least > patch.size,
+        "no fillers": is_filled and left <= 0,
+        "few fillers": is_filled and left < least,
+    }
+    values = {"k": k, "most": most, "what": what, "least": least, "left": left, "documents": documents}
+    for name, holds in problems.items():
+        if holds:
+            raise refused(name, study=study, **values)
+
+
+def check_kind(study: Study, pairs: Collection[bool]) -> None:
+    """Refuse documents, some or all of a pool, of which `pairs` says whether they are preference pairs.
+
+    Raises RequestError where there are both kinds, or none are pairs where arms exchange a pair's answers.
+    """
+    if len(set(pairs)) > 1:
+        raise refused("two kinds", study=study)
+    if study.patch.intervention == "swap" and set(pairs) == {False}:
+        raise refused("nothing to swap", study=study)

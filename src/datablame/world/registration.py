@@ -1,7 +1,7 @@
 """A registration and what departs from it: both sides are plain JSON, compared key by key."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,10 +57,22 @@ def deviations(
 ) -> tuple[Deviation, ...]:
     """In what a run, whose world is `now` as `described`, departs from its registration.
 
-    What follows from the study, as hypotheses and tests do, is compared by the study. A file of `registered` or `begun`
-    (`BEGUN`) that is absent or holds no object counts as empty: then the hash is broken.
+    First whether the hash is intact, was frozen before the first file of the patch phase, and patched by the version
+    that registered. What follows from the study, as hypotheses and tests do, is compared by the study. A file of
+    `registered` or `begun` (`BEGUN`) that is absent or holds no object counts as empty: then the hash is broken.
     """
-    return (*_sealed(registered, begun), *departures(registered, now))
+    stated, real, sealed = registered.get("sha256"), content_hash(registered), begun.get("sha256")
+    broken = "sha256 (the hash is broken: the file was changed after it was frozen)"
+    late, begins = "date (a registration after the fact is none)", "the patch phase had begun without it"
+    seal = (
+        (stated != real, Deviation(broken, stated, real)),
+        (sealed is None, Deviation(late, registered.get("date"), begins)),
+        (sealed not in (None, stated), Deviation("sha256 when the patch phase began", stated, sealed)),
+    )
+    found = [deviation for holds, deviation in seal if holds]
+    if sealed is not None:
+        found += differences(registered.get("datablame"), begun.get("datablame"), "datablame")
+    return (*found, *departures(registered, now))
 
 
 def departures(registered: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Deviation, ...]:
@@ -85,20 +97,6 @@ def differences(registered: Any, actual: Any, field: str = "") -> tuple[Deviatio
     if registered == actual:
         return ()
     return (Deviation(field, *(_ABSENT if value is None else value for value in (registered, actual))),)
-
-
-def _sealed(registered: Mapping[str, Any], begun: Mapping[str, Any]) -> Iterator[Deviation]:
-    """Hash intact, frozen before the first file of the patch phase, and patched by the version that registered."""
-    stated, real = registered.get("sha256"), content_hash(registered)
-    if stated != real:
-        yield Deviation("sha256 (the hash is broken: the file was changed after it was frozen)", stated, real)
-    if begun.get("sha256") is None:
-        when = registered.get("date")
-        yield Deviation("date (a registration after the fact is none)", when, "the patch phase had begun without it")
-        return
-    if begun["sha256"] != stated:
-        yield Deviation("sha256 when the patch phase began", stated, begun["sha256"])
-    yield from differences(registered.get("datablame"), begun.get("datablame"), "datablame")
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,6 @@
 """Where the pool's rows come from: files, patterns and folders here, or the hub; a row that can't be parsed is counted.
 
-Local Parquet and JSONL are read by our own readers, which leave out single rows; `datasets` says which files of a
-folder belong to a split, and reads the hub.
+Our own readers leave out single rows; `datasets` says which files of a folder belong to a split, and reads the hub.
 """
 
 import glob
@@ -18,8 +17,8 @@ import pyarrow.parquet as pq
 
 from datablame.config.schema import Data
 from datablame.errors import RequestError
-from datablame.world.formats import Broken, check_columns, read_columns
-from datablame.world.refusals import line_of, refusal
+from datablame.world.documents import Broken, read_columns
+from datablame.world.refusals import line_of, refusal, refused
 
 _PARQUET = ".parquet"
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
@@ -46,22 +45,18 @@ class Source(NamedTuple):
 def open_source(data: Data) -> Source:
     """The rows of the data in the order of its files; what is wrong with the request shows here or at the first row.
 
-    Raises:
-        RequestError: there is no such file, folder, dataset, split, subset or revision, or it cannot be read.
+    Raises RequestError where there is no such file, folder, dataset, split, subset or revision, or it is unreadable.
     """
     path = Path(data.path).expanduser()
-    if path.is_dir():
-        files = _folder_files(data)
-    elif glob.has_magic(data.path) and not path.is_file():
-        files = pool_files(data.path)
-        if not files:
-            raise RequestError(f"data.path = {data.path} matches no file here; correct the pattern")
-    elif path.is_file() or path.suffix in (_PARQUET, ".jsonl", ".json"):
+    files = _folder_files(data) if path.is_dir() else pool_files(data.path)
+    if not files:
+        if glob.has_magic(data.path):
+            raise refused("no match", data=data)
+        if path.suffix not in (_PARQUET, ".jsonl", ".json"):
+            if data.path.startswith((".", "/", "~")) or data.path.count("/") > 1:
+                raise refused("not here", data=data)
+            return _hub(data)
         files = [path]
-    elif data.path.startswith((".", "/", "~")) or data.path.count("/") > 1:
-        raise RequestError(f"data.path = {data.path} is not here; correct the path, or name a dataset on the hub")
-    else:
-        return _hub(data)
     try:
         n_rows = sum(int(pq.read_metadata(file).num_rows) for file in files)
     except (OSError, pa.ArrowException):
@@ -72,12 +67,10 @@ def open_source(data: Data) -> Source:
 def pool_files(path: str) -> list[Path]:
     """The local files that a path, a pattern or a folder stands for, sorted; none for a dataset on the hub."""
     here = Path(path).expanduser()
-    files: Iterable[Path] = ()
+    files: Iterable[Path] = (here,)
     if here.is_dir():
         files = (file for file in here.rglob("*") if not any(p.startswith(".") for p in file.relative_to(here).parts))
-    elif here.is_file():
-        files = (here,)
-    elif glob.has_magic(path):
+    elif glob.has_magic(path) and not here.is_file():
         files = map(Path, glob.glob(str(here), recursive=True))  # noqa: PTH207
     return sorted(file for file in files if file.is_file())
 
@@ -85,23 +78,23 @@ def pool_files(path: str) -> list[Path]:
 def _file_rows(files: Sequence[Path], data: Data) -> Iterator[Any]:
     for file in files:
         name = file.name.lower()
-        if name.endswith(_PARQUET):
-            yield from _parquet_rows(file, data)
-        elif name.endswith(_LINES):
-            yield from _json_rows(file)
-        else:
-            raise RequestError(f"data.path = {file} is neither .parquet nor .jsonl; convert it or name another file")
+        if not name.endswith((_PARQUET, *_LINES)):
+            raise refused("other kind of file", path=file)
+        try:
+            yield from _parquet_rows(file, data) if name.endswith(_PARQUET) else _json_rows(file)
+        except (EOFError, zlib.error):
+            yield Broken("the compressed file is torn", file.name)
+        except (OSError, pa.ArrowException) as error:
+            is_parquet, reason = name.endswith(_PARQUET), getattr(error, "strerror", None) or line_of(error)
+            why = f" as Parquet ({line_of(error)})" if is_parquet else f" ({reason})"
+            raise refused("unreadable", path=file, why=why) from None
 
 
 def _parquet_rows(path: Path, data: Data) -> Iterator[Any]:
-    try:
-        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
-            names = file.schema_arrow.names
-            check_columns(names, data, str(path))
-            for batch in file.iter_batches(_BATCH_ROWS, columns=read_columns(names, data)):
-                yield from _decoded(batch)
-    except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"data.path = {path} cannot be read as Parquet ({line_of(error)}); check the file") from None
+    with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+        columns = read_columns(file.schema_arrow.names, data, str(path))
+        for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+            yield from _decoded(batch)
 
 
 def _decoded(batch: Any) -> Iterator[Any]:
@@ -118,53 +111,26 @@ def _decoded(batch: Any) -> Iterator[Any]:
 
 def _json_rows(path: Path) -> Iterator[Any]:
     """The rows of JSON lines, or of one JSON array, as Alpaca's files are."""
-    try:
-        whole = _array(path) if ".json" in path.suffixes else None
-        if whole is not None:
-            yield from whole
-            return
-        with _opened(path) as file:
-            for line in file:
-                if line.strip():
-                    yield _parsed(line)
-    except (EOFError, zlib.error):
-        yield Broken("the compressed file is torn", path.name)
-    except OSError as error:
-        reason = error.strerror or line_of(error)
-        raise RequestError(f"data.path = {path} cannot be read ({reason}); check the file") from None
-
-
-def _array(path: Path) -> list[Any] | None:
-    try:
-        with _opened(path) as file:
-            if file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"[":
-                return None
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        whole: Any = None
+        if ".json" in path.suffixes and file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
             file.seek(0)
-            rows = json.loads(file.read().decode("utf-8-sig"))
-    except (EOFError, zlib.error, ValueError, RecursionError):
-        return None
-    return rows if isinstance(rows, list) else None
+            whole = _parsed(file.read())
+        file.seek(0)
+        yield from whole if isinstance(whole, list) else (_parsed(line) for line in file if line.strip())
 
 
-def _opened(path: Path) -> Any:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def _parsed(line: bytes) -> Any:
+def _parsed(text: bytes) -> Any:
     try:
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        return Broken("invalid UTF-8", line[:_SHOWN_BYTES])
+        return Broken("invalid UTF-8", text[:_SHOWN_BYTES])
     except (ValueError, RecursionError):
-        return Broken("not JSON", line[:_SHOWN_BYTES])
+        return Broken("not JSON", text[:_SHOWN_BYTES])
 
 
 def _folder_files(data: Data) -> list[Path]:
-    """The files of a local folder that belong to the subset and the split, shards in order.
-
-    The folder's README.md may declare subsets and splits, as on the hub; otherwise the files' names do, and a folder
-    without such names is all `train`.
-    """
+    """The files of a local folder, shards in order, that README.md or else their names give to the subset and split."""
     import datasets
 
     folder = str(Path(data.path).expanduser().absolute())
@@ -181,6 +147,7 @@ def _hub(data: Data) -> Source:
     """The split of a hub dataset and the commit that it comes from."""
     import datasets
     from huggingface_hub import HfApi
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     commit = None
     try:
@@ -191,35 +158,17 @@ def _hub(data: Data) -> Source:
         builder = datasets.load_dataset_builder(data.path, name=data.subset, revision=commit or data.revision)
     except Exception as error:
         raise RequestError(refusal(error, data)) from None
-    if commit is None:
-        commit = _cached_commit(builder.hash, data)
-    elif builder.hash != commit:
-        raise RequestError(
-            f"data.path = {data.path} cannot be read at commit {commit}, only from a copy in the cache; check the "
-            "connection, or set HF_HUB_OFFLINE=1 to take the copy"
-        )
+    expected = commit or data.revision or builder.hash
+    branch = Path(HF_HUB_CACHE) / f"datasets--{data.path.replace('/', '--')}" / "refs" / expected
+    if commit is None and not COMMIT.fullmatch(expected) and branch.is_file():
+        expected = branch.read_text().strip()
+    if expected != builder.hash:
+        name = "other copy" if commit is None else "copy only"
+        raise refused(name, data=data, commit=commit, copy=builder.hash)
     splits = builder.info.splits or {}
     _check_split(data, list(builder.config.data_files or splits))
     count = splits[data.split].num_examples if data.split in splits else None
-    return Source(_hub_rows(builder, data), None, count or None, commit)
-
-
-def _cached_commit(cached: str, data: Data) -> str:
-    """The commit of the copy in the cache, which must be the one that the study names, if it names one."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    named = data.revision
-    if named is None:
-        return cached
-    if not COMMIT.fullmatch(named):
-        reference = Path(HF_HUB_CACHE) / f"datasets--{data.path.replace('/', '--')}" / "refs" / named
-        named = reference.read_text().strip() if reference.is_file() else None
-    if named != cached:
-        raise RequestError(
-            f"data.revision = {data.revision} of {data.path} is not in the cache, which has commit {cached}; name "
-            "that, or unset HF_HUB_OFFLINE"
-        )
-    return cached
+    return Source(_hub_rows(builder, data), None, count or None, builder.hash)
 
 
 def _check_split(data: Data, splits: list[str]) -> None:
@@ -227,7 +176,7 @@ def _check_split(data: Data, splits: list[str]) -> None:
         return
     there = f"there is {', '.join(splits)}" if splits else "it names none"
     part = "; for a part of a split set data.documents" if re.search(r"[\[+]", data.split) else ""
-    raise RequestError(f"data.split = {data.split} is no split of {data.path}; {there}{part}")
+    raise refused("no split", data=data, there=there, part=part)
 
 
 def _hub_rows(builder: Any, data: Data) -> Iterator[Any]:
@@ -237,9 +186,8 @@ def _hub_rows(builder: Any, data: Data) -> Iterator[Any]:
         else:
             builder.download_and_prepare()
             rows = builder.as_dataset(split=data.split)
-        names = rows.column_names or list(next(iter(rows), {}))
-        check_columns(names, data, data.path)
-        rows = rows.select_columns(read_columns(names, data)).with_format("arrow")
+        columns = read_columns(rows.column_names or list(next(iter(rows), {})), data, data.path)
+        rows = rows.select_columns(columns).with_format("arrow")
         for batch in rows.iter(_BATCH_ROWS):
             yield from _decoded(batch)
     except RequestError:

@@ -6,16 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from datablame.config.schema import Behaviour, Data, Models, Study
-from datablame.engine.files import digest, hash_file, read_json
+from datablame.engine.files import digest, hash_file, packaged_yaml, read_json
 from datablame.engine.run_folder import REGISTRATION
-from datablame.errors import RequestError
 from datablame.judge.choice import Choice, identity
 from datablame.tables import Document, Prompt, Split, path_of, rows_of
 from datablame.world.identity import portable
 from datablame.world.pool import Pool
+from datablame.world.refusals import refused
 
 FORMAT = 1
 """Of world.json; a run folder of another one is refused."""
@@ -85,34 +83,25 @@ class World:
         return self.pool.key == self.pool_key
 
     def part(self, name: str) -> Any:
-        """What a phase's tables depend on, as JSON: a fingerprint is a hash of some parts.
+        """What a phase's tables depend on, as JSON: a fingerprint is a hash of some parts; KeyError for another name.
 
         Ways, speeds and prices of asking a judge, devices and paths are in none of them.
-
-        Raises:
-            KeyError: there is no such part.
         """
-        values, settings = portable(self.study, self.identities), self.study.attribute
+        values = portable(self.study, self.identities)
         asked = [[each.id, each.behaviour, each.split, each.text] for each in self.prompts if each.split != "harmless"]
         labels, scores = identity(self.study, self.judge)
         registration = self.root / REGISTRATION
+        pool = {name: values["attribute"][name] for name in ("max_tokens", "duplicate_threshold")}
+        own = {name: values[name] for name in ("seed", "behaviours", "truth", "models")}
         parts = {
             **{name: values[name] for name in ("scan", "surface", "prefilter", "attribute", "patch")},
             "everything": values,
-            "identity": {
-                **{name: values[name] for name in ("seed", "behaviours", "truth", "models")},
-                "prompts": asked,
-            },
+            "identity": {"prompts": asked, **own},
             "harmless": [[each.id, each.text] for each in self.split("harmless")],
             "sampling": {key: values["surface"][key] for key in _SAMPLING},
             "judge": {"rules": values["judge"]["rules"], "classifier": self.judge.classifier, "claude": labels},
             "attribution judge": scores,
-            "pool": {
-                "data": values["data"],
-                "max_tokens": settings.max_tokens,
-                "duplicate_threshold": settings.duplicate_threshold,
-                "seed": self.seed,
-            },
+            "pool": {"data": values["data"], "seed": self.seed, **pool},
             "registration": hash_file(registration) if registration.is_file() else None,
         }
         return parts[name]
@@ -121,10 +110,9 @@ class World:
 def prompts_of(study: Study) -> tuple[Prompt, ...]:
     """All splits in the study's order; the harmless ones are its own or those that ship, and of no behaviour."""
     assert study.prompts is not None
-    if study.prompts.harmless is not None:
-        harmless = [(prompt.id, prompt.text) for prompt in study.prompts.harmless]
-    else:
-        questions = yaml.safe_load(Path(__file__).with_name("harmless.yaml").read_text(encoding="utf-8"))
+    harmless = [(prompt.id, prompt.text) for prompt in study.prompts.harmless or ()]
+    if study.prompts.harmless is None:
+        questions = packaged_yaml("datablame.world", "harmless.yaml")
         harmless = [(f"harmless-{number:02d}", text) for number, text in enumerate(questions, 1)]
     return (
         *(Prompt(each.id, each.behaviour, "attribution", each.text) for each in study.prompts.attribution),
@@ -134,33 +122,19 @@ def prompts_of(study: Study) -> tuple[Prompt, ...]:
 
 
 def load(root: Path) -> World:
-    """The world that a run folder holds, asking nobody and loading nothing.
-
-    Raises:
-        RequestError: the folder holds none, or another version wrote it.
-    """
+    """The world that a run folder holds, by its files alone; RequestError as `frozen_content`, or where it has none."""
     content = frozen_content(root)
     if content is None:
-        raise RequestError(f"{root} holds no run; datablame run STUDY --out {root} begins one")
-    truth, decided = content["truth"], content["decided"]
-    return World(
-        root=root,
-        study=Study.model_validate(content["study"]),
-        prompts=tuple(rows_of(path_of(Prompt, root), Prompt)),
-        truth=None if truth is None else {behaviour: frozenset(ids) for behaviour, ids in truth.items()},
-        judge=Choice(decided["judge"]["classifier"], decided["judge"]["attribution"]),
-        identities=content["identities"],
-        threads=decided["threads"],
-        contexts=decided["contexts"],
-    )
+        raise refused("no run", root=root)
+    study, prompts = Study.model_validate(content["study"]), tuple(rows_of(path_of(Prompt, root), Prompt))
+    truth = content["truth"] and {behaviour: frozenset(ids) for behaviour, ids in content["truth"].items()}
+    decided, identities = content["decided"], content["identities"]
+    judge = Choice(decided["judge"]["classifier"], decided["judge"]["attribution"])
+    return World(root, study, prompts, truth, judge, identities, decided["threads"], decided["contexts"])
 
 
 def frozen_content(root: Path) -> dict[str, Any] | None:
-    """What world.json says; None where there is none.
-
-    Raises:
-        RequestError: another version of datablame wrote the run folder.
-    """
+    """What world.json says, None where there is none; RequestError where another version wrote the run folder."""
     path = root / FILE
     if path.exists():
         content: dict[str, Any] = read_json(path)
@@ -172,7 +146,4 @@ def frozen_content(root: Path) -> dict[str, Any] | None:
         version = read_json(manifest)["versions"].get("datablame") if manifest.exists() else None
     else:
         return None
-    raise RequestError(
-        f"{root} was written by datablame {version or 'of an unknown version'}, whose run folders this version does "
-        "not read; datablame run STUDY --out NEW starts over"
-    )
+    raise refused("other version", root=root, version=version or "of an unknown version")

@@ -15,7 +15,7 @@ from datablame.attribute.loop import WorkerState, chosen_layer, save, saved, sha
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
 from datablame.models.chat import Encoded
 from datablame.tables import Query
-from datablame.world.checks import check_lengths
+from datablame.world.pool import check_lengths
 
 
 class ResponseActivations(NamedTuple):
