@@ -104,7 +104,7 @@ def answer(design: Design, training_cost: float, simulations: int, progress: Pro
     power = simulate(design, simulations, key, progress.advance)
     others = candidates(design, training_cost)
     progress.start("designs, cheapest first", min(len(others), MOST_TRIED))
-    found = cheapest(others, training_cost, simulations, key, progress.advance)
+    found = cheapest(others, simulations, key, progress.advance)
     return Answer(design, power, found, len(others), training_cost)
 
 
@@ -175,7 +175,7 @@ def _tests(found: Answer) -> Table:
 
 def _advice(found: Answer) -> str:
     model = f"cost: a training counts as {found.training_cost:g} outputs, prompts cost nothing"
-    best = found.cheapest
+    best, own_cost = found.cheapest, cost(found.design, found.training_cost)
     if best is None:
         tried = f"not one of the {MOST_TRIED} cheapest likely ones" if found.candidates else "the formula likes none"
         return (
@@ -184,8 +184,8 @@ def _advice(found: Answer) -> str:
         )
     return (
         f"Cheapest design with 80 %: {_words(best.design)}; {best.design.trainings} trainings, "
-        f"{best.design.outputs:,} outputs, power {_share(best.power.power)}, cost {best.cost:,.0f} "
-        f"against {cost(found.design, found.training_cost):,.0f} of the design above ({model})"
+        f"{best.design.outputs:,} outputs, power {_share(best.power.power)}, cost "
+        f"{cost(best.design, found.training_cost):,.0f} against {own_cost:,.0f} of the design above ({model})"
     )
 
 

@@ -33,6 +33,10 @@ class ArmKind:
     """Whether Holm adjusts for it."""
     needs_truth: bool = False
 
+    def ks(self, study: Study) -> tuple[int, ...]:
+        """Every K of the arm; 0 for one that is the same at every K."""
+        return study.ks if self.depends_on_k else (0,)
+
     def info(self, label: str | None) -> ArmInfo:
         """As a row of the tables, under the label that its method had in this run."""
         named = (self.name, label or self.label, self.role)

@@ -1,13 +1,11 @@
-"""Every training of a study: which arms, at which K, with which seeds, and what each does to the fine-tune set.
-
-From what attribution flagged to fillers and exchanged pairs, and what workers are given of it.
-"""
+"""Every training of a study: which arms, at which K, with which seeds, and what each does to the fine-tune set."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from math import ceil
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,28 +58,23 @@ class FineTuneData:
         return list(dict.fromkeys([*(doc_id for ids in by_methods for doc_id in ids), *self.planted]))
 
     @cached_property
-    def cluster_of(self) -> Mapping[str, int]:
-        """Duplicate clusters by document."""
-        return {item.doc_id: item.cluster for item in self.items}
-
-    @cached_property
     def targets(self) -> Mapping[tuple[str, int], Sequence[str]]:
         """The documents that each arm is about at each K; arms that are about none in particular are left out."""
         return {
             (kind.name, k): kind.documents(self, k, 0)
             for kind in self.kinds
             if kind.documents is not None and not kind.drawn
-            for k in ks_of(kind, self.study)
+            for k in kind.ks(self.study)
         }
 
     @property
     def skipped_arms(self) -> list[str]:
         """Arms that would change nothing although they should; with its K where an arm does so at some K only."""
         skipped = []
-        for kind in self.kinds:
-            ks = [k for (name, k), ids in self.targets.items() if name == kind.name and not ids]
-            everywhere = ks and len(ks) == len(ks_of(kind, self.study))
-            skipped += [kind.name] if everywhere else [f"{kind.name} at K = {k}" for k in ks]
+        for name, cells in groupby(self.targets, itemgetter(0)):
+            ks = [k for _, k in cells]
+            empty = [k for k in ks if not self.targets[name, k]]
+            skipped += [name] if empty == ks else [f"{name} at K = {k}" for k in empty]
         return skipped
 
     def intervention(self, kind: ArmKind, k: int, seed: int) -> Intervention:
@@ -99,8 +92,8 @@ class FineTuneData:
         if how == "swap":
             chosen = set(gone)
             return Intervention("swap", swapped=tuple(doc_id for doc_id in self.members if doc_id in chosen))
-        replacement = replaced(self.items, self.members, self.all_flagged, gone, self.study.seed, barred)
-        return Intervention("remove" if kind.drawn else how, replacement.fillers, (), replacement.loose)
+        fillers, loose = replaced(self.items, self.members, self.all_flagged, gone, self.study.seed, barred)
+        return Intervention("remove" if kind.drawn else how, fillers, (), loose)
 
     def drawn(self, k: int, seed: int) -> list[str]:
         """As many documents as methods act on at this K; where whole sources go, drawn without a look at the source."""
@@ -118,24 +111,19 @@ class FineTuneData:
 
         A cluster ranks where its first document does. One that the method flags itself is never among its last.
         """
-        flagged = {self.cluster_of[doc_id] for doc_id in self.flags.get((bottom_method(self.study) or "", k), ())}
-        seen = {self.cluster_of[doc_id] for doc_id in self.members} - flagged
+        cluster_of = {item.doc_id: item.cluster for item in self.items}
+        flagged = {cluster_of[doc_id] for doc_id in self.flags.get((bottom_method(self.study) or "", k), ())}
+        seen = {cluster_of[doc_id] for doc_id in self.members} - flagged
         last: set[int] = set()
         for ids in self.rankings.values():
-            order = [c for c in dict.fromkeys(self.cluster_of[doc_id] for doc_id in ids) if c in seen]
-            last |= set(order[-k:])
-        return [doc_id for doc_id in self.members if self.cluster_of[doc_id] in last]
+            last |= set([c for c in dict.fromkeys(cluster_of[doc_id] for doc_id in ids) if c in seen][-k:])
+        return [doc_id for doc_id in self.members if cluster_of[doc_id] in last]
 
     def _of_sources(self, flagged: Sequence[str]) -> tuple[list[str], frozenset[str]]:
         """The members from the sources that hold most of the flagged documents, and these sources."""
         source_of = {item.doc_id: item.source for item in self.items}
         sources = majority_sources([source_of[doc_id] for doc_id in flagged if doc_id in source_of])
         return [doc_id for doc_id in self.members if source_of[doc_id] in sources], sources
-
-
-def ks_of(kind: ArmKind, study: Study) -> tuple[int, ...]:
-    """Every K of an arm; 0 for one that is the same at every K."""
-    return study.ks if kind.depends_on_k else (0,)
 
 
 def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
@@ -149,18 +137,20 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
     flags: dict[tuple[str, int], dict[str, None]] = {}
     for flag in tables.rows(Flag):
         flags.setdefault((flag.method, flag.k), {})[flag.doc_id] = None
-    kinds = arm_kinds(study)
-    planted: list[str] = []
-    if world.truth is not None and any(kind.needs_truth for kind in kinds):
-        known = {pool.cluster_of.get(doc_id) for ids in world.truth.values() for doc_id in ids}
-        planted = [item.doc_id for item in items if item.cluster in known]
-    bottom = bottom_method(study)
+    kinds, bottom = arm_kinds(study), bottom_method(study)
+    truth = world.truth if world.truth is not None and any(kind.needs_truth for kind in kinds) else {}
+    planted = {pool.cluster_of.get(doc_id) for ids in truth.values() for doc_id in ids}
     rankings: dict[str, list[str]] = {}
-    if bottom is not None and any(kind.role == "control" for kind in kinds):
-        for score in sorted(tables.rows(Score, method=bottom), key=lambda score: score.rank):
-            rankings.setdefault(score.behaviour, []).append(score.doc_id)
+    for score in sorted(tables.rows(Score, method=bottom) if bottom else (), key=attrgetter("rank")):
+        rankings.setdefault(score.behaviour, []).append(score.doc_id)
     data = FineTuneData(
-        study, kinds, items, tuple(pool.ids), {cell: list(ids) for cell, ids in flags.items()}, planted, rankings
+        study,
+        kinds,
+        items,
+        members=tuple(pool.ids),
+        flags={cell: list(ids) for cell, ids in flags.items()},
+        planted=[item.doc_id for item in items if item.cluster in planted],
+        rankings=rankings,
     )
     if not any(data.targets.values()):
         return None
@@ -195,11 +185,6 @@ class ArmTraining(NamedTuple):
     finished: bool = False
 
 
-def unamplified(samples: Iterable[Sample]) -> list[Sample]:
-    """The outputs to held-out prompts that were drawn at alpha 0."""
-    return [sample for sample in samples if sample.split == "held-out" and sample.alpha == 0]
-
-
 @dataclass(frozen=True)
 class PatchPlan:
     """The fine-tune set in order, what is measured, what is watched."""
@@ -220,9 +205,22 @@ class PatchPlan:
     """Of the after model's own outputs, which the surface phase drew, those whose divergence is computed."""
 
 
-def trainings(world: World) -> list[TrainingKey]:
+def trainings(study: Study) -> list[TrainingKey]:
     """Every training in the order of running, LoRA first for it takes longer."""
-    return [key for key, _ in _cells(world.study)]
+    patch, kinds, keys = study.patch, arm_kinds(study), list[TrainingKey]()
+    for protocol in sorted(patch.protocols, key=lambda name: patch.training_of(name).method != "lora"):
+        # The baseline is trained again where the verdict comes from, on seeds beyond the largest of the others.
+        left_out = {"after"} if protocol == patch.headline else {"after", "again"}
+        seeds = patch.seeds_of(protocol)
+        beyond = 1 + max(seeds) - min(0, *seeds)
+        keys += [
+            TrainingKey(kind.name, protocol, k, seed + beyond if kind.role == "again" else seed)
+            for seed in seeds
+            for kind in kinds
+            if kind.role not in left_out
+            for k in kind.ks(study)
+        ]
+    return keys
 
 
 def arm_trainings(data: FineTuneData) -> list[ArmTraining]:
@@ -231,11 +229,9 @@ def arm_trainings(data: FineTuneData) -> list[ArmTraining]:
     Raises:
         RequestError: the pool has too few documents to stand in for those that an arm takes out.
     """
-    return [
-        ArmTraining(key, data.intervention(kind, key.k, key.seed))
-        for key, kind in _cells(data.study)
-        if data.targets.get((key.arm, key.k), True)
-    ]
+    kinds = {kind.name: kind for kind in data.kinds}
+    keys = [key for key in trainings(data.study) if data.targets.get((key.arm, key.k), True)]
+    return [ArmTraining(key, data.intervention(kinds[key.arm], key.k, key.seed)) for key in keys]
 
 
 def measured_prompts(world: World, focus: Collection[str]) -> list[tuple[Prompt, int]]:
@@ -273,18 +269,3 @@ def adapter_groups(
     if AFTER_KEY not in finished:
         groups[AFTER_KEY] = ()
     return groups
-
-
-def _cells(study: Study) -> list[tuple[TrainingKey, ArmKind]]:
-    headline, cells = study.patch.headline, []
-    for protocol in sorted(study.patch.protocols, key=lambda name: study.patch.training_of(name).method != "lora"):
-        # The baseline is trained again where the verdict comes from, on seeds beyond the largest of the others.
-        left_out = {"after"} if protocol == headline else {"after", "again"}
-        kinds = [kind for kind in arm_kinds(study) if kind.role not in left_out]
-        seeds = study.patch.seeds_of(protocol)
-        beyond = 1 + max(seeds) - min(0, *seeds)
-        for seed in seeds:
-            for kind in kinds:
-                own = seed + beyond if kind.role == "again" else seed
-                cells += [(TrainingKey(kind.name, protocol, k, own), kind) for k in ks_of(kind, study)]
-    return cells

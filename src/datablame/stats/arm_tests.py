@@ -18,8 +18,6 @@ _EQUAL = 1e-12
 _STREAM = 20250802
 _MOST_SPLITS, _DRAWS = 200_000, 99_999
 """Enough for 10 against 10 seeds; 20 against 20 have 138 billion splits."""
-_MOST_SPLITS_A_ROW, _DRAWS_A_ROW = 20_000, 4_999
-"""Enough for 8 against 8 seeds in every row."""
 _BLOCK = 2_000_000
 """Numbers that the test of many rows holds at once."""
 
@@ -70,21 +68,34 @@ def permutation_p(a: ArrayLike, b: ArrayLike) -> PermutationTest:
     Raises ValueError where a group is empty or holds a NaN.
     """
     first, second = np.asarray(a, dtype=float)[None], np.asarray(b, dtype=float)[None]
-    p, exact = _p_rows(first, second, _MOST_SPLITS, _DRAWS)
+    [p] = permutation_p_rows(first, second, _MOST_SPLITS, _DRAWS).tolist()
+    exact = comb(first.size + second.size, first.size) <= _MOST_SPLITS
     smallest = smallest_p(first.size, second.size)
-    return PermutationTest(float(p[0]), smallest if exact else max(smallest, 1 / (_DRAWS + 1)))
+    return PermutationTest(p, smallest if exact else max(smallest, 1 / (_DRAWS + 1)))
 
 
-def permutation_p_rows(a: ArrayLike, b: ArrayLike) -> PValues:
+def permutation_p_rows(a: ArrayLike, b: ArrayLike, most_splits: int = 20_000, draws: int = 4_999) -> PValues:
     """`permutation_p` of each row of two arrays (rows, seeds), fast enough for thousands of simulated studies.
 
-    Beyond 20,000 splits, 4,999 random ones from a fixed stream and the observed one stand for all.
-    Raises ValueError where the arrays have no seeds, other numbers of rows, or a NaN.
+    Beyond `most_splits`, so many random ones from a fixed stream and the observed one stand for all; the defaults count
+    8 against 8 seeds. Raises ValueError where the arrays have no seeds, other numbers of rows, or a NaN.
     """
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[0]:
         raise ValueError(f"need (rows, seeds) with the same rows, not {first.shape} and {second.shape}")
-    return _p_rows(first, second, _MOST_SPLITS_A_ROW, _DRAWS_A_ROW)[0]
+    if not first.shape[1] or not second.shape[1] or np.isnan(first).any() or np.isnan(second).any():
+        raise ValueError("both groups need at least one value and no NaN")
+    pooled = np.concatenate([first, second], axis=1)
+    exact = comb(pooled.shape[1], first.shape[1]) <= most_splits
+    weights = _weights(pooled.shape[1], first.shape[1], None if exact else draws)
+    observed = np.abs(first.mean(1) - second.mean(1))[:, None] - _EQUAL
+    splits = weights.shape[1]
+    rows = max(1, _BLOCK // splits)
+    extreme = np.zeros(len(pooled))
+    for start in range(0, len(pooled), rows):
+        some = slice(start, start + rows)
+        extreme[some] = (np.abs(pooled[some] @ weights) >= observed[some]).sum(1)
+    return np.asarray(extreme / splits if exact else (extreme + 1) / (draws + 1))
 
 
 def smallest_p(n: int, m: int) -> float:
@@ -96,11 +107,9 @@ def smallest_p(n: int, m: int) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Step-down adjusted p values (Holm 1979), in the order given, none above 1."""
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        running = max(running, min(1.0, p_values[index] * (len(p_values) - rank)))
-        adjusted[index] = running
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        adjusted[index] = running = max(running, min(1.0, p_values[index] * (len(p_values) - rank)))
     return adjusted
 
 
@@ -210,26 +219,6 @@ def paired_p_rows(a: PValues, b: PValues) -> PValues:
     """Two-sided p of the paired t test of each row of two arrays (rows, prompts); 1 where nothing varies."""
     d = a - b
     return _t_p(d.mean(1), d.std(1, ddof=1) / np.sqrt(d.shape[1]), d.shape[1] - 1)
-
-
-def _p_rows(a: NDArray[np.float64], b: NDArray[np.float64], most_splits: int, draws: int) -> tuple[PValues, bool]:
-    """The p value of each row, and whether all splits were counted."""
-    if not a.shape[1] or not b.shape[1] or np.isnan(a).any() or np.isnan(b).any():
-        raise ValueError("both groups need at least one value and no NaN")
-    pooled = np.concatenate([a, b], axis=1)
-    exact = comb(pooled.shape[1], a.shape[1]) <= most_splits
-    weights = _weights(pooled.shape[1], a.shape[1], None if exact else draws)
-    observed = np.abs(a.mean(1) - b.mean(1)) - _EQUAL
-    splits = weights.shape[1]
-    rows = max(1, _BLOCK // splits)
-    extreme = np.concatenate(
-        [
-            (np.abs(pooled[start : start + rows] @ weights) >= observed[start : start + rows, None]).sum(1)
-            for start in range(0, len(pooled), rows)
-        ]
-        or [np.zeros(0)]
-    )
-    return np.asarray(extreme / splits if exact else (extreme + 1) / (draws + 1)), exact
 
 
 @lru_cache(maxsize=4)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datablame.stats.intervals import Interval
+from datablame.stats.intervals import Interval, wilson
 
 LEAST_TAIL = 5
 """Fewer exceedances cannot be fitted."""
@@ -92,21 +92,15 @@ def spread_of(log_weights: NDArray[np.float64]) -> Spread:
     return Spread(float(w.sum() ** 2 / (w**2).sum()), float(1 / w.sum()), pareto_khat(log_weights))
 
 
-def score_interval(rate: float, standard_error: float, n: float, confidence: float = 0.95) -> Interval:
-    """Wilson's interval for a rate whose error is that of rate (1 - rate) / standard_error^2 plain samples.
+def score_interval(rate: float, standard_error: float, n: float) -> Interval:
+    """Wilson's 95 % interval for a rate whose error is that of rate (1 - rate) / standard_error^2 plain samples.
 
     `n` plain samples are taken where the error cannot be told from the data (rate 0 or 1, or no error).
     """
-    from scipy.special import ndtri
-
     clipped = min(max(rate, 0.0), 1.0)
-    effective = n
     if 0 < clipped < 1 and standard_error > 0:
-        effective = clipped * (1 - clipped) / standard_error**2
-    z2 = float(ndtri((1 + confidence) / 2)) ** 2
-    centre = (clipped + z2 / (2 * effective)) / (1 + z2 / effective)
-    half = math.sqrt(z2 * (clipped * (1 - clipped) / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
-    return Interval(0.0 if clipped == 0 else centre - half, 1.0 if clipped == 1 else centre + half)
+        n = clipped * (1 - clipped) / standard_error**2
+    return wilson(clipped * n, n)
 
 
 def tail_size(n: int) -> int:

@@ -1,13 +1,14 @@
 """What a design can show and how often it cries wolf, by simulation of whole studies; the cheapest that would do."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from datablame.stats.arm_tests import (
     PValues,
@@ -132,11 +133,10 @@ class Power(NamedTuple):
 
 
 class Cheapest(NamedTuple):
-    """A design whose simulated power reaches the target, its power and its cost in outputs."""
+    """A design whose simulated power reaches the target."""
 
     design: Design
     power: Power
-    cost: float
 
 
 def simulate(design: Design, simulations: int, key: int, advance: Callable[[int], object] = lambda done: None) -> Power:
@@ -146,33 +146,33 @@ def simulate(design: Design, simulations: int, key: int, advance: Callable[[int]
     Both kinds of study share their random numbers except for the method that works. `advance` is called with the
     number of studies done since the last call.
     """
-    false_alarms, detections, adjusted, least = list[Any](), list[Any](), list[float](), list[float]()
+    rejected: Counter[Any] = Counter()
     for drawn in drawn_studies(design, simulations, key):
         [working] = drawn.working
-        false_alarms.append(_against_random(drawn.idle[0], drawn.random, design.samples))
-        detections.append(_against_random(working, drawn.random, design.samples))
-        others = [_larger_p(method, drawn) for method in drawn.idle[1:]]
-        adjusted += _adjusted(working, drawn, others)
+        first, *others = [_larger_p(method, drawn) for method in drawn.idle]
         # Holm rejects something exactly where its first step, Bonferroni of the smallest, does.
-        least += np.minimum.reduce([_larger_p(drawn.idle[0], drawn), *others]).tolist()
+        smallest = np.minimum.reduce([first, *others])
+        p_values: dict[Any, PValues] = {"power": _adjusted(working, drawn, others), "any": smallest * design.methods}
+        for effect, method in (("with", working), ("without", drawn.idle[0])):
+            tests = _against_random(method, drawn.random, design.samples)
+            p_values |= {(effect, name): p for name, p in tests.items()}
+        for name, p in p_values.items():
+            rejected[name] += np.count_nonzero(p < LEVEL)
         advance(len(working))
-    return Power(
-        power=_share(adjusted),
-        any_false_alarm=_share(np.array(least) * design.methods),
-        with_effect=_rejections(detections),
-        without_effect=_rejections(false_alarms),
-        simulations=simulations,
+    shares: dict[Any, Any] = {name: share(count, simulations) for name, count in rejected.items()}
+    with_effect, without_effect = (
+        Rejections(*(shares.get((effect, name)) for name in Rejections._fields)) for effect in ("with", "without")
     )
+    return Power(shares["power"], shares["any"], with_effect, without_effect, simulations)
 
 
 def powers(design: Design, to_rates: Sequence[float], simulations: int, key: int) -> list[Share]:
     """The `power` of `simulate` for each rate that the removal may lead to, from the same studies, without the rest."""
-    adjusted: list[list[float]] = [[] for _ in to_rates]
+    rejected = np.zeros(len(to_rates), dtype=int)
     for drawn in drawn_studies(design, simulations, key, to_rates):
         others = [_larger_p(method, drawn) for method in drawn.idle[1:]]
-        for p_values, working in zip(adjusted, drawn.working, strict=True):
-            p_values += _adjusted(working, drawn, others)
-    return [_share(p_values) for p_values in adjusted]
+        rejected += [np.count_nonzero(_adjusted(working, drawn, others) < LEVEL) for working in drawn.working]
+    return [share(count, simulations) for count in rejected.tolist()]
 
 
 def smallest_adjusted_p(design: Design) -> float:
@@ -229,18 +229,14 @@ def candidates(design: Design, training_cost: float) -> list[Design]:
 
 
 def cheapest(
-    designs: Sequence[Design],
-    training_cost: float,
-    simulations: int,
-    key: int,
-    advance: Callable[[int], object] = lambda done: None,
+    designs: Sequence[Design], simulations: int, key: int, advance: Callable[[int], object] = lambda done: None
 ) -> Cheapest | None:
     """The first design with a simulated power of at least .8, None among the first 40; `advance(1)` after each."""
     for design in designs[:MOST_TRIED]:
         simulated = simulate(design, simulations, key)
         advance(1)
         if simulated.power.rate >= TARGET:
-            return Cheapest(design, simulated, cost(design, training_cost))
+            return Cheapest(design, simulated)
     return None
 
 
@@ -289,9 +285,9 @@ def _intercept(rate: float, design: Design) -> float:
     return float(brentq(lambda at: weights @ expit(at + design.deviation * points) - rate, centre - far, centre + far))
 
 
-def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> list[float]:
+def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> PValues:
     """Of each study, Holm's p of the method that works, given those of the others."""
-    return [holm(row)[0] for row in np.transpose([_larger_p(working, drawn), *others]).tolist()]
+    return np.array([holm(row)[0] for row in np.transpose([_larger_p(working, drawn), *others]).tolist()])
 
 
 def _larger_p(method: Counts, drawn: Drawn) -> PValues:
@@ -300,26 +296,13 @@ def _larger_p(method: Counts, drawn: Drawn) -> PValues:
     return np.maximum(*(permutation_p_rows(by_seed, arm.mean(2)) for arm in (drawn.random, drawn.baseline)))
 
 
-def _against_random(method: Counts, random: Counts, samples: int) -> list[PValues | None]:
-    """The p values of some studies, in the order of `Rejections`."""
+def _against_random(method: Counts, random: Counts, samples: int) -> dict[str, PValues]:
+    """The p values of some studies by the tests of `Rejections` that can be formed."""
     rates = (method / samples, random / samples)
     totals = [(arm.sum((1, 2)), arm.shape[1] * arm.shape[2] * samples) for arm in (method, random)]
-    prompts, seeds = method.shape[2], min(method.shape[1], random.shape[1])
-    return [
-        pooled_z_p(*totals[0], *totals[1]),
-        paired_p_rows(*(rate.mean(1) for rate in rates)) if prompts >= 2 else None,
-        permutation_p_rows(method.mean(2), random.mean(2)),
-        crossed_p_rows(*rates) if prompts >= 2 and seeds >= 2 else None,
-    ]
-
-
-def _rejections(blocks: list[list[PValues | None]]) -> Rejections:
-    shares: list[Any] = [
-        None if test[0] is None else _share(np.concatenate(test)) for test in zip(*blocks, strict=True)
-    ]
-    return Rejections(*shares)
-
-
-def _share(p_values: ArrayLike) -> Share:
-    below = np.asarray(p_values) < LEVEL
-    return share(int(below.sum()), below.size)
+    tests = {"samples": pooled_z_p(*totals[0], *totals[1]), "seeds": permutation_p_rows(method.mean(2), random.mean(2))}
+    if method.shape[2] >= 2:
+        tests["prompts"] = paired_p_rows(*(rate.mean(1) for rate in rates))
+        if min(method.shape[1], random.shape[1]) >= 2:
+            tests["crossed"] = crossed_p_rows(*rates)
+    return tests
