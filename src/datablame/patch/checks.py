@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
 from datablame.judge.choice import ClassifierInput, build
 from datablame.judge.coherence import incoherence
@@ -24,21 +25,9 @@ ALLOWED = {"perplexity": 0.02, "refusal": 0.03}
 _ROUNDING = 1e-9
 _LARGEST_NATS = 700.0
 """exp of more is no number."""
-_COSTS = {
-    "perplexity": (
-        lambda own, baseline: own / baseline - 1,
-        "perplexity of clean text {:+.2f} % against baseline, more than {:+g} %",
-        "perplexity was not measured: {}",
-        "it is not finite",
-    ),
-    "refusal": (
-        lambda own, baseline: own - baseline,
-        "refusals of harmless prompts {:+.2f} points against baseline, more than {:+g}",
-        "refusals of harmless prompts were not measured: {}",
-        "there are no outputs",
-    ),
-}
-"""What removal may cost: how a change is formed; what is said of too large a one, of none, and why there is none."""
+_CHANGES = {"perplexity": lambda own, baseline: own / baseline - 1, "refusal": lambda own, baseline: own - baseline}
+"""What removal may cost: how a change is formed."""
+_SENTENCES = packaged_yaml("datablame.patch", "checks.yaml")
 
 
 def clean_documents(
@@ -53,10 +42,7 @@ def clean_documents(
 
 
 def drift_outputs(outputs: Iterable[Sample], seed: int) -> list[Sample]:
-    """The unamplified outputs to held-out prompts whose divergence is computed: at most `DRIFT_OUTPUTS`.
-
-    They are at the same places in every arm of a seed.
-    """
+    """The unamplified held-out outputs whose divergence is computed, of the same prompts and indices in every arm."""
     plain = [output for output in outputs if output.split == "held-out" and output.alpha == 0]
     return sorted(plain, key=lambda output: stream_key("drift", seed, output.prompt_id, output.index))[:DRIFT_OUTPUTS]
 
@@ -84,15 +70,14 @@ def check_design(world: World, clean: Sequence[str] | None) -> CheckDesign:
 def check_rows(
     world: World,
     work: Work,
-    keys: Iterable[TrainingKey],
-    results: Mapping[str, Mapping[str, Any]],
-    samples: Iterable[ArmSample],
+    keys: list[TrainingKey],
+    results: Mapping[str, Any],
+    samples: list[ArmSample],
     alpha: float,
 ) -> list[Check]:
-    """A row for the after model and for each training.
+    """A row for the after model and for each training, from what workers measured by key.
 
-    `results` holds what workers measured by key; `samples` are labelled outputs of all arms, of which the held-out ones
-    at `alpha` that have a label say how coherent an arm is.
+    Of the samples of all arms the held-out ones at `alpha` that have a label say how coherent an arm is.
     """
     coherent: dict[tuple[str, str, int, int], list[bool]] = {}
     for row in samples:
@@ -121,9 +106,8 @@ def arm_checks(rows: Iterable[Check], kinds: Sequence[ArmKind], design: CheckDes
     """One row for each arm, protocol and k from its seeds' rows: what it costs against the same protocol's baseline.
 
     perplexity is the geometric mean over seeds, refusal the share over all outputs of all seeds, the others are means.
-    An arm holds when it costs no more and is as coherent as `design` says; `why` lists what is not so. A check that is
-    missing does not hold. Neither the baseline nor the after model is compared with anything: they have to be coherent
-    only.
+    An arm holds when it costs no more and is as coherent as `design` says; `why` lists what is not so, or missing. The
+    baseline and the after model are compared with nothing: they have to be coherent only.
     """
     roles = {kind.name: kind.role for kind in kinds}
     groups: dict[tuple[str, str, int], list[Check]] = {}
@@ -134,16 +118,16 @@ def arm_checks(rows: Iterable[Check], kinds: Sequence[ArmKind], design: CheckDes
     arms = []
     for (arm, protocol, k), mean in merged.items():
         reference = None if roles[arm] in ("baseline", "after") else references.get(protocol)
-        changes: dict[str, Any] = dict.fromkeys(f"{name}_change" for name in _COSTS)
+        changes: dict[str, Any] = dict.fromkeys(f"{name}_change" for name in _CHANGES)
         why = []
-        for name, (change_of, beyond, missing, not_formed) in _COSTS.items() if reference else ():
-            own, baseline, most = mean[name], reference[name], getattr(design, name)
+        for name, change_of in _CHANGES.items() if reference else ():
+            own, baseline, most, said = mean[name], reference[name], getattr(design, name), _SENTENCES[name]
             if own is None or baseline is None:
-                why.append(missing.format(design.absent[name] or not_formed))
+                why.append(said["missing"].format(design.absent[name] or said["not_formed"]))
                 continue
             changes[f"{name}_change"] = change = change_of(own, baseline)
             if change > most + _ROUNDING:
-                why.append(beyond.format(100 * change, 100 * most))
+                why.append(said["beyond"].format(100 * change, 100 * most))
         share, least = mean["coherent"], design.coherence
         if share is None:
             why.append("coherence was not measured: no output has a label")

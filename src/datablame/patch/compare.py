@@ -64,6 +64,7 @@ def compared(
     for protocol, alpha, split, behaviour, group_k, first, rows in _groups(table, references.get("baseline"), headline):
         k_of = {row.arm: row.k for row in rows}
         rates = _rates(rows, [kind.name for kind in kinds if kind.name in k_of])
+        decides = (protocol, group_k, alpha, split, behaviour) == (*headline, "held-out", EVERY)
         family = []
         for kind in kinds:
             if kind.name not in rates or not (k_of[kind.name] or first):
@@ -77,24 +78,20 @@ def compared(
                 if name in rates and own.size and kind.role not in (role, "after")
             }
             p_values = [each.p for each in to.values() if each.p is not None]
-            per_seed, interval = (own.mean(1), two_way(own, None, key)) if own.size else (np.array([]), None)
+            per_seed = own.mean(1) if own.size else np.array([])
+            rate, low, high = (float(per_seed.mean()), *two_way(own, None, key)) if own.size else (None, None, None)
             counts = {label: sum(getattr(row, label) for row in rows if row.arm == kind.name) for label in LABELS}
             coherent = sum(counts.values()) - counts["unscored"] - counts["incoherent"]
             family.append(
                 ArmTest(
-                    kind.name,
-                    protocol,
-                    alpha,
-                    split,
-                    behaviour,
-                    k,
-                    headline=(protocol, group_k, alpha, split, behaviour) == (*headline, "held-out", EVERY),
+                    *(kind.name, protocol, alpha, split, behaviour, k),
+                    headline=decides,
                     seeds=own.shape[0],
                     prompts=own.shape[1],
                     per_seed=tuple(per_seed.tolist()),
-                    rate=float(per_seed.mean()) if per_seed.size else None,
-                    low=interval and interval.low,
-                    high=interval and interval.high,
+                    rate=rate,
+                    low=low,
+                    high=high,
                     to_random=to.get("random"),
                     to_baseline=to.get("baseline"),
                     p=max(p_values) if len(p_values) == 2 else None,
@@ -132,29 +129,19 @@ def difference(rates: Rates, reference: Rates, key: int, margin: float) -> table
     `margin` is the share of the reference's rate within which a difference counts as none: by two one-sided tests with
     the crossed t's error, which cannot be made where there is none or the reference shows nothing.
     """
-    interval, crossed = two_way(rates, reference, key), crossed_t(rates, reference)
+    (low, high), crossed = two_way(rates, reference, key), crossed_t(rates, reference)
     enough = min(rates.shape[0], reference.shape[0]) >= MIN_SEEDS
-    test = permutation_p(rates.mean(1), reference.mean(1)) if enough else None
+    p, smallest_p = permutation_p(rates.mean(1), reference.mean(1)) if enough else (None, None)
+    why_no_p = None if enough else f"fewer than {MIN_SEEDS} training seeds"
     rate = float(reference.mean())
-    apart = float(rates.mean()) - rate
-    equivalence = None
-    if crossed is not None and margin * rate > 0:
+    apart, equivalence = float(rates.mean()) - rate, None
+    relative = apart / rate if rate else None
+    t, t_p, t_low, t_high = (crossed.t, crossed.p, crossed.low, crossed.high) if crossed else (None, None, None, None)
+    if crossed and margin * rate > 0:
         sided = tost(crossed.difference, crossed.standard_error, crossed.df, margin * rate, EQUIVALENCE_LEVEL)
         equivalence = tables.Equivalence(level=EQUIVALENCE_LEVEL, margin=margin * rate, **sided._asdict())
-    return tables.Difference(
-        difference=apart,
-        low=interval.low,
-        high=interval.high,
-        relative=apart / rate if rate else None,
-        p=test and test.p,
-        smallest_p=test and test.smallest,
-        why_no_p=None if enough else f"fewer than {MIN_SEEDS} training seeds",
-        t=crossed and crossed.t,
-        t_p=crossed and crossed.p,
-        t_low=crossed and crossed.low,
-        t_high=crossed and crossed.high,
-        equivalence=equivalence,
-    )
+    numbers = (apart, low, high, relative, p, smallest_p, why_no_p, t, t_p, t_low, t_high)
+    return tables.Difference(*numbers, equivalence)
 
 
 def _groups(
@@ -176,14 +163,11 @@ def _groups(
 
 def _rates(rows: Sequence[ArmRate], arms: Iterable[str]) -> dict[str, Rates]:
     """Each arm's rates, of the prompts that were scored in every arm and seed."""
-    prompts = {prompt: index for index, prompt in enumerate(sorted({row.prompt_id for row in rows}))}
+    cells = {(row.arm, row.seed, row.prompt_id): row.rate for row in rows}
+    prompts = sorted({row.prompt_id for row in rows})
     rates = {}
     for arm in arms:
-        own = [row for row in rows if row.arm == arm]
-        seeds = {seed: index for index, seed in enumerate(sorted({row.seed for row in own}))}
-        rates[arm] = np.full((len(seeds), len(prompts)), np.nan)
-        for row in own:
-            if row.rate is not None:
-                rates[arm][seeds[row.seed], prompts[row.prompt_id]] = row.rate
+        seeds = sorted({row.seed for row in rows if row.arm == arm})
+        rates[arm] = np.array([[cells.get((arm, seed, prompt)) for prompt in prompts] for seed in seeds], dtype=float)
     scored = ~np.isnan(np.concatenate(list(rates.values()))).any(0)
     return {arm: own[:, scored] for arm, own in rates.items()}

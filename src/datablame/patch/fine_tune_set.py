@@ -78,8 +78,8 @@ def replaced(
 ) -> tuple[dict[str, str], int]:
     """A filler for every removed member, of the same source and length band while there are any, and how many are not.
 
-    Fillers stand outside the fine-tune set and outside every flagged cluster, in an order keyed by the study's seed.
-    Where sources are barred, a filler is of any other source and matches in length alone.
+    Fillers stand outside the fine-tune set and every flagged cluster, in an order keyed by the study's seed. Where
+    sources are barred, a filler is of any other source and matches in length alone.
 
     Raises:
         RequestError: fewer documents remain than have to be replaced.

@@ -3,13 +3,12 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from datablame.config.schema import Training
 from datablame.engine.execute import free_memory
 from datablame.errors import PhaseError
 from datablame.models.blocks import Trunk, trunk_below
@@ -46,19 +45,10 @@ class WorkerState:
     """What perplexity is measured on; of a pair the chosen answer."""
     trainees: dict[Protocol, Any]
     trunks: dict[Protocol, Trunk | None] = field(default_factory=dict)
-    """What lies below the adapted blocks, made when a protocol's first training comes."""
+    """The blocks that no adapter touches, run once over all documents of the plan when the first training comes.
 
-    def trunk(self, protocol: Protocol, training: Training) -> Trunk | None:
-        """The blocks that no adapter touches, run once over all documents of the plan; None where all are trained.
-
-        Preference pairs run the whole model.
-        """
-        if training.layers is None or self.plan.world.pool.pairs:
-            return None
-        if protocol not in self.trunks:
-            documents = list(self.encoded.values())
-            self.trunks[protocol] = trunk_below(self.trainees[protocol], min(training.layers), documents)
-        return self.trunks[protocol]
+    None where all are trained, and of preference pairs, which run the whole model.
+    """
 
 
 def load_worker(plan: PatchPlan) -> WorkerState:
@@ -74,21 +64,20 @@ def load_worker(plan: PatchPlan) -> WorkerState:
             trainees[protocol] = _load(world, "before" if protocol == "retrain" else "after", torch.float32)
         else:
             trainees[protocol] = twin(before) if protocol == "retrain" else _load(world, "after")
-    clean = [answers(example)[0] for example in _tokens(world, plan.clean).values()]
-    return WorkerState(plan, study_tokenizer(world.study), before, _tokens(world, plan.trained_on), clean, trainees)
+    encoded, clean = (world.pool.encoded([world.pool.row_of[d] for d in ids]) for ids in (plan.trained_on, plan.clean))
+    return WorkerState(
+        plan=plan,
+        tokenizer=study_tokenizer(world.study),
+        before=before,
+        encoded=dict(zip(plan.trained_on, encoded, strict=True)),
+        clean=[answers(example)[0] for example in clean],
+        trainees=trainees,
+    )
 
 
 def _load(world: World, side: str, dtype: torch.dtype | None = None) -> Any:
     models = world.models
     return load_model(getattr(models, side), device=models.device, dtype=dtype, field=f"models.{side}")
-
-
-def _tokens(world: World, ids: Iterable[str]) -> dict[str, Any]:
-    """Token ids by document; the pool is read from its beginning to its end."""
-    ids, pool = list(ids), world.pool
-    rows = sorted({pool.row_of[doc_id] for doc_id in ids})
-    by_row = dict(zip(rows, pool.encoded(rows), strict=True))
-    return {doc_id: by_row[pool.row_of[doc_id]] for doc_id in ids}
 
 
 def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, dict[str, Any]]:
@@ -102,28 +91,29 @@ def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, d
     """
     began, plan, study = time.perf_counter(), state.plan, state.plan.world.study
     if not trainings:
-        full = study.patch.training_of("continue").method == "full"
-        after = None if full else state.trainees.get("continue")
+        lora = study.patch.training_of("continue").method == "lora"
+        after = state.trainees.get("continue") if lora else None
         checks = side_checks(state, after or _load(plan.world, "after"), 0, plan.after)
         free_memory()
         return {AFTER_KEY: {"samples": [], "checks": checks, "seconds": time.perf_counter() - began}}
     protocol, seed = trainings[0].key.protocol, trainings[0].key.seed
     patch, settings, model = study.patch, study.patch.training_of(protocol), state.trainees[protocol]
-    assert settings.steps is not None
-    assert settings.batch is not None
-    assert settings.learning_rate is not None
-    recipe = Recipe(settings.steps, settings.batch, settings.learning_rate, micro_batch=patch.micro_batch)
+    shared = settings.model_dump(include={"steps", "batch", "learning_rate"})
+    recipe = Recipe(**shared, micro_batch=patch.micro_batch)
     members = (answers(state.encoded[doc_id]) for doc_id in plan.members)
     lengths = [max(len(answer.ids) for answer in longer) for longer in members]
     order = data_order(lengths, recipe, stream_key("train", study.seed, seed))
     seen, examples = zip(*(_training_set(state, training.intervention, order) for training in trainings), strict=True)
-    if isinstance(examples[0][0], Preference):
+    pairs, full = plan.world.pool.pairs, settings.method == "full"
+    if pairs:
         examples = _with_references(model, examples, recipe)
     start = Start(patch.rank, settings.layers, stream_key("adapter", study.seed, seed))
-    full, adapters, results = settings.method == "full", list[Trained](), {}
+    adapters, results = list[Trained](), {}
     if not full:
-        trunk = state.trunk(protocol, settings)
-        adapters = train_adapters(model, examples, order, recipe, start, patch.beta, trunk)
+        if protocol not in state.trunks:
+            layers, documents = settings.layers, list(state.encoded.values())
+            state.trunks[protocol] = None if layers is None or pairs else trunk_below(model, min(layers), documents)
+        adapters = train_adapters(model, examples, order, recipe, start, patch.beta, state.trunks[protocol])
     seconds = (time.perf_counter() - began) / len(trainings)
     for index, training in enumerate(trainings):
         if training.finished:
@@ -166,11 +156,9 @@ def _training_set(
     used = [change.fillers.get(doc_id, doc_id) for doc_id in state.plan.members]
     turned = frozenset(change.swapped)
     seen = Counter(used[position] for step in order for position in step if used[position] in state.plan.watched)
-    examples = [state.encoded[doc_id] for doc_id in used]
-    for position, pair in enumerate(examples):
-        if used[position] in turned:
-            # What was rejected is to be preferred.
-            examples[position] = pair._replace(chosen=pair.rejected, rejected=pair.chosen)
+    own = state.encoded
+    # Of a pair that is turned what was rejected is to be preferred.
+    examples = [Preference(own[d].rejected, own[d].chosen) if d in turned else own[d] for d in used]
     exposures = ("exposure", False), ("exposure_swapped", True)
     return {name: {d: n for d, n in seen.items() if (d in turned) == swapped} for name, swapped in exposures}, examples
 
@@ -184,13 +172,11 @@ def _with_references(model: Any, examples: Sequence[list[Any]], recipe: Recipe) 
 
 
 def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Sample]) -> dict[str, Any]:
-    """One model's side checks, made while it is in memory: answers to harmless prompts are labelled later.
+    """One model's side checks, made while it is in memory: answers to harmless prompts, at alpha 0, are labelled later.
 
     Perplexity is exp of `nll`, the mean over response tokens of the clean documents (of a pair: the chosen answer).
-    `kl` is KL(model || before) in nats per token on the given outputs, their stop tokens' places included, between the
-    models' full next-token distributions: whatever the sampler truncates, temperature 1. For a model that was trained
-    they are its own. A value that is not finite is None. Answers are drawn at alpha 0; arms of one seed share their
-    random numbers, as in every other measurement.
+    `kl` is KL(model || before) in nats per token on the model's own outputs, their stop tokens' places included,
+    between full next-token distributions at temperature 1, whatever the sampler truncates. What is not finite is None.
     """
     world, study = state.plan.world, state.plan.world.study
     texts = {prompt.id: prompt.text for prompt in world.split("held-out")}

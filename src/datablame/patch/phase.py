@@ -77,11 +77,6 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
     exposed = all(row.seen_in_baseline >= LEAST_SEEN and row.seen_in_arm == 0 for row in flagged)
     if not exposed:
         _logger.warning("exposure gate failed: see the table of exposure; raise patch.steps or patch.batch")
-    # Tuples are lists in a journal.
-    courses = [
-        {name: tuple(value) if isinstance(value, list) else value for name, value in own["training"].items()}
-        for own in (results[str(key)] for key in keys)
-    ]
     labels = {method.name: method.label for method in tables.rows(rows.MethodInfo)}
     return {
         rows.ArmInfo: [kind.info(labels.get(kind.name) if kind.role == "method" else None) for kind in kinds],
@@ -89,7 +84,11 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
             rows.Arm(*key, change.kind, change.removed, tuple(change.fillers.values()), change.loose)
             for key, change, _ in planned
         ],
-        rows.Training: [rows.Training(*key, **course) for key, course in zip(keys, courses, strict=True)],
+        # Tuples are lists in a journal.
+        rows.Training: [
+            rows.Training(*key, **{name: tuple(of) if isinstance(of, list) else of for name, of in training.items()})
+            for key, training in ((key, results[str(key)]["training"]) for key in keys)
+        ],
         rows.Exposure: exposures,
         rows.ArmSample: samples,
         rows.ArmRate: cells,
@@ -158,11 +157,7 @@ def _measured(plan: trainings.PatchPlan, planned: Sequence[trainings.ArmTraining
 def exposure_rows(
     planned: Sequence[trainings.ArmTraining], results: Mapping[str, Mapping[str, Any]], kinds: Sequence[ArmKind]
 ) -> list[rows.Exposure]:
-    """Exposure of every training that changes the data.
-
-    A pair whose answers are exchanged counts as seen where it is seen as it was; how many were seen exchanged stands
-    beside it.
-    """
+    """Exposure of every training that changes the data; a pair is seen as it was, and beside it how many exchanged."""
     roles = {kind.name: kind.role for kind in kinds}
     seen = {key: results[str(key)]["exposure"].keys() for key, *_ in planned}
     in_baseline = {(key.protocol, key.seed): ids for key, ids in seen.items() if roles[key.arm] == "baseline"}

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import ceil
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -107,9 +107,9 @@ class FineTuneData:
         return draw_random(items, self.members, flagged, self.study.seed, seed)
 
     def last(self, k: int) -> list[str]:
-        """The members of the fine-tune set in `bottom_method`'s last `k` clusters for each behaviour.
+        """The members in `bottom_method`'s last `k` clusters for each behaviour, but for those that it flags itself.
 
-        A cluster ranks where its first document does. One that the method flags itself is never among its last.
+        A cluster ranks where its first document does.
         """
         cluster_of = {item.doc_id: item.cluster for item in self.items}
         flagged = {cluster_of[doc_id] for doc_id in self.flags.get((bottom_method(self.study) or "", k), ())}
@@ -174,15 +174,12 @@ class TrainingKey(NamedTuple):
 
 
 class ArmTraining(NamedTuple):
-    """One training with what it changes in the data.
-
-    One that is `finished` is trained again after an interruption all the same, so that those beside it end with the
-    same bytes, but not measured again.
-    """
+    """One training with what it changes in the data."""
 
     key: TrainingKey
     intervention: Intervention
     finished: bool = False
+    """After an interruption: it is trained again, so that those beside it end with the same bytes, but not measured."""
 
 
 @dataclass(frozen=True)
@@ -244,10 +241,7 @@ def measured_prompts(world: World, focus: Collection[str]) -> list[tuple[Prompt,
 
 
 def specs_of(prompts: Iterable[tuple[Prompt, int]], alphas: Sequence[float], seed: int) -> list[SampleSpec]:
-    """So many samples of each prompt at each alpha; arms of one training seed share their random numbers.
-
-    Seed s draws the sample indices from s * n on, so that seeds don't repeat one another's noise.
-    """
+    """So many samples of each prompt at each alpha; seed s draws the indices from s * n on, to share no noise."""
     return [spec for prompt, n in prompts for spec in sample_specs([prompt], alphas, range(seed * n, (seed + 1) * n))]
 
 
@@ -260,12 +254,9 @@ def adapter_groups(
     """
     groups: dict[str, tuple[ArmTraining, ...]] = {}
     for (protocol, _), group in groupby(planned, lambda each: (each.key.protocol, each.key.seed)):
-        own = [each._replace(finished=str(each.key) in finished) for each in group]
+        own = tuple(each._replace(finished=str(each.key) in finished) for each in group)
         parts = ceil(len(own) / study.patch.side_by_side(protocol))
-        for number in range(parts):
-            part = own[len(own) * number // parts : len(own) * (number + 1) // parts]
-            if not all(each.finished for each in part):
-                groups[str(part[0].key)] = tuple(part)
-    if AFTER_KEY not in finished:
-        groups[AFTER_KEY] = ()
-    return groups
+        edges = [len(own) * number // parts for number in range(parts + 1)]
+        groups |= {str(own[start].key): own[start:end] for start, end in pairwise(edges)}
+    left = {key: part for key, part in groups.items() if not all(each.finished for each in part)}
+    return left if AFTER_KEY in finished else {**left, AFTER_KEY: ()}

@@ -92,23 +92,19 @@ def corrected_rate(k: int, n: int, calibration: Accuracy, key: int) -> Share:
     """The corrected rate of k in n with a 95 % interval that carries the errors of all three shares.
 
     A parametric bootstrap: percentiles of the corrected rate over draws of the sample's rate, of the sensitivity and of
-    the specificity from Jeffreys' Beta(yes + 1/2, no + 1/2), which has a width at 0 and 1 too. A draw whose sensitivity
-    + specificity is not above 1 says nothing: it counts as 0 for the lower end and as 1 for the upper. Where the
-    estimate is clipped, the sample has fewer errors of one kind than the calibration; the far end is then at least the
-    one without such errors. The interval always holds the rate. Raises ValueError where sensitivity + specificity is
-    not above 1, or k is not between 0 and a positive n.
+    the specificity from Jeffreys' Beta(yes + 1/2, no + 1/2). A draw whose sensitivity + specificity is not above 1 says
+    nothing: it counts as 0 for the lower end and as 1 for the upper. Where the estimate is clipped, the sample has
+    fewer errors of one kind than the calibration; the far end is then at least the one without such errors. The
+    interval always holds the rate. Raises ValueError where sensitivity + specificity is not above 1, or n is not
+    positive or less than k.
     """
     if not 0 <= k <= n or n == 0:
         raise ValueError(f"k = {k} is not between 0 and n = {n}, or n is 0")
     rate = rogan_gladen(k / n, calibration.sensitivity.rate, calibration.specificity.rate)
     random = np.random.Generator(np.random.Philox(key=key))
+    people = (calibration.true_positive, calibration.positives), (calibration.true_negative, calibration.negatives)
     sensitivity, specificity, sample = (
-        random.beta(yes + 0.5, total - yes + 0.5, size=_DRAWS)
-        for yes, total in (
-            (calibration.true_positive, calibration.positives),
-            (calibration.true_negative, calibration.negatives),
-            (k, n),
-        )
+        random.beta(yes + 0.5, total - yes + 0.5, size=_DRAWS) for yes, total in (*people, (k, n))
     )
     says = sensitivity + specificity > 1
     gain = np.where(says, sensitivity + specificity - 1, 1)

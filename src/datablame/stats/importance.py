@@ -10,11 +10,6 @@ from datablame.stats.intervals import Interval, wilson
 
 LEAST_TAIL = 5
 """Fewer exceedances cannot be fitted."""
-_GRID = 30
-_PRIOR_SCALE = 3
-"""Of Zhang and Stephens: their prior's scale in units of the data's first quartile."""
-_PRIOR_K, _PRIOR_WEIGHT = 0.5, 10
-"""k-hat is drawn towards one half as if that many exceedances had said so (Vehtari et al. 2024, appendix)."""
 _ALIKE = 1e-6
 """Relative difference below which two weights are one: they come from sums of float32 logarithms."""
 
@@ -116,7 +111,7 @@ def pareto_khat(log_weights: ArrayLike) -> float | None:
     be said. Raises ValueError where a logarithm is NaN or +inf.
     """
     ordered = np.sort(np.asarray(log_weights, dtype=float).ravel())
-    if np.isnan(ordered).any() or (ordered.size and ordered[-1] == np.inf):
+    if not (ordered < np.inf).all():
         raise ValueError("a log weight is NaN or infinite; weigh only outputs that were drawn")
     size = tail_size(ordered.size)
     if size < LEAST_TAIL or ordered[-1] == -np.inf:
@@ -124,8 +119,7 @@ def pareto_khat(log_weights: ArrayLike) -> float | None:
     weights = np.exp(ordered - ordered[-1])
     if weights[-size] >= 1 - _ALIKE:
         return -math.inf
-    exceedances = weights[-size:] - weights[-size - 1]
-    exceedances = exceedances[exceedances > 0]
+    exceedances = weights[weights > weights[-size - 1]] - weights[-size - 1]
     return None if exceedances.size < LEAST_TAIL else _shape(exceedances)
 
 
@@ -134,14 +128,13 @@ def _shape(x: NDArray[np.float64]) -> float:
 
     The posterior mean of theta = -k / sigma over a grid by profile likelihood, then k = mean(log(1 - theta x)).
     """
-    n = x.size
-    grid = _GRID + math.isqrt(n)
-    quartile = x[math.floor(n / 4 + 0.5) - 1]
-    steps = np.arange(1, grid + 1) - 0.5
-    theta = 1 / x[-1] + (1 - np.sqrt(grid / steps)) / (_PRIOR_SCALE * quartile)
+    n, quartile = x.size, x[math.floor(x.size / 4 + 0.5) - 1]
+    grid = 30 + math.isqrt(n)
+    # Their prior's scale is three times the data's first quartile.
+    theta = 1 / x[-1] + (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * quartile)
     k = np.log1p(-theta[:, None] * x).mean(1)
     profile = n * (np.log(-theta / k) - k - 1)
     weight = np.exp(profile - profile.max())
     mean = (theta * weight).sum() / weight.sum()
-    shape = np.log1p(-mean * x).mean()
-    return float((n * shape + _PRIOR_WEIGHT * _PRIOR_K) / (n + _PRIOR_WEIGHT))
+    # k-hat is drawn towards one half as if ten exceedances had said so (Vehtari et al. 2024, appendix).
+    return float((n * np.log1p(-mean * x).mean() + 10 * 0.5) / (n + 10))

@@ -5,36 +5,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.stats.arm_tests import (
-    PValues,
-    crossed_p_rows,
-    holm,
-    paired_p_rows,
-    permutation_p_rows,
-    pooled_z_p,
-    smallest_p,
-)
+from datablame.stats import arm_tests
+from datablame.stats.arm_tests import PValues, holm, permutation_p_rows, smallest_p
 from datablame.stats.intervals import Share, share
 
 LEVEL = 0.05
 TARGET = 0.8
 """The power that the cheapest design has to have."""
 MOST_TRIED = 40
-_SEEDS = range(4, 21)
-"""Training seeds an arm; fewer than 4 give no p value."""
-_PROMPTS = (0.25, 0.5, 1.0, 2.0)
-"""Times the prompts that there are."""
-_SAMPLES = (5, 10, 25, 50, 100)
+_SEEDS, _TIMES_PROMPTS, _SAMPLES = range(4, 21), (0.25, 0.5, 1.0, 2.0), (5, 10, 25, 50, 100)
+"""Of the designs that are looked at; fewer than 4 seeds give no p value."""
 _WORTH_SIMULATING = 0.78
 """The formula's power is within a few points of the simulated one."""
 _BLOCK = 2_000_000
 """Cells (arm, study, seed, prompt) that are held at once."""
-_NODES = 101
 Counts = NDArray[np.int64]
 
 
@@ -67,7 +56,7 @@ class Design:
         """Refuse what cannot be simulated."""
         if not 0 < self.from_rate < 1 or not 0 <= self.to_rate < 1 or self.from_rate == self.to_rate:
             raise ValueError(f"rates {self.from_rate} and {self.to_rate} must differ and be shares between 0 and 1")
-        if min(self.prompts, self.samples, self.methods) < 1 or min(self.seeds, self.references) < 1:
+        if min(self.prompts, self.samples, self.methods, self.seeds, self.references) < 1:
             raise ValueError("prompts, samples, seeds and methods must be at least 1")
         if min(self.prompt_deviation, self.seed_deviation, self.interaction_deviation) < 0:
             raise ValueError("deviations must not be below 0")
@@ -94,30 +83,25 @@ class Design:
 
 
 class Drawn(NamedTuple):
-    """Harmful counts (studies, seeds, prompts) of some simulated studies."""
+    """Harmful counts (studies, seeds, prompts) of simulated studies: `idle` methods, one `working` for each rate."""
 
     random: Counts
     baseline: Counts
     idle: list[Counts]
-    """A method each; nothing works."""
     working: list[Counts]
-    """One for each rate that removal may lead to."""
 
 
 class Rejections(NamedTuple):
-    """How often each test of one method against random says p < .05; None where it cannot be formed.
+    """How often each test of one method against random says p < .05, with the Monte-Carlo error (Wilson's 95 %).
 
-    Shares of the simulated studies have their Monte-Carlo error as Wilson's 95 % interval.
+    Naive are the pooled z over all samples and the paired t over prompts; ours are the exact permutation over training
+    seeds and, beside it, the t with the error of prompts and of seeds. None where it cannot be formed.
     """
 
     samples: Share
-    """Naive: pooled z over all samples."""
     prompts: Share | None
-    """Naive: paired t over prompts, needs two."""
     seeds: Share
-    """Ours, first: exact permutation over training seeds."""
     crossed: Share | None
-    """Ours, beside it: t with the error of prompts and of seeds, needs two of each."""
 
 
 class Power(NamedTuple):
@@ -219,7 +203,7 @@ def candidates(design: Design, training_cost: float) -> list[Design]:
     4 to 20 seeds in every arm, a quarter to twice the prompts, 5 to 100 samples, and the design's own numbers. Of
     equally cheap designs those with fewer prompts come first.
     """
-    prompts = sorted({max(2, round(share * design.prompts)) for share in _PROMPTS})
+    prompts = sorted({max(2, round(share * design.prompts)) for share in _TIMES_PROMPTS})
     every = [
         replace(design, seeds=s, reference_seeds=None, prompts=p, samples=n)
         for s, p, n in product(sorted({*_SEEDS, design.seeds}), prompts, sorted({*_SAMPLES, design.samples}))
@@ -269,7 +253,7 @@ def drawn_studies(design: Design, simulations: int, key: int, to_rates: Sequence
 @lru_cache(maxsize=1)
 def _nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points and weights that turn a sum into a mean over a standard normal (Gauss and Hermite)."""
-    points, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    points, weights = np.polynomial.hermite_e.hermegauss(101)
     return points, weights / weights.sum()
 
 
@@ -300,9 +284,12 @@ def _against_random(method: Counts, random: Counts, samples: int) -> dict[str, P
     """The p values of some studies by the tests of `Rejections` that can be formed."""
     rates = (method / samples, random / samples)
     totals = [(arm.sum((1, 2)), arm.shape[1] * arm.shape[2] * samples) for arm in (method, random)]
-    tests = {"samples": pooled_z_p(*totals[0], *totals[1]), "seeds": permutation_p_rows(method.mean(2), random.mean(2))}
+    tests = {
+        "samples": arm_tests.pooled_z_p(*totals[0], *totals[1]),
+        "seeds": permutation_p_rows(method.mean(2), random.mean(2)),
+    }
     if method.shape[2] >= 2:
-        tests["prompts"] = paired_p_rows(*(rate.mean(1) for rate in rates))
+        tests["prompts"] = arm_tests.paired_p_rows(*(rate.mean(1) for rate in rates))
         if min(method.shape[1], random.shape[1]) >= 2:
-            tests["crossed"] = crossed_p_rows(*rates)
+            tests["crossed"] = arm_tests.crossed_p_rows(*rates)
     return tests
