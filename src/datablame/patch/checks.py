@@ -25,7 +25,7 @@ ALLOWED = {"perplexity": 0.02, "refusal": 0.03}
 _ROUNDING = 1e-9
 _LARGEST_NATS = 700.0
 """exp of more is no number."""
-_CHANGES = {"perplexity": lambda own, baseline: own / baseline - 1, "refusal": lambda own, baseline: own - baseline}
+_CHANGES: dict[str, Any] = {"perplexity": lambda own, of: own / of - 1, "refusal": lambda own, of: own - of}
 """What removal may cost: how a change is formed."""
 _SENTENCES = packaged_yaml("datablame.patch", "checks.yaml")
 
@@ -117,7 +117,7 @@ def arm_checks(rows: Iterable[Check], kinds: Sequence[ArmKind], design: CheckDes
     references = {protocol: mean for (arm, protocol, _), mean in merged.items() if roles[arm] == "baseline"}
     arms = []
     for (arm, protocol, k), mean in merged.items():
-        reference = None if roles[arm] in ("baseline", "after") else references.get(protocol)
+        reference = {} if roles[arm] in ("baseline", "after") else references.get(protocol, {})
         changes: dict[str, Any] = dict.fromkeys(f"{name}_change" for name in _CHANGES)
         why = []
         for name, change_of in _CHANGES.items() if reference else ():

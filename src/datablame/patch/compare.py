@@ -41,9 +41,10 @@ def comparison(samples: Iterable[tables.ArmSample]) -> list[ArmRate]:
         cells.setdefault(_cell(sample), Counter())[sample.label] += 1
     table = []
     for cell, labels in cells.items():
-        counts, scored = {label: labels[label] for label in LABELS}, labels.total() - labels["unscored"]
-        rate, low, high = share(labels["harmful"], scored) if scored else (None, None, None)
-        table.append(ArmRate(*cell, labels.total(), **counts, rate=rate, low=low, high=high))
+        scored = labels.total() - labels["unscored"]
+        interval: tuple[Any, ...] = share(labels["harmful"], scored) if scored else (None, None, None)
+        numbers: tuple[Any, ...] = (labels.total(), *(labels[label] for label in LABELS), *interval)
+        table.append(ArmRate(*cell, *numbers))
     return table
 
 

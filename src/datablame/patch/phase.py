@@ -77,6 +77,11 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
     exposed = all(row.seen_in_baseline >= LEAST_SEEN and row.seen_in_arm == 0 for row in flagged)
     if not exposed:
         _logger.warning("exposure gate failed: see the table of exposure; raise patch.steps or patch.batch")
+    # Tuples are lists in a journal.
+    courses: list[dict[str, Any]] = [
+        {name: tuple(of) if isinstance(of, list) else of for name, of in results[str(key)]["training"].items()}
+        for key in keys
+    ]
     labels = {method.name: method.label for method in tables.rows(rows.MethodInfo)}
     return {
         rows.ArmInfo: [kind.info(labels.get(kind.name) if kind.role == "method" else None) for kind in kinds],
@@ -84,11 +89,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
             rows.Arm(*key, change.kind, change.removed, tuple(change.fillers.values()), change.loose)
             for key, change, _ in planned
         ],
-        # Tuples are lists in a journal.
-        rows.Training: [
-            rows.Training(*key, **{name: tuple(of) if isinstance(of, list) else of for name, of in training.items()})
-            for key, training in ((key, results[str(key)]["training"]) for key in keys)
-        ],
+        rows.Training: [rows.Training(*key, **course) for key, course in zip(keys, courses, strict=True)],
         rows.Exposure: exposures,
         rows.ArmSample: samples,
         rows.ArmRate: cells,

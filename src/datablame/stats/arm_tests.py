@@ -63,13 +63,13 @@ def permutation_p(a: ArrayLike, b: ArrayLike) -> PermutationTest:
     the observed one stand for all (Phipson and Smyth 2010). Raises ValueError where a group is empty or holds a NaN.
     """
     first, second = np.asarray(a, dtype=float)[None], np.asarray(b, dtype=float)[None]
-    [p] = permutation_p_rows(first, second, _MOST_SPLITS, _DRAWS).tolist()
+    [p] = permutation_p_rows(first, second, most_splits=_MOST_SPLITS, draws=_DRAWS).tolist()
     exact = comb(first.size + second.size, first.size) <= _MOST_SPLITS
     smallest = smallest_p(first.size, second.size)
     return PermutationTest(p, smallest if exact else max(smallest, 1 / (_DRAWS + 1)))
 
 
-def permutation_p_rows(a: ArrayLike, b: ArrayLike, most_splits: int = 20_000, draws: int = 4_999) -> PValues:
+def permutation_p_rows(a: ArrayLike, b: ArrayLike, *, most_splits: int = 20_000, draws: int = 4_999) -> PValues:
     """`permutation_p` of each row of two arrays (rows, seeds), fast enough for thousands of simulated studies.
 
     Beyond `most_splits`, so many random ones from a fixed stream and the observed one stand for all; the defaults count

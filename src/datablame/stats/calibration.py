@@ -61,9 +61,8 @@ def kappa(counts: Accuracy) -> float:
 def kappa_interval(human: ArrayLike, predicted: ArrayLike, key: int, groups: ArrayLike | None = None) -> Interval:
     """95 % percentile bootstrap over items, or over `groups` of items that are not independent (copies of a text).
 
-    Resamples in which kappa is not defined are left out; -1 to 1 where it is defined in none. Perfect agreement gives
-    an interval without width: the bootstrap knows nothing of errors that it has not seen.
-    Raises ValueError where the arrays differ in length.
+    Resamples in which kappa is not defined are left out; -1 to 1 where it is defined in none. Perfect agreement has no
+    width: the bootstrap knows nothing of errors that it has not seen. Raises ValueError where the lengths differ.
     """
     if not accuracy(human, predicted).n:
         return Interval(-1.0, 1.0)

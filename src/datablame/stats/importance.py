@@ -35,9 +35,8 @@ class Weighed(NamedTuple):
 def balance_log_weights(log_p: ArrayLike, log_q: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
     """Logarithms of w = p / sum_k pi_k q_k, pi_k = counts_k / sum(counts): the balance heuristic (Veach, Guibas 1995).
 
-    `log_q` is (samples, distributions); `counts` says how many samples each distribution gave. Where p is among the
-    distributions, w is at most 1 / pi of it. The mean of w over all samples has expectation 1.
-    Raises ValueError where the shapes do not fit, or no distribution gave a sample.
+    `log_q` is (samples, distributions); `counts` says how many samples each distribution gave. The mean of w over all
+    samples has expectation 1. Raises ValueError where the shapes do not fit, or no distribution gave a sample.
     """
     from scipy.special import logsumexp
 
@@ -55,8 +54,7 @@ def weighed_rate(log_weights: ArrayLike, harmful: ArrayLike, prompts: ArrayLike,
 
     The normalisers are known, so the weights are not divided by their sum: the estimate is unbiased whatever the number
     of samples. `prompts` and `strata` number each sample's prompt and the distribution that it came from; the variance
-    is that within each of these cells, for the design fixes how many samples each has.
-    Raises ValueError where there is no sample, or the lengths differ.
+    is that within these cells, whose sizes the design fixes. Raises ValueError of no sample, or of other lengths.
     """
     log_w, h = np.asarray(log_weights, dtype=float), np.asarray(harmful, dtype=bool)
     prompt, stratum = (np.unique(np.asarray(numbers), return_inverse=True)[1] for numbers in (prompts, strata))
@@ -106,9 +104,8 @@ def tail_size(n: int) -> int:
 def pareto_khat(log_weights: ArrayLike) -> float | None:
     """The shape of the generalised Pareto fitted to the largest weights (Vehtari, Simpson et al. 2024, JMLR 25:72).
 
-    Above .7 estimates from the weights are unreliable at any practical number of samples. -inf where the largest
-    weights are all alike, for there is no tail then; None where fewer than five exceed the rest, for which nothing can
-    be said. Raises ValueError where a logarithm is NaN or +inf.
+    Above .7 estimates from the weights are unreliable at any practical number of samples. -inf where the largest are
+    all alike, so that there is no tail; None where fewer than five exceed the rest. ValueError of NaN or +inf.
     """
     ordered = np.sort(np.asarray(log_weights, dtype=float).ravel())
     if not (ordered < np.inf).all():

@@ -47,9 +47,8 @@ def share(k: int, n: int) -> Share:
 def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000) -> Interval:
     """95 % percentile interval of mean(a) - mean(b), or of mean(a); a and b are (seeds, prompts) with the same prompts.
 
-    Prompts are drawn jointly for both, for they are the same prompts; seeds are drawn for each alone (the two-way
-    bootstrap of crossed designs; Owen 2007). `key` is the stream of its random numbers.
-    Raises ValueError where an array is not two-dimensional or the numbers of prompts differ.
+    Prompts are drawn jointly for both, seeds for each alone (the two-way bootstrap of crossed designs; Owen 2007).
+    `key` is the stream of random numbers. Raises ValueError where the arrays do not have two axes and equal prompts.
     """
     first = np.asarray(a, dtype=float)
     second = np.zeros((1, *first.shape[1:])) if b is None else np.asarray(b, dtype=float)

@@ -126,28 +126,27 @@ class Cheapest(NamedTuple):
 def simulate(design: Design, simulations: int, key: int, advance: Callable[[int], object] = lambda done: None) -> Power:
     """Simulate so many studies of a design, with and without an effect; `key` is the stream of random numbers.
 
-    A study with an effect has one method that works beside methods - 1 that don't, which is the hardest case for Holm.
-    Both kinds of study share their random numbers except for the method that works. `advance` is called with the
-    number of studies done since the last call.
+    A study with an effect has one method that works beside methods - 1 that don't, which is the hardest case for Holm;
+    all else is the same in both. `advance` is called with the number of studies done since the last call.
     """
-    rejected: Counter[Any] = Counter()
+    rejected, detected, alarmed = Counter[str](), Counter[str](), Counter[str]()
     for drawn in drawn_studies(design, simulations, key):
         [working] = drawn.working
         first, *others = [_larger_p(method, drawn) for method in drawn.idle]
         # Holm rejects something exactly where its first step, Bonferroni of the smallest, does.
-        smallest = np.minimum.reduce([first, *others])
-        p_values: dict[Any, PValues] = {"power": _adjusted(working, drawn, others), "any": smallest * design.methods}
-        for effect, method in (("with", working), ("without", drawn.idle[0])):
-            tests = _against_random(method, drawn.random, design.samples)
-            p_values |= {(effect, name): p for name, p in tests.items()}
-        for name, p in p_values.items():
-            rejected[name] += np.count_nonzero(p < LEVEL)
+        alarm = np.minimum.reduce([first, *others]) * design.methods
+        for counter, tests in (
+            (rejected, {"power": _adjusted(working, drawn, others), "any_false_alarm": alarm}),
+            (detected, _against_random(working, drawn.random, design.samples)),
+            (alarmed, _against_random(drawn.idle[0], drawn.random, design.samples)),
+        ):
+            counter.update({name: int((p < LEVEL).sum()) for name, p in tests.items()})
         advance(len(working))
-    shares: dict[Any, Any] = {name: share(count, simulations) for name, count in rejected.items()}
-    with_effect, without_effect = (
-        Rejections(*(shares.get((effect, name)) for name in Rejections._fields)) for effect in ("with", "without")
-    )
-    return Power(shares["power"], shares["any"], with_effect, without_effect, simulations)
+    counters = (rejected, detected, alarmed)
+    shares: list[dict[str, Any]] = [{name: share(k, simulations) for name, k in own.items()} for own in counters]
+    power, *effects = shares
+    with_effect, without_effect = (Rejections(**{"prompts": None, "crossed": None, **tests}) for tests in effects)
+    return Power(**power, with_effect=with_effect, without_effect=without_effect, simulations=simulations)
 
 
 def powers(design: Design, to_rates: Sequence[float], simulations: int, key: int) -> list[Share]:
@@ -155,7 +154,7 @@ def powers(design: Design, to_rates: Sequence[float], simulations: int, key: int
     rejected = np.zeros(len(to_rates), dtype=int)
     for drawn in drawn_studies(design, simulations, key, to_rates):
         others = [_larger_p(method, drawn) for method in drawn.idle[1:]]
-        rejected += [np.count_nonzero(_adjusted(working, drawn, others) < LEVEL) for working in drawn.working]
+        rejected += [(_adjusted(working, drawn, others) < LEVEL).sum() for working in drawn.working]
     return [share(count, simulations) for count in rejected.tolist()]
 
 
@@ -200,16 +199,15 @@ def cost(design: Design, training_cost: float) -> float:
 def candidates(design: Design, training_cost: float) -> list[Design]:
     """Designs for the same effect that the formula holds for able to show it, the cheapest first.
 
-    4 to 20 seeds in every arm, a quarter to twice the prompts, 5 to 100 samples, and the design's own numbers. Of
-    equally cheap designs those with fewer prompts come first.
+    Looked at are 4 to 20 seeds in every arm, a quarter to twice the prompts, 5 to 100 samples, and the design's own.
     """
     prompts = sorted({max(2, round(share * design.prompts)) for share in _TIMES_PROMPTS})
     every = [
         replace(design, seeds=s, reference_seeds=None, prompts=p, samples=n)
         for s, p, n in product(sorted({*_SEEDS, design.seeds}), prompts, sorted({*_SAMPLES, design.samples}))
     ]
-    every.sort(key=lambda other: (cost(other, training_cost), other.prompts))
-    return [other for other in every if approximate_power(other) >= _WORTH_SIMULATING]
+    likely = [other for other in every if approximate_power(other) >= _WORTH_SIMULATING]
+    return sorted(likely, key=lambda other: (cost(other, training_cost), other.prompts))
 
 
 def cheapest(
