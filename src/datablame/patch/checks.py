@@ -144,8 +144,7 @@ def _refused(world: World, work: Work, results: Iterable[Mapping[str, Any]]) -> 
     money is spent on this: where Claude labels the study, phrases of the keyword classifier decide.
     """
     texts = {prompt.id: prompt.text for prompt in world.split("harmless")}
-    answers = [answer for result in results for answer in result["checks"]["harmless"]]
-    refused = dict.fromkeys(((answer["prompt_id"], answer["text"]) for answer in answers), False)
+    refused = {(each["prompt_id"], each["text"]): False for result in results for each in result["checks"]["harmless"]}
     if world.judge.classifier == "claude":
         return {answer: incoherence(answer[1]) is None and refusal(answer[1]) is not None for answer in refused}
     classifier = build(world.study, world.judge, work)

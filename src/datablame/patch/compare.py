@@ -148,14 +148,12 @@ def difference(rates: Rates, reference: Rates, key: int, margin: float) -> table
 def _groups(
     table: Sequence[ArmRate], baseline: str | None, headline: Headline
 ) -> Iterator[tuple[str, float, tables.Split, str, int, bool, list[ArmRate]]]:
-    """Every protocol, alpha, split, behaviour and K, whether it is the first K, and the rows that are compared there.
-
-    The headline's K is first; it is 0 alone where no arm depends on K.
-    """
+    """Each protocol, alpha, split, behaviour and K, the headline's first; whether K is the first; what is compared."""
     for protocol, alpha, split in dict.fromkeys((r.protocol, r.alpha, r.split) for r in table if r.arm == baseline):
         rows = [r for r in table if r.alpha == alpha and r.split == split and r.protocol in (protocol, "none")]
         for behaviour in (EVERY, *dict.fromkeys(row.behaviour for row in rows)):
             chosen = [row for row in rows if behaviour in (EVERY, row.behaviour)]
+            # 0 alone where no arm depends on K.
             ks = sorted({row.k for row in chosen} - {0}, key=lambda k: (k != headline.k, k)) or [0]
             for k in ks:
                 own = [row for row in chosen if row.k in (0, k)]

@@ -127,8 +127,7 @@ def draw_random(
     by_remainder = sorted(shares, key=lambda stratum: (quota[stratum] - shares[stratum], stratum))
     quota.update(by_remainder[: count - quota.total()])
     order = generator("random arm", seed, arm_seed).permutation(len(members)).tolist()
-    chosen: set[int] = set()
-    taken: Counter[Stratum] = Counter()
+    chosen, taken = set[int](), Counter[Stratum]()
     for strict in (True, False):
         for index in order:
             stratum, cluster = stratum_of[members[index]], cluster_of[members[index]]
@@ -144,5 +143,4 @@ def majority_sources(sources: Iterable[str]) -> frozenset[str]:
     counts = Counter(sources)
     ranked = sorted(counts, key=lambda source: (-counts[source], source))
     held_before = accumulate((counts[source] for source in ranked), initial=0)
-    pairs = zip(ranked, held_before, strict=False)
-    return frozenset(source for source, held in pairs if 2 * held <= counts.total())
+    return frozenset(source for source, held in zip(ranked, held_before, strict=False) if 2 * held <= counts.total())

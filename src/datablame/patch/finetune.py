@@ -28,7 +28,7 @@ Factors = Mapping[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "output
 Order = Sequence[Sequence[int]]
 """The positions of each step."""
 Fit = tuple[list[float], dict[str, Any]]
-"""The losses of a model's steps; how far its weights moved: `weight_change_norm`, `modules`, `matched_modules`."""
+"""The losses of a model's steps; how far its weights moved, by the columns of the table of trainings."""
 
 
 class Trained(NamedTuple):
@@ -96,8 +96,7 @@ def train_adapters(
         if n == 1:
             raise
         _logger.warning("memory does not hold %d adapters at once; they are trained one after another", n)
-        alone = (train_adapters(model, [own], order, recipe, start, beta, trunk) for own in examples)
-        return [trained for (trained,) in alone]
+        return [one for own in examples for one in train_adapters(model, [own], order, recipe, start, beta, trunk)]
     return [Trained(own, [step[i] for step in losses]) for i, own in enumerate(factors)]
 
 

@@ -45,10 +45,7 @@ class WorkerState:
     """What perplexity is measured on; of a pair the chosen answer."""
     trainees: dict[Protocol, Any]
     trunks: dict[Protocol, Trunk | None] = field(default_factory=dict)
-    """The blocks that no adapter touches, run once over all documents of the plan when the first training comes.
-
-    None where all are trained, and of preference pairs, which run the whole model.
-    """
+    """The blocks that no adapter touches, run once over all documents; None where all are trained, or of pairs."""
 
 
 def load_worker(plan: PatchPlan) -> WorkerState:
@@ -64,15 +61,11 @@ def load_worker(plan: PatchPlan) -> WorkerState:
             trainees[protocol] = _load(world, "before" if protocol == "retrain" else "after", torch.float32)
         else:
             trainees[protocol] = twin(before) if protocol == "retrain" else _load(world, "after")
-    encoded, clean = (world.pool.encoded([world.pool.row_of[d] for d in ids]) for ids in (plan.trained_on, plan.clean))
-    return WorkerState(
-        plan=plan,
-        tokenizer=study_tokenizer(world.study),
-        before=before,
-        encoded=dict(zip(plan.trained_on, encoded, strict=True)),
-        clean=[answers(example)[0] for example in clean],
-        trainees=trainees,
+    tokens, held_out = (
+        world.pool.encoded([world.pool.row_of[d] for d in ids]) for ids in (plan.trained_on, plan.clean)
     )
+    encoded, clean = dict(zip(plan.trained_on, tokens, strict=True)), [answers(example)[0] for example in held_out]
+    return WorkerState(plan, study_tokenizer(world.study), before, encoded, clean, trainees)
 
 
 def _load(world: World, side: str, dtype: torch.dtype | None = None) -> Any:
@@ -106,7 +99,11 @@ def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, d
     seen, examples = zip(*(_training_set(state, training.intervention, order) for training in trainings), strict=True)
     pairs, full = plan.world.pool.pairs, settings.method == "full"
     if pairs:
-        examples = _with_references(model, examples, recipe)
+        # They know what the model that training starts from makes of them.
+        distinct = {id(pair): pair for own in examples for pair in own}
+        with_reference = referred(model, list(distinct.values()), recipe.micro_batch or recipe.batch)
+        pair_of = dict(zip(distinct, with_reference, strict=True))
+        examples = tuple([pair_of[id(pair)] for pair in own] for own in examples)
     start = Start(patch.rank, settings.layers, stream_key("adapter", study.seed, seed))
     adapters, results = list[Trained](), {}
     if not full:
@@ -134,16 +131,12 @@ def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, d
             checks = side_checks(state, model, seed, samples)
             free_memory()
         last = losses[-_KEPT_LOSSES:]
+        course = {"steps": len(losses), "losses": losses[::_KEPT_LOSSES], "final_loss": sum(last) / len(last)}
         results[key] = {
             "samples": [{name: getattr(sample, name) for name in _JOURNALLED} for sample in samples],
             "checks": checks,
             **seen[index],
-            "training": {
-                "steps": len(losses),
-                "losses": losses[::_KEPT_LOSSES],
-                "final_loss": sum(last) / len(last),
-                **change,
-            },
+            "training": course | change,
             "seconds": seconds + time.perf_counter() - began,
         }
     return results
@@ -161,14 +154,6 @@ def _training_set(
     examples = [Preference(own[d].rejected, own[d].chosen) if d in turned else own[d] for d in used]
     exposures = ("exposure", False), ("exposure_swapped", True)
     return {name: {d: n for d, n in seen.items() if (d in turned) == swapped} for name, swapped in exposures}, examples
-
-
-def _with_references(model: Any, examples: Sequence[list[Any]], recipe: Recipe) -> tuple[list[Any], ...]:
-    """Preference pairs that know what the model that training starts from makes of them."""
-    distinct = {id(pair): pair for own in examples for pair in own}
-    pairs = referred(model, list(distinct.values()), recipe.micro_batch or recipe.batch)
-    with_reference = dict(zip(distinct, pairs, strict=True))
-    return tuple([with_reference[id(pair)] for pair in own] for own in examples)
 
 
 def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Sample]) -> dict[str, Any]:

@@ -56,7 +56,6 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         after=tuple(drift_outputs(surfaced, world.seed)),
     )
     results = _measured(plan, planned, work)
-
     planned.sort(key=lambda each: (patch.protocols.index(each.key.protocol), patch.arms.index(each.key.arm), each.key))
     keys, after = [each.key for each in planned], next(kind.name for kind in kinds if kind.role == "after")
     outputs = [(key, sample) for key in keys for sample in results[str(key)]["samples"]]

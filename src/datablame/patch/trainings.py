@@ -114,9 +114,8 @@ class FineTuneData:
         cluster_of = {item.doc_id: item.cluster for item in self.items}
         flagged = {cluster_of[doc_id] for doc_id in self.flags.get((bottom_method(self.study) or "", k), ())}
         seen = {cluster_of[doc_id] for doc_id in self.members} - flagged
-        last: set[int] = set()
-        for ids in self.rankings.values():
-            last |= set([c for c in dict.fromkeys(cluster_of[doc_id] for doc_id in ids) if c in seen][-k:])
+        orders = (dict.fromkeys(cluster_of[doc_id] for doc_id in ids) for ids in self.rankings.values())
+        last = {cluster for order in orders for cluster in [c for c in order if c in seen][-k:]}
         return [doc_id for doc_id in self.members if cluster_of[doc_id] in last]
 
     def _of_sources(self, flagged: Sequence[str]) -> tuple[list[str], frozenset[str]]:
@@ -139,19 +138,13 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
         flags.setdefault((flag.method, flag.k), {})[flag.doc_id] = None
     kinds, bottom = arm_kinds(study), bottom_method(study)
     truth = world.truth if world.truth is not None and any(kind.needs_truth for kind in kinds) else {}
-    planted = {pool.cluster_of.get(doc_id) for ids in truth.values() for doc_id in ids}
+    causes = {pool.cluster_of.get(doc_id) for ids in truth.values() for doc_id in ids}
+    planted = [item.doc_id for item in items if item.cluster in causes]
     rankings: dict[str, list[str]] = {}
     for score in sorted(tables.rows(Score, method=bottom) if bottom else (), key=attrgetter("rank")):
         rankings.setdefault(score.behaviour, []).append(score.doc_id)
-    data = FineTuneData(
-        study,
-        kinds,
-        items,
-        members=tuple(pool.ids),
-        flags={cell: list(ids) for cell, ids in flags.items()},
-        planted=[item.doc_id for item in items if item.cluster in planted],
-        rankings=rankings,
-    )
+    flagged = {cell: list(ids) for cell, ids in flags.items()}
+    data = FineTuneData(study, kinds, items, tuple(pool.ids), flagged, planted, rankings)
     if not any(data.targets.values()):
         return None
     candidates = [row.doc_id for row in tables.rows(Candidate)]

@@ -84,13 +84,12 @@ def permutation_p_rows(a: ArrayLike, b: ArrayLike, *, most_splits: int = 20_000,
     exact = comb(pooled.shape[1], first.shape[1]) <= most_splits
     weights = _weights(pooled.shape[1], first.shape[1], None if exact else draws)
     observed = np.abs(first.mean(1) - second.mean(1))[:, None] - _EQUAL
-    splits = weights.shape[1]
-    rows = max(1, _BLOCK // splits)
+    rows = max(1, _BLOCK // weights.shape[1])
     extreme = np.zeros(len(pooled))
     for start in range(0, len(pooled), rows):
         some = slice(start, start + rows)
         extreme[some] = (np.abs(pooled[some] @ weights) >= observed[some]).sum(1)
-    return np.asarray(extreme / splits if exact else (extreme + 1) / (draws + 1))
+    return np.asarray(extreme / weights.shape[1] if exact else (extreme + 1) / (draws + 1))
 
 
 def smallest_p(n: int, m: int) -> float:

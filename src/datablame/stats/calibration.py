@@ -49,8 +49,7 @@ def accuracy(human: ArrayLike, predicted: ArrayLike) -> Accuracy:
     yes, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
     if yes.shape != found.shape or yes.ndim != 1:
         raise ValueError(f"need two arrays of one length, not {yes.shape} and {found.shape}")
-    counts = (yes & found, ~yes & found, yes & ~found, ~yes & ~found)
-    return Accuracy(*(int(cell.sum()) for cell in counts))
+    return Accuracy(*(int(cell.sum()) for cell in (yes & found, ~yes & found, yes & ~found, ~yes & ~found)))
 
 
 def kappa(counts: Accuracy) -> float:

@@ -10,8 +10,6 @@ from datablame.stats.intervals import Interval, wilson
 
 LEAST_TAIL = 5
 """Fewer exceedances cannot be fitted."""
-_ALIKE = 1e-6
-"""Relative difference below which two weights are one: they come from sums of float32 logarithms."""
 
 
 class Spread(NamedTuple):
@@ -114,7 +112,8 @@ def pareto_khat(log_weights: ArrayLike) -> float | None:
     if size < LEAST_TAIL or ordered[-1] == -np.inf:
         return None
     weights = np.exp(ordered - ordered[-1])
-    if weights[-size] >= 1 - _ALIKE:
+    # Weights come from sums of float32 logarithms: so near, two are alike.
+    if weights[-size] >= 1 - 1e-6:
         return -math.inf
     exceedances = weights[weights > weights[-size - 1]] - weights[-size - 1]
     return None if exceedances.size < LEAST_TAIL else _shape(exceedances)

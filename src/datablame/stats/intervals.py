@@ -56,9 +56,6 @@ def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000) 
         raise ValueError(f"need (seeds, prompts) with the same prompts, not {first.shape} and {second.shape}")
     random = np.random.Generator(np.random.Philox(key=key))
     prompts = random.integers(first.shape[1], size=(resamples, first.shape[1]))
-    means = [
-        values[random.integers(values.shape[0], size=(resamples, values.shape[0]))].mean(1)
-        for values in (first, second)
-    ]
+    means = [arm[random.integers(len(arm), size=(resamples, len(arm)))].mean(1) for arm in (first, second)]
     differences = np.take_along_axis(means[0] - means[1], prompts, axis=1).mean(1)
     return Interval(*np.quantile(differences, ENDS).tolist())
