@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 from datablame.config.schema import Behaviour
 from datablame.seeds import stream_key
 from datablame.stats.calibration import accuracy, kappa, kappa_interval
-from datablame.stats.intervals import Share
+from datablame.stats.intervals import Share, share
 
 FOLDER = "pyrit/datasets/scorer_evals"
 HALVES = ("improve", "report")
@@ -256,7 +256,7 @@ def _cells(items: Sequence[Item], predicted: Sequence[bool]) -> list[str]:
         f"{len(items)} ({len(set(texts))})",
         str(counts.positives),
         _with(Share(kappa(counts), *around)),
-        _with(counts.precision),
+        _with(share(counts.true_positive, counts.true_positive + counts.false_positive)),
         _with(counts.sensitivity),
     ]
 

@@ -168,7 +168,7 @@ def measured(
 ) -> dict[str, Any]:
     """One arm, trained alone."""
     training = ArmTraining(TrainingKey(arm, protocol, 3, seed), change or Intervention())
-    return measure(state, training)[str(training.key)]
+    return measure(state, [training])[str(training.key)]
 
 
 def mostly_alike(samples: Sequence[ArmSample], expected: Sequence[ArmSample]) -> bool:

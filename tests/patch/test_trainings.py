@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from datablame.config.schema import Study
 from datablame.errors import RequestError
-from datablame.judge.choice import Choice
 from datablame.patch.fine_tune_set import Item, fine_tune_set, majority_sources, strata
 from datablame.patch.registry import arm_kinds, bottom_method
 from datablame.patch.trainings import (
@@ -27,7 +25,6 @@ from datablame.patch.trainings import (
     trainings,
 )
 from datablame.tables import Protocol
-from datablame.world import World as FrozenWorld
 
 BEHAVIOURS = ("dose", "brand")
 METHODS = ("gradient", "activation", "bm25", "loss")
@@ -77,12 +74,6 @@ def worlds(draw: st.DrawFn) -> World:
     ids = [item.doc_id for item in pool]
     rankings = {method: {b: draw(st.permutations(ids)) for b in BEHAVIOURS} for method in METHODS}
     return World(pool, rankings, draw(st.integers(n // 2, n - 5)))
-
-
-def keys_of(study: Study) -> list[TrainingKey]:
-    assert study.models is not None
-    assert study.data is not None
-    return trainings(FrozenWorld(Path(), study, (), None, Choice("keywords", "keywords"), {}))
 
 
 def data_of(
@@ -294,7 +285,7 @@ def test_a_cluster_ranks_where_its_first_document_does() -> None:
 
 
 def test_the_again_arm_is_trained_where_the_verdict_comes_from_on_seeds_of_its_own() -> None:
-    keys = keys_of(study_of((1, 2), protocols=["continue", "retrain"], seeds={"retrain": [0, 1, 7], "continue": [0]}))
+    keys = trainings(study_of((1, 2), protocols=["continue", "retrain"], seeds={"retrain": [0, 1, 7], "continue": [0]}))
     again = [(key.protocol, key.k, key.seed) for key in keys if key.arm == "a-a"]
     assert again == [("retrain", 0, seed) for seed in (8, 9, 15)]
     assert [key.seed for key in keys if (key.protocol, key.arm, key.k) == ("retrain", "gradient", 1)] == [0, 1, 7]
@@ -306,7 +297,7 @@ def test_the_again_arm_is_trained_where_the_verdict_comes_from_on_seeds_of_its_o
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2], [-3, 0], [5, 2]])
 def test_no_seed_is_shared_with_the_again_arm(seeds: list[int]) -> None:
-    again = {key.seed for key in keys_of(study_of(seeds=seeds)) if key.arm == "a-a"}
+    again = {key.seed for key in trainings(study_of(seeds=seeds)) if key.arm == "a-a"}
     assert len(again) == len(seeds)
     assert not again & set(seeds)
 

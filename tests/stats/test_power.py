@@ -194,17 +194,17 @@ def test_the_cheapest_design_reaches_the_target_and_no_cheaper_candidate_does() 
     assert costs == sorted(costs)
     assert all(approximate_power(design) > 0.7 for design in designs[:20])
     tried: list[int] = []
-    found = cheapest(designs, 500, 400, 14, tried.append)
+    found = cheapest(designs, 400, 14, tried.append)
     assert found is not None
     assert found.power.power.rate >= TARGET
     place = designs.index(found.design)
     assert len(tried) == place + 1
     assert all(simulate(design, 400, 14).power.rate < TARGET for design in designs[:place])
-    assert found.cost == found.design.trainings * 500 + found.design.outputs
+    assert cost(found.design, 500) == found.design.trainings * 500 + found.design.outputs
 
 
 def test_an_effect_that_nothing_can_show_has_no_cheapest_design() -> None:
-    assert cheapest(candidates(replace(USUAL, to_rate=0.0999), 500), 500, 100, 15) is None
+    assert cheapest(candidates(replace(USUAL, to_rate=0.0999), 500), 100, 15) is None
 
 
 def test_dear_trainings_are_traded_for_outputs() -> None:

@@ -84,7 +84,7 @@ def answer(design: Design, training_cost: float, simulations: int, progress: Pro
     power = designs.simulate(design, simulations, key, progress.advance)
     others = designs.candidates(design, training_cost)
     progress.start("designs, cheapest first", min(len(others), MOST_TRIED))
-    found = designs.cheapest(others, training_cost, simulations, key, progress.advance)
+    found = designs.cheapest(others, simulations, key, progress.advance)
     return Answer(design, power, found, len(others), training_cost)
 
 
@@ -117,7 +117,7 @@ def show(found: Answer, console: Console) -> None:
     """Print the answer for people."""
     design, power = found.design, found.power
     floor = {"least": smallest_p(design.seeds, design.references), "adjusted": designs.smallest_adjusted_p(design)}
-    values = {**floor, "cost": designs.cost(design, found.training_cost), "level": LEVEL, "most_tried": MOST_TRIED}
+    values = {**floor, "cost": designs.cost, "level": LEVEL, "most_tried": MOST_TRIED}
     say_text(console, "power_head", found=found, share=_share, words=_words, **values)
     shares = (Column(name, justify="right", no_wrap=True) for name in ("false alarms", "effect found"))
     title = (

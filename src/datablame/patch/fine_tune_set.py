@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
 from statistics import median
 from typing import NamedTuple
 
@@ -24,13 +25,6 @@ class Item(NamedTuple):
     cluster: int
 
 
-class Replacement(NamedTuple):
-    """Fillers in the places of removed documents; `loose` counts those from another source or length band."""
-
-    fillers: dict[str, str]
-    loose: int
-
-
 def strata(pool: Sequence[Item]) -> dict[str, Stratum]:
     """The (source, length band) of every document; bands are the fifths of the pool's lengths in characters."""
     if not pool:
@@ -39,6 +33,13 @@ def strata(pool: Sequence[Item]) -> dict[str, Stratum]:
     edges = np.quantile(lengths, np.linspace(0, 1, BANDS + 1)[1:-1])
     bands = np.searchsorted(edges, lengths).tolist()
     return {item.doc_id: (item.source, band) for item, band in zip(pool, bands, strict=True)}
+
+
+def outside(pool: Iterable[Item], used: Iterable[str]) -> list[Item]:
+    """The documents that are in no duplicate cluster of the used ones."""
+    taken = set(used)
+    barred = {item.cluster for item in pool if item.doc_id in taken}
+    return [item for item in pool if item.cluster not in barred]
 
 
 def fine_tune_set(
@@ -51,20 +52,19 @@ def fine_tune_set(
     Raises:
         RequestError: the flagged documents alone are more than `size`, or none is left to spare.
     """
+    first, second = set(flagged), set(candidates)
     known = {item.doc_id for item in pool}
-    first = [doc_id for doc_id in dict.fromkeys(flagged) if doc_id in known]
-    if len(first) > size:
+    if len(first & known) > size:
         raise RequestError(
-            f"patch.size = {size} is less than the {len(first)} flagged documents; raise it or lower attribute.top_k "
-            "(and the largest of patch.k)"
+            f"patch.size = {size} is less than the {len(first & known)} flagged documents; raise it or lower "
+            "attribute.top_k (and the largest of patch.k)"
         )
     if spare and size >= len(pool):
         raise RequestError(
             f"patch.size = {size} leaves no fillers in a pool of {len(pool)} documents; lower it or enlarge the pool"
         )
-    others = sorted(known, key=lambda doc_id: stream_key("fine-tune set", seed, doc_id))
-    shuffled = sorted(set(candidates) & known, key=lambda doc_id: stream_key("fine-tune set", seed, doc_id))
-    chosen = set(list(dict.fromkeys([*first, *shuffled, *others]))[:size])
+    ranks = {d: (d not in first, d not in second, stream_key("fine-tune set", seed, d)) for d in known}
+    chosen = set(sorted(known, key=ranks.__getitem__)[:size])
     return [item.doc_id for item in pool if item.doc_id in chosen]
 
 
@@ -72,33 +72,22 @@ def replaced(
     pool: Sequence[Item],
     members: Sequence[str],
     flagged: Iterable[str],
-    removed: Iterable[str],
+    removed: Collection[str],
     seed: int,
     barred_sources: Collection[str] = (),
-) -> Replacement:
-    """A filler for every removed member, of the same source and length band while there are any.
+) -> tuple[dict[str, str], int]:
+    """A filler for every removed member, of the same source and length band while there are any, and how many are not.
 
-    Fillers stand outside the fine-tune set and outside every flagged cluster, in an order keyed by the study's seed.
-    Where sources are barred, a filler is of any other source and matches in length alone.
+    Fillers stand outside the fine-tune set and every flagged cluster, in an order keyed by the study's seed. Where
+    sources are barred, a filler is of any other source and matches in length alone.
 
     Raises:
         RequestError: fewer documents remain than have to be replaced.
     """
     inside, gone = set(members), set(removed)
-    if not gone & inside:
-        return Replacement({}, 0)
-    cluster_of = {item.doc_id: item.cluster for item in pool}
-    barred = {cluster_of[doc_id] for doc_id in [*flagged, *gone] if doc_id in cluster_of}
-    free = [
-        item
-        for item in pool
-        if item.doc_id not in inside and item.cluster not in barred and item.source not in barred_sources
-    ]
-    stratum_of = strata([item._replace(source="") for item in pool] if barred_sources else pool)
-    reserve: dict[Stratum, list[str]] = {}
-    for item in sorted(free, key=lambda item: stream_key("filler", seed, item.doc_id), reverse=True):
-        reserve.setdefault(stratum_of[item.doc_id], []).append(item.doc_id)
     leaving = [doc_id for doc_id in members if doc_id in gone]
+    strangers = outside(pool, [*flagged, *gone])
+    free = [item.doc_id for item in strangers if item.doc_id not in inside and item.source not in barred_sources]
     if len(leaving) > len(free):
         of_sources = f" of other sources than {', '.join(sorted(barred_sources))}" if barred_sources else ""
         remedy = ", or choose patch.intervention = remove" if barred_sources else ""
@@ -106,13 +95,17 @@ def replaced(
             f"patch.size = {len(members)} leaves {len(free)} documents{of_sources} to stand in for {len(leaving)} "
             f"removed ones; lower it or enlarge the pool{remedy}"
         )
+    stratum_of = strata([item._replace(source="") for item in pool] if barred_sources else pool)
+    reserve: dict[Stratum, list[str]] = {}
+    for doc_id in sorted(free, key=lambda doc_id: stream_key("filler", seed, doc_id), reverse=True):
+        reserve.setdefault(stratum_of[doc_id], []).append(doc_id)
     fillers, loose = {}, 0
     for doc_id in leaving:
         source, band = stratum_of[doc_id]
         nearest = min((s for s in reserve if reserve[s]), key=lambda s: (s[0] != source, abs(s[1] - band), s))
         loose += nearest != (source, band)
         fillers[doc_id] = reserve[nearest].pop()
-    return Replacement(fillers, loose)
+    return fillers, loose
 
 
 def draw_random(
@@ -120,24 +113,25 @@ def draw_random(
 ) -> list[str]:
     """As many clusters of the fine-tune set as methods flag (their median), in the proportions of what they flag.
 
-    Proportions are those of the methods' pooled flagged documents over sources and length bands; a stratum that runs
-    out is made up for by others. Whole clusters are taken; each training seed draws anew.
+    Proportions are those of the methods' pooled flagged documents over sources and length bands, by largest remainders;
+    a stratum that runs out is made up for by others. Whole clusters are taken; each training seed draws anew.
     """
-    cluster_of = {item.doc_id: item.cluster for item in pool}
-    stratum_of = strata(pool)
-    flagged = [[doc_id for doc_id in ids if doc_id in cluster_of] for ids in flagged_by.values()]
-    counts = [len({cluster_of[doc_id] for doc_id in ids}) for ids in flagged if ids]
-    if not counts:
+    cluster_of, stratum_of = {item.doc_id: item.cluster for item in pool}, strata(pool)
+    flagged = [own for ids in flagged_by.values() if (own := [doc_id for doc_id in ids if doc_id in cluster_of])]
+    if not flagged:
         return []
-    count = round(median(counts))
-    quota = _apportioned(Counter(stratum_of[doc_id] for ids in flagged for doc_id in ids), count)
+    count = round(median(len({cluster_of[doc_id] for doc_id in own}) for own in flagged))
+    weights = Counter(stratum_of[doc_id] for own in flagged for doc_id in own)
+    shares = {stratum: count * weight / weights.total() for stratum, weight in weights.items()}
+    quota = Counter({stratum: int(share) for stratum, share in shares.items()})
+    by_remainder = sorted(shares, key=lambda stratum: (quota[stratum] - shares[stratum], stratum))
+    quota.update(by_remainder[: count - quota.total()])
     order = generator("random arm", seed, arm_seed).permutation(len(members)).tolist()
-    chosen: set[int] = set()
-    taken: Counter[Stratum] = Counter()
+    chosen, taken = set[int](), Counter[Stratum]()
     for strict in (True, False):
         for index in order:
             stratum, cluster = stratum_of[members[index]], cluster_of[members[index]]
-            fits = taken[stratum] < quota.get(stratum, 0) if strict else len(chosen) < count
+            fits = taken[stratum] < quota[stratum] if strict else len(chosen) < count
             if fits and cluster not in chosen:
                 chosen.add(cluster)
                 taken[stratum] += 1
@@ -146,22 +140,7 @@ def draw_random(
 
 def majority_sources(sources: Iterable[str]) -> frozenset[str]:
     """The fewest sources that together hold more than half of the documents, each named once a document."""
-    ranked = sorted(Counter(sources).items(), key=lambda pair: (-pair[1], pair[0]))
-    total, held, majority = sum(count for _, count in ranked), 0, []
-    for source, count in ranked:
-        if 2 * held > total:
-            break
-        majority.append(source)
-        held += count
-    return frozenset(majority)
-
-
-def _apportioned(weights: Mapping[Stratum, int], seats: int) -> dict[Stratum, int]:
-    """Seats in proportion to weights by largest remainders."""
-    total = sum(weights.values())
-    exact = {stratum: seats * weight / total for stratum, weight in weights.items()}
-    seated = {stratum: int(share) for stratum, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda stratum: (seated[stratum] - exact[stratum], stratum))
-    for stratum in by_remainder[: seats - sum(seated.values())]:
-        seated[stratum] += 1
-    return seated
+    counts = Counter(sources)
+    ranked = sorted(counts, key=lambda source: (-counts[source], source))
+    held_before = accumulate((counts[source] for source in ranked), initial=0)
+    return frozenset(source for source, held in zip(ranked, held_before, strict=False) if 2 * held <= counts.total())

@@ -1,14 +1,14 @@
 """Models trained and given back as they were: several LoRA adapters at once on one base, or all weights.
 
-The adapters of several arms differ in a few documents only. Trained one after another, each of them reads all of the
-base's weights at every step for a handful of rows; side by side they do it together. An adapter sees its own rows only,
-so that it learns what it would learn alone, up to rounding.
+The adapters of several arms differ in a few documents only. Side by side they read the base's weights once a step, not
+once each; an adapter sees its own rows only, so that it learns what it would learn alone, up to rounding.
 """
 
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,10 @@ _logger = logging.getLogger(__name__)
 
 Factors = Mapping[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]]
 """A and B of every adapted module by its name."""
+Order = Sequence[Sequence[int]]
+"""The positions of each step."""
+Fit = tuple[list[float], dict[str, Any]]
+"""The losses of a model's steps; how far its weights moved, by the columns of the table of trainings."""
 
 
 class Trained(NamedTuple):
@@ -57,7 +61,7 @@ class _SideBySide(nn.Module):
 def train_adapters(
     model: Any,
     examples: Sequence[Sequence[Encoded | Preference]],
-    order: Sequence[Sequence[int]],
+    order: Order,
     recipe: Recipe,
     start: Start,
     beta: float,
@@ -66,8 +70,8 @@ def train_adapters(
     """One adapter for each list of examples, all from one start and in one order; the model is as it was afterwards.
 
     Examples stand position by position, as answers or as preference pairs with their `reference` (`beta` is that of
-    length-normalised DPO); `order` has the positions of each step. The recipe's micro-batch counts the documents of all
-    adapters; where not even one position of all fits in memory, they are trained one after another.
+    length-normalised DPO). The recipe's micro-batch counts the documents of all adapters; where not even one position
+    of all fits in memory, they are trained one after another.
 
     Raises:
         PhaseError: a single document does not fit in memory.
@@ -77,13 +81,9 @@ def train_adapters(
     if recipe.micro_batch is not None:
         recipe = recipe._replace(micro_batch=max(1, recipe.micro_batch // n))
     sides = list(zip(*examples, strict=True))
-    pairs = isinstance(sides[0][0], Preference)
 
     def losses_of(part: Sequence[Any]) -> Float[Tensor, " adapters"]:
-        every = [side[adapter] for adapter in range(n) for side in part]
-        if pairs:
-            return preference_losses(model, every, beta, n).view(n, -1).mean(1)
-        return response_losses(model, every, n, trunk)
+        return _losses(model, beta, [side[adapter] for adapter in range(n) for side in part], n, trunk)
 
     try:
         with _stacked(model, start, n) as stacks:
@@ -96,9 +96,17 @@ def train_adapters(
         if n == 1:
             raise
         _logger.warning("memory does not hold %d adapters at once; they are trained one after another", n)
-        alone = (train_adapters(model, [own], order, recipe, start, beta, trunk) for own in examples)
-        return [trained for (trained,) in alone]
+        return [one for own in examples for one in train_adapters(model, [own], order, recipe, start, beta, trunk)]
     return [Trained(own, [step[i] for step in losses]) for i, own in enumerate(factors)]
+
+
+def _losses(
+    model: Any, beta: float, examples: Sequence[Any], n: int = 1, trunk: Trunk | None = None
+) -> Float[Tensor, " runs"]:
+    """The mean loss of each of `n` consecutive runs of documents, or of preference pairs."""
+    if isinstance(examples[0], Preference):
+        return preference_losses(model, examples, beta, n).view(n, -1).mean(1)
+    return response_losses(model, examples, n, trunk)
 
 
 @contextlib.contextmanager
@@ -118,37 +126,30 @@ def _stacked(model: nn.Module, start: Start, n: int) -> Iterator[dict[str, _Side
 
 
 @contextlib.contextmanager
-def full_finetune(model: nn.Module) -> Iterator[Callable[[], dict[str, Any]]]:
-    """The model with all weights trainable; afterwards they are what they were. What it gives tells how far they moved.
-
-    As `with_adapter`: `weight_change_norm`, `modules`, `matched_modules`.
-    """
+def full_finetune(
+    model: nn.Module, examples: Sequence[Encoded | Preference], order: Order, recipe: Recipe, beta: float
+) -> Iterator[Fit]:
+    """The model with all its weights trained on the examples; afterwards they are what they were."""
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.requires_grad_(True)
-
-    def moved() -> dict[str, Any]:
+    try:
+        losses = [loss for (loss,) in minimise(model, partial(_losses, model, beta), examples, order, recipe)]
         # Parameters, for the state dict lists tied weights twice.
         squares = ((w.detach().float() - start[name].float()).pow(2).sum() for name, w in model.named_parameters())
         norm = math.sqrt(sum(map(float, squares)))
-        return {"weight_change_norm": norm, "modules": len(start), "matched_modules": ["all"]}
-
-    try:
-        yield moved
+        yield losses, {"weight_change_norm": norm, "modules": len(start), "matched_modules": ["all"]}
     finally:
         model.load_state_dict(start)
         model.requires_grad_(False)
 
 
 @contextlib.contextmanager
-def with_adapter(model: nn.Module, start: Start, factors: Factors, file: Path) -> Iterator[dict[str, Any]]:
-    """The model with a trained adapter, which is written to a file, and how far it moves the weights.
-
-    Afterwards the model is as it was.
-    """
+def with_adapter(model: nn.Module, start: Start, trained: Trained, file: Path) -> Iterator[Fit]:
+    """The model with a trained adapter, which is written to a file when it has served; afterwards it is as it was."""
     with adapted(model, *start) as adapter:
-        set_factors(adapter, factors)
-        save_adapter(adapter, file)
+        set_factors(adapter, trained.factors)
         matched = sorted({name.rpartition(".")[2] for name in adapter.modules})
-        norm = adapter_norm(adapter)
-        _logger.info("%s: LoRA on %d modules (%s), norm %.3g", file.stem, len(factors), ", ".join(matched), norm)
-        yield {"weight_change_norm": norm, "modules": len(factors), "matched_modules": matched}
+        norm, modules = adapter_norm(adapter), len(trained.factors)
+        _logger.info("%s: LoRA on %d modules (%s), norm %.3g", file.stem, modules, ", ".join(matched), norm)
+        yield trained.losses, {"weight_change_norm": norm, "modules": modules, "matched_modules": matched}
+        save_adapter(adapter, file)

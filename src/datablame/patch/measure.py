@@ -3,26 +3,24 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from datablame.config.schema import Training
 from datablame.engine.execute import free_memory
 from datablame.errors import PhaseError
 from datablame.models.blocks import Trunk, trunk_below
 from datablame.models.chat import Encoded, Preference, answers, encode_prompt
-from datablame.models.likelihood import divergence, negative_log_likelihood, preference_losses, referred
+from datablame.models.likelihood import divergence, negative_log_likelihood, referred
 from datablame.models.load import load_model, twin
 from datablame.models.lora import Start
 from datablame.models.pair import stop_tokens, study_tokenizer, vocabulary_of
-from datablame.models.training import Recipe, data_order, minimise, train
+from datablame.models.training import Recipe, data_order
 from datablame.patch.checks import drift_outputs
-from datablame.patch.finetune import full_finetune, train_adapters, with_adapter
-from datablame.patch.trainings import AFTER_KEY, ArmTraining, PatchPlan, specs_of, unamplified
+from datablame.patch.finetune import Trained, full_finetune, train_adapters, with_adapter
+from datablame.patch.trainings import AFTER_KEY, ArmTraining, Intervention, PatchPlan, specs_of
 from datablame.seeds import stream_key
 from datablame.surface.phase import draw
 from datablame.tables import Protocol, Sample
@@ -47,24 +45,7 @@ class WorkerState:
     """What perplexity is measured on; of a pair the chosen answer."""
     trainees: dict[Protocol, Any]
     trunks: dict[Protocol, Trunk | None] = field(default_factory=dict)
-    """What lies below the adapted blocks, made when a protocol's first training comes."""
-
-    @property
-    def world(self) -> World:
-        """The study and its pool."""
-        return self.plan.world
-
-    def trunk(self, protocol: Protocol, training: Training) -> Trunk | None:
-        """The blocks that no adapter touches, run once over all documents of the plan; None where all are trained.
-
-        Preference pairs run the whole model.
-        """
-        if training.method == "full" or training.layers is None or self.world.pool.summary.pairs:
-            return None
-        if protocol not in self.trunks:
-            documents = list(self.encoded.values())
-            self.trunks[protocol] = trunk_below(self.trainees[protocol], min(training.layers), documents)
-        return self.trunks[protocol]
+    """The blocks that no adapter touches, run once over all documents; None where all are trained, or of pairs."""
 
 
 def load_worker(plan: PatchPlan) -> WorkerState:
@@ -73,189 +54,135 @@ def load_worker(plan: PatchPlan) -> WorkerState:
     LoRA from before shares its weights: the adapter is in one tree of modules only. All weights are trained in float32
     and in a copy of their own, since training changes them.
     """
-    world = plan.world
-    before = load_model(world.models.before, device=world.models.device, field="models.before")
-    trainees = {}
-    for protocol in world.study.patch.protocols:
-        lora = world.study.patch.training_of(protocol).method == "lora"
-        side, dtype = "before" if protocol == "retrain" else "after", None if lora else torch.float32
-        trainees[protocol] = (
-            twin(before)
-            if protocol == "retrain" and lora
-            else load_model(
-                getattr(world.models, side), device=world.models.device, dtype=dtype, field=f"models.{side}"
-            )
-        )
-    clean = [e.chosen if isinstance(e, Preference) else e for e in _tokens(world, plan.clean).values()]
-    tokenizer = study_tokenizer(world.study)
-    return WorkerState(plan, tokenizer, before, _tokens(world, plan.trained_on), clean, trainees)
+    world, patch = plan.world, plan.world.study.patch
+    before, trainees = _load(world, "before"), {}
+    for protocol in patch.protocols:
+        if patch.training_of(protocol).method == "full":
+            trainees[protocol] = _load(world, "before" if protocol == "retrain" else "after", torch.float32)
+        else:
+            trainees[protocol] = twin(before) if protocol == "retrain" else _load(world, "after")
+    tokens, held_out = (
+        world.pool.encoded([world.pool.row_of[d] for d in ids]) for ids in (plan.trained_on, plan.clean)
+    )
+    encoded, clean = dict(zip(plan.trained_on, tokens, strict=True)), [answers(example)[0] for example in held_out]
+    return WorkerState(plan, study_tokenizer(world.study), before, encoded, clean, trainees)
 
 
-def _tokens(world: World, ids: Iterable[str]) -> dict[str, Any]:
-    """Token ids by document, in the order of `ids`; the pool is read from its beginning to its end."""
-    wanted = list(dict.fromkeys(ids))
-    rows = sorted(world.pool.row_of[doc_id] for doc_id in wanted)
-    by_row = dict(zip(rows, world.pool.encoded(rows), strict=True))
-    return {doc_id: by_row[world.pool.row_of[doc_id]] for doc_id in wanted}
+def _load(world: World, side: str, dtype: torch.dtype | None = None) -> Any:
+    models = world.models
+    return load_model(getattr(models, side), device=models.device, dtype=dtype, field=f"models.{side}")
 
 
-def perform(state: WorkerState, group: Sequence[ArmTraining]) -> dict[str, dict[str, Any]]:
-    """One work item by key: trainings, or none for the after model as it is, which is not trained but only checked."""
-    if group:
-        return measure(state, *group)
-    began = time.perf_counter()
-    models, patch = state.world.models, state.world.study.patch
-    after = state.trainees.get("continue")
-    if after is None or patch.training_of("continue").method == "full":
-        after = load_model(models.after, device=models.device, field="models.after")
-    checks = side_checks(state, after, 0, state.plan.after)
-    del after
-    free_memory()
-    return {AFTER_KEY: {"samples": [], "checks": checks, "seconds": time.perf_counter() - began}}
-
-
-def measure(state: WorkerState, *trainings: ArmTraining) -> dict[str, dict[str, Any]]:
+def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, dict[str, Any]]:
     """Train arms of one protocol and seed, sample each; by key: samples, exposure, training, checks, seconds.
 
-    The finished ones are trained beside the others, but not measured again.
+    Adapters are trained at once, all weights one arm after another. The finished ones are trained beside the others,
+    but not measured again. Where there are none, the after model is checked as it is.
 
     Raises:
         PhaseError: a loss is not finite, or a document does not fit in memory.
     """
-    results = {}
+    began, plan, study = time.perf_counter(), state.plan, state.plan.world.study
+    if not trainings:
+        lora = study.patch.training_of("continue").method == "lora"
+        after = state.trainees.get("continue") if lora else None
+        checks = side_checks(state, after or _load(plan.world, "after"), 0, plan.after)
+        free_memory()
+        return {AFTER_KEY: {"samples": [], "checks": checks, "seconds": time.perf_counter() - began}}
     protocol, seed = trainings[0].key.protocol, trainings[0].key.seed
-    model = state.trainees[protocol]
-    with closing(_in_turn(state, trainings)) as trained:
-        for key, exposure, losses, moved, seconds in trained:
-            began = time.perf_counter()
+    patch, settings, model = study.patch, study.patch.training_of(protocol), state.trainees[protocol]
+    shared = settings.model_dump(include={"steps", "batch", "learning_rate"})
+    recipe = Recipe(**shared, micro_batch=patch.micro_batch)
+    members = (answers(state.encoded[doc_id]) for doc_id in plan.members)
+    lengths = [max(len(answer.ids) for answer in longer) for longer in members]
+    order = data_order(lengths, recipe, stream_key("train", study.seed, seed))
+    seen, examples = zip(*(_training_set(state, training.intervention, order) for training in trainings), strict=True)
+    pairs, full = plan.world.pool.summary.pairs, settings.method == "full"
+    if pairs:
+        # They know what the model that training starts from makes of them.
+        distinct = {id(pair): pair for own in examples for pair in own}
+        with_reference = referred(model, list(distinct.values()), recipe.micro_batch or recipe.batch)
+        pair_of = dict(zip(distinct, with_reference, strict=True))
+        examples = tuple([pair_of[id(pair)] for pair in own] for own in examples)
+    start = Start(patch.rank, settings.layers, stream_key("adapter", study.seed, seed))
+    adapters, results = list[Trained](), {}
+    if not full:
+        if protocol not in state.trunks:
+            layers, documents = settings.layers, list(state.encoded.values())
+            state.trunks[protocol] = None if layers is None or pairs else trunk_below(model, min(layers), documents)
+        adapters = train_adapters(model, examples, order, recipe, start, patch.beta, state.trunks[protocol])
+    seconds = (time.perf_counter() - began) / len(trainings)
+    for index, training in enumerate(trainings):
+        if training.finished:
+            continue
+        began, key = time.perf_counter(), str(training.key)
+        with (
+            full_finetune(model, examples[index], order, recipe, patch.beta)
+            if full
+            else with_adapter(model, start, adapters[index], plan.out / "adapters" / f"{key}.safetensors")
+        ) as (losses, change):
+            broken = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
+            if broken is not None:
+                remedy = f"lower patch.{protocol}.learning_rate"
+                raise PhaseError(f"{key}: the loss is not finite from step {broken} on; {remedy}")
             model.eval()
-            specs = specs_of(state.plan.prompts, state.plan.alphas, seed)
-            samples = draw(model, state.before, state.tokenizer, specs, state.world.study)
-            checks = side_checks(state, model, seed, unamplified(samples))
+            specs = specs_of(plan.prompts, plan.alphas, seed)
+            samples = draw(model, state.before, state.tokenizer, specs, study)
+            checks = side_checks(state, model, seed, samples)
             free_memory()
-            results[key] = {
-                "samples": [{name: getattr(sample, name) for name in _JOURNALLED} for sample in samples],
-                "checks": checks,
-                **exposure,
-                "training": {
-                    "steps": len(losses),
-                    "losses": losses[::_KEPT_LOSSES],
-                    "final_loss": sum(losses[-_KEPT_LOSSES:]) / len(losses[-_KEPT_LOSSES:]),
-                    **moved,
-                },
-                "seconds": seconds + time.perf_counter() - began,
-            }
+        last = losses[-_KEPT_LOSSES:]
+        course = {"steps": len(losses), "losses": losses[::_KEPT_LOSSES], "final_loss": sum(last) / len(last)}
+        results[key] = {
+            "samples": [{name: getattr(sample, name) for name in _JOURNALLED} for sample in samples],
+            "checks": checks,
+            **seen[index],
+            "training": course | change,
+            "seconds": seconds + time.perf_counter() - began,
+        }
     return results
 
 
-def _in_turn(
-    state: WorkerState, trainings: Sequence[ArmTraining]
-) -> Generator[tuple[str, dict[str, Any], list[float], dict[str, Any], float], None, None]:
-    """Each training's key, exposure, losses, change of the weights and seconds, while the model is as it left it.
-
-    Adapters are trained at once, all weights one arm after another.
-    """
-    began, study, patch = time.perf_counter(), state.world.study, state.world.study.patch
-    protocol, seed = trainings[0].key.protocol, trainings[0].key.seed
-    settings, model = patch.training_of(protocol), state.trainees[protocol]
-    assert settings.steps is not None
-    assert settings.batch is not None
-    assert settings.learning_rate is not None
-    recipe = Recipe(settings.steps, settings.batch, settings.learning_rate, micro_batch=patch.micro_batch)
-    members = (answers(state.encoded[doc_id]) for doc_id in state.plan.members)
-    lengths = [max(len(answer.ids) for answer in longer) for longer in members]
-    order = data_order(lengths, recipe, stream_key("train", study.seed, seed))
-    examples, exposures = zip(*(_training_set(state, training, order) for training in trainings), strict=True)
-    keys, pairs = [str(training.key) for training in trainings], isinstance(examples[0][0], Preference)
-    if pairs:
-        examples = _with_references(model, examples, recipe)
-    if settings.method == "full":
-
-        def preferred(part: Sequence[Any]) -> torch.Tensor:
-            return preference_losses(model, part, patch.beta).mean()
-
-        for key, exposure, own in zip(keys, exposures, examples, strict=True):
-            with full_finetune(model) as moved:
-                losses = (
-                    [loss for (loss,) in minimise(model, preferred, own, order, recipe)]
-                    if pairs
-                    else train(model, own, order, recipe)
-                )
-                _require_finite(key, protocol, losses)
-                yield key, exposure, losses, moved(), time.perf_counter() - began
-            began = time.perf_counter()
-        return
-    start = Start(patch.rank, settings.layers, stream_key("adapter", study.seed, seed))
-    adapters = train_adapters(model, examples, order, recipe, start, patch.beta, state.trunk(protocol, settings))
-    seconds = (time.perf_counter() - began) / len(trainings)
-    for training, key, exposure, adapter in zip(trainings, keys, exposures, adapters, strict=True):
-        if not training.finished:
-            path = state.plan.out / "adapters" / f"{key}.safetensors"
-            _require_finite(key, protocol, adapter.losses)
-            with with_adapter(model, start, adapter.factors, path) as change:
-                yield key, exposure, adapter.losses, change, seconds
-
-
-def _require_finite(key: str, protocol: Protocol, losses: Sequence[float]) -> None:
-    broken = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
-    if broken is not None:
-        raise PhaseError(f"{key}: the loss is not finite from step {broken} on; lower patch.{protocol}.learning_rate")
-
-
 def _training_set(
-    state: WorkerState, training: ArmTraining, order: Sequence[Sequence[int]]
-) -> tuple[list[Any], dict[str, Any]]:
-    """What a training sees, position by position, and how often it sees each watched document."""
-    plan, change = state.plan, training.intervention
-    used = [change.fillers.get(doc_id, doc_id) for doc_id in plan.members]
+    state: WorkerState, change: Intervention, order: Sequence[Sequence[int]]
+) -> tuple[dict[str, Any], list[Any]]:
+    """How often a training sees each watched document, and what it sees, position by position."""
+    used = [change.fillers.get(doc_id, doc_id) for doc_id in state.plan.members]
     turned = frozenset(change.swapped)
-    seen = Counter(used[position] for step in order for position in step if used[position] in plan.watched)
-    examples = [state.encoded[doc_id] for doc_id in used]
-    for position, pair in enumerate(examples):
-        if used[position] in turned:
-            # What was rejected is to be preferred.
-            examples[position] = pair._replace(chosen=pair.rejected, rejected=pair.chosen)
-    swapped = {doc_id: count for doc_id, count in seen.items() if doc_id in turned}
-    return examples, {"exposure": dict(seen - Counter(swapped)), "exposure_swapped": swapped}
-
-
-def _with_references(model: Any, examples: Sequence[list[Any]], recipe: Recipe) -> tuple[list[Any], ...]:
-    """Preference pairs that know what the model that training starts from makes of them."""
-    distinct = {id(pair): pair for own in examples for pair in own}
-    pairs = referred(model, list(distinct.values()), recipe.micro_batch or recipe.batch)
-    with_reference = dict(zip(distinct, pairs, strict=True))
-    return tuple([with_reference[id(pair)] for pair in own] for own in examples)
+    seen = Counter(used[position] for step in order for position in step if used[position] in state.plan.watched)
+    own = state.encoded
+    # Of a pair that is turned what was rejected is to be preferred.
+    examples = [Preference(own[d].rejected, own[d].chosen) if d in turned else own[d] for d in used]
+    exposures = ("exposure", False), ("exposure_swapped", True)
+    return {name: {d: n for d, n in seen.items() if (d in turned) == swapped} for name, swapped in exposures}, examples
 
 
 def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Sample]) -> dict[str, Any]:
-    """One model's side checks, made while it is in memory: answers to harmless prompts are labelled later.
+    """One model's side checks, made while it is in memory: answers to harmless prompts, at alpha 0, are labelled later.
 
     Perplexity is exp of `nll`, the mean over response tokens of the clean documents (of a pair: the chosen answer).
-    `kl` is KL(model || before) in nats per token on the given outputs, their stop tokens' places included, between the
-    models' full next-token distributions: whatever the sampler truncates, temperature 1. For a model that was trained
-    they are its own. A value that is not finite is None. Answers are drawn at alpha 0; arms of one seed share their
-    random numbers, as in every other measurement.
+    `kl` is KL(model || before) in nats per token on the model's own outputs, their stop tokens' places included,
+    between full next-token distributions at temperature 1, whatever the sampler truncates. What is not finite is None.
     """
-    study, world = state.world.study, state.world
-    sizes = {"vocabulary_size": vocabulary_of(state.tokenizer), "batch_tokens": study.attribute.batch_tokens}
+    world, study = state.plan.world, state.plan.world.study
     texts = {prompt.id: prompt.text for prompt in world.split("held-out")}
-    prompts = {name: encode_prompt(state.tokenizer, texts[name]) for name in {output.prompt_id for output in outputs}}
     [stop, *_] = stop_tokens(state.tokenizer, model)
     drawn = []
     for output in drift_outputs(outputs, study.seed):
         # Which stop token it was plays no part: only what stands before a position does.
         if generated := [*output.token_ids, *([stop] if output.finish_reason == "stop" else [])]:
-            prompt = prompts[output.prompt_id]
+            prompt = encode_prompt(state.tokenizer, texts[output.prompt_id])
             drawn.append(Encoded([*prompt, *generated], len(prompt)))
     model.eval()
-    nll = negative_log_likelihood(model, state.clean, **sizes) if state.clean else None
-    drift = divergence(model, state.before, drawn, **sizes) if drawn else None
+    sizes = {"vocabulary_size": vocabulary_of(state.tokenizer), "batch_tokens": study.attribute.batch_tokens}
+    clean = negative_log_likelihood(model, state.clean, **sizes)
+    drift = divergence(model, state.before, drawn, **sizes)
+    nll, kl = (total.mean if total.tokens and math.isfinite(total.nats) else None for total in (clean, drift))
     specs = specs_of([(prompt, study.patch.harmless_samples) for prompt in world.split("harmless")], (0.0,), seed)
     harmless = draw(model, state.before, state.tokenizer, specs, study) if specs else []
     return {
-        "nll": nll.mean if nll is not None and math.isfinite(nll.mean) else None,
-        "clean_tokens": nll.tokens if nll is not None else 0,
-        "kl": drift.mean if drift is not None and math.isfinite(drift.mean) else None,
-        "kl_tokens": drift.tokens if drift is not None else 0,
+        "nll": nll,
+        "clean_tokens": clean.tokens,
+        "kl": kl,
+        "kl_tokens": drift.tokens,
         "harmless": [{name: getattr(sample, name) for name in ("prompt_id", "index", "text")} for sample in harmless],
     }

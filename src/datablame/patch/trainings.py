@@ -1,13 +1,11 @@
-"""Every training of a study: which arms, at which K, with which seeds, and what each does to the fine-tune set.
-
-From what attribution flagged to fillers and exchanged pairs, and what workers are given of it.
-"""
+"""Every training of a study: which arms, at which K, with which seeds, and what each does to the fine-tune set."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import ceil
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,28 +58,23 @@ class FineTuneData:
         return list(dict.fromkeys([*(doc_id for ids in by_methods for doc_id in ids), *self.planted]))
 
     @cached_property
-    def cluster_of(self) -> Mapping[str, int]:
-        """Duplicate clusters by document."""
-        return {item.doc_id: item.cluster for item in self.items}
-
-    @cached_property
     def targets(self) -> Mapping[tuple[str, int], Sequence[str]]:
         """The documents that each arm is about at each K; arms that are about none in particular are left out."""
         return {
             (kind.name, k): kind.documents(self, k, 0)
             for kind in self.kinds
             if kind.documents is not None and not kind.drawn
-            for k in ks_of(kind, self.study)
+            for k in kind.ks(self.study)
         }
 
     @property
     def skipped_arms(self) -> list[str]:
         """Arms that would change nothing although they should; with its K where an arm does so at some K only."""
         skipped = []
-        for kind in self.kinds:
-            ks = [k for (name, k), ids in self.targets.items() if name == kind.name and not ids]
-            everywhere = ks and len(ks) == len(ks_of(kind, self.study))
-            skipped += [kind.name] if everywhere else [f"{kind.name} at K = {k}" for k in ks]
+        for name, cells in groupby(self.targets, itemgetter(0)):
+            ks = [k for _, k in cells]
+            empty = [k for k in ks if not self.targets[name, k]]
+            skipped += [name] if empty == ks else [f"{name} at K = {k}" for k in empty]
         return skipped
 
     def intervention(self, kind: ArmKind, k: int, seed: int) -> Intervention:
@@ -99,8 +92,8 @@ class FineTuneData:
         if how == "swap":
             chosen = set(gone)
             return Intervention("swap", swapped=tuple(doc_id for doc_id in self.members if doc_id in chosen))
-        replacement = replaced(self.items, self.members, self.all_flagged, gone, self.study.seed, barred)
-        return Intervention("remove" if kind.drawn else how, replacement.fillers, (), replacement.loose)
+        fillers, loose = replaced(self.items, self.members, self.all_flagged, gone, self.study.seed, barred)
+        return Intervention("remove" if kind.drawn else how, fillers, (), loose)
 
     def drawn(self, k: int, seed: int) -> list[str]:
         """As many documents as methods act on at this K; where whole sources go, drawn without a look at the source."""
@@ -114,28 +107,22 @@ class FineTuneData:
         return draw_random(items, self.members, flagged, self.study.seed, seed)
 
     def last(self, k: int) -> list[str]:
-        """The members of the fine-tune set in `bottom_method`'s last `k` clusters for each behaviour.
+        """The members in `bottom_method`'s last `k` clusters for each behaviour, but for those that it flags itself.
 
-        A cluster ranks where its first document does. One that the method flags itself is never among its last.
+        A cluster ranks where its first document does.
         """
-        flagged = {self.cluster_of[doc_id] for doc_id in self.flags.get((bottom_method(self.study) or "", k), ())}
-        seen = {self.cluster_of[doc_id] for doc_id in self.members} - flagged
-        last: set[int] = set()
-        for ids in self.rankings.values():
-            order = [c for c in dict.fromkeys(self.cluster_of[doc_id] for doc_id in ids) if c in seen]
-            last |= set(order[-k:])
-        return [doc_id for doc_id in self.members if self.cluster_of[doc_id] in last]
+        cluster_of = {item.doc_id: item.cluster for item in self.items}
+        flagged = {cluster_of[doc_id] for doc_id in self.flags.get((bottom_method(self.study) or "", k), ())}
+        seen = {cluster_of[doc_id] for doc_id in self.members} - flagged
+        orders = (dict.fromkeys(cluster_of[doc_id] for doc_id in ids) for ids in self.rankings.values())
+        last = {cluster for order in orders for cluster in [c for c in order if c in seen][-k:]}
+        return [doc_id for doc_id in self.members if cluster_of[doc_id] in last]
 
     def _of_sources(self, flagged: Sequence[str]) -> tuple[list[str], frozenset[str]]:
         """The members from the sources that hold most of the flagged documents, and these sources."""
         source_of = {item.doc_id: item.source for item in self.items}
         sources = majority_sources([source_of[doc_id] for doc_id in flagged if doc_id in source_of])
         return [doc_id for doc_id in self.members if source_of[doc_id] in sources], sources
-
-
-def ks_of(kind: ArmKind, study: Study) -> tuple[int, ...]:
-    """Every K of an arm; 0 for one that is the same at every K."""
-    return study.ks if kind.depends_on_k else (0,)
 
 
 def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
@@ -149,20 +136,16 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
     flags: dict[tuple[str, int], dict[str, None]] = {}
     for flag in tables.rows(Flag):
         flags.setdefault((flag.method, flag.k), {})[flag.doc_id] = None
-    kinds = arm_kinds(study)
-    planted: list[str] = []
-    if world.truth is not None and any(kind.needs_truth for kind in kinds):
-        causes = set().union(*world.truth.values())
-        known = {item.cluster for item in items if item.doc_id in causes}
-        planted = [item.doc_id for item in items if item.cluster in known]
-    bottom = bottom_method(study)
+    kinds, bottom = arm_kinds(study), bottom_method(study)
+    truth = world.truth if world.truth is not None and any(kind.needs_truth for kind in kinds) else {}
+    causes = frozenset().union(*truth.values())
+    known = {item.cluster for item in items if item.doc_id in causes}
+    planted = [item.doc_id for item in items if item.cluster in known]
     rankings: dict[str, list[str]] = {}
-    if bottom is not None and any(kind.role == "control" for kind in kinds):
-        for score in sorted(tables.rows(Score, method=bottom), key=lambda score: score.rank):
-            rankings.setdefault(score.behaviour, []).append(score.doc_id)
-    data = FineTuneData(
-        study, kinds, items, tuple(pool.ids), {cell: list(ids) for cell, ids in flags.items()}, planted, rankings
-    )
+    for score in sorted(tables.rows(Score, method=bottom) if bottom else (), key=attrgetter("rank")):
+        rankings.setdefault(score.behaviour, []).append(score.doc_id)
+    flagged = {cell: list(ids) for cell, ids in flags.items()}
+    data = FineTuneData(study, kinds, items, tuple(pool.ids), flagged, planted, rankings)
     if not any(data.targets.values()):
         return None
     candidates = [row.doc_id for row in tables.rows(Candidate)]
@@ -185,20 +168,12 @@ class TrainingKey(NamedTuple):
 
 
 class ArmTraining(NamedTuple):
-    """One training with what it changes in the data.
-
-    One that is `finished` is trained again after an interruption all the same, so that those beside it end with the
-    same bytes, but not measured again.
-    """
+    """One training with what it changes in the data."""
 
     key: TrainingKey
     intervention: Intervention
     finished: bool = False
-
-
-def unamplified(samples: Iterable[Sample]) -> list[Sample]:
-    """The outputs to held-out prompts that were drawn at alpha 0."""
-    return [sample for sample in samples if sample.split == "held-out" and sample.alpha == 0]
+    """After an interruption: it is trained again, so that those beside it end with the same bytes, but not measured."""
 
 
 @dataclass(frozen=True)
@@ -221,9 +196,22 @@ class PatchPlan:
     """Of the after model's own outputs, which the surface phase drew, those whose divergence is computed."""
 
 
-def trainings(world: World) -> list[TrainingKey]:
+def trainings(study: Study) -> list[TrainingKey]:
     """Every training in the order of running, LoRA first for it takes longer."""
-    return [key for key, _ in _cells(world.study)]
+    patch, kinds, keys = study.patch, arm_kinds(study), list[TrainingKey]()
+    for protocol in sorted(patch.protocols, key=lambda name: patch.training_of(name).method != "lora"):
+        # The baseline is trained again where the verdict comes from, on seeds beyond the largest of the others.
+        left_out = {"after"} if protocol == patch.headline else {"after", "again"}
+        seeds = patch.seeds_of(protocol)
+        beyond = 1 + max(seeds) - min(0, *seeds)
+        keys += [
+            TrainingKey(kind.name, protocol, k, seed + beyond if kind.role == "again" else seed)
+            for seed in seeds
+            for kind in kinds
+            if kind.role not in left_out
+            for k in kind.ks(study)
+        ]
+    return keys
 
 
 def arm_trainings(data: FineTuneData) -> list[ArmTraining]:
@@ -232,11 +220,9 @@ def arm_trainings(data: FineTuneData) -> list[ArmTraining]:
     Raises:
         RequestError: the pool has too few documents to stand in for those that an arm takes out.
     """
-    return [
-        ArmTraining(key, data.intervention(kind, key.k, key.seed))
-        for key, kind in _cells(data.study)
-        if data.targets.get((key.arm, key.k), True)
-    ]
+    kinds = {kind.name: kind for kind in data.kinds}
+    keys = [key for key in trainings(data.study) if data.targets.get((key.arm, key.k), True)]
+    return [ArmTraining(key, data.intervention(kinds[key.arm], key.k, key.seed)) for key in keys]
 
 
 def measured_prompts(world: World, focus: Collection[str]) -> list[tuple[Prompt, int]]:
@@ -249,10 +235,7 @@ def measured_prompts(world: World, focus: Collection[str]) -> list[tuple[Prompt,
 
 
 def specs_of(prompts: Iterable[tuple[Prompt, int]], alphas: Sequence[float], seed: int) -> list[SampleSpec]:
-    """So many samples of each prompt at each alpha; arms of one training seed share their random numbers.
-
-    Seed s draws the sample indices from s * n on, so that seeds don't repeat one another's noise.
-    """
+    """So many samples of each prompt at each alpha; seed s draws the indices from s * n on, to share no noise."""
     return [spec for prompt, n in prompts for spec in sample_specs([prompt], alphas, range(seed * n, (seed + 1) * n))]
 
 
@@ -265,27 +248,9 @@ def adapter_groups(
     """
     groups: dict[str, tuple[ArmTraining, ...]] = {}
     for (protocol, _), group in groupby(planned, lambda each: (each.key.protocol, each.key.seed)):
-        own = [each._replace(finished=str(each.key) in finished) for each in group]
+        own = tuple(each._replace(finished=str(each.key) in finished) for each in group)
         parts = ceil(len(own) / study.patch.side_by_side(protocol))
-        for number in range(parts):
-            part = own[len(own) * number // parts : len(own) * (number + 1) // parts]
-            if not all(each.finished for each in part):
-                groups[str(part[0].key)] = tuple(part)
-    if AFTER_KEY not in finished:
-        groups[AFTER_KEY] = ()
-    return groups
-
-
-def _cells(study: Study) -> list[tuple[TrainingKey, ArmKind]]:
-    headline, cells = study.patch.headline, []
-    for protocol in sorted(study.patch.protocols, key=lambda name: study.patch.training_of(name).method != "lora"):
-        # The baseline is trained again where the verdict comes from, on seeds beyond the largest of the others.
-        left_out = {"after"} if protocol == headline else {"after", "again"}
-        kinds = [kind for kind in arm_kinds(study) if kind.role not in left_out]
-        seeds = study.patch.seeds_of(protocol)
-        beyond = 1 + max(seeds) - min(0, *seeds)
-        for seed in seeds:
-            for kind in kinds:
-                own = seed + beyond if kind.role == "again" else seed
-                cells += [(TrainingKey(kind.name, protocol, k, own), kind) for k in ks_of(kind, study)]
-    return cells
+        edges = [len(own) * number // parts for number in range(parts + 1)]
+        groups |= {str(own[start].key): own[start:end] for start, end in pairwise(edges)}
+    left = {key: part for key, part in groups.items() if not all(each.finished for each in part)}
+    return left if AFTER_KEY in finished else {**left, AFTER_KEY: ()}

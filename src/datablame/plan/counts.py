@@ -103,7 +103,7 @@ def counted(subject: Subject) -> Counts:
     focus = most_focus([prompt.behaviour for prompt in scanned], study.scan.focus)
     # Which prompts come into focus is not known; none costs more than another.
     focus_ids = [prompt.id for prompt in scanned[:focus]]
-    runs = trainings(world)
+    runs = trainings(study)
     # alpha* is one of the surface alphas; which one is not known yet either.
     alphas = tuple(dict.fromkeys((0.0, max(study.surface.alphas))))
     asked = specs_of(measured_prompts(world, focus_ids), alphas, 0)
@@ -196,7 +196,7 @@ def _sampling(study: Study, specs: Iterable[SampleSpec], *, both: bool = False) 
 
 def _trainings(subject: Subject, protocol: Protocol) -> Trainings:
     training = subject.study.patch.training_of(protocol)
-    keys = [key for key in trainings(subject.world) if key.protocol == protocol]
+    keys = [key for key in trainings(subject.study) if key.protocol == protocol]
     assert training.steps is not None
     assert training.batch is not None
     documents, arms = len(keys) * training.steps * training.batch, len({(key.arm, key.k) for key in keys})

@@ -170,7 +170,7 @@ def _patch(subject: Subject, sampling: dict[str, int]) -> dict[str, int]:
         trunk = 0 if training.layers is None or full else min(training.layers)
         adapted = shape.layers if training.layers is None else len(training.layers)
         weights = shape.parameters if full else lora_weights(shape, patch.rank, adapted)
-        at_once = min(patch.side_by_side(protocol), sum(key.protocol == protocol for key in trainings(subject.world)))
+        at_once = min(patch.side_by_side(protocol), sum(key.protocol == protocol for key in trainings(subject.study)))
         # Full training keeps the weights that it started from; an adapter is its own start.
         state = {"trained weights and optimiser": at_once * weights * (4 + _ADAM_BYTES)}
         if trunk:

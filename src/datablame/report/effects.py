@@ -143,7 +143,7 @@ def required_sample_size(results: Results, methods: Sequence[Effect]) -> Stateme
     # The study has its prompts; fewer would not make it cheaper.
     others = [other for other in candidates(design, _TRAINING_COST) if other.prompts >= prompts]
     likely = [other for other in others if approximate_power(other) >= _LIKELY][:_MOST_TRIED]
-    power, better = simulate(design, _SIMULATIONS, key), cheapest(likely, _TRAINING_COST, _SIMULATIONS, key)
+    power, better = simulate(design, _SIMULATIONS, key), cheapest(likely, _SIMULATIONS, key)
     numbers: Values = {
         "design": asdict(design),
         "power": power.power._asdict(),

@@ -1,13 +1,10 @@
-"""Arms compared at the level of training seeds: permutation tests and Holm's adjustment, t tests, equivalence, spread.
-
-Arms are tables (seeds, prompts), or the means of their seeds.
-"""
+"""Arms, as tables (seeds, prompts) or their seeds' means: permutation tests, Holm, t tests, equivalence, spread."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations
 from math import comb
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,8 +15,6 @@ _EQUAL = 1e-12
 _STREAM = 20250802
 _MOST_SPLITS, _DRAWS = 200_000, 99_999
 """Enough for 10 against 10 seeds; 20 against 20 have 138 billion splits."""
-_MOST_SPLITS_A_ROW, _DRAWS_A_ROW = 20_000, 4_999
-"""Enough for 8 against 8 seeds in every row."""
 _BLOCK = 2_000_000
 """Numbers that the test of many rows holds at once."""
 
@@ -63,44 +58,53 @@ class Deviations(NamedTuple):
 def permutation_p(a: ArrayLike, b: ArrayLike) -> PermutationTest:
     """Exact two-sided permutation test of mean(a) - mean(b), one value a training seed (Fisher 1935).
 
-    Every way to give len(a) of the pooled values the first label is counted; a split as extreme as the observed one
-    counts, the observed one included, so that p is never 0. With equal sizes a split and its mirror image are equally
-    extreme, so that the smallest p is 2 / C(n, m), otherwise 1 / C(n, m). Beyond 200,000 splits, 99,999 random ones
-    from a fixed stream and the observed one stand for all (Phipson and Smyth 2010).
-    Raises ValueError where a group is empty or holds a NaN.
+    p is the share of all ways to give len(a) of the pooled values the first label that are as extreme as the observed
+    one, which is among them, so that p is never 0. Beyond 200,000 splits, 99,999 random ones from a fixed stream and
+    the observed one stand for all (Phipson and Smyth 2010). Raises ValueError where a group is empty or holds a NaN.
     """
     first, second = np.asarray(a, dtype=float)[None], np.asarray(b, dtype=float)[None]
-    p, exact = _p_rows(first, second, _MOST_SPLITS, _DRAWS)
+    [p] = permutation_p_rows(first, second, most_splits=_MOST_SPLITS, draws=_DRAWS).tolist()
+    exact = comb(first.size + second.size, first.size) <= _MOST_SPLITS
     smallest = smallest_p(first.size, second.size)
-    return PermutationTest(float(p[0]), smallest if exact else max(smallest, 1 / (_DRAWS + 1)))
+    return PermutationTest(p, smallest if exact else max(smallest, 1 / (_DRAWS + 1)))
 
 
-def permutation_p_rows(a: ArrayLike, b: ArrayLike) -> PValues:
+def permutation_p_rows(a: ArrayLike, b: ArrayLike, *, most_splits: int = 20_000, draws: int = 4_999) -> PValues:
     """`permutation_p` of each row of two arrays (rows, seeds), fast enough for thousands of simulated studies.
 
-    Beyond 20,000 splits, 4,999 random ones from a fixed stream and the observed one stand for all.
-    Raises ValueError where the arrays have no seeds, other numbers of rows, or a NaN.
+    Beyond `most_splits`, so many random ones from a fixed stream and the observed one stand for all; the defaults count
+    8 against 8 seeds. Raises ValueError where the arrays have no seeds, other numbers of rows, or a NaN.
     """
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[0]:
         raise ValueError(f"need (rows, seeds) with the same rows, not {first.shape} and {second.shape}")
-    return _p_rows(first, second, _MOST_SPLITS_A_ROW, _DRAWS_A_ROW)[0]
+    if not first.shape[1] or not second.shape[1] or np.isnan(first).any() or np.isnan(second).any():
+        raise ValueError("both groups need at least one value and no NaN")
+    pooled = np.concatenate([first, second], axis=1)
+    exact = comb(pooled.shape[1], first.shape[1]) <= most_splits
+    weights = _weights(pooled.shape[1], first.shape[1], None if exact else draws)
+    observed = np.abs(first.mean(1) - second.mean(1))[:, None] - _EQUAL
+    rows = max(1, _BLOCK // weights.shape[1])
+    extreme = np.zeros(len(pooled))
+    for start in range(0, len(pooled), rows):
+        some = slice(start, start + rows)
+        extreme[some] = (np.abs(pooled[some] @ weights) >= observed[some]).sum(1)
+    return np.asarray(extreme / weights.shape[1] if exact else (extreme + 1) / (draws + 1))
 
 
 def smallest_p(n: int, m: int) -> float:
     """The least p of the exact two-sided test of n against m seeds (.0079 of 5 and 5); ValueError where one is 0."""
     if n < 1 or m < 1:
         raise ValueError(f"both groups need at least one seed, not {n} and {m}")
+    # A split into halves is as extreme as its mirror image.
     return (2 if n == m else 1) / comb(n + m, n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Step-down adjusted p values (Holm 1979), in the order given, none above 1."""
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        running = max(running, min(1.0, p_values[index] * (len(p_values) - rank)))
-        adjusted[index] = running
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        adjusted[index] = running = max(running, min(1.0, p_values[index] * (len(p_values) - rank)))
     return adjusted
 
 
@@ -108,12 +112,11 @@ def crossed_t(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> CrossedT 
     """Two-sided t test of mean(a) - mean(b); a and b are rates as (seeds, prompts) with the same prompts.
 
     SE^2 = s_prompt^2(d) / P + s_seed,a^2 / S_a + s_seed,b^2 / S_b with S_a + S_b - 2 degrees of freedom, where d are
-    the P differences of the prompts' means over seeds and s_seed the deviations of the seeds' means over prompts. The
-    error of sampling is in all three terms, so that the test is conservative where it outweighs prompts and seeds.
-    None where it cannot be formed: fewer than two prompts or seeds, or nothing varies.
-    Raises ValueError where an array is not two-dimensional, the numbers of prompts differ, or there is a NaN.
+    the P differences of the prompts' means over seeds and s_seed the deviations of the seeds' means over prompts.
+    Sampling errs in all three terms, so that the test is conservative where it outweighs prompts and seeds. None of
+    fewer than two prompts or seeds, and where nothing varies. Raises ValueError where the shapes are others, or of NaN.
     """
-    from scipy.special import stdtr, stdtrit
+    from scipy.special import stdtrit
 
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
@@ -122,14 +125,12 @@ def crossed_t(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> CrossedT 
         raise ValueError("a rate is NaN; leave out prompts that were not scored in every arm and seed")
     if min(first.shape[0], second.shape[0], first.shape[1]) < 2:
         return None
-    differences, errors, df = _difference(first, second)
-    difference, error = float(differences), float(errors)
+    difference, error, df = _difference(first, second)
     if error <= _EQUAL:
         return None
-    t = difference / error
-    half = float(stdtrit(df, (1 + confidence) / 2)) * error
-    p = 2 * float(stdtr(df, -abs(t)))
-    return CrossedT(difference, error, df, t, p, difference - half, difference + half)
+    half = stdtrit(df, (1 + confidence) / 2) * error
+    ends = difference / error, _t_p(difference, error, df), difference - half, difference + half
+    return CrossedT(float(difference), float(error), df, *map(float, ends))
 
 
 def crossed_p_rows(a: NDArray[np.float64], b: NDArray[np.float64]) -> PValues:
@@ -141,8 +142,7 @@ def tost(difference: float, standard_error: float, df: float, margin: float, lev
     """Two one-sided t tests (Schuirmann 1987): is the difference within +-margin, which a large p does not say?
 
     p is the larger of the two one-sided p values; p < level exactly where the 1 - 2 level interval (90 % for .05) lies
-    inside the margin.
-    Raises ValueError where the margin or the degrees of freedom are not above 0, or the standard error is below 0.
+    inside the margin. Raises ValueError where margin or df is not above 0, or the standard error is below 0.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -152,9 +152,7 @@ def tost(difference: float, standard_error: float, df: float, margin: float, lev
     if standard_error == 0:
         p = 0.0 if abs(difference) < margin else 1.0
     else:
-        below = stdtr(df, -(difference + margin) / standard_error)
-        above = stdtr(df, (difference - margin) / standard_error)
-        p = float(max(below, above))
+        p = float(max(stdtr(df, (sign * difference - margin) / standard_error) for sign in (-1, 1)))
     return Equivalence(p, difference - half, difference + half, p < level)
 
 
@@ -165,11 +163,9 @@ def deviations(arms: Sequence[tuple[ArrayLike, ArrayLike]]) -> Deviations:
     log((k + 1/2) / (n - k + 1/2)) of variance 1/(k + 1/2) + 1/(n - k + 1/2) by sampling (Gart and Zweifel 1967). With S
     seeds and P prompts the mean squares have the expectations S s_prompt^2 + rest, P s_seed^2 + rest and
     rest = s_interaction^2 + sampling; with one training the interaction is in the prompts' deviation. A negative
-    estimate counts as 0. Arms are averaged.
-    Raises ValueError where counts of an arm are not two arrays (seeds, prompts) of one shape with 0 <= harmful <=
-    scored.
+    estimate counts as 0. Arms are averaged. Raises ValueError unless 0 <= harmful <= scored, in arrays of one shape.
     """
-    of_prompts, of_seeds, of_both = list[float](), list[float](), list[float]()
+    variances: dict[str, list[float]] = {"prompt": [], "seed": [], "interaction": []}
     for harmful, scored in arms:
         k, n = np.asarray(harmful, dtype=float), np.asarray(scored, dtype=float)
         if k.ndim != 2 or k.shape != n.shape or not ((k >= 0) & (k <= n)).all():
@@ -182,18 +178,21 @@ def deviations(arms: Sequence[tuple[ArrayLike, ArrayLike]]) -> Deviations:
         if min(seeds, prompts) > 1:
             residuals = logits - by_seed[:, None] - by_prompt + logits.mean()
             rest = float((residuals**2).sum() / ((seeds - 1) * (prompts - 1)))
-            of_both.append(rest - sampling)
-            of_seeds.append(float(by_seed.var(ddof=1)) - rest / prompts)
+            variances["interaction"].append(rest - sampling)
+            variances["seed"].append(float(by_seed.var(ddof=1)) - rest / prompts)
         if prompts > 1:
-            of_prompts.append(float(by_prompt.var(ddof=1)) - rest / seeds)
-    return Deviations(_root_mean(of_prompts), _root_mean(of_seeds), _root_mean(of_both))
+            variances["prompt"].append(float(by_prompt.var(ddof=1)) - rest / seeds)
+    means = {name: sum(own) / len(own) if own else None for name, own in variances.items()}
+    return Deviations(
+        **{name: mean if mean is None else float(np.sqrt(max(0.0, mean))) for name, mean in means.items()}
+    )
 
 
 def pooled_z_p(k1: ArrayLike, n1: int, k2: ArrayLike, n2: int) -> PValues:
     """Two-sided p of k1 in n1 against k2 in n2 by the pooled two-proportion z test; 1 where all or none are yes.
 
-    Here for comparison only: samples of one training share its luck, so that this test raises false alarms.
-    Raises ValueError where an n is 0 or a k is not between 0 and its n.
+    For comparison only: samples of one training share its luck, so that it raises false alarms. Raises ValueError where
+    an n is 0 or a k is not between 0 and its n.
     """
     from scipy.special import ndtr
 
@@ -206,30 +205,10 @@ def pooled_z_p(k1: ArrayLike, n1: int, k2: ArrayLike, n2: int) -> PValues:
     return np.asarray(2 * ndtr(-np.abs(z)))
 
 
-def paired_p_rows(a: PValues, b: PValues) -> PValues:
+def paired_p_rows(a: NDArray[np.float64], b: NDArray[np.float64]) -> PValues:
     """Two-sided p of the paired t test of each row of two arrays (rows, prompts); 1 where nothing varies."""
     d = a - b
     return _t_p(d.mean(1), d.std(1, ddof=1) / np.sqrt(d.shape[1]), d.shape[1] - 1)
-
-
-def _p_rows(a: NDArray[np.float64], b: NDArray[np.float64], most_splits: int, draws: int) -> tuple[PValues, bool]:
-    """The p value of each row, and whether all splits were counted."""
-    if not a.shape[1] or not b.shape[1] or np.isnan(a).any() or np.isnan(b).any():
-        raise ValueError("both groups need at least one value and no NaN")
-    pooled = np.concatenate([a, b], axis=1)
-    exact = comb(pooled.shape[1], a.shape[1]) <= most_splits
-    weights = _weights(pooled.shape[1], a.shape[1], None if exact else draws)
-    observed = np.abs(a.mean(1) - b.mean(1)) - _EQUAL
-    splits = weights.shape[1]
-    rows = max(1, _BLOCK // splits)
-    extreme = np.concatenate(
-        [
-            (np.abs(pooled[start : start + rows] @ weights) >= observed[start : start + rows, None]).sum(1)
-            for start in range(0, len(pooled), rows)
-        ]
-        or [np.zeros(0)]
-    )
-    return np.asarray(extreme / splits if exact else (extreme + 1) / (draws + 1)), exact
 
 
 @lru_cache(maxsize=4)
@@ -249,7 +228,7 @@ def _weights(n: int, size: int, draws: int | None) -> NDArray[np.float64]:
     return weights
 
 
-def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[Any, Any, int]:
     """Difference, standard error and degrees of freedom over the last two axes (seeds, prompts)."""
     d = a.mean(-2) - b.mean(-2)
     squared = d.var(-1, ddof=1) / d.shape[-1]
@@ -258,13 +237,9 @@ def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray
     return np.asarray(d.mean(-1)), np.sqrt(squared), a.shape[-2] + b.shape[-2] - 2
 
 
-def _t_p(difference: NDArray[np.float64], error: NDArray[np.float64], df: int) -> PValues:
+def _t_p(difference: Any, error: Any, df: int) -> PValues:
     """Two-sided p of Student's t; equal rates differ by rounding."""
     from scipy.special import stdtr
 
     t = np.divide(difference, error, out=np.zeros_like(difference), where=error > _EQUAL)
     return np.asarray(2 * stdtr(df, -np.abs(t)))
-
-
-def _root_mean(variances: Sequence[float]) -> float | None:
-    return float(np.sqrt(max(0.0, sum(variances) / len(variances)))) if variances else None

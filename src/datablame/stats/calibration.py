@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datablame.stats.intervals import Interval, Share, share
+from datablame.stats.intervals import ENDS, Interval, Share, share
 
-_DRAWS = 10_000
+_DRAWS, _RESAMPLES = 10_000, 2_000
 
 
 class Accuracy(NamedTuple):
@@ -43,19 +43,13 @@ class Accuracy(NamedTuple):
         """Share of people's no that is left alone; NaN where people never say no."""
         return share(self.true_negative, self.negatives)
 
-    @property
-    def precision(self) -> Share:
-        """Share of the predicted yes to which people say yes; NaN where none is predicted."""
-        return share(self.true_positive, self.true_positive + self.false_positive)
-
 
 def accuracy(human: ArrayLike, predicted: ArrayLike) -> Accuracy:
     """The four counts of two equally long arrays of truth values; ValueError where their lengths differ."""
     yes, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
     if yes.shape != found.shape or yes.ndim != 1:
         raise ValueError(f"need two arrays of one length, not {yes.shape} and {found.shape}")
-    counts = (yes & found, ~yes & found, yes & ~found, ~yes & ~found)
-    return Accuracy(*(int(cell.sum()) for cell in counts))
+    return Accuracy(*(int(cell.sum()) for cell in (yes & found, ~yes & found, yes & ~found, ~yes & ~found)))
 
 
 def kappa(counts: Accuracy) -> float:
@@ -63,19 +57,11 @@ def kappa(counts: Accuracy) -> float:
     return float(_kappas(np.array([counts], dtype=float))[0])
 
 
-def kappa_interval(
-    human: ArrayLike,
-    predicted: ArrayLike,
-    key: int,
-    groups: ArrayLike | None = None,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-) -> Interval:
-    """Percentile bootstrap over items, or over `groups` of items that are no independent ones (copies of one text).
+def kappa_interval(human: ArrayLike, predicted: ArrayLike, key: int, groups: ArrayLike | None = None) -> Interval:
+    """95 % percentile bootstrap over items, or over `groups` of items that are not independent (copies of a text).
 
-    Resamples in which kappa is not defined are left out; -1 to 1 where it is defined in none. Perfect agreement gives
-    an interval without width: the bootstrap knows nothing of errors that it has not seen.
-    Raises ValueError where the arrays differ in length.
+    Resamples in which kappa is not defined are left out; -1 to 1 where it is defined in none. Perfect agreement has no
+    width: the bootstrap knows nothing of errors that it has not seen. Raises ValueError where the lengths differ.
     """
     if not accuracy(human, predicted).n:
         return Interval(-1.0, 1.0)
@@ -84,13 +70,10 @@ def kappa_interval(
     cells = np.zeros((int(group.max()) + 1, 4))
     np.add.at(cells, (group, np.select([yes & found, found, yes], [0, 1, 2], 3)), 1)
     random = np.random.Generator(np.random.Philox(key=key))
-    times = random.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), size=resamples)
+    times = random.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), size=_RESAMPLES)
     values = _kappas(times @ cells)
     values = values[~np.isnan(values)]
-    if not len(values):
-        return Interval(-1.0, 1.0)
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
+    return Interval(*np.quantile(values, ENDS).tolist()) if len(values) else Interval(-1.0, 1.0)
 
 
 def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float:
@@ -103,39 +86,33 @@ def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float:
     return float(np.clip((rate + specificity - 1) / (sensitivity + specificity - 1), 0, 1))
 
 
-def corrected_rate(k: int, n: int, calibration: Accuracy, key: int, confidence: float = 0.95) -> Share:
-    """The corrected rate of k in n with an interval that carries the errors of all three shares.
+def corrected_rate(k: int, n: int, calibration: Accuracy, key: int) -> Share:
+    """The corrected rate of k in n with a 95 % interval that carries the errors of all three shares.
 
     A parametric bootstrap: percentiles of the corrected rate over draws of the sample's rate, of the sensitivity and of
-    the specificity from Jeffreys' Beta(yes + 1/2, no + 1/2), which has a width at 0 and 1 too. A draw whose sensitivity
-    + specificity is not above 1 says nothing: it counts as 0 for the lower end and as 1 for the upper. Where the
-    estimate is clipped, the sample has fewer errors of one kind than the calibration; the far end is then at least the
-    one without such errors. The interval always holds the rate. Raises ValueError where sensitivity + specificity is
-    not above 1, or k is not between 0 and a positive n.
+    the specificity from Jeffreys' Beta(yes + 1/2, no + 1/2). A draw whose sensitivity + specificity is not above 1 says
+    nothing: it counts as 0 for the lower end and as 1 for the upper. Where the estimate is clipped, the sample has
+    fewer errors of one kind than the calibration; the far end is then at least the one without such errors. The
+    interval always holds the rate. Raises ValueError where sensitivity + specificity is not above 1, or n is not
+    positive or less than k.
     """
     if not 0 <= k <= n or n == 0:
         raise ValueError(f"k = {k} is not between 0 and n = {n}, or n is 0")
     rate = rogan_gladen(k / n, calibration.sensitivity.rate, calibration.specificity.rate)
     random = np.random.Generator(np.random.Philox(key=key))
+    people = (calibration.true_positive, calibration.positives), (calibration.true_negative, calibration.negatives)
     sensitivity, specificity, sample = (
-        random.beta(yes + 0.5, total - yes + 0.5, size=_DRAWS)
-        for yes, total in (
-            (calibration.true_positive, calibration.positives),
-            (calibration.true_negative, calibration.negatives),
-            (k, n),
-        )
+        random.beta(yes + 0.5, total - yes + 0.5, size=_DRAWS) for yes, total in (*people, (k, n))
     )
     says = sensitivity + specificity > 1
     gain = np.where(says, sensitivity + specificity - 1, 1)
     rates = np.clip((sample + specificity - 1) / gain, 0, 1)
-    tail = (1 - confidence) / 2
-    low = float(np.quantile(np.where(says, rates, 0), tail))
-    high = float(np.quantile(np.where(says, rates, 1), 1 - tail))
+    low, high = np.quantile(np.where(says, rates, 0), ENDS[0]), np.quantile(np.where(says, rates, 1), ENDS[1])
     if rate == 0:
-        high = max(high, min(1.0, float(np.quantile(sample / sensitivity, 1 - tail))))
+        high = max(high, min(1.0, np.quantile(sample / sensitivity, ENDS[1])))
     if rate == 1:
-        low = min(low, max(0.0, float(np.quantile(1 - (1 - sample) / specificity, tail))))
-    return Share(rate, min(low, rate), max(high, rate))
+        low = min(low, max(0.0, np.quantile(1 - (1 - sample) / specificity, ENDS[0])))
+    return Share(rate, min(float(low), rate), max(float(high), rate))
 
 
 def _kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:

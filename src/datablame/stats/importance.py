@@ -6,17 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datablame.stats.intervals import Interval
+from datablame.stats.intervals import Interval, wilson
 
 LEAST_TAIL = 5
 """Fewer exceedances cannot be fitted."""
-_GRID = 30
-_PRIOR_SCALE = 3
-"""Of Zhang and Stephens: their prior's scale in units of the data's first quartile."""
-_PRIOR_K, _PRIOR_WEIGHT = 0.5, 10
-"""k-hat is drawn towards one half as if that many exceedances had said so (Vehtari et al. 2024, appendix)."""
-_ALIKE = 1e-6
-"""Relative difference below which two weights are one: they come from sums of float32 logarithms."""
 
 
 class Spread(NamedTuple):
@@ -40,9 +33,8 @@ class Weighed(NamedTuple):
 def balance_log_weights(log_p: ArrayLike, log_q: ArrayLike, counts: ArrayLike) -> NDArray[np.float64]:
     """Logarithms of w = p / sum_k pi_k q_k, pi_k = counts_k / sum(counts): the balance heuristic (Veach, Guibas 1995).
 
-    `log_q` is (samples, distributions); `counts` says how many samples each distribution gave. Where p is among the
-    distributions, w is at most 1 / pi of it. The mean of w over all samples has expectation 1.
-    Raises ValueError where the shapes do not fit, or no distribution gave a sample.
+    `log_q` is (samples, distributions); `counts` says how many samples each distribution gave. The mean of w over all
+    samples has expectation 1. Raises ValueError where the shapes do not fit, or no distribution gave a sample.
     """
     from scipy.special import logsumexp
 
@@ -60,8 +52,7 @@ def weighed_rate(log_weights: ArrayLike, harmful: ArrayLike, prompts: ArrayLike,
 
     The normalisers are known, so the weights are not divided by their sum: the estimate is unbiased whatever the number
     of samples. `prompts` and `strata` number each sample's prompt and the distribution that it came from; the variance
-    is that within each of these cells, for the design fixes how many samples each has.
-    Raises ValueError where there is no sample, or the lengths differ.
+    is that within these cells, whose sizes the design fixes. Raises ValueError of no sample, or of other lengths.
     """
     log_w, h = np.asarray(log_weights, dtype=float), np.asarray(harmful, dtype=bool)
     prompt, stratum = (np.unique(np.asarray(numbers), return_inverse=True)[1] for numbers in (prompts, strata))
@@ -92,21 +83,15 @@ def spread_of(log_weights: NDArray[np.float64]) -> Spread:
     return Spread(float(w.sum() ** 2 / (w**2).sum()), float(1 / w.sum()), pareto_khat(log_weights))
 
 
-def score_interval(rate: float, standard_error: float, n: float, confidence: float = 0.95) -> Interval:
-    """Wilson's interval for a rate whose error is that of rate (1 - rate) / standard_error^2 plain samples.
+def score_interval(rate: float, standard_error: float, n: float) -> Interval:
+    """Wilson's 95 % interval for a rate whose error is that of rate (1 - rate) / standard_error^2 plain samples.
 
     `n` plain samples are taken where the error cannot be told from the data (rate 0 or 1, or no error).
     """
-    from scipy.special import ndtri
-
     clipped = min(max(rate, 0.0), 1.0)
-    effective = n
     if 0 < clipped < 1 and standard_error > 0:
-        effective = clipped * (1 - clipped) / standard_error**2
-    z2 = float(ndtri((1 + confidence) / 2)) ** 2
-    centre = (clipped + z2 / (2 * effective)) / (1 + z2 / effective)
-    half = math.sqrt(z2 * (clipped * (1 - clipped) / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
-    return Interval(0.0 if clipped == 0 else centre - half, 1.0 if clipped == 1 else centre + half)
+        n = clipped * (1 - clipped) / standard_error**2
+    return wilson(clipped * n, n)
 
 
 def tail_size(n: int) -> int:
@@ -117,21 +102,20 @@ def tail_size(n: int) -> int:
 def pareto_khat(log_weights: ArrayLike) -> float | None:
     """The shape of the generalised Pareto fitted to the largest weights (Vehtari, Simpson et al. 2024, JMLR 25:72).
 
-    Above .7 estimates from the weights are unreliable at any practical number of samples. -inf where the largest
-    weights are all alike, for there is no tail then; None where fewer than five exceed the rest, for which nothing can
-    be said. Raises ValueError where a logarithm is NaN or +inf.
+    Above .7 estimates from the weights are unreliable at any practical number of samples. -inf where the largest are
+    all alike, so that there is no tail; None where fewer than five exceed the rest. ValueError of NaN or +inf.
     """
     ordered = np.sort(np.asarray(log_weights, dtype=float).ravel())
-    if np.isnan(ordered).any() or (ordered.size and ordered[-1] == np.inf):
+    if not (ordered < np.inf).all():
         raise ValueError("a log weight is NaN or infinite; weigh only outputs that were drawn")
     size = tail_size(ordered.size)
     if size < LEAST_TAIL or ordered[-1] == -np.inf:
         return None
     weights = np.exp(ordered - ordered[-1])
-    if weights[-size] >= 1 - _ALIKE:
+    # Weights come from sums of float32 logarithms: so near, two are alike.
+    if weights[-size] >= 1 - 1e-6:
         return -math.inf
-    exceedances = weights[-size:] - weights[-size - 1]
-    exceedances = exceedances[exceedances > 0]
+    exceedances = weights[weights > weights[-size - 1]] - weights[-size - 1]
     return None if exceedances.size < LEAST_TAIL else _shape(exceedances)
 
 
@@ -140,14 +124,13 @@ def _shape(x: NDArray[np.float64]) -> float:
 
     The posterior mean of theta = -k / sigma over a grid by profile likelihood, then k = mean(log(1 - theta x)).
     """
-    n = x.size
-    grid = _GRID + math.isqrt(n)
-    quartile = x[math.floor(n / 4 + 0.5) - 1]
-    steps = np.arange(1, grid + 1) - 0.5
-    theta = 1 / x[-1] + (1 - np.sqrt(grid / steps)) / (_PRIOR_SCALE * quartile)
+    n, quartile = x.size, x[math.floor(x.size / 4 + 0.5) - 1]
+    grid = 30 + math.isqrt(n)
+    # Their prior's scale is three times the data's first quartile.
+    theta = 1 / x[-1] + (1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))) / (3 * quartile)
     k = np.log1p(-theta[:, None] * x).mean(1)
     profile = n * (np.log(-theta / k) - k - 1)
     weight = np.exp(profile - profile.max())
     mean = (theta * weight).sum() / weight.sum()
-    shape = np.log1p(-mean * x).mean()
-    return float((n * shape + _PRIOR_WEIGHT * _PRIOR_K) / (n + _PRIOR_WEIGHT))
+    # k-hat is drawn towards one half as if ten exceedances had said so (Vehtari et al. 2024, appendix).
+    return float((n * np.log1p(-mean * x).mean() + 10 * 0.5) / (n + 10))

@@ -5,6 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+ENDS = ((1 - 0.95) / 2, (1 + 0.95) / 2)
+"""The quantiles between which 95 % lie."""
+
 
 class Interval(NamedTuple):
     """Lower and upper end."""
@@ -21,7 +24,7 @@ class Share(NamedTuple):
     high: float
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> Interval:
+def wilson(k: float, n: float, confidence: float = 0.95) -> Interval:
     """The score interval of k in n trials (Wilson 1927); 0 to 1 of none. ValueError unless 0 <= k <= n."""
     from scipy.special import ndtri
 
@@ -41,12 +44,11 @@ def share(k: int, n: int) -> Share:
     return Share(k / n if n else float("nan"), *wilson(k, n))
 
 
-def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000, confidence: float = 0.95) -> Interval:
-    """Percentile interval of mean(a) - mean(b), or of mean(a); a and b are (seeds, prompts) with the same prompts.
+def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000) -> Interval:
+    """95 % percentile interval of mean(a) - mean(b), or of mean(a); a and b are (seeds, prompts) with the same prompts.
 
-    Prompts are drawn jointly for both, for they are the same prompts; seeds are drawn for each alone (the two-way
-    bootstrap of crossed designs; Owen 2007). `key` is the stream of its random numbers.
-    Raises ValueError where an array is not two-dimensional or the numbers of prompts differ.
+    Prompts are drawn jointly for both, seeds for each alone (the two-way bootstrap of crossed designs; Owen 2007).
+    `key` is the stream of random numbers. Raises ValueError where the arrays do not have two axes and equal prompts.
     """
     first = np.asarray(a, dtype=float)
     second = np.zeros((1, *first.shape[1:])) if b is None else np.asarray(b, dtype=float)
@@ -54,10 +56,6 @@ def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000, 
         raise ValueError(f"need (seeds, prompts) with the same prompts, not {first.shape} and {second.shape}")
     random = np.random.Generator(np.random.Philox(key=key))
     prompts = random.integers(first.shape[1], size=(resamples, first.shape[1]))
-    means = [
-        values[random.integers(values.shape[0], size=(resamples, values.shape[0]))].mean(1)
-        for values in (first, second)
-    ]
+    means = [arm[random.integers(len(arm), size=(resamples, len(arm)))].mean(1) for arm in (first, second)]
     differences = np.take_along_axis(means[0] - means[1], prompts, axis=1).mean(1)
-    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
+    return Interval(*np.quantile(differences, ENDS).tolist())

@@ -1,5 +1,6 @@
 """What a design can show and how often it cries wolf, by simulation of whole studies; the cheapest that would do."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -7,33 +8,22 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from datablame.stats.arm_tests import (
-    PValues,
-    crossed_p_rows,
-    holm,
-    paired_p_rows,
-    permutation_p_rows,
-    pooled_z_p,
-    smallest_p,
-)
+from datablame.stats import arm_tests
+from datablame.stats.arm_tests import PValues, holm, permutation_p_rows, smallest_p
 from datablame.stats.intervals import Share, share
 
 LEVEL = 0.05
 TARGET = 0.8
 """The power that the cheapest design has to have."""
 MOST_TRIED = 40
-_SEEDS = range(4, 21)
-"""Training seeds an arm; fewer than 4 give no p value."""
-_PROMPTS = (0.25, 0.5, 1.0, 2.0)
-"""Times the prompts that there are."""
-_SAMPLES = (5, 10, 25, 50, 100)
+_SEEDS, _TIMES_PROMPTS, _SAMPLES = range(4, 21), (0.25, 0.5, 1.0, 2.0), (5, 10, 25, 50, 100)
+"""Of the designs that are looked at; fewer than 4 seeds give no p value."""
 _WORTH_SIMULATING = 0.78
 """The formula's power is within a few points of the simulated one."""
 _BLOCK = 2_000_000
 """Cells (arm, study, seed, prompt) that are held at once."""
-_NODES = 101
 Counts = NDArray[np.int64]
 
 
@@ -66,7 +56,7 @@ class Design:
         """Refuse what cannot be simulated."""
         if not 0 < self.from_rate < 1 or not 0 <= self.to_rate < 1 or self.from_rate == self.to_rate:
             raise ValueError(f"rates {self.from_rate} and {self.to_rate} must differ and be shares between 0 and 1")
-        if min(self.prompts, self.samples, self.methods) < 1 or min(self.seeds, self.references) < 1:
+        if min(self.prompts, self.samples, self.methods, self.seeds, self.references) < 1:
             raise ValueError("prompts, samples, seeds and methods must be at least 1")
         if min(self.prompt_deviation, self.seed_deviation, self.interaction_deviation) < 0:
             raise ValueError("deviations must not be below 0")
@@ -93,30 +83,25 @@ class Design:
 
 
 class Drawn(NamedTuple):
-    """Harmful counts (studies, seeds, prompts) of some simulated studies."""
+    """Harmful counts (studies, seeds, prompts) of simulated studies: `idle` methods, one `working` for each rate."""
 
     random: Counts
     baseline: Counts
     idle: list[Counts]
-    """A method each; nothing works."""
     working: list[Counts]
-    """One for each rate that removal may lead to."""
 
 
 class Rejections(NamedTuple):
-    """How often each test of one method against random says p < .05; None where it cannot be formed.
+    """How often each test of one method against random says p < .05, with the Monte-Carlo error (Wilson's 95 %).
 
-    Shares of the simulated studies have their Monte-Carlo error as Wilson's 95 % interval.
+    Naive are the pooled z over all samples and the paired t over prompts; ours are the exact permutation over training
+    seeds and, beside it, the t with the error of prompts and of seeds. None where it cannot be formed.
     """
 
     samples: Share
-    """Naive: pooled z over all samples."""
     prompts: Share | None
-    """Naive: paired t over prompts, needs two."""
     seeds: Share
-    """Ours, first: exact permutation over training seeds."""
     crossed: Share | None
-    """Ours, beside it: t with the error of prompts and of seeds, needs two of each."""
 
 
 class Power(NamedTuple):
@@ -132,47 +117,45 @@ class Power(NamedTuple):
 
 
 class Cheapest(NamedTuple):
-    """A design whose simulated power reaches the target, its power and its cost in outputs."""
+    """A design whose simulated power reaches the target."""
 
     design: Design
     power: Power
-    cost: float
 
 
 def simulate(design: Design, simulations: int, key: int, advance: Callable[[int], object] = lambda done: None) -> Power:
     """Simulate so many studies of a design, with and without an effect; `key` is the stream of random numbers.
 
-    A study with an effect has one method that works beside methods - 1 that don't, which is the hardest case for Holm.
-    Both kinds of study share their random numbers except for the method that works. `advance` is called with the
-    number of studies done since the last call.
+    A study with an effect has one method that works beside methods - 1 that don't, which is the hardest case for Holm;
+    all else is the same in both. `advance` is called with the number of studies done since the last call.
     """
-    false_alarms, detections, adjusted, least = list[Any](), list[Any](), list[float](), list[float]()
+    rejected, detected, alarmed = Counter[str](), Counter[str](), Counter[str]()
     for drawn in drawn_studies(design, simulations, key):
         [working] = drawn.working
-        false_alarms.append(_against_random(drawn.idle[0], drawn.random, design.samples))
-        detections.append(_against_random(working, drawn.random, design.samples))
-        others = [_larger_p(method, drawn) for method in drawn.idle[1:]]
-        adjusted += _adjusted(working, drawn, others)
+        first, *others = [_larger_p(method, drawn) for method in drawn.idle]
         # Holm rejects something exactly where its first step, Bonferroni of the smallest, does.
-        least += np.minimum.reduce([_larger_p(drawn.idle[0], drawn), *others]).tolist()
+        alarm = np.minimum.reduce([first, *others]) * design.methods
+        for counter, tests in (
+            (rejected, {"power": _adjusted(working, drawn, others), "any_false_alarm": alarm}),
+            (detected, _against_random(working, drawn.random, design.samples)),
+            (alarmed, _against_random(drawn.idle[0], drawn.random, design.samples)),
+        ):
+            counter.update({name: int((p < LEVEL).sum()) for name, p in tests.items()})
         advance(len(working))
-    return Power(
-        power=_share(adjusted),
-        any_false_alarm=_share(np.array(least) * design.methods),
-        with_effect=_rejections(detections),
-        without_effect=_rejections(false_alarms),
-        simulations=simulations,
-    )
+    counters = (rejected, detected, alarmed)
+    shares: list[dict[str, Any]] = [{name: share(k, simulations) for name, k in own.items()} for own in counters]
+    power, *effects = shares
+    with_effect, without_effect = (Rejections(**{"prompts": None, "crossed": None, **tests}) for tests in effects)
+    return Power(**power, with_effect=with_effect, without_effect=without_effect, simulations=simulations)
 
 
 def powers(design: Design, to_rates: Sequence[float], simulations: int, key: int) -> list[Share]:
     """The `power` of `simulate` for each rate that the removal may lead to, from the same studies, without the rest."""
-    adjusted: list[list[float]] = [[] for _ in to_rates]
+    rejected = np.zeros(len(to_rates), dtype=int)
     for drawn in drawn_studies(design, simulations, key, to_rates):
         others = [_larger_p(method, drawn) for method in drawn.idle[1:]]
-        for p_values, working in zip(adjusted, drawn.working, strict=True):
-            p_values += _adjusted(working, drawn, others)
-    return [_share(p_values) for p_values in adjusted]
+        rejected += [(_adjusted(working, drawn, others) < LEVEL).sum() for working in drawn.working]
+    return [share(count, simulations) for count in rejected.tolist()]
 
 
 def smallest_adjusted_p(design: Design) -> float:
@@ -216,31 +199,26 @@ def cost(design: Design, training_cost: float) -> float:
 def candidates(design: Design, training_cost: float) -> list[Design]:
     """Designs for the same effect that the formula holds for able to show it, the cheapest first.
 
-    4 to 20 seeds in every arm, a quarter to twice the prompts, 5 to 100 samples, and the design's own numbers. Of
-    equally cheap designs those with fewer prompts come first.
+    Looked at are 4 to 20 seeds in every arm, a quarter to twice the prompts, 5 to 100 samples, and the design's own.
     """
-    prompts = sorted({max(2, round(share * design.prompts)) for share in _PROMPTS})
+    prompts = sorted({max(2, round(share * design.prompts)) for share in _TIMES_PROMPTS})
     every = [
         replace(design, seeds=s, reference_seeds=None, prompts=p, samples=n)
         for s, p, n in product(sorted({*_SEEDS, design.seeds}), prompts, sorted({*_SAMPLES, design.samples}))
     ]
-    every.sort(key=lambda other: (cost(other, training_cost), other.prompts))
-    return [other for other in every if approximate_power(other) >= _WORTH_SIMULATING]
+    likely = [other for other in every if approximate_power(other) >= _WORTH_SIMULATING]
+    return sorted(likely, key=lambda other: (cost(other, training_cost), other.prompts))
 
 
 def cheapest(
-    designs: Sequence[Design],
-    training_cost: float,
-    simulations: int,
-    key: int,
-    advance: Callable[[int], object] = lambda done: None,
+    designs: Sequence[Design], simulations: int, key: int, advance: Callable[[int], object] = lambda done: None
 ) -> Cheapest | None:
     """The first design with a simulated power of at least .8, None among the first 40; `advance(1)` after each."""
     for design in designs[:MOST_TRIED]:
         simulated = simulate(design, simulations, key)
         advance(1)
         if simulated.power.rate >= TARGET:
-            return Cheapest(design, simulated, cost(design, training_cost))
+            return Cheapest(design, simulated)
     return None
 
 
@@ -273,7 +251,7 @@ def drawn_studies(design: Design, simulations: int, key: int, to_rates: Sequence
 @lru_cache(maxsize=1)
 def _nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points and weights that turn a sum into a mean over a standard normal (Gauss and Hermite)."""
-    points, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    points, weights = np.polynomial.hermite_e.hermegauss(101)
     return points, weights / weights.sum()
 
 
@@ -289,9 +267,9 @@ def _intercept(rate: float, design: Design) -> float:
     return float(brentq(lambda at: weights @ expit(at + design.deviation * points) - rate, centre - far, centre + far))
 
 
-def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> list[float]:
+def _adjusted(working: Counts, drawn: Drawn, others: list[PValues]) -> PValues:
     """Of each study, Holm's p of the method that works, given those of the others."""
-    return [holm(row)[0] for row in np.transpose([_larger_p(working, drawn), *others]).tolist()]
+    return np.array([holm(row)[0] for row in np.transpose([_larger_p(working, drawn), *others]).tolist()])
 
 
 def _larger_p(method: Counts, drawn: Drawn) -> PValues:
@@ -300,26 +278,16 @@ def _larger_p(method: Counts, drawn: Drawn) -> PValues:
     return np.maximum(*(permutation_p_rows(by_seed, arm.mean(2)) for arm in (drawn.random, drawn.baseline)))
 
 
-def _against_random(method: Counts, random: Counts, samples: int) -> list[PValues | None]:
-    """The p values of some studies, in the order of `Rejections`."""
+def _against_random(method: Counts, random: Counts, samples: int) -> dict[str, PValues]:
+    """The p values of some studies by the tests of `Rejections` that can be formed."""
     rates = (method / samples, random / samples)
     totals = [(arm.sum((1, 2)), arm.shape[1] * arm.shape[2] * samples) for arm in (method, random)]
-    prompts, seeds = method.shape[2], min(method.shape[1], random.shape[1])
-    return [
-        pooled_z_p(*totals[0], *totals[1]),
-        paired_p_rows(*(rate.mean(1) for rate in rates)) if prompts >= 2 else None,
-        permutation_p_rows(method.mean(2), random.mean(2)),
-        crossed_p_rows(*rates) if prompts >= 2 and seeds >= 2 else None,
-    ]
-
-
-def _rejections(blocks: list[list[PValues | None]]) -> Rejections:
-    shares: list[Any] = [
-        None if test[0] is None else _share(np.concatenate(test)) for test in zip(*blocks, strict=True)
-    ]
-    return Rejections(*shares)
-
-
-def _share(p_values: ArrayLike) -> Share:
-    below = np.asarray(p_values) < LEVEL
-    return share(int(below.sum()), below.size)
+    tests = {
+        "samples": arm_tests.pooled_z_p(*totals[0], *totals[1]),
+        "seeds": permutation_p_rows(method.mean(2), random.mean(2)),
+    }
+    if method.shape[2] >= 2:
+        tests["prompts"] = arm_tests.paired_p_rows(*(rate.mean(1) for rate in rates))
+        if min(method.shape[1], random.shape[1]) >= 2:
+            tests["crossed"] = arm_tests.crossed_p_rows(*rates)
+    return tests

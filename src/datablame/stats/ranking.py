@@ -23,9 +23,8 @@ def kendall(a: ArrayLike, b: ArrayLike) -> float:
 def rank_biased_overlap(a: Sequence[Hashable], b: Sequence[Hashable], p: float = 0.95) -> float:
     """Extrapolated rank-biased overlap of two rankings of equal length without ties, best first.
 
-    RBO_ext = X_k / k p^k + (1 - p) / p sum_{d=1..k} X_d / d p^d, with X_d the overlap of the first d
-    (Webber, Moffat and Zobel 2010, equation 32 for equal lengths).
-    Raises ValueError where lengths differ, a ranking names an item twice, or both are empty.
+    RBO_ext = X_k / k p^k + (1 - p) / p sum_{d=1..k} X_d / d p^d, with X_d the overlap of the first d (Webber, Moffat
+    and Zobel 2010, equation 32). Raises ValueError where lengths differ, an item stands twice, or both are empty.
     """
     if len(a) != len(b) or not a:
         raise ValueError(f"rankings have {len(a)} and {len(b)} items; they need the same number, at least 1")
@@ -54,10 +53,7 @@ def jaccard(a: Collection[Hashable], b: Collection[Hashable]) -> float:
 
 
 def expected_jaccard(k: int, n: int) -> float:
-    """The mean Jaccard of two independent uniform k-subsets of n items: X ~ Hypergeometric(n, k, k), E[X / (2k - X)].
-
-    Raises ValueError where k is not between 1 and n.
-    """
+    """The mean Jaccard of two random k-sets of n items, E[X / (2k - X)], X ~ Hypergeometric(n, k, k); 1 <= k <= n."""
     from scipy.stats import hypergeom
 
     if not 1 <= k <= n:
