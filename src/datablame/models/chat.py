@@ -51,8 +51,7 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str, rendered: s
 def encode_document(tokenizer: Any, document: Document, max_tokens: int) -> Encoded | None:
     """The document cut to `max_tokens`, its EOS in the loss; None where nothing of the response is left.
 
-    Plain text (a document without a prompt) is all response, after a BOS where the tokenizer has one. Raises
-    RequestError where the chat template refuses the order of roles.
+    Plain text is all response, after the BOS. RequestError where the chat template refuses the order of roles.
     """
     if document.prompt:
         ids, prompt_tokens = encode_pair(tokenizer, document.prompt, document.response)
@@ -93,10 +92,9 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message] | str, *, generati
         raise refusal("no_chat_template", name=tokenizer.name_or_path)
     turns = [{"role": message.role, "content": message.content} for message in _as_messages(messages)]
     try:
-        rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation)
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation))
     except TemplateError as error:
         raise refusal("roles", roles=", ".join(turn["role"] for turn in turns), error=error) from None
-    return rendered
 
 
 def _as_messages(messages: Sequence[Message] | str) -> tuple[Message, ...]:
@@ -104,5 +102,4 @@ def _as_messages(messages: Sequence[Message] | str) -> tuple[Message, ...]:
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,6 +1,6 @@
 """What models make of given answers: how likely their tokens are, two models' divergence, the loss of preferences.
 
-Autograd would keep all logits and make two copies: the head sees response tokens only, and a buffer holds a few of them.
+Autograd would keep all logits and make two copies: the head sees response tokens only, a buffer holds some of them.
 """
 
 import weakref
@@ -165,8 +165,8 @@ def preference_losses(
 ) -> Float[Tensor, " pairs"]:
     """-log sigmoid(beta (r - r_reference)) of each pair: direct preference optimisation (Rafailov et al. 2023).
 
-    In Tulu 3's length-normalised form (Lambert et al. 2024), which takes beta = 5: r are `log_ratios`, so that a long
-    answer does not count for more, and a pair's `reference` is r of the model that training started from.
+    Length-normalised as in Tulu 3 (Lambert et al. 2024), which takes beta = 5: r are `log_ratios`, and a pair's
+    `reference` is r of the model that training started from.
     """
     ratios = log_ratios(model, pairs, n)
     return -F.logsigmoid(beta * (ratios - torch.tensor([pair.reference for pair in pairs]).to(ratios)))

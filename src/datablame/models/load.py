@@ -24,9 +24,7 @@ def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
     """The checkpoint's own tokenizer; an adapter that was saved without one has its base's."""
     from transformers import AutoTokenizer
 
-    _quiet()
-    named = Checkpoint(reference, field)
-    checkpoint = named.located()
+    named, checkpoint = _opened(reference, field)
     try:
         return AutoTokenizer.from_pretrained(**_source(checkpoint))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -39,9 +37,7 @@ def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
     """The architecture's settings, an adapter's base's; RequestError unless transformers knows it as a causal LM."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    _quiet()
-    named = Checkpoint(reference, field)
-    checkpoint = named.located()
+    named, checkpoint = _opened(reference, field)
     if (base := base_of(checkpoint)) is not None:
         return load_config(base.reference, field=field)
     try:
@@ -50,8 +46,7 @@ def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
         if "trust_remote_code" in str(error):
             raise named.refused("own_code") from error
         if kind := re.search(r"model type `([^`]+)`", str(error)):
-            told = {"kind": kind[1], "version": version("transformers")}
-            raise named.refused("unknown_architecture", **told) from error
+            raise named.refused("unknown_architecture", kind=kind[1], version=version("transformers")) from error
         raise named.unloadable("a model that transformers knows", error) from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise named.refused("no_causal_model", kind=config.model_type)
@@ -63,13 +58,11 @@ def load_model(
 ) -> Any:
     """The checkpoint in evaluation mode without gradients; a LoRA adapter is merged into its base.
 
-    Raises RequestError where there is no such checkpoint, it holds no safetensors, memory is too small for its weights,
-    or it lacks weights, which transformers would initialise at random.
+    RequestError where it isn't there, holds no safetensors or not all weights, or where memory is too small for them.
     """
     from transformers import AutoModelForCausalLM
 
-    named = Checkpoint(reference, field)
-    checkpoint, device = named.located(), chosen_device(device)
+    (named, checkpoint), device = _opened(reference, field), chosen_device(device)
     if (base := base_of(checkpoint)) is not None:
         whole = load_model(base.reference, device=device, dtype=dtype, field=field)
         return with_adapter(whole, checkpoint, merged=True)
@@ -114,14 +107,12 @@ def check_base(before: Checkpoint, after: Checkpoint, base: Checkpoint) -> None:
     ours, named = before.reference, base.reference
     if named.path == ours.path and named.revision in (None, ours.revision, known_commit(ours)):
         return
-    # Before was located already; what its adapter was trained on may be gone.
+    # What an adapter was trained on may be gone.
     with contextlib.suppress(RequestError):
-        folder, base_folder = before.folder(), base.folder()
-        if folder is not None and base_folder is not None:
-            if folder.resolve() == base_folder.resolve():
-                return
-            if (weights := weights_hash(folder)) and weights == weights_hash(base_folder):
-                return
+        folders = [file.parent for each in (before, base) if (file := each.located().file("config.json")) is not None]
+        places, hashes = {folder.resolve() for folder in folders}, {weights_hash(folder) for folder in folders}
+        if len(folders) == 2 and (len(places) == 1 or (len(hashes) == 1 and None not in hashes)):
+            return
     raise after.refused("other_base", base=base.shown, before=before.shown, file=ADAPTER_CONFIG)
 
 
@@ -135,9 +126,9 @@ def twin(model: Any, replaced: Mapping[int, Any] | None = None) -> Any:
 
 
 def with_adapter(model: Any, adapter: Checkpoint, *, merged: bool = False) -> Any:
-    """The model with the adapter's layers in its tree, active, without gradients; its own weights are not changed.
+    """The model with the adapter's layers in its tree, active, without gradients, or `merged` into its weights.
 
-    With `merged` they are. RequestError where it is no LoRA, is pickled, or its tensors are not what the model needs.
+    RequestError where it is no LoRA, is pickled, or its tensors are not what the model needs.
     """
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -195,9 +186,12 @@ def _source(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": reference.path, "trust_remote_code": False, **local, **where}
 
 
-def _quiet() -> None:
+def _opened(reference: ModelRef, field: str) -> tuple[Checkpoint, Checkpoint]:
+    """A checkpoint as it was named, for messages, and as it was located; the libraries are silent from here on."""
     from transformers.utils import logging as transformers_logging
 
     logging.getLogger("peft").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    named = Checkpoint(reference, field)
+    return named, named.located()

@@ -58,10 +58,9 @@ def load_pair(study: Study) -> Pair:
 
 
 def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | None = None) -> Checked:
-    """Refuse what cannot work before any weights are loaded; `workers` is how many processes load the models.
+    """RequestError with the first problem that keeps `workers` processes from loading the models and using them.
 
     `commits` names those of `before` and `after` that are to be taken instead of what their revisions name today.
-    Raises RequestError: one line with the first problem and its remedy.
     """
     device, named = chosen_device(models.device), [Checkpoint(models.before, _BEFORE), Checkpoint(models.after, _AFTER)]
     taken = {f"models.{name}": {"revision": commit} for name, commit in (commits or {}).items()}
@@ -86,8 +85,7 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
     needed, free = processes * sum(sizes if adapted is None else sizes[:1]), free_bytes(device)
     if needed > free:
         where, fewer = (f" in {processes} processes", "use fewer --workers, ") if processes > 1 else ("", "")
-        sizes_gb = {"needed": needed / 1e9, "free": free / 1e9}
-        raise refusal("weights_memory", **sizes_gb, where=where, fewer=fewer, device=device)
+        raise refusal("weights_memory", needed=needed / 1e9, free=free / 1e9, where=where, fewer=fewer, device=device)
     return Checked(pinned, configs, tokenizer)
 
 
@@ -140,14 +138,13 @@ def check_context(configs: Mapping[str, Any], lengths: Sequence[tuple[str, int]]
     for field, config in configs.items():
         context = getattr(config, "max_position_embeddings", None)
         if lengths and context is not None and tokens + max_new_tokens > context:
-            told = {"new": max_new_tokens, "tokens": tokens, "prompt": longest}
-            raise refusal("short_context", **told, context=context, field=field)
+            told = {"tokens": tokens, "prompt": longest, "context": context, "field": field}
+            raise refusal("short_context", new=max_new_tokens, **told)
 
 
 def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
     """The ids that end an output: the tokenizer's EOS and those of the model's generation settings."""
-    settings = getattr(model, "generation_config", None)
-    configured = getattr(settings, "eos_token_id", None)
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
     return tuple(sorted({int(token) for token in ids if token is not None}))
 
@@ -158,8 +155,7 @@ def weights_bytes(config: Any, dtype: torch.dtype) -> int:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    numbers = sum(parameter.numel() for parameter in model.parameters())
-    return int(numbers * torch.finfo(dtype).bits // 8)
+    return int(sum(parameter.numel() for parameter in model.parameters()) * torch.finfo(dtype).bits // 8)
 
 
 def _check_rows(rows: Mapping[str, int], size: int) -> None:

@@ -86,8 +86,7 @@ class Checkpoint(NamedTuple):
         if config is None:
             raise self.refused("no_config_at_hub")
         commit = _COMMIT.search(config.as_posix())
-        revision = commit[1] if commit else reference.revision
-        return self._replace(reference=reference.model_copy(update={"revision": revision}))
+        return self._replace(reference=reference.model_copy(update={"revision": commit[1]} if commit else {}))
 
     def file(self, name: str) -> Path | None:
         """One file of the checkpoint, fetched from the hub where it isn't in the cache; None where there is none."""
@@ -110,11 +109,6 @@ class Checkpoint(NamedTuple):
             raise self.refused("not_cached", why=why) from error
         except (OSError, ValueError, RuntimeError) as error:
             raise self.unloadable("a checkpoint", error) from error
-
-    def folder(self) -> Path | None:
-        """Where the whole checkpoint lies on this machine: its folder, or the snapshot in the hub's cache."""
-        file = self.located().file(_CONFIG)
-        return file.parent if file is not None else None
 
     def check_weights(self) -> None:
         """Raises RequestError where a located whole model has no safetensors; no weights are fetched to find out."""
@@ -231,8 +225,7 @@ def convert(file: Path, folder: Path) -> None:
         raise refusal("no_gguf_model", file=file, reason=" ".join(str(error).split())[:200]) from error
     # transformers refuses to save a model that is marked as quantised.
     model.hf_quantizer = None
-    marks = ((model, "is_quantized"), (model, "quantization_method"), (model.config, "quantization_config"))
-    for owner, mark in marks:
+    for owner, mark in ((model, "is_quantized"), (model, "quantization_method"), (model.config, "quantization_config")):
         vars(owner).pop(mark, None)
     model.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -29,10 +29,7 @@ _SHRINK = 4.0
 _logger = logging.getLogger(__name__)
 
 Losses = Callable[[Sequence[Any]], Float[Tensor, "*models"]]
-"""Each model's mean loss over response tokens of documents (`Encoded`), or over `Preference` pairs.
-
-Where several models are trained at once an example is a tuple, of one document for each of them.
-"""
+"""Each model's mean loss over response tokens (`Encoded`) or `Preference` pairs; n models' examples are n-tuples."""
 
 
 class DoesNotFit(PhaseError):
@@ -64,10 +61,10 @@ def data_order(lengths: Sequence[int], recipe: Recipe, key: int) -> list[list[in
     order: list[list[int]] = []
     while len(order) < recipe.steps:
         shuffled = random.permutation(len(lengths)).tolist()
-        batches: list[list[int]] = []
-        for start in range(0, len(shuffled), run):
-            by_length = sorted(shuffled[start : start + run], key=lambda position: lengths[position])
-            batches += [by_length[i : i + recipe.batch] for i in range(0, len(by_length), recipe.batch)]
+        runs = (
+            sorted(shuffled[start : start + run], key=lengths.__getitem__) for start in range(0, len(shuffled), run)
+        )
+        batches = [each[i : i + recipe.batch] for each in runs for i in range(0, len(each), recipe.batch)]
         order += [batches[i] for i in random.permutation(len(batches)).tolist()]
     return order[: recipe.steps]
 

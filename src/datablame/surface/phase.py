@@ -51,10 +51,9 @@ def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
     return list(islice(turns, n))
 
 
-def sample_specs(prompts: Iterable[Prompt], alphas: Sequence[float], indices: Iterable[int]) -> list[SampleSpec]:
+def sample_specs(prompts: Iterable[Prompt], alphas: Sequence[float], indices: Sequence[int]) -> list[SampleSpec]:
     """Every (prompt, alpha, index), in this order."""
-    every = tuple(indices)
-    return [SampleSpec(prompt, alpha, index) for prompt in prompts for alpha in alphas for index in every]
+    return [SampleSpec(prompt, alpha, index) for prompt in prompts for alpha in alphas for index in indices]
 
 
 def draw(
@@ -67,8 +66,7 @@ def draw(
     from datablame.surface.sampler.tokens import Settings
 
     surface = study.surface
-    distinct = dict.fromkeys(spec.prompt for spec in specs)
-    prompts = {prompt: tuple(encode_prompt(tokenizer, prompt.text)) for prompt in distinct}
+    prompts = {each: tuple(encode_prompt(tokenizer, each.text)) for each in dict.fromkeys(s.prompt for s in specs)}
     generations = sample(
         after,
         before,

@@ -149,9 +149,8 @@ def importance(scored: Sequence[Sample], alphas: Sequence[float]) -> Importance:
         "no_khat": khat is None,
         "high_khat": khat is not None and khat > KHAT_LIMIT,
     }
-    why = next((RULES[name] for name, holds in causes.items() if holds), None)
     values = {"harmful": harmful, "least": LEAST_HARMFUL, "khat": khat, "limit": KHAT_LIMIT}
-    withheld = None if why is None else why.format(**values)
+    withheld = next((RULES[name].format(**values) for name, holds in causes.items() if holds), None)
     rate = low = high = None
     if withheld is None:
         plain = sum(sample.alpha == 0 for sample in scored)

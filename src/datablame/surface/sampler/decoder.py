@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -79,13 +80,12 @@ def left_padded(
     prompts: Sequence[tuple[int, ...]], device: torch.device
 ) -> tuple[Int[Tensor, "prompts tokens"], Int[Tensor, "prompts tokens"] | None, Int[Tensor, "_ tokens"]]:
     """Ids, mask (none where all are of one length) and positions."""
-    lengths = [len(prompt) for prompt in prompts]
-    longest = max(lengths)
     # What a mask hides has no influence; 0 is a token of every vocabulary.
-    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    if min(lengths) == longest:
-        return ids, None, torch.arange(longest, device=device)[None]
-    mask = torch.tensor([[0] * (longest - n) + [1] * n for n in lengths], device=device)
+    ids = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_side="left").to(device)
+    lengths, columns = torch.tensor([len(prompt) for prompt in prompts]), torch.arange(ids.shape[1])
+    if int(lengths.min()) == len(columns):
+        return ids, None, columns[None].to(device)
+    mask = (columns >= len(columns) - lengths[:, None]).long().to(device)
     return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
 
@@ -95,10 +95,9 @@ def reader_of(model: Any) -> Callable[..., Float[Tensor, "rows embedding"]]:
     old = "past_key_values"
     name = old if old in inspect.signature(model.forward).parameters else "cache"
 
-    def read(cache: DynamicCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+    def read(cache: DynamicCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Any:
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, name: cache}
-        logits: Tensor = model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1]
-        return logits
+        return model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     return read
 
@@ -237,10 +236,8 @@ class RingDecoder:
                 ends = [each[:, :, :, chunk.tokens - longest :] for each in states]
                 layer.add_rows(targets, ends, torch.tensor(inside, device=layer.device), slices)
         length = torch.tensor(lengths, device=self._device)[:, None]
-        age = (self._columns - self._ring.column) % self._ring.columns
-        hidden = age < self._ring.columns - length
-        mask = torch.zeros_like(hidden, dtype=self._mask.dtype).masked_fill(hidden, -math.inf)
-        self._mask[rows] = mask[:, None, None]
+        hidden = (self._columns - self._ring.column) % self._ring.columns < self._ring.columns - length
+        self._mask[rows] = self._mask.new_zeros(hidden.shape).masked_fill(hidden, -math.inf)[:, None, None]
         self._position[rows] = length
 
     def drop_rows(self, sources: Sources, holes: Holes) -> None:

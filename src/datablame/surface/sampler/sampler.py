@@ -40,10 +40,7 @@ class Generation(NamedTuple):
 
 
 class Outputs:
-    """Every request's output so far: its tokens, its sums of log-probabilities, and whether it is done.
-
-    Request r follows prompt `prompt_of[r]` of the distinct `prompts`, the shortest first.
-    """
+    """Each request's prompt, output so far, sums of log-probabilities, and whether it is done."""
 
     def __init__(
         self,
@@ -77,9 +74,8 @@ class Outputs:
         self, requests: Int[Tensor, " rows"], logits: Sequence[Float[Tensor, "rows models embedding"]]
     ) -> tuple[Int[Tensor, " rows"], Bool[Tensor, " rows"]]:
         """The next token of each request, and which of them go on; the logits are after's and before's, if needed."""
-        parts = [part for models in logits for part in models.to(self._alpha.device).unbind(1)]
-        a, *rest = (part[:, : self._vocabulary_size] for part in parts)
-        b = rest[0] if rest else None
+        of_models = (part for models in logits for part in models.to(self._alpha.device).unbind(1))
+        a, b = [*(part[:, : self._vocabulary_size] for part in of_models), None][:2]
         count = self._count[requests]
         tokens = sample_token(a, b, self._alpha[requests], self._uniform[requests, count], self._settings)
         if self._weighed is not None and b is not None:
@@ -196,16 +192,15 @@ def fill_and_run(decoders: Sequence[Decoder], outputs: Outputs, queue: Sequence[
     # Into other caches than rings no prompt can join rows that are going on.
     refills = all(isinstance(decoder, RingDecoder) for decoder in decoders)
     none = torch.empty(0, dtype=torch.long, device=device)
-    live, tokens, on = none, none, none.bool()
-    taken = 0
+    live, tokens, on, taken = none, none, none.bool(), 0
     while True:
-        room = capacity - int(on.sum())
-        if room == capacity and len(on):
+        free_rows = capacity - int(on.sum())
+        if free_rows == capacity and len(on):
             live, tokens, on = none, none, none.bool()
             for decoder in decoders:
                 decoder.drop_rows(none, none)
-        while room and taken < len(queue) and (refills or room == capacity):
-            group = list(queue[taken : taken + room])
+        while free_rows and taken < len(queue) and (refills or free_rows == capacity):
+            group = list(queue[taken : taken + free_rows])
             taken += len(group)
             numbers = [outputs.prompt_of[request] for request in group]
             requests = torch.tensor(group, device=device)
@@ -221,7 +216,7 @@ def fill_and_run(decoders: Sequence[Decoder], outputs: Outputs, queue: Sequence[
             live[rows], tokens[rows], on[rows] = requests[survivors], first[survivors], True
             for decoder in decoders:
                 decoder.add_rows(numbers, survivors, rows, len(live))
-            room -= len(survivors)
+            free_rows -= len(survivors)
         if len(on) == 0:
             return
         sources, holes = compaction(on)
