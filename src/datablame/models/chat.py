@@ -78,8 +78,7 @@ def encode_pair(tokenizer: Any, prompt: Sequence[Message] | str, response: str, 
     whole = render_prompt(tokenizer, (*turns, Message("assistant", response)), generation=False)
     # A template may rewrite the response (strip it, drop its reasoning); then the response is taken as it is.
     ids = _tokens(tokenizer, whole[len(opening) :] if whole.startswith(opening) else response)
-    end = tokenizer.eos_token_id
-    if end is not None:
+    if (end := tokenizer.eos_token_id) is not None:
         closing = max((index for index, token in enumerate(ids) if token == end), default=len(ids))
         ids = [*ids[:closing], end] if eos else ids[:closing]
     prompt_ids = encode_prompt(tokenizer, prompt, opening)

@@ -89,14 +89,12 @@ def load_model(
 
 def base_of(adapter: Checkpoint) -> Checkpoint | None:
     """An adapter's base, as its config names it; None for a whole model. RequestError where an adapter names none."""
-    file = adapter.file(ADAPTER_CONFIG)
-    if file is None:
+    if (file := adapter.file(ADAPTER_CONFIG)) is None:
         return None
     settings = json_object(file)
     if not settings:
         raise adapter.refused("adapter_config", file=ADAPTER_CONFIG)
-    base = settings.get("base_model_name_or_path")
-    if not base:
+    if not (base := settings.get("base_model_name_or_path")):
         raise adapter.refused("adapter_without_base", file=ADAPTER_CONFIG)
     whole = {"path": str(base), "revision": settings.get("revision"), "subfolder": None, "gguf_file": None}
     return adapter._replace(reference=adapter.reference.model_copy(update=whole))

@@ -62,7 +62,7 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
 
     `commits` names those of `before` and `after` that are to be taken instead of what their revisions name today.
     """
-    device, named = chosen_device(models.device), [Checkpoint(models.before, _BEFORE), Checkpoint(models.after, _AFTER)]
+    device, named = chosen_device(models.device), (Checkpoint(models.before, _BEFORE), Checkpoint(models.after, _AFTER))
     taken = {f"models.{name}": {"revision": commit} for name, commit in (commits or {}).items()}
     before, after = (
         each._replace(reference=each.reference.model_copy(update=taken.get(each.field))).located() for each in named

@@ -75,7 +75,8 @@ class Outputs:
     ) -> tuple[Int[Tensor, " rows"], Bool[Tensor, " rows"]]:
         """The next token of each request, and which of them go on; the logits are after's and before's, if needed."""
         of_models = (part for models in logits for part in models.to(self._alpha.device).unbind(1))
-        a, b = [*(part[:, : self._vocabulary_size] for part in of_models), None][:2]
+        a, *rest = (part[:, : self._vocabulary_size] for part in of_models)
+        b = rest[0] if rest else None
         count = self._count[requests]
         tokens = sample_token(a, b, self._alpha[requests], self._uniform[requests, count], self._settings)
         if self._weighed is not None and b is not None:
