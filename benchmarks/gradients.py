@@ -25,10 +25,11 @@ from typing import Any, NamedTuple
 import torch
 from measure import Row, Times, interleaved, machine, table
 
-from datablame.attribute.kernels.hooks import backward_with_hooks, length_batches
+from datablame.attribute.kernels.hooks import backward_with_hooks
 from datablame.attribute.kernels.per_example import directions, similarities
 from datablame.models.blocks import decoder_blocks, middle_blocks
 from datablame.models.chat import Encoded
+from datablame.models.likelihood import length_batches
 
 RESULTS = Path(__file__).parent / "results"
 _ROUNDS = 5

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from datablame.attribute.kernels.hooks import length_batches, linears
+from datablame.attribute.kernels.hooks import linears
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded
+from datablame.models.likelihood import length_batches
 
 __all__ = ["bergson", "kronfluence", "one_backward_a_document", "plain_pass"]
 

@@ -11,6 +11,7 @@ shape of SmolLM2-135M; nothing stops before its last token but where it is said,
 """
 
 import argparse
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -25,7 +26,6 @@ from measure import ROUNDS, Row, Times, interleaved, machine, table
 from datablame.models.blocks import decoder_blocks
 from datablame.models.load import twin
 from datablame.seeds import stream_key
-from datablame.surface.sampler.prefill import cache_argument
 from datablame.surface.sampler.sampler import Request, sample
 from datablame.surface.sampler.tokens import Settings
 
@@ -107,13 +107,12 @@ def cached_loop(after: Any, before: Any, tokens: int, new: int) -> None:
     """One output, each model with the cache of transformers."""
     from transformers import DynamicCache
 
+    # transformers 5.24 renamed the argument.
+    name = "past_key_values" if "past_key_values" in inspect.signature(after.forward).parameters else "cache"
     models = [(model, DynamicCache(config=model.config)) for model in (after, before)]
     ids = torch.arange(10, 10 + tokens)[None]
     for _ in range(new):
-        a, b = (
-            model(input_ids=ids, use_cache=True, **{cache_argument(model): cache}).logits[:, -1]
-            for model, cache in models
-        )
+        a, b = (model(input_ids=ids, use_cache=True, **{name: cache}).logits[:, -1] for model, cache in models)
         ids = torch.multinomial((2 * a - b).softmax(-1), 1)
 
 

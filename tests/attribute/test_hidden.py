@@ -2,8 +2,9 @@ import pytest
 import torch
 from tests.conftest import tiny_model
 
-from datablame.attribute.kernels.hooks import length_batches, mean_hidden
+from datablame.attribute.kernels.hooks import mean_hidden
 from datablame.models.chat import Encoded
+from datablame.models.likelihood import length_batches
 
 
 @pytest.mark.parametrize("layer", [0, 2, 3])

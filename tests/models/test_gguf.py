@@ -7,7 +7,7 @@ import torch
 from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.load import load_model, load_tokenizer
-from datablame.models.source import convert, located
+from datablame.models.source import Checkpoint, convert
 
 gguf = pytest.importorskip("gguf")
 HIDDEN, HEADS, INNER, LAYERS = 64, 4, 96, 2
@@ -92,8 +92,11 @@ def test_a_gguf_file_is_the_model_that_transformers_reads_from_it(
 def test_a_gguf_file_is_converted_once_whichever_way_it_is_named(tmp_path: Path, cache: Path) -> None:
     write_llama(tmp_path / "tiny.gguf")
     places = [
-        located(ModelRef(path=str(tmp_path / "tiny.gguf")), "models.after"),
-        located(ModelRef(path=str(tmp_path), gguf_file="tiny.gguf"), "models.after"),
+        Checkpoint(reference, "models.after").located().reference
+        for reference in (
+            ModelRef(path=str(tmp_path / "tiny.gguf")),
+            ModelRef(path=str(tmp_path), gguf_file="tiny.gguf"),
+        )
     ]
     assert places[0] == places[1]
     assert [folder.name for folder in cache.iterdir() if folder.is_dir()] == [Path(places[0].path).name]

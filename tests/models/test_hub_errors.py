@@ -117,11 +117,11 @@ def asked(endpoint: str, references: list[dict[str, str]], tmp_path: Any) -> tup
         import json, sys, time
         from datablame.config.schema import ModelRef
         from datablame.errors import RequestError
-        from datablame.models.source import located
+        from datablame.models.source import Checkpoint
         began, told = time.monotonic(), {}
         for values in json.loads(sys.argv[1]):
             try:
-                located(ModelRef(**values), "models.after")
+                Checkpoint(ModelRef(**values), "models.after").located()
             except RequestError as error:
                 told[values["path"]] = str(error)
         print(json.dumps([told, time.monotonic() - began]))

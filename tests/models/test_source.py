@@ -10,7 +10,7 @@ from tests.models.hub_cache import cached
 from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.load import load_config, load_model, load_tokenizer
-from datablame.models.source import known_commit, located, weights_hash
+from datablame.models.source import Checkpoint, known_commit, weights_hash
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -22,6 +22,10 @@ def hub(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     cached(tmp_path / "hub", "org/tiny", tiny_pair_folder / "before", OLD, "v1")
     cached(tmp_path / "hub", "org/tiny", tiny_pair_folder / "after", NEW, "main")
     return tmp_path / "hub"
+
+
+def located(reference: ModelRef, field: str) -> ModelRef:
+    return Checkpoint(reference, field).located().reference
 
 
 def first_weights(reference: ModelRef) -> torch.Tensor:

@@ -55,8 +55,7 @@ def test_the_cache_is_as_large_as_a_real_one(kind: str, key_value_heads: int, dt
 def test_the_sampler_makes_room_for_what_is_estimated(tiny_pair: Any) -> None:
     import torch
 
-    from datablame.surface.sampler.decoder import RingDecoder
-    from datablame.surface.sampler.prefill import Prompts
+    from datablame.surface.sampler.decoder import Prompts, RingDecoder
 
     model, prompt, rows, steps = tiny_pair.after, (1, 40, 41, 42, 43), 6, 9
     with torch.inference_mode():

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from datablame.surface.sampler.prefill import Prompts
-from datablame.surface.sampler.sampler import free_bytes_of, rows_that_fit
+from datablame.surface.sampler.decoder import Prompts
+from datablame.surface.sampler.sampler import room, rows_that_fit
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -26,5 +26,5 @@ def test_rows_are_what_fits_as_a_power_of_two(free: int, rows: int) -> None:
     assert rows_that_fit(1000, free, most=500) == rows
 
 
-def test_the_rows_of_a_cpu_are_the_studys_alone() -> None:
-    assert free_bytes_of(torch.device("cpu")) is None
+def test_the_rows_of_a_cpu_are_the_studys_alone(tiny_pair: "Pair") -> None:
+    assert room([Prompts(tiny_pair.after, [(1, 2, 3)], 8, 100)], 0, 10**12, most=500) == 500

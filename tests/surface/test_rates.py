@@ -61,7 +61,7 @@ def test_alpha_star_is_the_largest_that_reads() -> None:
         *rows("p", "x", "attribution", 2.0, harmful=7, incoherent=3),
         *rows("q", "x", "held-out", 2.0, harmful=990),
     ]
-    star = alpha_star(samples, rates(samples), 0.8, seed=0)
+    star = alpha_star(rates(samples), 0.8, seed=0)
     assert star.alpha_star == 1.0
     assert star.coherence == pytest.approx({"0": 1.0, "0.5": 0.8, "1": 0.8, "2": 0.7})
     assert "at least 80% of the scored" in star.rule
@@ -75,7 +75,7 @@ def test_no_alpha_above_0_that_reads_is_no_alpha_star() -> None:
         *rows("p", "x", "attribution", 1.0, incoherent=10),
         *rows("p", "x", "attribution", 2.0, unscored=10),
     ]
-    star = alpha_star(samples, rates(samples), 0.8, seed=0)
+    star = alpha_star(rates(samples), 0.8, seed=0)
     assert (star.alpha_star, star.rise) == (None, None)
 
 

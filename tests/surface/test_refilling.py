@@ -9,8 +9,7 @@ from tests.oracles.sampling import naive_sample
 from tests.surface.test_sampler import STOPS, drawn, prompt, requests
 
 from datablame.seeds import stream_key
-from datablame.surface.sampler.decoder import Ring
-from datablame.surface.sampler.prefill import Prompts
+from datablame.surface.sampler.decoder import Prompts, Ring
 from datablame.surface.sampler.sampler import Request
 from datablame.surface.sampler.tokens import Settings
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +17,7 @@ _TOLERANCE = 1e-4
 
 def decoder_blocks(model: Any) -> list[nn.Module]:
     """The decoder blocks from input to output: the longest list of modules of one class inside the model."""
-    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    alike = [blocks for blocks in lists if len({type(block) for block in blocks}) == 1]
-    if not alike:
-        raise ValueError(f"{type(model).__name__} has no list of decoder blocks")
-    return max(alike, key=len)
+    return list(_stack(model)[1])
 
 
 def middle_blocks(n: int) -> list[int]:
@@ -33,83 +30,73 @@ def activation_layer(n: int) -> int:
     return round(10 / 16 * n)
 
 
+@dataclass(frozen=True)
 class Trunk:
     """A model's blocks below `lowest`, and what they make of the documents, kept in the machine's own memory."""
 
-    def __init__(self, model: Any, lowest: int, states: Mapping[tuple[int, ...], Tensor]) -> None:
-        self._model, self._lowest, self._states = model, lowest, states
+    model: Any
+    lowest: int
+    states: Mapping[tuple[int, ...], Tensor]
 
     def padded(self, examples: Sequence[Encoded]) -> Float[Tensor, "batch tokens width"]:
         """What enters block `lowest`, zeros after a row's end; KeyError of a document not given to `trunk_below`."""
-        rows = [self._states[tuple(example.ids)] for example in examples]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self._model.device)
+        rows = [self.states[tuple(example.ids)] for example in examples]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)
 
     def cut_off(self) -> AbstractContextManager[None]:
         """Inside, the model has only the blocks from `lowest` on, and takes their input as `inputs_embeds`."""
-        return _only(self._model, slice(self._lowest, None))
+        return _only(self.model, slice(self.lowest, None))
 
 
 @torch.no_grad()
 def trunk_below(model: Any, lowest: int, documents: Sequence[Encoded]) -> Trunk | None:
     """The trunk of all documents; None where nothing is below, or where the model cannot be cut without a difference.
 
-    Some architectures scale embeddings or tell their blocks apart by number: the longest document is run both ways, and
-    where the logits differ the whole model has to run at every step.
+    Some architectures scale embeddings or tell their blocks apart by number: the longest document is run both ways.
     """
     if lowest <= 0 or not documents:
         return None
     distinct = {tuple(document.ids): document for document in documents}
     ordered = sorted(distinct, key=lambda ids: (len(ids), ids))
     states: dict[tuple[int, ...], Tensor] = {}
+    outputs: list[Any] = []
     for start in range(0, len(ordered), _ROWS):
         batch = ordered[start : start + _ROWS]
-        for ids, row in zip(batch, _entering(model, lowest, batch), strict=True):
-            states[ids] = row[: len(ids)].to("cpu", copy=True)
-    trunk = Trunk(model, lowest, states)
-    return trunk if _agrees(model, trunk, distinct[ordered[-1]]) else None
-
-
-def _entering(model: Any, lowest: int, batch: Sequence[tuple[int, ...]]) -> Float[Tensor, "batch tokens width"]:
-    """What the last block below `lowest` gives out."""
-    ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in batch], batch_first=True).to(model.device)
-    states: list[Tensor] = []
-
-    def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        states.append(output[0] if isinstance(output, tuple) else output)
-
-    with _only(model, slice(lowest)):
-        hook = decoder_blocks(model)[-1].register_forward_hook(keep)
-        try:
-            model(input_ids=ids, use_cache=False, logits_to_keep=1)
-        finally:
-            hook.remove()
-    return states[0]
-
-
-def _agrees(model: Any, trunk: Trunk, probe: Encoded) -> bool:
-    whole = model(input_ids=torch.tensor([probe.ids], device=model.device), use_cache=False).logits
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in batch], batch_first=True).to(model.device)
+        with _only(model, slice(lowest)):
+            hook = decoder_blocks(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output))
+            try:
+                model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            finally:
+                hook.remove()
+        output = outputs.pop()
+        rows = output[0] if isinstance(output, tuple) else output
+        states |= {row: state[: len(row)].to("cpu", copy=True) for row, state in zip(batch, rows, strict=True)}
+    trunk, probe = Trunk(model, lowest, states), distinct[ordered[-1]]
+    whole = model(input_ids=torch.tensor([probe.ids], device=model.device), use_cache=False).logits.float()
     try:
         with trunk.cut_off():
-            cut = model(inputs_embeds=trunk.padded([probe]), use_cache=False).logits
+            cut = model(inputs_embeds=trunk.padded([probe]), use_cache=False).logits.float()
     except (TypeError, ValueError, IndexError, RuntimeError):
-        return False
-    scale = whole.float().abs().max().clamp(min=1)
-    return bool((whole.float() - cut.float()).abs().max() <= _TOLERANCE * scale)
+        return None
+    return trunk if (whole - cut).abs().max() <= _TOLERANCE * whole.abs().max().clamp(min=1) else None
 
 
 @contextmanager
 def _only(model: Any, chosen: slice) -> Iterator[None]:
     """The model with some of its decoder blocks; all are back afterwards."""
-    blocks = decoder_blocks(model)
-    owner, name = next(
-        (module, name)
-        for module in model.modules()
-        for name, child in module.named_children()
-        if isinstance(child, nn.ModuleList) and list(child) == blocks
-    )
-    whole = getattr(owner, name)
-    setattr(owner, name, nn.ModuleList(blocks[chosen]))
+    name, blocks = _stack(model)
+    model.set_submodule(name, nn.ModuleList(list(blocks)[chosen]))
     try:
         yield
     finally:
-        setattr(owner, name, whole)
+        model.set_submodule(name, blocks)
+
+
+def _stack(model: Any) -> tuple[str, nn.ModuleList]:
+    """The list of decoder blocks and its name in the model."""
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    alike = [(name, blocks) for name, blocks in lists if len({type(block) for block in blocks}) == 1]
+    if not alike:
+        raise ValueError(f"{type(model).__name__} has no list of decoder blocks")
+    return max(alike, key=lambda named: len(named[1]))

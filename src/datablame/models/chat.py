@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from datablame.errors import RequestError
+from datablame.models.source import refusal
 from datablame.tables import Document, Message
 
 
@@ -31,20 +31,27 @@ def answers(example: Encoded | Preference) -> tuple[Encoded, ...]:
     return (example,) if isinstance(example, Encoded) else (example.chosen, example.rejected)
 
 
-def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> list[int]:
-    """The ids of a conversation up to where the assistant speaks; a text stands for one user turn.
+def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str, rendered: str | None = None) -> list[int]:
+    """The ids of a conversation up to where the assistant speaks, as `render_prompt` gives it; a text is one user turn.
 
-    Raises RequestError where the ids begin with more than one BOS, or where a text smuggles in more than the
-    template itself writes.
+    Raises RequestError where they begin with more than one BOS, or a text smuggles in more than the template writes.
     """
-    return _checked(tokenizer, messages, render_prompt(tokenizer, messages))
+    ids = _tokens(tokenizer, render_prompt(tokenizer, messages) if rendered is None else rendered)
+    bos = tokenizer.bos_token_id
+    if bos is not None and bos in ids:
+        # SmolLM2's template opens every turn with BOS.
+        own = _tokens(tokenizer, render_prompt(tokenizer, "")).count(bos) if isinstance(messages, str) else len(ids)
+        if ids[:2] == [bos, bos] or ids.count(bos) > own:
+            text = _as_messages(messages)[-1].content
+            shown = text if len(text) <= 60 else f"{text[:57]}..."
+            raise refusal("many_bos", shown=shown, n=ids.count(bos), bos=tokenizer.bos_token)
+    return ids
 
 
 def encode_document(tokenizer: Any, document: Document, max_tokens: int) -> Encoded | None:
     """The document cut to `max_tokens`, its EOS in the loss; None where nothing of the response is left.
 
-    Plain text (a document without a prompt) is all response, after a BOS where the tokenizer has one. Raises
-    RequestError where the chat template refuses the order of roles.
+    Plain text is all response, after the BOS. RequestError where the chat template refuses the order of roles.
     """
     if document.prompt:
         ids, prompt_tokens = encode_pair(tokenizer, document.prompt, document.response)
@@ -68,56 +75,30 @@ def encode_pair(tokenizer: Any, prompt: Sequence[Message] | str, response: str, 
     """A prompt and an output; `eos` is false for an output that was cut off, which never ended."""
     turns = _as_messages(prompt)
     opening = render_prompt(tokenizer, turns)
-    whole = _render(tokenizer, (*turns, Message("assistant", response)), generation=False)
+    whole = render_prompt(tokenizer, (*turns, Message("assistant", response)), generation=False)
     # A template may rewrite the response (strip it, drop its reasoning); then the response is taken as it is.
     ids = _tokens(tokenizer, whole[len(opening) :] if whole.startswith(opening) else response)
-    end = tokenizer.eos_token_id
-    if end is not None:
+    if (end := tokenizer.eos_token_id) is not None:
         closing = max((index for index, token in enumerate(ids) if token == end), default=len(ids))
         ids = [*ids[:closing], end] if eos else ids[:closing]
-    prompt_ids = _checked(tokenizer, prompt, opening)
+    prompt_ids = encode_prompt(tokenizer, prompt, opening)
     return Encoded(prompt_ids + ids, len(prompt_ids))
 
 
-def render_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> str:
-    """The chat template's text for the conversation and the beginning of an assistant turn."""
-    return _render(tokenizer, _as_messages(messages), generation=True)
-
-
-def _checked(tokenizer: Any, messages: Sequence[Message] | str, rendered: str) -> list[int]:
-    ids = _tokens(tokenizer, rendered)
-    bos = tokenizer.bos_token_id
-    if bos is not None and bos in ids:
-        # SmolLM2's template opens every turn with BOS.
-        own = _tokens(tokenizer, render_prompt(tokenizer, "")).count(bos) if isinstance(messages, str) else len(ids)
-        if ids[:2] == [bos, bos] or ids.count(bos) > own:
-            text = _as_messages(messages)[-1].content
-            shown = text if len(text) <= 60 else f"{text[:57]}..."
-            raise RequestError(
-                f"prompt {shown!r} is encoded with {ids.count(bos)} beginning-of-sequence tokens, more than the "
-                f"template writes; remove {tokenizer.bos_token!r} from its text or from the chat template"
-            )
-    return ids
+def render_prompt(tokenizer: Any, messages: Sequence[Message] | str, *, generation: bool = True) -> str:
+    """The chat template's text for the conversation and, unless `generation` is off, the start of an assistant turn."""
+    if not tokenizer.chat_template:
+        raise refusal("no_chat_template", name=tokenizer.name_or_path)
+    turns = [{"role": message.role, "content": message.content} for message in _as_messages(messages)]
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation))
+    except TemplateError as error:
+        raise refusal("roles", roles=", ".join(turn["role"] for turn in turns), error=error) from None
 
 
 def _as_messages(messages: Sequence[Message] | str) -> tuple[Message, ...]:
     return (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -> str:
-    if not tokenizer.chat_template:
-        raise RequestError(
-            f"models.after = {tokenizer.name_or_path} has no chat template; use a checkpoint whose tokenizer has one"
-        )
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation)
-    except TemplateError as error:
-        roles = ", ".join(message.role for message in messages)
-        raise RequestError(f"the chat template refuses a conversation of {roles} ({error}); mend the data") from None
-    return rendered
-
-
 def _tokens(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datablame.engine.execute import memory_bytes
-from datablame.errors import RequestError
+from datablame.models.source import refusal
 
 _BFLOAT16_FROM = (8, 0)
 """The least compute capability that multiplies bfloat16; a T4 has 7.5."""
@@ -21,21 +21,14 @@ def chosen_device(name: str) -> str:
     if name == "auto":
         return "cuda" if available["cuda"] else "cpu"
     if not available[name]:
-        raise RequestError(
-            f"models.device = {name}: torch {torch.__version__} sees no such device; set it to auto or cpu, or "
-            "install a build of torch for it"
-        )
+        raise refusal("no_device", device=name, version=torch.__version__)
     return name
 
 
 def weights_dtype(
     name: str, stored: torch.dtype | None, device: str, capability: tuple[int, int] | None = None
 ) -> torch.dtype:
-    """The type in which weights are held.
-
-    `auto` is float32 on a CPU, which has no fast arithmetic in 16 bits; elsewhere the checkpoint's own type, with
-    float16 for bfloat16 where the device lacks it. `capability` is the CUDA card's, asked for if left out.
-    """
+    """How weights are held; `auto`: float32 on a CPU, else as stored, float16 where a card lacks bfloat16."""
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype

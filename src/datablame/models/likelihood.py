@@ -1,12 +1,10 @@
 """What models make of given answers: how likely their tokens are, two models' divergence, the loss of preferences.
 
-The head is the widest matrix of a small model: for SmolLM2-135M a float32 copy of the logits of 2,000 positions takes
-400 MB, and autograd keeps it and makes two more. Here the head sees the positions of response tokens only, and for a
-gradient logits are formed for a few of them at a time, in one buffer.
+Autograd would keep all logits and make two copies: the head sees response tokens only, a buffer holds some of them.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +18,6 @@ from datablame.models.device import to_float64
 _BUFFERED_LOGITS = {"cpu": 1 << 23}
 _BUFFERED_LOGITS_ELSEWHERE = 1 << 26
 """Logits that are formed at a time: those that a CPU's cache about holds, and enough to keep a card busy."""
-
 _LOGITS = 1 << 25
 """Logits of one batch at most that get no gradient, where an answer does not need more: 128 MiB in float32."""
 
@@ -44,10 +41,10 @@ class Places(NamedTuple):
 def response_places(examples: Sequence[Encoded], device: torch.device) -> Places:
     """Ids with 0 after a row's end: under the causal mask no token sees padding, so no attention mask is needed."""
     ids = nn.utils.rnn.pad_sequence([torch.tensor(example.ids) for example in examples], batch_first=True)
-    rows = [row for row, example in enumerate(examples) for _ in range(example.prompt_tokens, len(example.ids))]
-    columns = [column for example in examples for column in range(example.prompt_tokens, len(example.ids))]
-    indices = (torch.tensor(index, dtype=torch.long) for index in (rows, columns))
-    return Places(ids.to(device), *(index.to(device) for index in indices))
+    spans = torch.tensor([(example.prompt_tokens, len(example.ids)) for example in examples])
+    columns = torch.arange(ids.shape[1])
+    predicted = (spans[:, :1] <= columns) & (columns < spans[:, 1:])
+    return Places(ids.to(device), *(index.to(device) for index in predicted.nonzero(as_tuple=True)))
 
 
 def response_nll(
@@ -55,48 +52,38 @@ def response_nll(
 ) -> Float[Tensor, " targets"]:
     """-log p of every response token in float32, with a gradient; `states` go into the model in place of the ids.
 
-    The head sees only the hidden states that predict a response token. Where the head is a frozen Linear and the
-    model's logits are its outputs, which is seen at one position of every batch, a buffer of logits serves for all;
-    otherwise the model's own logits are taken, whatever it does to them.
+    Where the head is a frozen Linear and the model's logits are its outputs, which is seen at one position of every
+    batch, a buffer of logits serves for all; else the model's own logits are taken, whatever it does to them.
     """
     head: nn.Module = model.get_output_embeddings()
     frozen = not any(weight.requires_grad or weight.is_meta for weight in head.parameters())
     if type(head) is nn.Linear and frozen and head not in _with_more_than_a_head:
-        hidden: list[Tensor] = []
-
-        def one_position(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            hidden.append(inputs[0][places.rows, places.columns - 1])
-            return (hidden[0][:1].detach().unsqueeze(0), *inputs[1:])
-
-        logits = _logits(model, places, states, one_position)
-        outputs = F.linear(hidden[0][:1].detach().unsqueeze(0), head.weight, head.bias)
-        if torch.equal(outputs, logits):
-            nll: Tensor = _SplitNLL.apply(hidden[0], head.weight, head.bias, places.targets)  # type: ignore[no-untyped-call]
+        hidden, logits = _predictions(model, places, states, slice(1))
+        if torch.equal(F.linear(hidden[:1].detach().unsqueeze(0), head.weight, head.bias), logits):
+            nll: Tensor = _SplitNLL.apply(hidden, head.weight, head.bias, places.targets)  # type: ignore[no-untyped-call]
             return nll
         _with_more_than_a_head.add(head)
-    return F.cross_entropy(response_logits(model, places, states).float(), places.targets, reduction="none")
+    logits = _predictions(model, places, states)[1][0]
+    return F.cross_entropy(logits.float(), places.targets, reduction="none")
 
 
-def response_logits(
-    model: Any, places: Places, states: Float[Tensor, "batch tokens width"] | None = None
-) -> Float[Tensor, "targets vocabulary"]:
-    """The model's own logits from which each response token is predicted; the head sees no other position."""
+def _predictions(
+    model: Any, places: Places, states: Tensor | None = None, probed: slice | None = None
+) -> tuple[Float[Tensor, "targets width"], Float[Tensor, "1 _ vocabulary"]]:
+    """The states that predict response tokens, and the model's logits of them or of the `probed`: all its head sees."""
+    hidden: list[Tensor] = []
 
-    def only_predictions(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][places.rows, places.columns - 1].unsqueeze(0), *inputs[1:])
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden.append(inputs[0][places.rows, places.columns - 1])
+        return ((hidden[0] if probed is None else hidden[0][probed].detach()).unsqueeze(0), *inputs[1:])
 
-    return _logits(model, places, states, only_predictions)[0]
-
-
-def _logits(model: Any, places: Places, states: Tensor | None, hook: Callable[..., Any]) -> Float[Tensor, "..."]:
-    """The logits of what the hook lets the head see."""
     inputs = {"input_ids": places.ids} if states is None else {"inputs_embeds": states}
     handle = model.get_output_embeddings().register_forward_pre_hook(hook)
     try:
         logits: Tensor = model(**inputs, use_cache=False).logits
     finally:
         handle.remove()
-    return logits
+    return hidden[0], logits
 
 
 class Total(NamedTuple):
@@ -111,70 +98,66 @@ class Total(NamedTuple):
         return self.nats / self.tokens
 
 
-@torch.no_grad()
 def negative_log_likelihood(
     model: nn.Module, examples: Sequence[Encoded], *, vocabulary_size: int, batch_tokens: int
 ) -> Total:
-    """-log p of every response token given all before it; p is over the first `vocabulary_size` rows of the logits.
+    """-log p of every response token given all before it; p is over the first `vocabulary_size` rows of the logits."""
 
-    Batches hold at most `batch_tokens`, padding included; the result does not depend on them beyond rounding.
-    """
+    def nll(targets: Tensor, log_p: Tensor) -> Tensor:
+        return F.nll_loss(log_p, targets.to(log_p.device), reduction="none")
 
-    def nll(batch: Sequence[Encoded]) -> Tensor:
-        logits, targets = _predicted(model, batch, vocabulary_size)
-        return F.cross_entropy(logits, targets.to(logits.device), reduction="none")
-
-    return _summed(nll, examples, vocabulary_size, batch_tokens)
+    return _summed(nll, [model], examples, vocabulary_size, batch_tokens)
 
 
-@torch.no_grad()
 def divergence(
     model: nn.Module, other: nn.Module, examples: Sequence[Encoded], *, vocabulary_size: int, batch_tokens: int
 ) -> Total:
     """The sum over response tokens of KL(p || q) = sum_v p(v) (log p(v) - log q(v)) at each one's position.
 
     p is the model's next token and q the other's, over the first `vocabulary_size` rows of the logits. On outputs that
-    the model drew itself the mean is the Rao-Blackwellised estimate of the divergence per token: the vocabulary is
-    summed over, not sampled. Each position's term is at least 0, and 0 where both give the same logits.
+    the model drew itself the mean is the Rao-Blackwellised estimate of the divergence per token.
     """
 
-    def of(batch: Sequence[Encoded]) -> Tensor:
-        log_p, log_q = (_predicted(network, batch, vocabulary_size)[0].log_softmax(-1) for network in (model, other))
-        log_q = log_q.to(log_p.device)
-        return (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
+    def kl(_: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return (log_p.exp() * (log_p - log_q.to(log_p.device))).sum(-1).clamp(min=0)
 
-    return _summed(of, examples, vocabulary_size, batch_tokens)
+    return _summed(kl, [model, other], examples, vocabulary_size, batch_tokens)
 
 
-def _predicted(
-    model: nn.Module, examples: Sequence[Encoded], vocabulary_size: int
-) -> tuple[Float[Tensor, "targets vocabulary"], Int[Tensor, " targets"]]:
-    """The logits from which each response token is predicted, and these tokens."""
-    places = response_places(examples, next(model.parameters()).device)
-    return response_logits(model, places)[:, :vocabulary_size].float(), places.targets
-
-
+@torch.no_grad()
 def _summed(
-    of: Callable[[Sequence[Encoded]], Tensor], examples: Sequence[Encoded], vocabulary_size: int, batch_tokens: int
+    term: Callable[..., Tensor],
+    models: Sequence[nn.Module],
+    examples: Sequence[Encoded],
+    vocabulary_size: int,
+    batch_tokens: int,
 ) -> Total:
-    nats, tokens = 0.0, 0
-    for batch in _batches(examples, min(batch_tokens, _LOGITS // vocabulary_size)):
-        terms = to_float64(of(batch))
-        nats += float(terms.sum())
-        tokens += len(terms)
-    return Total(nats, tokens)
+    """The sum of `term(targets, *each model's log-probabilities)`; batches hold `batch_tokens`, padding included."""
+    total = Total(0.0, 0)
+    ordered = sorted(examples, key=lambda answer: (len(answer.ids), answer.prompt_tokens, answer.ids))
+    most = min(batch_tokens, _LOGITS // vocabulary_size)
+    for indices in length_batches([len(answer.ids) for answer in ordered], most):
+        log_p = []
+        for model in models:
+            places = response_places([ordered[index] for index in indices], next(model.parameters()).device)
+            log_p.append(_predictions(model, places)[1][0, :, :vocabulary_size].float().log_softmax(-1))
+        terms = to_float64(term(places.targets, *log_p))
+        total = Total(total.nats + float(terms.sum()), total.tokens + len(terms))
+    return total
 
 
-def _batches(examples: Sequence[Encoded], batch_tokens: int) -> Iterator[list[Encoded]]:
-    """Neighbours in length together, as many as the budget allows and at least one."""
-    batch: list[Encoded] = []
-    for example in sorted(examples, key=lambda answer: (len(answer.ids), answer.prompt_tokens, answer.ids)):
-        if batch and (len(batch) + 1) * len(example.ids) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(example)
-    if batch:
-        yield batch
+def length_batches(
+    lengths: Sequence[int], batch_tokens: int, indices: Sequence[int] | None = None, most: int | None = None
+) -> list[list[int]]:
+    """Indices by length, at most `most` in a batch; rows times longest row stay within the budget, but for one row."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)) if indices is None else indices, key=lengths.__getitem__):
+        n = len(batches[-1]) + 1 if batches else 1
+        if 1 < n <= (most or n) and n * lengths[index] <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
 
 
 def preference_losses(
@@ -182,14 +165,11 @@ def preference_losses(
 ) -> Float[Tensor, " pairs"]:
     """-log sigmoid(beta (r - r_reference)) of each pair: direct preference optimisation (Rafailov et al. 2023).
 
-    In Tulu 3's length-normalised form (Lambert et al. 2024), which takes beta = 5:
-    r = 1/|chosen| log p(chosen | prompt) - 1/|rejected| log p(rejected | prompt): each answer's log-probability (nats)
-    is divided by its tokens, so that a long answer does not count for more. A pair's `reference` is r of the model that
-    training started from. Untouched, a model has the loss log 2.
+    Length-normalised as in Tulu 3 (Lambert et al. 2024), which takes beta = 5: r are `log_ratios`, and a pair's
+    `reference` is r of the model that training started from.
     """
     ratios = log_ratios(model, pairs, n)
-    references = torch.tensor([pair.reference for pair in pairs]).to(ratios)
-    return -F.logsigmoid(beta * (ratios - references))
+    return -F.logsigmoid(beta * (ratios - torch.tensor([pair.reference for pair in pairs]).to(ratios)))
 
 
 @torch.no_grad()
@@ -201,10 +181,9 @@ def referred(model: nn.Module, pairs: Sequence[Preference], at_once: int) -> lis
 
 
 def log_ratios(model: nn.Module, pairs: Sequence[Preference], n: int = 1) -> Float[Tensor, " pairs"]:
-    """For each pair the mean log-probability (nats) of the chosen answer's tokens less that of the rejected one's.
+    """The ratios r = 1/|chosen| log p(chosen | prompt) - 1/|rejected| log p(rejected | prompt) of pairs, in nats.
 
-    The output head is given only the hidden states that predict a token of an answer. The rows of each of `n`
-    consecutive runs of pairs stay together.
+    The rows of each of `n` consecutive runs of pairs stay together.
     """
     run = len(pairs) // n
     runs = [pairs[start : start + run] for start in range(0, len(pairs), run)]

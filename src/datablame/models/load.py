@@ -1,15 +1,12 @@
-"""One checkpoint loaded: safetensors only, no code of strangers, refused in one line that says what to change.
+"""One checkpoint loaded, a LoRA adapter too: safetensors only, no code of strangers, refused in one line."""
 
-LoRA adapters are checkpoints too: put on a model that shares its base's weights, or merged into a copy of its own.
-"""
-
+import contextlib
 import copy
 import logging
 import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,19 +15,7 @@ from datablame.config.schema import ModelRef
 from datablame.engine.files import json_object
 from datablame.errors import RequestError
 from datablame.models.device import chosen_device, ran_out_of_memory, weights_dtype
-from datablame.models.source import (
-    ADAPTER_CONFIG,
-    check_weights,
-    file_of,
-    first_line,
-    known_commit,
-    located,
-    offline,
-    refused,
-    shown,
-    unloadable,
-    weights_hash,
-)
+from datablame.models.source import ADAPTER_CONFIG, Checkpoint, first_line, known_commit, offline, weights_hash
 
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -39,31 +24,32 @@ def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
     """The checkpoint's own tokenizer; an adapter that was saved without one has its base's."""
     from transformers import AutoTokenizer
 
-    _quiet()
-    checkpoint = located(reference, field)
+    named, checkpoint = _opened(reference, field)
     try:
-        return AutoTokenizer.from_pretrained(checkpoint.path, **_source(checkpoint))
+        return AutoTokenizer.from_pretrained(**_source(checkpoint))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if (base := base_of(checkpoint, field)) is not None:
-            return load_tokenizer(base, field=field)
-        raise unloadable(reference, field, "a tokenizer", error) from error
+        if (base := base_of(checkpoint)) is not None:
+            return load_tokenizer(base.reference, field=field)
+        raise named.unloadable("a tokenizer", error) from error
 
 
 def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
     """The architecture's settings, an adapter's base's; RequestError unless transformers knows it as a causal LM."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    _quiet()
-    checkpoint = located(reference, field)
-    if (base := base_of(checkpoint, field)) is not None:
-        return load_config(base, field=field)
+    named, checkpoint = _opened(reference, field)
+    if (base := base_of(checkpoint)) is not None:
+        return load_config(base.reference, field=field)
     try:
-        config = AutoConfig.from_pretrained(checkpoint.path, **_source(checkpoint))
+        config = AutoConfig.from_pretrained(**_source(checkpoint))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unknown(reference, field, error) from error
+        if "trust_remote_code" in str(error):
+            raise named.refused("own_code") from error
+        if kind := re.search(r"model type `([^`]+)`", str(error)):
+            raise named.refused("unknown_architecture", kind=kind[1], version=version("transformers")) from error
+        raise named.unloadable("a model that transformers knows", error) from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
-        kind = f"is of the type {config.model_type}, which is no causal language model of this release of transformers"
-        raise refused(reference, field, f"{kind}; give another checkpoint")
+        raise named.refused("no_causal_model", kind=config.model_type)
     return config
 
 
@@ -72,106 +58,87 @@ def load_model(
 ) -> Any:
     """The checkpoint in evaluation mode without gradients; a LoRA adapter is merged into its base.
 
-    Raises RequestError where there is no such checkpoint, it holds no safetensors, memory is too small for its weights,
-    or it lacks weights, which transformers would initialise at random.
+    RequestError where it isn't there, holds no safetensors or not all weights, or where memory is too small for them.
     """
     from transformers import AutoModelForCausalLM
 
-    checkpoint, device = located(reference, field), chosen_device(device)
-    if (base := base_of(checkpoint, field)) is not None:
-        owner = _with_peft(load_model(base, device=device, dtype=dtype, field=field), checkpoint, field)
-        return owner.merge_and_unload().eval().requires_grad_(False)
-    config = load_config(checkpoint, field=field)
-    check_weights(checkpoint, field)
+    (named, checkpoint), device = _opened(reference, field), chosen_device(device)
+    if (base := base_of(checkpoint)) is not None:
+        whole = load_model(base.reference, device=device, dtype=dtype, field=field)
+        return with_adapter(whole, checkpoint, merged=True)
+    located = checkpoint.reference
+    config = load_config(located, field=field)
+    checkpoint.check_weights()
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path,
             **_source(checkpoint),
-            **checkpoint.model_dump(include={"device_map", "attn_implementation"}, exclude_none=True),
+            **located.model_dump(include={"device_map", "attn_implementation"}, exclude_none=True),
             config=config,
-            dtype=dtype or weights_dtype(checkpoint.dtype, getattr(config, "dtype", None), device),
+            dtype=dtype or weights_dtype(located.dtype, getattr(config, "dtype", None), device),
             use_safetensors=True,
             output_loading_info=True,
         )
-        if checkpoint.device_map is None:
+        if located.device_map is None:
             model = model.to(device)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, MemoryError) as error:
-        raise _refusal(reference, field, device, error) from error
+        raise _refusal(named, device, error) from error
     if missing := sorted(loaded["missing_keys"]):
-        problem = f"lacks {len(missing)} weights, the first is {missing[0]}; save the checkpoint again without adapters"
-        raise refused(reference, field, f"{problem} (merge or unload them first)")
+        raise named.refused("lacks_weights", n=len(missing), first=missing[0])
     return model.eval().requires_grad_(False)
 
 
-def base_of(reference: ModelRef, field: str) -> ModelRef | None:
+def base_of(adapter: Checkpoint) -> Checkpoint | None:
     """An adapter's base, as its config names it; None for a whole model. RequestError where an adapter names none."""
-    file = file_of(reference, ADAPTER_CONFIG, field)
-    if file is None:
+    if (file := adapter.file(ADAPTER_CONFIG)) is None:
         return None
     settings = json_object(file)
     if not settings:
-        raise RequestError(
-            f"{field} = {shown(reference)}: its {ADAPTER_CONFIG} is not valid JSON or empty; save the adapter again"
-        )
-    base = settings.get("base_model_name_or_path")
-    if not base:
-        remedy = f"write base_model_name_or_path into its {ADAPTER_CONFIG}"
-        raise refused(reference, field, f"is an adapter that names no base; {remedy}")
+        raise adapter.refused("adapter_config", file=ADAPTER_CONFIG)
+    if not (base := settings.get("base_model_name_or_path")):
+        raise adapter.refused("adapter_without_base", file=ADAPTER_CONFIG)
     whole = {"path": str(base), "revision": settings.get("revision"), "subfolder": None, "gguf_file": None}
-    return reference.model_copy(update=whole)
+    return adapter._replace(reference=adapter.reference.model_copy(update=whole))
 
 
-def check_base(before: ModelRef, after: ModelRef, base: ModelRef) -> None:
+def check_base(before: Checkpoint, after: Checkpoint, base: Checkpoint) -> None:
     """Raises RequestError unless the adapter `after` on `base` was trained on `before`: the same place or weights."""
-    if base.path == before.path and base.revision in (None, before.revision, known_commit(before)):
+    ours, named = before.reference, base.reference
+    if named.path == ours.path and named.revision in (None, ours.revision, known_commit(ours)):
         return
-    folder = _folder(before, "models.before")
-    try:
-        base_folder = _folder(base, "models.after")
-    except RequestError:
-        base_folder = None
-    if folder is not None and base_folder is not None:
-        same = folder.resolve() == base_folder.resolve()
-        if same or ((weights := weights_hash(folder)) and weights == weights_hash(base_folder)):
+    # What an adapter was trained on may be gone.
+    with contextlib.suppress(RequestError):
+        folders = [file.parent for each in (before, base) if (file := each.located().file("config.json")) is not None]
+        places, hashes = {folder.resolve() for folder in folders}, {weights_hash(folder) for folder in folders}
+        if len(folders) == 2 and (len(places) == 1 or (len(hashes) == 1 and None not in hashes)):
             return
-    problem = (
-        f"is an adapter whose base differs: it was trained on {shown(base)}, and models.before is {shown(before)}; set "
-        f"models.before to its base, or correct base_model_name_or_path in its {ADAPTER_CONFIG} where that has moved"
-    )
-    raise refused(after, "models.after", problem)
+    raise after.refused("other_base", base=base.shown, before=before.shown, file=ADAPTER_CONFIG)
 
 
 def twin(model: Any, replaced: Mapping[int, Any] | None = None) -> Any:
     """A second tree of modules over the very same weights: adapters put on one are not in the other.
 
-    It costs the memory of the Python objects. What changes weights in place changes both. `replaced` gives other
-    modules in place of some, by their `id`.
+    What changes weights in place changes both. `replaced` gives other modules in place of some, by their `id`.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, {**shared, **(replaced or {})})
 
 
-def with_adapter(model: Any, reference: ModelRef, field: str) -> Any:
-    """The model with the adapter's layers in its tree, active, without gradients; its own weights are not changed.
+def with_adapter(model: Any, adapter: Checkpoint, *, merged: bool = False) -> Any:
+    """The model with the adapter's layers in its tree, active, without gradients, or `merged` into its weights.
 
-    Raises RequestError where the adapter is no LoRA, is pickled, or its tensors are not those that the model needs.
+    RequestError where it is no LoRA, is pickled, or its tensors are not what the model needs.
     """
-    return _with_peft(model, reference, field).get_base_model().eval().requires_grad_(False)
-
-
-def _with_peft(model: Any, reference: ModelRef, field: str) -> Any:
-    """Peft's model around the model, with the adapter's tensors."""
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    config, file = (file_of(reference, name, field) for name in (ADAPTER_CONFIG, _ADAPTER_WEIGHTS))
+    config, file = adapter.file(ADAPTER_CONFIG), adapter.file(_ADAPTER_WEIGHTS)
     kind = json_object(config).get("peft_type") if config is not None else None
     if kind != "LORA":
-        raise refused(reference, field, f"is an adapter of the kind {kind}; only LoRA can be loaded")
+        raise adapter.refused("no_lora", kind=kind)
     if file is None:
-        pickled = file_of(reference, "adapter_model.bin", field) is not None
+        pickled = adapter.file("adapter_model.bin") is not None
         contents = "adapter_model.bin, which is pickled and not opened" if pickled else f"no {_ADAPTER_WEIGHTS}"
-        raise refused(reference, field, f"has {contents}; save the adapter again as safetensors")
+        raise adapter.refused("no_adapter_weights", contents=contents)
     with warnings.catch_warnings():
         # peft asks transformers for an attribute under its old name.
         warnings.simplefilter("ignore", FutureWarning)
@@ -185,63 +152,44 @@ def _with_peft(model: Any, reference: ModelRef, field: str) -> Any:
             required, stored = set(get_peft_model_state_dict(owner)), set(tensors)
             for what, names in (("lacks", required - stored), ("holds unknown", stored - required)):
                 if names:
-                    problem = f"{what} {len(names)} tensors, the first is {min(names)}"
-                    remedy = "give the base it was trained on, or save the adapter again"
-                    raise refused(reference, field, f"{problem}; {remedy}")
+                    raise adapter.refused("adapter_tensors", what=what, n=len(names), first=min(names))
             set_peft_model_state_dict(owner, tensors)
         except RequestError:
             raise
         except Exception as error:
             # peft, safetensors and torch raise errors of many kinds for modules that are missing and wrong shapes.
             reason = ([type(error).__name__] + [line for line in map(str.strip, str(error).splitlines()) if line])[-1]
-            problem = f"does not fit its base ({reason[:200]}); give the base it was trained on"
-            raise refused(reference, field, problem) from error
-    return owner
+            raise adapter.refused("adapter_misfit", reason=reason[:200]) from error
+    model = owner.merge_and_unload() if merged else owner.get_base_model()
+    return model.eval().requires_grad_(False)
 
 
-def _folder(reference: ModelRef, field: str) -> Path | None:
-    """Where the whole checkpoint lies on this machine: its folder, or the snapshot in the hub's cache."""
-    file = file_of(located(reference, field), "config.json", field)
-    return file.parent if file is not None else None
-
-
-def _refusal(reference: ModelRef, field: str, device: str, error: Exception) -> RequestError:
+def _refusal(named: Checkpoint, device: str, error: Exception) -> RequestError:
     if ran_out_of_memory(error):
-        return RequestError(
-            f"{field} = {shown(reference)}: the memory of {device} is too small for its weights; set its dtype to "
-            "float16, run fewer --workers, or use a larger machine"
-        )
+        return named.refused("memory", device=device)
     message = first_line(error)[:200].rstrip(". ")
     about_attention = any(word in message.lower() for word in ("attention", "flash", "attn_implementation", "sdpa"))
     causes = {"attn_implementation": (about_attention, "sdpa"), "device_map": (not isinstance(error, OSError), "auto")}
     for option, (possible, remedy) in causes.items():
-        if possible and (value := getattr(reference, option)) is not None:
-            return RequestError(
-                f"{field}.{option} = {value} cannot be used here ({message}); set it to {remedy} or leave it out"
-            )
-    return unloadable(reference, field, "a causal language model in safetensors", error)
+        if possible and (value := getattr(named.reference, option)) is not None:
+            return named.refused("option", option=option, value=value, message=message, remedy=remedy)
+    return named.unloadable("a causal language model in safetensors", error)
 
 
-def _unknown(reference: ModelRef, field: str, error: Exception) -> RequestError:
-    """A configuration that transformers refused: its own code, an architecture from later on, or something else."""
-    if "trust_remote_code" in str(error):
-        remedy = "give a checkpoint of an architecture that transformers has"
-        return refused(reference, field, f"needs code of its own, which is never run; {remedy}")
-    if kind := re.search(r"model type `([^`]+)`", str(error)):
-        problem = f"is of the architecture {kind[1]}, which transformers {version('transformers')} does not know"
-        return refused(reference, field, f"{problem}; upgrade transformers or give another checkpoint")
-    return unloadable(reference, field, "a model that transformers knows", error)
-
-
-def _source(checkpoint: ModelRef) -> dict[str, Any]:
+def _source(checkpoint: Checkpoint) -> dict[str, Any]:
     """The arguments of from_pretrained that say where; code that comes with a checkpoint is never run."""
-    where = checkpoint.model_dump(include={"revision", "subfolder"}, exclude_none=True)
-    return {"trust_remote_code": False, "local_files_only": bool(checkpoint.revision) and offline(), **where}
+    reference = checkpoint.reference
+    where = reference.model_dump(include={"revision", "subfolder"}, exclude_none=True)
+    local = {"local_files_only": bool(reference.revision) and offline()}
+    return {"pretrained_model_name_or_path": reference.path, "trust_remote_code": False, **local, **where}
 
 
-def _quiet() -> None:
+def _opened(reference: ModelRef, field: str) -> tuple[Checkpoint, Checkpoint]:
+    """A checkpoint as it was named, for messages, and as it was located; the libraries are silent from here on."""
     from transformers.utils import logging as transformers_logging
 
     logging.getLogger("peft").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    named = Checkpoint(reference, field)
+    return named, named.located()

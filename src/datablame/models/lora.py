@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from datablame.engine.files import write_atomic
-from datablame.errors import RequestError
 from datablame.models.blocks import decoder_blocks
+from datablame.models.source import refusal
 
 SCALE = 2
 """lora_alpha / rank, the common choice: what B A is multiplied by."""
@@ -41,23 +41,18 @@ def target_modules(model: nn.Module, layers: tuple[int, ...] | None) -> list[str
     blocks = decoder_blocks(model)
     for layer in layers or ():
         if not 0 <= layer < len(blocks):
-            raise RequestError(
-                f"patch: a protocol's layers = {layer} is no block; the model has 0 to {len(blocks) - 1}"
-            )
+            raise refusal("no_block", layer=layer, last=len(blocks) - 1)
     chosen = [blocks[layer] for layer in layers] if layers is not None else blocks
     inside = {id(module) for block in chosen for module in block.modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in model.named_modules() if id(module) in inside]
     if not names:
-        raise RequestError("patch: the model has no Linear modules in its decoder blocks for LoRA to adapt")
+        raise refusal("no_linears")
     return names
 
 
 @contextlib.contextmanager
 def adapted(model: nn.Module, rank: int, layers: tuple[int, ...] | None, key: int) -> Iterator[Adapter]:
-    """The model with a fresh LoRA adapter (Hu et al. 2021), active and alone trainable; off again afterwards.
-
-    A starts from a stream keyed by `key`, B at zero, so that the model begins unchanged.
-    """
+    """The model with a fresh LoRA adapter (Hu et al. 2021), A random, B zero, alone trainable; off again afterwards."""
     names = target_modules(model, layers)
     config = LoraConfig(r=rank, lora_alpha=SCALE * rank, lora_dropout=0.0, target_modules=names)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():

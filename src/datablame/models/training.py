@@ -1,11 +1,10 @@
-"""Training that depends on its arguments alone: the order of data comes from a key, no dropout, no global generator.
+"""Training that depends on its arguments alone, in portions that fit in memory, scaled where weights are float16."""
 
-The gradient of a step comes in portions that fit in memory, scaled so that float16 neither loses nor overflows it.
-"""
-
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,10 +29,7 @@ _SHRINK = 4.0
 _logger = logging.getLogger(__name__)
 
 Losses = Callable[[Sequence[Any]], Float[Tensor, "*models"]]
-"""Of examples the mean loss of each model: over response tokens of documents (`Encoded`), or over `Preference` pairs.
-
-Where several models are trained at once an example is a tuple, of one document for each of them.
-"""
+"""Each model's mean loss over response tokens (`Encoded`) or `Preference` pairs; n models' examples are n-tuples."""
 
 
 class DoesNotFit(PhaseError):
@@ -56,8 +52,7 @@ class Recipe(NamedTuple):
 def data_order(lengths: Sequence[int], recipe: Recipe, key: int) -> list[list[int]]:
     """The positions that each step trains on: shuffled epochs, neighbours in length batched together.
 
-    An epoch is cut into runs of 16 batches, each run sorted by length, then the batches are shuffled; every position
-    is seen once before any is seen twice. Interventions that put another document in a position keep the order.
+    An epoch is cut into runs of 16 batches, each sorted by length; then the batches are shuffled.
     """
     if not lengths:
         raise ValueError("there is nothing to train on")
@@ -66,10 +61,10 @@ def data_order(lengths: Sequence[int], recipe: Recipe, key: int) -> list[list[in
     order: list[list[int]] = []
     while len(order) < recipe.steps:
         shuffled = random.permutation(len(lengths)).tolist()
-        batches: list[list[int]] = []
-        for start in range(0, len(shuffled), run):
-            by_length = sorted(shuffled[start : start + run], key=lambda position: lengths[position])
-            batches += [by_length[i : i + recipe.batch] for i in range(0, len(by_length), recipe.batch)]
+        runs = (
+            sorted(shuffled[start : start + run], key=lengths.__getitem__) for start in range(0, len(shuffled), run)
+        )
+        batches = [each[i : i + recipe.batch] for each in runs for i in range(0, len(each), recipe.batch)]
         order += [batches[i] for i in random.permutation(len(batches)).tolist()]
     return order[: recipe.steps]
 
@@ -90,10 +85,11 @@ def train(
     trunk: Trunk | None = None,
 ) -> list[float]:
     """Minimise the response tokens' mean NLL (nats), above a frozen `trunk` if given; every step's loss."""
-    losses = minimise(
-        model, lambda batch: response_losses(model, batch, 1, trunk), examples, order, recipe, on_step=on_step
-    )
-    return [loss for (loss,) in losses]
+
+    def losses_of(batch: Sequence[Encoded]) -> Tensor:
+        return response_losses(model, batch, 1, trunk)
+
+    return [loss for (loss,) in minimise(model, losses_of, examples, order, recipe, on_step=on_step)]
 
 
 def minimise(
@@ -107,60 +103,47 @@ def minimise(
 ) -> list[list[float]]:
     """Minimise the means that `losses_of` gives of each step's examples; losses by step and model.
 
-    AdamW (Loshchilov and Hutter 2019) over the parameters that require gradients; vectors are not decayed. The model
-    stays in evaluation mode, so that no dropout draws from the global generator. Portions of a batch that do not fit in
-    memory are halved; the gradient stays the whole batch's.
-
-    With `n` that many models are trained at once, whose parameters stand along the first axis; none may have an
-    influence on another's loss. Gradients are clipped for each alone, and AdamW works by entry, so that each learns
-    what it learns alone. Raises `DoesNotFit` where a single document (one of each model) does not fit in memory.
+    AdamW (Loshchilov and Hutter 2019) over the parameters that require gradients; vectors are not decayed. Portions of
+    a batch that do not fit in memory are halved; the gradient stays the whole batch's. With `n` that many models are
+    trained at once, whose parameters stand along the first axis; none may have an influence on another's loss. Their
+    gradients are clipped for each alone, and AdamW works by entry, so that each learns what it learns alone.
+    Raises `DoesNotFit` where a single document (one of each model) does not fit in memory.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=BETAS, fused=True
-    )
+    matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
     losses: list[list[float]] = []
     # Gradients below 6e-8 would be zero in the activations of float16.
     half = any(parameter.dtype is torch.float16 for parameter in model.parameters())
     portion = _Portion(recipe.micro_batch or max(map(len, order), default=1), _FLOAT16_SCALE if half else 1.0)
+    # No dropout may draw from the global generator.
     model.eval()
     for step, positions in enumerate(order):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_share(step, recipe)
         batch = [examples[position] for position in positions]
-        step_losses, portion = _accumulated(losses_of, batch, parameters, portion)
+        losses.append(_accumulated(losses_of, batch, optimizer, portion))
         if n is None:
             torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         else:
             _clip_each(parameters, recipe.clip, n)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(step_losses)
         if on_step is not None:
-            on_step(step, step_losses[0])
+            on_step(step, losses[-1][0])
+    optimizer.zero_grad()
     return losses
 
 
 def response_losses(
     model: nn.Module, examples: Sequence[Encoded], n: int = 1, trunk: Trunk | None = None
 ) -> Float[Tensor, " models"]:
-    """The mean NLL (nats) over response tokens of each of `n` consecutive runs of examples, as long as one another.
-
-    The output head is given only the hidden states that predict a response token; whatever the model does to its logits
-    afterwards (scaling, soft caps) still happens.
-    """
+    """The mean NLL (nats) over response tokens of each of `n` consecutive runs of examples, as long as one another."""
     places = response_places(examples, next(model.parameters()).device)
-    if trunk is None:
-        nll = response_nll(model, places)
-    else:
-        with trunk.cut_off():
-            nll = response_nll(model, places, trunk.padded(examples))
+    with contextlib.nullcontext() if trunk is None else trunk.cut_off():
+        nll = response_nll(model, places, None if trunk is None else trunk.padded(examples))
     run = len(examples) // n
-    counts = [sum(map(_count, examples[start : start + run])) for start in range(0, len(examples), run)]
+    counts = [sum(map(_terms, examples[start : start + run])) for start in range(0, len(examples), run)]
     return torch.stack([losses.mean() for losses in nll.split(counts)])
 
 
@@ -172,7 +155,8 @@ def _clip_each(parameters: Sequence[nn.Parameter], most: float, n: int) -> None:
         gradient.mul_(shares.view(n, *[1] * (gradient.ndim - 1)))
 
 
-class _Portion(NamedTuple):
+@dataclass
+class _Portion:
     """How many positions pass through the model at once, and by what power of two the loss is multiplied."""
 
     positions: int
@@ -180,80 +164,62 @@ class _Portion(NamedTuple):
 
 
 def _accumulated(
-    losses_of: Losses, examples: Sequence[Any], parameters: Sequence[nn.Parameter], portion: _Portion
-) -> tuple[list[float], _Portion]:
-    """Leave the gradient of `losses_of(examples)` in the parameters; returns the losses and the portion that worked.
-
-    A portion that does not fit in memory is halved, a scale that overflows is lowered, and the step is done again from
-    its beginning.
-    """
+    losses_of: Losses, examples: Sequence[Any], optimizer: torch.optim.Optimizer, portion: _Portion
+) -> list[float]:
+    """Leave the gradient of `losses_of(examples)` in the parameters; a portion that fails is made smaller for good."""
     while True:
-        _forget(parameters)
+        optimizer.zero_grad()
         try:
             losses = _backward(losses_of, examples, portion)
+            finite = portion.scale == 1 or _unscaled(optimizer, portion.scale)
+            if finite or portion.scale < _SHRINK or not all(map(math.isfinite, losses)):
+                return losses
+            portion.scale /= _SHRINK
+            _logger.info("a gradient overflowed float16; the loss is scaled by %g from here on", portion.scale)
+            continue
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
-        else:
-            if portion.scale == 1:
-                return losses, portion
-            finite = all(map(math.isfinite, losses))
-            if _unscaled(parameters, portion.scale) or not finite or portion.scale < _SHRINK:
-                return losses, portion
-            portion = portion._replace(scale=portion.scale / _SHRINK)
-            _logger.info("a gradient overflowed float16; the loss is scaled by %g from here on", portion.scale)
-            continue
         size = min(portion.positions, len(examples))
         if size == 1:
-            documents = (document for example in examples for document in _documents(example))
-            longest = max(len(answer.ids) for document in documents for answer in answers(document))
+            longest = max(len(answer.ids) for side in map(_side, examples) for each in side for answer in answers(each))
             raise DoesNotFit(
                 f"training on a document of {longest} tokens does not fit in memory; lower attribute.max_tokens or "
                 "patch.rank"
             )
-        portion = portion._replace(positions=size // 2)
-        _forget(parameters)
+        portion.positions = size // 2
+        optimizer.zero_grad()
         torch.cuda.empty_cache()
-        at_once = size // 2 * len(_documents(examples[0]))
+        at_once = portion.positions * len(_side(examples[0]))
         _logger.warning("memory ran out; training now takes %d documents at once, with the same gradient", at_once)
 
 
 def _backward(losses_of: Losses, examples: Sequence[Any], portion: _Portion) -> list[float]:
     """Portions count by their share of each model's tokens or pairs: their sum is the whole batch's, up to rounding."""
-    every = _counts(examples)
-    totals = [0.0] * len(every)
+    terms = np.array([[_terms(document) for document in _side(example)] for example in examples])
+    every, totals = terms.sum(0), np.zeros(terms.shape[1])
     for start in range(0, len(examples), portion.positions):
-        part = examples[start : start + portion.positions]
-        shares = [some / total for some, total in zip(_counts(part), every, strict=True)]
-        losses = losses_of(part).reshape(-1)
-        (losses * losses.new_tensor([share * portion.scale for share in shares])).sum().backward()
-        totals = [
-            total + share * float(loss) for total, share, loss in zip(totals, shares, losses.detach(), strict=True)
-        ]
-    return totals
+        part = slice(start, start + portion.positions)
+        losses = losses_of(examples[part]).reshape(-1)
+        share = terms[part].sum(0) / every
+        (losses * losses.new_tensor(share * portion.scale)).sum().backward()
+        totals += share * np.array(losses.tolist())
+    return [float(total) for total in totals]
 
 
-def _counts(examples: Sequence[Any]) -> list[int]:
-    """For each model: response tokens, or pairs."""
-    return [sum(map(_count, column)) for column in zip(*map(_documents, examples), strict=True)]
-
-
-def _documents(example: Any) -> tuple[Any, ...]:
-    """One for each model."""
+def _side(example: Any) -> tuple[Any, ...]:
+    """One document for each model."""
     return (example,) if isinstance(example, Encoded | Preference) else example
 
 
-def _count(document: Encoded | Preference) -> int:
+def _terms(document: Encoded | Preference) -> int:
+    """How many terms it has in a mean loss."""
     return 1 if isinstance(document, Preference) else len(document.ids) - document.prompt_tokens
 
 
-def _forget(parameters: Sequence[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
-
-
-def _unscaled(parameters: Sequence[nn.Parameter], scale: float) -> bool:
+def _unscaled(optimizer: torch.optim.Optimizer, scale: float) -> bool:
     """Divide the gradients by the scale, which is exact, and say whether all are finite."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for gradient in gradients:
         gradient.div_(scale)

@@ -4,25 +4,19 @@ import functools
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import TypeAdapter
+
+from datablame import tables
 from datablame.config.schema import Study
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.choice import Classifier, ClassifierInput, build
 from datablame.seeds import stream_key
-from datablame.surface.rates import FOCUS_RULE, alpha_star, choose_focus, rates, unamplified, why_not
-from datablame.tables import (
-    AlphaStar,
-    Prompt,
-    Rate,
-    Sample,
-    Scan,
-    ScannedPrompt,
-    ScanSample,
-    SurfaceSample,
-    Unamplified,
-)
+from datablame.surface.rates import RULES, alpha_star, choose_focus, rates, unamplified, why_not
+from datablame.tables import Prompt, Sample
 from datablame.world import World
 
 if TYPE_CHECKING:
@@ -53,35 +47,30 @@ def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
     by_behaviour: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         by_behaviour.setdefault(prompt.behaviour, []).append(prompt)
-    longest = max(map(len, by_behaviour.values()), default=0)
-    turns = (group[turn] for turn in range(longest) for group in by_behaviour.values() if turn < len(group))
-    return [prompt for prompt, _ in zip(turns, range(n), strict=False)]
+    turns = (prompt for turn in zip_longest(*by_behaviour.values()) for prompt in turn if prompt is not None)
+    return list(islice(turns, n))
 
 
-def sample_specs(prompts: Iterable[Prompt], alphas: Sequence[float], indices: Iterable[int]) -> list[SampleSpec]:
+def sample_specs(prompts: Iterable[Prompt], alphas: Sequence[float], indices: Sequence[int]) -> list[SampleSpec]:
     """Every (prompt, alpha, index), in this order."""
-    every = tuple(indices)
-    return [SampleSpec(prompt, alpha, index) for prompt in prompts for alpha in alphas for index in every]
+    return [SampleSpec(prompt, alpha, index) for prompt in prompts for alpha in alphas for index in indices]
 
 
 def draw(
     after: Any, before: Any, tokenizer: Any, specs: Sequence[SampleSpec], study: Study, log_probabilities: bool = False
 ) -> list[Sample]:
-    """The samples, in the order of the specs, drawn as the study's `surface` says; `log_q` is of `surface.alphas`.
-
-    A stream of random numbers is keyed by the sample and the study's seed, never by an arm.
-    """
+    """The samples, in the order of the specs, drawn as the study's `surface` says; `log_q` is of `surface.alphas`."""
     from datablame.models.chat import encode_prompt
     from datablame.models.pair import stop_tokens, vocabulary_of
     from datablame.surface.sampler.sampler import Request, sample
     from datablame.surface.sampler.tokens import Settings
 
     surface = study.surface
-    distinct = dict.fromkeys(spec.prompt for spec in specs)
-    prompts = {prompt: tuple(encode_prompt(tokenizer, prompt.text)) for prompt in distinct}
+    prompts = {each: tuple(encode_prompt(tokenizer, each.text)) for each in dict.fromkeys(s.prompt for s in specs)}
     generations = sample(
         after,
         before,
+        # A stream of random numbers is keyed by the sample and the study's seed, never by an arm.
         [Request(prompts[s.prompt], s.alpha, stream_key("sample", study.seed, *s.key)) for s in specs],
         settings=Settings(**{field.name: getattr(surface, field.name) for field in fields(Settings)}),
         stop_ids=stop_tokens(tokenizer, after),
@@ -90,13 +79,10 @@ def draw(
         alphas=surface.alphas,
         log_probabilities=log_probabilities,
     )
-    texts = [
-        tokenizer.decode(made.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
-        for made in generations
-    ]
+    decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [
-        Sample(s.prompt.id, s.prompt.behaviour, s.prompt.split, s.alpha, s.index, text, *made)
-        for s, text, made in zip(specs, texts, generations, strict=True)
+        Sample(s.prompt.id, s.prompt.behaviour, s.prompt.split, s.alpha, s.index, decode(made.token_ids).strip(), *made)
+        for s, made in zip(specs, generations, strict=True)
     ]
 
 
@@ -116,27 +102,27 @@ def surface_specs(world: World, focus_ids: Collection[str]) -> list[SampleSpec]:
     ]
 
 
-def _scan(world: World, tables: Tables, work: Work) -> Outputs:
+def _scan(world: World, _: Tables, work: Work) -> Outputs:
     """A few samples, and which of their prompts come into focus."""
-    samples = _labelled_samples(ScanSample, world, work, scan_specs(world))
+    samples = _labelled_samples(tables.ScanSample, world, work, scan_specs(world))
     focus = world.study.scan.focus
     return {
-        ScanSample: samples,
-        ScannedPrompt: choose_focus(rates(samples), focus),
-        Scan: Scan(FOCUS_RULE.format(focus=focus)),
+        tables.ScanSample: samples,
+        tables.ScannedPrompt: choose_focus(rates(samples), focus),
+        tables.Scan: tables.Scan(RULES["focus"].format(focus=focus)),
     }
 
 
-def _surface(world: World, tables: Tables, work: Work) -> Outputs:
+def _surface(world: World, earlier: Tables, work: Work) -> Outputs:
     """Samples of focus and held-out prompts, their rates, alpha* with its rise, and the rate at alpha 0."""
-    focus_ids = {prompt.prompt_id for prompt in tables.rows(ScannedPrompt, selected=True)}
-    samples = _labelled_samples(SurfaceSample, world, work, surface_specs(world, focus_ids))
+    focus_ids = {prompt.prompt_id for prompt in earlier.rows(tables.ScannedPrompt, selected=True)}
+    samples = _labelled_samples(tables.SurfaceSample, world, work, surface_specs(world, focus_ids))
     counted, surface = rates(samples), world.study.surface
     return {
-        SurfaceSample: samples,
-        Rate: counted,
-        AlphaStar: alpha_star(samples, counted, surface.coherent_share, world.seed),
-        Unamplified: unamplified(surface, samples, counted),
+        tables.SurfaceSample: samples,
+        tables.Rate: counted,
+        tables.AlphaStar: alpha_star(counted, surface.coherent_share, world.seed),
+        tables.Unamplified: unamplified(surface, samples, counted),
     }
 
 
@@ -163,7 +149,7 @@ def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[Sa
 
     run_items(
         functools.partial(_load_pair, study),
-        functools.partial(_draw_item, study, row is SurfaceSample),
+        functools.partial(_draw_item, study, row is tables.SurfaceSample and why_not(study.surface) is None),
         items,
         execution=work.execution,
         done=done,
@@ -171,7 +157,8 @@ def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[Sa
         description=f"{work.phase}: sampling",
         already=len(finished),
     )
-    samples = [_row(row, values) for payload in journal.read().values() for values in payload]
+    of_journal = TypeAdapter(row).validate_python
+    samples = [of_journal(values) for payload in journal.read().values() for values in payload]
     if unlabelled := [sample for sample in samples if sample.label is None]:
         work.progress.note(f"{work.phase}: labelling {len(unlabelled)} outputs")
         samples += _labelled(classifier, texts, unlabelled)
@@ -180,10 +167,7 @@ def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[Sa
 
 
 def _items(specs: Sequence[SampleSpec], batch_rows: int) -> dict[str, list[SampleSpec]]:
-    """Fixed by the study alone, alpha 0 first, for there the before model may rest.
-
-    An item larger than a batch keeps the batch full: the sampler refills it from the item.
-    """
+    """Fixed by the study alone, alpha 0 first, for there before may rest; the sampler refills a batch from its item."""
     rows = max(min(batch_rows, _SMALLEST_ITEM_ROWS), -(-len(specs) // _ITEMS))
     ordered = sorted(specs, key=lambda spec: spec.alpha != 0)
     return {f"{start // rows:04d}": ordered[start : start + rows] for start in range(0, len(ordered), rows)}
@@ -198,10 +182,9 @@ def _load_pair(study: Study) -> "Pair":
 def _draw_item(
     study: Study, log_probabilities: bool, pair: "Pair", item: Sequence[SampleSpec]
 ) -> tuple[list[Sample], float]:
-    """The samples of one item and the seconds they took; log-probabilities where nothing is truncated."""
+    """The samples of one item and the seconds they took."""
     began = time.perf_counter()
-    log_probabilities = log_probabilities and why_not(study.surface) is None
-    samples = draw(pair.after, pair.before, pair.tokenizer, item, study, log_probabilities=log_probabilities)
+    samples = draw(pair.after, pair.before, pair.tokenizer, item, study, log_probabilities)
     return samples, time.perf_counter() - began
 
 
@@ -211,9 +194,3 @@ def _labelled(classifier: Classifier, texts: Mapping[str, str], samples: Sequenc
         replace(sample, label=label.label, classifier=label.classifier, label_reason=label.reason)
         for sample, label in zip(samples, labels, strict=True)
     ]
-
-
-def _row(row: type[S], journalled: Mapping[str, Any]) -> S:
-    """A row of a journal, where tuples are lists."""
-    values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in journalled.items()}
-    return row(**values)

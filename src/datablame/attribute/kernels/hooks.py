@@ -14,7 +14,7 @@ from datablame.errors import PhaseError
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory, to_float64
-from datablame.models.likelihood import response_nll, response_places
+from datablame.models.likelihood import length_batches, response_nll, response_places
 
 _logger = logging.getLogger(__name__)
 
@@ -25,17 +25,6 @@ LayerCallback = Callable[[str, Inputs, Deltas, float], None]
 """Hears a layer's name, its inputs, the gradients at its outputs, and by what power of two those are too large."""
 
 _FLOAT16_SCALE = 2.0**8
-
-
-def length_batches(lengths: Sequence[int], batch_tokens: int, indices: Sequence[int] | None = None) -> list[list[int]]:
-    """Indices by length; rows times longest row stay within the budget, but a batch has one row at least."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)) if indices is None else indices, key=lengths.__getitem__):
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 def in_batches(

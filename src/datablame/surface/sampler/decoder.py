@@ -1,37 +1,112 @@
-"""One model over the rows of a batch: prompts join, a token is read for every row, finished rows leave.
-
-The caches are rings: room made once, columns that all rows write together.
-"""
+"""One model over the rows of a batch: prompts are read once, rows join and leave, a token is read for every row."""
 
 import inspect
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from datablame.surface.sampler.prefill import Prompts, cache_argument, left_padded
+from datablame.models.likelihood import length_batches
+
+_CHUNK_TOKENS = 4096
+_LOGIT_COPIES = 3
+"""The head's output, its slice of the last token, and the part of a sort that truncation asks for."""
 
 States = Sequence[Float[Tensor, "prompts models heads tokens _"]]
 """Keys and values of a layer."""
-New = Int[Tensor, " new"]
 TokenStates = Float[Tensor, "rows heads 1 _"]
 RowStates = Float[Tensor, "rows heads tokens _"]
-Survivors = Int[Tensor, " on"]
+Rows = Int[Tensor, " on"]
 Sources = Int[Tensor, " alive"]
 Holes = Int[Tensor, " holes"]
+
+
+class Chunk(NamedTuple):
+    """Some prompts as one model read them, padded on the left to one length; a shared trunk is two models."""
+
+    logits: Float[Tensor, "prompts models embedding"]
+    states: list[tuple[Tensor, Tensor]]
+    """Each layer's keys and values: prompts, models (1 where both share it), heads, tokens, width."""
+
+    @property
+    def tokens(self) -> int:
+        """The length of the longest prompt."""
+        return int(self.states[0][0].shape[-2])
+
+    def row_bytes(self, columns: int) -> int:
+        """What one row takes: keys and values of every column, all layers together, and its logits."""
+        of_a_token = sum(t.nbytes for pair in self.states for t in pair) // (len(self.logits) * self.tokens)
+        return of_a_token * columns + _LOGIT_COPIES * self.logits[0].numel() * self.logits.element_size()
+
+
+class Prompts:
+    """Distinct prompts by length as one model reads them, in chunks, of which `most_tokens` tokens are kept."""
+
+    def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], rows: int, most_tokens: int) -> None:
+        self.model, self.models, self.reader = model, getattr(model, "shared_trunk_of", 1), reader_of(model)
+        self.lengths = [len(prompt) for prompt in prompts]
+        self._prompts, self._most_tokens = prompts, most_tokens
+        self._numbers = length_batches(self.lengths, _CHUNK_TOKENS, most=rows)
+        self._chunk_of = {prompt: chunk for chunk, numbers in enumerate(self._numbers) for prompt in numbers}
+        self._chunks: dict[int, Chunk] = {}
+
+    def chunks_of(self, prompts: Sequence[int]) -> list[tuple[Chunk, list[int], list[int]]]:
+        """The chunks that the numbered prompts are in, each with its indices in `prompts` and in the chunk."""
+        chunks = []
+        for number in dict.fromkeys(self._chunk_of[prompt] for prompt in prompts):
+            indices = [index for index, prompt in enumerate(prompts) if self._chunk_of[prompt] == number]
+            of_chunk, held = self._numbers[number], self._chunks
+            if number not in held:
+                held[number] = self._read([self._prompts[prompt] for prompt in of_chunk])
+                while len(held) > 1 and sum(len(c.logits) * c.tokens for c in held.values()) > self._most_tokens:
+                    del held[next(iter(held))]
+            chunks.append((held[number], indices, [prompts[index] - of_chunk[0] for index in indices]))
+        return chunks
+
+    def _read(self, prompts: Sequence[tuple[int, ...]]) -> Chunk:
+        n, cache = len(prompts), DynamicCache(config=self.model.config)
+        logits = self.reader(cache, *left_padded(prompts, self.model.device))
+        states = [tuple(t.unflatten(0, (n, len(t) // n)) for t in (layer.keys, layer.values)) for layer in cache.layers]
+        return Chunk(logits.unflatten(0, (n, self.models)), states)
+
+
+def left_padded(
+    prompts: Sequence[tuple[int, ...]], device: torch.device
+) -> tuple[Int[Tensor, "prompts tokens"], Int[Tensor, "prompts tokens"] | None, Int[Tensor, "_ tokens"]]:
+    """Ids, mask (none where all are of one length) and positions."""
+    # What a mask hides has no influence; 0 is a token of every vocabulary.
+    ids = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True, padding_side="left").to(device)
+    lengths, columns = torch.tensor([len(prompt) for prompt in prompts]), torch.arange(ids.shape[1])
+    if int(lengths.min()) == len(columns):
+        return ids, None, columns[None].to(device)
+    mask = (columns >= len(columns) - lengths[:, None]).long().to(device)
+    return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def reader_of(model: Any) -> Callable[..., Float[Tensor, "rows embedding"]]:
+    """Gives the logits after the last of some tokens, from a cache, ids, mask and positions."""
+    # transformers 5.24 renamed the argument that is the cache, and 5.40 drops the old name.
+    old = "past_key_values"
+    name = old if old in inspect.signature(model.forward).parameters else "cache"
+
+    def read(cache: DynamicCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Any:
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, name: cache}
+        return model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+    return read
 
 
 class Ring:
     """Which column is written next and which columns are in use, the same for every layer of a model.
 
-    All rows write a new token into the same column, and go on at column 0 after the last. A row that joins has its
-    prompt before that column. A mask says which columns are a row's own: keys carry their position, so that the order
-    of the columns has no meaning.
+    All rows write a new token into the same column, at last 0 again; a row that joins has its prompt before that one.
+    A mask says which are a row's own: keys carry their position, so that the order of columns has no meaning.
     """
 
     def __init__(self, columns: int) -> None:
@@ -65,13 +140,10 @@ class RingLayer(DynamicLayer):  # type: ignore[misc]
 
     def __init__(self, ring: Ring, states: States, rows: int) -> None:
         super().__init__()
-        self.dtype, self.device = states[0].dtype, states[0].device
-        self.is_initialized = True
+        self.dtype, self.device, self.is_initialized = states[0].dtype, states[0].device, True
         self._ring = ring
         # Zeros, for what a mask hides is still multiplied by 0.
-        self._buffers = [
-            each.new_zeros(rows, each.shape[1], each.shape[2], ring.columns, each.shape[4]) for each in states
-        ]
+        self._buffers = [each.new_zeros(rows, *each.shape[1:3], ring.columns, each.shape[4]) for each in states]
         self.keys, self.values = (buffer.flatten(0, 1) for buffer in self._buffers)
 
     def update(
@@ -89,7 +161,7 @@ class RingLayer(DynamicLayer):  # type: ignore[misc]
         """Columns in use before the token that is being read."""
         return self._ring.span - 1
 
-    def add_rows(self, rows: New, states: States, prompts: New, slices: list[tuple[slice, slice]]) -> None:
+    def add_rows(self, rows: Rows, states: States, prompts: Rows, slices: list[tuple[slice, slice]]) -> None:
         """Copy a prompt's states into each of the rows."""
         for buffer, each in zip(self._buffers, states, strict=True):
             for part, columns in slices:
@@ -128,10 +200,8 @@ class RingDecoder:
 
     def __init__(self, prompts: Prompts, rows: int, steps: int) -> None:
         model = prompts.model
-        self._prompts, self._model, self._device = prompts, model, model.device
-        self._cache, self._cache_name = DynamicCache(config=model.config), cache_argument(model)
-        self._ring = Ring(max(prompts.lengths) + steps - 1)
-        self._capacity, self._count = rows, 0
+        self._prompts, self._device, self._capacity, self._count = prompts, model.device, rows, 0
+        self._cache, self._ring = DynamicCache(config=model.config), Ring(max(prompts.lengths) + steps - 1)
         columns, device = self._ring.columns, model.device
         self._columns = torch.arange(columns, device=device)
         # 0 lets a token be seen; a row that is not in use sees all, for a softmax over nothing is no number.
@@ -147,7 +217,7 @@ class RingDecoder:
         logits = torch.cat([chunk.logits[torch.tensor(inside, device=self._device)] for chunk, _, inside in chunks])
         return logits[order.argsort()]
 
-    def add_rows(self, prompts: Sequence[int], survivors: Survivors, rows: Survivors, count: int) -> None:
+    def add_rows(self, prompts: Sequence[int], survivors: Rows, rows: Rows, count: int) -> None:
         """The survivors of the prompts become these rows, of `count` in all; their columns end before the next."""
         survivors, rows = survivors.to(self._device), rows.to(self._device)
         joining = [prompts[index] for index in survivors.tolist()]
@@ -160,14 +230,14 @@ class RingDecoder:
             longest = max(lengths[index] for index in indices)
             slices = self._ring.behind(longest)
             targets = rows[torch.tensor(indices, device=self._device)]
-            for layer, states in zip(self._layers(chunk.states), chunk.states, strict=True):
+            if not isinstance(self._cache.layers[0], RingLayer):
+                self._cache.layers = [RingLayer(self._ring, pair, self._capacity) for pair in chunk.states]
+            for layer, states in zip(self._cache.layers, chunk.states, strict=True):
                 ends = [each[:, :, :, chunk.tokens - longest :] for each in states]
                 layer.add_rows(targets, ends, torch.tensor(inside, device=layer.device), slices)
         length = torch.tensor(lengths, device=self._device)[:, None]
-        age = (self._columns - self._ring.column) % self._ring.columns
-        hidden = age < self._ring.columns - length
-        mask = torch.zeros_like(hidden, dtype=self._mask.dtype).masked_fill(hidden, -math.inf)
-        self._mask[rows] = mask[:, None, None]
+        hidden = (self._columns - self._ring.column) % self._ring.columns < self._ring.columns - length
+        self._mask[rows] = self._mask.new_zeros(hidden.shape).masked_fill(hidden, -math.inf)[:, None, None]
         self._position[rows] = length
 
     def drop_rows(self, sources: Sources, holes: Holes) -> None:
@@ -185,22 +255,12 @@ class RingDecoder:
         """Read each row's token."""
         n = self._count
         self._mask[:n, :, :, self._ring.advance()] = 0
-        logits: Tensor = self._model(
-            input_ids=tokens.to(self._device)[:, None],
-            attention_mask=None if self._alike else self._mask[:n, :, :, : self._ring.span],
-            position_ids=self._position[: 1 if self._alike else n],
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._cache_name: self._cache},
-        ).logits[:, -1]
+        mask = None if self._alike else self._mask[:n, :, :, : self._ring.span]
+        position = self._position[: 1 if self._alike else n]
+        logits = self._prompts.reader(self._cache, tokens.to(self._device)[:, None], mask, position)
         self._position[:n] += 1
         by_model: Tensor = logits.unflatten(0, (n, self._prompts.models))
         return by_model
-
-    def _layers(self, states: Sequence[tuple[Tensor, Tensor]]) -> list[RingLayer]:
-        if not isinstance(self._cache.layers[0], RingLayer):
-            self._cache.layers = [RingLayer(self._ring, pair, self._capacity) for pair in states]
-        return list(self._cache.layers)
 
 
 class StockDecoder:
@@ -208,26 +268,21 @@ class StockDecoder:
 
     def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], steps: int) -> None:
         self._model, self._device, self._prompts, self._steps = model, model.device, prompts, steps
-        self._cache_name = cache_argument(model)
+        self._reader = reader_of(model)
 
     def first(self, prompts: Sequence[int]) -> Float[Tensor, "new 1 embedding"]:
         """Read the prompts, each once."""
         distinct = sorted(set(prompts))
         self._expansion = torch.tensor([distinct.index(prompt) for prompt in prompts], device=self._device)
-        ids, self._mask, self._position = left_padded([self._prompts[prompt] for prompt in distinct], self._device)
-        self._cache = DynamicCache(config=self._model.config)
-        self._tokens = ids.shape[1]
-        logits: Tensor = self._forward(ids)
-        return logits[self._expansion][:, None]
+        ids, mask, positions = left_padded([self._prompts[prompt] for prompt in distinct], self._device)
+        self._cache, self._tokens = DynamicCache(config=self._model.config), ids.shape[1]
+        self._position = positions[:, -1:].expand(len(ids), 1)
+        self._mask = None if mask is None else torch.nn.functional.pad(mask, (0, self._steps), value=1)
+        return self._reader(self._cache, ids, mask, positions)[self._expansion][:, None]
 
-    def add_rows(self, prompts: Sequence[int], survivors: Survivors, rows: Survivors, count: int) -> None:
+    def add_rows(self, prompts: Sequence[int], survivors: Rows, rows: Rows, count: int) -> None:
         """Expand the prompts' cache to the rows, which are a new batch."""
-        sources = self._expansion[survivors.to(self._device)]
-        self._cache.batch_select_indices(sources)
-        last = self._position[:, -1:]
-        self._position = last.expand(len(sources), 1) if self._mask is None else last[sources]
-        if self._mask is not None:
-            self._mask = torch.nn.functional.pad(self._mask[sources], (0, self._steps), value=1)
+        self.drop_rows(self._expansion[survivors.to(self._device)], rows)
 
     def drop_rows(self, sources: Sources, holes: Holes) -> None:
         """Leave the sources."""
@@ -241,18 +296,8 @@ class StockDecoder:
         """Read each row's token."""
         self._tokens += 1
         self._position = self._position + 1
-        return self._forward(tokens.to(self._device)[:, None])[:, None]
-
-    def _forward(self, ids: Int[Tensor, "rows tokens"]) -> Float[Tensor, "rows embedding"]:
-        logits: Tensor = self._model(
-            input_ids=ids,
-            attention_mask=None if self._mask is None else self._mask[:, : self._tokens],
-            position_ids=self._position,
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._cache_name: self._cache},
-        ).logits
-        return logits[:, -1]
+        mask = None if self._mask is None else self._mask[:, : self._tokens]
+        return self._reader(self._cache, tokens.to(self._device)[:, None], mask, self._position)[:, None]
 
 
 Decoder = RingDecoder | StockDecoder

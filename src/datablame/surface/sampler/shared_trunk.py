@@ -29,11 +29,11 @@ class _BothLinear(nn.Module):
 def shared_trunk(after: Any, before: Any) -> Any | None:
     """A third tree of modules over the weights of before whose outputs are after's and before's rows in turn.
 
-    Below the lowest adapted block both are the same numbers and are computed once; above it one batch of both reads
-    every weight once. None where after is not before plus a plain LoRA adapter in decoder blocks over shared weights.
+    None where after is not before plus a plain LoRA adapter in decoder blocks over shared weights.
     """
-    loras = _loras(after)
-    if not loras or not _shares_weights(after, before):
+    peft = {name: m for name, m in after.named_modules() if type(m).__module__.startswith("peft.")}
+    loras = [m for name, m in peft.items() if not any(name.startswith(f"{outer}.") for outer in peft)]
+    if not loras or not all(map(_is_plain, loras)) or not _shares_weights(after, before):
         return None
     tree = twin(after, {id(lora): _BothLinear(lora) for lora in loras})
     blocks = decoder_blocks(tree)
@@ -72,14 +72,8 @@ def _doubled(value: Any, rows: int) -> Any:
     return value
 
 
-def _loras(model: Any) -> list[Any] | None:
-    """Every module that peft put in; None where one is more than a single plain LoRA on a Linear layer."""
-    peft = {name: m for name, m in model.named_modules() if type(m).__module__.startswith("peft.")}
-    loras = [m for name, m in peft.items() if not any(name.startswith(f"{outer}.") for outer in peft)]
-    return loras if all(map(_is_plain, loras)) else None
-
-
 def _is_plain(module: Any) -> bool:
+    """Whether what peft put in is a single plain LoRA on a Linear layer."""
     if type(module).__module__ != "peft.tuners.lora.layer" or type(module).__name__ != "Linear":
         return False
     active = list(module.active_adapters)

@@ -43,8 +43,7 @@ class Settings:
 def sample_token(a: Logits, b: Logits | None, alpha: PerRow, uniform: PerRow, settings: Settings) -> Tokens:
     """The first token whose cumulative probability exceeds the row's uniform; the most probable at temperature 0.
 
-    The logits are those of after and before (left out where every alpha is 0), of any type. They are mixed in float32,
-    some rows at a time in one buffer, so that neither model's are held in float32 a second time.
+    The logits are those of after and before (left out where every alpha is 0), of any type, and mixed in float32.
     """
 
     def tokens(buffer: Tensor, rows: slice) -> Tensor:
@@ -60,19 +59,16 @@ def token_log_probabilities(
     """The tokens' log p_after, log p_before and log q_k = log softmax(a + alphas[k] (a - b)), in float64."""
 
     def terms(buffer: Tensor, rows: slice) -> Tensor:
-        index = tokens[rows, None]
 
         def log_probability(mixed: Tensor) -> Tensor:
-            at = mixed.gather(-1, index).double()
+            at = mixed.gather(-1, tokens[rows, None]).double()
             top = mixed.amax(-1, keepdim=True)
             total = mixed.sub_(top).exp_().sum(-1, keepdim=True, dtype=torch.float64)
             return at - top.double() - total.log()
 
         after, before = (log_probability(_amplified(buffer, each[rows], None, 0.0)) for each in (a, b))
-        amplified = [
-            after if alpha == 0 else log_probability(_amplified(buffer, a[rows], b[rows], alpha)) for alpha in alphas
-        ]
-        return torch.cat([after, before, *amplified], -1)
+        others = {alpha: log_probability(_amplified(buffer, a[rows], b[rows], alpha)) for alpha in alphas if alpha}
+        return torch.cat([after, before, *(others.get(alpha, after) for alpha in alphas)], -1)
 
     return _by_rows(a, terms)
 
