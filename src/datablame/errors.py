@@ -1,6 +1,7 @@
 """Errors whose message is the whole story: where, which field, which value, what to do."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 
 
 class DatablameError(Exception):
@@ -38,3 +39,18 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def problem(package: str, name: str | int, /, **values: object) -> str:
+    """A sentence of the problems.yaml beside a package's code: field, value, what is wrong, the remedy; by its name."""
+    return str(_problems(package)[name]).format(**values)
+
+
+@functools.cache
+def _problems(package: str) -> Mapping[str | int, str]:
+    from importlib import resources
+
+    import yaml
+
+    text = resources.files(f"datablame.{package}").joinpath("problems.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))

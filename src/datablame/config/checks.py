@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict
+
+from datablame.errors import problem
 
 if TYPE_CHECKING:
     from datablame.config.schema import Prompts, Study
@@ -27,8 +27,7 @@ def impossible(study: "Study") -> Iterator[str]:
     """Combinations that cannot be, each as 'field = value problem; remedy'."""
     for holds, name, values in _rules(study):
         if holds:
-            sentences = yaml.safe_load(Path(__file__).with_name("problems.yaml").read_text(encoding="utf-8"))
-            yield sentences[name].format(study=study, **values)
+            yield problem("config", name, study=study, **values)
 
 
 def _rules(study: "Study") -> Iterator[_Rule]:

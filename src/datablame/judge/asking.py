@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 from datablame.config.judge import Judge
-from datablame.errors import BudgetError, PhaseError, RequestError
-from datablame.judge.choice import Price, Usage, cost_usd, problem
+from datablame.errors import BudgetError, PhaseError, RequestError, problem
+from datablame.judge.choice import Price, Usage, cost_usd
 from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, worst_usd
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class Ledger:
         try:
             yield
         except sqlite3.Error as error:
-            raise PhaseError(problem("ledger", path=self._path, error=error)) from None
+            raise PhaseError(problem("judge", "ledger", path=self._path, error=error)) from None
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class _Session:
     def _used_up(self, worst_usd: float) -> BudgetError:
         open_batches = f" ({self._open_usd:.4f} more in open batches)" if self._open_usd > 0 else ""
         amounts = {"most": self._most_usd, "spent": self._spent_usd, "worst": worst_usd}
-        return BudgetError(problem("used_up", **amounts, open_batches=open_batches))
+        return BudgetError(problem("judge", "used_up", **amounts, open_batches=open_batches))
 
     def _paid(self, request: Request) -> tuple[Reply, float]:
         """The reply, on disk, and what it cost."""
@@ -255,7 +255,7 @@ class _Session:
     def _check_takes(self, model: str, reason: str) -> None:
         """Some texts are taken by no model; a model that never took any is asked in the wrong way."""
         if not self._ledger.has_answer_of(model):
-            raise RequestError(problem("takes_nothing", model=model, reason=reason))
+            raise RequestError(problem("judge", "takes_nothing", model=model, reason=reason))
 
     def _keep(self, key: str, to: Request | OpenBatch, reply: Reply) -> float:
         cost = cost_usd(to.model, reply.usage, self._prices, batch=isinstance(to, OpenBatch))
@@ -280,9 +280,9 @@ class _Session:
         try:
             batch_id = self._tried(partial(self._api.submit, chosen))
         except Unavailable as error:
-            raise PhaseError(problem("no_batch_now", error=error)) from None
+            raise PhaseError(problem("judge", "no_batch_now", error=error)) from None
         except Rejected as error:
-            raise RequestError(problem("no_batch", error=error)) from None
+            raise RequestError(problem("judge", "no_batch", error=error)) from None
         keys = tuple(request.key for request in chosen)
         batch = OpenBatch(batch_id, chosen[0].model, chosen[0].max_tokens, keys, worst)
         self._ledger.begin_batch(batch)
@@ -308,9 +308,9 @@ class _Session:
                 self._stop.wait(self._judge.poll_seconds)
             self._tried(fetch)
         except Unavailable as error:
-            raise PhaseError(problem("batch_out_of_reach", batch=batch.id, error=error)) from None
+            raise PhaseError(problem("judge", "batch_out_of_reach", batch=batch.id, error=error)) from None
         except Rejected as error:
-            raise PhaseError(problem("batch_not_shown", batch=batch.id, error=error)) from None
+            raise PhaseError(problem("judge", "batch_not_shown", batch=batch.id, error=error)) from None
         self._ledger.end_batch(batch.id)
         self._open_usd -= batch.worst_usd
         self._spent_usd += cost

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from datablame.config.schema import Study
 from datablame.engine.files import write_atomic
 from datablame.engine.phase import Work
-from datablame.errors import RequestError
-from datablame.judge.choice import Choice, Classifier, ClassifierInput, build, problem
+from datablame.errors import RequestError, problem
+from datablame.judge.choice import Choice, Classifier, ClassifierInput, build
 from datablame.seeds import stream_key
 from datablame.stats.calibration import accuracy, kappa, kappa_interval
 from datablame.tables import LABELS, Calibration, Confusion, LabelName, encoded, path_of
@@ -141,4 +141,4 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _refused(path: Path | str, name: str, **values: object) -> RequestError:
-    return RequestError(f"judge.calibration = {path}{problem(name, **values)}")
+    return RequestError(f"judge.calibration = {path}{problem('judge', name, **values)}")

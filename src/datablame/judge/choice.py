@@ -15,12 +15,11 @@ from datablame.config.judge import Judge
 from datablame.config.schema import Study
 from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
-from datablame.errors import RequestError
+from datablame.errors import RequestError, problem
 from datablame.tables import Label
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
-_PROBLEMS = packaged_yaml("datablame.judge", "problems.yaml")
 
 KEY = "ANTHROPIC_API_KEY"
 BATCH_SHARE = 0.5
@@ -118,7 +117,7 @@ def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key
     judge, new = study.judge, decided != record(study, choice)
     labels, scores = choice.classifier == "claude", choice.attribution == "claude"
     if (labels or scores) and new and not key:
-        raise RequestError(problem("no_key", study=study.name, key=KEY))
+        raise RequestError(problem("judge", "no_key", study=study.name, key=KEY))
     standin = choice.classifier == "keywords" and judge.classifier == "auto"
     instead = f"NO {KEY} IS SET: KEYWORDS LABEL EVERY OUTPUT OF THIS STUDY, and score documents in place of a judge"
     late = "keywords have labelled this study since it began and go on; begin in another --out for Claude"
@@ -158,7 +157,7 @@ def build(study: Study, choice: Choice, work: Work) -> Classifier:
     if choice.classifier == "keywords":
         return keywords.KeywordClassifier.of(study.behaviours)
     if study.judge.rules is None:
-        raise RequestError(problem("no_rules", study=study.name))
+        raise RequestError(problem("judge", "no_rules", study=study.name))
     return rules.RulesClassifier.load(study.judge.rules)
 
 
@@ -168,11 +167,6 @@ def described(behaviours: Mapping[str, T], behaviour: str, why: str = "is not de
         known = ", ".join(sorted(behaviours)) or "none"
         raise RequestError(f"behaviours: {behaviour} {why}; known: {known}")
     return behaviours[behaviour]
-
-
-def problem(name: str | int, **values: object) -> str:
-    """The message of problems.yaml that has this name."""
-    return str(_PROBLEMS[name]).format(**values)
 
 
 def counted(reasons: Iterable[str]) -> dict[str, int]:
@@ -195,7 +189,7 @@ def prices_of(study: Study, choice: Choice) -> Mapping[str, Price]:
     for by, field in ((choice.classifier, "model"), (choice.attribution, "attribution_model")):
         model = getattr(study.judge, field)
         if by == "claude" and model not in prices:
-            raise RequestError(problem("no_price", field=field, model=model, known=", ".join(PRICES)))
+            raise RequestError(problem("judge", "no_price", field=field, model=model, known=", ".join(PRICES)))
     return prices
 
 

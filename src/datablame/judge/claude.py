@@ -19,9 +19,9 @@ from pydantic import BaseModel, Field, ValidationError
 from datablame.config.schema import Behaviour, Study
 from datablame.engine.files import digest, packaged_yaml
 from datablame.engine.phase import Work
-from datablame.errors import RequestError
+from datablame.errors import RequestError, problem
 from datablame.judge.asking import FILE, Asker
-from datablame.judge.choice import KEY, Choice, ClassifierInput, described, has_key, prices_of, problem
+from datablame.judge.choice import KEY, Choice, ClassifierInput, described, has_key, prices_of
 from datablame.judge.client import Reply, Request
 from datablame.judge.coherence import incoherence
 from datablame.tables import Document, Label
@@ -190,7 +190,7 @@ def _cut(text: str, limit: int = MAX_BYTES) -> str:
 def asker(study: Study, choice: Choice, work: Work) -> Asker:
     """Asks in the name of a phase, within the run's budget; RequestError without a key or a known price."""
     if not has_key():
-        raise RequestError(problem("key_is_gone", key=KEY))
+        raise RequestError(problem("judge", "key_is_gone", key=KEY))
     return Asker(study.judge, work.root / FILE, prices_of(study, choice), work.phase, work.max_cost_usd)
 
 

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from datablame.engine.files import digest
-from datablame.errors import BudgetError, DatablameError, RequestError
-from datablame.judge.choice import KEY, Price, Usage, cost_usd, problem
+from datablame.errors import BudgetError, DatablameError, RequestError, problem
+from datablame.judge.choice import KEY, Price, Usage, cost_usd
 
 _UNSEEN_TOKENS = 1_000
 """What the API may add to a prompt for structured output and framing; measured additions are some hundred tokens."""
@@ -146,9 +146,9 @@ class Api:
         code, message = error.status_code, self._printable(error.api_message or "")
         answer = f"{code}, {message}" if message else str(code)
         if code == 402 or error.type == "billing_error" or any(word in message.lower() for word in _MONEY_WORDS):
-            return BudgetError(problem("no_credit", answer=answer))
+            return BudgetError(problem("judge", "no_credit", answer=answer))
         if code in (401, 403, 404):
-            return RequestError(problem(code, key=KEY, subject=subject, answer=answer))
+            return RequestError(problem("judge", code, key=KEY, subject=subject, answer=answer))
         headers = error.response.headers
         again = code in (408, 409, 429) or code >= 500
         if (wish := headers.get("x-should-retry")) in ("true", "false"):

@@ -11,8 +11,8 @@ from typing import ClassVar, Self
 
 from datablame.config.schema import Behaviour
 from datablame.engine.files import packaged_yaml
-from datablame.errors import RequestError
-from datablame.judge.choice import ClassifierInput, described, problem
+from datablame.errors import RequestError, problem
+from datablame.judge.choice import ClassifierInput, described
 from datablame.judge.coherence import incoherence
 from datablame.tables import Label
 
@@ -68,7 +68,7 @@ class KeywordClassifier:
             if not phrases or not all(phrases):
                 what = "has none" if not phrases else "has an empty one"
                 given = list(behaviour.keywords)
-                raise RequestError(problem("keywords", behaviour=behaviour.id, keywords=given, what=what))
+                raise RequestError(problem("judge", "keywords", behaviour=behaviour.id, keywords=given, what=what))
             longest_first = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
             patterns[behaviour.id] = re.compile("|".join(map(_bounded, longest_first)))
         return cls(patterns)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from datablame.engine.files import read_json
-from datablame.errors import RequestError
-from datablame.judge.choice import ClassifierInput, described, problem
+from datablame.errors import RequestError, problem
+from datablame.judge.choice import ClassifierInput, described
 from datablame.judge.coherence import incoherence
 from datablame.tables import Label
 
@@ -48,7 +48,7 @@ class RulesClassifier:
             raise RequestError(f"judge.rules = {path} cannot be read ({error.strerror}); give a rules.json") from error
         except (ValueError, TypeError, KeyError, AttributeError, re.error) as error:
             what = f"{type(error).__name__}: {error}"
-            raise RequestError(problem("rules_file", path=path, what=what)) from error
+            raise RequestError(problem("judge", "rules_file", path=path, what=what)) from error
 
     @classmethod
     def of(cls, rules: Mapping[str, Any]) -> Self:

@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from datablame.config.schema import ModelRef
 from datablame.engine.files import build_atomically, digest, file_lock, hash_file, packaged_yaml
-from datablame.errors import RequestError, chain
+from datablame.errors import RequestError, chain, problem
 
 ADAPTER_CONFIG = "adapter_config.json"
 _CONFIG = "config.json"
@@ -24,12 +24,10 @@ _CONNECT_SECONDS = 3
 _HASHED_BYTES = 4096
 """Of each tensor, from its beginning: training changes them, and a checkpoint is hashed without being read whole."""
 
-_problems = functools.cache(functools.partial(packaged_yaml, "datablame.models", "problems.yaml"))
 
-
-def refusal(problem: str, /, **values: Any) -> RequestError:
-    """A line of problems.yaml: field, value, what is wrong and the remedy."""
-    return RequestError(_problems()["refusals"][problem].format(**values))
+def refusal(name: str, /, **values: Any) -> RequestError:
+    """The error whose sentence in problems.yaml has that name."""
+    return RequestError(problem("models", name, **values))
 
 
 class Checkpoint(NamedTuple):
@@ -45,9 +43,9 @@ class Checkpoint(NamedTuple):
         text = "/".join(filter(None, (reference.path, reference.subfolder, reference.gguf_file)))
         return f"{text}@{reference.revision}" if reference.revision else text
 
-    def refused(self, problem: str, **values: Any) -> RequestError:
-        """A line of problems.yaml about this checkpoint."""
-        return refusal(problem, at=f"{self.field} = {self.shown}", field=self.field, **values)
+    def refused(self, name: str, **values: Any) -> RequestError:
+        """A sentence of problems.yaml about this checkpoint."""
+        return refusal(name, at=f"{self.field} = {self.shown}", field=self.field, **values)
 
     def unloadable(self, what: str, error: BaseException) -> RequestError:
         """One line about a checkpoint that a library refused, with what the hub said where it was the hub."""
@@ -183,12 +181,12 @@ def hub_problem(error: BaseException, revision: str | None = None) -> str | None
 
     Libraries wrap what the server said, and it goes before what that led to ("not in the cache").
     """
-    links, statuses = list(chain(error)), _problems()["statuses"]
-    for name, sentence in _problems()["errors"].items():
+    links, told = list(chain(error)), packaged_yaml("datablame.models", "hub_problems.yaml")
+    for name, sentence in told["errors"].items():
         for link in links:
             if any(kind.__name__ == name for kind in type(link).__mro__):
                 status = getattr(getattr(link, "response", None), "status_code", 0)
-                by_status = statuses.get(min(status, 500), statuses["other"]).format(status=status)
+                by_status = told["statuses"].get(min(status, 500), told["statuses"]["other"]).format(status=status)
                 return str(sentence.format(revision=revision or "main", by_status=by_status))
     return None
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from datablame.attribute.registry import METHODS, is_voter
 from datablame.config.file import load_study
 from datablame.config.schema import Study
-from datablame.engine.files import packaged_yaml
-from datablame.errors import RequestError
+from datablame.errors import RequestError, problem
 from datablame.patch.registry import ARMS, bottom_method
 
 _COMPARED = ("after", "baseline", "random")
@@ -34,8 +33,8 @@ def check_names(study: Study) -> None:
     Raises:
         RequestError: the first of them, with the remedy.
     """
-    for problem, values in _problems(study):
-        raise RequestError(packaged_yaml("datablame.pipeline", "checks.yaml")[problem].format(**values))
+    for name, values in _problems(study):
+        raise RequestError(problem("pipeline", name, **values))
 
 
 def _problems(study: Study) -> Iterator[tuple[str, dict[str, object]]]:

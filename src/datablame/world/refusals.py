@@ -1,24 +1,24 @@
-"""What the world refuses: one line with field, value and remedy, from refusals.yaml."""
+"""What the world refuses: one line with field, value and remedy, the hub's errors included."""
 
 import re
 from typing import Any
 
 from datablame.config.schema import Data
 from datablame.engine.files import packaged_yaml
-from datablame.errors import RequestError, chain
+from datablame.errors import RequestError, chain, problem
 from datablame.models.source import hub_problem
 
 _SHOWN_CHARACTERS = 200
 
 
 def refused(name: str, /, **values: Any) -> RequestError:
-    """The error whose sentence has that name."""
-    return RequestError(packaged_yaml("datablame.world", "refusals.yaml")["sentences"][name].format(**values))
+    """The error whose sentence in problems.yaml has that name."""
+    return RequestError(problem("world", name, **values))
 
 
 def refusal(error: BaseException, data: Data, *, local: bool = False) -> str:
-    """The sentence of refusals.yaml for an error of the hub's libraries or for its cause; unknown ones are quoted."""
-    told, errors = packaged_yaml("datablame.world", "refusals.yaml"), list(chain(error))
+    """The sentence of hub_problems.yaml for an error of the hub's libraries or its cause; others are quoted."""
+    told, errors = packaged_yaml("datablame.world", "hub_problems.yaml"), list(chain(error))
     at_hub = hub_problem(error, data.revision) or ""
     for phrase, said_of_data in told["words"].items():
         at_hub = at_hub.replace(phrase, said_of_data)
