@@ -20,8 +20,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # To draw frames around help takes as long as the rest of it.
 )
-organism_app = typer.Typer(help="Model organisms: tiny models with planted causes.", no_args_is_help=True)
+organism_app = typer.Typer(
+    help="Model organisms: tiny models with planted causes.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(organism_app, name="organism")
 
 
@@ -107,11 +110,11 @@ def _phase_command(name: str, summary: str) -> None:
         _advance(folder, open_run(folder, None, resume=True), workers, as_json, max_cost, only=name)
 
 
-_phase_command("scan", "Phase 1: try a few prompts at every alpha and choose the focus prompts.")
-_phase_command("surface", "Phase 2: sample with LDA, label every output, draw the harmful rate against alpha.")
-_phase_command("attribute", "Phase 3: rank the training documents by every method and compare the rankings.")
-_phase_command("patch", "Phase 4: remove what each method flagged, train again, measure again.")
-_phase_command("report", "Phase 5: figures, tables, case study, write-up, slides, one HTML page.")
+_phase_command("scan", "Phase 1: a few prompts at every alpha; which ones to sample.")
+_phase_command("surface", "Phase 2: sample with LDA, label; the harmful rate against alpha.")
+_phase_command("attribute", "Phase 3: rank the training documents by every method.")
+_phase_command("patch", "Phase 4: remove what was flagged, train and measure again.")
+_phase_command("report", "Phase 5: figures, tables, write-up, slides, one HTML page.")
 app.command()(look.status)
 app.command()(look.presets)
 app.command()(look.methods)

@@ -55,11 +55,12 @@ def plan(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what a study would do, need and cost, offline and before anything is loaded.
+    """Show what a study would do, need and cost, before it starts.
 
-    Cells, outputs, trainings, documents, API calls and dollars, peak memory, expected time, and what its design can
-    show at best. Warnings name designs that cannot succeed. With --preregister the study is frozen into its run folder
-    instead: hypotheses, headline, alpha*, margins and tests, under a hash; the report says whether the run kept to it.
+    Offline, and nothing is loaded: cells, outputs, trainings, documents, API calls and dollars, peak memory, expected
+    time, and what its design can show at best. Warnings name designs that cannot succeed. With --preregister the
+    study is frozen into its run folder instead: hypotheses, headline, alpha*, margins and tests, under a hash; the
+    report says whether the run kept to it.
     """
     from datablame.cli.console import reporting
     from datablame.engine.execute import default_execution
@@ -82,9 +83,10 @@ def plan(
 
 
 def doctor(out: OutOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Check this machine: Python, torch, devices and types, memory, disk, key, hub, API; say what to do.
+    """Check this machine, and say what to do.
 
-    The key is never shown or sent. Exit code 1 means that datablame cannot run here; warnings stop nothing.
+    Python, torch, devices and types, memory, disk, key, hub, API. The key is never shown or sent. Exit code 1 means
+    that datablame cannot run here; warnings stop nothing.
     """
     from datablame.cli.doctor import can_run, examine, show
 
@@ -118,12 +120,12 @@ def power(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Say what a design can show, by simulation of whole studies and before anything is trained.
+    """Say what a design can show, by simulating whole studies.
 
-    Prints the power of the test that the report uses (exact permutation over training seeds, against random and
-    against baseline, Holm over the methods), the smallest p that so many seeds can give, how often naive tests over
-    samples or prompts raise a false alarm beside ours, and the cheapest design with 80 % power. The same request gives
-    the same numbers.
+    Prints, before anything is trained, the power of the test that the report uses (exact permutation over training
+    seeds, against random and against baseline, Holm over the methods), the smallest p that so many seeds can give,
+    how often naive tests over samples or prompts raise a false alarm beside ours, and the cheapest design with 80 %
+    power. The same request gives the same numbers.
 
     Example: datablame power --from .10 --to .05 --seeds 5 --holm 3
     """
@@ -143,7 +145,7 @@ def power(
 
 
 def status(folder: RunArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Show how far the world and each phase of a run are: done, stale, begun or missing."""
+    """Show how far each phase is: done, stale, begun or missing."""
     from datablame.pipeline.phases import open_run, states
 
     listed = states(open_run(folder, None, resume=True), folder)
@@ -155,7 +157,7 @@ def presets(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List the studies that ship with datablame, or print one of them as a start for your own."""
+    """List the studies that ship, or print one to start your own."""
     from datablame.config.file import load_study, preset_names, preset_text
 
     if name is not None:
@@ -166,7 +168,7 @@ def presets(
 
 
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """List the attribution methods: what each one compares and what it needs."""
+    """List the attribution methods and what each one compares."""
     from datablame.attribute.registry import described
 
     rows = described()
