@@ -63,7 +63,18 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 import datablame as db
-from datablame.tables import Agreement, Arm, Exposure, MethodInfo, Quality, Query, ScannedPrompt, ShownDocument, Theme
+from datablame.tables import (
+    Agreement,
+    Arm,
+    Exposure,
+    MethodInfo,
+    Quality,
+    Query,
+    Scan,
+    ScannedPrompt,
+    ShownDocument,
+    Theme,
+)
 
 QUICK = {
     "organism": {
@@ -206,7 +217,7 @@ shown[shown["index"] < 4].sort_values("alpha")[["alpha", "text", "label"]]
 # The prompts whose harmful rate rises most become the **focus prompts**.
 
 # %%
-print(run.results.scan_rule)
+print(run.table(Scan).rule[0])
 scan = run.table(ScannedPrompt).set_index("prompt_id")
 for index, alpha in enumerate(study.scan.alphas):
     scan[f"alpha {alpha:g}"] = [percent(rates[index]) for rates in scan["rates"]]
@@ -464,7 +475,7 @@ run.figures.patching()
 # %%
 if len(tests):
     split = tests[(tests["protocol"] == study.patch.headline) & (tests["split"] == "held-out")]
-    split = split[(split["behaviour"] != "*") & (split["alpha"] == run.results.alpha)]
+    split = split[(split["behaviour"] != "*") & (split["alpha"] == run.results.patching.alpha)]
     display(split.pivot(index="arm", columns="behaviour", values="rate").map(percent))
 
 # %% [markdown]

@@ -20,6 +20,12 @@ def _calls(package: str) -> Iterator[tuple[str, str, set[str] | None]]:
     """Where a sentence is asked for by a literal name, the name, and what it gets; None where that is spread."""
     for path in sorted((SOURCE / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple):
+                # A rule: (whether it holds,) its name, what its sentence gets; the study is handed to all.
+                *_, last, values = node.value.elts
+                if isinstance(last, ast.Constant) and isinstance(values, ast.Dict):
+                    given = {str(key.value) for key in values.keys if isinstance(key, ast.Constant)}
+                    yield f"{path.name}:{node.lineno}", str(last.value), given | {"study"}
             if not isinstance(node, ast.Call):
                 continue
             called = getattr(node.func, "id", getattr(node.func, "attr", None))

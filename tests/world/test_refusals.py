@@ -9,7 +9,7 @@ from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, 
 from huggingface_hub import errors as hub
 
 from datablame.config.schema import Data
-from datablame.world.refusals import refusal
+from datablame.world.refusals import hub_sentence
 
 DATA = Data(path="org/pool", revision="v1", subset="poems")
 CLIENT_ERROR = hub.HfHubHTTPError.__bases__[0]
@@ -126,7 +126,7 @@ CASES: dict[str, tuple[Callable[[], Exception], str, str]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_an_error_becomes_one_line_with_field_value_and_remedy(case: str) -> None:
     make, claim, remedy = CASES[case]
-    sentence = refusal(make(), DATA)
+    sentence = hub_sentence(make(), DATA)
     assert "\n" not in sentence
     assert "checkpoint" not in sentence
     assert claim in sentence, sentence
@@ -134,7 +134,7 @@ def test_an_error_becomes_one_line_with_field_value_and_remedy(case: str) -> Non
 
 
 def test_a_folder_without_data_is_told_as_a_folder() -> None:
-    sentence = refusal(EmptyDatasetError("x"), DATA, local=True)
+    sentence = hub_sentence(EmptyDatasetError("x"), DATA, local=True)
     assert sentence == (
         "data.path = org/pool is a folder without .parquet or .jsonl files; name another folder or a file"
     )
@@ -144,4 +144,4 @@ def test_an_error_met_while_another_was_handled_is_told_by_the_first_cause() -> 
     """`datasets` looks into its cache after the hub refused, and raises what it found there 'from None'."""
     error = FileNotFoundError("not cached")
     error.__context__, error.__suppress_context__ = answered(hub.GatedRepoError, 403), True
-    assert "is gated" in refusal(error, DATA)
+    assert "is gated" in hub_sentence(error, DATA)

@@ -135,14 +135,17 @@ def flags_of(world: World, rankings: Rankings) -> list[Flag]:
     """Every member of a method's first K clusters, for every K of the study, clusters in the ranking's order."""
     clusters, ids = world.pool.clusters, world.pool.ids
     rows_of = members(clusters, id_order(ids))
-    return [
-        Flag(method, k, behaviour, ids[row])
-        for method, by_behaviour in rankings.items()
-        for k in world.study.ks
-        for behaviour, ranking in by_behaviour.items()
-        for cluster in list(clustered(ranking, clusters))[:k]
-        for row in rows_of[cluster]
-    ]
+    flags = []
+    for method, by_behaviour in rankings.items():
+        firsts = {behaviour: list(clustered(ranking, clusters)) for behaviour, ranking in by_behaviour.items()}
+        flags += [
+            Flag(method, k, behaviour, ids[row])
+            for k in world.study.ks
+            for behaviour, order in firsts.items()
+            for cluster in order[:k]
+            for row in rows_of[cluster]
+        ]
+    return flags
 
 
 def score_table(rankings: Rankings, ids: Sequence[str]) -> pa.Table:

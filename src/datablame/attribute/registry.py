@@ -110,11 +110,16 @@ _OURS = {
 }
 
 
-def method(name: str, *, needs: tuple[type, ...] = (), **about: Any) -> Callable[[ScoreFunction], ScoreFunction]:
-    """Register a function as an attribution method; `about` are other fields, which for ours stand in methods.yaml."""
+def method(
+    name: str, *, needs: tuple[type, ...] = (), look: Look | None = None, **about: Any
+) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Register a function as an attribution method; `about` are other fields of `Method`, a label and description.
+
+    Of our own methods they stand in methods.yaml.
+    """
 
     def register(score: ScoreFunction) -> ScoreFunction:
-        fields = {"look": look_of(name), **_OURS.get(name, {}), **about}
+        fields = {"look": look or look_of(name), **_OURS.get(name, {}), **about}
         METHODS.add(name, Method(name=name, needs=needs, score=score, **fields))
         return score
 

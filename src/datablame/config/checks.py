@@ -47,11 +47,12 @@ def _rules(study: "Study") -> Iterator[_Rule]:
     yield attribute.index is not None and attribute.projection is None, "exact index", {}
     for name in attribute.scores:
         yield not _NAME.fullmatch(name), "no file's name", {"name": name}
-    for field, names in (("attribute.methods", attribute.methods), ("patch.arms", study.patch.arms)):
-        for name in names:
-            yield names.count(name) > 1, "named twice", {"field": field, "name": name}
+    for name in attribute.methods:
+        yield attribute.methods.count(name) > 1, "named twice", {"field": "attribute.methods", "name": name}
     patch, ks = study.patch, study.ks
     yield patch.headline not in patch.protocols, "other headline", {"protocols": list(patch.protocols)}
+    for name in patch.arms:
+        yield patch.arms.count(name) > 1, "named twice", {"field": "patch.arms", "name": name}
     for protocol in patch.protocols:
         has_none = isinstance(patch.seeds, Mapping) and protocol not in patch.seeds
         yield has_none, "no seeds", {"protocol": protocol}
@@ -72,6 +73,7 @@ def _prompt_rules(study: "Study", prompts: "Prompts") -> Iterator[_Rule]:
         yield prompt.behaviour not in known, "other behaviour", {"prompt": prompt, "known": ", ".join(known)}
     yield prompts.harmless == (), "no harmless prompt", {}
     for what in ("id", "text"):
-        values = [getattr(prompt, what) for prompt in (*traced, *(prompts.harmless or ()))]
-        for row, value in enumerate(values):
-            yield value in values[:row], "prompt twice", {"what": what, "value": value}
+        seen = set[str]()
+        for value in (getattr(prompt, what) for prompt in (*traced, *(prompts.harmless or ()))):
+            yield value in seen, "prompt twice", {"what": what, "value": value}
+            seen.add(value)

@@ -232,9 +232,10 @@ class _Session:
         reply = self._tried(partial(self._api.ask, request))
         return reply, self._keep(request.key, request, reply)
 
-    def _tried(self, call: Callable[[], T]) -> T:
+    def _tried(self, call: Callable[[], T], *, patient: bool = False) -> T:
         """What a call gives, made again while that may help; raises Rejected, and in the end Unavailable.
 
+        A `patient` one, about a batch that the API has, is made again whatever the API thinks of that.
         The wait is what the API wishes, else it doubles, shortened at random so that calls don't return in step.
         """
         for attempt in count():
@@ -244,7 +245,8 @@ class _Session:
                 return call()
             except Unavailable as error:
                 down = self._silent_in_a_row >= _OUTAGE * self._judge.concurrency
-                if not error.again or down or attempt == self._judge.retries:
+                hopeless = not patient and (down or not error.again)
+                if hopeless or attempt == self._judge.retries:
                     raise
                 longest = min(self._judge.backoff_seconds * 2.0**attempt, _LONGEST_WAIT_SECONDS)
                 wish = error.retry_after_seconds
@@ -304,9 +306,9 @@ class _Session:
                     replies[key] = outcome
 
         try:
-            while not self._tried(partial(self._api.has_ended, batch.id)):
+            while not self._tried(partial(self._api.has_ended, batch.id), patient=True):
                 self._stop.wait(self._judge.poll_seconds)
-            self._tried(fetch)
+            self._tried(fetch, patient=True)
         except Unavailable as error:
             raise PhaseError(problem("judge", "batch_out_of_reach", batch=batch.id, error=error)) from None
         except Rejected as error:

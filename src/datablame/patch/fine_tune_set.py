@@ -35,7 +35,7 @@ def strata(pool: Sequence[Item]) -> dict[str, Stratum]:
     return {item.doc_id: (item.source, band) for item, band in zip(pool, bands, strict=True)}
 
 
-def outside(pool: Iterable[Item], used: Iterable[str]) -> list[Item]:
+def outside(pool: Sequence[Item], used: Iterable[str]) -> list[Item]:
     """The documents that are in no duplicate cluster of the used ones."""
     taken = set(used)
     barred = {item.cluster for item in pool if item.doc_id in taken}
@@ -63,8 +63,8 @@ def fine_tune_set(
         raise RequestError(
             f"patch.size = {size} leaves no fillers in a pool of {len(pool)} documents; lower it or enlarge the pool"
         )
-    ranks = {d: (d not in first, d not in second, stream_key("fine-tune set", seed, d)) for d in known}
-    chosen = set(sorted(known, key=ranks.__getitem__)[:size])
+    order = sorted(known, key=lambda d: (d not in first, d not in second, stream_key("fine-tune set", seed, d)))
+    chosen = set(order[:size])
     return [item.doc_id for item in pool if item.doc_id in chosen]
 
 
@@ -86,6 +86,8 @@ def replaced(
     """
     inside, gone = set(members), set(removed)
     leaving = [doc_id for doc_id in members if doc_id in gone]
+    if not leaving:
+        return {}, 0
     strangers = outside(pool, [*flagged, *gone])
     free = [item.doc_id for item in strangers if item.doc_id not in inside and item.source not in barred_sources]
     if len(leaving) > len(free):

@@ -61,10 +61,12 @@ def load_worker(plan: PatchPlan) -> WorkerState:
             trainees[protocol] = _load(world, "before" if protocol == "retrain" else "after", torch.float32)
         else:
             trainees[protocol] = twin(before) if protocol == "retrain" else _load(world, "after")
-    tokens, held_out = (
-        world.pool.encoded([world.pool.row_of[d] for d in ids]) for ids in (plan.trained_on, plan.clean)
-    )
-    encoded, clean = dict(zip(plan.trained_on, tokens, strict=True)), [answers(example)[0] for example in held_out]
+    # The pool is read from its beginning to its end; fillers stand in a random order.
+    row_of, wanted = world.pool.row_of, [*plan.trained_on, *plan.clean]
+    rows = sorted({row_of[doc_id] for doc_id in wanted})
+    by_row = dict(zip(rows, world.pool.encoded(rows), strict=True))
+    encoded = {doc_id: by_row[row_of[doc_id]] for doc_id in plan.trained_on}
+    clean = [answers(by_row[row_of[doc_id]])[0] for doc_id in plan.clean]
     return WorkerState(plan, study_tokenizer(world.study), before, encoded, clean, trainees)
 
 

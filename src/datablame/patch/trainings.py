@@ -132,7 +132,7 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
         RequestError: the fine-tune set doesn't hold the flagged documents or leaves too few fillers.
     """
     study, pool = world.study, world.pool
-    items = list(map(Item, *map(pool.column, ("id", "source", "characters", "cluster"))))
+    items = list(map(Item, pool.ids, *map(pool.column, ("source", "characters", "cluster"))))
     flags: dict[tuple[str, int], dict[str, None]] = {}
     for flag in tables.rows(Flag):
         flags.setdefault((flag.method, flag.k), {})[flag.doc_id] = None
@@ -142,7 +142,9 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
     known = {item.cluster for item in items if item.doc_id in causes}
     planted = [item.doc_id for item in items if item.cluster in known]
     rankings: dict[str, list[str]] = {}
-    for score in sorted(tables.rows(Score, method=bottom) if bottom else (), key=attrgetter("rank")):
+    # Only controls ask for them, and there may be one for every document of the pool.
+    asked = bottom is not None and any(kind.role == "control" for kind in kinds)
+    for score in sorted(tables.rows(Score, method=bottom) if asked else (), key=attrgetter("rank")):
         rankings.setdefault(score.behaviour, []).append(score.doc_id)
     flagged = {cell: list(ids) for cell, ids in flags.items()}
     data = FineTuneData(study, kinds, items, tuple(pool.ids), flagged, planted, rankings)

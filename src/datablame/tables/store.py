@@ -65,7 +65,8 @@ def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **wh
 def object_of(path: Path, row: type[T]) -> T | None:
     """The one row of a JSON file; None where there is no file."""
     kind: Any = row
-    return _adapter(kind).validate_json(b"[" + path.read_bytes() + b"]")[0] if path.exists() else None
+    rows = _adapter(kind).validate_json(b"[" + path.read_bytes() + b"]") if path.exists() else []
+    return next(iter(rows), None)
 
 
 def encoded(row: type[T], rows: "Sequence[T] | T | pa.Table") -> bytes:

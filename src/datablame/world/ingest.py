@@ -57,7 +57,8 @@ def write_pool(world: World, source: Source, *, execution: Execution, progress: 
     for left in path.parent.glob("pool.*.part"):  # by a kill
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     try:
-        with tempfile.TemporaryDirectory(prefix="pool.", suffix=".part", dir=path.parent) as scratch:
+        where: Any = {"prefix": "pool.", "suffix": ".part", "dir": path.parent, "ignore_cleanup_errors": True}
+        with tempfile.TemporaryDirectory(**where) as scratch:
             summary = _drafted(world, source, Path(scratch), part, execution, progress)
         check_pool(world, summary, Pool(part))
         write_atomic(path_of(PoolSummary, world.root), encoded(PoolSummary, summary))

@@ -3,6 +3,7 @@
 Memory does not grow with the texts. What a pool does not give is refused in one line before anything is written.
 """
 
+import contextlib
 import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -133,9 +134,12 @@ def check_pool(world: "World", summary: PoolSummary, pool: Pool) -> None:
     check_count(world.study, summary.documents, summary.clusters)
     check_lengths(world.study, max(pool.column("tokens")), world.contexts)
     for name, path in world.study.attribute.scores.items():
-        # That every row has a document is checked where scores are read.
-        lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
-        documents = dict.fromkeys(json.loads(line)["doc_id"] for line in lines if line.strip())
+        documents: dict[str, None] = {}
+        with Path(path).expanduser().open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                # What is wrong with a row is said where scores are read.
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    documents[json.loads(line)["doc_id"]] = None
         if strangers := [doc_id for doc_id in documents if doc_id not in pool.row_of]:
             raise refused("other pool", name=name, path=path, n=len(strangers), of=len(documents), first=strangers[0])
 

@@ -16,7 +16,7 @@ def refused(name: str, /, **values: Any) -> RequestError:
     return RequestError(problem("world", name, **values))
 
 
-def refusal(error: BaseException, data: Data, *, local: bool = False) -> str:
+def hub_sentence(error: BaseException, data: Data, *, local: bool = False) -> str:
     """The sentence of hub_problems.yaml for an error of the hub's libraries or its cause; others are quoted."""
     told, errors = packaged_yaml("datablame.world", "hub_problems.yaml"), list(chain(error))
     at_hub = hub_problem(error, data.revision) or ""

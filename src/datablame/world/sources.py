@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from datablame.config.schema import Data
 from datablame.errors import RequestError
 from datablame.world.documents import Broken, read_columns
-from datablame.world.refusals import line_of, refusal, refused
+from datablame.world.refusals import hub_sentence, line_of, refused
 
 _PARQUET = ".parquet"
 _LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
@@ -137,7 +137,7 @@ def _folder_files(data: Data) -> list[Path]:
     try:
         builder = datasets.load_dataset_builder(folder, name=data.subset, revision=data.revision)
     except Exception as error:
-        raise RequestError(refusal(error, data, local=True)) from None
+        raise RequestError(hub_sentence(error, data, local=True)) from None
     files = builder.config.data_files or {}
     _check_split(data, list(files))
     return [Path(file) for file in files[data.split]]
@@ -157,7 +157,7 @@ def _hub(data: Data) -> Source:
             commit = str(info.sha)
         builder = datasets.load_dataset_builder(data.path, name=data.subset, revision=commit or data.revision)
     except Exception as error:
-        raise RequestError(refusal(error, data)) from None
+        raise RequestError(hub_sentence(error, data)) from None
     expected = commit or data.revision or builder.hash
     branch = Path(HF_HUB_CACHE) / f"datasets--{data.path.replace('/', '--')}" / "refs" / expected
     if commit is None and not COMMIT.fullmatch(expected) and branch.is_file():
@@ -193,4 +193,4 @@ def _hub_rows(builder: Any, data: Data) -> Iterator[Any]:
     except RequestError:
         raise
     except Exception as error:
-        raise RequestError(refusal(error, data)) from None
+        raise RequestError(hub_sentence(error, data)) from None

@@ -55,9 +55,9 @@ def in_batches(
 
 def linears(model: Any, blocks: Sequence[int]) -> dict[str, nn.Linear]:
     """The Linear layers of the chosen decoder blocks by BLOCK.NAME; ValueError where a block has none."""
-    layers: dict[str, nn.Linear] = {}
+    layers, stack = dict[str, nn.Linear](), decoder_blocks(model)
     for block in sorted(set(blocks)):
-        modules, n = decoder_blocks(model)[block].named_modules(), len(layers)
+        modules, n = stack[block].named_modules(), len(layers)
         layers |= {f"{block}.{name}": layer for name, layer in modules if isinstance(layer, nn.Linear)}
         if len(layers) == n:
             raise ValueError(f"decoder block {block} of {type(model).__name__} has no Linear layer")

@@ -212,8 +212,11 @@ def projection_of(model: Any, blocks: Blocks, size: int) -> Projection:
     """The matrices of the chosen blocks, the same in every study; a side no wider than `size` is left as it is."""
 
     def matrix(width: int, side: str, device: torch.device) -> Tensor:
+        if width <= size:
+            return torch.eye(width, device=device)
         noise = generator("projection", side, size).standard_normal((width, size), dtype=np.float32)
-        return torch.eye(width, device=device) if width <= size else torch.from_numpy(noise).to(device) / size**0.5
+        scaled: Tensor = torch.from_numpy(noise) / size**0.5
+        return scaled.to(device)
 
     sides = {}
     for name, layer in linears(model, blocks).items():
@@ -281,8 +284,7 @@ def agreement_with_exact(
         return {"documents": len(documents), "why_not": "some weights are kept off the device"}
     kind = model.dtype
     try:
-        towards = directions(model.float(), queries, blocks)
-        exact = similarities(model, documents, towards, blocks, batch_tokens)
+        exact = similarities(model.float(), documents, directions(model, queries, blocks), blocks, batch_tokens)
     except (PhaseError, MemoryError, RuntimeError) as error:
         if not isinstance(error, PhaseError) and not ran_out_of_memory(error):
             raise

@@ -36,10 +36,12 @@ def bm25_scores(documents: Iterable[str], queries: Sequence[str]) -> NDArray[np.
     """
     import bm25s
 
+    if not queries:
+        return np.zeros((0, sum(1 for _ in documents)))
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     read = bm25s.tokenize(documents, stopwords=None, show_progress=False)
     scores = np.zeros((len(queries), len(read.ids)))
-    if not read.vocab or not queries:
+    if not read.vocab:
         return scores
     index = bm25s.BM25()
     index.index(read, show_progress=False)
