@@ -199,7 +199,7 @@ def main() -> None:
         write_documents(folder / "documents.parquet", options)
         root = folder / "run"
         where = _capped(options)
-        execution = default_execution(options.device)._replace(workers=1)
+        execution = default_execution(workers=1)
         run_study(study_of(folder, options), root, execution=execution, progress=Quiet())
         lines = table(root, options)
     print(f"# Memory and throughput of every phase, {date.today().isoformat()}\n")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from datablame.config.file import load_study
 from datablame.config.schema import Study
-from datablame.engine.execute import Execution, Progress, Silent, cores
+from datablame.engine.execute import Progress, Silent, default_execution
 from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
@@ -82,18 +82,8 @@ class Figures:
         return overview_drawn(results, verdict(results), findings(results))
 
 
-def _frame(row: type, about: str) -> property:
-    return property(lambda run: run.table(row), doc=about)
-
-
 class Run:
     """A run folder, whatever of it is finished; nothing is read before it is asked for."""
-
-    scan_samples = _frame(ScanSample, "The outputs of the scan with their labels.")
-    samples = _frame(SurfaceSample, "The outputs of the surface phase with their labels.")
-    rates = _frame(Rate, "Harmful rates by prompt, behaviour, split and alpha, with Wilson intervals.")
-    flagged = _frame(Flag, "What each method flagged at each K: `method, k, behaviour, doc_id`.")
-    arm_rates = _frame(ArmRate, "Every measured cell of every arm, as in patching_comparison.csv.")
 
     def __init__(self, root: Path) -> None:
         if not (root / "study.yaml").is_file():
@@ -119,6 +109,31 @@ class Run:
     def status(self) -> dict[str, str]:
         """How far each phase is: done, stale, begun or missing."""
         return dict(states(self.study, self.root))
+
+    @property
+    def scan_samples(self) -> pd.DataFrame:
+        """The outputs of the scan with their labels."""
+        return self.table(ScanSample)
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """The outputs of the surface phase with their labels."""
+        return self.table(SurfaceSample)
+
+    @property
+    def rates(self) -> pd.DataFrame:
+        """Harmful rates by prompt, behaviour, split and alpha, with Wilson intervals."""
+        return self.table(Rate)
+
+    @property
+    def flagged(self) -> pd.DataFrame:
+        """What each method flagged at each K: `method, k, behaviour, doc_id`."""
+        return self.table(Flag)
+
+    @property
+    def arm_rates(self) -> pd.DataFrame:
+        """Every measured cell of every arm, as in patching_comparison.csv."""
+        return self.table(ArmRate)
 
     def scores(self, method: str) -> pd.DataFrame:
         """One method's documents by behaviour, the most responsible first: `behaviour, doc_id, score, rank`.
@@ -231,7 +246,7 @@ def run(
     loaded = load(study) if isinstance(study, str) else study
     root = Path(out) if out is not None else Path("runs") / loaded.name
     opened = open_run(root, loaded, resume=True)
-    execution = Execution(cores() if workers is None else workers, threads=1)
+    execution = default_execution(workers)
     run_study(opened, root, execution=execution, progress=progress or Silent(), until=until, max_cost_usd=max_cost_usd)
     return Run(root)
 

@@ -36,15 +36,15 @@ def main() -> None:
     try:
         app()
     except (DatablameError, OSError) as error:
-        from datablame.engine.files import packaged_yaml
-
-        remedies = packaged_yaml("datablame.cli", "texts/os_errors.yaml")
         if isinstance(error, DatablameError):
             message, code = str(error), error.exit_code
-        elif remedy := remedies.get(errno.errorcode.get(error.errno or 0)):
-            message, code = f"{error.filename or 'a file'}: {remedy}. What was finished stays usable.", 1
         else:
-            raise
+            from datablame.engine.files import packaged_yaml
+
+            remedies = packaged_yaml("datablame.cli", "texts/os_errors.yaml")
+            if (remedy := remedies.get(errno.errorcode.get(error.errno or 0))) is None:
+                raise
+            message, code = f"{error.filename or 'a file'}: {remedy}. What was finished stays usable.", 1
         if "--debug" in sys.argv:
             traceback.print_exc()
         printable = "".join(c if c.isprintable() else " " for c in message)
@@ -111,7 +111,7 @@ def _phase_command(name: str, summary: str) -> None:
 
 
 _phase_command("scan", "Phase 1: a few prompts at every alpha; which ones to sample.")
-_phase_command("surface", "Phase 2: sample with LDA, label; the harmful rate against alpha.")
+_phase_command("surface", "Phase 2: sample with LDA, label; harmful rate against alpha.")
 _phase_command("attribute", "Phase 3: rank the training documents by every method.")
 _phase_command("patch", "Phase 4: remove what was flagged, train and measure again.")
 _phase_command("report", "Phase 5: figures, tables, write-up, slides, one HTML page.")
@@ -125,10 +125,10 @@ def _advance(
     root: Path, study: Any, workers: int | None, as_json: bool, max_cost: float | None, **which: str | None
 ) -> None:
     from datablame.cli.console import reporting
-    from datablame.engine.execute import Execution, cores
+    from datablame.engine.execute import default_execution
     from datablame.pipeline.run import run_study
 
-    execution = Execution(cores() if workers is None else workers, threads=1)
+    execution = default_execution(workers)
     with reporting() as progress:
         skipped = run_study(study, root, execution=execution, progress=progress, max_cost_usd=max_cost, **which)
     _print_outcome(root, skipped, as_json)

@@ -184,7 +184,10 @@ def organism_make(
     planted: Annotated[int, typer.Option(min=0, help="Planted documents for each behaviour.")] = 20,
     debug: DebugOption = False,
 ) -> None:
-    """Make a model organism: before/, after/, documents.parquet, prompts.jsonl, truth.jsonl, rules.json."""
+    """Make a model organism in a folder.
+
+    It holds before/, after/, documents.parquet, prompts.jsonl, truth.jsonl, rules.json.
+    """
     from datablame.cli.console import reporting
     from datablame.config.schema import Organism
     from datablame.organism.make import RECIPES, make

@@ -42,7 +42,13 @@ def _tables(plan: Plan) -> Iterator[tuple[str, Sequence[str], Iterable[Sequence[
         "Patching",
         ("protocol", "arms", "seeds", "trainings", "method", "documents seen", "tokens at most"),
         (
-            (each.protocol, each.arms, each.seeds, each.trainings, each.method, each.documents, each.tokens)
+            (
+                each.protocol,
+                *map(str, (each.arms, each.seeds, each.trainings)),
+                each.method,
+                each.documents,
+                each.tokens,
+            )
             for each in counts.trainings
         ),
         "arms that are trained, an arm once for each K; the arm after is the after model itself",
@@ -52,8 +58,8 @@ def _tables(plan: Plan) -> Iterator[tuple[str, Sequence[str], Iterable[Sequence[
         "Attribution",
         ("what", "at most"),
         [
-            ("behaviours with something to trace", reading.behaviours),
-            ("harmful outputs traced", reading.queries),
+            ("behaviours with something to trace", str(reading.behaviours)),
+            ("harmful outputs traced", str(reading.queries)),
             ("BM25 candidates for each behaviour", reading.candidates),
             *((f"documents passed for {of}", "the whole pool" if n is None else n) for of, n in passed.items()),
         ],

@@ -54,21 +54,22 @@ def checked(
     Raises:
         RequestError: an option's value cannot be simulated.
     """
-    options = {**counts, "simulations": simulations}
-    ranges = [(name, n, _LEAST.get(name, 1), _LARGEST[name]) for name, n in options.items()]
+
+    def within(name: str, n: int) -> tuple[str, int, bool, str]:
+        least, most = _LEAST.get(name, 1), _LARGEST[name]
+        return name, n, least <= n <= most, f"is not between {least} and {most:,}; choose a number there"
+
     rules = (
         ("from", from_rate, 0 < from_rate < 1, "is not above 0 and below 1; give the rate as a share, .10 for 10 %"),
         ("to", to_rate, 0 <= to_rate < 1, "is not at least 0 and below 1; give the rate as a share, .05 for 5 %"),
         ("to", to_rate, from_rate != to_rate, "equals --from, so that there is nothing to find; give another rate"),
-        *(
-            (name, n, least <= n <= most, f"is not between {least} and {most:,}; choose a number there")
-            for name, n, least, most in ranges
-        ),
+        *(within(name, n) for name, n in counts.items()),
         *(
             (f"{name}-deviation", logits, 0 <= logits <= _WIDEST, f"is not between 0 and {_WIDEST:g} logits; lower it")
             for name, logits in deviations.items()
         ),
         ("training-cost", training_cost, 0 <= training_cost < inf, "is not a number of outputs; give 0 or more"),
+        within("simulations", simulations),
     )
     for option, value, possible, problem in rules:
         if not possible:

@@ -66,9 +66,9 @@ class Silent:
         """Say nothing."""
 
 
-def default_execution(device: str = "cpu") -> Execution:
-    """One single-threaded worker a core, for small models run slower on two threads; one alone for a graphics card."""
-    return Execution(workers=cores() if device == "cpu" else 1, threads=1)
+def default_execution(workers: int | None = None) -> Execution:
+    """One worker a core unless another number is asked for, single-threaded: small models run slower on two threads."""
+    return Execution(workers=cores() if workers is None else workers, threads=1)
 
 
 _peaks: dict[int, float] = {}

@@ -12,8 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from datablame.errors import PhaseError, RequestError
@@ -67,6 +65,9 @@ def packaged_yaml(package: str, name: str) -> Any:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write plain rows as Parquet, as people bring them; what phases yield is typed (`tables.encoded`)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), buffer, compression="zstd")
     write_atomic(path, buffer.getvalue())

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 from datablame.report.gates import LEVEL
 from datablame.report.results import Results
-from datablame.report.wording import Statement, Told, number, percent, statements
+from datablame.report.wording import Given, Statement, number, percent, statements
 from datablame.tables import EVERY
 
 _ROUNDING = 1e-12
 _LITTLE = 0.8
 """Share of a method's average precision from which a confounder alone does nearly as well."""
 _POOLS = {"whole": "the whole pool", "candidates": "the BM25 candidates"}
-_Findings = Iterator[tuple[str, Told]]
+_Findings = Iterator[tuple[str, Given]]
 
 
 def findings(results: Results) -> list[Statement]:

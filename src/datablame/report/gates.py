@@ -42,7 +42,7 @@ def gates(results: Results) -> list[Statement]:
         _unscored(results),
         _gate("classifier", None if kappa is None else not beyond(LEAST_KAPPA, kappa), people | {"least": LEAST_KAPPA}),
         _gate("alpha*", found is not None, {"least": least, "alpha_star": found, "coherence": coherence}),
-        _gate("A/A pair", None if p is None else not beyond(LEVEL, p), again, why=pair and pair.why_no_p, level=LEVEL),
+        _gate("A/A pair", None if p is None else not beyond(LEVEL, p), again, pair=pair, level=LEVEL),
         _gate("reproduction", reproduced, {"after": after, "baseline": baseline, "least_share": REPRODUCED}),
     ]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from datablame.report.gates import LEAST_KAPPA, LEVEL, MOST_UNSCORED, REPRODUCED, without_random
 from datablame.report.results import Results
-from datablame.report.wording import Statement, Told, behaviour_text, number, percent, statements
+from datablame.report.wording import Given, Statement, behaviour_text, number, percent, statements
 from datablame.stats.intervals import wilson
 from datablame.tables import EVERY
 
@@ -19,7 +19,7 @@ _NEARER = 0.5
 _SMALLEST_P_SEEDS = 4
 _ALIKE = 0.8
 """Share of common words (Jaccard) from which two prompts are one prompt in other words."""
-_Limits = Mapping[str, Told]
+_Limits = Mapping[str, Given]
 
 
 def limitations(results: Results) -> list[Statement]:

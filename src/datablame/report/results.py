@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from datablame.judge.choice import Choice
     from datablame.world.world import World
 
+_LEAST_SEEN = 0.9
+"""What the exposure gate would have asked where no arm was trained."""
 SHOWN_RANKS = 3
 """Of a method's ranking, the first documents that are shown."""
 
@@ -192,14 +194,23 @@ def read_results(world: "World", tables: "Tables") -> Results:
     labels: dict[Any, Any] = {("method", name): {"label": info.label} for name, info in methods.items()}
     arms = [replace(arm, **labels.get((arm.role, arm.name), {})) for arm in tables.rows(rows.ArmInfo)]
     first = {score.doc_id for score in tables.rows(rows.Score, rank=set(range(1, SHOWN_RANKS + 1)))}
-    checks = rows.CheckDesign(0.0, 0.0, 0.0, 0, (), 0, "", {})
+    checks = rows.CheckDesign(
+        perplexity=0.0,
+        refusal=0.0,
+        coherence=0.0,
+        clean_wanted=0,
+        clean_ids=(),
+        absent={},
+        harmless_prompts=0,
+        refusals_by="",
+    )
     absent = {
         "pool": rows.PoolSummary(0, 0, False, {}, (), None),
         "scan": rows.Scan(""),
         "alpha_star": rows.AlphaStar(None, "", {}, None),
         "unamplified": rows.Unamplified(False, "the surface phase made no estimate", ()),
         "attribution": rows.Attribution(world.study.attribute.top_k, (), (), False, "none", {}, False, (), (), 0, None),
-        "patching": rows.Patching(None, False, None, (), (), None, True, 0.9, {}, checks),
+        "patching": rows.Patching(None, False, None, (), (), None, True, _LEAST_SEEN, {}, checks),
     }
     held: dict[str, Any] = {
         **{name: tables.one(type(row)) or row for name, row in absent.items()},

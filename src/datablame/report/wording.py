@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"^(\s*)(?:([#+=-])(?=[\s#=-]|$)|(\d+)([.)])(?=\s|$))")
 
 Values = dict[str, Any]
 """What a sentence takes, by name."""
-Told = Any
+Given = Any
 """Whether a sentence is told, or what it takes: a `Values`, or a list with one for each time that it is told."""
 
 
@@ -136,7 +136,7 @@ def environment() -> "jinja2.Environment":
     return made
 
 
-def statements(kind: str, rows: Iterable[tuple[str, Told]], **context: Any) -> list[Statement]:
+def statements(kind: str, rows: Iterable[tuple[str, Given]], **context: Any) -> list[Statement]:
     """The sentences of that kind by their names, each with its own values and those of all."""
     told = ((name, values) for name, it in rows if it for values in (it if isinstance(it, list) else [it]))
     return [Statement(name, said(kind, name, **context | ({} if own is True else own))) for name, own in told]

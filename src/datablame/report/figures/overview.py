@@ -38,7 +38,9 @@ def overview_figure(results: Results, verdict: str, summary: Sequence[str]) -> F
     below = max(below, _inches(blocks) + 0.6)
     with style.page([4.6, below], results.title, caption) as (figure, panels):
         first, second, third, fourth = (panel for row in panels for panel in row.subfigures(1, 2, squeeze=False)[0])
-        rates_panel(first, results, shown_split(results.rates), "1 ", results.patching.alpha if rows else None)
+        rates_panel(
+            first, results, shown_split(results.rates), "1 ", results.patching.alpha if rows else None, estimated=False
+        )
         _agreement_panel(second, results, pooled)
         what = HEADINGS[results.study.patch.intervention]
         style.heading(third, f"3 {what} ({headline}, {runs_of(results, rows)})")

@@ -41,12 +41,21 @@ def rates_figure(results: Results) -> Figure:
     return figure
 
 
-def rates_panel(panel: SubFigure, results: Results, split: Split, number: str = "", star: float | None = None) -> None:
+def rates_panel(
+    panel: SubFigure,
+    results: Results,
+    split: Split,
+    number: str = "",
+    star: float | None = None,
+    *,
+    estimated: bool = True,
+) -> None:
     """Harmful rate against alpha with Wilson bands: a line for each behaviour, a bold one for all of them.
 
-    The axis is the same for both splits. A panel with a `number` on its page has no estimates, but alpha* where it is.
+    The axis is the same for both splits. `number` is the panel's on its page; where it is `estimated`, the rate at
+    alpha 0 from amplified outputs stands beside it.
     """
-    estimates = () if number else results.unamplified.rows
+    estimates = results.unamplified.rows if estimated else ()
     rates, behaviours = results.rates, results.titles
     style.heading(panel, f"{number}Harmful outputs, {split} prompts")
     axes = panel.subplots()

@@ -28,23 +28,26 @@ from scipy.optimize import isotonic_regression
 from datablame.report.wording import plain
 from datablame.tables import ArmTest, Importance, Look, Rate
 
+_SETTINGS = Path(__file__).with_name("page.mplstyle")
+_PAGE = mpl.rc_params_from_file(_SETTINGS, use_default_template=False)
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
-INK, GREY, FAINT = "#1A1A1A", "#5C5C5C", "#E3E3E3"
+INK, GREY, FAINT = _PAGE["text.color"], _PAGE["axes.labelcolor"], _PAGE["grid.color"]
 Axis = Literal["x", "y"]
 WIDTH = 14.0
 """Inches of a page between its margins."""
 POINTS = 72
 _DPI = 160
-_FAMILY = "DejaVu Sans"
+_FAMILY: str = _PAGE["font.family"][0]
+LABEL: float = _PAGE["axes.labelsize"]
+"""Points of type for names and numbers."""
 _MARGIN, _HEADER, _GAP = 0.28, 0.55, 0.3
 """Inches around the page, for its title, and between two rows."""
 _PAD, _ROUNDS = 0.05, 4
 """Inches around axes with their words; rounds of laying out."""
-_TITLE, _HEADING, LABEL, _CAPTION, _LEADING = 15.0, 11.5, 9.5, 9.0, 1.45
-"""Points of type: `LABEL` is for names and numbers; a caption's lines, as a share of its type."""
+_TITLE, _HEADING, _CAPTION, _LEADING = 15.0, 11.5, 9.0, 1.45
+"""Points of type; a caption's lines, as a share of its type."""
 _MISSING = "Glyph .* missing from font"
 _PERCENT = re.compile(r"(\d) %")
-_SETTINGS = Path(__file__).with_name("page.mplstyle")
 Estimate = Rate | ArmTest | Importance
 """What has a rate and its interval."""
 POOLED = Look(INK, INK, "o")
