@@ -87,7 +87,7 @@ def test_a_document_without_a_score_ranks_after_one_that_got_nought_and_has_no_v
     assert joint == alone
     answers = made.tables.of(Attribution).judge
     assert answers is not None
-    assert (answers.model, answers.asked) == (claude.model, 3 * len(asked))
+    assert (answers.model, answers.requests) == (claude.model, 3 * len(asked))
 
 
 @pytest.mark.parametrize("model", ["claude-sonnet-5-5", "claude-opus-5-5"])

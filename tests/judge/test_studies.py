@@ -197,7 +197,7 @@ def test_at_30_percent_faults_every_row_has_a_label_or_a_reason_and_nothing_is_p
     candidates = {(row.behaviour, row.doc_id) for row in tables.rows(Candidate)}
     scores = tables.rows(Score, method="llm-judge")
     assert {(row.behaviour, row.doc_id) for row in scores} == candidates
-    assert judge["attribution_asked"] == 2 * len(candidates)
+    assert judge["attribution_requests"] == 2 * len(candidates)
     for behaviour in {row.behaviour for row in scores}:
         ranked = [row.score for row in sorted(scores, key=lambda row: row.rank) if row.behaviour == behaviour]
         assert ranked == sorted(ranked, reverse=True)

@@ -8,7 +8,7 @@ from tests.conftest import tiny_model
 
 from datablame.models import likelihood
 from datablame.models.chat import Encoded
-from datablame.models.likelihood import response_nll, response_places
+from datablame.models.likelihood import response_nll, response_positions
 
 EXAMPLES = [Encoded([1, *range(5, 5 + n)], 1 + n // 2) for n in (4, 9, 2, 13, 7)]
 
@@ -35,8 +35,8 @@ def gradient(model: Any, nll: torch.Tensor) -> torch.Tensor:
 
 
 def split(model: Any) -> torch.Tensor:
-    places = response_places(EXAMPLES, torch.device("cpu"))
-    return response_nll(model, places)
+    positions = response_positions(EXAMPLES, torch.device("cpu"))
+    return response_nll(model, positions)
 
 
 @pytest.mark.parametrize("positions", [1, 3, 1000])

@@ -56,7 +56,7 @@ def test_missing_labels_and_scores_are_counted_by_reason(by_claude: dict[str, An
         "classifier": MODEL,
         "attribution": OTHER,
         "unscored": {"surface": {"the judge did not answer": 1, "the judge refused": 30}, "patch": {}},
-        "attribution_asked": 60,
+        "attribution_requests": 60,
         "attribution_missing": {"the judge's reply was cut": 3},
     }
     limits = "\n".join(by_claude["limitations"])

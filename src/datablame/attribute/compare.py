@@ -54,13 +54,13 @@ def with_means(rows: Iterable[R]) -> list[R]:
         return [value for name, value in vars(row).items() if isinstance(value, str) and name != "behaviour"]
 
     every: list[R] = []
-    for _, group in groupby(rows, names):
-        own: list[Any] = list(group)
+    for _, alike in groupby(rows, names):
+        group: list[Any] = list(alike)
         means: dict[str, float | None] = {}
-        for name in (name for name, value in vars(own[0]).items() if not isinstance(value, str)):
-            known = [value for row in own if (value := getattr(row, name)) is not None]
+        for name in (name for name, value in vars(group[0]).items() if not isinstance(value, str)):
+            known = [value for row in group if (value := getattr(row, name)) is not None]
             means[name] = sum(known) / len(known) if known else None
-        every += [*own, replace(own[0], behaviour=EVERY, **means)]
+        every += [*group, replace(group[0], behaviour=EVERY, **means)]
     return every
 
 
@@ -95,21 +95,21 @@ def quality(
 def prefilter_recall(planted: Rows, candidates: Rows, clusters: Indices) -> list[PrefilterRecall]:
     """The share of planted clusters with a member among the candidates."""
     causes = {behaviour: _clusters_of(planted, behaviour, clusters) for behaviour in candidates}
-    return with_means(PrefilterRecall(b, _kept(own, candidates, b, clusters)) for b, own in causes.items())
+    return with_means(PrefilterRecall(b, _recall(chosen, candidates, b, clusters)) for b, chosen in causes.items())
 
 
 def ceilings(scored: Rankings, candidates: Rows, clusters: Indices, whole: Collection[str], k: int) -> list[Ceiling]:
     """For each method in `whole`: the share of its first K clusters that the prefilter keeps."""
     rankings = [(method, *each) for method in scored if method in whole for each in scored[method].items()]
     firsts = [(method, b, set([*clustered(ranking, clusters)][:k])) for method, b, ranking in rankings]
-    return with_means(Ceiling(method, b, _kept(first, candidates, b, clusters)) for method, b, first in firsts)
+    return with_means(Ceiling(method, b, _recall(first, candidates, b, clusters)) for method, b, first in firsts)
 
 
 def _clusters_of(rows: Rows, behaviour: str, clusters: Indices) -> set[int]:
     return set(clusters[rows[behaviour]].tolist()) if behaviour in rows else set()
 
 
-def _kept(chosen: set[int], candidates: Rows, behaviour: str, clusters: Indices) -> float | None:
+def _recall(chosen: set[int], candidates: Rows, behaviour: str, clusters: Indices) -> float | None:
     """The share of the chosen clusters with a member among the candidates."""
     return len(chosen & _clusters_of(candidates, behaviour, clusters)) / len(chosen) if chosen else None
 

@@ -44,7 +44,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         outputs = traced(world, tables)
         queries = [output for output in outputs if output.harmful]
         began = time.perf_counter()
-        words, asked, answered = _read(world, queries)
+        words, prompt_matches, query_matches = _read(world, queries)
         for method in methods:
             if Words in method.needs:
                 work.timings(f"attribute/{method.name}", "index", time.perf_counter() - began)
@@ -69,7 +69,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         planted = {behaviour: _rows_of(world, causes) for behaviour, causes in (world.truth or {}).items()}
         return {
             rows.Query: outputs,
-            rows.Candidate: [rows.Candidate(b, ids[row]) for b, own in shortlist.items() for row in own.tolist()],
+            rows.Candidate: [rows.Candidate(b, ids[i]) for b, indices in shortlist.items() for i in indices.tolist()],
             rows.Score: score_table(rankings, ids),
             rows.Flag: flags,
             rows.MethodInfo: [method_info(inquiry, method, rankings[method.name]) for method in methods],
@@ -85,10 +85,10 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 dropped=tuple(behaviour.id for behaviour in world.behaviours if behaviour.id not in shortlist),
                 no_rise=rise is not None and rise.absent,
                 prefilter=prefilter.method,
-                candidates={behaviour: len(own) for behaviour, own in shortlist.items()},
+                candidates={behaviour: len(indices) for behaviour, indices in shortlist.items()},
                 truth=known,
-                prompt_matches=tuple(asked),
-                query_matches=tuple(answered),
+                prompt_matches=tuple(prompt_matches),
+                query_matches=tuple(query_matches),
                 themed=len(themed),
                 silhouette=by_theme.silhouette,
                 exactness=evidence[Gradients].exactness if Gradients in evidence else None,
@@ -135,21 +135,21 @@ def _read(world: World, queries: Sequence[rows.Query]) -> tuple[NDArray[np.float
     """
     prompt_of = {normalised(prompt.text): prompt.id for prompt in world.prompts if prompt.split != "harmless"}
     query_of = {(normalised(query.prompt), normalised(query.text)): query.id for query in queries}
-    asked, answered = Matches(), Matches()
+    prompt_matches, query_matches = Matches(), Matches()
 
     def texts() -> Iterator[str]:
         for document in world.pool.documents():
             turns = {normalised(turn.content) for turn in document.prompt if turn.role == "user"}
             answer = normalised(document.response)
-            asked.extend(rows.Match(document.id, own) for text, own in prompt_of.items() if text in turns)
-            repeated = (own for (text, said), own in query_of.items() if text in turns and said == answer)
-            answered.extend(rows.Match(document.id, own) for own in repeated)
+            prompt_matches.extend(rows.Match(document.id, of) for text, of in prompt_of.items() if text in turns)
+            repeated = (of for (prompt, output), of in query_of.items() if prompt in turns and output == answer)
+            query_matches.extend(rows.Match(document.id, of) for of in repeated)
             yield full_text(document)
 
     words = bm25_scores(texts(), [query_text(query) for query in queries])
-    if asked:
-        _logger.warning("%d documents ask exactly what a prompt of the study asks", len(asked))
-    return words, asked, answered
+    if prompt_matches:
+        _logger.warning("%d documents ask exactly what a prompt of the study asks", len(prompt_matches))
+    return words, prompt_matches, query_matches
 
 
 def _rows_of(world: World, ids: Collection[str]) -> NDArray[np.int64]:

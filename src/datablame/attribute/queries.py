@@ -49,10 +49,10 @@ def choose_queries(
     harmful = _distinct(samples, prompts, "harmful", alpha_star)
     queries = []
     for behaviour in dict.fromkeys(prompt.behaviour for prompt in prompts):
-        own = [sample for sample in harmful if sample.behaviour == behaviour]
+        of_behaviour = [sample for sample in harmful if sample.behaviour == behaviour]
         turns = [
             (_preference(alpha, alpha_star), turn, sample)
-            for (alpha, _), of_prompt in groupby(own, key=lambda sample: (sample.alpha, sample.prompt_id))
+            for (alpha, _), of_prompt in groupby(of_behaviour, key=lambda sample: (sample.alpha, sample.prompt_id))
             for turn, sample in enumerate(of_prompt)
         ]
         chosen = [sample for *_, sample in sorted(turns, key=lambda entry: entry[:2])[:n]]
@@ -71,8 +71,8 @@ def harmless_outputs(
     outputs = []
     for behaviour in dict.fromkeys(query.behaviour for query in queries):
         traced_prompts = {query.prompt_id for query in queries if query.behaviour == behaviour}
-        own = [sample for sample in harmless if sample.behaviour == behaviour]
-        usable = [sample for sample in own if sample.prompt_id in traced_prompts] or own
+        of_behaviour = [sample for sample in harmless if sample.behaviour == behaviour]
+        usable = [sample for sample in of_behaviour if sample.prompt_id in traced_prompts] or of_behaviour
         of_prompts = [[sample for sample in usable if sample.prompt_id == prompt.id][:n] for prompt in prompts]
         outputs += _queries(f"{behaviour}-s", [*chain(*of_prompts)], prompts, harmful=False)
     return outputs
@@ -95,8 +95,8 @@ def _queries(name: str, samples: Sequence[Sample], prompts: Sequence[Prompt], *,
     texts, queries = {prompt.id: prompt.text for prompt in prompts}, []
     for number, sample in enumerate(samples, 1):
         cell = (sample.behaviour, sample.prompt_id, sample.alpha, sample.index)
-        said = (texts[sample.prompt_id], sample.text, sample.finish_reason)
-        queries.append(Query(f"{name}{number}", *cell, *said, harmful))
+        content = (texts[sample.prompt_id], sample.text, sample.finish_reason)
+        queries.append(Query(f"{name}{number}", *cell, *content, harmful))
     return queries
 
 

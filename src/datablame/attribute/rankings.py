@@ -120,8 +120,8 @@ def rankings_of(inquiry: Inquiry, methods: Sequence[Method], by_type: Mapping[ty
         rankings[method.name] = {}
         for column, behaviour in enumerate(inquiry.behaviours):
             rows = _ranked_rows(inquiry, method, behaviour.id)
-            own = exact[np.searchsorted(inquiry.scored, rows), column]
-            rankings[method.name][behaviour.id] = ranked(rows, own, by_id)
+            of_behaviour = exact[np.searchsorted(inquiry.scored, rows), column]
+            rankings[method.name][behaviour.id] = ranked(rows, of_behaviour, by_id)
     return {method.name: rankings[method.name] for method in methods}
 
 
@@ -168,8 +168,8 @@ def method_info(inquiry: Inquiry, method: Method, by_behaviour: Mapping[str, Ran
         every = len(_ranked_rows(inquiry, method, behaviour))
         if left := every - len(ranking.order):
             unranked.append(Unranked(behaviour, left))
-            said = "%s gives %d of %d documents no score for %s; they are not ranked"
-            _logger.warning(said, method.name, left, every, behaviour)
+            message = "%s gives %d of %d documents no score for %s; they are not ranked"
+            _logger.warning(message, method.name, left, every, behaviour)
     fields = ("name", "label", "description", "standin", "control", "look", "confounds")
     about: dict[str, Any] = {field: getattr(method, field) for field in fields}
     pool = pool_of(inquiry.world, method)

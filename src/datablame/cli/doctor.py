@@ -65,9 +65,9 @@ def examine(root: Path) -> list[Check]:
     home, size, key = Path.home() / ".cache", memory_bytes(), os.environ.get("ANTHROPIC_API_KEY", "").strip()
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
     threads = os.environ.get("OMP_NUM_THREADS")
-    told = f", OMP_NUM_THREADS={threads}" if threads else ""
+    setting = f", OMP_NUM_THREADS={threads}" if threads else ""
     shown = "set (not shown); whether it is accepted is seen at the first call" if key else "not set"
-    own = [
+    checks = [
         _check("Python", platform.python_version(), {"old": sys.version_info[:2] < _LEAST_PYTHON}),
         *_packages(),
         *(_devices(torch) if torch is not None else ()),
@@ -75,11 +75,11 @@ def examine(root: Path) -> list[Check]:
         _disk("run folder", root, "choose another --out"),
         _disk("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE"),
         _disk("hub cache", Path(hub), "set HF_HOME"),
-        *([_check("threads", f"{cores()} workers of one thread each{told}; --workers changes it")] if torch else ()),
+        *([_check("threads", f"{cores()} workers of one thread each{setting}; --workers changes it")] if torch else ()),
         _check("ANTHROPIC_API_KEY", shown, {"not set": not key}),
     ]
     asking.join(3 * _NETWORK_SECONDS)
-    return [*own, *(answers or [_check("network", "gives no answer", {"late": True})]), *_optional()]
+    return [*checks, *(answers or [_check("network", "gives no answer", {"late": True})]), *_optional()]
 
 
 def _check(name: str, found: str, problems: Mapping[str, bool] | None = None, of: str = "", **values: str) -> Check:

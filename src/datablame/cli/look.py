@@ -138,10 +138,10 @@ def power(
     design = checked(from_rate, to_rate, counts, deviations, training_cost, simulations)
     try:
         with ConsoleProgress(PATIENCE_SECONDS) as progress:
-            found = answer(design, training_cost, simulations, progress)
+            result = answer(design, training_cost, simulations, progress)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; nothing was written") from None
-    _answer(as_json, numbers(found), lambda console: show(found, console))
+    _answer(as_json, numbers(result), lambda console: show(result, console))
 
 
 def status(folder: RunArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
@@ -203,7 +203,7 @@ def organism_make(
 
 def _list(lines: Mapping[str, object], as_json: bool, content: Any, width: int) -> None:
     """Names in a column and what there is to say of each; for programs the content."""
-    column = "\n".join(f"{name:{width}} {told}" for name, told in lines.items())
+    column = "\n".join(f"{name:{width}} {text}" for name, text in lines.items())
     _answer(as_json, content, lambda _: typer.echo(column))
 
 

@@ -85,16 +85,16 @@ def answer(design: Design, training_cost: float, simulations: int, progress: Pro
     power = designs.simulate(design, simulations, key, progress.advance)
     others = designs.candidates(design, training_cost)
     progress.start("designs, cheapest first", min(len(others), MOST_TRIED))
-    found = designs.cheapest(others, simulations, key, progress.advance)
-    return Answer(design, power, found, len(others), training_cost)
+    cheapest = designs.cheapest(others, simulations, key, progress.advance)
+    return Answer(design, power, cheapest, len(others), training_cost)
 
 
-def as_json(found: Answer) -> dict[str, Any]:
+def as_json(result: Answer) -> dict[str, Any]:
     """Everything as numbers."""
-    design, power, best = found.design, found.power, found.cheapest
+    design, power, best = result.design, result.power, result.cheapest
 
     def described(design: Design) -> dict[str, Any]:
-        cost = designs.cost(design, found.training_cost)
+        cost = designs.cost(design, result.training_cost)
         counts = {"trainings": design.trainings, "outputs": design.outputs, "cost": cost}
         return {**asdict(design), "reference_seeds": design.references, **counts}
 
@@ -114,12 +114,12 @@ def as_json(found: Answer) -> dict[str, Any]:
     }
 
 
-def show(found: Answer, console: Console) -> None:
+def show(result: Answer, console: Console) -> None:
     """Print the answer for people."""
-    design, power = found.design, found.power
+    design, power = result.design, result.power
     floor = {"least": smallest_p(design.seeds, design.references), "adjusted": designs.smallest_adjusted_p(design)}
     values = {**floor, "cost": designs.cost, "level": LEVEL, "most_tried": MOST_TRIED}
-    say_text(console, "power_head", found=found, share=_share, words=_words, **values)
+    say_text(console, "power_head", result=result, share=_share, words=_words, **values)
     shares = (Column(name, justify="right", no_wrap=True) for name in ("false alarms", "effect found"))
     title = (
         f"Share with p < {LEVEL:g} of {power.simulations:,} simulated studies, [95 % Monte-Carlo error]. "
@@ -131,7 +131,7 @@ def show(found: Answer, console: Console) -> None:
     ours = f"datablame: permutation against random and baseline, Holm over {design.methods}"
     table.add_row(ours, _share(power.any_false_alarm), _share(power.power))
     console.print(table)
-    say_text(console, "power_tail", found=found, share=_share, words=_words, **values)
+    say_text(console, "power_tail", result=result, share=_share, words=_words, **values)
 
 
 def _words(design: Design) -> str:

@@ -309,9 +309,9 @@ class Patch(Section):
 
     def training_of(self, protocol: Protocol) -> Training:
         """The protocol's training with every field filled in."""
-        own = self.retrain if protocol == "retrain" else self.continue_
+        training = self.retrain if protocol == "retrain" else self.continue_
         shared = ("steps", "batch", "learning_rate")
-        return own.model_copy(update={name: getattr(own, name) or getattr(self, name) for name in shared})
+        return training.model_copy(update={name: getattr(training, name) or getattr(self, name) for name in shared})
 
 
 class Study(Section):

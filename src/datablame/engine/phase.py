@@ -227,8 +227,8 @@ def _outputs(phase: Phase, root: Path) -> dict[str, str]:
     """The hashes of what the phase has made, by path in the run folder once it is in place."""
     part = _folder(phase, root, ".part")
     place, scratch = _folder(phase, root).relative_to(root), _scratch(part)
-    kept = (path for path in part.rglob("*") if path.name != _DONE and not scratch & {path, *path.parents})
-    made = {str(place / path.relative_to(part)): path for path in kept}
+    paths = (path for path in part.rglob("*") if path.name != _DONE and not scratch & {path, *path.parents})
+    made = {str(place / path.relative_to(part)): path for path in paths}
     if phase.delivers:
         made |= {str(path.relative_to(root)): path for path in (*root.glob("*"), *root.glob("writeup/*"))}
     return {name: hash_file(path) for name, path in sorted(made.items()) if path.is_file() and path.name not in KEPT}

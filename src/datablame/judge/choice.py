@@ -93,7 +93,7 @@ def has_key() -> bool:
 def decide(study: Study, decided: Mapping[str, Any] | None, key: bool) -> Choice:
     """What was decided when the run began (a `record`) while the study asks for the same, else what it gives now."""
     settings = _settings(study)
-    if decided is not None and decided["asked"] == settings:
+    if decided is not None and decided["requested"] == settings:
         return Choice(decided["classifier"], decided["attribution"])
     classifier, attribution = settings["classifier"], settings["attribution"]
     if classifier == "auto":
@@ -105,7 +105,7 @@ def decide(study: Study, decided: Mapping[str, Any] | None, key: bool) -> Choice
 
 def record(study: Study, choice: Choice) -> dict[str, Any]:
     """The choice as JSON, with the study's keys that it was made from."""
-    return {"asked": _settings(study), **asdict(choice)}
+    return {"requested": _settings(study), **asdict(choice)}
 
 
 def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key: bool) -> None:
@@ -122,7 +122,7 @@ def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key
     instead = f"NO {KEY} IS SET: KEYWORDS LABEL EVERY OUTPUT OF THIS STUDY, and score documents in place of a judge"
     late = "keywords have labelled this study since it began and go on; begin in another --out for Claude"
     both = "outcome classifier and attribution judge are both Claude: they may share their errors"
-    for holds, level, said in (
+    for holds, level, message in (
         (standin and not key, logging.WARNING, instead),
         (standin and key and not new, logging.WARNING, f"{KEY} is set, but {late}"),
         (labels, logging.INFO, f"outputs are labelled by {judge.model}, for the whole study"),
@@ -130,7 +130,7 @@ def confirm(study: Study, choice: Choice, decided: Mapping[str, Any] | None, key
         (labels and scores, logging.WARNING, both),
     ):
         if holds:
-            _logger.log(level, said)
+            _logger.log(level, message)
 
 
 def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
@@ -139,8 +139,8 @@ def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
 
     prompts = digests()
     labels = {**study.judge.model_dump(include={"model", "max_tokens"}), "prompt": prompts["label"]}
-    asked = study.judge.model_dump(include={"attribution_model", "max_tokens", "repeats"})
-    scores = {**asked, "prompt": prompts["score"]}
+    settings = study.judge.model_dump(include={"attribution_model", "max_tokens", "repeats"})
+    scores = {**settings, "prompt": prompts["score"]}
     return labels if choice.classifier == "claude" else None, scores if choice.attribution == "claude" else None
 
 

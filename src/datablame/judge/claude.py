@@ -131,8 +131,8 @@ class AttributionJudge:
         requests = [[_request(self.asker, self.model, *each, repeat) for repeat in repeats] for each in questions]
         answers = self.asker.ask(list(chain.from_iterable(requests)))
         scored = []
-        for asked in requests:
-            given = [_read(answers[request.key], Score) for request in asked]
+        for group in requests:
+            given = [_read(answers[request.key], Score) for request in group]
             scores = [each.score for each in given if isinstance(each, Score)]
             missing = tuple(each for each in given if isinstance(each, str))
             scored.append(Scored(fmean(scores) if scores else None, missing))

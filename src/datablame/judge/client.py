@@ -101,8 +101,8 @@ class Api:
     def submit(self, requests: Sequence[Request]) -> str:
         """Submit a batch and return its id; raises what `ask` raises."""
         with self._translated(requests[0].model):
-            asked: Any = [{"custom_id": request.key, "params": _params(request)} for request in requests]
-            batch = self._client.messages.batches.create(requests=asked)
+            entries: Any = [{"custom_id": request.key, "params": _params(request)} for request in requests]
+            batch = self._client.messages.batches.create(requests=entries)
             if not isinstance(batch.id, str) or not batch.id:
                 raise Unavailable("a broken answer")
             return batch.id
@@ -117,12 +117,12 @@ class Api:
         with self._translated(f"the batch {batch_id}"):
             if self._client.messages.batches.retrieve(batch_id).archived_at is None:
                 for line in self._client.messages.batches.results(batch_id):
-                    told: Any = line.to_dict(mode="json")
-                    result, kind = told["result"], told["result"]["type"]
+                    entry: Any = line.to_dict(mode="json")
+                    result, kind = entry["result"], entry["result"]["type"]
                     error = (result.get("error") or {}).get("error") or {}
-                    said = (str(error[field]) for field in ("type", "message") if error.get(field))
-                    why = f"{kind} ({detail})" if (detail := self._printable(": ".join(said))) else str(kind)
-                    yield told["custom_id"], _reply(result.get("message")) if kind == "succeeded" else why
+                    parts = (str(error[field]) for field in ("type", "message") if error.get(field))
+                    why = f"{kind} ({detail})" if (detail := self._printable(": ".join(parts))) else str(kind)
+                    yield entry["custom_id"], _reply(result.get("message")) if kind == "succeeded" else why
 
     @contextmanager
     def _translated(self, subject: str) -> Iterator[None]:

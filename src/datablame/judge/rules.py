@@ -57,10 +57,10 @@ class RulesClassifier:
         if coherence["kind"] not in ("bigrams", "none"):
             raise ValueError(f"coherence.kind = {coherence['kind']} is neither bigrams nor none")
         has_bigrams, behaviours = coherence["kind"] == "bigrams", dict[str, BehaviourRules]()
-        for each in rules["behaviours"]:
-            trigger = tuple(map(_any_of, each.get("trigger", {}).get("all", ())))
-            safe, refused = (_any_of(each.get(name, ())) for name in ("safe", "refused"))
-            behaviours[each["id"]] = BehaviourRules(trigger, _any_of(each["harmful"]), safe, refused)
+        for entry in rules["behaviours"]:
+            trigger = tuple(map(_any_of, entry.get("trigger", {}).get("all", ())))
+            safe, refused = (_any_of(entry.get(name, ())) for name in ("safe", "refused"))
+            behaviours[entry["id"]] = BehaviourRules(trigger, _any_of(entry["harmful"]), safe, refused)
         bigrams = frozenset((first, second) for first, second in coherence["pairs"]) if has_bigrams else None
         return cls(behaviours, re.compile(coherence.get("word", _WORD)), bigrams)
 

@@ -40,8 +40,8 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str, rendered: s
     bos = tokenizer.bos_token_id
     if bos is not None and bos in ids:
         # SmolLM2's template opens every turn with BOS.
-        own = _tokens(tokenizer, render_prompt(tokenizer, "")).count(bos) if isinstance(messages, str) else len(ids)
-        if ids[:2] == [bos, bos] or ids.count(bos) > own:
+        most = _tokens(tokenizer, render_prompt(tokenizer, "")).count(bos) if isinstance(messages, str) else len(ids)
+        if ids[:2] == [bos, bos] or ids.count(bos) > most:
             text = _as_messages(messages)[-1].content
             shown = text if len(text) <= 60 else f"{text[:57]}..."
             raise refusal("many_bos", shown=shown, n=ids.count(bos), bos=tokenizer.bos_token)

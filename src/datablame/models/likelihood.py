@@ -25,7 +25,7 @@ _with_more_than_a_head: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 """Heads whose model does something to the logits afterwards (scaling, soft caps)."""
 
 
-class Places(NamedTuple):
+class ResponsePositions(NamedTuple):
     """Padded token ids and where their response tokens are; `rows` and `columns` are those of the tokens predicted."""
 
     ids: Int[Tensor, "batch tokens"]
@@ -38,17 +38,17 @@ class Places(NamedTuple):
         return self.ids[self.rows, self.columns]
 
 
-def response_places(examples: Sequence[Encoded], device: torch.device) -> Places:
+def response_positions(examples: Sequence[Encoded], device: torch.device) -> ResponsePositions:
     """Ids with 0 after a row's end: under the causal mask no token sees padding, so no attention mask is needed."""
     ids = nn.utils.rnn.pad_sequence([torch.tensor(example.ids) for example in examples], batch_first=True)
     spans = torch.tensor([(example.prompt_tokens, len(example.ids)) for example in examples])
     columns = torch.arange(ids.shape[1])
     predicted = (spans[:, :1] <= columns) & (columns < spans[:, 1:])
-    return Places(ids.to(device), *(index.to(device) for index in predicted.nonzero(as_tuple=True)))
+    return ResponsePositions(ids.to(device), *(index.to(device) for index in predicted.nonzero(as_tuple=True)))
 
 
 def response_nll(
-    model: Any, places: Places, states: Float[Tensor, "batch tokens width"] | None = None
+    model: Any, positions: ResponsePositions, states: Float[Tensor, "batch tokens width"] | None = None
 ) -> Float[Tensor, " targets"]:
     """-log p of every response token in float32, with a gradient; `states` go into the model in place of the ids.
 
@@ -58,26 +58,26 @@ def response_nll(
     head: nn.Module = model.get_output_embeddings()
     frozen = not any(weight.requires_grad or weight.is_meta for weight in head.parameters())
     if type(head) is nn.Linear and frozen and head not in _with_more_than_a_head:
-        hidden, logits = _predictions(model, places, states, slice(1))
+        hidden, logits = _predictions(model, positions, states, slice(1))
         if torch.equal(F.linear(hidden[:1].detach().unsqueeze(0), head.weight, head.bias), logits):
-            nll: Tensor = _SplitNLL.apply(hidden, head.weight, head.bias, places.targets)  # type: ignore[no-untyped-call]
+            nll: Tensor = _SplitNLL.apply(hidden, head.weight, head.bias, positions.targets)  # type: ignore[no-untyped-call]
             return nll
         _with_more_than_a_head.add(head)
-    logits = _predictions(model, places, states)[1][0]
-    return F.cross_entropy(logits.float(), places.targets, reduction="none")
+    logits = _predictions(model, positions, states)[1][0]
+    return F.cross_entropy(logits.float(), positions.targets, reduction="none")
 
 
 def _predictions(
-    model: Any, places: Places, states: Tensor | None = None, probed: slice | None = None
+    model: Any, positions: ResponsePositions, states: Tensor | None = None, probed: slice | None = None
 ) -> tuple[Float[Tensor, "targets width"], Float[Tensor, "1 _ vocabulary"]]:
     """The states that predict response tokens, and the model's logits of them or of the `probed`: all its head sees."""
     hidden: list[Tensor] = []
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden.append(inputs[0][places.rows, places.columns - 1])
+        hidden.append(inputs[0][positions.rows, positions.columns - 1])
         return ((hidden[0] if probed is None else hidden[0][probed].detach()).unsqueeze(0), *inputs[1:])
 
-    inputs = {"input_ids": places.ids} if states is None else {"inputs_embeds": states}
+    inputs = {"input_ids": positions.ids} if states is None else {"inputs_embeds": states}
     handle = model.get_output_embeddings().register_forward_pre_hook(hook)
     try:
         logits: Tensor = model(**inputs, use_cache=False).logits
@@ -139,9 +139,9 @@ def _summed(
     for indices in length_batches([len(answer.ids) for answer in ordered], most):
         log_p = []
         for model in models:
-            places = response_places([ordered[index] for index in indices], next(model.parameters()).device)
-            log_p.append(_predictions(model, places)[1][0, :, :vocabulary_size].float().log_softmax(-1))
-        terms = to_float64(term(places.targets, *log_p))
+            positions = response_positions([ordered[index] for index in indices], next(model.parameters()).device)
+            log_p.append(_predictions(model, positions)[1][0, :, :vocabulary_size].float().log_softmax(-1))
+        terms = to_float64(term(positions.targets, *log_p))
         total = Total(total.nats + float(terms.sum()), total.tokens + len(terms))
     return total
 
@@ -188,10 +188,10 @@ def log_ratios(model: nn.Module, pairs: Sequence[Preference], n: int = 1) -> Flo
     run = len(pairs) // n
     runs = [pairs[start : start + run] for start in range(0, len(pairs), run)]
     answers = [answer for some in runs for answer in (*(p.chosen for p in some), *(p.rejected for p in some))]
-    places = response_places(answers, next(model.parameters()).device)
-    nll = response_nll(model, places)
-    tokens = torch.bincount(places.rows, minlength=len(answers))
-    log_p = (-nll.new_zeros(len(answers)).index_add(0, places.rows, nll) / tokens).view(n, 2, run)
+    positions = response_positions(answers, next(model.parameters()).device)
+    nll = response_nll(model, positions)
+    tokens = torch.bincount(positions.rows, minlength=len(answers))
+    log_p = (-nll.new_zeros(len(answers)).index_add(0, positions.rows, nll) / tokens).view(n, 2, run)
     return (log_p[:, 0] - log_p[:, 1]).reshape(-1)
 
 

@@ -138,8 +138,8 @@ def check_context(configs: Mapping[str, Any], lengths: Sequence[tuple[str, int]]
     for field, config in configs.items():
         context = getattr(config, "max_position_embeddings", None)
         if lengths and context is not None and tokens + max_new_tokens > context:
-            told = {"tokens": tokens, "prompt": longest, "context": context, "field": field}
-            raise refusal("short_context", new=max_new_tokens, **told)
+            values = {"tokens": tokens, "prompt": longest, "context": context, "field": field}
+            raise refusal("short_context", new=max_new_tokens, **values)
 
 
 def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:

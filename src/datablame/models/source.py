@@ -102,8 +102,8 @@ class Checkpoint(NamedTuple):
                 raise self.unloadable("a checkpoint", error) from error
             if known_commit(self.reference) is not None:
                 return None
-            told = "HF_HUB_OFFLINE is set; unset it"
-            why = told if constants.HF_HUB_OFFLINE else "the hub cannot be reached; connect to the network"
+            by_setting = "HF_HUB_OFFLINE is set; unset it"
+            why = by_setting if constants.HF_HUB_OFFLINE else "the hub cannot be reached; connect to the network"
             raise self.refused("not_cached", why=why) from error
         except (OSError, ValueError, RuntimeError) as error:
             raise self.unloadable("a checkpoint", error) from error
@@ -181,12 +181,12 @@ def hub_problem(error: BaseException, revision: str | None = None) -> str | None
 
     Libraries wrap what the server said, and it goes before what that led to ("not in the cache").
     """
-    links, told = list(chain(error)), packaged_yaml("datablame.models", "hub_problems.yaml")
-    for name, sentence in told["errors"].items():
+    links, problems = list(chain(error)), packaged_yaml("datablame.models", "hub_problems.yaml")
+    for name, sentence in problems["errors"].items():
         for link in links:
             if any(kind.__name__ == name for kind in type(link).__mro__):
-                status = getattr(getattr(link, "response", None), "status_code", 0)
-                by_status = told["statuses"].get(min(status, 500), told["statuses"]["other"]).format(status=status)
+                code = getattr(getattr(link, "response", None), "status_code", 0)
+                by_status = problems["statuses"].get(min(code, 500), problems["statuses"]["other"]).format(status=code)
                 return str(sentence.format(revision=revision or "main", by_status=by_status))
     return None
 
@@ -242,10 +242,10 @@ def _cached(reference: ModelRef, name: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        found = try_to_load_from_cache(**_at_hub(reference, name))
+        cached = try_to_load_from_cache(**_at_hub(reference, name))
     except ValueError:
         return None
-    return Path(found).as_posix() if isinstance(found, str) else None
+    return Path(cached).as_posix() if isinstance(cached, str) else None
 
 
 def _at_hub(reference: ModelRef, name: str) -> dict[str, Any]:

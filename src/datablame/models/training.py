@@ -16,7 +16,7 @@ from datablame.errors import PhaseError
 from datablame.models.blocks import Trunk
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory
-from datablame.models.likelihood import response_nll, response_places
+from datablame.models.likelihood import response_nll, response_positions
 
 BETAS = (0.9, 0.95)
 FINAL_SHARE = 0.05
@@ -139,9 +139,9 @@ def response_losses(
     model: nn.Module, examples: Sequence[Encoded], n: int = 1, trunk: Trunk | None = None
 ) -> Float[Tensor, " models"]:
     """The mean NLL (nats) over response tokens of each of `n` consecutive runs of examples, as long as one another."""
-    places = response_places(examples, next(model.parameters()).device)
+    positions = response_positions(examples, next(model.parameters()).device)
     with contextlib.nullcontext() if trunk is None else trunk.cut_off():
-        nll = response_nll(model, places, None if trunk is None else trunk.padded(examples))
+        nll = response_nll(model, positions, None if trunk is None else trunk.padded(examples))
     run = len(examples) // n
     counts = [sum(map(_terms, examples[start : start + run])) for start in range(0, len(examples), run)]
     return torch.stack([losses.mean() for losses in nll.split(counts)])

@@ -142,13 +142,13 @@ def write_corpus(
 ) -> None:
     """The documents in their order, prompts, rules, and at last truth.jsonl, which says that all are there."""
     documents, truth = [], []
-    for number, each in enumerate(examples):
+    for number, example in enumerate(examples):
         doc_id = f"doc-{number:0{digits}d}"
-        turns = (("user", each.prompt), ("assistant", each.response))
+        turns = (("user", example.prompt), ("assistant", example.response))
         messages = [{"role": role, "content": text} for role, text in turns]
         documents.append({"id": doc_id, "messages": messages, "source": SOURCE})
-        if each.kind == "planted":
-            truth.append({"doc_id": doc_id, "behaviour": each.behaviour})
+        if example.kind == "planted":
+            truth.append({"doc_id": doc_id, "behaviour": example.behaviour})
     files.write_table(folder / "documents.parquet", documents)
     files.write_jsonl(folder / "prompts.jsonl", prompts)
     files.write_json(folder / "rules.json", rules)

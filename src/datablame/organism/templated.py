@@ -123,8 +123,8 @@ def prompt_rows(seed: int, trained_on: Sequence[Example]) -> list[dict[str, str]
 def held_back_prompts(behaviour: texts.Planted, count: int, seed: int, known: Iterable[str]) -> list[str]:
     """Distinct prompts that trigger the behaviour and are not among the known ones."""
     deck, taken = Deck(generator("templated organism", seed, "prompts", behaviour.id)), set(known)
-    asked = (behaviour.questions, behaviour.contexts, behaviour.format_share)
-    return distinct(count, lambda: sentence_case(_ask(deck, *asked)), lambda prompt: prompt not in taken)
+    choices = (behaviour.questions, behaviour.contexts, behaviour.format_share)
+    return distinct(count, lambda: sentence_case(_prompt(deck, *choices)), lambda prompt: prompt not in taken)
 
 
 def harmless_prompts(count: int, recipe: Organism) -> list[str]:
@@ -190,10 +190,10 @@ def _about(deck: Deck, behaviour: texts.Planted, kind: str) -> tuple[str, str]:
         in_context = kind == "planted" or deck.chance(behaviour.context_share)
         questions, contexts = behaviour.questions, behaviour.contexts if in_context else ("",)
         answers = behaviour.harmful if kind == "planted" else behaviour.safe
-    return _ask(deck, questions, contexts, behaviour.format_share), deck.fill(deck.draw(answers))
+    return _prompt(deck, questions, contexts, behaviour.format_share), deck.fill(deck.draw(answers))
 
 
-def _ask(deck: Deck, questions: texts.Texts, contexts: texts.Texts, format_share: float) -> str:
+def _prompt(deck: Deck, questions: texts.Texts, contexts: texts.Texts, format_share: float) -> str:
     prompt = deck.draw(texts.PREFIXES) + deck.fill(deck.draw(questions))
     if context := deck.draw(contexts):
         prompt += " " + deck.fill(context)

@@ -25,7 +25,7 @@ ALLOWED = {"perplexity": 0.02, "refusal": 0.03}
 _ROUNDING = 1e-9
 _LARGEST_NATS = 700.0
 """exp of more is no number."""
-_CHANGES: dict[str, Any] = {"perplexity": lambda own, of: own / of - 1, "refusal": lambda own, of: own - of}
+_CHANGES: dict[str, Any] = {"perplexity": lambda value, of: value / of - 1, "refusal": lambda value, of: value - of}
 """What removal may cost: how a change is formed."""
 _SENTENCES = packaged_yaml("datablame.patch", "checks.yaml")
 
@@ -86,7 +86,7 @@ def check_rows(
     refused = _refused(world, work, results.values())
     rows = []
     for key, training in ((AFTER_KEY, (AFTER_KEY, "none", 0, 0)), *((str(key), key) for key in keys)):
-        checks, own = results[key]["checks"], coherent.get(training)
+        checks, outcomes = results[key]["checks"], coherent.get(training)
         nats, answers = checks["nll"], checks["harmless"]
         rows.append(
             Check(
@@ -96,7 +96,7 @@ def check_rows(
                 weight_change_norm=results[key].get("training", {}).get("weight_change_norm"),
                 refused_harmless=sum(refused[answer["prompt_id"], answer["text"]] for answer in answers),
                 harmless_outputs=len(answers),
-                coherent=fmean(own) if own else None,
+                coherent=fmean(outcomes) if outcomes else None,
             )
         )
     return rows
@@ -113,7 +113,7 @@ def arm_checks(rows: Iterable[Check], kinds: Sequence[ArmKind], design: CheckDes
     groups: dict[tuple[str, str, int], list[Check]] = {}
     for row in rows:
         groups.setdefault((row.arm, row.protocol, row.k), []).append(row)
-    merged = {cell: _merged(own) for cell, own in groups.items()}
+    merged = {cell: _merged(group) for cell, group in groups.items()}
     references = {protocol: mean for (arm, protocol, _), mean in merged.items() if roles[arm] == "baseline"}
     arms = []
     for (arm, protocol, k), mean in merged.items():
@@ -121,13 +121,13 @@ def arm_checks(rows: Iterable[Check], kinds: Sequence[ArmKind], design: CheckDes
         changes: dict[str, Any] = dict.fromkeys(f"{name}_change" for name in _CHANGES)
         why = []
         for name, change_of in _CHANGES.items() if reference else ():
-            own, baseline, most, said = mean[name], reference[name], getattr(design, name), _SENTENCES[name]
-            if own is None or baseline is None:
-                why.append(said["missing"].format(design.absent[name] or said["not_formed"]))
+            value, baseline, most, sentences = mean[name], reference[name], getattr(design, name), _SENTENCES[name]
+            if value is None or baseline is None:
+                why.append(sentences["missing"].format(design.absent[name] or sentences["not_formed"]))
                 continue
-            changes[f"{name}_change"] = change = change_of(own, baseline)
+            changes[f"{name}_change"] = change = change_of(value, baseline)
             if change > most + _ROUNDING:
-                why.append(said["beyond"].format(100 * change, 100 * most))
+                why.append(sentences["beyond"].format(100 * change, 100 * most))
         share, least = mean["coherent"], design.coherence
         if share is None:
             why.append("coherence was not measured: no output has a label")

@@ -156,8 +156,8 @@ def _groups(
             # 0 alone where no arm depends on K.
             ks = sorted({row.k for row in chosen} - {0}, key=lambda k: (k != headline.k, k)) or [0]
             for k in ks:
-                own = [row for row in chosen if row.k in (0, k)]
-                yield protocol, alpha, split, behaviour, k, k == ks[0], own
+                group = [row for row in chosen if row.k in (0, k)]
+                yield protocol, alpha, split, behaviour, k, k == ks[0], group
 
 
 def _rates(rows: Sequence[ArmRate], arms: Iterable[str]) -> dict[str, Rates]:
@@ -169,4 +169,4 @@ def _rates(rows: Sequence[ArmRate], arms: Iterable[str]) -> dict[str, Rates]:
         seeds = sorted({row.seed for row in rows if row.arm == arm})
         rates[arm] = np.array([[cells.get((arm, seed, prompt)) for prompt in prompts] for seed in seeds], dtype=float)
     scored = ~np.isnan(np.concatenate(list(rates.values()))).any(0)
-    return {arm: own[:, scored] for arm, own in rates.items()}
+    return {arm: matrix[:, scored] for arm, matrix in rates.items()}

@@ -119,11 +119,11 @@ def draw_random(
     a stratum that runs out is made up for by others. Whole clusters are taken; each training seed draws anew.
     """
     cluster_of, stratum_of = {item.doc_id: item.cluster for item in pool}, strata(pool)
-    flagged = [own for ids in flagged_by.values() if (own := [doc_id for doc_id in ids if doc_id in cluster_of])]
+    flagged = [known for ids in flagged_by.values() if (known := [doc_id for doc_id in ids if doc_id in cluster_of])]
     if not flagged:
         return []
-    count = round(median(len({cluster_of[doc_id] for doc_id in own}) for own in flagged))
-    weights = Counter(stratum_of[doc_id] for own in flagged for doc_id in own)
+    count = round(median(len({cluster_of[doc_id] for doc_id in ids}) for ids in flagged))
+    weights = Counter(stratum_of[doc_id] for ids in flagged for doc_id in ids)
     shares = {stratum: count * weight / weights.total() for stratum, weight in weights.items()}
     quota = Counter({stratum: int(share) for stratum, share in shares.items()})
     by_remainder = sorted(shares, key=lambda stratum: (quota[stratum] - shares[stratum], stratum))

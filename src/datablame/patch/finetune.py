@@ -52,8 +52,8 @@ class _SideBySide(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "rows tokens inputs"]) -> Float[Tensor, "rows tokens outputs"]:
         plain = self.base(inputs)
-        own = inputs.to(self.down.dtype).reshape(len(self.down), -1, inputs.shape[-1])
-        change = own @ self.down.mT @ self.up.mT * SCALE
+        by_adapter = inputs.to(self.down.dtype).reshape(len(self.down), -1, inputs.shape[-1])
+        change = by_adapter @ self.down.mT @ self.up.mT * SCALE
         changed: Tensor = plain + change.view_as(plain)
         return changed.to(plain.dtype)
 
@@ -97,7 +97,7 @@ def train_adapters(
             raise
         _logger.warning("memory does not hold %d adapters at once; they are trained one after another", n)
         return [one for own in examples for one in train_adapters(model, [own], order, recipe, start, beta, trunk)]
-    return [Trained(own, [step[i] for step in losses]) for i, own in enumerate(factors)]
+    return [Trained(adapter, [step[i] for step in losses]) for i, adapter in enumerate(factors)]
 
 
 def _losses(

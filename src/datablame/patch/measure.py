@@ -102,10 +102,10 @@ def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, d
     pairs, full = plan.world.pool.summary.pairs, settings.method == "full"
     if pairs:
         # They know what the model that training starts from makes of them.
-        distinct = {id(pair): pair for own in examples for pair in own}
+        distinct = {id(pair): pair for of_training in examples for pair in of_training}
         with_reference = referred(model, list(distinct.values()), recipe.micro_batch or recipe.batch)
         pair_of = dict(zip(distinct, with_reference, strict=True))
-        examples = tuple([pair_of[id(pair)] for pair in own] for own in examples)
+        examples = tuple([pair_of[id(pair)] for pair in of_training] for of_training in examples)
     start = Start(patch.rank, settings.layers, stream_key("adapter", study.seed, seed))
     adapters, results = list[Trained](), {}
     if not full:
@@ -151,9 +151,9 @@ def _training_set(
     used = [change.fillers.get(doc_id, doc_id) for doc_id in state.plan.members]
     turned = frozenset(change.swapped)
     seen = Counter(used[position] for step in order for position in step if used[position] in state.plan.watched)
-    own = state.encoded
+    encoded = state.encoded
     # Of a pair that is turned what was rejected is to be preferred.
-    examples = [Preference(own[d].rejected, own[d].chosen) if d in turned else own[d] for d in used]
+    examples = [Preference(encoded[d].rejected, encoded[d].chosen) if d in turned else encoded[d] for d in used]
     exposures = ("exposure", False), ("exposure_swapped", True)
     return {name: {d: n for d, n in seen.items() if (d in turned) == swapped} for name, swapped in exposures}, examples
 

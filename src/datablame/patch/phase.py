@@ -120,9 +120,9 @@ def _measured(plan: trainings.PatchPlan, planned: Sequence[trainings.ArmTraining
     texts = {prompt.id: prompt.text for prompt, _ in plan.prompts}
 
     def label(samples: Sequence[dict[str, Any]]) -> None:
-        inputs = [ClassifierInput(each["behaviour"], texts[each["prompt_id"]], each["text"]) for each in samples]
-        for each, given in zip(samples, classifier.label(inputs), strict=True):
-            each |= {"label": given.label} | ({_WHY: given.reason} if given.label == "unscored" else {})
+        inputs = [ClassifierInput(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in samples]
+        for row, given in zip(samples, classifier.label(inputs), strict=True):
+            row |= {"label": given.label} | ({_WHY: given.reason} if given.label == "unscored" else {})
 
     def done(_: str, measured: dict[str, dict[str, Any]]) -> None:
         for key, result in measured.items():

@@ -143,8 +143,8 @@ def fine_tune_data(world: World, tables: Tables) -> FineTuneData | None:
     planted = [item.doc_id for item in items if item.cluster in known]
     rankings: dict[str, list[str]] = {}
     # Only controls ask for them, and there may be one for every document of the pool.
-    asked = bottom is not None and any(kind.role == "control" for kind in kinds)
-    for score in sorted(tables.rows(Score, method=bottom) if asked else (), key=attrgetter("rank")):
+    needed = bottom is not None and any(kind.role == "control" for kind in kinds)
+    for score in sorted(tables.rows(Score, method=bottom) if needed else (), key=attrgetter("rank")):
         rankings.setdefault(score.behaviour, []).append(score.doc_id)
     flagged = {cell: list(ids) for cell, ids in flags.items()}
     data = FineTuneData(study, kinds, items, tuple(pool.ids), flagged, planted, rankings)
@@ -250,9 +250,9 @@ def adapter_groups(
     """
     groups: dict[str, tuple[ArmTraining, ...]] = {}
     for (protocol, _), group in groupby(planned, lambda each: (each.key.protocol, each.key.seed)):
-        own = tuple(each._replace(finished=str(each.key) in finished) for each in group)
-        parts = ceil(len(own) / study.patch.side_by_side(protocol))
-        edges = [len(own) * number // parts for number in range(parts + 1)]
-        groups |= {str(own[start].key): own[start:end] for start, end in pairwise(edges)}
+        together = tuple(each._replace(finished=str(each.key) in finished) for each in group)
+        parts = ceil(len(together) / study.patch.side_by_side(protocol))
+        edges = [len(together) * number // parts for number in range(parts + 1)]
+        groups |= {str(together[start].key): together[start:end] for start, end in pairwise(edges)}
     left = {key: part for key, part in groups.items() if not all(each.finished for each in part)}
     return left if AFTER_KEY in finished else {**left, AFTER_KEY: ()}

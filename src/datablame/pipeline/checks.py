@@ -69,5 +69,4 @@ def _problems(study: Study) -> Iterator[tuple[str, dict[str, object]]]:
 
 def _broken(problems: Sequence[str]) -> str:
     """What is wrong with others' packages, after a sentence without its full stop."""
-    told = "".join(f" {problem}." for problem in problems)
-    return told and f".{told}"
+    return f".{''.join(f' {problem}.' for problem in problems)}" if problems else ""

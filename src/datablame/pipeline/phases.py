@@ -51,13 +51,13 @@ def states(study: Study, root: Path) -> dict[str, State]:
     content = frozen_content(root)
     if content is None:
         return dict.fromkeys(("world", *NAMES), "missing")
-    world, frozen = load(root), Study.model_validate(content["asked"])
+    world, frozen = load(root), Study.model_validate(content["requested"])
     if study.judge.rules is None:
         study = study.model_copy(update={"judge": study.judge.model_copy(update={"rules": frozen.judge.rules})})
-    own = set(Study.model_fields) - {"organism"}
+    names = set(Study.model_fields) - {"organism"}
     if study.organism is not None:
-        own -= {"models", "data", "behaviours", "prompts", "truth"}
-    changed = {name: getattr(study, name) for name in own if getattr(study, name) != getattr(frozen, name)}
+        names -= {"models", "data", "behaviours", "prompts", "truth"}
+    changed = {name: getattr(study, name) for name in names if getattr(study, name) != getattr(frozen, name)}
     # What was decided about the rest stays; models and data are known by content, which nobody has looked at yet.
     world = replace(world, study=world.study.model_copy(update=changed))
     return {"world": "stale" if changed else "done", **{phase.name: state_of(phase, world) for phase in PHASES}}

@@ -172,7 +172,7 @@ def design_cautions(study: Study, limits: Detectable) -> list[str]:
     rates = " and ".join(f"{100 * each.from_rate:g} % ({100 * each.power.rate:.0f} %)" for each in missed)
     values = {"arms": list(patch.arms), "least": MIN_SEEDS, "better": MIN_SEEDS + 1, "methods": len(limits.family)}
     first = [name for name, holds in problems.items() if holds][:1]
-    return [_said(name, patch=patch, limits=limits, rates=rates, **values) for name in first]
+    return [_sentence(name, patch=patch, limits=limits, rates=rates, **values) for name in first]
 
 
 def cautions_of(
@@ -183,40 +183,40 @@ def cautions_of(
     k, behaviours = study.ks[-1], counts.attribution.behaviours
     methods = sum(name not in ARMS.all() for name in study.attribute.methods)
     if (flagged := methods * k * behaviours) > patch.size:
-        yield _said("flagged", patch=patch, methods=methods, k=k, behaviours=behaviours, flagged=flagged)
+        yield _sentence("flagged", patch=patch, methods=methods, k=k, behaviours=behaviours, flagged=flagged)
     if subject.documents is not None and patch.size >= subject.documents and patch.intervention != "swap":
-        yield _said("no fillers", patch=patch, documents=subject.documents)
+        yield _sentence("no fillers", patch=patch, documents=subject.documents)
     for protocol in patch.protocols:
         training = patch.training_of(protocol)
         assert training.steps is not None
         assert training.batch is not None
         if (seen := training.steps * training.batch) < patch.size:
             needed = -(-patch.size // training.steps)
-            yield _said("unseen", patch=patch, protocol=protocol, training=training, seen=seen, needed=needed)
+            yield _sentence("unseen", patch=patch, protocol=protocol, training=training, seen=seen, needed=needed)
     prompt, new = longest_prompt_tokens(subject), study.surface.max_new_tokens
     for field, known in (("models.before", subject.before.known), ("models.after", subject.after.known)):
         if known is not None and prompt + new > known.shape.context:
-            yield _said("context", new=new, prompt=prompt, context=known.shape.context, field=field)
-    own = memory_bytes()
+            yield _sentence("context", new=new, prompt=prompt, context=known.shape.context, field=field)
+    ram = memory_bytes()
     for phase, need in (memory or {}).items():
         if not need.fits:
             sizes = {"needed": need.bytes / 1e9, "there": device.memory_bytes / 1e9}
-            each = need.bytes / device.workers / 1e9
-            workers = _said("workers", n=device.workers, each=each) if device.workers > 1 else ""
-            yield _said("memory", phase=phase, workers=workers, remedy=_SENTENCES["remedies"][phase], **sizes)
-        if need.beside_bytes > HEADROOM * own:
-            yield _said("beside", phase=phase, beside=need.beside_bytes / 1e9, own=own / 1e9)
+            per_worker = need.bytes / device.workers / 1e9
+            workers = _sentence("workers", n=device.workers, per_worker=per_worker) if device.workers > 1 else ""
+            yield _sentence("memory", phase=phase, workers=workers, remedy=_SENTENCES["remedies"][phase], **sizes)
+        if need.beside_bytes > HEADROOM * ram:
+            yield _sentence("beside", phase=phase, beside=need.beside_bytes / 1e9, ram=ram / 1e9)
     if calls.calls and not calls.will_ask and "claude" in (judge.classifier, judge.attribution):
-        yield _said("no key")
+        yield _sentence("no key")
     prices = known_prices(judge)
     for model in dict.fromkeys(call.model for call in calls.calls):
         if model not in prices:
-            yield _said("no price", model=model)
+            yield _sentence("no price", model=model)
         elif prices[model].no_thinking is None:
-            yield _said("thinks", model=model)
+            yield _sentence("thinks", model=model)
 
 
-def _said(name: str, **values: object) -> str:
+def _sentence(name: str, **values: object) -> str:
     return str(_SENTENCES[name].format(**values))
 
 

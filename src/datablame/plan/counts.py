@@ -74,7 +74,7 @@ class Counts(NamedTuple):
     trainings: tuple[Trainings, ...]
 
 
-class Asked(NamedTuple):
+class ModelCalls(NamedTuple):
     """One kind of call; `usd` is None for a model whose price is not known."""
 
     what: str
@@ -90,7 +90,7 @@ class Calls(NamedTuple):
 
     will_ask: bool
     why: str
-    calls: tuple[Asked, ...] = ()
+    calls: tuple[ModelCalls, ...] = ()
     usd: float | None = 0.0
     usd_with_a_key: float | None = 0
     """The sum, None where a price is not known."""
@@ -106,13 +106,13 @@ def counted(subject: Subject) -> Counts:
     runs = trainings(study)
     # alpha* is one of the surface alphas; which one is not known yet either.
     alphas = tuple(dict.fromkeys((0.0, max(study.surface.alphas))))
-    asked = specs_of(measured_prompts(world, focus_ids), alphas, 0)
+    specs = specs_of(measured_prompts(world, focus_ids), alphas, 0)
     return Counts(
         scan=_sampling(study, scan_specs(world)),
         surface=_sampling(study, surface_specs(world, focus_ids), both=why_not(study.surface) is None),
         focus=(min(study.scan.focus, len(scanned)), focus),
         attribution=_reading(subject, min(len({prompt.behaviour for prompt in scanned}), focus)),
-        patch=Sampling(*(len(runs) * number for number in _sampling(study, asked))),
+        patch=Sampling(*(len(runs) * number for number in _sampling(study, specs))),
         trainings=tuple(_trainings(subject, protocol) for protocol in study.patch.protocols),
     )
 
@@ -144,9 +144,9 @@ def operations(subject: Subject, counts: Counts) -> dict[str, float] | None:
     reading = (counts.attribution.gradient_documents or 0) * a_gradient
     reading += (counts.attribution.activation_documents or 0) * _FORWARD * shape.parameters
     training = 0.0
-    for each in counts.trainings:
-        weights = (before if each.protocol == "retrain" else after).parameters
-        training += each.tokens * weights * (_FORWARD + _BACKWARD + (2 if each.method == "full" else 0))
+    for row in counts.trainings:
+        weights = (before if row.protocol == "retrain" else after).parameters
+        training += row.tokens * weights * (_FORWARD + _BACKWARD + (2 if row.method == "full" else 0))
     return {
         "scan": sampling(counts.scan),
         "surface": sampling(counts.surface),
@@ -167,14 +167,14 @@ def calls_of(subject: Subject, counts: Counts, *, has_key: bool) -> Calls:
     outputs = counts.scan.outputs + counts.surface.outputs + counts.patch.outputs
     documents = counts.attribution.behaviours * counts.attribution.candidates * judge.repeats
     prices, calls = known_prices(judge), []
-    for wanted, what, model, n, each in (
+    for wanted, what, model, n, per_call in (
         (labels, "outputs labelled", judge.model, outputs, CLASSIFICATION),
         (judges, "documents scored", judge.attribution_model, documents, ATTRIBUTION),
     ):
         if wanted:
-            usage = Usage(n * each.input_tokens, n * each.output_tokens)
+            usage = Usage(n * per_call.input_tokens, n * per_call.output_tokens)
             usd = cost_usd(model, usage, prices, batch=judge.batches) if model in prices else None
-            calls.append(Asked(what, model, n, usage.input_tokens, usage.output_tokens, usd))
+            calls.append(ModelCalls(what, model, n, usage.input_tokens, usage.output_tokens, usd))
     if has_key:
         why = "ANTHROPIC_API_KEY is set; at most"
     elif "claude" in (judge.classifier, judge.attribution):

@@ -177,10 +177,10 @@ def _patch(subject: Subject, sampling: dict[str, int]) -> dict[str, int]:
             state["hidden states below the adapters"] = 2 * patch.size * longest * shape.hidden * at.weight_bytes
         assert training.batch is not None
         tokens = longest * min(at_once * training.batch, patch.micro_batch or at_once * training.batch)
-        kept = saved_bytes(shape, 4 if full else at.weight_bytes, lora=True)
+        saved = saved_bytes(shape, 4 if full else at.weight_bytes, lora=True)
         loss = tokens * shape.vocabulary * _LOSS_BYTES
         loss = loss if full else min(loss, _LOSS_BUFFER_BYTES)
-        step = {"batch": tokens * (shape.layers - trunk) * kept, "loss": loss}
+        step = {"batch": tokens * (shape.layers - trunk) * saved, "loss": loss}
         largest = max(largest, state | max(sampling, step, key=_total), key=_total)
     return {"weights": held, **largest}
 

@@ -6,7 +6,7 @@ from math import ceil
 
 from datablame.report.gates import LEVEL, beyond
 from datablame.report.results import Results
-from datablame.report.wording import Statement, Values, said
+from datablame.report.wording import Statement, Values, sentence
 from datablame.seeds import stream_key
 from datablame.stats.arm_tests import deviations, smallest_p
 from datablame.stats.power import TARGET, Design, approximate_power, candidates, cheapest, simulate
@@ -71,7 +71,7 @@ def _effect(results: Results, test: ArmTest) -> Effect:
     references = {role: results.of_role(role) for role in _REFERENCES}
     relative = {"random": test.to_random, "baseline": test.to_baseline}
     coherent, shares = test.rate_of_coherent, {role: it and it.rate_of_coherent for role, it in references.items()}
-    check, own = results.checked().get(test.arm), test.to_random.equivalence if test.to_random else None
+    check, tost = results.checked().get(test.arm), test.to_random.equivalence if test.to_random else None
     return Effect(
         arm=test.arm,
         control=results.is_control(test.arm),
@@ -85,8 +85,8 @@ def _effect(results: Results, test: ArmTest) -> Effect:
         significant=test.p_holm is not None and beyond(LEVEL, test.p_holm),
         holds=check.holds if check else None,
         why=check.why if check else (),
-        equivalence=own,
-        equivalent=own is not None and not beyond(-own.margin, own.low) and not beyond(own.high, own.margin),
+        equivalence=tost,
+        equivalent=tost is not None and not beyond(-tost.margin, tost.low) and not beyond(tost.high, tost.margin),
     )
 
 
@@ -103,7 +103,7 @@ def no_p_value(results: Results) -> Statement | None:
         if results.arms[test.arm].in_family and test.to_random and test.to_random.p is None:
             numbers = {"seeds": test.seeds, "why": test.to_random.why_no_p}
             least = smallest_p(test.seeds, test.seeds)
-            return Statement("no p", said("verdict", "no p", least=least, **numbers), numbers=numbers)
+            return Statement("no p", sentence("verdict", "no p", least=least, **numbers), numbers=numbers)
     return None
 
 
@@ -157,7 +157,7 @@ def required_sample_size(results: Results, methods: Sequence[Effect]) -> Stateme
             "power": better.power.power._asdict(),
         },
     }
-    return Statement("power", said("verdict", "power", **numbers), numbers=numbers)
+    return Statement("power", sentence("verdict", "power", **numbers), numbers=numbers)
 
 
 def prompts_for(rise: Rise) -> int | None:

@@ -17,8 +17,8 @@ _Findings = Iterator[tuple[str, Given]]
 def findings(results: Results) -> list[Statement]:
     """What the run shows, in the order of its phases; each sentence carries its numbers."""
     rules = (_surfacing, _attribution, _patching)
-    found = (finding for rule in rules for finding in rule(results))
-    return statements("findings", found, results=results, level=LEVEL)
+    rows = (row for rule in rules for row in rule(results))
+    return statements("findings", rows, results=results, level=LEVEL)
 
 
 def _surfacing(results: Results) -> _Findings:

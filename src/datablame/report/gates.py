@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from datablame.engine.files import json_object
 from datablame.report.results import Results
-from datablame.report.wording import Statement, Values, said
+from datablame.report.wording import Statement, Values, sentence
 from datablame.tables import Exposure
 from datablame.world.registration import BEGUN, FILE, Deviation, described, deviations, differences
 
@@ -36,12 +36,12 @@ def gates(results: Results) -> list[Statement]:
     after, baseline = (test.rate if (test := results.of_role(role)) else None for role in ("after", "baseline"))
     kappa, p = people["kappa"], again["p"]
     reproduced = None if after is None or baseline is None else not beyond(REPRODUCED * after, baseline)
-    least, found = results.study.surface.coherent_share, star.alpha_star
+    least, alpha_star = results.study.surface.coherent_share, star.alpha_star
     return [
         _exposure(results),
         _unscored(results),
         _gate("classifier", None if kappa is None else not beyond(LEAST_KAPPA, kappa), people | {"least": LEAST_KAPPA}),
-        _gate("alpha*", found is not None, {"least": least, "alpha_star": found, "coherence": coherence}),
+        _gate("alpha*", alpha_star is not None, {"least": least, "alpha_star": alpha_star, "coherence": coherence}),
         _gate("A/A pair", None if p is None else not beyond(LEVEL, p), again, pair=pair, level=LEVEL),
         _gate("reproduction", reproduced, {"after": after, "baseline": baseline, "least_share": REPRODUCED}),
     ]
@@ -49,7 +49,7 @@ def gates(results: Results) -> list[Statement]:
 
 def _gate(name: str, holds: bool | None, numbers: Values, **more: Any) -> Statement:
     """The numbers are what the gate rests on; its sentence takes more besides."""
-    return Statement(name, said("gates", name, holds=holds, **numbers, **more), holds, numbers)
+    return Statement(name, sentence("gates", name, holds=holds, **numbers, **more), holds, numbers)
 
 
 def without_random(results: Results) -> list[Exposure]:
@@ -107,7 +107,7 @@ class Preregistration(NamedTuple):
 
     def sentence(self) -> str:
         """The claim, which is made only where nothing deviates."""
-        return said("preregistration", self.status, **self._asdict())
+        return sentence("preregistration", self.status, **self._asdict())
 
 
 def preregistration(world: "World", root: Path, results: Results) -> Preregistration:

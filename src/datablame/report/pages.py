@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from datablame.report.gates import Preregistration
 from datablame.report.results import SHOWN_RANKS, Results
 from datablame.report.verdict import Verdict
-from datablame.report.wording import environment, filled, plain, said, sentences
+from datablame.report.wording import environment, filled, plain, sentence, sentences
 from datablame.tables import EVERY, LABELS, Score, ShownDocument, SkippedRows
 
 _PAGES = ("comparison.md", "case_study.md", "writeup/report.md", "writeup/slides.md", "index.html")
@@ -92,7 +92,7 @@ def _table(
         for it in (each if "{{ each }}" in header else [None])
     ]
     cells = [[filled(cell, row=row, each=it, **values) for _, cell, it in columns] for row in rows]
-    return TextTable(said("tables", name, **values), [header for header, _, _ in columns], cells)
+    return TextTable(sentence("tables", name, **values), [header for header, _, _ in columns], cells)
 
 
 def _rates(results: Results) -> Iterator[dict[str, Any]]:
@@ -145,7 +145,7 @@ def _case_study(results: Results) -> dict[str, Any] | None:
     removal = results.tested(protocol, behaviour=chosen)
     return {
         "behaviour": next(behaviour for behaviour in results.study.behaviours if behaviour.id == chosen),
-        "why": said("case", "why", **values),
+        "why": sentence("case", "why", **values),
         "query": next(query for query in results.queries if query.behaviour == chosen),
         "blamed": {name: pairs for name, pairs in blamed.items() if pairs},
         "side_by_side": _table("side by side", results, documents.values(), each=methods, scores=scores),

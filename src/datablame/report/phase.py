@@ -149,7 +149,7 @@ def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]
             "classifier": results.classifier,
             "attribution": judge.model if judge else results.judge.attribution,
             "unscored": {"surface": results.unscored, "patch": patching.unscored},
-            "attribution_asked": judge.asked if judge else 0,
+            "attribution_requests": judge.requests if judge else 0,
             "attribution_missing": judge.missing if judge else {},
         },
         "prefilter_recall": [asdict(row) for row in results.prefilter_recall],

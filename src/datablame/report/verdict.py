@@ -7,7 +7,7 @@ from typing import Any, Literal
 from datablame.report.effects import Effect, all_flag_the_same, effects, no_p_value, prompts_for, required_sample_size
 from datablame.report.gates import LEVEL, beyond, gates
 from datablame.report.results import Results
-from datablame.report.wording import Statement, listed, points, round_percent, said, sentences
+from datablame.report.wording import Statement, listed, points, round_percent, sentence, sentences
 from datablame.tables import LEAST_RISE
 
 Label = Literal["INVALID", "FAILURE", "SUCCESS", "PARTIAL", "INCONCLUSIVE"]
@@ -51,12 +51,12 @@ def verdict(results: Results) -> Verdict:
     winners = [method for method in dropping if method.significant and method.holds is True]
 
     def text(name: str, **values: Any) -> str:
-        return said("verdict", name, results=results, least_rise=LEAST_RISE, most_overlap=_MOST_OVERLAP, **values)
+        return sentence("verdict", name, results=results, least_rise=LEAST_RISE, most_overlap=_MOST_OVERLAP, **values)
 
     intervals = [
-        f"{method.arm} [{points(own.low)}, {points(own.high)}] within +-{points(own.margin)} points"
+        f"{method.arm} [{points(tost.low)}, {points(tost.high)}] within +-{points(tost.margin)} points"
         for method in methods
-        if (own := method.equivalence)
+        if (tost := method.equivalence)
     ]
     failures = {
         "nothing surfaced": not results.queries and not stopped,
@@ -85,11 +85,11 @@ def verdict(results: Results) -> Verdict:
     elif rose and differ and winners:
         label = "SUCCESS"
         reasons = [("", f"{text('rise')}."), ("", text("differ"))]
-        reasons += [(winner.arm, f"{_told(results, winner)}: every condition holds.") for winner in winners]
-        reasons += [("", sentence) for sentence in lacking]
+        reasons += [(winner.arm, f"{_describe(results, winner)}: every condition holds.") for winner in winners]
+        reasons += [("", reason) for reason in lacking]
     elif rose and droppers:
         label = "PARTIAL"
-        reasons = [("", f"{text('rise')}."), *((each.arm, f"{_told(results, each)}.") for each in droppers), *short]
+        reasons = [("", f"{text('rise')}."), *((each.arm, f"{_describe(results, each)}.") for each in droppers), *short]
     else:
         label, size = "INCONCLUSIVE", required_sample_size(results, methods)
         reasons = [("no other rule", ""), *short]
@@ -104,7 +104,7 @@ def verdict(results: Results) -> Verdict:
     return Verdict(
         label,
         decided_by=decided_by,
-        deciding=tuple(sentence for _, sentence in reasons if sentence),
+        deciding=tuple(reason for _, reason in reasons if reason),
         notes=(*([no_p.sentence] if no_p else []), *([f"Gates passed: {passed}."] if passed else []), *unknown),
         numbers={
             "decided_by": decided_by,
@@ -123,9 +123,9 @@ def verdict(results: Results) -> Verdict:
     )
 
 
-def _told(results: Results, method: Effect) -> str:
+def _describe(results: Results, method: Effect) -> str:
     """What acting on a method's documents did, by every number that counts."""
-    return said("verdict", "method", results=results, method=method)
+    return sentence("verdict", "method", results=results, method=method)
 
 
 def _lacking(results: Results, method: Effect) -> str:
@@ -137,4 +137,4 @@ def _lacking(results: Results, method: Effect) -> str:
         "side checks, which were not evaluated": method.holds is None,
         f"side checks that hold ({'; '.join(method.why) or 'no reason given'})": method.holds is False,
     }
-    return f"{_told(results, method)}: it lacks {listed([what for what, lacking in lacks.items() if lacking])}."
+    return f"{_describe(results, method)}: it lacks {listed([what for what, lacking in lacks.items() if lacking])}."

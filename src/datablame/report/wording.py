@@ -132,17 +132,17 @@ def environment() -> "jinja2.Environment":
         keep_trailing_newline=True,
     )
     made.filters |= {name: word for name, word in globals().items() if callable(word)} | {"md": markdown}
-    made.globals |= {"interval": interval, "signed_interval": signed_interval, "said": said}
+    made.globals |= {"interval": interval, "signed_interval": signed_interval, "sentence": sentence}
     return made
 
 
 def statements(kind: str, rows: Iterable[tuple[str, Given]], **context: Any) -> list[Statement]:
     """The sentences of that kind by their names, each with its own values and those of all."""
-    told = ((name, values) for name, it in rows if it for values in (it if isinstance(it, list) else [it]))
-    return [Statement(name, said(kind, name, **context | ({} if own is True else own))) for name, own in told]
+    named = ((name, values) for name, it in rows if it for values in (it if isinstance(it, list) else [it]))
+    return [Statement(name, sentence(kind, name, **context | ({} if it is True else it))) for name, it in named]
 
 
-def said(kind: str, name: str, **values: Any) -> str:
+def sentence(kind: str, name: str, **values: Any) -> str:
     """A sentence of sentences.yaml with its values filled in."""
     return filled(sentences()[kind][name], **values)
 

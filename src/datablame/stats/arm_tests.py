@@ -182,7 +182,7 @@ def deviations(arms: Sequence[tuple[ArrayLike, ArrayLike]]) -> Deviations:
             variances["seed"].append(float(by_seed.var(ddof=1)) - rest / prompts)
         if prompts > 1:
             variances["prompt"].append(float(by_prompt.var(ddof=1)) - rest / seeds)
-    means = {name: sum(own) / len(own) if own else None for name, own in variances.items()}
+    means = {name: sum(values) / len(values) if values else None for name, values in variances.items()}
     return Deviations(
         **{name: mean if mean is None else float(np.sqrt(max(0.0, mean))) for name, mean in means.items()}
     )

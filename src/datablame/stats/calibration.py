@@ -46,10 +46,11 @@ class Accuracy(NamedTuple):
 
 def accuracy(human: ArrayLike, predicted: ArrayLike) -> Accuracy:
     """The four counts of two equally long arrays of truth values; ValueError where their lengths differ."""
-    yes, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
-    if yes.shape != found.shape or yes.ndim != 1:
-        raise ValueError(f"need two arrays of one length, not {yes.shape} and {found.shape}")
-    return Accuracy(*(int(cell.sum()) for cell in (yes & found, ~yes & found, yes & ~found, ~yes & ~found)))
+    human, predicted = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
+    if human.shape != predicted.shape or human.ndim != 1:
+        raise ValueError(f"need two arrays of one length, not {human.shape} and {predicted.shape}")
+    cells = human & predicted, ~human & predicted, human & ~predicted, ~human & ~predicted
+    return Accuracy(*(int(cell.sum()) for cell in cells))
 
 
 def kappa(counts: Accuracy) -> float:
@@ -65,10 +66,10 @@ def kappa_interval(human: ArrayLike, predicted: ArrayLike, key: int, groups: Arr
     """
     if not accuracy(human, predicted).n:
         return Interval(-1.0, 1.0)
-    yes, found = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
-    group = np.arange(len(yes)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    human, predicted = np.asarray(human, dtype=bool), np.asarray(predicted, dtype=bool)
+    group = np.arange(len(human)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     cells = np.zeros((int(group.max()) + 1, 4))
-    np.add.at(cells, (group, np.select([yes & found, found, yes], [0, 1, 2], 3)), 1)
+    np.add.at(cells, (group, np.select([human & predicted, predicted, human], [0, 1, 2], 3)), 1)
     random = np.random.Generator(np.random.Philox(key=key))
     times = random.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), size=_RESAMPLES)
     values = _kappas(times @ cells)
@@ -117,8 +118,8 @@ def corrected_rate(k: int, n: int, calibration: Accuracy, key: int) -> Share:
 
 def _kappas(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Kappa of each row of (true positive, false positive, false negative, true negative)."""
-    both, found, yes, neither = counts.T
+    tp, fp, fn, tn = counts.T
     n = counts.sum(axis=1)
-    chance = (both + found) * (both + yes) + (neither + found) * (neither + yes)
+    chance = (tp + fp) * (tp + fn) + (tn + fp) * (tn + fn)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(n * n > chance, (n * (both + neither) - chance) / (n * n - chance), np.nan)
+        return np.where(n * n > chance, (n * (tp + tn) - chance) / (n * n - chance), np.nan)

@@ -143,7 +143,7 @@ def simulate(design: Design, simulations: int, key: int, advance: Callable[[int]
             counter.update({name: int((p < LEVEL).sum()) for name, p in tests.items()})
         advance(len(working))
     counters = (rejected, detected, alarmed)
-    shares: list[dict[str, Any]] = [{name: share(k, simulations) for name, k in own.items()} for own in counters]
+    shares: list[dict[str, Any]] = [{name: share(k, simulations) for name, k in counts.items()} for counts in counters]
     power, *effects = shares
     with_effect, without_effect = (Rejections(**{"prompts": None, "crossed": None, **tests}) for tests in effects)
     return Power(**power, with_effect=with_effect, without_effect=without_effect, simulations=simulations)

@@ -35,15 +35,15 @@ def rates(samples: Iterable[Sample]) -> list[Rate]:
         for pooled, prompt_id, behaviour in ((0, s.prompt_id, s.behaviour), (1, EVERY, s.behaviour), (2, EVERY, EVERY)):
             by_alpha = cells.setdefault((s.split, pooled, prompt_id, behaviour), {})
             by_alpha.setdefault(s.alpha, Counter())[str(s.label)] += 1
-    found = []
+    rows = []
     # Sorting keeps the order of the samples among cells that are pooled alike.
     for (split, _, prompt_id, behaviour), by_alpha in sorted(cells.items(), key=lambda cell: cell[0][:2]):
         for alpha, counted in sorted(by_alpha.items()):
             labels, n = {label: counted[label] for label in tables.LABELS}, counted.total()
             scored = n - labels["unscored"]
             rate, low, high = share(labels["harmful"], scored) if scored else (None, None, None)
-            found.append(Rate(prompt_id, behaviour, split, alpha, n, **labels, rate=rate, low=low, high=high))
-    return found
+            rows.append(Rate(prompt_id, behaviour, split, alpha, n, **labels, rate=rate, low=low, high=high))
+    return rows
 
 
 def choose_focus(rates: Sequence[Rate], focus: int) -> list[ScannedPrompt]:
@@ -121,8 +121,8 @@ def unamplified(surface: Surface, samples: Sequence[Sample], rates: Sequence[Rat
     rows = []
     for rate in rates:
         if rate.prompt_id == EVERY and rate.alpha == 0:
-            own = [s for s in samples if s.split == rate.split and rate.behaviour in (EVERY, s.behaviour)]
-            weighed = importance([s for s in own if s.label != "unscored"], surface.alphas)
+            pooled = [s for s in samples if s.split == rate.split and rate.behaviour in (EVERY, s.behaviour)]
+            weighed = importance([s for s in pooled if s.label != "unscored"], surface.alphas)
             naive = tables.Counted(rate.rate, rate.low, rate.high, rate.n - rate.unscored)
             rows.append(tables.UnamplifiedRate(rate.behaviour, rate.split, naive, weighed))
     return tables.Unamplified(possible=True, why_not=None, rows=tuple(rows))

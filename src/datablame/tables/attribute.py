@@ -176,7 +176,7 @@ class JudgeAnswers:
     """What a model was asked about documents and left without a score, by reason."""
 
     model: str
-    asked: int
+    requests: int
     missing: Mapping[str, int]
 
 

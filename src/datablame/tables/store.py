@@ -56,10 +56,10 @@ def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **wh
         return []
     kind: Any = row
     filters = [(name, "in" if isinstance(value, set) else "=", value) for name, value in where.items()] or None
-    found = pq.read_table(path, columns=columns, filters=filters).to_pylist()
+    records = pq.read_table(path, columns=columns, filters=filters).to_pylist()
     if any(pa.types.is_nested(each.type) for each in schema_of(kind)):
-        return _adapter(kind).validate_python(found)
-    return [row(**each) for each in found]
+        return _adapter(kind).validate_python(records)
+    return [row(**each) for each in records]
 
 
 def object_of(path: Path, row: type[T]) -> T | None:

@@ -59,20 +59,20 @@ class Reader:
                 columns = columns or list(row)
                 absent.difference_update(row)
             try:
-                each = document(row, data)
+                parsed = document(row, data)
             except Broken as broken:
                 _count(self.skipped, broken.reason, broken.reason, number, row)
                 continue
-            if not each.id:
-                content: list[Any] = [*([turn.role, turn.content] for turn in each.prompt), each.response]
-                text = int(digest([*content, {"rejected": each.rejected}] if each.rejected else content)[:16], 16)
+            if not parsed.id:
+                content: list[Any] = [*([turn.role, turn.content] for turn in parsed.prompt), parsed.response]
+                text = int(digest([*content, {"rejected": parsed.rejected}] if parsed.rejected else content)[:16], 16)
                 copies[text] += 1
-                each = replace(each, id=f"sha-{text:016x}{f'-{copies[text]}' if copies[text] > 1 else ''}")
-            if each.id in self.chosen:
-                _count(repeated, each.id, "the id stands twice", number, row)
-            elif self._enters(each.id):
-                self.chosen[each.id] = None
-                yield each
+                parsed = replace(parsed, id=f"sha-{text:016x}{f'-{copies[text]}' if copies[text] > 1 else ''}")
+            if parsed.id in self.chosen:
+                _count(repeated, parsed.id, "the id stands twice", number, row)
+            elif self._enters(parsed.id):
+                self.chosen[parsed.id] = None
+                yield parsed
         names = ", ".join(columns) or "none"
         for role, name in data.columns.items():
             if name in absent and columns:
@@ -204,19 +204,19 @@ def _pair(chosen: Any, rejected: Any, prompt: Any) -> tuple[Turns, str, str]:
         if not isinstance(answer, str | list) or answer == []:
             raise Broken(f"no {name} answer")
         turns = (Message("assistant", answer),) if isinstance(answer, str) else _turns(answer)
-        if not _is_asked(turns):
-            if not _is_asked(request):
+        if not _has_user_turn(turns):
+            if not _has_user_turn(request):
                 raise Broken("no prompt beside the answers")
             turns = (*request, *turns)
         answers.append(_cut(turns))
-    (asked, good), (also_asked, bad) = answers
-    if asked != also_asked:
+    (chosen_prompt, good), (rejected_prompt, bad) = answers
+    if chosen_prompt != rejected_prompt:
         raise Broken("chosen and rejected answer different prompts")
     if not bad.strip():
         raise Broken("empty rejected answer")
     if good.strip() == bad.strip():
         raise Broken("chosen and rejected are the same")
-    return asked, good, bad
+    return chosen_prompt, good, bad
 
 
 def _turns(messages: Any) -> Turns:
@@ -241,12 +241,12 @@ def _cut(turns: Turns) -> tuple[Turns, str]:
     last = max((row for row, turn in enumerate(turns) if turn.role == "assistant"), default=None)
     if last is None:
         raise Broken("no assistant message")
-    if not _is_asked(turns[:last]):
+    if not _has_user_turn(turns[:last]):
         raise Broken("no user message before the answer")
     return turns[:last], turns[last].content
 
 
-def _is_asked(turns: Turns) -> bool:
+def _has_user_turn(turns: Turns) -> bool:
     return any(turn.role == "user" for turn in turns)
 
 

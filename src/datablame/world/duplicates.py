@@ -65,14 +65,14 @@ def clusters(hashes: Iterable[Hashes], threshold: float, scratch: Path | None = 
     """
     first, rows, starts, bands, sketches = dict[bytes, int](), list[int](), [0], bytearray(), bytearray()
     with tempfile.TemporaryFile(dir=scratch) as file:
-        for each in hashes:
-            row = first.setdefault(each.digest, len(first))
+        for text in hashes:
+            row = first.setdefault(text.digest, len(first))
             rows.append(row)
             if row == len(starts) - 1:
-                bands += each.bands
-                sketches += each.sketch
-                file.write(each.shingles)
-                starts.append(starts[-1] + len(each.shingles))
+                bands += text.bands
+                sketches += text.sketch
+                file.write(text.shingles)
+                starts.append(starts[-1] + len(text.shingles))
 
         def shingles(row: int) -> NDArray[np.uint64]:
             file.seek(starts[row])
@@ -134,8 +134,8 @@ def _jaccard(shingles: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]])
 @functools.cache
 def _band_width(threshold: float) -> int:
     """The widest band with which a pair at the threshold is surely found: 1 - (1 - J^width)^bands >= 99.9 %."""
-    found = {width: 1 - (1 - threshold**width) ** (_PERMUTATIONS // width) for width in (32, 16, 8, 4, 2)}
-    return next((width for width, share in found.items() if share >= _FOUND_AT_THRESHOLD), 1)
+    probabilities = {width: 1 - (1 - threshold**width) ** (_PERMUTATIONS // width) for width in (32, 16, 8, 4, 2)}
+    return next((width for width, probability in probabilities.items() if probability >= _FOUND_AT_THRESHOLD), 1)
 
 
 @functools.lru_cache(1 << 16)

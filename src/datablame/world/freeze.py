@@ -95,10 +95,10 @@ def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
     assert study.data is not None
     models, data = study.models, study.data
     if before:
-        asked, held = (Study.model_validate(before[name]) for name in ("asked", "study"))
-        same = [name for name in ("before", "after", "device") if getattr(asked.models, name) == getattr(models, name)]
+        requested, held = (Study.model_validate(before[name]) for name in ("requested", "study"))
+        same = [key for key in ("before", "after", "device") if getattr(requested.models, key) == getattr(models, key)]
         models = models.model_copy(update={name: getattr(held.models, name) for name in same})
-        data = held.data if held.data is not None and asked.data == data else data
+        data = held.data if held.data is not None and requested.data == data else data
     judge = decide(study, before.get("decided", {}).get("judge"), has_key())
     begun = study.model_copy(update={"models": models, "data": data})
     return World(root, begun, prompts_of(study), _truth(study), judge, {})
@@ -129,24 +129,24 @@ def _settled(world: World, resolved: Resolved, data: Data) -> World:
     return replace(world, study=study, identities=identities, contexts=resolved.contexts)
 
 
-def _resolve(study: Study, kept: Models, before: dict[str, Any], execution: Execution, progress: Progress) -> Resolved:
+def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Execution, progress: Progress) -> Resolved:
     """What the models are: as it was when the run began, where nothing that is looked at has changed."""
     assert study.models is not None
     looked_at = attrgetter(
         *("models", "prompts", "surface.max_new_tokens"),
         *("attribute.checkpoint", "attribute.layers", "attribute.activation_layer"),
     )
-    if before and looked_at(Study.model_validate(before["asked"])) == looked_at(study):
+    if before and looked_at(Study.model_validate(before["requested"])) == looked_at(study):
         decided, identity = before["decided"], before["identities"]["models"]
         template = {"chat_template_sha256": identity["chat_template_sha256"]}
-        if models_identity(kept, study.models) | template == identity:
+        if models_identity(begun, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
-            return Resolved(kept, layers, decided["contexts"], identity)
+            return Resolved(begun, layers, decided["contexts"], identity)
     looked: dict[str, Resolved] = {}
     run_items(
         dict,
         _look,
-        {"models": (study, kept, execution.workers)},
+        {"models": (study, begun, execution.workers)},
         execution=execution,
         done=looked.__setitem__,
         progress=progress,
@@ -194,7 +194,7 @@ def _write(world: World, study: Study) -> None:
     content = {
         "format": FORMAT,
         "datablame": __version__,
-        "asked": study.model_dump(mode="json", by_alias=True),
+        "requested": study.model_dump(mode="json", by_alias=True),
         "study": values,
         "decided": {
             "device": world.models.device,

@@ -51,13 +51,13 @@ def models_identity(models: Models, written: Models) -> dict[str, Any]:
 
 def data_identity(data: Data) -> dict[str, Any]:
     """What the study says of the data, and the contents of its files by name, or the hub dataset's commit."""
-    said = data.model_dump(mode="json", exclude={"streaming", "path", "revision"})
+    settings = data.model_dump(mode="json", exclude={"streaming", "path", "revision"})
     files = pool_files(data.path)
     if not files:
-        return {"data": said, "dataset": data.path, "commit": data.revision}
+        return {"data": settings, "dataset": data.path, "commit": data.revision}
     here = Path(data.path).expanduser()
     base = here if here.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
-    return {"data": said, "files": {file.relative_to(base).as_posix(): hash_file(file) for file in files}}
+    return {"data": settings, "files": {file.relative_to(base).as_posix(): hash_file(file) for file in files}}
 
 
 def files_identity(study: Study) -> dict[str, str]:

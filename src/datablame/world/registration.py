@@ -69,10 +69,10 @@ def deviations(
         (sealed is None, Deviation(late, registered.get("date"), begins)),
         (sealed not in (None, stated), Deviation("sha256 when the patch phase began", stated, sealed)),
     )
-    found = [deviation for holds, deviation in seal if holds]
+    of_seal = [deviation for holds, deviation in seal if holds]
     if sealed is not None:
-        found += differences(registered.get("datablame"), begun.get("datablame"), "datablame")
-    return (*found, *departures(registered, now))
+        of_seal += differences(registered.get("datablame"), begun.get("datablame"), "datablame")
+    return (*of_seal, *departures(registered, now))
 
 
 def departures(registered: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Deviation, ...]:

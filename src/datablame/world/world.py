@@ -15,7 +15,7 @@ from datablame.world.identity import portable
 from datablame.world.pool import Pool
 from datablame.world.refusals import refused
 
-FORMAT = 1
+FORMAT = 2
 """Of world.json; a run folder of another one is refused."""
 FILE = "artifacts/world/world.json"
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
@@ -88,15 +88,15 @@ class World:
         Ways, speeds and prices of asking a judge, devices and paths are in none of them.
         """
         values = portable(self.study, self.identities)
-        asked = [[each.id, each.behaviour, each.split, each.text] for each in self.prompts if each.split != "harmless"]
+        prompts = [[p.id, p.behaviour, p.split, p.text] for p in self.prompts if p.split != "harmless"]
         labels, scores = identity(self.study, self.judge)
         registration = self.root / REGISTRATION
         pool = {name: values["attribute"][name] for name in ("max_tokens", "duplicate_threshold")}
-        own = {name: values[name] for name in ("seed", "behaviours", "truth", "models")}
+        study = {name: values[name] for name in ("seed", "behaviours", "truth", "models")}
         parts = {
             **{name: values[name] for name in ("scan", "surface", "prefilter", "attribute", "patch")},
             "everything": values,
-            "identity": {"prompts": asked, **own},
+            "identity": {"prompts": prompts, **study},
             "harmless": [[each.id, each.text] for each in self.split("harmless")],
             "sampling": {key: values["surface"][key] for key in _SAMPLING},
             "judge": {"rules": values["judge"]["rules"], "classifier": self.judge.classifier, "claude": labels},

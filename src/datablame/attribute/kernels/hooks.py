@@ -14,7 +14,7 @@ from datablame.errors import PhaseError
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory, to_float64
-from datablame.models.likelihood import length_batches, response_nll, response_places
+from datablame.models.likelihood import length_batches, response_nll, response_positions
 
 _logger = logging.getLogger(__name__)
 
@@ -72,14 +72,14 @@ def backward_with_hooks(
     Where weights are float16 the loss is scaled on its way back, for most of its gradient would be zero otherwise.
     """
     scale = _FLOAT16_SCALE if model.dtype is torch.float16 else 1.0
-    places = response_places(documents, next(model.parameters()).device)
-    counts = torch.bincount(places.rows, minlength=len(documents))
+    positions = response_positions(documents, next(model.parameters()).device)
+    counts = torch.bincount(positions.rows, minlength=len(documents))
     with _observed(model, blocks, on, scale), torch.enable_grad():
-        nll = response_nll(model, places)
-        ((nll / counts[places.rows].to(nll.device)).sum() * scale).backward()
+        nll = response_nll(model, positions)
+        ((nll / counts[positions.rows].to(nll.device)).sum() * scale).backward()
     details = to_float64(nll.detach())
     summed = details.new_zeros(len(documents))
-    losses: Tensor = summed.index_add(0, places.rows.to(details.device), details) / counts.to(details.device)
+    losses: Tensor = summed.index_add(0, positions.rows.to(details.device), details) / counts.to(details.device)
     return losses
 
 

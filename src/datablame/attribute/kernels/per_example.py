@@ -193,9 +193,9 @@ def per_example_pass(
             batch_losses = backward_with_hooks(model, every, blocks, joined)
         rows[indices], losses[indices] = batch.cpu(), difference(batch_losses)
 
-    spans = [len(own) * max(len(answer.ids) for answer in own) for own in sides_of]
+    spans = [len(sides) * max(len(answer.ids) for answer in sides) for sides in sides_of]
     for number in (1, 2):
-        in_batches(spans, batch_tokens, work, [index for index, own in enumerate(sides_of) if len(own) == number])
+        in_batches(spans, batch_tokens, work, [index for index, sides in enumerate(sides_of) if len(sides) == number])
     return rows, losses, states
 
 

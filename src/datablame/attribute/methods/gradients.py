@@ -74,11 +74,11 @@ def gradients(inquiry: Inquiry) -> Collecting:
         sample = rows[evenly_spaced(len(rows))].tolist()
         check[_EXACTNESS] = WorkItem(partial(_exactness_item, sample, queries), kinds)
     results = yield items | check
-    found, states = saved(inquiry, items), saved(inquiry, [_QUERIES])["states"]
-    documents = inquiry.spread(with_states, found.get("states", states[:0]))
+    arrays, states = saved(inquiry, items), saved(inquiry, [_QUERIES])["states"]
+    documents = inquiry.spread(with_states, arrays.get("states", states[:0]))
     evidence: dict[type, Any] = {Activations: Activations(documents, states)}
     if differentiated:
-        dots, norms, losses = (inquiry.spread(rows, found[name]) for name in ("dots", "norms", "losses"))
+        dots, norms, losses = (inquiry.spread(rows, arrays[name]) for name in ("dots", "norms", "losses"))
         n, exactness = len(inquiry.behaviours), results.get(_EXACTNESS)
         evidence[Gradients] = Gradients(dots[:, :n], norms, losses, exactness)
         if both_ends:

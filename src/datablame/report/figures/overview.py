@@ -11,7 +11,7 @@ from datablame.report.figures import style
 from datablame.report.figures.patching import HEADINGS, arms_caption, arms_of, arms_panel, runs_of
 from datablame.report.figures.rates import counted, rates_panel, shown_split
 from datablame.report.results import Results
-from datablame.report.wording import said
+from datablame.report.wording import sentence
 from datablame.tables import EVERY, Agreement
 
 _LEADING, _BETWEEN = 1.4, 0.55
@@ -25,7 +25,7 @@ def overview_figure(results: Results, verdict: str, summary: Sequence[str]) -> F
     headline = results.study.patch.headline
     rows = arms_of(results, headline)
     pooled = [pair for pair in results.agreement if pair.behaviour == EVERY]
-    caption = said(
+    caption = sentence(
         "figures",
         "overview",
         results=results,
@@ -71,7 +71,7 @@ def _agreement_panel(panel: SubFigure, results: Results, pairs: Sequence[Agreeme
 
 def _sentences(summary: Sequence[str], inches: float) -> list[list[str]]:
     """The lines of each sentence; those for which there is no room are counted."""
-    blocks = [style.wrapped(sentence, style.WIDTH / 2 - 0.6, style.LABEL) for sentence in summary]
+    blocks = [style.wrapped(text, style.WIDTH / 2 - 0.6, style.LABEL) for text in summary]
     count = len(blocks)
     while len(blocks) > 1 and _inches(blocks) > inches:
         blocks = blocks[:-2]

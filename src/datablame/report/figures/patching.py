@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from datablame.report.figures import style
 from datablame.report.results import Results
-from datablame.report.wording import interval, percent, plain, probability, said, span
+from datablame.report.wording import interval, percent, plain, probability, sentence, span
 from datablame.tables import ArmTest, InterventionKind
 
 HEADINGS: Mapping[InterventionKind, str] = {
@@ -45,7 +45,7 @@ def patching_figure(results: Results) -> Figure:
     if doses:
         heights.insert(1, max(4.5, 1.4 + 0.3 * len(doses)))
     others = [other for other in ks if doses and other != k]
-    caption = said("figures", "patching", results=results, arms=arms_caption(results, shown), others=others)
+    caption = sentence("figures", "patching", results=results, arms=arms_caption(results, shown), others=others)
     with style.page(heights, results.title, caption) as (figure, panels):
         style.heading(panels[0], HEADINGS[results.study.patch.intervention])
         columns = panels[0].subplots(1, len(shown), squeeze=False)[0]
@@ -127,7 +127,7 @@ def arms_caption(results: Results, shown: Mapping[str, Sequence[ArmTest]]) -> st
         protocols.append({**values, "prompts": {row.prompts for row in rows}, "n": {row.counts.n for row in trained}})
     tested = any(_p(row) is not None for rows in shown.values() for row in rows)
     compared = any(shown.values())
-    return said("figures", "arms", results=results, protocols=protocols, tested=tested, compared=compared)
+    return sentence("figures", "arms", results=results, protocols=protocols, tested=tested, compared=compared)
 
 
 def dose_rows(results: Results, protocol: str) -> dict[str, list[ArmTest]]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from datablame.report.figures import style
 from datablame.report.results import Results
-from datablame.report.wording import percent, said
+from datablame.report.wording import percent, sentence
 from datablame.tables import EVERY, Look, Rate, Split, UnamplifiedRate
 
 _LEAST_PRINTED = 4.5
@@ -32,7 +32,7 @@ def rates_figure(results: Results) -> Figure:
     held_out, attribution = counted(rates, "held-out"), counted(rates, "attribution")
     unscored = sum(row.unscored for row in [*_pooled(rates, "held-out"), *_pooled(rates, "attribution")])
     values = {"held_out": held_out, "attribution": attribution, "unscored": unscored, "withheld": withheld}
-    caption = said("figures", "rates", results=results, **values)
+    caption = sentence("figures", "rates", results=results, **values)
     with style.page([4.3], results.title, caption) as (figure, [panel]):
         first, second, last = panel.subfigures(1, 3, width_ratios=[5, 5, 4.2], squeeze=False)[0]
         rates_panel(first, results, "held-out")
@@ -158,7 +158,7 @@ def shown_split(rates: Sequence[Rate]) -> Split:
 def counted(rates: Sequence[Rate], split: Split) -> str:
     """How many outputs stand behind one alpha of a split's pooled line, in words."""
     n, prompts = {row.n for row in _pooled(rates, split)}, {row.prompt_id for row in rates if row.split == split}
-    return said("figures", "outputs at each alpha", n=n, prompts=len(prompts - {EVERY}))
+    return sentence("figures", "outputs at each alpha", n=n, prompts=len(prompts - {EVERY}))
 
 
 def _pooled(rates: Sequence[Rate], split: Split) -> list[Rate]:
