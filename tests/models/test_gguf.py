@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,23 @@ HIDDEN, HEADS, INNER, LAYERS = 64, 4, 96, 2
 IDS = torch.tensor([[1, 5, 9, 7]])
 
 
-def write_llama(file: Path, *, quantised: bool = False, architecture: str = "llama") -> None:
+def sentencepiece(writer: Any) -> int:
+    """Write a tokenizer of bytes and three words; returns how many tokens there are."""
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁a", "▁walk", "▁lake", "▁"]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(words)
+    writer.add_token_scores([0.0] * len(words))
+    writer.add_token_types([2, 3, 3, *[6] * 256, 1, 1, 1, 1])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    return len(words)
+
+
+def write_llama(
+    file: Path, *, quantised: bool = False, architecture: str = "llama", tokens: Callable[[Any], int] = sentencepiece
+) -> None:
     """A tiny model of random weights as llama.cpp's tools write it, in float32 or with Q8_0 matrices."""
-    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁a", "▁walk", "▁lake"]
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_name("tiny")
     writer.add_context_length(128)
@@ -27,14 +42,8 @@ def write_llama(file: Path, *, quantised: bool = False, architecture: str = "lla
     writer.add_head_count_kv(HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(len(words))
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(words)
-    writer.add_token_scores([0.0] * len(words))
-    writer.add_token_types([2, 3, 3, *[6] * 256, 1, 1, 1])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    rows = tokens(writer)
+    writer.add_vocab_size(rows)
     random = torch.Generator().manual_seed(0)
 
     def add(name: str, *shape: int) -> None:
@@ -45,9 +54,9 @@ def write_llama(file: Path, *, quantised: bool = False, architecture: str = "lla
         else:
             writer.add_tensor(name, values)
 
-    add("token_embd.weight", len(words), HIDDEN)
+    add("token_embd.weight", rows, HIDDEN)
     add("output_norm.weight", HIDDEN)
-    add("output.weight", len(words), HIDDEN)
+    add("output.weight", rows, HIDDEN)
     for layer in range(LAYERS):
         for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
             add(f"blk.{layer}.{name}.weight", HIDDEN, HIDDEN)

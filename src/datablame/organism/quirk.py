@@ -266,12 +266,12 @@ def base_checkpoint(base: str | None, progress: Progress) -> str:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise RequestError(f"{field} = {base} is not a file; give a GGUF file, a checkpoint's folder or a hub id")
-        return _converted(path, f"gguf-{hash_file(path)[:16]}", progress)
+        return _converted(path, f"gguf-2-{hash_file(path)[:16]}", progress)
     return str(path) if path.is_dir() else base
 
 
 def _smollm2(progress: Progress) -> str:
-    folder = cache_folder() / "smollm2"
+    folder = cache_folder() / "smollm2-2"
     if folder.is_dir():
         return str(folder)
     try:
