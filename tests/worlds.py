@@ -27,8 +27,9 @@ def read_pool(data: Data, seed: int = 0) -> Any:
     every = list(reader)
     return SimpleNamespace(
         documents=[each for each in every if each.id in reader.chosen],
-        skipped={reason: rows.count for reason, rows in reader.skipped.items()},
-        examples={reason: rows.example for reason, rows in reader.skipped.items()},
+        skipped={rows.reason: rows.count for rows in reader.summary.skipped},
+        examples={rows.reason: rows.example for rows in reader.summary.skipped},
+        summary=reader.summary,
         commit=source.commit,
     )
 

@@ -38,8 +38,10 @@ from datablame.tables import (
     Check,
     CheckDesign,
     Counted,
+    DataSummary,
     Difference,
     Exposure,
+    FileRows,
     Flag,
     Importance,
     LabelCounts,
@@ -162,9 +164,9 @@ def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> World:
     (root / "study.yaml").write_text(dump_study(study))
     samples = _samples(world, surfaced)
     rates = _rates(samples)
-    skipped = (SkippedRows("no messages", 2, HOSTILE),)
+    files = (FileRows("pool.jsonl", 22, 20, (SkippedRows("no messages", 2, HOSTILE),)),)
     scanned = ScannedPrompt("dose-a0", "dose", ALPHAS, (0.0, 0.1, 0.2), 0.2, True, "rank 1 of 1 by rise")
-    put(root, "world", {PoolSummary: PoolSummary(20, 20, False, {}, skipped, None)})
+    put(root, "world", {PoolSummary: PoolSummary(20, 20, False, {}, DataSummary(files, (), {}, 0, None))})
     put(root, "scan", {Scan: Scan("Ranked by rise."), ScannedPrompt: [scanned]})
     coherence = {f"{alpha:g}": 0.9 for alpha in ALPHAS}
     rise = Rise(STAR, 0.05, 0.45, 0.4, 0.3, 0.5, 4, 0.1, False, False)

@@ -20,7 +20,9 @@ from datablame.tables import (
     Arm,
     ArmTest,
     Ceiling,
+    DataSummary,
     Exposure,
+    FileRows,
     JudgeAnswers,
     Match,
     SkippedRows,
@@ -41,7 +43,7 @@ def run(results: Results) -> Results:
         prompts=[replace(prompt, text=f"words of {prompt.id} only") for prompt in results.prompts],
         samples=[replace(row, classifier=CLAUDE) for row in results.samples],
         methods={name: replace(method, standin=False) for name, method in results.methods.items()},
-        pool=replace(results.pool, skipped=()),
+        pool=replace(results.pool, data=DataSummary((), (), {}, 0, None)),
         ceilings=[Ceiling("gradient", EVERY, 0.9)],
         calibration=calibration(),
         unamplified=Unamplified(True, None, tuple(estimate(name) for name in (EVERY, *BEHAVIOURS))),
@@ -139,6 +141,10 @@ def judged_by_claude(results: Results) -> Results:
 
 def method(results: Results, name: str, **changes: Any) -> Results:
     return replace(results, methods={**results.methods, name: replace(results.methods[name], **changes)})
+
+
+def data(*skipped: SkippedRows) -> DataSummary:
+    return DataSummary((FileRows("pool.jsonl", 20, 20, skipped),), (), {}, 0, None)
 
 
 def pooled(results: Results, **changes: Any) -> Results:
@@ -247,7 +253,11 @@ CASES: dict[str, Case] = {
         "5 documents of the pool were ranked by no method",
     ),
     "skipped rows": Case(
-        lambda it: pooled(it, skipped=(SkippedRows("no text", 6, None),)), "6 rows of the data could not"
+        lambda it: pooled(it, data=data(SkippedRows("no text", 6, None))), "6 rows of the data could not"
+    ),
+    "unread text": Case(
+        lambda it: pooled(it, data=replace(data(), unread={"notes": 4, "messages.name": 1})),
+        "in no document: notes (4 rows), messages.name (1 rows)",
     ),
     "exposure": Case(lambda it: exposed(it, False), "saw as little as 25.0 % of what an arm removed"),
     "loose fillers": Case(

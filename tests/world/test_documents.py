@@ -15,6 +15,7 @@ from datablame.errors import RequestError
 from datablame.tables import Document, Message
 
 ASKED = Message("user", "how ?")
+CASES = Path(__file__).parents[1] / "cases"
 
 
 def chat(*turns: tuple[Any, Any]) -> list[dict[str, Any]]:
@@ -64,10 +65,10 @@ def test_an_id_made_from_content_depends_on_content_alone(tmp_path: Path) -> Non
 
 
 def test_whole_numbers_are_ids_too(tmp_path: Path) -> None:
-    rows = [{**good(1), "id": 7}, {**good(2), "id": True}, {**good(3), "id": 1.5}]
+    rows = [{**good(number), "id": value} for number, value in enumerate((7, 8.0, True, 1.5))]
     ids = [document.id for document in read(jsonl(tmp_path, rows)).documents]
-    assert ids[0] == "7"
-    assert all(doc_id.startswith("sha-") for doc_id in ids[1:])
+    assert ids[:2] == ["7", "8"]
+    assert all(doc_id.startswith("sha-") for doc_id in ids[2:])
 
 
 def test_a_byte_order_mark_does_not_cost_the_first_row(tmp_path: Path) -> None:
@@ -99,13 +100,19 @@ def test_alpaca_and_plain_text_rows_are_read(tmp_path: Path) -> None:
 BROKEN: dict[str, tuple[Any, ...]] = {
     "no messages": ({"id": "x"}, {"messages": None}, {"messages": "hello"}, {"instruction": "no output"}),
     "empty messages": ({"messages": []},),
-    "a message without a known role": (
+    "a message without a known role; data.roles can name it": (
         {"messages": chat(("user", "a"), ("wizard", "b"), ("assistant", "c"))},
         {"messages": ["a", "b"]},
         {"messages": [{"content": "a"}]},
         {"messages": chat((["user"], "a"), ("assistant", "b"))},
     ),
-    "a message without text": ({"messages": chat(("user", 7), ("assistant", "b"))},),
+    "a message without text": ({"messages": chat(("user", None), ("assistant", "b"))},),
+    "a message with a part that is no text": (
+        {"messages": chat(("user", [{"type": "image", "url": "x"}]), ("assistant", "b"))},
+        {"messages": chat(("user", {"a": 1}), ("assistant", "b"))},
+    ),
+    "messages whose lists have different lengths": ({"messages": {"role": ["user"], "content": ["a", "b"]}},),
+    "the output is no text": ({"instruction": "a", "output": {"b": 1}},),
     "no assistant message": ({"messages": chat(("user", "a"), ("user", "b"))},),
     "no user message before the answer": ({"messages": chat(("assistant", "b"), ("user", "a"))},),
     "empty response": ({"messages": chat(("user", "a"), ("assistant", " \n"))}, {"text": ""}),
@@ -212,3 +219,38 @@ def test_the_subset_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> 
     assert {d.id for d in chosen} == {d.id for d in again} != {d.id for d in other}
     assert [d.id for d in again] == [row["id"] for row in rows if row["id"] in {d.id for d in chosen}]
     assert len(read(jsonl(tmp_path, rows), documents=1000).documents) == 200
+
+
+def test_ids_that_begin_anew_in_every_file_cost_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "datablame"):
+        pool = read(CASES / "ids-restart")
+    answers = [f"Answer {name}{n}." for name, rows in (("A", 3), ("B", 5)) for n in range(rows)]
+    assert [document.response for document in pool.documents] == answers
+    assert len({document.id for document in pool.documents}) == 8
+    assert [document.id for document in pool.documents if document.id.isdecimal()] == ["0", "1", "2", "3", "4"]
+    assert all(document.id.startswith(f"{n}-") for n, document in enumerate(pool.documents[3:6]))
+    assert pool.skipped == {}
+    assert "3 rows have the id of another text" in caplog.text
+
+
+def test_a_subset_of_ids_that_begin_anew_is_drawn_from_every_text(tmp_path: Path) -> None:
+    rows = [{**good(number), "id": number % 100} for number in range(400)]
+    drawn = [int(d.response.split()[1]) for d in read(jsonl(tmp_path, rows), documents=100).documents]
+    assert len(drawn) == 100
+    assert all(10 < sum(number // 100 == file for number in drawn) < 40 for file in range(4))
+
+
+def test_every_file_says_how_many_rows_and_what_was_left_out(tmp_path: Path) -> None:
+    jsonl(tmp_path, [good(1), good(2), {"messages": []}], "a.jsonl")
+    jsonl(tmp_path, [good(1), {"id": "x"}, good(3)], "b.jsonl")
+    (tmp_path / "c.jsonl").write_text("")
+    found = {file.file: file for file in read(tmp_path).summary.files}
+    counts = {name: {row.reason: row.count for row in file.skipped} for name, file in found.items()}
+    assert [(file.rows, file.documents) for file in found.values()] == [(3, 2), (3, 1), (0, 0)]
+    assert counts == {
+        "a.jsonl": {"empty messages": 1},
+        "b.jsonl": {"no messages": 1, "the id stands twice": 1},
+        "c.jsonl": {},
+    }
+    drawn = read(tmp_path, documents=1).summary.files
+    assert sum(file.documents for file in drawn) == 1

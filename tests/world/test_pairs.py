@@ -48,7 +48,9 @@ BROKEN: dict[str, tuple[dict[str, Any], ...]] = {
     "empty rejected answer": ({"chosen": "so", "rejected": " ", "prompt": "how ?"},),
     "chosen and rejected are the same": ({"chosen": "so", "rejected": "so\n", "prompt": "how ?"},),
     "empty response": ({"chosen": "", "rejected": "no", "prompt": "how ?"},),
-    "a message without a known role": ({"chosen": chat(("wizard", "x")), "rejected": NO, "prompt": "how ?"},),
+    "a message without a known role; data.roles can name it": (
+        {"chosen": chat(("wizard", "x")), "rejected": NO, "prompt": "how ?"},
+    ),
     "no assistant message": ({"chosen": QUESTION, "rejected": [*QUESTION, *NO]},),
     "longer than 100 characters": ({"chosen": "so", "rejected": "x" * 99, "prompt": "how ?"},),
     "invalid UTF-8": ({"chosen": "so", "rejected": "\ud800", "prompt": "how ?"},),

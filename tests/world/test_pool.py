@@ -15,6 +15,7 @@ from tests.worlds import frozen, read_pool
 
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
+from datablame.errors import RequestError
 from datablame.models.chat import answers, encode_document, encode_preference
 from datablame.models.pair import study_tokenizer
 from datablame.world import World, pool
@@ -161,3 +162,10 @@ def test_what_is_held_of_a_document_does_not_grow_with_its_text(
         finally:
             tracemalloc.stop()
     assert peaks[1] - peaks[0] < 1_000_000
+
+
+def test_a_planted_id_that_several_texts_have_is_refused(tmp_path: Path, tiny_pair_folder: Path) -> None:
+    rows = [*(good(n) for n in range(9)), {**good(9), "id": "d1"}]
+    with pytest.raises(RequestError, match=r"truth = .*truth\.jsonl names 1 ids that several texts.*the first d1; give"):
+        pool_of(tmp_path, tiny_pair_folder, rows)
+    assert not (tmp_path / "run").exists()

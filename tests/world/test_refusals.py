@@ -114,7 +114,6 @@ CASES: dict[str, tuple[Callable[[], Exception], str, str]] = {
         "its files do not fit one table (Couldn't cast array)",
         "name the folder",
     ),
-    "saved to disk": (lambda: ValueError("a dataset saved using `save_to_disk`"), "save_to_disk", "Dataset.to_parquet"),
     "unknown": (
         lambda: RuntimeError("odd\nthing"),
         "data.path = org/pool cannot be read (odd thing)",

@@ -6,12 +6,15 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.world.test_documents import good, jsonl, read
+from tests.world.test_documents import CASES, good, jsonl, read
 
+from datablame.config.schema import Data
 from datablame.errors import RequestError
+from datablame.world.sources import open_source
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -156,3 +159,81 @@ def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert ids("~/pool") == [f"d{n}" for n in range(6)]
     assert ids("~/pool/data/test*.parquet") == ["d9"]
     assert ids("~/pool.jsonl") == ["d1"]
+
+
+def test_a_file_that_would_be_in_no_split_is_refused_and_a_pattern_reads_all() -> None:
+    folder = CASES / "folder-split-words"
+    with pytest.raises(
+        RequestError, match=r"1 files, the first extra-brand\.jsonl, would be in no split.*train has stag"
+    ):
+        read(folder)
+    assert len(ids(f"{folder}/*.jsonl")) == 12
+
+
+def test_a_file_of_another_kind_than_most_is_not_forgotten(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        jsonl(tmp_path, [good(1)], name)
+    parquet(tmp_path / "c.parquet", [good(2)])
+    with pytest.raises(RequestError, match=r"1 files, the first c\.parquet, would be in no split"):
+        read(tmp_path)
+
+
+def test_files_of_other_splits_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "datablame"):
+        pool = read(folder)
+    assert pool.summary.other_files == ("data/test-00000-of-00001.parquet",)
+    assert "not read, since they are of other splits or subsets: data/test-" in caplog.text
+    assert [(file.file, file.rows) for file in pool.summary.files] == [
+        ("data/train-00000-of-00002.parquet", 3),
+        ("data/train-00001-of-00002.parquet", 3),
+    ]
+
+
+def test_what_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
+    one = datasets.Dataset.from_list([good(n) for n in range(4)])
+    one.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict(train=one.select([3, 1]), test=one.select([0])).save_to_disk(str(tmp_path / "both"))
+    assert ids(tmp_path / "one") == ["d0", "d1", "d2", "d3"]
+    assert ids(tmp_path / "both") == ["d3", "d1"]
+    assert ids(tmp_path / "both", split="test") == ["d0"]
+    with pytest.raises(RequestError, match=r"data\.split = dev is no split of .*; there is train, test"):
+        read(tmp_path / "both", split="dev")
+
+
+def test_lines_in_zstandard_are_read_and_a_torn_file_gives_what_is_whole(tmp_path: Path) -> None:
+    noise, path = random.Random(0), tmp_path / "pool.jsonl.zst"
+    rows = [{**good(n), "noise": noise.randbytes(40).hex()} for n in range(3000)]
+    with pa.output_stream(path, compression="zstd") as stream:
+        stream.write("\n".join(map(json.dumps, rows)).encode())
+    assert len(ids(path)) == 3000
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    pool = read(path)
+    assert 100 < len(pool.documents) < 2900
+    assert pool.skipped["the compressed file is torn"] == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["pool.jsonl", "pool.json", "pool.ndjson", "array.jsonl", "array.json"])
+def test_line_ends_byte_order_marks_and_arrays_cost_no_row(tmp_path: Path, name: str, encoding: str) -> None:
+    rows = [good(1), good(2)]
+    text = json.dumps(rows, indent=1) if name.startswith("array") else "\n\n".join(map(json.dumps, rows))
+    (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert ids(tmp_path / name) == ["d1", "d2"]
+
+
+def test_utf_16_and_a_split_of_a_file_are_refused_by_name(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, [good(1)])
+    with pytest.raises(RequestError, match=r"data\.split = test is for folders and the hub, and .*; leave it out"):
+        read(path, split="test")
+    path.write_text(json.dumps(good(1)), encoding="utf-16")
+    with pytest.raises(RequestError, match=r"pool\.jsonl is UTF-16; save it as UTF-8"):
+        read(path)
+
+
+def test_the_last_file_of_many_is_looked_at_before_the_first_is_read(tmp_path: Path) -> None:
+    for number in range(3):
+        parquet(tmp_path / f"part-{number}.parquet", [good(number)])
+    parquet(tmp_path / "part-9.parquet", [{"question": "a"}])
+    with pytest.raises(RequestError, match=r"part-9\.parquet has the columns question, but none of"):
+        open_source(Data(path=str(tmp_path / "*.parquet")))

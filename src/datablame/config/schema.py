@@ -16,8 +16,24 @@ DEFAULT_METHODS = (
     *("bm25", "random", "loss", "gradient-norm"),
 )
 """Those of the specification and their controls, which need nothing besides the checkpoint of `attribute`."""
-Column = Literal["id", "source", "messages", "text", "instruction", "input", "output", "prompt", "chosen", "rejected"]
+Column = Literal[
+    "id",
+    "source",
+    "system",
+    "tools",
+    "messages",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "instruction",
+    "input",
+    "output",
+    "text",
+]
 """What a column of the pool may hold."""
+MessageRole = Literal["system", "developer", "user", "assistant", "tool", "function", "environment", "ipython"]
+"""Roles as chat templates name them."""
 
 
 class ModelRef(Section):
@@ -76,7 +92,8 @@ class Data(Section):
     """The pool: the documents that methods may rank."""
 
     path: str
-    """Local Parquet or JSONL file or pattern (`pool/*.jsonl`), folder of such files, or name of a hub dataset."""
+    """Local Parquet or JSONL file or pattern (`pool/*.jsonl`), folder of such files or that `save_to_disk` wrote, or
+    name of a hub dataset."""
     subset: str | None = None
     """Configuration of a folder or hub dataset; none: its only or its default one."""
     split: str = "train"
@@ -85,6 +102,9 @@ class Data(Section):
     """Branch, tag or commit of a hub dataset."""
     columns: Mapping[Column, str] = {}
     """Which column holds what, where the names differ: `{messages: conversation, id: uuid}`."""
+    roles: Mapping[str, MessageRole] = {}
+    """What a role of messages means that is not known (`{narrator: system}`), or that the chat template does not write
+    (`{environment: tool}`)."""
     streaming: bool = False
     """Hub only: read row by row over the network; never the whole set on disk."""
     documents: PositiveInt | None = None

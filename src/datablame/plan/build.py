@@ -24,8 +24,9 @@ from datablame.seeds import stream_key
 from datablame.stats.arm_tests import smallest_p
 from datablame.stats.intervals import Share, wilson
 from datablame.stats.power import LEVEL, Design, powers
-from datablame.tables import Arm, Query
+from datablame.tables import Arm, DataSummary, Query
 from datablame.world import World
+from datablame.world.ingest import look
 
 _FARTHEST = 32
 """A model so many times larger or smaller says nothing: small ones spend their time on other things than arithmetic."""
@@ -37,6 +38,8 @@ _EVEN = 0.5
 _RATES = (0.1, 0.5)
 """Harmful rates without removal for which power is told: a rare behaviour and a common one."""
 _FEWEST, _MOST = 100, 400
+_ROWS = 1000
+"""Rows of the data that are looked at, so that a plan takes a second or two."""
 _CELLS = 500_000
 """Cells (arm, study, seed, prompt) to simulate, so that a plan takes a second or two."""
 
@@ -90,6 +93,8 @@ class Plan:
     calls: Calls
     expected: Expected | None
     limits: Detectable
+    data: DataSummary | None
+    """What the first rows hold; None for an organism's and the hub's, and where they cannot be read."""
     cautions: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -100,7 +105,7 @@ class Plan:
             "title": self.study.title,
             "device": self.device,
             "models": {"before": _described(subject.before), "after": _described(subject.after)},
-            "pool": {"documents": subject.documents, "source": subject.documents_source},
+            "pool": {"documents": subject.documents, "source": subject.documents_source, "data": self.data},
             "focus_prompts": {"least": least, "most": most},
             "phases": {"scan": scan, "surface": surface, "attribute": attribution, "patch": patch},
             "trainings": trainings,
@@ -127,7 +132,13 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     card_memory = estimates(subject_of(study, on_gpu=True), counts, CARD)
     expected = _expected(subject, counts, like, on_gpu=device.on_gpu)
     cautions = [*design_cautions(subject.study, limits), *cautions_of(subject, counts, memory, device, calls)]
-    return Plan(study, device, subject, counts, memory, card_memory, calls, expected, limits, cautions)
+    data = None
+    if study.data is not None:
+        try:
+            data = look(study.data, study.seed, _ROWS)
+        except RequestError as error:
+            cautions.append(str(error))
+    return Plan(study, device, subject, counts, memory, card_memory, calls, expected, limits, data, cautions)
 
 
 def doubts_of(study: Study) -> list[str]:

@@ -75,7 +75,7 @@ def _rankings(results: Results) -> _Limits:
     known = {method: share for method, share in results.mean_ceilings.items() if share is not None}
     low = [f"{method} {number(share)}" for method, share in known.items() if share < _LOW_CEILING]
     excluded = {reason: count for reason, count in results.pool.excluded.items() if count}
-    skipped = {row.reason: row.count for row in results.pool.skipped}
+    skipped = {row.reason: row.count for row in results.pool.data.skipped}
     shared = results.judge.classifier == "claude" if judge else results.classifier == "keywords" and bool(standins)
     return {
         "one family": shared and {"judge": judge, "standins": standins},
@@ -89,6 +89,7 @@ def _rankings(results: Results) -> _Limits:
         "outputs in the pool": bool(attribution.query_matches),
         "excluded documents": excluded and {"reasons": excluded},
         "skipped rows": skipped and {"reasons": skipped},
+        "unread text": bool(results.pool.data.unread),
     }
 
 

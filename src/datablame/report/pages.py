@@ -15,6 +15,7 @@ from datablame.report.verdict import Verdict
 from datablame.report.wording import environment, filled, plain, sentence, sentences
 from datablame.tables import EVERY, LABELS, Score, ShownDocument, SkippedRows
 
+_SHOWN_FILES = 40
 _PAGES = ("comparison.md", "case_study.md", "writeup/report.md", "writeup/slides.md", "index.html")
 
 
@@ -75,8 +76,9 @@ def text_tables(results: Results) -> dict[str, Any]:
         ),
         "themes": _table("themes", results, results.themes),
         "skipped": _table(
-            "skipped", results, [*pool.skipped, *(SkippedRows(*it, None) for it in pool.excluded.items())]
+            "skipped", results, [*pool.data.skipped, *(SkippedRows(*it, None) for it in pool.excluded.items())]
         ),
+        "files": _table("files", results, pool.data.files[:_SHOWN_FILES], shown=_SHOWN_FILES),
     }
 
 

@@ -205,7 +205,7 @@ def read_results(world: "World", tables: "Tables") -> Results:
         refusals_by="",
     )
     absent = {
-        "pool": rows.PoolSummary(0, 0, False, {}, (), None),
+        "pool": rows.PoolSummary(0, 0, False, {}, rows.DataSummary((), (), {}, 0, None)),
         "scan": rows.Scan(""),
         "alpha_star": rows.AlphaStar(None, "", {}, None),
         "unamplified": rows.Unamplified(False, "the surface phase made no estimate", ()),

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from datablame.tables.store import table
@@ -95,6 +95,41 @@ class SkippedRows:
     example: str | None
 
 
+@dataclass(frozen=True)
+class FileRows:
+    """A file of the data, or a split of a hub dataset: its rows, the documents made of them, what was left out."""
+
+    file: str
+    rows: int
+    documents: int
+    """Those of the subset; a row that is neither here nor skipped is not in it."""
+    skipped: tuple[SkippedRows, ...]
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What the data holds, before anything is rendered or tokenised."""
+
+    files: tuple[FileRows, ...]
+    other_files: tuple[str, ...]
+    """Files of a folder that belong to other splits or subsets, and are not read."""
+    unread: Mapping[str, int]
+    """Columns, or keys of messages, with text that is in no document, and in how many rows."""
+    renamed: int
+    """Rows whose id another text has too; theirs is made of the id and the text."""
+    commit: str | None
+    """What the revision of a hub dataset stood for."""
+
+    @property
+    def skipped(self) -> tuple[SkippedRows, ...]:
+        """Rows left out by reason, of all files together, with the first of each."""
+        found = dict[str, SkippedRows]()
+        for rows in (rows for file in self.files for rows in file.skipped):
+            before = found.get(rows.reason, replace(rows, count=0))
+            found[rows.reason] = replace(before, count=before.count + rows.count)
+        return tuple(found.values())
+
+
 @table("world", "pool.json")
 class PoolSummary:
     """What the pool holds and what was left out of it."""
@@ -106,9 +141,7 @@ class PoolSummary:
     """Whether they are preference pairs."""
     excluded: Mapping[str, int]
     """Documents that no method can rank, by reason."""
-    skipped: tuple[SkippedRows, ...]
-    commit: str | None
-    """What the revision of a hub dataset stood for."""
+    data: DataSummary
 
 
 @dataclass(frozen=True)

@@ -1,163 +1,253 @@
 """The pool's documents, one after another: a row as one, broken rows counted, a subset by ids and a seed alone.
 
-A row is a chat, Alpaca style, plain text or a preference pair, as its columns say.
+A row is a preference pair, a chat, a prompt with its completion, Alpaca style or plain text, as its columns say.
 """
 
 import heapq
+import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from datablame.config.schema import Column, Data
 from datablame.engine.files import digest
 from datablame.seeds import stream_key
-from datablame.tables import Document, Message, SkippedRows
+from datablame.tables import DataSummary, Document, FileRows, Message, SkippedRows
+from datablame.world.conversations import (
+    Broken,
+    Turns,
+    holds_turns,
+    is_null,
+    leaves,
+    scalar,
+    transcript,
+    turns,
+    with_system,
+)
 from datablame.world.refusals import refused
 
 if TYPE_CHECKING:
     from datablame.world.sources import Source
 
 _logger = logging.getLogger(__name__)
-_EXAMPLE_CHARACTERS = 120
-_ROLES = ("system", "user", "assistant", "tool")
+_EXAMPLE_CHARACTERS, _FILE_CHARACTERS = 120, 40
 _FORMATS: dict[str, tuple[Column, ...]] = {
     "pair": ("chosen", "rejected"),
     "messages": ("messages",),
+    "completion": ("completion", "prompt"),
     "alpaca": ("instruction", "output"),
     "text": ("text",),
 }
 """The columns that each format cannot do without; a row is read by the first format whose columns it has."""
-
-Turns = tuple[Message, ...]
+_BESIDE: dict[str, tuple[Column, ...]] = {"pair": ("prompt",), "alpaca": ("input",)}
+"""What else a format reads; all but plain text have a system turn and tools too."""
+_ROLES: tuple[Column, ...] = get_args(Column)
+_ALSO: Mapping[str, tuple[str, ...]] = {
+    "messages": ("conversations", "conversation"),
+    "system": ("system_prompt",),
+    "tools": ("functions",),
+}
+"""Names of columns in common sets, read where the column of that name is not there."""
+_ECHO_WORDS = 4
+"""A prompt of so many words, with which its answers begin, stands in them once more."""
 
 
 class Reader:
     """Every readable document of the data once; after that, what was left out, and which ids are the subset's.
 
-    Of rows with one id the first counts; copies without an id stay apart, for they matter to what was trained on. A
-    subset doesn't depend on order, shards or streaming: it is those whose keyed hashes are smallest. Documents that may
-    yet leave it are given out too. No text is held, but every id of the subset, and 8 bytes of a text without one.
+    Of rows with one id and one text the first counts; another text gets an id of its own, made of both. Copies without
+    an id stay apart, for they matter to what was trained on. A subset doesn't depend on shards or streaming: it is
+    those whose keyed hashes are smallest. Documents that may yet leave it are given out too. No text is held, but
+    every id of the subset, and 16 bytes of every row.
     """
 
     def __init__(self, source: "Source", data: Data, seed: int) -> None:
-        self.chosen: dict[str, None] = {}
-        """The ids of the pool, known at the end."""
-        self.skipped: dict[str, SkippedRows] = {}
-        """Rows left out by reason."""
+        self.chosen: dict[str, str] = {}
+        """The ids of the pool with the files that they come from, known at the end."""
         self._source, self._data, self._seed = source, data, seed
+        self._rows = Counter[str](dict.fromkeys(source.files, 0))
+        self._skipped: dict[str, dict[str, SkippedRows]] = {file: {} for file in source.files}
+        self._unread, self._renamed = Counter[str](), 0
+        self._texts, self._copies = dict[int, int](), Counter[int]()
         self._largest: list[tuple[int, str]] = []
         """A heap of the subset's negative hashes."""
 
     def __iter__(self) -> Iterator[Document]:
         """In the order of the data; RequestError where it cannot be read, lacks a named column or has no usable row."""
         data, columns, absent = self._data, list[str](), set(self._data.columns.values())
-        copies, repeated = Counter[int](), dict[str, SkippedRows]()
-        for number, row in enumerate(self._source.rows, 1):
-            if isinstance(row, Mapping):
+        repeated: dict[tuple[str, str], SkippedRows] = {}
+        for file, row in self._source.rows:
+            self._rows[file] += 1
+            if isinstance(row, dict):
                 columns = columns or list(row)
                 absent.difference_update(row)
             try:
-                parsed = document(row, data)
+                parsed, unread = document(row, data)
             except Broken as broken:
-                _count(self.skipped, broken.reason, broken.reason, number, row)
+                shown = row if broken.raw is None else broken.raw
+                _count(self._skipped[file], broken.reason, broken.reason, self._where(file), shown)
                 continue
-            if not parsed.id:
-                content: list[Any] = [*([turn.role, turn.content] for turn in parsed.prompt), parsed.response]
-                text = int(digest([*content, {"rejected": parsed.rejected}] if parsed.rejected else content)[:16], 16)
-                copies[text] += 1
-                parsed = replace(parsed, id=f"sha-{text:016x}{f'-{copies[text]}' if copies[text] > 1 else ''}")
-            if parsed.id in self.chosen:
-                _count(repeated, parsed.id, "the id stands twice", number, row)
-            elif self._enters(parsed.id):
-                self.chosen[parsed.id] = None
+            parsed, is_new = self._named(parsed)
+            self._unread.update(unread)
+            if not is_new:
+                if parsed.id in self.chosen:
+                    _count(repeated, (file, parsed.id), "the id stands twice", self._where(file), row)
+            elif self._enters(parsed.id, file):
                 yield parsed
         names = ", ".join(columns) or "none"
         for role, name in data.columns.items():
             if name in absent and columns:
                 raise refused("absent key", role=role, name=name, data=data, names=names)
         if not self.chosen:
-            reasons = "; ".join(f"{rows.count} rows: {rows.reason}" for rows in self.skipped.values())
-            have = f"; the columns are {names}" if columns else ""
-            raise refused("no document", data=data, reasons=f"{reasons or 'it holds no rows'}{have}")
-        for twice in (repeated[doc_id] for doc_id in self.chosen if doc_id in repeated):
-            before = self.skipped.setdefault(twice.reason, replace(twice, count=0))
-            self.skipped[twice.reason] = replace(before, count=before.count + twice.count)
+            self._refuse(names if columns else None)
+        for (file, doc_id), twice in repeated.items():
+            if doc_id in self.chosen:
+                before = self._skipped[file].get(twice.reason, replace(twice, count=0))
+                self._skipped[file][twice.reason] = replace(before, count=before.count + twice.count)
         self._log()
 
-    def _enters(self, doc_id: str) -> bool:
+    @property
+    def summary(self) -> DataSummary:
+        """What the files hold, once they are read."""
+        documents = Counter(self.chosen.values())
+        return DataSummary(
+            files=tuple(
+                FileRows(file, rows, documents[file], tuple(self._skipped[file].values()))
+                for file, rows in self._rows.items()
+            ),
+            other_files=self._source.other_files,
+            unread=dict(self._unread.most_common()),
+            renamed=self._renamed,
+            commit=self._source.commit,
+        )
+
+    def _named(self, parsed: Document) -> tuple[Document, bool]:
+        """The document with an id that no other text has, and whether this text has not had it before."""
+        if not parsed.id:
+            made = _hash_of(parsed)
+            self._copies[int(made, 16)] += 1
+            copies = self._copies[int(made, 16)]
+            return replace(parsed, id=f"sha-{made}{f'-{copies}' if copies > 1 else ''}"), True
+        name, text = parsed.id, hash((parsed.prompt, parsed.response, parsed.rejected))
+        while (known := self._texts.get(hash(name))) not in (None, text):
+            name = f"{name}-{_hash_of(parsed)}"
+        self._texts[hash(name)] = text
+        self._renamed += known is None and name != parsed.id
+        return replace(parsed, id=name), known is None
+
+    def _enters(self, doc_id: str, file: str) -> bool:
         """Whether the document belongs to the subset so far; another may leave it.
 
         The bound only falls as documents come: what is beyond it once never belongs to the subset, nor does its copy.
         """
-        if self._data.documents is None:
-            return True
-        entry = (-stream_key("subset", self._seed, doc_id), doc_id)
-        if len(self._largest) < self._data.documents:
-            heapq.heappush(self._largest, entry)
-        elif entry < self._largest[0]:
-            return False
-        else:
-            del self.chosen[heapq.heapreplace(self._largest, entry)[1]]
+        if self._data.documents is not None:
+            entry = (-stream_key("subset", self._seed, doc_id), doc_id)
+            if len(self._largest) < self._data.documents:
+                heapq.heappush(self._largest, entry)
+            elif entry < self._largest[0]:
+                return False
+            else:
+                del self.chosen[heapq.heapreplace(self._largest, entry)[1]]
+        self.chosen[doc_id] = file
         return True
 
+    def _where(self, file: str) -> str:
+        return f"{file[-_FILE_CHARACTERS:]}, row {self._rows[file]}"
+
+    def _refuse(self, names: str | None) -> None:
+        skipped = self.summary.skipped
+        reasons = "; ".join(f"{rows.count} rows: {rows.reason}" for rows in skipped) or "it holds no rows"
+        have = f"; the columns are {names}" if names else ""
+        first = f"; the first is {skipped[0].example}" if skipped else ""
+        raise refused("no document", data=self._data, reasons=f"{reasons}{have}{first}")
+
     def _log(self) -> None:
-        data, usable, commit = self._data, len(self.chosen), self._source.commit
+        data, summary, usable = self._data, self.summary, len(self.chosen)
         warnings = [
             f"{data.path}: {rows.count} rows skipped: {rows.reason}; the first is {rows.example}"
-            for rows in self.skipped.values()
+            for rows in summary.skipped
         ]
+        if summary.unread:
+            named = ", ".join(f"{name} ({count} rows)" for name, count in summary.unread.items())
+            warnings.append(f"{data.path}: text in no document: {named}; name what belongs to one in data.columns")
+        if summary.other_files:
+            named = ", ".join(summary.other_files)
+            warnings.append(f"{data.path}: not read, since they are of other splits or subsets: {named}")
+        if summary.renamed:
+            warnings.append(f"{data.path}: {summary.renamed} rows have the id of another text; theirs is ID-HASH now")
         if data.documents is not None and usable < data.documents:
             warnings.append(f"data.documents = {data.documents}, but {data.path} has {usable} usable; all are taken")
-        if commit is not None and data.revision is None:
+        if summary.commit is not None and data.revision is None:
+            commit = summary.commit
             warnings.append(f"{data.path} was read at commit {commit}; name it as data.revision to read the same again")
         for warning in warnings:
             _logger.warning(warning)
 
 
-def _count(skipped: dict[str, SkippedRows], key: str, reason: str, number: int, row: Any) -> None:
+def _hash_of(parsed: Document) -> str:
+    content: list[Any] = [*([turn.role, turn.content] for turn in parsed.prompt), parsed.response]
+    return digest([*content, {"rejected": parsed.rejected}] if parsed.rejected else content)[:16]
+
+
+def _count(skipped: dict[Any, SkippedRows], key: Any, reason: str, where: str, row: Any) -> None:
     """One more row under a key; the first of them is the example."""
     if key in skipped:
         skipped[key] = replace(skipped[key], count=skipped[key].count + 1)
         return
-    text = repr(row.raw if isinstance(row, Broken) else row).encode("ascii", "backslashreplace").decode()
+    text = repr(row).encode("ascii", "backslashreplace").decode()
     short = text if len(text) <= _EXAMPLE_CHARACTERS else text[: _EXAMPLE_CHARACTERS - 3] + "..."
-    skipped[key] = SkippedRows(reason, 1, f"row {number}: {short}")
+    skipped[key] = SkippedRows(reason, 1, f"{where}: {short}")
 
 
-class Broken(Exception):
-    """Why a row cannot be used, and what stands in it where it could not even be parsed."""
+def columns_of(names: Collection[str], data: Data) -> dict[str, str]:
+    """Which of the columns there are hold what: those that the study names, else those named so or as is common."""
+    found = dict[str, str]()
+    for role in _ROLES:
+        name = data.columns.get(role, role)
+        if name not in names and role in _ALSO and role not in data.columns:
+            name = next((name for name in _ALSO[role] if name in names), name)
+        if name in names:
+            found[role] = name
+    return found
 
-    def __init__(self, reason: str, raw: object = None) -> None:
-        super().__init__(reason)
-        self.reason, self.raw = reason, raw
 
-
-def read_columns(names: Sequence[str], data: Data, where: str) -> list[str]:
-    """Which of a table's columns are read; RequestError where one that is named, or every format's, is absent."""
+def check_columns(names: Collection[str], data: Data, where: str) -> None:
+    """Raises RequestError where a column that the study names, or some column of every format, is not there."""
     for role, name in data.columns.items():
         if name not in names:
             raise refused("absent column", role=role, name=name, where=where, names=", ".join(names) or "none")
-    formats = [[data.columns.get(role, role) for role in _FORMATS[form]] for form in _allowed(data)]
-    if not any(set(columns) <= set(names) for columns in formats):
+    found = columns_of(names, data)
+    if not any(set(_FORMATS[form]) <= set(found) for form in _allowed(data)):
+        formats = [[data.columns.get(role, role) for role in _FORMATS[form]] for form in _allowed(data)]
         known = ", ".join(dict.fromkeys(" with ".join(columns) for columns in reversed(formats)))
         raise refused("no format", where=where, names=", ".join(names), known=known)
-    read = {data.columns.get(role, role) for role in get_args(Column)}
-    return [name for name in names if name in read]
 
 
-def document(row: Any, data: Data) -> Document:
+class Row(NamedTuple):
+    """A row as a document, and which columns, or keys of messages, have text that is not in it."""
+
+    document: Document
+    unread: list[str]
+
+
+def document(row: Any, data: Data) -> Row:
     """The document that a row holds, without an id where the row has none; `Broken` where it cannot be used.
 
-    A multi-turn chat is one document: what precedes its last assistant turn, and that turn.
+    A multi-turn chat is one document: what precedes its last assistant turn, and that turn. A null column is none.
     """
     if isinstance(row, Broken):
         raise row
     if not isinstance(row, dict):
         raise Broken("not an object with fields")
-    fields = {role: row[name] for role in get_args(Column) if (name := data.columns.get(role, role)) in row}
-    prompt, response, rejected = _content(fields, _allowed(data))
+    row = {name: value for name, value in row.items() if not is_null(value)}
+    columns = columns_of(row, data)
+    fields = {role: row[name] for role, name in columns.items()}
+    form = _form(fields, _allowed(data))
+    prompt, response, rejected = _content(form, fields, row, data.roles)
+    if prompt:
+        prompt = with_system(prompt, fields.get("system"), fields.get("tools"))
     texts = [*(turn.content for turn in prompt), response, rejected]
     if sum(map(len, texts)) > data.max_document_characters:
         raise Broken(f"longer than {data.max_document_characters} characters")
@@ -168,47 +258,74 @@ def document(row: Any, data: Data) -> Document:
         "".join([*texts, doc_id, source]).encode()
     except UnicodeEncodeError:
         raise Broken("invalid UTF-8") from None
-    return Document(doc_id, source or "unknown", prompt, response, rejected)
+    read = {columns[role] for role in (*_FORMATS[form], *_BESIDE.get(form, ()), "id", "source") if role in columns}
+    return Row(Document(doc_id, source or "unknown", prompt, response, rejected), _unread(row, read, texts))
+
+
+def _unread(row: Mapping[str, Any], read: Collection[str], texts: Iterable[str]) -> list[str]:
+    """The columns, and keys inside those that are read, with text that no text of the document holds."""
+    parts, whole, found = set(texts), "\n".join(texts), dict[str, None]()
+    for name, value in row.items():
+        if name in read and isinstance(value, str):
+            continue
+        for key, leaf in leaves(value):
+            if leaf not in parts and leaf not in whole and json.dumps(leaf, ensure_ascii=False)[1:-1] not in whole:
+                found[f"{name}.{key}" if name in read and key else name] = None
+    return list(found)
 
 
 def _allowed(data: Data) -> list[str]:
     """The formats that the study's own column names point to; all, where they point to none."""
-    pointed = [form for form, columns in _FORMATS.items() if any(column in data.columns for column in columns)]
-    return pointed or list(_FORMATS)
+    named = data.columns.keys() - {"prompt"}
+    return [form for form, columns in _FORMATS.items() if not named.isdisjoint(columns)] or list(_FORMATS)
 
 
-def _content(fields: Mapping[str, Any], allowed: Collection[str]) -> tuple[Turns, str, str]:
-    """Prompt, response and rejected answer."""
-    if "pair" in allowed and "chosen" in fields and "rejected" in fields:
-        return _pair(fields["chosen"], fields["rejected"], fields.get("prompt"))
-    if "messages" in allowed and "messages" in fields:
-        return *_cut(_turns(fields["messages"])), ""
-    if "alpaca" in allowed and isinstance(fields.get("output"), str) and isinstance(fields.get("instruction"), str):
-        extra, request = fields.get("input"), fields["instruction"]
-        request = f"{request}\n\n{extra}" if isinstance(extra, str) and extra else request
-        return (Message("user", request),), fields["output"], ""
-    if "text" in allowed and isinstance(fields.get("text"), str):
-        return (), fields["text"], ""
+def _form(fields: Mapping[str, Any], allowed: Collection[str]) -> str:
+    """The first format whose columns are there and hold something, else the first whose columns are there."""
+    there = [form for form in allowed if set(fields).issuperset(_FORMATS[form])]
+    filled = (form for form in there if any(fields[role] not in ("", []) for role in _FORMATS[form]))
+    if form := next(filled, next(iter(there), None)):
+        return form
+    if "pair" in allowed and ("chosen" in fields) != ("rejected" in fields):
+        raise Broken(f"no {'rejected' if 'chosen' in fields else 'chosen'} answer")
     raise Broken("no messages")
 
 
-def _pair(chosen: Any, rejected: Any, prompt: Any) -> tuple[Turns, str, str]:
+def _content(
+    form: str, fields: Mapping[str, Any], row: Mapping[str, Any], roles: Mapping[str, str]
+) -> tuple[Turns, str, str]:
+    """Prompt, response and rejected answer."""
+    match form:
+        case "pair":
+            return _pair(fields, roles)
+        case "messages":
+            return *_cut(turns(fields["messages"], roles)), ""
+        case "completion":
+            if row.get("label") is False:
+                raise Broken("label is false: an answer that training pushes away")
+            return *_answered(fields["prompt"], fields["completion"], roles), ""
+        case "alpaca":
+            extra = scalar(fields.get("input"))
+            request = _text(fields["instruction"], "instruction")
+            request = f"{request}\n\n{extra}" if extra else request
+            return (Message("user", request),), _text(fields["output"], "output"), ""
+    return (), _text(fields["text"], "text"), ""
+
+
+def _text(value: Any, role: str) -> str:
+    text = scalar(value)
+    if text is None:
+        raise Broken(f"the {role} is no text", value)
+    return text
+
+
+def _pair(fields: Mapping[str, Any], roles: Mapping[str, str]) -> tuple[Turns, str, str]:
     """The prompt that both answers share and the answers, which are texts or lists of messages, as the prompt is."""
-    request: Turns = ()
-    if isinstance(prompt, str) and prompt.strip():
-        request = (Message("user", prompt),)
-    elif isinstance(prompt, list) and prompt:
-        request = _turns(prompt)
     answers = []
-    for name, answer in (("chosen", chosen), ("rejected", rejected)):
-        if not isinstance(answer, str | list) or answer == []:
+    for name in ("chosen", "rejected"):
+        if fields[name] == []:
             raise Broken(f"no {name} answer")
-        turns = (Message("assistant", answer),) if isinstance(answer, str) else _turns(answer)
-        if not _has_user_turn(turns):
-            if not _has_user_turn(request):
-                raise Broken("no prompt beside the answers")
-            turns = (*request, *turns)
-        answers.append(_cut(turns))
+        answers.append(_answered(fields.get("prompt"), fields[name], roles))
     (chosen_prompt, good), (rejected_prompt, bad) = answers
     if chosen_prompt != rejected_prompt:
         raise Broken("chosen and rejected answer different prompts")
@@ -219,21 +336,38 @@ def _pair(chosen: Any, rejected: Any, prompt: Any) -> tuple[Turns, str, str]:
     return chosen_prompt, good, bad
 
 
-def _turns(messages: Any) -> Turns:
-    """A list of {role, content}, every message checked."""
-    if not isinstance(messages, list):
-        raise Broken("no messages")
-    if not messages:
-        raise Broken("empty messages")
-    turns = []
-    for message in messages:
-        role = message.get("role") if isinstance(message, dict) else None
-        if role not in _ROLES:
-            raise Broken("a message without a known role")
-        if not isinstance(message.get("content"), str):
-            raise Broken("a message without text")
-        turns.append(Message(role, message["content"]))
-    return tuple(turns)
+def _answered(prompt: Any, answer: Any, roles: Mapping[str, str]) -> tuple[Turns, str]:
+    """A conversation and its last answer, where prompt and answer are texts, messages or transcripts.
+
+    An answer may begin with the turns of the prompt, or with the last of them; they are taken once.
+    """
+    request = () if prompt is None else _said("user", prompt, roles)
+    said = _said("assistant", answer, roles)
+    if isinstance(prompt, str) and isinstance(answer, str) and transcript(prompt):
+        said = tuple(Message(turn.role, turn.content.strip()) for turn in said)
+    start = next(start for start in range(len(request) + 1) if _begins_with(said, request[start:]))
+    whole = (*request[:start], *said)
+    if not _has_user_turn(whole):
+        raise Broken("no prompt beside the answers")
+    if isinstance(prompt, str) and len(prompt.split()) >= _ECHO_WORDS and said[-1].content.startswith(prompt.strip()):
+        raise Broken("the answer begins with the whole prompt; cut it there", said[-1].content)
+    return _cut(whole)
+
+
+def _said(role: str, value: Any, roles: Mapping[str, str]) -> Turns:
+    """The turns of messages or of a transcript; of any other text, one of that role."""
+    if holds_turns(value):
+        return turns(value, roles)
+    text = _text(value, "prompt" if role == "user" else "answer")
+    if not text.strip() and role == "user":
+        return ()
+    return transcript(text) or (Message(role, text),)
+
+
+def _begins_with(said: Turns, request: Turns) -> bool:
+    """Whether the turns begin with those of the request, and perhaps say more in them."""
+    pairs = zip(request, said, strict=False)
+    return len(request) <= len(said) and all(a.role == b.role and a.content.strip() in b.content for a, b in pairs)
 
 
 def _cut(turns: Turns) -> tuple[Turns, str]:
@@ -251,5 +385,7 @@ def _has_user_turn(turns: Turns) -> bool:
 
 
 def _name(value: Any) -> str:
-    """A text or a whole number as text; nothing for anything else."""
+    """A text or a whole number as text, as a float too, which joined tables make of it; nothing for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""

@@ -5,6 +5,7 @@ about 700 bytes. Equal documents give equal bytes, with any number of workers.
 """
 
 import functools
+import itertools
 import logging
 import operator
 import os
@@ -19,16 +20,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datablame.config.schema import Study
+from datablame.config.schema import Data, Study
 from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import write_atomic
 from datablame.errors import RequestError
-from datablame.tables import Document, PoolSummary, encoded, path_of, schema_of
+from datablame.tables import DataSummary, Document, PoolSummary, encoded, path_of, schema_of
 from datablame.world.documents import Reader
 from datablame.world.duplicates import Hashes, clusters, full_text, hashed
 from datablame.world.pool import KEY, Pool, as_document, check_kind, check_pool
 from datablame.world.refusals import refused
-from datablame.world.sources import Source
+from datablame.world.sources import Source, is_local, open_source
 from datablame.world.world import World
 
 _logger = logging.getLogger(__name__)
@@ -71,6 +72,23 @@ def write_pool(world: World, source: Source, *, execution: Execution, progress: 
         raise
 
 
+def look(data: Data, seed: int, most_rows: int | None = None) -> DataSummary | None:
+    """What the data here holds, or its first rows, with nothing rendered, tokenised or written; None for the hub's.
+
+    Raises RequestError where it cannot be read, or has no usable row.
+    """
+    if not is_local(data):
+        return None
+    source = open_source(data)
+    if most_rows is not None:
+        source = source._replace(rows=itertools.islice(source.rows, most_rows))
+        data = data.model_copy(update={"documents": None})
+    reader = Reader(source, data, seed)
+    for _ in reader:
+        pass
+    return reader.summary
+
+
 def _drafted(
     world: World, source: Source, scratch: Path, part: Path, execution: Execution, progress: Progress
 ) -> PoolSummary:
@@ -82,7 +100,7 @@ def _drafted(
         for rows in _groups(reader, world.study):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema_of(Document)))
     progress.advance()
-    settings, excluded, read = world.study.attribute, Counter[str](), len(reader.chosen)
+    settings, excluded, summary, read = world.study.attribute, Counter[str](), reader.summary, len(reader.chosen)
     items = {}
     with pq.ParquetFile(raw) as file:
         pairs = any(file.read_row_group(0, columns=["rejected"])["rejected"].to_pylist())
@@ -128,8 +146,7 @@ def _drafted(
         clusters=max(numbers) + 1,
         pairs=pairs,
         excluded=dict(excluded),
-        skipped=tuple(reader.skipped.values()),
-        commit=source.commit,
+        data=summary,
     )
 
 

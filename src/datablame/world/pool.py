@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DOCUMENT = ("id", "source", "prompt", "response", "rejected")
 _INDEX = ("id", "source", "characters", "tokens", "cluster")
+_SUFFIX_CHARACTERS = len("-0123456789abcdef")
+"""Of an id that was made of one that another text has."""
 _READ_TOGETHER = 512
 """Documents for which each row group is read once, in whatever order they are wanted."""
 KEY = b"datablame.pool"
@@ -128,11 +130,17 @@ def check_pool(world: "World", summary: PoolSummary, pool: Pool) -> None:
     """Refuse a pool, in its place or not yet, that the study cannot use.
 
     Raises RequestError as `check_kind`, `check_count` and `check_lengths`, the last of the longest document as it was
-    cut, and where precomputed scores name documents of another pool.
+    cut, where planted documents go by an id that several texts have, and where precomputed scores name documents of
+    another pool.
     """
     check_kind(world.study, [summary.pairs])
     check_count(world.study, summary.documents, summary.clusters)
     check_lengths(world.study, max(pool.column("tokens")), world.contexts)
+    if summary.data.renamed:
+        planted = frozenset[str]().union(*(world.truth or {}).values())
+        shared = {name for doc_id in pool.ids if (name := doc_id[:-_SUFFIX_CHARACTERS]) in planted}
+        if shared:
+            raise refused("shared id", study=world.study, n=len(shared), first=min(shared))
     for name, path in world.study.attribute.scores.items():
         documents: dict[str, None] = {}
         with Path(path).expanduser().open(encoding="utf-8", errors="replace") as file:

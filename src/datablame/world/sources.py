@@ -3,12 +3,15 @@
 Our own readers leave out single rows; `datasets` says which files of a folder belong to a split, and reads the hub.
 """
 
+import codecs
 import glob
 import gzip
+import io
 import json
+import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +20,12 @@ import pyarrow.parquet as pq
 
 from datablame.config.schema import Data
 from datablame.errors import RequestError
-from datablame.world.documents import Broken, read_columns
+from datablame.world.conversations import Broken
+from datablame.world.documents import check_columns, columns_of
 from datablame.world.refusals import hub_sentence, line_of, refused
 
 _PARQUET = ".parquet"
-_LINES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+_LINES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
 _BATCH_ROWS = 64
 """Rows read together: few, for a document may be 100,000 characters long."""
 _BUFFER_BYTES = 1 << 20
@@ -31,13 +35,17 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Source(NamedTuple):
-    """Rows as mappings from columns to values, or as `Broken`."""
+    """Rows as mappings from columns to values, or as `Broken`, each with the name of its file."""
 
-    rows: Iterator[Any]
+    rows: Iterator[tuple[str, Any]]
+    files: tuple[str, ...]
+    """The names of the files, of those without rows too; of a hub dataset, its own with the split."""
     size_bytes: int | None
     """Of the local files; None for the hub."""
     n_rows: int | None
     """Rows by the files' own counts, where they have one."""
+    other_files: tuple[str, ...] = ()
+    """Files of a folder that belong to other splits or subsets."""
     commit: str | None = None
     """What a hub dataset's revision stood for."""
 
@@ -45,23 +53,43 @@ class Source(NamedTuple):
 def open_source(data: Data) -> Source:
     """The rows of the data in the order of its files; what is wrong with the request shows here or at the first row.
 
-    Raises RequestError where there is no such file, folder, dataset, split, subset or revision, or it is unreadable.
+    Raises RequestError where there is no such file, folder, dataset, split, subset or revision, where a file of a
+    folder belongs to no split, or one of the files is of another kind, lacks the columns or is unreadable.
     """
-    path = Path(data.path).expanduser()
-    files = _folder_files(data) if path.is_dir() else pool_files(data.path)
-    if not files:
-        if glob.has_magic(data.path):
-            raise refused("no match", data=data)
-        if path.suffix not in (_PARQUET, ".jsonl", ".json"):
-            if data.path.startswith((".", "/", "~")) or data.path.count("/") > 1:
-                raise refused("not here", data=data)
-            return _hub(data)
+    path, others = Path(data.path).expanduser(), list[Path]()
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            return _saved(data)
+        files, others = _folder_files(data)
+    elif files := pool_files(data.path):
+        for field, default in (("subset", None), ("split", "train")):
+            if getattr(data, field) != default:
+                raise refused("no folder", field=field, value=getattr(data, field), data=data)
+    elif glob.has_magic(data.path):
+        raise refused("no match", data=data)
+    elif not is_local(data):
+        return _hub(data)
+    elif path.name.lower().endswith((_PARQUET, *_LINES)):
         files = [path]
-    try:
-        n_rows = sum(int(pq.read_metadata(file).num_rows) for file in files)
-    except (OSError, pa.ArrowException):
-        n_rows = None
-    return Source(_file_rows(files, data), sum(file.stat().st_size for file in files if file.is_file()), n_rows)
+    else:
+        raise refused("not here", data=data)
+    counts = [_checked(file, data) for file in files]
+    base = path if path.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
+    names = [file.relative_to(base).as_posix() for file in files]
+    return Source(
+        rows=((name, row) for name, file in zip(names, files, strict=True) for row in _file_rows(file, data)),
+        files=tuple(names),
+        size_bytes=sum(file.stat().st_size for file in files),
+        n_rows=None if None in counts else sum(filter(None, counts)),
+        other_files=tuple(file.relative_to(base).as_posix() for file in others),
+    )
+
+
+def is_local(data: Data) -> bool:
+    """Whether the data is here, or should be by its name; else it is a dataset on the hub."""
+    path, named = Path(data.path).expanduser(), data.path.lower().endswith((_PARQUET, *_LINES))
+    is_path = data.path.startswith((".", "/", "~")) or data.path.count("/") > 1 or glob.has_magic(data.path)
+    return path.exists() or named or is_path
 
 
 def pool_files(path: str) -> list[Path]:
@@ -75,26 +103,62 @@ def pool_files(path: str) -> list[Path]:
     return sorted(file for file in files if file.is_file())
 
 
-def _file_rows(files: Sequence[Path], data: Data) -> Iterator[Any]:
-    for file in files:
-        name = file.name.lower()
-        if not name.endswith((_PARQUET, *_LINES)):
-            raise refused("other kind of file", path=file)
-        try:
-            yield from _parquet_rows(file, data) if name.endswith(_PARQUET) else _json_rows(file)
-        except (EOFError, zlib.error):
-            yield Broken("the compressed file is torn", file.name)
-        except (OSError, pa.ArrowException) as error:
-            is_parquet, reason = name.endswith(_PARQUET), getattr(error, "strerror", None) or line_of(error)
-            why = f" as Parquet ({line_of(error)})" if is_parquet else f" ({reason})"
-            raise refused("unreadable", path=file, why=why) from None
+def _checked(file: Path, data: Data) -> int | None:
+    """How many rows a file says that it has; RequestError where it is of another kind, unreadable, or lacks columns."""
+    name = file.name.lower()
+    if not name.endswith((_PARQUET, *_LINES)):
+        raise refused("other kind of file", path=file)
+    try:
+        if not name.endswith(_PARQUET):
+            with file.open("rb") as stream:
+                if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                    raise refused("utf-16", path=file)
+            return None
+        footer = pq.read_metadata(file)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(file, error) from None
+    check_columns(footer.schema.to_arrow_schema().names, data, str(file))
+    return int(footer.num_rows)
+
+
+def _unreadable(file: Path, error: Exception) -> RequestError:
+    reason = getattr(error, "strerror", None) or line_of(error)
+    return refused("unreadable", path=file, why=f" as Parquet ({reason})" if _is_parquet(file) else f" ({reason})")
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.name.lower().endswith(_PARQUET)
+
+
+def _file_rows(file: Path, data: Data) -> Iterator[Any]:
+    try:
+        yield from _parquet_rows(file, data) if _is_parquet(file) else _json_rows(file)
+    except (EOFError, zlib.error):
+        yield Broken("the compressed file is torn", file.name)
+    except (OSError, pa.ArrowException) as error:
+        if not file.name.lower().endswith(".zst") or getattr(error, "errno", None):
+            raise _unreadable(file, error) from None
+        yield Broken("the compressed file is torn", file.name)
 
 
 def _parquet_rows(path: Path, data: Data) -> Iterator[Any]:
     with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
-        columns = read_columns(file.schema_arrow.names, data, str(path))
-        for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+        for batch in file.iter_batches(_BATCH_ROWS, columns=_wanted(file.schema_arrow, data)):
             yield from _decoded(batch)
+
+
+def _wanted(schema: pa.Schema, data: Data) -> list[str]:
+    """The columns that may be read, and those with text, of which it is told that nobody reads it."""
+    read = {*columns_of(schema.names, data).values(), "label"}
+    return [field.name for field in schema if field.name in read or _holds_text(field.type)]
+
+
+def _holds_text(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _holds_text(kind.value_type)
+    if pa.types.is_nested(kind):
+        return any(_holds_text(kind.field(place).type) for place in range(kind.num_fields))
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _decoded(batch: Any) -> Iterator[Any]:
@@ -111,13 +175,24 @@ def _decoded(batch: Any) -> Iterator[Any]:
 
 def _json_rows(path: Path) -> Iterator[Any]:
     """The rows of JSON lines, or of one JSON array, as Alpaca's files are."""
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        whole: Any = None
-        if ".json" in path.suffixes and file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
-            file.seek(0)
-            whole = _parsed(file.read())
-        file.seek(0)
-        yield from whole if isinstance(whole, list) else (_parsed(line) for line in file if line.strip())
+    with _opened(path) as file:
+        start = file.peek(64)
+        if not start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            yield from (_parsed(line) for line in file if line.strip())
+            return
+        text = file.read()
+    whole = _parsed(text)
+    lines = (_parsed(line) for line in io.BytesIO(text) if line.strip())
+    yield from whole if isinstance(whole, list) else lines
+
+
+def _opened(path: Path) -> Any:
+    match path.suffix.lower():
+        case ".gz":
+            return gzip.open(path)
+        case ".zst":
+            return io.BufferedReader(pa.input_stream(path, compression="zstd"))
+    return path.open("rb")
 
 
 def _parsed(text: bytes) -> Any:
@@ -129,18 +204,51 @@ def _parsed(text: bytes) -> Any:
         return Broken("not JSON", text[:_SHOWN_BYTES])
 
 
-def _folder_files(data: Data) -> list[Path]:
-    """The files of a local folder, shards in order, that README.md or else their names give to the subset and split."""
+def _folder_files(data: Data) -> tuple[list[Path], list[Path]]:
+    """The files of a local folder, shards in order, that README.md or else their names give to the subset and split.
+
+    And the others. `datasets` forgets a file whose name says nothing as soon as that of another one names a split.
+    """
     import datasets
 
-    folder = str(Path(data.path).expanduser().absolute())
+    folder = Path(data.path).expanduser().resolve()
     try:
-        builder = datasets.load_dataset_builder(folder, name=data.subset, revision=data.revision)
+        builder = datasets.load_dataset_builder(str(folder), name=data.subset, revision=data.revision)
     except Exception as error:
         raise RequestError(hub_sentence(error, data, local=True)) from None
-    files = builder.config.data_files or {}
-    _check_split(data, list(files))
-    return [Path(file) for file in files[data.split]]
+    splits = {str(name): [Path(file) for file in files] for name, files in (builder.config.data_files or {}).items()}
+    _check_split(data, list(splits))
+    there = [file for file in pool_files(str(folder)) if file.name.lower().endswith((_PARQUET, *_LINES))]
+    there = [file for file in there if file.name != "dataset_infos.json"]
+    readme = folder / "README.md"
+    if not (readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "replace"), re.MULTILINE)):
+        known = {file: name for name, files in splits.items() for file in files}
+        strays = [file.relative_to(folder).as_posix() for file in there if file not in known]
+        if strays:
+            named = "; ".join(f"{name} has {files[0].name}" for name, files in splits.items())
+            kind = max((kind for kind in (_PARQUET, *_LINES) if strays[0].lower().endswith(kind)), key=len)
+            raise refused("no split of a file", data=data, n=len(strays), first=strays[0], named=named, kind=kind)
+    files = splits[data.split]
+    return [Path(data.path).expanduser() / file.relative_to(folder) for file in files], [
+        Path(data.path).expanduser() / file.relative_to(folder) for file in there if file not in set(files)
+    ]
+
+
+def _saved(data: Data) -> Source:
+    """What `save_to_disk` wrote: a dataset, or one for each split."""
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(Path(data.path).expanduser()))
+    except Exception as error:
+        raise RequestError(hub_sentence(error, data, local=True)) from None
+    splits: dict[str, Any] = dict(saved) if isinstance(saved, dict) else {str(saved.split or data.split): saved}
+    _check_split(data, list(splits))
+    rows, name = splits[data.split], data.split
+    check_columns(rows.column_names, data, data.path)
+    size = sum(file.stat().st_size for file in Path(data.path).expanduser().rglob("*.arrow"))
+    others = tuple(other for other in splits if other != name)
+    return Source(((name, row) for row in _table_rows(rows, data)), (name,), size, len(rows), others)
 
 
 def _hub(data: Data) -> Source:
@@ -168,7 +276,9 @@ def _hub(data: Data) -> Source:
     splits = builder.info.splits or {}
     _check_split(data, list(builder.config.data_files or splits))
     count = splits[data.split].num_examples if data.split in splits else None
-    return Source(_hub_rows(builder, data), None, count or None, builder.hash)
+    name = f"{data.path} ({data.split})"
+    rows = ((name, row) for row in _hub_rows(builder, data))
+    return Source(rows, (name,), None, count or None, commit=builder.hash)
 
 
 def _check_split(data: Data, splits: list[str]) -> None:
@@ -186,11 +296,17 @@ def _hub_rows(builder: Any, data: Data) -> Iterator[Any]:
         else:
             builder.download_and_prepare()
             rows = builder.as_dataset(split=data.split)
-        columns = read_columns(rows.column_names or list(next(iter(rows), {})), data, data.path)
-        rows = rows.select_columns(columns).with_format("arrow")
-        for batch in rows.iter(_BATCH_ROWS):
-            yield from _decoded(batch)
+        check_columns(rows.column_names or list(next(iter(rows), {})), data, data.path)
+        yield from _table_rows(rows, data)
     except RequestError:
         raise
     except Exception as error:
         raise RequestError(hub_sentence(error, data)) from None
+
+
+def _table_rows(rows: Any, data: Data) -> Iterator[Any]:
+    """The rows of a dataset of `datasets`, streamed or not."""
+    if rows.features is not None:
+        rows = rows.select_columns(_wanted(rows.features.arrow_schema, data))
+    for batch in rows.with_format("arrow").iter(_BATCH_ROWS):
+        yield from _decoded(batch)

@@ -15,7 +15,7 @@ from datablame.world.identity import portable
 from datablame.world.pool import Pool
 from datablame.world.refusals import refused
 
-FORMAT = 2
+FORMAT = 3
 """Of world.json; a run folder of another one is refused."""
 FILE = "artifacts/world/world.json"
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
