@@ -104,8 +104,22 @@ def test_local_files_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "pool.jsonl"
     path.write_text("".join(json.dumps({"text": f"text {n}"}) + "\n" for n in range(700)))
     plan = planned("olmo2-1b", f"data.path={path}")
-    assert plan["pool"] == {"documents": 700, "source": str(path)}
+    assert (plan["pool"]["documents"], plan["pool"]["source"]) == (700, str(path))
+    assert plan["pool"]["data"]["files"] == [{"file": "pool.jsonl", "rows": 700, "documents": 700, "skipped": []}]
     assert any("leaves no fillers in a pool of 700" in warning for warning in plan["warnings"])
+
+
+def test_what_the_first_rows_hold_is_seen_before_anything_runs(tmp_path: Path) -> None:
+    path, good = tmp_path / "pool.jsonl", json.dumps({"text": "a text", "notes": "nobody reads"}) + "\n"
+    path.write_text(good * 990 + '{"question": "b"}\n' * 20)
+    data = planned("olmo2-1b", f"data.path={path}")["pool"]["data"]
+    [file] = data["files"]
+    assert (file["rows"], file["documents"], data["unread"]) == (1000, 990, {"notes": 990})
+    assert [(row["reason"], row["count"]) for row in file["skipped"]] == [("no messages", 10)]
+    path.write_text('{"question": "b", "answer": "c"}\n')
+    plan = planned("olmo2-1b", f"data.path={path}")
+    assert plan["pool"]["data"] is None
+    assert any("has no usable document (1 rows: no messages; the columns are question" in w for w in plan["warnings"])
 
 
 @pytest.mark.parametrize("name", ["olmo2-1b", "olmo2-1b-sound", "olmo2-1b-dpo"])

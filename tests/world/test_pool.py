@@ -166,6 +166,8 @@ def test_what_is_held_of_a_document_does_not_grow_with_its_text(
 
 def test_a_planted_id_that_several_texts_have_is_refused(tmp_path: Path, tiny_pair_folder: Path) -> None:
     rows = [*(good(n) for n in range(9)), {**good(9), "id": "d1"}]
-    with pytest.raises(RequestError, match=r"truth = .*truth\.jsonl names 1 ids that several texts.*the first d1; give"):
+    with pytest.raises(
+        RequestError, match=r"truth = .*truth\.jsonl names 1 ids that several texts.*the first d1; give"
+    ):
         pool_of(tmp_path, tiny_pair_folder, rows)
     assert not (tmp_path / "run").exists()

@@ -3,7 +3,7 @@
 import math
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,12 +100,13 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """The plan for programs."""
         subject, (scan, surface, (least, most), attribution, patch, trainings) = self.subject, self.counts
+        data = None if self.data is None else asdict(self.data)
         content = {
             "study": self.study.name,
             "title": self.study.title,
             "device": self.device,
             "models": {"before": _described(subject.before), "after": _described(subject.after)},
-            "pool": {"documents": subject.documents, "source": subject.documents_source, "data": self.data},
+            "pool": {"documents": subject.documents, "source": subject.documents_source, "data": data},
             "focus_prompts": {"least": least, "most": most},
             "phases": {"scan": scan, "surface": surface, "attribute": attribution, "patch": patch},
             "trainings": trainings,
