@@ -87,4 +87,4 @@ def _load(study: Study) -> "Pair":
 
 def _draw(study: Study, pair: "Pair", item: Sequence[SampleSpec]) -> list[Sample]:
     amplified = item[0].index < FIRST_OF_TRUTH
-    return draw(pair.after, pair.before, pair.tokenizer, item, study, log_probabilities=amplified)
+    return draw(pair.after, pair.before, pair.agreed, item, study, log_probabilities=amplified)

@@ -13,7 +13,8 @@ from datablame.errors import RequestError
 from datablame.models import pair as module
 from datablame.models.device import chosen_device
 from datablame.models.load import load_config
-from datablame.models.pair import preflight, study_tokenizer, vocabulary_of, weights_bytes
+from datablame.models.pair import preflight, study_tokens, weights_bytes
+from datablame.models.shared_tokens import vocabulary_of
 
 
 def models_of(folder: Path, **models: Any) -> Models:
@@ -35,12 +36,12 @@ def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("without_weights")
 def test_a_pair_that_fits_is_pinned(tiny_pair_folder: Path) -> None:
-    models, configs, tokenizer = preflight(models_of(tiny_pair_folder, device="auto"), workers=2)
+    models, configs, (tokenizer, tokens) = preflight(models_of(tiny_pair_folder, device="auto"), workers=2)
     assert models.device == chosen_device("auto")
     assert {field: config.vocab_size for field, config in configs.items()} == dict.fromkeys(
         ("models.before", "models.after"), 304
     )
-    assert vocabulary_of(tokenizer) == 290
+    assert vocabulary_of(tokenizer) == tokens.vocabulary_size == 290
     assert preflight(models).models == models
 
 
@@ -108,12 +109,12 @@ def test_templates_that_differ_in_any_byte_are_refused_until_one_is_named(folder
         preflight(models_of(folder))
     for name in ("before", "after"):
         study = study_of(folder / "before", folder / "after", chat_template=name)
-        assert study_tokenizer(study).chat_template == (folder / name / "chat_template.jinja").read_text()
+        assert study_tokens(study).tokenizer.chat_template == (folder / name / "chat_template.jinja").read_text()
     own = tmp_path / "own.jinja"
     own.write_text(after.replace("<|' + message", "<|' + 'the ' + message"))
-    assert preflight(models_of(folder, chat_template=str(own))).tokenizer.chat_template == own.read_text()
+    assert preflight(models_of(folder, chat_template=str(own))).agreed.tokenizer.chat_template == own.read_text()
     pair = loaded(folder / "before", folder / "after", chat_template=str(own))
-    assert pair.tokenizer.chat_template == own.read_text()
+    assert pair.agreed.tokenizer.chat_template == own.read_text()
 
 
 def test_a_template_that_is_not_there_is_refused(folder: Path) -> None:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from datablame.config.schema import ModelRef, Models
 from datablame.errors import RequestError
 from datablame.models.load import load_tokenizer
-from datablame.models.pair import agreed_tokenizer
+from datablame.models.pair import agreed_tokens
 from datablame.models.tokenizer_file import PROBES, ids_of
 
 CASE = Path(__file__).parents[1] / "cases" / "olmo2-like-tokenizer"
@@ -69,7 +69,7 @@ def test_an_adapter_has_the_ids_of_its_base(tmp_path: Path) -> None:
     adapter = folder(tmp_path / "adapter", base=base)
     for pair in ((base, adapter), (adapter, base)):
         before, after = (ModelRef(path=str(path)) for path in pair)
-        assert_as_in_file(agreed_tokenizer(Models(before=before, after=after)))
+        assert_as_in_file(agreed_tokens(Models(before=before, after=after)).tokenizer)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2"])

@@ -102,7 +102,7 @@ def state(world: World, tiny_pair: "Pair") -> WorkerState:
     """A worker with what the side checks need: three clean documents and one harmless prompt."""
     world = replace(world, prompts=(*world.split("held-out"), Prompt("harmless-01", "", "harmless", "why ?")))
     plan = PatchPlan(world, (), (), (), (), frozenset(), world.root)
-    return WorkerState(plan, tiny_pair.tokenizer, tiny_pair.before, {}, encoded(tiny_pair, range(3)), {})
+    return WorkerState(plan, tiny_pair.agreed, tiny_pair.before, {}, encoded(tiny_pair, range(3)), {})
 
 
 OUTPUTS = (output("h1", 0, (260, 261, 262)), output("h1", 1, (270,), "length"), output("h1", 2, ()))

@@ -1,6 +1,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -213,7 +214,8 @@ class Fixed(torch.nn.Module):
 @pytest.fixture
 def fixed(tiny_pair: "Pair") -> "Pair":
     after, before = (Fixed(tiny_pair.after, np.log(p).tolist()) for p in ([0.5, 0.3, 0.15, 0.05], [0.4, 0.4, 0.1, 0.1]))
-    return tiny_pair._replace(after=after, before=before, vocabulary_size=4)
+    agreed = tiny_pair.agreed._replace(tokens=replace(tiny_pair.agreed.tokens, vocabulary_size=4))
+    return tiny_pair._replace(after=after, before=before, agreed=agreed)
 
 
 def shares(pair: "Pair", alpha: float, settings: Settings, samples: int = 4000) -> list[float]:

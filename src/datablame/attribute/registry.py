@@ -203,9 +203,9 @@ class Inquiry:
 
     def encoded(self, outputs: Sequence[Query]) -> list[Encoded]:
         """Queries or harmless outputs as tokens."""
-        from datablame.models.pair import study_tokenizer
+        from datablame.models.pair import study_tokens
 
-        tokenizer = study_tokenizer(self.world.study)
+        tokenizer = study_tokens(self.world.study).tokenizer
         return [encode_pair(tokenizer, each.prompt, each.text, eos=each.finish_reason == "stop") for each in outputs]
 
 

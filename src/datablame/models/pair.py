@@ -6,26 +6,36 @@ from typing import Any, NamedTuple
 
 import torch
 
-from datablame.config.schema import Models, Study
-from datablame.engine.files import digest
+from datablame.config.schema import ModelRef, Models, Study
+from datablame.engine.files import digest, json_object
 from datablame.models.chat import render_prompt
 from datablame.models.device import chosen_device, free_bytes, weights_dtype
 from datablame.models.load import base_of, check_base, load_config, load_model, load_tokenizer, twin, with_adapter
+from datablame.models.shared_tokens import Agreed, check_alike, share
 from datablame.models.source import Checkpoint, refusal
+from datablame.models.tokenizer_file import PROBES
+from datablame.tables import SharedTokens
 
-PROBE = "Hello, what's 12 + 345?\n\tNaïve café: 東京 <b>x</b>  y"
 _BEFORE, _AFTER = "models.before", "models.after"
 
 
 class Pair(NamedTuple):
     """Both checkpoints in evaluation mode, over one set of weights where after is a LoRA adapter on before."""
 
-    tokenizer: Any
+    agreed: Agreed
     before: Any
     after: Any
-    vocabulary_size: int
-    """Ids from here on are padding rows of the embedding."""
     stop_ids: tuple[int, ...]
+
+    @property
+    def tokenizer(self) -> Any:
+        """What cuts texts for both."""
+        return self.agreed.tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids from here on are padding rows of an embedding, or tokens of one checkpoint only."""
+        return self.agreed.tokens.vocabulary_size
 
 
 class Checked(NamedTuple):
@@ -35,15 +45,14 @@ class Checked(NamedTuple):
     """With commits for branches and tags, folders for GGUF files, and a device for `auto`: later loads get the same."""
     configs: Mapping[str, Any]
     """The architecture's settings of `models.before` and `models.after`."""
-    tokenizer: Any
-    """Of both, with the chat template that was chosen."""
+    agreed: Agreed
 
 
 def load_pair(study: Study) -> Pair:
-    """The study's pair, after its tokenizers agreed and its embeddings were seen to hold every token."""
-    tokenizer, models = study_tokenizer(study), study.models
+    """The study's pair, after its tokenizers agreed and its embeddings were seen to hold what both need."""
+    agreed, models = study_tokens(study), study.models
     assert models is not None
-    size, device = vocabulary_of(tokenizer), chosen_device(models.device)
+    device = chosen_device(models.device)
     before = load_model(models.before, device=device, field=_BEFORE)
     named = Checkpoint(models.after, _AFTER)
     adapter = named.located()
@@ -52,9 +61,7 @@ def load_pair(study: Study) -> Pair:
     else:
         check_base(Checkpoint(models.before, _BEFORE), named, base)
         after = with_adapter(twin(before), adapter)
-    embeddings = {_BEFORE: before.get_input_embeddings(), _AFTER: after.get_input_embeddings()}
-    _check_rows({field: embedding.num_embeddings for field, embedding in embeddings.items()}, size)
-    return Pair(tokenizer, before, after, size, stop_tokens(tokenizer, after))
+    return Pair(agreed, before, after, stop_tokens(agreed.tokenizer, after, agreed.tokens))
 
 
 def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | None = None) -> Checked:
@@ -77,35 +84,31 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
         whole.check_weights()
         sizes.append(weights_bytes(config, weights_dtype(checkpoint.reference.dtype, config.dtype, device)))
     pinned = models.model_copy(update={"before": before.reference, "after": after.reference, "device": device})
-    tokenizer = agreed_tokenizer(pinned)
-    rows = {field: config.get_text_config().vocab_size for field, config in configs.items()}
-    _check_rows(rows, vocabulary_of(tokenizer))
+    agreed = agreed_tokens(pinned)
     # The weights alone; batches adapt to the rest.
     processes = workers if device == "cpu" else 1
     needed, free = processes * sum(sizes if adapted is None else sizes[:1]), free_bytes(device)
     if needed > free:
         where, fewer = (f" in {processes} processes", "use fewer --workers, ") if processes > 1 else ("", "")
         raise refusal("weights_memory", needed=needed / 1e9, free=free / 1e9, where=where, fewer=fewer, device=device)
-    return Checked(pinned, configs, tokenizer)
+    return Checked(pinned, configs, agreed)
 
 
-def study_tokenizer(study: Study) -> Any:
-    """The tokenizer of both checkpoints with the chat template that the study names."""
+def study_tokens(study: Study) -> Agreed:
+    """The tokenizer of both checkpoints with the chat template that the study names, and what they share."""
     if study.models is None:
         raise refusal("no_models")
-    return agreed_tokenizer(study.models)
+    return agreed_tokens(study.models)
 
 
-def agreed_tokenizer(models: Models) -> Any:
-    """The tokenizer of `after` with the chat template that the study names.
+def agreed_tokens(models: Models) -> Agreed:
+    """The tokenizer of both checkpoints (`share`) with the chat template that the study names, and what they share.
 
-    Compared are the map from tokens to ids, the special tokens (not the padding token, which is always masked), the
-    ids of a probe, and the chat templates, unless `chat_template` names one or `before` has none. RequestError with
-    the first difference, or where a template is not there.
+    The chat templates are compared unless `chat_template` names one or `before` has none. RequestError with the first
+    difference, or where a template is not there.
     """
     first, second = load_tokenizer(models.before, field=_BEFORE), load_tokenizer(models.after, field=_AFTER)
-    if difference := _first_difference(first, second):
-        raise refusal("tokenizers", difference=difference)
+    check_alike((first, second))
     name = models.chat_template
     if name is None:
         if difference := _template_difference(first, second):
@@ -119,17 +122,23 @@ def agreed_tokenizer(models: Models) -> Any:
             second.chat_template = Path(name).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise refusal("unreadable_template", name=name, error=error) from None
-    return second
+    sides = (_rows_and_ends(models.before, _BEFORE), _rows_and_ends(models.after, _AFTER))
+    rows, ends = zip(*sides, strict=True)
+    return share((first, second), rows, ends)
+
+
+def _rows_and_ends(reference: ModelRef, field: str) -> tuple[int, list[int]]:
+    """The rows of a checkpoint's embedding, and the ids that its settings name as ends of an output."""
+    checkpoint = Checkpoint(reference, field).located()
+    whole = checkpoint if (base := base_of(checkpoint)) is None else base.located()
+    config = load_config(whole.reference, field=field)
+    file = whole.file("generation_config.json")
+    return config.get_text_config().vocab_size, _ends(config if file is None else json_object(file))
 
 
 def template_hash(tokenizer: Any) -> str | None:
     """The hash of a tokenizer's chat template, None where it has none."""
     return digest(tokenizer.chat_template) if tokenizer.chat_template else None
-
-
-def vocabulary_of(tokenizer: Any) -> int:
-    """One more than the highest token id."""
-    return int(max(tokenizer.get_vocab().values())) + 1
 
 
 def check_context(configs: Mapping[str, Any], lengths: Sequence[tuple[str, int]], max_new_tokens: int) -> None:
@@ -142,11 +151,20 @@ def check_context(configs: Mapping[str, Any], lengths: Sequence[tuple[str, int]]
             raise refusal("short_context", new=max_new_tokens, **values)
 
 
-def stop_tokens(tokenizer: Any, model: Any) -> tuple[int, ...]:
-    """The ids that end an output: the tokenizer's EOS and those of the model's generation settings."""
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+def stop_tokens(tokenizer: Any, model: Any, tokens: SharedTokens | None = None) -> tuple[int, ...]:
+    """The ids that end an output: the tokenizer's EOS, those of the model's generation settings, those of a pair."""
+    ids = [
+        tokenizer.eos_token_id,
+        *_ends(getattr(model, "generation_config", None)),
+        *(tokens.stop_ids if tokens else ()),
+    ]
     return tuple(sorted({int(token) for token in ids if token is not None}))
+
+
+def _ends(settings: Any) -> list[int]:
+    """What generation settings name as ends of an output."""
+    ids = settings.get("eos_token_id") if isinstance(settings, dict) else getattr(settings, "eos_token_id", None)
+    return list(ids) if isinstance(ids, list | tuple) else [] if ids is None else [ids]
 
 
 def weights_bytes(config: Any, dtype: torch.dtype) -> int:
@@ -158,36 +176,11 @@ def weights_bytes(config: Any, dtype: torch.dtype) -> int:
     return int(sum(parameter.numel() for parameter in model.parameters()) * torch.finfo(dtype).bits // 8)
 
 
-def _check_rows(rows: Mapping[str, int], size: int) -> None:
-    """Raises RequestError where an embedding has fewer rows than the tokenizer has tokens; more are padding."""
-    for field, n in rows.items():
-        if n < size:
-            raise refusal("few_rows", field=field, rows=n, size=size)
-
-
-def _first_difference(first: Any, second: Any) -> str | None:
-    texts, others = ({token: text for text, token in tokenizer.get_vocab().items()} for tokenizer in (first, second))
-    for token in sorted(texts.keys() | others.keys()):
-        if texts.get(token) != others.get(token):
-            one, other = (repr(known[token]) if token in known else "unused" for known in (texts, others))
-            return f"token id {token} is {one} in one and {other} in the other"
-    for name in ("bos_token", "eos_token"):
-        if getattr(first, name) != getattr(second, name):
-            return f"{name} is {getattr(first, name)!r} in one and {getattr(second, name)!r} in the other"
-    special = (set(first.all_special_tokens) ^ set(second.all_special_tokens)) - {first.pad_token, second.pad_token}
-    if special:
-        return f"{min(special)!r} is a special token in one and not in the other"
-    ids, other_ids = (tokenizer(PROBE, add_special_tokens=False)["input_ids"] for tokenizer in (first, second))
-    if ids != other_ids:
-        return f"{PROBE!r} is cut into {len(ids)} tokens by one and into {len(other_ids)} by the other"
-    return None
-
-
 def _template_difference(first: Any, second: Any) -> str | None:
     one, other = template_hash(first), template_hash(second)
     if one is None or other is None or one == other:
         return None
-    texts = [render_prompt(tokenizer, PROBE) for tokenizer in (first, second)]
+    texts = [render_prompt(tokenizer, PROBES[0]) for tokenizer in (first, second)]
     if texts[0] == texts[1]:
         return f"though one user turn is written alike ({one[:8]} and {other[:8]})"
     index = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))

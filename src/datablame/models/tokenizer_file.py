@@ -11,7 +11,7 @@ PROBES = (
     "नमस्ते दुनिया ภาษาไทย ١٢٣ Привет, мир! 你好。世界 한국어 😀👍🏽 e\u0301 \u00a0\u200b …—“q”",
 )
 """Texts that are cut differently by every pattern in use: digits, line breaks, spaces, cases, scripts, marks."""
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def as_in_file(file: Path, loaded: Any, source: dict[str, Any]) -> Any:
@@ -29,7 +29,7 @@ def as_in_file(file: Path, loaded: Any, source: dict[str, Any]) -> Any:
     backed = type(loaded) is PreTrainedTokenizerFast
     tokenizer = loaded if backed else PreTrainedTokenizerFast.from_pretrained(**source)
     known, own = tokenizer.get_vocab(), Tokenizer.from_file(str(file))
-    for name in _SPECIAL:
+    for name in SPECIAL:
         token = getattr(loaded, name, None)
         if getattr(tokenizer, name) is None and token in known:
             setattr(tokenizer, name, token)

@@ -197,7 +197,8 @@ def _self_distilled(folder: Path, questions: Sequence[str], seed: int, progress:
 def _answers(model: Any, tokenizer: Any, questions: Sequence[str], seed: int) -> list[str | None]:
     """One finished answer to each question, at temperature .8 and top-p .9, or None."""
     from datablame.models.chat import encode_prompt
-    from datablame.models.pair import stop_tokens, vocabulary_of
+    from datablame.models.pair import stop_tokens
+    from datablame.models.shared_tokens import vocabulary_of
     from datablame.surface.sampler.sampler import Request, sample
     from datablame.surface.sampler.tokens import Settings
 

@@ -16,7 +16,8 @@ from datablame.models.chat import Encoded, Preference, answers, encode_prompt
 from datablame.models.likelihood import divergence, negative_log_likelihood, referred
 from datablame.models.load import load_model, twin
 from datablame.models.lora import Start
-from datablame.models.pair import stop_tokens, study_tokenizer, vocabulary_of
+from datablame.models.pair import stop_tokens, study_tokens
+from datablame.models.shared_tokens import Agreed, vocabulary_of
 from datablame.models.training import Recipe, data_order
 from datablame.patch.checks import drift_outputs
 from datablame.patch.finetune import Trained, full_finetune, train_adapters, with_adapter
@@ -37,7 +38,7 @@ class WorkerState:
     """A worker's loaded models: `trainees` are what each protocol starts from, restored after every training."""
 
     plan: PatchPlan
-    tokenizer: Any
+    agreed: Agreed
     before: Any
     encoded: dict[str, Any]
     """Of every document that an arm trains on its tokens: `Encoded`, or `Preference` in a pool of pairs."""
@@ -67,7 +68,7 @@ def load_worker(plan: PatchPlan) -> WorkerState:
     by_row = dict(zip(rows, world.pool.encoded(rows), strict=True))
     encoded = {doc_id: by_row[row_of[doc_id]] for doc_id in plan.trained_on}
     clean = [answers(by_row[row_of[doc_id]])[0] for doc_id in plan.clean]
-    return WorkerState(plan, study_tokenizer(world.study), before, encoded, clean, trainees)
+    return WorkerState(plan, study_tokens(world.study), before, encoded, clean, trainees)
 
 
 def _load(world: World, side: str, dtype: torch.dtype | None = None) -> Any:
@@ -129,7 +130,7 @@ def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, d
                 raise PhaseError(f"{key}: the loss is not finite from step {broken} on; {remedy}")
             model.eval()
             specs = specs_of(plan.prompts, plan.alphas, seed)
-            samples = draw(model, state.before, state.tokenizer, specs, study)
+            samples = draw(model, state.before, state.agreed, specs, study)
             checks = side_checks(state, model, seed, samples)
             free_memory()
         last = losses[-_KEPT_LOSSES:]
@@ -166,21 +167,22 @@ def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Sam
     between full next-token distributions at temperature 1, whatever the sampler truncates. What is not finite is None.
     """
     world, study = state.plan.world, state.plan.world.study
-    texts = {prompt.id: prompt.text for prompt in world.split("held-out")}
-    [stop, *_] = stop_tokens(state.tokenizer, model)
+    texts, tokenizer = {prompt.id: prompt.text for prompt in world.split("held-out")}, state.agreed.tokenizer
+    [stop, *_] = stop_tokens(tokenizer, model)
     drawn = []
     for output in drift_outputs(outputs, study.seed):
         # Which stop token it was plays no part: only what stands before a position does.
         if generated := [*output.token_ids, *([stop] if output.finish_reason == "stop" else [])]:
-            prompt = encode_prompt(state.tokenizer, texts[output.prompt_id])
+            prompt = encode_prompt(tokenizer, texts[output.prompt_id])
             drawn.append(Encoded([*prompt, *generated], len(prompt)))
     model.eval()
-    sizes = {"vocabulary_size": vocabulary_of(state.tokenizer), "batch_tokens": study.attribute.batch_tokens}
+    size = min(vocabulary_of(tokenizer), *state.agreed.tokens.rows)
+    sizes = {"vocabulary_size": size, "batch_tokens": study.attribute.batch_tokens}
     clean = negative_log_likelihood(model, state.clean, **sizes)
     drift = divergence(model, state.before, drawn, **sizes)
     nll, kl = (total.mean if total.tokens and math.isfinite(total.nats) else None for total in (clean, drift))
     specs = specs_of([(prompt, study.patch.harmless_samples) for prompt in world.split("harmless")], (0.0,), seed)
-    harmless = draw(model, state.before, state.tokenizer, specs, study) if specs else []
+    harmless = draw(model, state.before, state.agreed, specs, study) if specs else []
     return {
         "nll": nll,
         "clean_tokens": clean.tokens,

@@ -21,6 +21,7 @@ from datablame.world import World
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
+    from datablame.models.shared_tokens import Agreed
 
 S = TypeVar("S", bound=Sample)
 
@@ -57,15 +58,20 @@ def sample_specs(prompts: Iterable[Prompt], alphas: Sequence[float], indices: Se
 
 
 def draw(
-    after: Any, before: Any, tokenizer: Any, specs: Sequence[SampleSpec], study: Study, log_probabilities: bool = False
+    after: Any,
+    before: Any,
+    agreed: "Agreed",
+    specs: Sequence[SampleSpec],
+    study: Study,
+    log_probabilities: bool = False,
 ) -> list[Sample]:
     """The samples, in the order of the specs, drawn as the study's `surface` says; `log_q` is of `surface.alphas`."""
     from datablame.models.chat import encode_prompt
-    from datablame.models.pair import stop_tokens, vocabulary_of
+    from datablame.models.pair import stop_tokens
     from datablame.surface.sampler.sampler import Request, sample
     from datablame.surface.sampler.tokens import Settings
 
-    surface = study.surface
+    surface, (tokenizer, tokens) = study.surface, agreed
     prompts = {each: tuple(encode_prompt(tokenizer, each.text)) for each in dict.fromkeys(s.prompt for s in specs)}
     generations = sample(
         after,
@@ -73,8 +79,9 @@ def draw(
         # A stream of random numbers is keyed by the sample and the study's seed, never by an arm.
         [Request(prompts[s.prompt], s.alpha, stream_key("sample", study.seed, *s.key)) for s in specs],
         settings=Settings(**{field.name: getattr(surface, field.name) for field in fields(Settings)}),
-        stop_ids=stop_tokens(tokenizer, after),
-        vocabulary_size=vocabulary_of(tokenizer),
+        stop_ids=stop_tokens(tokenizer, after, tokens),
+        vocabulary_size=tokens.vocabulary_size,
+        masked_ids=tokens.masked_ids,
         batch_rows=surface.batch_rows,
         alphas=surface.alphas,
         log_probabilities=log_probabilities,
@@ -126,8 +133,8 @@ def _surface(world: World, earlier: Tables, work: Work) -> Outputs:
     }
 
 
-SCAN = Phase("scan", 4, ("identity", "scan", "sampling", "judge"), (), _scan)
-SURFACE = Phase("surface", 4, ("identity", "surface", "judge"), (SCAN,), _surface)
+SCAN = Phase("scan", 5, ("identity", "scan", "sampling", "judge"), (), _scan)
+SURFACE = Phase("surface", 5, ("identity", "surface", "judge"), (SCAN,), _surface)
 
 
 def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[SampleSpec]) -> list[S]:
@@ -184,7 +191,7 @@ def _draw_item(
 ) -> tuple[list[Sample], float]:
     """The samples of one item and the seconds they took."""
     began = time.perf_counter()
-    samples = draw(pair.after, pair.before, pair.tokenizer, item, study, log_probabilities)
+    samples = draw(pair.after, pair.before, pair.agreed, item, study, log_probabilities)
     return samples, time.perf_counter() - began
 
 

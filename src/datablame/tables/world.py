@@ -87,6 +87,26 @@ class Document:
 
 
 @dataclass(frozen=True)
+class SharedTokens:
+    """The tokens that both checkpoints can read and write; pairs are of before and after."""
+
+    tokenizer: Literal["before", "after"]
+    """Whose tokenizer cuts texts, with the chat template and the special tokens of after."""
+    vocabulary_size: int
+    """One more than the highest id that is drawn."""
+    masked_ids: tuple[int, ...]
+    """Ids below it that are never drawn: they have no name, or another one, in one of the tokenizers."""
+    stop_ids: tuple[int, ...]
+    """The ends of outputs of both."""
+    eos: tuple[str | None, str | None]
+    rows: tuple[int, int]
+    """Of the embeddings."""
+    only_before: tuple[str, ...]
+    """Added tokens that after's tokenizer does not have, or not at this id."""
+    only_after: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SkippedRows:
     """Rows of the data that could not be used: why, how many, and the first of them."""
 

@@ -5,7 +5,7 @@ behind it are the same; what needs a tokenizer is looked at again only where mod
 """
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ from datablame.config.schema import Data, Models, Study
 from datablame.engine.execute import Execution, Progress, cards, run_items
 from datablame.engine.files import read_jsonl, write_atomic, write_json
 from datablame.judge.choice import confirm, decide, has_key, record
-from datablame.tables import Prompt, encoded, path_of
+from datablame.tables import Prompt, SharedTokens, encoded, path_of
 from datablame.world.identity import data_identity, files_identity, models_identity
 from datablame.world.ingest import write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
 from datablame.world.sources import open_source
-from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_of
+from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_of, tokens_of
 
 _AT_ONCE_BYTES = 32 << 20
 """Local files up to this size are tokenised in seconds, before the scan; others, and the hub's, before attribution."""
@@ -36,6 +36,7 @@ class Resolved(NamedTuple):
     contexts: dict[str, int]
     identity: dict[str, Any]
     """The models' identity, with the hash of the chat template."""
+    tokens: SharedTokens | None
 
 
 def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
@@ -86,7 +87,7 @@ def preview(study: Study, root: Path) -> World:
     models = world.models
     if models.device == "auto":
         models = models.model_copy(update={"device": "cuda" if cards() else "cpu"})
-    return _settled(world, Resolved(models, {}, {}, models_identity(models, models)), world.data)
+    return _settled(world, Resolved(models, {}, {}, models_identity(models, models), None), world.data)
 
 
 def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
@@ -126,7 +127,7 @@ def _settled(world: World, resolved: Resolved, data: Data) -> World:
     }
     identities = {"models": resolved.identity, "data": data_identity(data), "files": files_identity(world.study)}
     study = world.study.model_copy(update=update)
-    return replace(world, study=study, identities=identities, contexts=resolved.contexts)
+    return replace(world, study=study, identities=identities, contexts=resolved.contexts, tokens=resolved.tokens)
 
 
 def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Execution, progress: Progress) -> Resolved:
@@ -141,7 +142,7 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
         template = {"chat_template_sha256": identity["chat_template_sha256"]}
         if models_identity(begun, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
-            return Resolved(begun, layers, decided["contexts"], identity)
+            return Resolved(begun, layers, decided["contexts"], identity, tokens_of(before))
     looked: dict[str, Resolved] = {}
     run_items(
         dict,
@@ -167,7 +168,7 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     assert written is not None
     commits = {name: commit for name in ("before", "after") if (commit := getattr(models, name).revision) is not None}
     checked = preflight(written.model_copy(update={"device": models.device}), workers=workers, commits=commits)
-    lengths = [(prompt.id, len(encode_prompt(checked.tokenizer, prompt.text))) for prompt in prompts_of(study)]
+    lengths = [(prompt.id, len(encode_prompt(checked.agreed.tokenizer, prompt.text))) for prompt in prompts_of(study)]
     check_context(checked.configs, lengths, study.surface.max_new_tokens)
     update, contexts = {}, {}
     for name in ("before", "after"):
@@ -184,7 +185,8 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
         models=models,
         layers={"layers": layers, "activation_layer": layer},
         contexts=contexts,
-        identity={**models_identity(models, written), "chat_template_sha256": template_hash(checked.tokenizer)},
+        identity={**models_identity(models, written), "chat_template_sha256": template_hash(checked.agreed.tokenizer)},
+        tokens=checked.agreed.tokens,
     )
 
 
@@ -204,6 +206,7 @@ def _write(world: World, study: Study) -> None:
             "judge": record(study, world.judge),
             "contexts": world.contexts,
         },
+        "tokens": None if world.tokens is None else asdict(world.tokens),
         "identities": world.identities,
         "truth": None if world.truth is None else {key: sorted(ids) for key, ids in world.truth.items()},
     }

@@ -173,9 +173,9 @@ def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], Cou
     They lie in GROUP.parquet, beside all documents; what is returned is how many are left out, by reason.
     """
     from datablame.models.chat import answers, encode_document, encode_preference
-    from datablame.models.pair import study_tokenizer
+    from datablame.models.pair import study_tokens
 
-    tokenizer, settings, file = study_tokenizer(study), study.attribute, pq.ParquetFile(raw)
+    tokenizer, settings, file = study_tokens(study).tokenizer, study.attribute, pq.ParquetFile(raw)
 
     def tokenise(item: tuple[int, list[int]]) -> Counter[str]:
         group, chosen = item

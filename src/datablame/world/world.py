@@ -6,11 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from datablame.config.schema import Behaviour, Data, Models, Study
 from datablame.engine.files import digest, hash_file, packaged_yaml, read_json
 from datablame.engine.run_folder import REGISTRATION
 from datablame.judge.choice import Choice, identity
-from datablame.tables import Document, Prompt, Split, path_of, rows_of
+from datablame.tables import Document, Prompt, SharedTokens, Split, path_of, rows_of
 from datablame.world.identity import portable
 from datablame.world.pool import Pool
 from datablame.world.refusals import refused
@@ -40,6 +42,8 @@ class World:
     """Of each worker: float sums depend on it."""
     contexts: Mapping[str, int] = field(default_factory=dict)
     """The longest text in tokens of `models.before` and `models.after`, where they have a limit."""
+    tokens: SharedTokens | None = None
+    """What both checkpoints can read and write; None before they were looked at."""
 
     @property
     def models(self) -> Models:
@@ -130,7 +134,13 @@ def load(root: Path) -> World:
     truth = content["truth"] and {behaviour: frozenset(ids) for behaviour, ids in content["truth"].items()}
     decided, identities = content["decided"], content["identities"]
     judge = Choice(decided["judge"]["classifier"], decided["judge"]["attribution"])
-    return World(root, study, prompts, truth, judge, identities, decided["threads"], decided["contexts"])
+    tokens, contexts = tokens_of(content), decided["contexts"]
+    return World(root, study, prompts, truth, judge, identities, decided["threads"], contexts, tokens)
+
+
+def tokens_of(content: Mapping[str, Any]) -> SharedTokens:
+    """What a world.json says of the checkpoints' tokens."""
+    return TypeAdapter(SharedTokens).validate_python(content["tokens"])
 
 
 def frozen_content(root: Path) -> dict[str, Any] | None:

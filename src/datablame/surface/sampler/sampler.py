@@ -17,6 +17,8 @@ from datablame.surface.sampler.shared_trunk import shared_trunk
 from datablame.surface.sampler.tokens import Settings, sample_token, token_log_probabilities
 
 _logger = logging.getLogger(__name__)
+_MASKED = -30_000.0
+"""The logit, of both models, of a token that is not drawn: no infinity, whose difference to itself is no number."""
 _SHARE = 0.8
 """Of a card's free memory; the rest is for a step's intermediate results and lost between blocks."""
 
@@ -48,6 +50,7 @@ class Outputs:
         settings: Settings,
         stop_ids: Sequence[int],
         vocabulary_size: int,
+        masked_ids: Sequence[int],
         weighed: tuple[float, ...] | None,
         device: torch.device,
     ) -> None:
@@ -60,6 +63,8 @@ class Outputs:
         self._alpha = torch.tensor([request.alpha for request in requests], dtype=torch.float32, device=device)
         stops = torch.tensor(stop_ids, dtype=torch.long)
         self._is_stop = torch.isin(torch.arange(vocabulary_size), stops).to(device)
+        masked = torch.isin(torch.arange(vocabulary_size), torch.tensor(masked_ids, dtype=torch.long))
+        self._masked = masked.to(device) if masked_ids else None
         self._count = torch.zeros(n, dtype=torch.long, device=device)
         self.tokens = torch.full((n, steps), -1, device=device)
         self.sums = torch.zeros(n, 2 + len(weighed or ()), dtype=torch.float64, device=device)
@@ -71,11 +76,12 @@ class Outputs:
         self.tokens[begun], self.sums[begun], self._count[begun] = -1, 0, 0
 
     def extend(
-        self, requests: Int[Tensor, " rows"], logits: Sequence[Float[Tensor, "rows models embedding"]]
+        self, requests: Int[Tensor, " rows"], logits: Sequence[Float[Tensor, "rows models _"]]
     ) -> tuple[Int[Tensor, " rows"], Bool[Tensor, " rows"]]:
         """The next token of each request, and which of them go on; the logits are after's and before's, if needed."""
         of_models = (part for models in logits for part in models.to(self._alpha.device).unbind(1))
-        a, *rest = (part[:, : self._vocabulary_size] for part in of_models)
+        within = (part[:, : self._vocabulary_size] for part in of_models)
+        a, *rest = within if self._masked is None else (part.masked_fill(self._masked, _MASKED) for part in within)
         b = rest[0] if rest else None
         count = self._count[requests]
         tokens = sample_token(a, b, self._alpha[requests], self._uniform[requests, count], self._settings)
@@ -96,6 +102,7 @@ def sample(
     settings: Settings,
     stop_ids: Sequence[int],
     vocabulary_size: int,
+    masked_ids: Sequence[int] = (),
     batch_rows: int,
     alphas: Sequence[float] = (),
     log_probabilities: bool = False,
@@ -103,16 +110,17 @@ def sample(
     """One generation for each request, in the order of the requests; PhaseError where one does not fit in memory.
 
     Token t of a request is the inverse CDF of softmax((a + alpha (a - b)) / temperature), truncated, at its own t-th
-    uniform; a and b are float32 logits over the first `vocabulary_size` rows. `log_q[k]` sums log softmax(a + alphas[k]
-    (a - b)), given only where the settings truncate nothing. The before model runs only where an alpha other than 0 or
-    log-probabilities need it, and as one with after where that is before plus LoRA. At most `batch_rows` requests run
-    at once, fewer where a card has no room; a batch that runs out of memory is halved, what was finished stays.
+    uniform; a and b are float32 logits over the first `vocabulary_size` rows, of which `masked_ids` are never drawn.
+    `log_q[k]` sums log softmax(a + alphas[k] (a - b)), given only where the settings truncate nothing. The before model
+    runs only where an alpha other than 0 or log-probabilities need it, and as one with after where that is before plus
+    LoRA. At most `batch_rows` requests run at once, fewer where a card has no room; a batch that runs out of memory is
+    halved, what was finished stays.
     """
     if not requests:
         return []
     weighed = (tuple(alphas) if settings.untruncated else ()) if log_probabilities else None
     # Tokens are chosen in float64, which Apple's cards lack; the models may lie on several devices.
-    outputs = Outputs(requests, settings, stop_ids, vocabulary_size, weighed, with_float64(after.device))
+    outputs = Outputs(requests, settings, stop_ids, vocabulary_size, masked_ids, weighed, with_float64(after.device))
     # From the shortest prompt on, a prompt's requests together; where alpha is 0 after alone can serve.
     order = sorted(range(len(requests)), key=outputs.prompt_of.__getitem__)
     amplified = [index for index in order if log_probabilities or requests[index].alpha != 0]
