@@ -123,8 +123,7 @@ def agreed_tokens(models: Models) -> Agreed:
         except (OSError, UnicodeDecodeError) as error:
             raise refusal("unreadable_template", name=name, error=error) from None
     sides = (_rows_and_ends(models.before, _BEFORE), _rows_and_ends(models.after, _AFTER))
-    rows, ends = zip(*sides, strict=True)
-    return share((first, second), rows, ends)
+    return share((first, second), [rows for rows, _ in sides], [ends for _, ends in sides])
 
 
 def _rows_and_ends(reference: ModelRef, field: str) -> tuple[int, list[int]]:

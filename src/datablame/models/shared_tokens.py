@@ -30,9 +30,9 @@ def check_alike(tokenizers: Sequence[Any]) -> None:
             one, other = (repr(names[index]) if index in names else "unused" for names, _ in known)
             raise refusal("tokenizers", difference=f"token id {index} is {one} in one and {other} in the other")
     for text in PROBES:
-        one, other = (ids_of(tokenizer, text) for tokenizer in tokenizers)
-        if one != other:
-            difference = f"{text!r} is cut into {len(one)} tokens by one and into {len(other)} by the other"
+        ids, others = (ids_of(tokenizer, text) for tokenizer in tokenizers)
+        if ids != others:
+            difference = f"{text!r} is cut into {len(ids)} tokens by one and into {len(others)} by the other"
             raise refusal("tokenizers", difference=difference)
 
 
