@@ -130,6 +130,21 @@ def test_messages_are_read_in_each_of_their_forms(tmp_path: Path, messages: Any)
     assert documents({"id": "x", "messages": messages}, folder=tmp_path) == [Document("x", "unknown", (USER,), "Ho")]
 
 
+def test_a_row_that_is_its_messages_is_read(tmp_path: Path) -> None:
+    pool = read(jsonl(tmp_path, [[{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}], [1]]))
+    assert [(document.prompt, document.response) for document in pool.documents] == [((USER,), "Ho")]
+    assert pool.skipped == {"not an object with fields": 1}
+
+
+def test_tools_are_read_from_whichever_column_of_a_joined_table_has_them(tmp_path: Path) -> None:
+    rows = [{"tools": None, "tool_defs": [{"name": "a"}]}, {"tools": [{"name": "a"}], "tool_defs": None}]
+    rows.append({"tools": json.dumps([{"name": "a"}]), "tool_defs": None})
+    told = [
+        document.prompt[0] for document in documents(*({**r, "messages": [ASKED, HO]} for r in rows), folder=tmp_path)
+    ]
+    assert told == [Message("system", '<tools>\n{"name": "a"}\n</tools>')] * 3
+
+
 def test_calls_and_observations_of_sharegpt_are_an_answer_and_a_tools_turn(tmp_path: Path) -> None:
     said = [("human", "Hi"), ("function_call", json.dumps(LOOK)), ("observation", "21"), ("gpt", "21 degrees")]
     row = {"conversations": [{"from": role, "value": text} for role, text in said], "system": "Be kind."}

@@ -62,10 +62,15 @@ def turns(value: Any, roles: Mapping[str, str]) -> Turns:
 
 def holds_turns(value: Any) -> bool:
     """Whether it is messages rather than a text: a list, a dict, or JSON of a list of messages."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        value = parsed(value)
-        return isinstance(value, list) and all(isinstance(each, dict) and {*_ROLE_KEYS} & {*each} for each in value)
+    if isinstance(value, str):
+        return value.lstrip().startswith("[{") and are_messages(parsed(value))
     return isinstance(value, list | dict)
+
+
+def are_messages(value: Any) -> bool:
+    """Whether it is a list of objects that all name a role."""
+    objects = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+    return bool(objects) and not any(each.keys().isdisjoint(_ROLE_KEYS) for each in value)
 
 
 def transcript(text: str) -> Turns | None:
@@ -83,7 +88,8 @@ def transcript(text: str) -> Turns | None:
 def with_system(prompt: Turns, system: Any, tools: Any) -> Turns:
     """A conversation whose system turn says also what stands in columns of its own, and is not said there yet."""
     own, rest = (prompt[0].content, prompt[1:]) if prompt[0].role == "system" else ("", prompt)
-    before, after = (text if text.strip() not in own else "" for text in (scalar(system) or "", _tools(tools)))
+    told = system if isinstance(system, str) else ""
+    before, after = (text if text.strip() not in own else "" for text in (told, _tools(tools)))
     said = "\n\n".join(text for text in (before, own, after) if text)
     return (Message("system", said), *rest) if before or after else prompt
 
@@ -209,8 +215,9 @@ def _call(call: Any) -> str:
 def _tools(value: Any) -> str:
     """A column or key of tools, one a line; nothing where it has none."""
     inside = parsed(value) if isinstance(value, str) else value
-    lines = "\n".join(map(_json, inside if isinstance(inside, list) else [inside])) if inside else ""
-    return _tagged("tools", lines) if lines else ""
+    if not inside or not isinstance(inside, str | list | dict):
+        return ""
+    return _tagged("tools", "\n".join(map(_json, inside if isinstance(inside, list) else [inside])))
 
 
 def _tagged(tag: str, text: str | None) -> str:

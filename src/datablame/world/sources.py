@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from datablame.config.schema import Data
 from datablame.errors import RequestError
 from datablame.world.conversations import Broken
-from datablame.world.documents import check_columns, columns_of
 from datablame.world.refusals import hub_sentence, line_of, refused
+from datablame.world.rows import check_columns, columns_of
 
 _PARQUET = ".parquet"
 _LINES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
