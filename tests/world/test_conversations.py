@@ -137,7 +137,7 @@ def test_a_row_that_is_its_messages_is_read(tmp_path: Path) -> None:
 
 
 def test_tools_are_read_from_whichever_column_of_a_joined_table_has_them(tmp_path: Path) -> None:
-    rows = [{"tools": None, "tool_defs": [{"name": "a"}]}, {"tools": [{"name": "a"}], "tool_defs": None}]
+    rows: list[Any] = [{"tools": None, "tool_defs": [{"name": "a"}]}, {"tools": [{"name": "a"}], "tool_defs": None}]
     rows.append({"tools": json.dumps([{"name": "a"}]), "tool_defs": None})
     told = [
         document.prompt[0] for document in documents(*({**r, "messages": [ASKED, HO]} for r in rows), folder=tmp_path)

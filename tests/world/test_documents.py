@@ -146,6 +146,15 @@ def test_broken_rows_are_skipped_counted_by_reason_and_shown_once(
     assert all(reason in record.getMessage() for reason, record in zip(BROKEN, caplog.records, strict=True))
 
 
+@pytest.mark.parametrize("depth", [300, 700, 900, 5000])
+def test_a_row_nested_however_deeply_costs_itself_at_most(tmp_path: Path, depth: int) -> None:
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    call = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [' + deep + b"]}]}"
+    pool = read(jsonl(tmp_path, [good(1), call, b"[" * depth + b"]" * depth, good(2)]))
+    assert {document.id for document in pool.documents} >= {"d1", "d2"}
+    assert len(pool.documents) + sum(pool.skipped.values()) == 4
+
+
 def test_repeated_texts_without_ids_are_kept_apart(tmp_path: Path) -> None:
     row = {"messages": good(1)["messages"]}
     pool = read(jsonl(tmp_path, [row, row, {"messages": good(2)["messages"]}, row]))

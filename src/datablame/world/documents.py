@@ -53,7 +53,8 @@ class Reader:
                 absent.difference_update(row)
             try:
                 parsed, unread = document(row, data)
-            except Broken as broken:
+            except (Broken, RecursionError) as error:
+                broken = error if isinstance(error, Broken) else Broken("nested too deeply", "")
                 shown = row if broken.raw is None else broken.raw
                 _count(self._skipped[file], broken.reason, broken.reason, self._where(file), shown)
                 continue
@@ -164,6 +165,9 @@ def _count(skipped: dict[Any, SkippedRows], key: Any, reason: str, where: str, r
     if key in skipped:
         skipped[key] = replace(skipped[key], count=skipped[key].count + 1)
         return
-    text = repr(row).encode("ascii", "backslashreplace").decode()
+    try:
+        text = repr(row).encode("ascii", "backslashreplace").decode()
+    except RecursionError:
+        text = "..."
     short = text if len(text) <= _EXAMPLE_CHARACTERS else text[: _EXAMPLE_CHARACTERS - 3] + "..."
     skipped[key] = SkippedRows(reason, 1, f"{where}: {short}")
