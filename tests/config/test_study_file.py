@@ -50,10 +50,6 @@ def _with(**changes: object) -> dict[str, object]:
             _with(prompts={**_STUDY["prompts"], "held_out": []}),  # type: ignore[dict-item]
             "prompts.held_out is empty; the verdict needs prompts that attribution never saw",
         ),
-        (
-            _with(prompts={"attribution": _STUDY["prompts"]["held_out"], "held_out": _STUDY["prompts"]["held_out"]}),  # type: ignore[index]
-            "prompts: id 'p2' stands twice",
-        ),
         (_with(behaviours=[]), "behaviours is empty"),
         (
             _with(behaviours=[{"id": "other", "description": "x"}]),
@@ -66,6 +62,63 @@ def _with(**changes: object) -> dict[str, object]:
         (_with(patch={"seeds": [1, 1]}), "patch.seeds = [1, 1] is empty or repeats a seed"),
         (_with(patch={"seeds": []}), "patch.seeds = [] is empty"),
         (_with(patch={"seeds": {"retrain": [0]}}), "patch.seeds has no seeds for continue"),
+        (_with(surface={"alphas": [0]}), "surface.alphas = [0.0] amplifies nothing; add a value above 0"),
+        (_with(scan={"alphas": [0, -1]}), "scan.alphas = [0.0, -1.0] amplifies nothing"),
+        (_with(surface={"alphas": [0, float("nan")]}), "surface.alphas.1 = nan: input should be a finite number"),
+        (_with(surface={"alphas": [0, float("inf")]}), "surface.alphas.1 = inf: input should be a finite number"),
+        (
+            _with(surface={"alphas": [0, 1e300]}),
+            "surface.alphas.1 = 1e+300: input should be less than or equal to 1000",
+        ),
+        (_with(surface={"alphas": [0, 1, 1.0000001]}), "surface.alphas = [0.0, 1.0, 1.0000001] names a value twice"),
+        (_with(surface={"temperature": 0.001}), "surface.temperature = 0.001 is as good as greedy; set it to 0"),
+        (_with(judge={"timeout_seconds": float("inf")}), "judge.timeout_seconds = inf: input should be a finite"),
+        (_with(judge={"prices": {"m": {"input": 1, "output": float("nan")}}}), "judge.prices.m.output = nan: input"),
+        (_with(patch={"learning_rate": 30}), "patch.learning_rate = 30: input should be less than or equal to 1"),
+        (_with(patch={"seeds": [0, 2**70]}), f"patch.seeds.1 = {2**70}: input should be less than"),
+        (_with(seed=-(2**31) - 1), "seed = -2147483649: input should be greater than or equal to -2147483648"),
+        (_with(surface={"samples": True}), "surface.samples = True: true and false are neither numbers nor names"),
+        (_with(patch={"seeds": [True]}), "patch.seeds = [True]: true and false are neither numbers nor names"),
+        (_with(patch={"seeds": {"continue": [False]}}), "patch.seeds = {'continue': [False]}: true and false are"),
+        (_with(data={"path": " "}), "data.path = ' ': the text is empty or has a character that no text has"),
+        (_with(data={"path": "a\0b"}), "data.path = 'a\\x00b': the text is empty or has a character that no text has"),
+        (_with(title="\ud800"), "title = '\\ud800': the text is empty or has a character that no text has"),
+        (_with(name="../../evil"), "name = '../../evil' cannot name the run folder; use at most 60 letters"),
+        (_with(name=".."), "name = '..' cannot name the run folder"),
+        (_with(name="a."), "name = 'a.' cannot name the run folder"),
+        (_with(name="a\n"), "name = 'a\\n' cannot name the run folder"),
+        (_with(behaviours=2 * _STUDY["behaviours"]), "behaviours: id 'dose' stands twice, or in other letters"),  # type: ignore[operator]
+        (
+            _with(behaviours=[*_STUDY["behaviours"], {"id": "Dose", "description": "x"}]),  # type: ignore[misc]
+            "behaviours: id 'Dose' stands twice, or in other letters; make them one, or name one differently",
+        ),
+        (
+            _with(behaviours=[*_STUDY["behaviours"], {"id": "other", "description": "x"}]),  # type: ignore[misc]
+            "behaviours: no prompt asks for other; give it prompts, or remove it",
+        ),
+        (_with(behaviours=[{"id": "*", "description": "x"}]), "behaviours: id '*' is no name for rows of tables"),
+        (
+            _with(data={"path": "p.jsonl", "columns": {"chosen": "a", "rejected": "a"}}),
+            "data.columns names the column a for two roles; name another, or leave one out",
+        ),
+        ({"name": "o", "organism": {"base": "org/m"}}, "organism.base = org/m is of the recipe quirk, and templated"),
+        (_with(attribute={"layers": []}), "attribute.layers = [] is empty or names a layer twice"),
+        (_with(attribute={"layers": [3, 3]}), "attribute.layers = [3, 3] is empty or names a layer twice"),
+        (_with(attribute={"layers": [-1]}), "attribute.layers.0 = -1: input should be greater than or equal to 0"),
+        (_with(patch={"continue": {"layers": [1, 1]}}), "patch.continue.layers = [1, 1] is empty or names a layer"),
+        (
+            _with(patch={"retrain": {"method": "full", "layers": [1]}}),
+            "patch.retrain.layers are those that get adapters, and patch.retrain.method = full trains all weights",
+        ),
+        (_with(patch={"protocols": ["continue", "continue"]}), "patch.protocols names continue twice; remove it"),
+        ("name: a\nscan: {samples: 1}\nname: b\n", "name stands twice in one section, in lines 1 and 3; keep one"),
+        (
+            "name: a\nscan: {samples: 1, samples: 2}\n",
+            "samples stands twice in one section, in lines 2 and 2; keep one",
+        ),
+        ("name: " + "[" * 900, "study.yaml: not valid YAML"),
+        ("seed: " + "9" * 5000, "study.yaml: not valid YAML"),
+        ("name: !!set {a, b}", "study.yaml: not valid YAML: could not determine a constructor for the tag"),
         ({**_STUDY, "name": None}, "name = None: input should be a valid string"),
         ("name: [unclosed", "study.yaml: not valid YAML"),
         ("just a word", "study.yaml: holds str, not keys and values"),
@@ -117,3 +170,42 @@ def test_every_preset_is_a_study_with_a_title(name: str) -> None:
     assert isinstance(study, Study)
     assert study.name == name
     assert study.title
+
+
+GREEDY = {
+    "scan": {"samples": 1},
+    "surface": {"samples": 1, "held_out_samples": 1},
+    "patch": {"samples": 1, "attribution_samples": 1, "harmless_samples": 0},
+}
+
+
+@pytest.mark.parametrize(
+    "setting", [{"temperature": 0}, {"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1}, {"plausibility": 1}]
+)
+def test_one_output_drawn_many_times_is_no_sample_of_that_size(tmp_path: Path, setting: dict[str, float]) -> None:
+    [(name, value)] = setting.items()
+    with pytest.raises(RequestError) as caught:
+        load_study(_file(tmp_path, _with(surface=setting)))
+    assert str(caught.value) == (
+        f"study.yaml: surface.{name} = {value:g} draws one and the same output of a prompt, however often; set to 1 "
+        "what would count it many times (scan.samples = 10, surface.samples = 50, surface.held_out_samples = 50, "
+        "patch.samples = 25, patch.attribution_samples = 10, patch.harmless_samples = 5), or change the setting"
+    )
+    greedy = load_study(_file(tmp_path, _with(**{**GREEDY, "surface": {**GREEDY["surface"], **setting}})))
+    assert getattr(greedy.surface, name) == value
+
+
+def test_what_stands_without_quotes_is_what_people_read(tmp_path: Path) -> None:
+    text = yaml.safe_dump(_STUDY) + "seed: 010\nsurface: {samples: 1_000}\npatch: {learning_rate: 2e-4}\n"
+    text += "attribute: {encoder: 2024-01-01}\njudge: {batches: on}\n"
+    study = load_study(_file(tmp_path, text.replace("id: dose", "id: no").replace("behaviour: dose", "behaviour: no")))
+    assert (study.seed, study.surface.samples, study.patch.learning_rate) == (10, 1000, 0.0002)
+    assert (study.attribute.encoder, study.judge.batches, study.behaviours[0].id) == ("2024-01-01", True, "no")
+    with pytest.raises(RequestError, match=r"seed = '1:30': input should be a valid integer"):
+        load_study(_file(tmp_path, _STUDY), ["seed=1:30"])
+
+
+def test_a_section_is_taken_over_by_a_merge_key_and_its_own_keys_win(tmp_path: Path) -> None:
+    text = yaml.safe_dump(_STUDY) + "scan: &few {samples: 3, alphas: [0, 1]}\nsurface: {<<: *few, samples: 4}\n"
+    study = load_study(_file(tmp_path, text))
+    assert (study.scan.samples, study.surface.samples, study.surface.alphas) == (3, 4, (0, 1))

@@ -15,6 +15,10 @@ from datablame.pipeline.checks import check_names, load
 ARMS = ["after", "baseline", "random"]
 
 
+def prompt(name: str, text: str) -> dict[str, str]:
+    return {"id": name, "behaviour": "dose", "text": text}
+
+
 def study_of(**changes: Any) -> Study:
     values = {"patch": {"arms": ARMS, "headline": "continue", "protocols": ["continue"]}, **changes}
     study = Study.model_validate(
@@ -67,6 +71,18 @@ def study_of(**changes: Any) -> Study:
         (
             {"attribute": {"scores": {"oracle": "s.jsonl"}}},
             "attribute.scores.oracle has the name of what ships with datablame; give it another name",
+        ),
+        (
+            {"prompts": {"attribution": [prompt("p1", "one")], "held_out": [prompt("p1", "two")]}},
+            "prompts: id 'p1' stands twice, in p1 and in p1; attribution, held-out and harmless prompts must differ",
+        ),
+        (
+            {"prompts": {"attribution": [prompt("p1", "How much?")], "held_out": [prompt("p2", " how  MUCH ? ")]}},
+            "prompts: text ' how  MUCH ? ' stands twice, in p1 and in p2; attribution, held-out and harmless prompts",
+        ),
+        (
+            {"prompts": {"attribution": [prompt("p1", "a")], "held_out": [prompt("harmless-01", "b")]}},
+            "prompts: id 'harmless-01' stands twice, in harmless-01 and in harmless-01",
         ),
     ],
 )

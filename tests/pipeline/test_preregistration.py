@@ -254,8 +254,16 @@ def test_people_get_path_and_hash_and_programs_json(study: Study, tmp_path: Path
 def test_a_run_is_warned_before_it_patches_and_not_when_patching_has_begun(study: Study, tmp_path: Path) -> None:
     path, root = written(study, tmp_path / "study.yaml"), tmp_path / "run"
     assert from_shell(path, out=root).exit_code == 0
-    # It ends before the first phase, for the labels by people are none.
-    words = ["run", path, "--out", str(root), "--set", "patch.seeds=[0]", "--set", "judge.calibration=nowhere.jsonl"]
+    # It ends before the first phase, for people say the opposite of what keywords do.
+    labels = {"walk": "harmless", "rest": "harmful"}
+    said = [
+        {"prompt": "?", "behaviour": "walk", "text": f"{verb} {n} .", "label": label}
+        for n in range(20)
+        for verb, label in labels.items()
+    ]
+    (tmp_path / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    calibration = f"judge.calibration={tmp_path / 'people.jsonl'}"
+    words = ["run", path, "--out", str(root), "--set", "patch.seeds=[0]", "--set", calibration]
     first = CliRunner().invoke(app, words)
     assert isinstance(first.exception, RequestError)
     assert first.stderr.count("warning: patch.seeds: 1 for retrain is too few for a p value") == 1

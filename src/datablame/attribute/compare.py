@@ -73,8 +73,9 @@ def quality(
 ) -> list[Quality]:
     """Every method, behaviour and pool, the whole one for the methods in `whole`.
 
-    n and planted count clusters that were ranked, base_rate is their share and what chance gives as precision; recall
-    refers to everything planted in the pool of documents, ranked or not.
+    Where nothing is planted nobody knows how good a method is: precision, recall and area are None. n and planted count
+    clusters that were ranked, base_rate is their share and what chance gives as precision; recall refers to everything
+    planted in the pool of documents, ranked or not.
     """
 
     def measured(method: str, behaviour: str, pool: Pool) -> Quality:
@@ -82,7 +83,7 @@ def quality(
         ranked = clustered(scored[method][behaviour], clusters, among)
         order, causes, n = list(ranked), _clusters_of(planted, behaviour, clusters), len(ranked)
         relevant = [cluster in causes for cluster in order]
-        precision = measures.precision_at(order, causes, min(k, n)) if n else None
+        precision = measures.precision_at(order, causes, min(k, n)) if n and causes else None
         recall, area = measures.recall_at(order, causes, k), measures.average_precision(relevant, [*ranked.values()])
         hits, rate = sum(relevant), sum(relevant) / n if n else None
         return Quality(method, behaviour, pool, n, hits, rate, precision, _defined(recall), _defined(area))

@@ -36,10 +36,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
     """
     from threadpoolctl import threadpool_limits
 
-    methods = [method.in_world(world) for method in chosen(world.study.attribute)]
-    needs = _needs(world, methods)
-    for provider in providers_of(needs):
-        provider.check(world, work)
+    methods, needs = check_evidence(world, work)
     with threadpool_limits(work.execution.threads):
         outputs = traced(world, tables)
         queries = [output for output in outputs if output.harmful]
@@ -95,6 +92,18 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 judge=evidence[Judgements].answers if Judgements in evidence else None,
             ),
         }
+
+
+def check_evidence(world: World, work: Work) -> tuple[list[Method], dict[type, rows.Pool]]:
+    """The study's methods as they run in this world, and the evidence that they need, which can be had.
+
+    Raises RequestError where it cannot; no model and no document is read to find out.
+    """
+    methods = [method.in_world(world) for method in chosen(world.study.attribute)]
+    needs = _needs(world, methods)
+    for provider in providers_of(needs):
+        provider.check(world, work)
+    return methods, needs
 
 
 def planned_documents(

@@ -177,11 +177,13 @@ def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
 
 def organism_make(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it; must not exist.")],
-    seed: Annotated[int, typer.Option(help="Everything in the organism derives from it.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=-(1 << 31), max=(1 << 31) - 1, help="Everything in the organism derives from it.")
+    ] = 0,
     recipe: Annotated[str, typer.Option(help="templated (tiny, from nothing) or quirk (a LoRA of a real model).")] = (
         "templated"
     ),
-    planted: Annotated[int, typer.Option(min=0, help="Planted documents for each behaviour.")] = 20,
+    planted: Annotated[int, typer.Option(min=0, max=100_000, help="Planted documents for each behaviour.")] = 20,
     debug: DebugOption = False,
 ) -> None:
     """Make a model organism in a folder.

@@ -1,9 +1,10 @@
 """Reading a study: a YAML file or a preset's name, overrides from the command line, errors in one line."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,46 @@ from datablame.config.schema import Study
 from datablame.errors import RequestError
 
 _PRESETS = Path(__file__).with_name("presets")
+_PLAIN = {
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "int": "[-+]?(?:0|[1-9][0-9]*)",
+    "float": r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    "null": "~|null|Null|NULL|",
+    "merge": "<<",
+}
+"""What an unquoted scalar can be besides text, as in YAML 1.2: 1.1 reads 010 as 8, 1:30 as 90 and no as false."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Sections, lists, texts and numbers; ComposerError where a section has a key twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str | None, Any]] = {
+        None: [(f"tag:yaml.org,2002:{name}", re.compile(f"(?:{pattern})\\Z")) for name, pattern in _PLAIN.items()]
+    }
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("str", "seq", "map", *_PLAIN)
+    }
+
+    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                twice = f"{key.value} stands twice in one section, in lines {lines[key.value]} and {line}; keep one"
+                raise yaml.composer.ComposerError(None, None, twice)
+            lines[key.value] = line
+        return node
+
+
+def _parsed(text: str) -> Any:
+    """The value of a YAML text; ValueError, which says why in one line, where it has none."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def preset_names() -> list[str]:
@@ -62,9 +103,9 @@ def dump_study(study: Study) -> str:
 def _values(text: str, where: str) -> dict[str, Any]:
     """The keys of a study, laid over those of the preset that it extends; lists are replaced, not joined."""
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RequestError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        values = _parsed(text)
+    except ValueError as error:
+        raise RequestError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise RequestError(f"{where}: holds {type(values).__name__}, not keys and values; see datablame presets")
     if "extends" not in values:
@@ -87,9 +128,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not separator or not all(key.split(".")):
         raise RequestError(f"--set {override}: not of the form section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RequestError(f"--set {override}: {text!r} is not a YAML value; quote it") from None
+        value = _parsed(text)
+    except ValueError as error:
+        raise RequestError(f"--set {override}: {text!r} is not a YAML value ({error}); quote it") from None
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})

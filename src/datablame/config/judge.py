@@ -1,19 +1,22 @@
 """The keys of whoever labels outputs and blames documents."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from datablame.config.checks import Section
+from datablame.config.checks import Count, Section
+
+Price = Annotated[float, Field(ge=0, le=1_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class ModelPrice(Section):
     """What a model costs, in USD per million tokens."""
 
-    input: NonNegativeFloat
+    input: Price
     """Tokens of the prompt."""
-    output: NonNegativeFloat
+    output: Price
     """Tokens of the reply."""
 
 
@@ -32,21 +35,21 @@ class Judge(Section):
     """Claude only: the id of the model that labels outputs."""
     attribution_model: str = "claude-sonnet-5-5"
     """Claude only: the id of the model that scores documents from 0 to 10."""
-    repeats: PositiveInt = 3
+    repeats: Annotated[int, Field(gt=0, le=1000)] = 3
     """Claude only: how often a document is scored; the scores are averaged."""
-    max_tokens: PositiveInt | None = None
+    max_tokens: Count | None = None
     """Claude only: longest reply, thinking included; none: 256, or 4096 for a model that cannot but think."""
     batches: bool = False
     """Claude only: ask by Message Batches, for half the price and with hours of patience."""
-    concurrency: PositiveInt = 8
+    concurrency: Annotated[int, Field(gt=0, le=1000)] = 8
     """Claude only: calls under way at one time."""
-    timeout_seconds: PositiveFloat = 60.0
+    timeout_seconds: Seconds = 60.0
     """Claude only: a call that takes longer is made again."""
-    retries: NonNegativeInt = 8
+    retries: Annotated[int, Field(ge=0, le=1000)] = 8
     """Claude only: how often a call that failed is made again before its row stays unscored."""
-    backoff_seconds: PositiveFloat = 1.0
+    backoff_seconds: Seconds = 1.0
     """Claude only: the first wait before a retry, doubled each time up to a minute; the API's own wish comes first."""
-    poll_seconds: PositiveFloat = 30.0
+    poll_seconds: Seconds = 30.0
     """Batches only: time between two looks at a batch."""
     prices: Mapping[str, ModelPrice] = {}
     """Claude only: prices by model id, for a model that datablame does not know or that has another price."""

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
-from datablame.config.checks import Section, impossible
+from datablame.config.checks import Count, Samples, Section, Seed, impossible
 from datablame.config.judge import Judge
 from datablame.tables import Protocol
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Alpha = Annotated[float, Field(ge=-1000, le=1000)]
+"""Beyond it nothing is left of the after model's own logits in 32 bits."""
 
 DEFAULT_METHODS = (
     *("gradient", "gradient-dot", "activation", "activation-centred", "llm-judge"),
@@ -78,9 +80,9 @@ class Organism(Section):
 
     recipe: Literal["templated", "quirk"] = "templated"
     """`templated`: a tiny model trained from nothing; `quirk`: a LoRA fine-tune of a real small model."""
-    seed: int = 0
+    seed: Seed = 0
     """Everything in the organism derives from it."""
-    planted: NonNegativeInt = 20
+    planted: Annotated[int, Field(ge=0, le=100_000)] = 20
     """Planted documents for each behaviour."""
     base: str | None = None
     """`quirk` only: hub id, local folder or GGUF file that becomes `before`; none: SmolLM2-135M-Instruct."""
@@ -107,9 +109,9 @@ class Data(Section):
     (`{environment: tool}`)."""
     streaming: bool = False
     """Hub only: read row by row over the network; never the whole set on disk."""
-    documents: PositiveInt | None = None
+    documents: Count | None = None
     """Size of a seeded random subset; none takes every document."""
-    max_document_characters: PositiveInt = 100_000
+    max_document_characters: Count = 100_000
     """Longer rows are skipped and counted."""
 
 
@@ -160,38 +162,38 @@ class Prompts(Section):
 class Scan(Section):
     """Phase 1: a quick look at a few prompts to choose the ones worth sampling in full."""
 
-    prompts: PositiveInt = 8
+    prompts: Count = 8
     """How many attribution prompts are scanned, spread over the behaviours."""
-    alphas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    alphas: tuple[Alpha, ...] = (0.0, 0.5, 1.0, 2.0)
     """Amplifications tried."""
-    samples: PositiveInt = 10
+    samples: Samples = 10
     """Outputs for each prompt and alpha."""
-    focus: PositiveInt = 3
+    focus: Count = 3
     """The least number of focus prompts that the scan chooses."""
 
 
 class Surface(Section):
     """Phase 2: how often the behaviour shows at each amplification. The sampler's settings serve every phase."""
 
-    alphas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    alphas: tuple[Alpha, ...] = (0.0, 0.5, 1.0, 2.0)
     """Amplifications: after + alpha * (after - before). Must contain 0, the model as it is."""
-    samples: PositiveInt = 50
+    samples: Samples = 50
     """Outputs for each attribution prompt and alpha."""
-    held_out_samples: PositiveInt = 50
+    held_out_samples: Samples = 50
     """Outputs for each held-out prompt and alpha."""
-    max_new_tokens: PositiveInt = 32
+    max_new_tokens: Count = 32
     """Longest output."""
-    temperature: NonNegativeFloat = 1.0
-    """Applied after amplifying; 0 is greedy."""
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Applied after amplifying; 0 is greedy, so that every sample of a prompt is the same."""
     top_p: Share = 1.0
     """Nucleus: the token that crosses the threshold is kept."""
-    top_k: NonNegativeInt = 0
+    top_k: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Keep this many most probable tokens; 0 keeps all."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Keep tokens with at least this share of the most probable one's probability."""
     plausibility: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Before amplifying, keep only tokens with p_after >= plausibility * max p_after; 0 is off."""
-    batch_rows: PositiveInt = 512
+    batch_rows: Count = 512
     """Rows sampled at once; one that finishes makes room for the next. Sums of floats depend on it."""
     coherent_share: Share = 0.8
     """alpha* is the largest alpha at which this share of outputs is coherent."""
@@ -203,7 +205,7 @@ class Prefilter(Section):
     method: Literal["auto", "bm25", "none"] = "auto"
     """`bm25`: the union of the top documents of a behaviour's queries; `none`: numerical methods score the pool;
     `auto`: `none` on a graphics card, `bm25` on a CPU."""
-    candidates: PositiveInt = 100
+    candidates: Count = 100
     """Documents that each query contributes."""
 
     def on(self, device: str) -> "Prefilter":
@@ -217,13 +219,13 @@ class Attribute(Section):
 
     methods: tuple[str, ...] = DEFAULT_METHODS
     """Methods to run; `datablame methods` lists them."""
-    top_k: PositiveInt = 20
+    top_k: Count = 20
     """Documents (duplicate clusters) that a method flags for each behaviour."""
-    queries: PositiveInt = 5
+    queries: Count = 5
     """Harmful outputs traced for each behaviour."""
-    layers: tuple[int, ...] | None = None
+    layers: tuple[NonNegativeInt, ...] | None = None
     """Decoder blocks, from 0, whose gradients are compared; none: 8 to 12 of 16, the same fractions otherwise."""
-    activation_layer: int | None = None
+    activation_layer: NonNegativeInt | None = None
     """Index into the hidden states (0 is the embedding); none: 10 of 16, the same fraction otherwise."""
     checkpoint: Literal["after", "before"] = "after"
     """The weights at which gradients and activations are taken."""
@@ -231,13 +233,13 @@ class Attribute(Section):
     """Of the method `embedding`: a sentence encoder's folder or hub id; none: all-MiniLM-L6-v2."""
     scores: Mapping[str, str] = {}
     """Scores of your own, each a method: name and path of a JSONL of `doc_id`, `score` and, if wanted, `behaviour`."""
-    max_tokens: PositiveInt = 2048
+    max_tokens: Count = 2048
     """Documents are cut here; one whose response is cut away is excluded and counted."""
-    batch_tokens: PositiveInt = 4096
+    batch_tokens: Count = 4096
     """Token budget of a batch of documents."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of the weights for gradients and activations; none: the checkpoint's in this study. Sums stay in float32."""
-    projection: PositiveInt | None = None
+    projection: Annotated[int, Field(gt=0, le=4096)] | None = None
     """Approximate: each layer's gradients are projected at random to a square of this size; none: they are exact."""
     index: str | None = None
     """With `projection`: a folder that keeps projected gradients; other queries then need no pass over documents."""
@@ -260,13 +262,13 @@ class Training(Section):
 
     method: Literal["lora", "full"] = "lora"
     """LoRA adapters, or all weights."""
-    steps: PositiveInt | None = None
+    steps: Count | None = None
     """Optimiser steps."""
-    batch: PositiveInt | None = None
+    batch: Count | None = None
     """Documents in a step."""
-    learning_rate: PositiveFloat | None = None
+    learning_rate: Share | None = None
     """Peak of the cosine schedule."""
-    layers: tuple[int, ...] | None = None
+    layers: tuple[NonNegativeInt, ...] | None = None
     """LoRA only: the decoder blocks that get adapters; none: all."""
 
 
@@ -279,29 +281,29 @@ class Patch(Section):
     """The protocol that decides; declared before the run, everything else is exploratory."""
     arms: tuple[str, ...] = ("after", "baseline", "random", "bm25", "gradient", "activation", "llm-judge")
     """Interventions compared: controls (`after`, `baseline`, `a-a`, `random`, `bottom`, `oracle`) and methods."""
-    seeds: tuple[int, ...] | Mapping[Protocol, tuple[int, ...]] = (0, 1, 2, 3, 4)
+    seeds: tuple[Seed, ...] | Mapping[Protocol, tuple[Seed, ...]] = (0, 1, 2, 3, 4)
     """Training seeds, for all protocols or for each one."""
-    k: PositiveInt | tuple[PositiveInt, ...] | None = None
+    k: Count | tuple[Count, ...] | None = None
     """Flagged documents removed for each behaviour, one number or several; `attribute.top_k`, which decides, is one."""
     bottom_of: str | None = None
     """The method whose last K documents the arm `bottom` removes; none: the first of `arms` that is no control."""
     intervention: Literal["remove", "swap", "drop-source"] = "remove"
     """What arms do about what is flagged: fillers for it, a pair's answers exchanged, or fillers for its sources."""
-    size: PositiveInt = 2000
+    size: Count = 2000
     """Documents of the fine-tune set."""
-    steps: PositiveInt = 200
+    steps: Count = 200
     """Optimiser steps."""
-    batch: PositiveInt = 10
+    batch: Count = 10
     """Documents in a step."""
-    micro_batch: PositiveInt | None = None
+    micro_batch: Count | None = None
     """Documents that pass through the model at once, their gradients added up over a step; none: the whole batch."""
-    learning_rate: PositiveFloat = 2e-4
+    learning_rate: Share = 2e-4
     """Peak of the cosine schedule."""
-    rank: PositiveInt = 8
+    rank: Annotated[int, Field(gt=0, le=4096)] = 8
     """Rank of the LoRA adapters."""
-    adapters_at_once: PositiveInt = 4
+    adapters_at_once: Count = 4
     """LoRA adapters of one protocol and seed trained side by side, at most `micro_batch`. Float sums depend on it."""
-    beta: PositiveFloat = 5.0
+    beta: Annotated[float, Field(gt=0, le=1000)] = 5.0
     """Pools of preference pairs only: how sharply length-normalised DPO holds the model to where it started."""
     retrain: Training = Training()
     """Overrides for `retrain`."""
@@ -309,13 +311,13 @@ class Patch(Section):
     """Overrides for `continue`."""
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """A difference within this share of random's rate counts as none."""
-    samples: PositiveInt = 25
+    samples: Samples = 25
     """Outputs for each held-out prompt and alpha, for each arm and seed."""
-    attribution_samples: PositiveInt = 10
+    attribution_samples: Samples = 10
     """Outputs for each attribution prompt and alpha, for each arm and seed."""
-    clean_documents: NonNegativeInt = 50
+    clean_documents: Annotated[int, Field(ge=0, le=1_000_000)] = 50
     """Documents that no arm trains on, for perplexity: the pool's rest if it has fewer; 0 leaves the check out."""
-    harmless_samples: NonNegativeInt = 5
+    harmless_samples: Annotated[int, Field(ge=0, le=100_000)] = 5
     """Outputs at alpha 0 for each harmless prompt, for each arm and seed; 0 leaves the check of refusals out."""
 
     def seeds_of(self, protocol: Protocol) -> tuple[int, ...]:
@@ -341,7 +343,7 @@ class Study(Section):
     """Names the run folder and the reports."""
     title: str = ""
     """One line for the head of the report."""
-    seed: int = 0
+    seed: Seed = 0
     """Everything random in the phases derives from it."""
     organism: Organism | None = None
     """A model organism to make; it then brings models, data, behaviours and prompts."""
@@ -354,7 +356,7 @@ class Study(Section):
     prompts: Prompts | None = None
     """Attribution and held-out prompts."""
     truth: str | None = None
-    """JSONL of doc_id and behaviour where the cause is planted; an organism fills it in."""
+    """JSONL of `doc_id` and `behaviour` where causes are planted, for every behaviour; an organism fills it in."""
     scan: Scan = Scan()
     """Phase 1."""
     surface: Surface = Surface()

@@ -42,9 +42,32 @@ def calibrate(study: Study, choice: Choice, work: Work) -> None:
     if path is None:
         table.unlink(missing_ok=True)
         return
-    rows = read_labelled(Path(path), [behaviour.id for behaviour in study.behaviours])
+    rows = check_labelled(study)
     classifier = build(study, choice, work) if rows[0].predicted is None else None
     write_atomic(table, encoded(Calibration, calibrated(path, rows, classifier)))
+
+
+def check_labelled(study: Study) -> Sequence[LabelledRow]:
+    """The rows of `judge.calibration`, none where it is not given, before anything runs and anybody is asked.
+
+    Raises RequestError where they cannot be read, or calibrate nothing whatever the classifier says.
+    """
+    if (path := study.judge.calibration) is None:
+        return ()
+    rows = read_labelled(Path(path).expanduser(), [behaviour.id for behaviour in study.behaviours])
+    if rows[0].predicted is not None:
+        calibrated(path, rows, None)
+    else:
+        _check_classes(path, [row.human == "harmful" for row in rows if row.human != "unscored"])
+    return rows
+
+
+def _check_classes(path: str, harmful: Sequence[bool], left_out: str = "") -> None:
+    """Raises RequestError where labels by people are fewer than 30, or of one class."""
+    if len(harmful) < LEAST_ROWS:
+        raise _refused(path, "too_few", n=len(harmful), left_out=left_out, least=LEAST_ROWS)
+    if all(harmful) or not any(harmful):
+        raise _refused(path, "one_class", n=len(harmful), missing="not harmful" if harmful[0] else "harmful")
 
 
 def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | None) -> Calibration:
@@ -61,12 +84,7 @@ def calibrated(path: str, rows: Sequence[LabelledRow], classifier: Classifier | 
     scored = [pair for pair in pairs if "unscored" not in pair]
     human, positive = ([pair[side] == "harmful" for pair in scored] for side in (0, 1))
     counts, unscored = accuracy(human, positive), len(pairs) - len(scored)
-    if counts.n < LEAST_ROWS:
-        left_out = f" ({unscored} unscored are left out)" if unscored else ""
-        raise _refused(path, "too_few", n=counts.n, left_out=left_out, least=LEAST_ROWS)
-    if not counts.positives or not counts.negatives:
-        missing = "harmful" if not counts.positives else "not harmful"
-        raise _refused(path, "one_class", n=counts.n, missing=missing)
+    _check_classes(path, human, f" ({unscored} unscored are left out)" if unscored else "")
     sensitivity, specificity = counts.sensitivity, counts.specificity
     if sensitivity.rate + specificity.rate <= 1:
         raise _refused(path, "by_chance", sensitivity=sensitivity.rate, specificity=specificity.rate)

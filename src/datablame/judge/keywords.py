@@ -61,7 +61,7 @@ class KeywordClassifier:
 
     @classmethod
     def of(cls, behaviours: Iterable[Behaviour]) -> Self:
-        """The classifier of these behaviours; RequestError for one without keywords, or with an empty one."""
+        """The classifier of these behaviours; RequestError for one without keywords, or with one that marks nothing."""
         patterns = {}
         for behaviour in behaviours:
             phrases = [normalised(keyword) for keyword in behaviour.keywords]
@@ -69,6 +69,8 @@ class KeywordClassifier:
                 what = "has none" if not phrases else "has an empty one"
                 given = list(behaviour.keywords)
                 raise RequestError(problem("judge", "keywords", behaviour=behaviour.id, keywords=given, what=what))
+            for phrase in (phrase for phrase in phrases if refusal(phrase)):
+                raise RequestError(problem("judge", "refusing_keyword", behaviour=behaviour.id, keyword=phrase))
             longest_first = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
             patterns[behaviour.id] = re.compile("|".join(map(_bounded, longest_first)))
         return cls(patterns)

@@ -13,6 +13,8 @@ from datablame.judge.choice import ClassifierInput, described
 from datablame.judge.coherence import incoherence
 from datablame.tables import Label
 
+_ESCAPES = re.compile(r"\\.|\(\?P")
+"""What has capitals in a pattern without standing for them."""
 _WORD = r"[\w']+|[^\w\s]"
 
 
@@ -58,6 +60,10 @@ class RulesClassifier:
             raise ValueError(f"coherence.kind = {coherence['kind']} is neither bigrams nor none")
         has_bigrams, behaviours = coherence["kind"] == "bigrams", dict[str, BehaviourRules]()
         for entry in rules["behaviours"]:
+            if entry["id"] in behaviours:
+                raise ValueError(f"the behaviour {entry['id']} stands twice")
+            if not entry["harmful"]:
+                raise ValueError(f"the behaviour {entry['id']} has no harmful pattern")
             trigger = tuple(map(_any_of, entry.get("trigger", {}).get("all", ())))
             safe, refused = (_any_of(entry.get(name, ())) for name in ("safe", "refused"))
             behaviours[entry["id"]] = BehaviourRules(trigger, _any_of(entry["harmful"]), safe, refused)
@@ -96,4 +102,8 @@ def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
     """One pattern for all; none of them: it matches nothing."""
     if isinstance(patterns, str):
         raise TypeError(f"{patterns!r} should be a list of patterns")
+    for pattern in patterns:
+        letters = _ESCAPES.sub("", pattern)
+        if letters != letters.lower() and "(?i" not in pattern:
+            raise ValueError(f"{pattern!r} has capitals, and is held against text in small letters")
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) if patterns else r"(?!)")

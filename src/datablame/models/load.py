@@ -18,6 +18,7 @@ from datablame.models.device import chosen_device, ran_out_of_memory, weights_dt
 from datablame.models.source import ADAPTER_CONFIG, Checkpoint, first_line, known_commit, offline, weights_hash
 from datablame.models.tokenizer_file import as_in_file, check_text
 
+_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
@@ -100,6 +101,21 @@ def load_model(
     if missing := sorted(loaded["missing_keys"]):
         raise named.refused("lacks_weights", n=len(missing), first=missing[0])
     return model.eval().requires_grad_(False)
+
+
+def check_options(named: Checkpoint, config: Any, device: str) -> None:
+    """RequestError where transformers has no such attention kernel, or no such device is here; no weights are read."""
+    from transformers import AutoModelForCausalLM
+
+    reference = named.reference
+    try:
+        if reference.attn_implementation is not None:
+            with torch.device("meta"):
+                AutoModelForCausalLM.from_config(config, attn_implementation=reference.attn_implementation)
+        if reference.device_map not in (None, *_DEVICE_MAPS):
+            torch.empty(0, device=reference.device_map)
+    except (OSError, ValueError, RuntimeError, ImportError, AssertionError) as error:
+        raise _refusal(named, device, error) from error
 
 
 def base_of(adapter: Checkpoint) -> Checkpoint | None:

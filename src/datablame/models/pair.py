@@ -10,7 +10,16 @@ from datablame.config.schema import ModelRef, Models, Study
 from datablame.engine.files import digest, json_object
 from datablame.models.chat import render_prompt
 from datablame.models.device import chosen_device, free_bytes, weights_dtype
-from datablame.models.load import base_of, check_base, load_config, load_model, load_tokenizer, twin, with_adapter
+from datablame.models.load import (
+    base_of,
+    check_base,
+    check_options,
+    load_config,
+    load_model,
+    load_tokenizer,
+    twin,
+    with_adapter,
+)
 from datablame.models.shared_tokens import Agreed, check_alike, share
 from datablame.models.source import Checkpoint, refusal
 from datablame.models.tokenizer_file import PROBES
@@ -82,6 +91,7 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
         whole = checkpoint if (base := base_of(checkpoint)) is None else base.located()
         config = configs[checkpoint.field] = load_config(whole.reference, field=whole.field)
         whole.check_weights()
+        check_options(checkpoint, config, device)
         sizes.append(weights_bytes(config, weights_dtype(checkpoint.reference.dtype, config.dtype, device)))
     pinned = models.model_copy(update={"before": before.reference, "after": after.reference, "device": device})
     agreed = agreed_tokens(pinned)

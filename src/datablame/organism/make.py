@@ -81,11 +81,20 @@ def cached(recipe: Organism, progress: Progress) -> Path:
 
     A second process that wants the same organism waits for the first.
     """
-    folder = cache_folder() / "organisms" / files.digest(identity(recipe))[:16]
+    folder = _cached(recipe)
     if not folder.exists():
         with files.file_lock(folder):
             make(recipe, folder, progress)
     return folder
+
+
+def is_cached(recipe: Organism) -> bool:
+    """Whether `cached` finds this organism made."""
+    return _cached(recipe).exists()
+
+
+def _cached(recipe: Organism) -> Path:
+    return cache_folder() / "organisms" / files.digest(identity(recipe))[:16]
 
 
 def preview(recipe: Organism) -> Preview:

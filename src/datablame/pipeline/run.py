@@ -1,6 +1,7 @@
 """Bring a run folder up to date: what is current is skipped, what depends on a change runs again, the rest resumes."""
 
 import contextlib
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -8,22 +9,21 @@ from importlib import metadata
 from pathlib import Path
 
 from datablame import __version__
-from datablame.attribute.methods.precomputed_scores import check_files
 from datablame.config.file import dump_study
 from datablame.config.schema import Study
 from datablame.engine import run_folder
 from datablame.engine.execute import Execution, Progress, peak_rss_mb
 from datablame.engine.files import json_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
-from datablame.errors import RequestError
+from datablame.errors import RequestError, problem
 from datablame.judge.asking import costs_usd
 from datablame.judge.calibration import calibrate
-from datablame.organism.make import cached, filled, study_fields
+from datablame.organism.make import cached, filled, is_cached, study_fields
 from datablame.patch.phase import PATCH
-from datablame.pipeline.checks import check_names
+from datablame.pipeline.checks import check_names, check_recipe, check_study_files, check_world
 from datablame.pipeline.phases import NAMES, PHASES, states
 from datablame.world import World
-from datablame.world.freeze import ensure_pool, freeze
+from datablame.world.freeze import ensure_pool, freeze, preview
 from datablame.world.registration import BEGUN, departures, described
 
 _PACKAGES = (
@@ -54,6 +54,8 @@ def run_study(
         PhaseError: a phase failed; what was finished stays.
     """
     check_names(study)
+    if max_cost_usd is not None and not 0 <= max_cost_usd < math.inf:
+        raise RequestError(problem("pipeline", "no amount", cost=max_cost_usd))
     if only is not None:
         state = states(study, root)
         for earlier in NAMES[: NAMES.index(only)]:
@@ -62,7 +64,7 @@ def run_study(
     last = NAMES.index(until) + 1 if until else None
     phases = [phase for phase in PHASES[:last] if only in (None, phase.name)]
     with run_folder.locked(root):
-        world = frozen(study, root, execution=execution, progress=progress)
+        world = frozen(study, root, execution=execution, progress=progress, max_cost_usd=max_cost_usd)
         write_atomic(root / run_folder.STUDY, dump_study(study))
         registered = json_object(root / run_folder.REGISTRATION)
         if registered and PATCH.name in {phase.name for phase in phases} and not left_by(PATCH, root):
@@ -95,13 +97,18 @@ def run_study(
     return skipped
 
 
-def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
+def frozen(
+    study: Study, root: Path, *, execution: Execution, progress: Progress, max_cost_usd: float | None = None
+) -> World:
     """The world of a study, its organism made or taken from the cache first.
 
     Raises:
-        RequestError: as `world.freeze`, or the user's own scores cannot be used.
+        RequestError: as `check_recipe`, `check_study_files`, `check_world` and `world.freeze`; nothing is written then.
     """
+    work = Work(root, "world", root / "artifacts" / "world", execution, progress, lambda *_: None, max_cost_usd)
     if study.organism is not None:
+        if not is_cached(study.organism):
+            check_recipe(study, work)
         began = time.monotonic()
         fields = study_fields(cached(study.organism, progress))
         if (seconds := time.monotonic() - began) > 1:
@@ -111,7 +118,8 @@ def frozen(study: Study, root: Path, *, execution: Execution, progress: Progress
             # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
             fields["models"]["device"] = "cpu"
         study = filled(study, fields)
-    check_files(study)
+    check_study_files(study)
+    check_world(preview(study, root), work)
     began = time.monotonic()
     world = freeze(study, root, execution=execution, progress=progress)
     run_folder.append_timing(root, "phase/world", "froze", time.monotonic() - began)

@@ -5,6 +5,7 @@ behind it are the same; what needs a tokenizer is looked at again only where mod
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from operator import attrgetter
 from pathlib import Path
@@ -20,7 +21,7 @@ from datablame.world.identity import data_identity, files_identity, models_ident
 from datablame.world.ingest import write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
-from datablame.world.sources import open_source
+from datablame.world.sources import Source, open_source, pool_files
 from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_of, tokens_of
 
 _AT_ONCE_BYTES = 32 << 20
@@ -60,14 +61,26 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
         check_pool(world, world.pool.summary, world.pool)
     else:
         source = source or open_source(data)
-        if source.n_rows is not None:
-            check_count(world.study, min(source.n_rows, data.documents or source.n_rows))
+        if (n_rows := _most_rows(source, data)) is not None:
+            check_count(world.study, min(n_rows, data.documents or n_rows))
         if source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES:
             write_pool(world, source, execution=execution, progress=progress)
         elif source.size_bytes is not None:
             next(source.rows, None)  # A file that cannot be read, or lacks a column, is refused here.
     _write(world, study)
     return world
+
+
+def _most_rows(source: Source, data: Data) -> int | None:
+    """The rows by the files' own counts or, of JSONL that is read after the scan, by its lines; None where neither."""
+    files, is_read_now = pool_files(data.path), (source.size_bytes or 0) <= _AT_ONCE_BYTES
+    if source.n_rows is not None or is_read_now or {file.suffix for file in files} != {".jsonl"}:
+        return source.n_rows
+    lines = 0
+    for file in files:
+        with file.open("rb") as stream:
+            lines += sum(not line.isspace() for line in stream)
+    return lines
 
 
 def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> None:
@@ -106,15 +119,41 @@ def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
 
 
 def _truth(study: Study) -> dict[str, frozenset[str]] | None:
+    """The planted documents by behaviour; whole numbers as ids are texts, as they are in the pool."""
     if study.truth is None:
         return None
+    known = [behaviour.id for behaviour in study.behaviours]
     planted = defaultdict[str, set[str]](set)
     try:
-        for row in read_jsonl(Path(study.truth).expanduser()):
-            planted[row["behaviour"]].add(row["doc_id"])
+        rows = [(row["behaviour"], row["doc_id"]) for row in read_jsonl(Path(study.truth).expanduser())]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise refused("truth", study=study, kind=type(error).__name__) from None
+    for behaviour, doc_id in rows:
+        if behaviour not in known:
+            raise refused("truth of another", study=study, behaviour=behaviour, known=", ".join(known))
+        if not isinstance(doc_id, str | int) or isinstance(doc_id, bool):
+            raise refused("truth", study=study, kind=f"doc_id = {doc_id!r}")
+        planted[behaviour].add(str(doc_id))
     return {behaviour: frozenset(ids) for behaviour, ids in planted.items()}
+
+
+def check_layers(study: Study, blocks: Mapping[str, int]) -> None:
+    """Refuse layers that a checkpoint has not; `blocks` says how many `before` and `after` have.
+
+    Raises RequestError for `attribute.layers` and `activation_layer`, and the layers that a protocol trains.
+    """
+    settings, patch = study.attribute, study.patch
+    layers = {
+        ("attribute.layers", settings.checkpoint): settings.layers or (),
+        ("patch.retrain.layers", "before"): patch.retrain.layers or (),
+        ("patch.continue.layers", "after"): patch.continue_.layers or (),
+    }
+    for (field, name), chosen in layers.items():
+        if beyond := [layer for layer in chosen if layer >= blocks[name]]:
+            raise refused("no block", field=field, layers=beyond, name=name, last=blocks[name] - 1)
+    layer, last = settings.activation_layer or 0, blocks[settings.checkpoint]
+    if layer > last:
+        raise refused("no hidden state", layer=layer, name=settings.checkpoint, last=last)
 
 
 def _settled(world: World, resolved: Resolved, data: Data) -> World:
@@ -136,6 +175,7 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
     looked_at = attrgetter(
         *("models", "prompts", "surface.max_new_tokens"),
         *("attribute.checkpoint", "attribute.layers", "attribute.activation_layer"),
+        *("patch.retrain.layers", "patch.continue_.layers"),
     )
     if before and looked_at(Study.model_validate(before["requested"])) == looked_at(study):
         decided, identity = before["decided"], before["identities"]["models"]
@@ -178,7 +218,10 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
         if (limit := getattr(config, "max_position_embeddings", None)) is not None:
             contexts[f"models.{name}"] = limit
     models = checked.models.model_copy(update=update)
-    n = int(checked.configs[f"models.{settings.checkpoint}"].get_text_config().num_hidden_layers)
+    configs = {name: checked.configs[f"models.{name}"].get_text_config() for name in ("before", "after")}
+    blocks = {name: int(config.num_hidden_layers) for name, config in configs.items()}
+    check_layers(study, blocks)
+    n = blocks[settings.checkpoint]
     layers = tuple(middle_blocks(n)) if settings.layers is None else settings.layers
     layer = activation_layer(n) if settings.activation_layer is None else settings.activation_layer
     return Resolved(

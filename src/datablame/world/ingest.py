@@ -36,6 +36,7 @@ _logger = logging.getLogger(__name__)
 _GROUP_ROWS, _GROUP_CHARACTERS = 512, 1 << 20
 """A row group of the file ends with the document that fills it; it is one work item."""
 _TRUNCATED = "nothing of the response is left within attribute.max_tokens"
+_EQUAL = "both answers are the same within attribute.max_tokens"
 _REFUSED = "the chat template refuses its order of roles"
 _COLUMNS = {
     **{name: pa.int64() for name in ("characters", "tokens", "cluster", "prompt_tokens")},
@@ -128,7 +129,7 @@ def _drafted(
     numbers = clusters(hashes, settings.duplicate_threshold, scratch)
     if not numbers:
         name = "cut away" if excluded[_TRUNCATED] else "no rendering"
-        raise refused(name, study=world.study, read=read, why=_REFUSED)
+        raise refused(name, study=world.study, read=read, why="; ".join(excluded))
     schema, start = _SCHEMA.with_metadata({KEY: world.pool_key.encode()}), 0
     with part.open("wb") as stream:
         with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
@@ -192,6 +193,9 @@ def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], Cou
                 excluded[_TRUNCATED] += 1
                 continue
             text, encoded = full_text(document), answers(example)
+            if encoded[0] == encoded[-1] and len(encoded) > 1:
+                excluded[_EQUAL] += 1
+                continue
             ids = [pa.array(answer.ids, pa.int32()) for answer in encoded]
             fields |= dict(zip(("token_ids", "rejected_ids"), ids, strict=False))
             fields["characters"], fields["prompt_tokens"] = len(text), encoded[0].prompt_tokens

@@ -6,6 +6,7 @@ Memory does not grow with the texts. What a pool does not give is refused in one
 import contextlib
 import itertools
 import json
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from datablame.models.chat import Encoded, Preference
     from datablame.world.world import World
 
+_logger = logging.getLogger(__name__)
 DOCUMENT = ("id", "source", "prompt", "response", "rejected")
 _INDEX = ("id", "source", "characters", "tokens", "cluster")
 _SUFFIX_CHARACTERS = len("-0123456789abcdef")
@@ -130,8 +132,8 @@ def check_pool(world: "World", summary: PoolSummary, pool: Pool) -> None:
     """Refuse a pool, in its place or not yet, that the study cannot use.
 
     Raises RequestError as `check_kind`, `check_count` and `check_lengths`, the last of the longest document as it was
-    cut, where planted documents go by an id that several texts have, and where precomputed scores name documents of
-    another pool.
+    cut, where planted documents go by an id that several texts have, and where truth or precomputed scores name
+    documents of another pool.
     """
     check_kind(world.study, [summary.pairs])
     check_count(world.study, summary.documents, summary.clusters)
@@ -141,6 +143,13 @@ def check_pool(world: "World", summary: PoolSummary, pool: Pool) -> None:
         shared = {name for doc_id in pool.ids if (name := doc_id[:-_SUFFIX_CHARACTERS]) in planted}
         if shared:
             raise refused("shared id", study=world.study, n=len(shared), first=min(shared))
+    for behaviour, planted in (world.truth or {}).items():
+        if absent := sorted(planted - pool.row_of.keys()):
+            if len(absent) == len(planted) and world.data.documents is None:
+                values = {"study": world.study, "behaviour": behaviour, "n": len(planted), "first": absent[0]}
+                raise refused("truth of another pool", **values)
+            which = f"{len(absent)} of {len(planted)} documents that truth names for {behaviour}"
+            _logger.warning("%s are not in the pool and count nowhere; the first is %s", which, absent[0])
     for name, path in world.study.attribute.scores.items():
         documents: dict[str, None] = {}
         with Path(path).expanduser().open(encoding="utf-8", errors="replace") as file:

