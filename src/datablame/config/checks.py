@@ -19,6 +19,7 @@ _FOLDER = re.compile(r"(?=.{1,60}\Z)\w([\w .-]*[\w-])?")
 """What names a run folder, on any system."""
 _UNSEEN = re.compile("[\0\ud800-\udfff]")
 """No path holds the first, no file in UTF-8 the others."""
+_CHECKED_WHERE_USED = ("description", "keywords")
 _LONGEST_ID = 200
 _GREEDY_TOP_P = 1e-6
 """No vocabulary is so large that its most probable token has less, so that no other one is kept."""
@@ -39,12 +40,13 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
-        """Neither true for 1, which Python takes it for, nor a text that says nothing or that no path can hold."""
+        """Neither true for 1, which Python takes it for, nor a name that says nothing, or a text that no file holds."""
         field = cls.model_fields[info.field_name or ""]
+        may_be_empty = field.default == "" or info.field_name in _CHECKED_WHERE_USED
         for each in _scalars(value, (field.annotation, *get_args(field.annotation))):
             if isinstance(each, bool) and field.annotation is not bool:
                 raise PydanticCustomError("no_bool", "true and false are neither numbers nor names")
-            if isinstance(each, str) and (_UNSEEN.search(each) or (not each.strip() and field.default != "")):
+            if isinstance(each, str) and (_UNSEEN.search(each) or not (each.strip() or may_be_empty)):
                 raise PydanticCustomError("no_text", "the text is empty or has a character that no text has")
         return value
 
@@ -155,6 +157,7 @@ def _behaviour_rules(study: "Study") -> Iterator[_Rule]:
     seen = set[str]()
     for behaviour in study.behaviours:
         yield not _is_id(behaviour.id), "no id", {"field": "behaviours", "value": behaviour.id}
+        yield not behaviour.description.strip(), "no description", {"value": behaviour.id}
         yield behaviour.id.casefold() in seen, "behaviour twice", {"value": behaviour.id}
         seen.add(behaviour.id.casefold())
 

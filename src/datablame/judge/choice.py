@@ -147,8 +147,8 @@ def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
 def build(study: Study, choice: Choice, work: Work) -> Classifier:
     """The classifier of a study whose choice it is; Claude's answers are kept in the run folder of `work`.
 
-    Raises RequestError for `rules` without a file or one that lacks a behaviour, `keywords` with a behaviour that has
-    none that could mark an output, or Claude without a key.
+    Raises RequestError for `rules` without a file, `keywords` with a behaviour that has none that could mark an output,
+    or Claude without a key.
     """
     from datablame.judge import claude, keywords, rules
 
@@ -159,10 +159,7 @@ def build(study: Study, choice: Choice, work: Work) -> Classifier:
         return keywords.KeywordClassifier.of(study.behaviours)
     if study.judge.rules is None:
         raise RequestError(problem("judge", "no_rules", study=study.name))
-    classifier = rules.RulesClassifier.load(study.judge.rules)
-    for behaviour in study.behaviours:
-        described(classifier.behaviours, behaviour.id, "is not in judge.rules")
-    return classifier
+    return rules.RulesClassifier.load(study.judge.rules)
 
 
 def described(behaviours: Mapping[str, T], behaviour: str, why: str = "is not described") -> T:

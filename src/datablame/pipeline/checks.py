@@ -11,7 +11,7 @@ from datablame.config.schema import Data, Study
 from datablame.engine.phase import Work, left_by
 from datablame.errors import RequestError, problem
 from datablame.judge.calibration import check_labelled
-from datablame.judge.choice import build, has_key
+from datablame.judge.choice import ClassifierInput, build, has_key
 from datablame.judge.keywords import normalised
 from datablame.patch.registry import ARMS, bottom_method
 from datablame.plan.subject import subject_of
@@ -82,12 +82,15 @@ def check_world(world: World, work: Work) -> None:
     """Refuse what labels outputs, and what methods judge by, where it cannot work in a world that is not frozen yet.
 
     Raises:
-        RequestError: as `judge.choice.build` and `attribute.phase.check_evidence`.
+        RequestError: as `judge.choice.build`, its classifier and `attribute.phase.check_evidence`.
     """
     asks = "claude" in (world.judge.classifier, world.judge.attribution)
     # What is said without a key hangs on whether the run has begun, which freezing it finds out.
     if not left_by(ATTRIBUTE, world.root) and (has_key() or not asks):
-        build(world.study, world.judge, work)
+        classifier = build(world.study, world.judge, work)
+        if world.judge.classifier != "claude":
+            # Rules know the behaviours that their file describes.
+            classifier.label([ClassifierInput(behaviour.id, "", "") for behaviour in world.behaviours])
         check_evidence(world, work)
 
 

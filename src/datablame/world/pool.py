@@ -143,13 +143,6 @@ def check_pool(world: "World", summary: PoolSummary, pool: Pool) -> None:
         shared = {name for doc_id in pool.ids if (name := doc_id[:-_SUFFIX_CHARACTERS]) in planted}
         if shared:
             raise refused("shared id", study=world.study, n=len(shared), first=min(shared))
-    for behaviour, planted in (world.truth or {}).items():
-        if absent := sorted(planted - pool.row_of.keys()):
-            if len(absent) == len(planted) and world.data.documents is None:
-                values = {"study": world.study, "behaviour": behaviour, "n": len(planted), "first": absent[0]}
-                raise refused("truth of another pool", **values)
-            which = f"{len(absent)} of {len(planted)} documents that truth names for {behaviour}"
-            _logger.warning("%s are not in the pool and count nowhere; the first is %s", which, absent[0])
     for name, path in world.study.attribute.scores.items():
         documents: dict[str, None] = {}
         with Path(path).expanduser().open(encoding="utf-8", errors="replace") as file:
@@ -159,6 +152,13 @@ def check_pool(world: "World", summary: PoolSummary, pool: Pool) -> None:
                     documents[json.loads(line)["doc_id"]] = None
         if strangers := [doc_id for doc_id in documents if doc_id not in pool.row_of]:
             raise refused("other pool", name=name, path=path, n=len(strangers), of=len(documents), first=strangers[0])
+    for behaviour, planted in (world.truth or {}).items():
+        if absent := sorted(planted - pool.row_of.keys()):
+            if len(absent) == len(planted) and world.data.documents is None:
+                values = {"study": world.study, "behaviour": behaviour, "n": len(planted), "first": absent[0]}
+                raise refused("truth of another pool", **values)
+            which = f"{len(absent)} of {len(planted)} documents that truth names for {behaviour}"
+            _logger.warning("%s are not in the pool and count nowhere; the first is %s", which, absent[0])
 
 
 def check_lengths(study: Study, longest: int, contexts: Mapping[str, int]) -> None:
