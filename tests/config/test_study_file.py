@@ -92,6 +92,7 @@ def _with(**changes: object) -> dict[str, object]:
             _with(behaviours=[*_STUDY["behaviours"], {"id": "Dose", "description": "x"}]),  # type: ignore[misc]
             "behaviours: id 'Dose' stands twice, or in other letters; make them one, or name one differently",
         ),
+        (_with(behaviours=[{"id": "dose", "description": " "}]), "behaviours: dose has no description; say in a sent"),
         (
             _with(behaviours=[*_STUDY["behaviours"], {"id": "other", "description": "x"}]),  # type: ignore[misc]
             "behaviours: no prompt asks for other; give it prompts, or remove it",

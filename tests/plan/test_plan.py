@@ -166,6 +166,17 @@ def test_a_design_that_cannot_succeed_is_warned_of(
     assert warning in warned(*overrides)
 
 
+def test_a_behaviour_that_is_never_traced_or_measured_is_warned_of() -> None:
+    study = load_study("olmo2-1b", ["scan.prompts=7"])
+    assert study.prompts is not None
+    last = study.behaviours[-1].id
+    kept = [prompt for prompt in study.prompts.held_out if prompt.behaviour != last]
+    study = study.model_copy(update={"prompts": study.prompts.model_copy(update={"held_out": tuple(kept)})})
+    warnings = "\n".join(plan_of(study).cautions)
+    assert warnings.count(f"scan.prompts = 7 scans no prompt of {last}, so that none of its outputs can be traced") == 1
+    assert warnings.count(f"prompts.held_out has none of {last}, so that no removal is measured on it") == 1
+
+
 def test_a_design_that_would_miss_even_a_full_cure_is_warned_of() -> None:
     few = ("patch.seeds=[0, 1, 2, 3, 4]", "patch.arms=[after, baseline, random, gradient]")
     told = "see even a full cure less often than not where the harmful rate is 10 % ("

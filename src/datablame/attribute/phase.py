@@ -122,7 +122,7 @@ def planned_documents(
 
 
 ATTRIBUTE = Phase(
-    "attribute", 1, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
+    "attribute", 2, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
 )
 
 

@@ -172,8 +172,8 @@ def _prompt_rules(study: "Study", prompts: "Prompts") -> Iterator[_Rule]:
     for name in known:
         yield name not in asked, "unasked", {"name": name}
     yield prompts.harmless == (), "no harmless prompt", {}
-    for prompt in (*traced, *(prompts.harmless or ())):
-        yield not _is_id(prompt.id), "no id", {"field": "prompts", "value": prompt.id}
+    for name in [prompt.id for prompt in (*traced, *(prompts.harmless or ()))]:
+        yield not _is_id(name), "no id", {"field": "prompts", "value": name}
 
 
 def _is_id(name: str) -> bool:

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -26,10 +26,10 @@ _PLAIN = {
 class _Loader(yaml.SafeLoader):
     """Sections, lists, texts and numbers; ComposerError where a section has a key twice."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str | None, Any]] = {
+    yaml_implicit_resolvers = {  # noqa: RUF012
         None: [(f"tag:yaml.org,2002:{name}", re.compile(f"(?:{pattern})\\Z")) for name, pattern in _PLAIN.items()]
     }
-    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+    yaml_constructors = {  # noqa: RUF012
         tag: construct
         for tag, construct in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or tag.rpartition(":")[2] in ("str", "seq", "map", *_PLAIN)

@@ -21,8 +21,8 @@ def decoder_blocks(model: Any) -> list[nn.Module]:
 
 
 def middle_blocks(n: int) -> list[int]:
-    """The blocks 8 to 12 of 16, the same fractions of `n` otherwise."""
-    return [block for block in range(n) if 8 / 16 <= block / n <= 12 / 16]
+    """The blocks 8 to 12 of 16, the same fractions of `n` otherwise; the only one of one."""
+    return [block for block in range(n) if 8 / 16 <= block / n <= 12 / 16] or [0]
 
 
 def activation_layer(n: int) -> int:

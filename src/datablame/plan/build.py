@@ -24,6 +24,7 @@ from datablame.seeds import stream_key
 from datablame.stats.arm_tests import smallest_p
 from datablame.stats.intervals import Share, wilson
 from datablame.stats.power import LEVEL, Design, powers
+from datablame.surface.phase import spread
 from datablame.tables import Arm, DataSummary, Query
 from datablame.world import World
 from datablame.world.ingest import look
@@ -194,6 +195,13 @@ def cautions_of(
     study, patch, judge = subject.study, subject.study.patch, subject.study.judge
     k, behaviours = study.ks[-1], counts.attribution.behaviours
     methods = sum(name not in ARMS.all() for name in study.attribute.methods)
+    held_out = {prompt.behaviour for prompt in subject.world.split("held-out")}
+    scanned = {prompt.behaviour for prompt in spread(subject.world.split("attribution"), study.scan.prompts)}
+    for behaviour in study.behaviours:
+        if behaviour.id not in scanned:
+            yield _sentence("untraced", behaviour=behaviour.id, scan=study.scan)
+        if behaviour.id not in held_out:
+            yield _sentence("unmeasured", behaviour=behaviour.id)
     if (flagged := methods * k * behaviours) > patch.size:
         yield _sentence("flagged", patch=patch, methods=methods, k=k, behaviours=behaviours, flagged=flagged)
     if subject.documents is not None and patch.size >= subject.documents and patch.intervention != "swap":
