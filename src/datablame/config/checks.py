@@ -172,7 +172,7 @@ def _prompt_rules(study: "Study", prompts: "Prompts") -> Iterator[_Rule]:
     for name in known:
         yield name not in asked, "unasked", {"name": name}
     yield prompts.harmless == (), "no harmless prompt", {}
-    for name in [prompt.id for prompt in (*traced, *(prompts.harmless or ()))]:
+    for name in [*(prompt.id for prompt in traced), *(harmless.id for harmless in prompts.harmless or ())]:
         yield not _is_id(name), "no id", {"field": "prompts", "value": name}
 
 
