@@ -9,6 +9,10 @@ class DatablameError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The message; what a study or file put into it breaks no line."""
+        return one_line(super().__str__())
+
 
 class RequestError(DatablameError):
     """A mistake in the config or the data; nothing was computed wrongly, the request has to change."""
@@ -30,6 +34,11 @@ class Interrupted(DatablameError):
     """The person at the console stopped the run."""
 
     exit_code = 130
+
+
+def one_line(text: str) -> str:
+    """The text with a space for each character that cannot be printed."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

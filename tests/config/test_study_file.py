@@ -120,6 +120,7 @@ def _with(**changes: object) -> dict[str, object]:
         ("name: " + "[" * 900, "study.yaml: not valid YAML"),
         ("seed: " + "9" * 5000, "study.yaml: not valid YAML"),
         ("name: !!set {a, b}", "study.yaml: not valid YAML: could not determine a constructor for the tag"),
+        (_with(judge={"a\nb": 1}), "study.yaml: judge.a b is not a key of a study; "),
         ({**_STUDY, "name": None}, "name = None: input should be a valid string"),
         ("name: [unclosed", "study.yaml: not valid YAML"),
         ("just a word", "study.yaml: holds str, not keys and values"),

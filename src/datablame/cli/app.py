@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from datablame.cli import look
-from datablame.errors import DatablameError, RequestError
+from datablame.errors import DatablameError, RequestError, one_line
 
 app = typer.Typer(
     name="datablame",
@@ -47,8 +47,7 @@ def main() -> None:
             message, code = f"{error.filename or 'a file'}: {remedy}. What was finished stays usable.", 1
         if "--debug" in sys.argv:
             traceback.print_exc()
-        printable = "".join(c if c.isprintable() else " " for c in message)
-        sys.stderr.write(f"datablame: {printable}\n")
+        sys.stderr.write(f"datablame: {one_line(message)}\n")
         sys.exit(code)
 
 
