@@ -89,12 +89,12 @@ def _with(**changes: object) -> dict[str, object]:
         (_with(name="a\n"), "name = 'a\\n' cannot name the run folder"),
         (_with(behaviours=2 * _STUDY["behaviours"]), "behaviours: id 'dose' stands twice, or in other letters"),  # type: ignore[operator]
         (
-            _with(behaviours=[*_STUDY["behaviours"], {"id": "Dose", "description": "x"}]),  # type: ignore[misc]
+            _with(behaviours=[*_STUDY["behaviours"], {"id": "Dose", "description": "x"}]),
             "behaviours: id 'Dose' stands twice, or in other letters; make them one, or name one differently",
         ),
         (_with(behaviours=[{"id": "dose", "description": " "}]), "behaviours: dose has no description; say in a sent"),
         (
-            _with(behaviours=[*_STUDY["behaviours"], {"id": "other", "description": "x"}]),  # type: ignore[misc]
+            _with(behaviours=[*_STUDY["behaviours"], {"id": "other", "description": "x"}]),
             "behaviours: no prompt asks for other; give it prompts, or remove it",
         ),
         (_with(behaviours=[{"id": "*", "description": "x"}]), "behaviours: id '*' is no name for rows of tables"),

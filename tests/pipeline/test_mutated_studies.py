@@ -41,9 +41,9 @@ NAMES = [
 NAMES += ["oracle", "ensemble", "bm25", "embedding", "llm-judge", "claude", "keywords", "rules", "bottom", "retrain"]
 NAMES += ["truth.jsonl", "scores.jsonl", "people.jsonl", "rules.json", "pool.jsonl", "org/model", "cuda", "a title"]
 TEXTS = ["", " ", "\t", "..", "../x", ".", "a\0b", "\ud800", "a\nb", "no", "010", "*", "x" * 300, "WALK", "[", "%s{0}"]
-LISTS = [[0, 1], ["gradient"], {"mine": "scores.jsonl"}]
-OTHERS = [None, True, False, [], {}, [[]], {"a": 1}, [None], [1, 1], ["a", "a"]]
-ROWS = [
+LISTS: list[Any] = [[0, 1], ["gradient"], {"mine": "scores.jsonl"}]
+OTHERS: list[Any] = [None, True, False, [], {}, [[]], {"a": 1}, [None], [1, 1], ["a", "a"]]
+ROWS: list[Any] = [
     *(
         {"doc_id": name, "behaviour": "walk", "score": score, "label": "harmful"}
         for name, score in (("d1", 1), ("d2", 2))
@@ -157,7 +157,7 @@ def hold(folder: Path, text: str) -> bool:
     assert {prompt.behaviour for prompt in world.prompts if prompt.behaviour} == {each.id for each in world.behaviours}
     summary = world.pool.summary
     if world.data.documents is None:
-        left_out = sum(summary.excluded.values()) + sum(rows.count for rows in summary.skipped)
+        left_out = sum(summary.excluded.values()) + sum(rows.count for rows in summary.data.skipped)
         assert summary.documents + left_out == 40
     else:
         assert summary.documents + sum(summary.excluded.values()) <= world.data.documents

@@ -276,7 +276,7 @@ def _hub(data: Data) -> Source:
     splits = builder.info.splits or {}
     _check_split(data, list(builder.config.data_files or splits))
     if builder.info.features:
-        read_columns(list(builder.info.features), data, data.path)
+        check_columns(list(builder.info.features), data, data.path)
     count = splits[data.split].num_examples if data.split in splits else None
     name = f"{data.path} ({data.split})"
     rows = ((name, row) for row in _hub_rows(builder, data))
