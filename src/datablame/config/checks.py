@@ -86,7 +86,6 @@ def _rules(study: "Study") -> Iterator[_Rule]:
     for field, alphas in (("surface.alphas", study.surface.alphas), ("scan.alphas", study.scan.alphas)):
         shown = list(alphas)
         yield 0.0 not in alphas, "no alpha 0", {"field": field, "alphas": shown}
-        yield max(alphas, default=0) <= 0, "no amplification", {"field": field, "alphas": shown}
         # Tables and figures show six digits.
         yield len({f"{alpha:g}" for alpha in alphas}) < len(alphas), "alpha twice", {"field": field, "alphas": shown}
     yield from _sampling_rules(study)
