@@ -133,6 +133,17 @@ def test_an_end_of_turn_in_a_spare_row_is_drawn_and_what_lies_below_it_is_not(tm
         assert {(sample.token_ids, sample.finish_reason) for sample in drawn(pair, study, alpha)} == {((), "stop")}
 
 
+def test_a_mark_of_the_template_that_only_after_has_can_be_drawn(tmp_path: Path) -> None:
+    """The end of a turn need not be the tokenizer's EOS."""
+
+    def chat(tokenizer: Any) -> None:
+        adding("<pad>", "<|im_end|>")(tokenizer)
+        tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "<|im_end|>")
+
+    tokens = pair_of(tmp_path, (304, as_it_is), (304, chat), chat_template="after").agreed.tokens
+    assert (tokens.vocabulary_size, tokens.masked_ids, tokens.stop_ids) == (292, (290,), (1,))
+
+
 def test_log_probabilities_are_over_the_tokens_that_can_be_drawn(tmp_path: Path, study: Study) -> None:
     added = adding("<pad>", "<|im_end|>", eos_token="<|im_end|>")
     pair = pair_of(tmp_path, (304, as_it_is), (304, added))

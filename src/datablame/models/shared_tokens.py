@@ -41,7 +41,7 @@ def share(tokenizers: Sequence[Any], rows: Sequence[int], ends: Sequence[Sequenc
 
     It is that of after, with its chat template. Where that has tokens that before lacks and nothing needs (padding), it
     is before's with the template and special tokens of after. Drawn are only tokens with one name in both and a row in
-    both, and what ends an output.
+    both, and what ends an output or stands in the template.
 
     Raises:
         RequestError: a token that ends outputs or stands in the template has another id in before, or no row in one of
@@ -66,7 +66,7 @@ def share(tokenizers: Sequence[Any], rows: Sequence[int], ends: Sequence[Sequenc
     only = [tuple(own[index] for index in differing if index in own) for own in (names, others)]
     keep = not only[1] or not needed.isdisjoint(differing)
     shared = (names.keys() & others.keys()) - set(differing)
-    drawn = {index for index in shared | stops[0] | stops[1] if index < min(rows)}
+    drawn = {index for index in shared | needed | stops[0] | stops[1] if index < min(rows)}
     size = max(drawn) + 1
     tokens = SharedTokens(
         tokenizer="after" if keep else "before",
