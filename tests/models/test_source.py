@@ -10,7 +10,8 @@ from tests.models.hub_cache import cached
 from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.load import load_config, load_model, load_tokenizer
-from datablame.models.source import Checkpoint, known_commit, weights_hash
+from datablame.models.source import Checkpoint, known_commit
+from datablame.models.weight_files import weights_hash
 
 OLD, NEW = "a" * 40, "b" * 40
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tests.models.hub_cache import cached
 from tests.pipeline.small import ONE, small_study
 
@@ -47,7 +48,9 @@ def test_the_manifest_names_commits_and_the_run_keeps_them(hub: Path, tiny_pair_
     assert [models[name]["commit"] for name in ("before", "after")] == [OLD, NEW]
     samples = (root / "artifacts/scan/samples.parquet").read_bytes()
 
-    cached(hub, "org/tiny", tiny_pair_folder / "before", "c" * 40, "main")
+    moved = Path(shutil.copytree(tiny_pair_folder / "after", tmp_path / "moved")) / "model.safetensors"
+    save_file({name: 1.5 * tensor for name, tensor in load_file(moved).items()}, moved, {"format": "pt"})
+    cached(hub, "org/tiny", moved.parent, "c" * 40, "main")
     assert not scanned(study, root)
     shutil.rmtree(root / "artifacts/scan")
     assert scanned(study, root)

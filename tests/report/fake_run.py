@@ -40,12 +40,14 @@ from datablame.tables import (
     Counted,
     DataSummary,
     Difference,
+    Distance,
     Exposure,
     FileRows,
     Flag,
     Importance,
     LabelCounts,
     LabelName,
+    LayerDistance,
     Look,
     MethodInfo,
     Patching,
@@ -61,6 +63,7 @@ from datablame.tables import (
     Scan,
     ScannedPrompt,
     Score,
+    SeenWeights,
     ShownDocument,
     SkippedRows,
     Split,
@@ -93,6 +96,13 @@ IDENTITIES = {
     "data": {"files": {"pool.parquet": "aa"}},
     "files": {"truth": "t1"},
 }
+DISTANCE = Distance(
+    (LayerDistance("model.layers.0", 3.0, 3.5, 0.4), LayerDistance("lm_head", 2.0, 2.0, 0.3)),
+    rounding=0.0,
+    log_p=1.25,
+    before=SeenWeights("float32", 0, None),
+    after=SeenWeights("float32", 0, None),
+)
 _LOOK = Look("#000000", "#000000", "o")
 
 
@@ -154,7 +164,7 @@ def fake_world(root: Path, study: Study, judge: Choice = KEYWORDS) -> World:
     assert study.prompts is not None
     splits = {"attribution": study.prompts.attribution, "held-out": study.prompts.held_out}
     prompts = [Prompt(p.id, p.behaviour, split, p.text) for split in SPLITS for p in splits[split]]
-    return World(root, study, tuple(prompts), PLANTED, judge, IDENTITIES)
+    return World(root, study, tuple(prompts), PLANTED, judge, IDENTITIES, distance=DISTANCE)
 
 
 def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> World:

@@ -25,6 +25,7 @@ from datablame.tables import (
     FileRows,
     JudgeAnswers,
     Match,
+    SeenWeights,
     SkippedRows,
     Unamplified,
     Unranked,
@@ -52,6 +53,12 @@ def run(results: Results) -> Results:
         interventions=[arm()],
         patching=replace(results.patching, again=again()),
     )
+
+
+def apart(results: Results, **changes: Any) -> Results:
+    """With another distance of the checkpoints."""
+    assert results.distance is not None
+    return replace(results, distance=replace(results.distance, **changes))
 
 
 def ample(test: ArmTest) -> ArmTest:
@@ -193,6 +200,15 @@ class Case(NamedTuple):
 
 
 CASES: dict[str, Case] = {
+    "rounding": Case(
+        lambda it: apart(it, rounding=0.25),
+        "Before went through float32, after through float32: rounding alone makes a difference of 0.25 (Frobenius "
+        "norm), where the checkpoints lie 0.5 apart",
+    ),
+    "unread tensors": Case(
+        lambda it: apart(it, after=SeenWeights("float32", 7, "v_head.weight")),
+        "7 tensors of models.after have no place in its model and were not read, the first is v_head.weight",
+    ),
     "keyword classifier": Case(
         lambda it: labelled_by(it, "keywords"), "labelled by keywords (480 of the surface phase"
     ),

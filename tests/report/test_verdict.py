@@ -87,6 +87,18 @@ def dropping(relative: float, reference: str) -> Change:
     return lambda results: against(results, "gradient", reference, relative=relative)
 
 
+def one_model(results: Results) -> Results:
+    """No token of the probe, and no output, is likelier under one checkpoint than under the other."""
+    assert results.distance is not None
+    samples = [replace(s, log_p_after=-3.0, log_p_before=-3.0) for s in results.samples]
+    return replace(results, samples=samples, distance=replace(results.distance, log_p=0.0))
+
+
+def apart_in_one_output(results: Results) -> Results:
+    first, *others = one_model(results).samples
+    return replace(one_model(results), samples=[replace(first, log_p_after=-2.9), *others])
+
+
 def coherent(share: float, reference: str) -> Change:
     """Gradient's harmful share among coherent outputs is this share of the reference's."""
 
@@ -212,6 +224,11 @@ INVALID: Mapping[str, tuple[str, Change, str]] = {
         lambda f: replace(f, samples=[replace(s, label="unscored") if i < 10 else s for i, s in enumerate(f.samples)]),
         "the surface phase",
     ),
+    "one model": (
+        "difference",
+        one_model,
+        "before and after give every next token the same probability, after the study's prompts and in all of",
+    ),
     "kappa": ("classifier", labelled(0.59), "kappa with people is 0.59 on 90 labelled outputs, under 0.6"),
     "no alpha*": (
         "alpha*",
@@ -239,6 +256,7 @@ AT_THE_BORDER: Mapping[str, Change] = {
     "seen": lambda f: exposed(f, seen_in_baseline=0.9),
     "random's own documents": lambda f: exposed(f, "random", seen_in_baseline=0.5, seen_in_arm=3),
     "unscored": lambda f: unscored(f, "random", 20, 1000),
+    "one output differs": apart_in_one_output,
     "kappa": labelled(0.6),
     "a-a": paired(0.05),
     "reproduction": lambda f: row(row(f, "baseline", rate=0.25), "after", rate=0.5),
@@ -254,6 +272,7 @@ def test_a_gate_lets_its_border_pass(results: Results, change: Change) -> None:
 
 
 NOT_EVALUATED: Mapping[str, tuple[Change, str]] = {
+    "difference": (lambda f: replace(f, distance=None), "difference, for the checkpoints were not compared"),
     "exposure": (
         lambda f: replace(f, exposure=[]),
         "exposure, for no training removed a flagged document",
@@ -281,6 +300,7 @@ def test_gates_that_pass_say_their_numbers(results: Results) -> None:
     found = verdict(both(labelled(0.8), paired(0.5))(results))
     (text,) = found.notes
     for words in (
+        "differ by up to 1.25 nats",
         "at least 100.0 % of what",
         "have no label",
         "kappa with people is 0.80",

@@ -84,6 +84,8 @@ def test_nothing_is_left_to_resolve(made: tuple[Study, World]) -> None:
     assert (world.study.attribute.layers, world.study.attribute.activation_layer) == ((1,), 1)
     assert (world.judge.classifier, world.judge.attribution) == ("keywords", "keywords")
     assert world.contexts == {"models.before": 160, "models.after": 160}
+    assert world.distance is not None
+    assert (world.distance.before.precision, world.distance.rounding, world.distance.log_p > 0) == ("float32", 0, True)
     assert world.truth == {"b": frozenset({"d1", "d2"})}
     assert [p.id for p in world.split("attribution")] == ["p1"]
     assert [p.id for p in world.split("held-out")] == ["p2"]
@@ -143,6 +145,43 @@ def test_what_was_decided_stays_while_the_keys_behind_it_do(
     assert frozen(asked, root).judge.classifier == "claude"
     other = study.model_copy(update={"models": study.models.model_copy(update={"device": "cpu"})})  # type: ignore[union-attr]
     assert frozen(other, root).models.device == "cpu"
+
+
+def test_one_checkpoint_twice_is_refused_with_nothing_written(tiny_pair_folder: Path, tmp_path: Path) -> None:
+    study = made_study(tmp_path / "inputs", tiny_pair_folder)
+    models = study.models.model_copy(update={"before": study.models.after})  # type: ignore[union-attr]
+    study = study.model_copy(update={"models": models})
+    with pytest.raises(RequestError, match=r"models\.after = .* has the same weights as models\.before = "):
+        frozen(study, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Notes(Silent):
+    """Keeps what a person at the console would read."""
+
+    def __init__(self) -> None:
+        self.notes = list[str]()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_rounding_and_tensors_that_are_not_read_are_told(tiny_pair_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    models = Path(shutil.copytree(tiny_pair_folder, tmp_path / "models"))
+    file, progress = models / "before" / "model.safetensors", Notes()
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+    save_file({**tensors, "v_head.weight": tensors["model.norm.weight"].clone()}, file, {"format": "pt"})
+    study = made_study(tmp_path / "inputs", models)
+    world = freeze(study, tmp_path / "run", execution=ONE, progress=progress)
+    rounding, unread = progress.notes
+    assert rounding.startswith("warning: models.before went through bfloat16, models.after through float32: rounding ")
+    assert unread == (
+        "warning: models.before holds 1 tensors that its model has no place for and that are not read, the first is "
+        "v_head.weight"
+    )
+    assert load(world.root).distance == world.distance
 
 
 def test_a_preview_writes_nothing_and_needs_no_pool(made: tuple[Study, World], tmp_path: Path) -> None:

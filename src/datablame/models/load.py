@@ -4,9 +4,9 @@ import contextlib
 import copy
 import logging
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +14,16 @@ import torch
 from datablame.config.schema import ModelRef
 from datablame.engine.files import json_object
 from datablame.errors import RequestError
+from datablame.models.adapters import merged, with_adapter
 from datablame.models.device import chosen_device, ran_out_of_memory, weights_dtype
-from datablame.models.source import ADAPTER_CONFIG, Checkpoint, first_line, known_commit, offline, weights_hash
+from datablame.models.source import ADAPTER_CONFIG, Checkpoint, first_line, known_commit, offline
 from datablame.models.tokenizer_file import as_in_file, check_text
+from datablame.models.weight_files import header, weights_hash
 
 _DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_DTYPES = {torch.float32, torch.float16, torch.bfloat16}
+_IN_STACK = re.compile(r".*?\.(?=\d+\.)")
+_KEYS = ("missing_keys", "unexpected_keys")
 
 
 def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
@@ -81,7 +85,7 @@ def load_model(
     (named, checkpoint), device = _opened(reference, field), chosen_device(device)
     if (base := base_of(checkpoint)) is not None:
         whole = load_model(base.reference, device=device, dtype=dtype, field=field)
-        return with_adapter(whole, checkpoint, merged=True)
+        return merged(with_adapter(whole, checkpoint), checkpoint)
     located = checkpoint.reference
     config = load_config(located, field=field)
     checkpoint.check_weights()
@@ -97,9 +101,12 @@ def load_model(
         if located.device_map is None:
             model = model.to(device)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, MemoryError) as error:
+        if (quantised := getattr(config, "quantization_config", None)) and not ran_out_of_memory(error):
+            raise _quantised(named, quantised, first_line(error)[:200].rstrip(". ")) from error
         raise _refusal(named, device, error) from error
-    if missing := sorted(loaded["missing_keys"]):
-        raise named.refused("lacks_weights", n=len(missing), first=missing[0])
+    if other := {weight.dtype for weight in model.parameters()} - _DTYPES:
+        raise _quantised(named, model.config.quantization_config, f"its weights are {min(map(str, other))}")
+    _check_names(named, model, checkpoint.weight_files(), **{key: sorted(loaded[key]) for key in _KEYS})
     return model.eval().requires_grad_(False)
 
 
@@ -156,45 +163,29 @@ def twin(model: Any, replaced: Mapping[int, Any] | None = None) -> Any:
     return copy.deepcopy(model, {**shared, **(replaced or {})})
 
 
-def with_adapter(model: Any, adapter: Checkpoint, *, merged: bool = False) -> Any:
-    """The model with the adapter's layers in its tree, active, without gradients, or `merged` into its weights.
+def _check_names(
+    named: Checkpoint, model: Any, files: Sequence[Path], missing_keys: Sequence[str], unexpected_keys: Sequence[str]
+) -> None:
+    """Raises RequestError where a weight is in no file, or the files hold a block's weight that the model cannot take.
 
-    RequestError where it is no LoRA, is pickled, or its tensors are not what the model needs.
+    Other tensors that have no place (a value head, a vision tower) are kept in `model.unread`.
     """
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
+    if missing_keys:
+        stored = [name for file in files for name in header(file).tensors]
+        wrapped = next((name for name in stored if name.endswith(f".{missing_keys[0]}")), None)
+        if wrapped is not None:
+            raise named.refused("wrapped", prefix=wrapped.removesuffix(missing_keys[0]), first=wrapped)
+        raise named.refused("lacks_weights", n=len(missing_keys), first=missing_keys[0])
+    stacks = {match[0] for name, _ in model.named_parameters() if (match := _IN_STACK.match(name))}
+    inside = [name for name in unexpected_keys if (match := _IN_STACK.match(name)) and match[0] in stacks]
+    if lost := [name for name in unexpected_keys if "lora_" in name] or inside:
+        raise named.refused("no_place", n=len(lost), first=lost[0])
+    model.unread = tuple(unexpected_keys)
 
-    config, file = adapter.file(ADAPTER_CONFIG), adapter.file(_ADAPTER_WEIGHTS)
-    kind = json_object(config).get("peft_type") if config is not None else None
-    if kind != "LORA":
-        raise adapter.refused("no_lora", kind=kind)
-    if file is None:
-        pickled = adapter.file("adapter_model.bin") is not None
-        contents = "adapter_model.bin, which is pickled and not opened" if pickled else f"no {_ADAPTER_WEIGHTS}"
-        raise adapter.refused("no_adapter_weights", contents=contents)
-    with warnings.catch_warnings():
-        # peft asks transformers for an attribute under its old name.
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            tensors = load_file(file)
-            settings = PeftConfig.from_pretrained(str(file.parent))
-            settings.inference_mode = True
-            # peft warns of a base that has moved; `check_base` has seen that its weights are the same.
-            settings.base_model_name_or_path = model.name_or_path
-            owner = get_peft_model(model, settings)
-            required, stored = set(get_peft_model_state_dict(owner)), set(tensors)
-            for what, names in (("lacks", required - stored), ("holds unknown", stored - required)):
-                if names:
-                    raise adapter.refused("adapter_tensors", what=what, n=len(names), first=min(names))
-            set_peft_model_state_dict(owner, tensors)
-        except RequestError:
-            raise
-        except Exception as error:
-            # peft, safetensors and torch raise errors of many kinds for modules that are missing and wrong shapes.
-            reason = ([type(error).__name__] + [line for line in map(str.strip, str(error).splitlines()) if line])[-1]
-            raise adapter.refused("adapter_misfit", reason=reason[:200]) from error
-    model = owner.merge_and_unload() if merged else owner.get_base_model()
-    return model.eval().requires_grad_(False)
+
+def _quantised(named: Checkpoint, settings: Any, reason: str) -> RequestError:
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else getattr(settings, "quant_method", None)
+    return named.refused("quantised", method=getattr(method, "value", method) or "unknown", reason=reason)
 
 
 def _refusal(named: Checkpoint, device: str, error: Exception) -> RequestError:

@@ -8,6 +8,7 @@ import torch
 
 from datablame.config.schema import ModelRef, Models, Study
 from datablame.engine.files import digest, json_object
+from datablame.models.adapters import with_adapter
 from datablame.models.chat import render_prompt
 from datablame.models.device import chosen_device, free_bytes, weights_dtype
 from datablame.models.load import (
@@ -18,7 +19,6 @@ from datablame.models.load import (
     load_model,
     load_tokenizer,
     twin,
-    with_adapter,
 )
 from datablame.models.shared_tokens import Agreed, check_alike, share
 from datablame.models.source import Checkpoint, refusal
@@ -88,7 +88,10 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
         check_base(*named, adapted)
     configs, sizes = {}, []
     for checkpoint in (before, after):
-        whole = checkpoint if (base := base_of(checkpoint)) is None else base.located()
+        base = base_of(checkpoint)
+        if base is not None and checkpoint.has_weights():
+            raise checkpoint.refused("model_and_adapter")
+        whole = checkpoint if base is None else base.located()
         config = configs[checkpoint.field] = load_config(whole.reference, field=whole.field)
         whole.check_weights()
         check_options(checkpoint, config, device)

@@ -1,9 +1,7 @@
 """Where a checkpoint's files are: a folder, the hub or its local cache, a converted GGUF file; why one is refused."""
 
 import functools
-import hashlib
 import io
-import json
 import os
 import re
 import socket
@@ -14,15 +12,20 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from datablame.config.schema import ModelRef
-from datablame.engine.files import build_atomically, digest, file_lock, hash_file, packaged_yaml
+from datablame.engine.files import build_atomically, file_lock, hash_file, json_object, packaged_yaml
 from datablame.errors import RequestError, chain, problem
+from datablame.models.weight_files import INDEX, SINGLE, header, is_pointer
 
 ADAPTER_CONFIG = "adapter_config.json"
 _CONFIG = "config.json"
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(?:/|$)")
 _CONNECT_SECONDS = 3
-_HASHED_BYTES = 4096
-"""Of each tensor, from its beginning: training changes them, and a checkpoint is hashed without being read whole."""
+_SETTINGS = (
+    *("config.json", "adapter_config.json", "generation_config.json", "chat_template.jinja", INDEX),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt"),
+)
+"""Files beside the weights that the loaders read."""
 
 
 def refusal(name: str, /, **values: Any) -> RequestError:
@@ -61,14 +64,7 @@ class Checkpoint(NamedTuple):
         A GGUF file is converted, a branch or tag becomes the commit that it names now. Once located, it stays.
         """
         reference, folder = self.reference, _local_folder(self.reference)
-        gguf = folder if folder is not None and folder.suffix == ".gguf" else None
-        if (name := reference.gguf_file) is not None:
-            gguf = self.file(name) if folder is None else folder / name
-            if gguf is None:
-                raise self.refused("no_gguf_at_hub", file=name)
-        if gguf is not None:
-            if not gguf.is_file():
-                raise self.refused("no_gguf")
+        if (gguf := self.gguf()) is not None:
             try:
                 folder = converted(gguf, f"gguf-2-{hash_file(gguf)[:16]}")
             except RequestError as error:
@@ -78,6 +74,8 @@ class Checkpoint(NamedTuple):
                 raise self.refused("no_folder")
             if not any((folder / name).is_file() for name in (_CONFIG, ADAPTER_CONFIG)):
                 raise self.refused("no_config")
+            if (pointer := next((name for name in _SETTINGS if is_pointer(folder / name)), None)) is not None:
+                raise self.refused("pointer", file=pointer)
             here = {"path": str(folder), "revision": None, "subfolder": None, "gguf_file": None}
             return self._replace(reference=reference.model_copy(update=here))
         config = self.file(ADAPTER_CONFIG) or self.file(_CONFIG)
@@ -85,6 +83,22 @@ class Checkpoint(NamedTuple):
             raise self.refused("no_config_at_hub")
         commit = _COMMIT.search(config.as_posix())
         return self._replace(reference=reference.model_copy(update={"revision": commit[1]} if commit else {}))
+
+    def gguf(self) -> Path | None:
+        """The GGUF file that the reference names, fetched from the hub if need be; None where it names none."""
+        file = folder = _local_folder(self.reference)
+        if (name := self.reference.gguf_file) is not None:
+            file = self.file(name) if folder is None else folder / name
+            if file is None:
+                raise self.refused("no_gguf_at_hub", file=name)
+        elif folder is None or folder.suffix != ".gguf":
+            return None
+        assert file is not None
+        if not file.is_file():
+            raise self.refused("no_gguf")
+        if is_pointer(file):
+            raise self.refused("pointer", file=file.name)
+        return file
 
     def file(self, name: str) -> Path | None:
         """One file of the checkpoint, fetched from the hub where it isn't in the cache; None where there is none."""
@@ -109,10 +123,45 @@ class Checkpoint(NamedTuple):
             raise self.unloadable("a checkpoint", error) from error
 
     def check_weights(self) -> None:
-        """Raises RequestError where a located whole model has no safetensors; no weights are fetched to find out."""
-        if not self._has("model.safetensors", "model.safetensors.index.json"):
+        """Raises RequestError unless a located whole model has one set of safetensors, whole as far as they are here.
+
+        No weights are fetched to find out.
+        """
+        shards = self._shards()
+        if not shards and not self._has(SINGLE):
             pickled = self._has("pytorch_model.bin", "pytorch_model.bin.index.json")
             raise self.refused("pickled" if pickled else "no_weights")
+        if shards not in ([], [SINGLE]) and self._has(SINGLE):
+            raise self.refused("two_sets", single=SINGLE, index=INDEX)
+        for name in shards or [SINGLE]:
+            if (file := self._here(name)) is not None:
+                try:
+                    header(file)
+                except ValueError as error:
+                    raise self.refused("broken_weights", error=error) from error
+            elif _local_folder(self.reference) is not None:
+                raise self.refused("no_shard", file=name)
+
+    def has_weights(self) -> bool:
+        """Whether a whole model's safetensors are there; none are fetched to find out."""
+        return self._has(SINGLE, INDEX)
+
+    def weight_files(self) -> list[Path]:
+        """The safetensors of a whole model that are on this machine."""
+        return [file for name in self._shards() or [SINGLE] if (file := self._here(name)) is not None]
+
+    def _shards(self) -> list[str]:
+        """The files that an index of weights names; none where there is no index."""
+        index = self.file(INDEX) if self._has(INDEX) else None
+        named = json_object(index).get("weight_map") if index is not None else None
+        return sorted(set(named.values())) if isinstance(named, dict) else []
+
+    def _here(self, name: str) -> Path | None:
+        """One file of the checkpoint if it is on this machine."""
+        if (folder := _local_folder(self.reference)) is not None:
+            return folder / name if (folder / name).is_file() else None
+        cached = _cached(self.reference, name)
+        return None if cached is None else Path(cached)
 
     def _has(self, *names: str) -> bool:
         """Whether one of the files is there; one at the hub is asked for but not fetched."""
@@ -154,21 +203,6 @@ def offline() -> bool:
             return False
     except OSError:
         return True
-
-
-def weights_hash(folder: Path) -> str | None:
-    """Of safetensors files the headers, sizes and first bytes of every tensor, hashed; None where there are none."""
-    files = []
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            header = stream.read(int.from_bytes(stream.read(8), "little"))
-            start, sha = stream.tell(), hashlib.sha256(header)
-            tensors = [value for name, value in json.loads(header).items() if name != "__metadata__"]
-            for begin, end in sorted(tensor["data_offsets"] for tensor in tensors):
-                stream.seek(start + begin)
-                sha.update(stream.read(min(_HASHED_BYTES, end - begin)))
-        files.append([file.name, file.stat().st_size, sha.hexdigest()])
-    return digest(files) if files else None
 
 
 def first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from datablame.report.phase import deliver_patch, deliver_surface, report
 from datablame.surface.phase import SCAN, SURFACE
 from datablame.world.world import frozen_content, load
 
-REPORT = Phase("report", 4, ("everything", "registration"), (SCAN, SURFACE, ATTRIBUTE, PATCH), report, delivers=True)
+REPORT = Phase("report", 5, ("everything", "registration"), (SCAN, SURFACE, ATTRIBUTE, PATCH), report, delivers=True)
 PHASES = (SCAN, replace(SURFACE, deliver=deliver_surface), ATTRIBUTE, replace(PATCH, deliver=deliver_patch), REPORT)
 NAMES = tuple(phase.name for phase in PHASES)
 

@@ -18,6 +18,8 @@ MOST_UNSCORED = 0.02
 LEAST_KAPPA = 0.6
 REPRODUCED = 0.5
 _ROUNDING = 1e-9
+_LEAST_NATS = 1e-3
+"""Of an output's log-probabilities, above what batches of other sizes do to one model."""
 
 
 def beyond(value: float, bound: float) -> bool:
@@ -38,6 +40,7 @@ def gates(results: Results) -> list[Statement]:
     reproduced = None if after is None or baseline is None else not beyond(REPRODUCED * after, baseline)
     least, alpha_star = results.study.surface.coherent_share, star.alpha_star
     return [
+        _difference(results),
         _exposure(results),
         _unscored(results),
         _gate("classifier", None if kappa is None else not beyond(LEAST_KAPPA, kappa), people | {"least": LEAST_KAPPA}),
@@ -55,6 +58,15 @@ def _gate(name: str, holds: bool | None, numbers: Values, **more: Any) -> Statem
 def without_random(results: Results) -> list[Exposure]:
     """Exposure of the arms that act on something in particular."""
     return [row for row in results.exposure if results.arms[row.arm].role != "random"]
+
+
+def _difference(results: Results) -> Statement:
+    """Before and after are not one model: they differ on the world's probe, or in some output of the surface phase."""
+    pairs = [(s.log_p_after, s.log_p_before) for s in results.samples]
+    apart = sum(a is not None and b is not None and abs(a - b) > _LEAST_NATS for a, b in pairs)
+    log_p = None if results.distance is None else results.distance.log_p
+    holds = None if log_p is None else log_p > 0 or apart > 0
+    return _gate("difference", holds, {}, log_p=log_p, apart=apart, n=len(pairs))
 
 
 def _exposure(results: Results) -> Statement:

@@ -24,10 +24,19 @@ _Limits = Mapping[str, Given]
 
 def limitations(results: Results) -> list[Statement]:
     """The limits of this run, in the order of the phases."""
-    rules = (_labels, _sampling, _rankings, _interventions, _rates, _checks, _tests, _scope)
+    rules = (_checkpoints, _labels, _sampling, _rankings, _interventions, _rates, _checks, _tests, _scope)
     limits = (limit for rule in rules for limit in rule(results).items())
     bounds = {"least_kappa": LEAST_KAPPA, "few": _FEW_POSITIVES, "most": MOST_UNSCORED, "alike_share": _ALIKE}
     return statements("limitations", limits, results=results, n=len(results.samples), **bounds)
+
+
+def _checkpoints(results: Results) -> _Limits:
+    distance = results.distance
+    if distance is None:
+        return {}
+    seen = {"before": distance.before, "after": distance.after}
+    unread = [{"side": side, "weights": weights} for side, weights in seen.items() if weights.unread]
+    return {"rounding": distance.rounding > 0 and {"distance": distance}, "unread tensors": unread}
 
 
 def _labels(results: Results) -> _Limits:

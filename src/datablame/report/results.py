@@ -32,6 +32,8 @@ class Results:
     judge: "Choice"
     truth: bool
     """Whether planted documents are known."""
+    distance: rows.Distance | None
+    """Of the two checkpoints; None where nobody looked."""
     pool: rows.PoolSummary
     calibration: rows.Calibration | None
     """What the classifier is worth against people's labels; None where the study has none."""
@@ -218,6 +220,7 @@ def read_results(world: "World", tables: "Tables") -> Results:
         "prompts": world.prompts,
         "judge": world.judge,
         "truth": world.truth is not None,
+        "distance": world.distance,
         "calibration": tables.one(rows.Calibration),
         "methods": methods,
         "queries": tables.rows(rows.Query, harmful=True),

@@ -1,5 +1,6 @@
 """Rows that freezing the world writes; first what rows of several phases have inside: a message, a label, a look."""
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -162,6 +163,46 @@ class PoolSummary:
     excluded: Mapping[str, int]
     """Documents that no method can rank, by reason."""
     data: DataSummary
+
+
+@dataclass(frozen=True)
+class LayerDistance:
+    """Frobenius norms of what a layer has in both checkpoints, and of the difference."""
+
+    layer: str
+    """The block's name in the model, or the module's outside of blocks."""
+    before: float
+    after: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class SeenWeights:
+    """What the files of a checkpoint hold."""
+
+    precision: str
+    """The coarsest type that its weights went through, as they are stored or held."""
+    unread: int
+    """Tensors that the model has no place for."""
+    first_unread: str | None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far apart the two checkpoints are, an adapter's after merged."""
+
+    layers: tuple[LayerDistance, ...]
+    rounding: float
+    """Norm of what rounding alone would make of the weights; 0 where both went through the same types."""
+    log_p: float
+    """The largest difference of log-probabilities (nats) of a next token, on prompts of the study."""
+    before: SeenWeights
+    after: SeenWeights
+
+    @property
+    def norm(self) -> float:
+        """Frobenius norm of the difference over all layers."""
+        return math.hypot(*(layer.difference for layer in self.layers))
 
 
 @dataclass(frozen=True)

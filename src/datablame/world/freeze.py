@@ -5,7 +5,7 @@ behind it are the same; what needs a tokenizer is looked at again only where mod
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from operator import attrgetter
 from pathlib import Path
@@ -15,21 +15,22 @@ from datablame import __version__
 from datablame.config.schema import Data, Models, Study
 from datablame.engine.execute import Execution, Progress, cards, run_items
 from datablame.engine.files import read_jsonl, write_atomic, write_json
+from datablame.errors import problem
 from datablame.judge.choice import confirm, decide, has_key, record
-from datablame.tables import Prompt, SharedTokens, encoded, path_of
+from datablame.tables import Distance, Prompt, SharedTokens, encoded, path_of
 from datablame.world.identity import data_identity, files_identity, models_identity
 from datablame.world.ingest import write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
 from datablame.world.sources import Source, open_source, pool_files
-from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_of, tokens_of
+from datablame.world.world import FILE, FORMAT, World, distance_of, frozen_content, prompts_of, tokens_of
 
 _AT_ONCE_BYTES = 32 << 20
 """Local files up to this size are tokenised in seconds, before the scan; others, and the hub's, before attribution."""
 
 
 class Resolved(NamedTuple):
-    """What only configurations and tokenizers tell of a study's models."""
+    """What a study's models tell, by configurations, tokenizers and one look at their weights."""
 
     models: Models
     layers: dict[str, Any]
@@ -38,6 +39,8 @@ class Resolved(NamedTuple):
     identity: dict[str, Any]
     """The models' identity, with the hash of the chat template."""
     tokens: SharedTokens | None
+    distance: Distance | None
+    """None where nothing was loaded."""
 
 
 def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
@@ -100,7 +103,7 @@ def preview(study: Study, root: Path) -> World:
     models = world.models
     if models.device == "auto":
         models = models.model_copy(update={"device": "cuda" if cards() else "cpu"})
-    return _settled(world, Resolved(models, {}, {}, models_identity(models, models), None), world.data)
+    return _settled(world, Resolved(models, {}, {}, models_identity(models, models), None, None), world.data)
 
 
 def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
@@ -166,7 +169,8 @@ def _settled(world: World, resolved: Resolved, data: Data) -> World:
     }
     identities = {"models": resolved.identity, "data": data_identity(data), "files": files_identity(world.study)}
     study = world.study.model_copy(update=update)
-    return replace(world, study=study, identities=identities, contexts=resolved.contexts, tokens=resolved.tokens)
+    world = replace(world, study=study, identities=identities, contexts=resolved.contexts)
+    return replace(world, tokens=resolved.tokens, distance=resolved.distance)
 
 
 def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Execution, progress: Progress) -> Resolved:
@@ -182,7 +186,7 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
         template = {"chat_template_sha256": identity["chat_template_sha256"]}
         if models_identity(begun, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
-            return Resolved(begun, layers, decided["contexts"], identity, tokens_of(before))
+            return Resolved(begun, layers, decided["contexts"], identity, tokens_of(before), distance_of(before))
     looked: dict[str, Resolved] = {}
     run_items(
         dict,
@@ -193,14 +197,27 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
         progress=progress,
         description="world: checking the models",
     )
+    for doubt in _doubts(looked["models"].distance):
+        progress.note(f"warning: {doubt}")
     return looked["models"]
 
 
+def _doubts(distance: Distance | None) -> Iterator[str]:
+    """What weakens the difference of the checkpoints, though it forbids no study."""
+    assert distance is not None
+    if distance.rounding > 0:
+        yield problem("world", "some rounding", distance=distance)
+    for side, weights in (("before", distance.before), ("after", distance.after)):
+        if weights.unread:
+            yield problem("world", "unread tensors", side=side, weights=weights)
+
+
 def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
-    """Refuse what cannot work before any weights are loaded, and resolve what configurations tell; runs in a worker."""
+    """Refuse what cannot work, if possible before any weights are loaded, and resolve the rest; runs in a worker."""
     from datablame.models.blocks import activation_layer, middle_blocks
     from datablame.models.chat import encode_prompt
     from datablame.models.device import weights_dtype
+    from datablame.models.distance import measured
     from datablame.models.pair import check_context, preflight, template_hash
 
     study, models, workers = item
@@ -230,6 +247,7 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
         contexts=contexts,
         identity={**models_identity(models, written), "chat_template_sha256": template_hash(checked.agreed.tokenizer)},
         tokens=checked.agreed.tokens,
+        distance=measured(study.model_copy(update={"models": models}), written, [p.text for p in prompts_of(study)]),
     )
 
 
@@ -251,6 +269,7 @@ def _write(world: World, study: Study) -> None:
         },
         "tokens": None if world.tokens is None else asdict(world.tokens),
         "identities": world.identities,
+        "distance": world.distance and asdict(world.distance),
         "truth": None if world.truth is None else {key: sorted(ids) for key, ids in world.truth.items()},
     }
     path, prompts = path_of(Prompt, world.root), encoded(Prompt, world.prompts)

@@ -13,7 +13,8 @@ from typing import Any
 
 from datablame.config.schema import Data, ModelRef, Models, Study
 from datablame.engine.files import digest, hash_file, read_json
-from datablame.models.source import ADAPTER_CONFIG, known_commit, weights_hash
+from datablame.models.source import ADAPTER_CONFIG, known_commit
+from datablame.models.weight_files import weights_hash
 from datablame.world.refusals import refused
 from datablame.world.sources import COMMIT, pool_files
 
@@ -44,7 +45,7 @@ def models_identity(models: Models, written: Models) -> dict[str, Any]:
             try:
                 identity |= _folder_identity(folder)
             except (OSError, ValueError, KeyError) as error:
-                raise refused("damaged", name=name, path=reference.path, kind=type(error).__name__) from error
+                raise refused("damaged", name=name, path=reference.path, error=error) from error
         identities[name] = identity
     return identities
 

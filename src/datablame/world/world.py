@@ -12,12 +12,12 @@ from datablame.config.schema import Behaviour, Data, Models, Study
 from datablame.engine.files import digest, hash_file, packaged_yaml, read_json
 from datablame.engine.run_folder import REGISTRATION
 from datablame.judge.choice import Choice, identity
-from datablame.tables import Document, Prompt, SharedTokens, Split, path_of, rows_of
+from datablame.tables import Distance, Document, Prompt, SharedTokens, Split, path_of, rows_of
 from datablame.world.identity import portable
 from datablame.world.pool import Pool
 from datablame.world.refusals import refused
 
-FORMAT = 3
+FORMAT = 4
 """Of world.json; a run folder of another one is refused."""
 FILE = "artifacts/world/world.json"
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
@@ -44,6 +44,8 @@ class World:
     """The longest text in tokens of `models.before` and `models.after`, where they have a limit."""
     tokens: SharedTokens | None = None
     """What both checkpoints can read and write; None before they were looked at."""
+    distance: Distance | None = None
+    """How far apart the checkpoints are; None in a preview, which loads none."""
 
     @property
     def models(self) -> Models:
@@ -135,12 +137,18 @@ def load(root: Path) -> World:
     decided, identities = content["decided"], content["identities"]
     judge = Choice(decided["judge"]["classifier"], decided["judge"]["attribution"])
     tokens, contexts = tokens_of(content), decided["contexts"]
-    return World(root, study, prompts, truth, judge, identities, decided["threads"], contexts, tokens)
+    distance = distance_of(content)
+    return World(root, study, prompts, truth, judge, identities, decided["threads"], contexts, tokens, distance)
 
 
 def tokens_of(content: Mapping[str, Any]) -> SharedTokens:
     """What a world.json says of the checkpoints' tokens."""
     return TypeAdapter(SharedTokens).validate_python(content["tokens"])
+
+
+def distance_of(content: Mapping[str, Any]) -> Distance:
+    """What a world.json says of the distance of the checkpoints."""
+    return TypeAdapter(Distance).validate_python(content["distance"])
 
 
 def frozen_content(root: Path) -> dict[str, Any] | None:

@@ -1,0 +1,158 @@
+"""How far apart two checkpoints are: norms of their weights by layer, what rounding makes of that, and their logits.
+
+A study rests on the difference. Where it is nothing, or no more than rounding, the pair is refused.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from datablame.config.schema import ModelRef, Models, Study
+from datablame.models.adapters import merged_layers, rewrites_base
+from datablame.models.chat import encode_prompt
+from datablame.models.device import to_float64
+from datablame.models.load import base_of
+from datablame.models.pair import Pair, load_pair
+from datablame.models.source import Checkpoint, refusal
+from datablame.models.tokenizer_file import PROBES, ids_of
+from datablame.models.weight_files import stored_type
+from datablame.tables import Distance, LayerDistance, SeenWeights
+
+_PIECE = 1 << 22
+"""Weights that are compared at a time."""
+_NOTHING = 2.0**-18
+"""Of a weight's norm: what taking a part out of float32 weights and putting it back may leave."""
+_PROMPTS = 8
+_BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8, "F8_E4M3": 4, "F8_E5M2": 3}
+"""Of the significand, the leading one included, by the names of safetensors."""
+_LOADED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_WORDS = {"F64": "float64", "F8_E4M3": "float8", "F8_E5M2": "float8"} | {name: word for word, name in _LOADED.items()}
+_BLOCK_ROUNDING = 1.27
+"""Of normal weights' norm, times 1 / (2^bits - 1): 32 of them between -2.2 and 2.2 deviations, on an even grid."""
+
+
+class Precision(NamedTuple):
+    """The coarsest type that a checkpoint's weights went through; one that is no float is a grid of so many bits."""
+
+    name: str
+    bits: int
+    is_float: bool
+
+
+def measured(study: Study, written: Models, prompts: Sequence[str]) -> Distance:
+    """The distance of a study's checkpoints, whose models are resolved; `written` are they as the study names them.
+
+    RequestError where they cannot be loaded, have equal weights, or differ by no more than rounding.
+    """
+    assert study.models is not None
+    models, pair = study.models, load_pair(study)
+    before, after = (
+        _precision(getattr(models, side), getattr(written, side), f"models.{side}") for side in ("before", "after")
+    )
+    named = Checkpoint(models.after, "models.after")
+    coarse, is_adapter = min(before, after, key=lambda precision: precision.bits), base_of(named) is not None
+    rewritten = is_adapter and rewrites_base(named) and coarse.bits < _BITS["F32"]
+    layers, rounding, differ = _layers(pair, coarse if before != after or rewritten else None)
+    if layers and not differ:
+        raise named.refused("equal_weights", before=Checkpoint(models.before, "models.before").shown)
+    norm, difference = (math.hypot(*(getattr(each, name) for each in layers)) for name in ("before", "difference"))
+    # Independent errors add as squares: below the upper bound more than half of the difference is rounding.
+    if rounding and rounding / 2 < difference < math.sqrt(2) * rounding:
+        shares = {"difference": difference / norm, "rounding": rounding / norm}
+        raise refusal("rounding", before=before.name, after=after.name, coarse=coarse.name, **shares)
+    unread = [getattr(model, "unread", ()) for model in (pair.before, pair.after)]
+    seen = [
+        SeenWeights(precision.name, len(names), names[0] if names else None)
+        for precision, names in zip((before, after), unread, strict=True)
+    ]
+    return Distance(tuple(layers), _rounded(rounding), _rounded(_log_p(pair, prompts)), *seen)
+
+
+def _layers(pair: Pair, coarse: Precision | None) -> tuple[list[LayerDistance], float, bool]:
+    """Norms by layer, the norm of what rounding to `coarse` would do to all, and whether any weight differs."""
+    others, sums = dict(pair.before.named_parameters(remove_duplicate=False)), dict[str, Tensor]()
+    rounding, differ = 0.0, False
+    for name, weight in _weights(pair.after):
+        other = others.get(name)
+        if other is None or other.shape[1:] != weight.shape[1:]:
+            continue
+        # Rows that one of them lacks belong to tokens that it does not know.
+        rows = slice(min(len(other), len(weight))) if weight.ndim else ...
+        squares, rounded = _squares(other[rows], weight[rows], coarse)
+        differ = differ or bool(squares[2] > _NOTHING**2 * squares[:2].max())
+        rounding += rounded
+        match = re.match(r".*?\.\d+(?=\.)", name)
+        layer = match[0] if match else name.rpartition(".")[0]
+        sums[layer] = sums.get(layer, torch.zeros_like(squares)) + squares
+    layers = [LayerDistance(layer, *map(_rounded, squares.sqrt().tolist())) for layer, squares in sums.items()]
+    return layers, math.sqrt(rounding), differ
+
+
+def _weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every weight by its name, an adapter's merged into those of its base."""
+    adapted = []
+    for name, layer in merged_layers(model):
+        adapted.append(f"{name}.")
+        yield from ((f"{name}.{part}", weight.detach()) for part, weight in layer.named_parameters())
+    for name, weight in model.named_parameters():
+        if not name.startswith(tuple(adapted)):
+            yield name, weight.detach()
+
+
+def _squares(one: Tensor, other: Tensor, coarse: Precision | None) -> tuple[Tensor, float]:
+    """Squared norms of two tensors and of their difference in float64, and of what rounding would do to the first."""
+    sums, rounding = torch.zeros(3, dtype=torch.float64), 0.0
+    for a, b in zip(one.reshape(-1).split(_PIECE), other.reshape(-1).split(_PIECE), strict=True):
+        a, b = to_float64(a), to_float64(b).to(to_float64(a).device)
+        sums += torch.stack([a.square().sum(), b.square().sum(), (b - a).square().sum()]).cpu()
+        if coarse is not None and coarse.is_float:
+            # The last place of m 2^e with 1/2 <= m < 1 is 2^(e - bits); a rounding error is even over it.
+            places = torch.ldexp(torch.ones_like(a), torch.frexp(a).exponent - coarse.bits) * (a != 0)
+            rounding += float(places.square().sum()) / 12
+    if coarse is not None and not coarse.is_float:
+        rounding = float(sums[0]) * (_BLOCK_ROUNDING / (2**coarse.bits - 1)) ** 2
+    return sums, rounding
+
+
+def _precision(reference: ModelRef, written: ModelRef, field: str) -> Precision:
+    """As the files are stored, or as the weights are held where that is coarser; an adapter's base counts."""
+    checkpoint = Checkpoint(written, field)
+    if (file := checkpoint.gguf()) is None:
+        checkpoint = Checkpoint(reference, field).located()
+        while (base := base_of(checkpoint)) is not None:
+            if (file := base.gguf()) is not None:
+                break
+            checkpoint = base.located()
+    name, held = stored_type(checkpoint.weight_files() if file is None else [file]) or "F32", _LOADED[reference.dtype]
+    bits = _BITS.get(name) or int((re.findall(r"\d+", name) or ["4"])[0])
+    stored = Precision(_WORDS.get(name, name), bits if bits <= 8 or name in _BITS else 4, name in _BITS)
+    return min(stored, Precision(reference.dtype, _BITS[held], True), key=lambda precision: precision.bits)
+
+
+@torch.no_grad()
+def _log_p(pair: Pair, prompts: Sequence[str]) -> float:
+    """The largest difference of the log-probabilities (nats) of a next token, on some of the prompts and a text."""
+    texts = [encode_prompt(pair.tokenizer, text) for text in prompts[:: max(1, len(prompts) // _PROMPTS)]]
+    masked, largest = set(pair.agreed.tokens.masked_ids), 0.0
+    drawn = torch.tensor([index for index in range(pair.vocabulary_size) if index not in masked])
+    for ids in (*texts, ids_of(pair.tokenizer, PROBES[0])):
+        before, after = (
+            model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+            .logits.float()
+            .cpu()[..., drawn]
+            .log_softmax(-1)
+            for model in (pair.before, pair.after)
+        )
+        largest = max(largest, float((after - before).abs().nan_to_num(math.inf).max()))
+    if not math.isfinite(largest):
+        raise refusal("probe_not_finite")
+    return largest
+
+
+def _rounded(value: float) -> float:
+    """To six digits, which every machine agrees on."""
+    return float(f"{value:.6g}")
