@@ -59,16 +59,17 @@ class Checked(NamedTuple):
 
 def load_pair(study: Study) -> Pair:
     """The study's pair, after its tokenizers agreed and its embeddings were seen to hold what both need."""
-    agreed, models = study_tokens(study), study.models
-    assert models is not None
-    device = chosen_device(models.device)
-    before = load_model(models.before, device=device, field=_BEFORE)
-    named = Checkpoint(models.after, _AFTER)
+    if study.models is None:
+        raise refusal("no_models")
+    models, named = study.models, Checkpoint(study.models.after, _AFTER)
     adapter = named.located()
-    if (base := base_of(adapter)) is None:
+    if (base := base_of(adapter)) is not None:
+        check_base(Checkpoint(models.before, _BEFORE), named, base)
+    agreed, device = study_tokens(study), chosen_device(models.device)
+    before = load_model(models.before, device=device, field=_BEFORE)
+    if base is None:
         after = load_model(models.after, device=device, field=_AFTER)
     else:
-        check_base(Checkpoint(models.before, _BEFORE), named, base)
         after = with_adapter(twin(before), adapter)
     return Pair(agreed, before, after, stop_tokens(agreed.tokenizer, after, agreed.tokens))
 
