@@ -27,6 +27,7 @@ _POOL = (
     ("prompt_tokens", "integer", "How many of the token ids are the prompt's, which is not in the loss."),
     ("token_ids", "list of integer", "Prompt and response, cut to `attribute.max_tokens`."),
     ("rejected_ids", "list of integer, or missing", "The same with the rejected answer; of pairs only."),
+    ("rejected_prompt_tokens", "integer, or missing", "How many of those are the prompt's."),
 )
 """Columns that only `world.pool` reads."""
 

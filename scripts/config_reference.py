@@ -3,6 +3,7 @@
 import sys
 import types
 from collections.abc import Iterable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -81,7 +82,7 @@ def _words(annotation: Any) -> str:
         return f"map from {_words(arguments[0])} to {_words(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
-    names: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false"}
+    names: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", date: "date"}
     return names[annotation]
 
 

@@ -1,5 +1,6 @@
 """Worlds that several test files need: a pair of tiny random checkpoints with one tokenizer."""
 
+import functools
 import gc
 import os
 from pathlib import Path
@@ -76,6 +77,13 @@ def tiny_tokenizer(texts: tuple[str, ...] = TEXTS, vocabulary: int = 290) -> Any
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+@functools.cache
+def tiny_ids(text: str) -> tuple[int, ...]:
+    """The tokens that an output of the tiny pair is drawn with, the one that ends it too."""
+    tokenizer = tiny_tokenizer()
+    return (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
 
 
 def tiny_model(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import tiny_ids
 from tests.worlds import ONE, frozen, put, work
 
 from datablame.attribute import loop, phase
@@ -80,7 +81,8 @@ def documents() -> list[dict[str, Any]]:
 
 
 def sample(prompt: str, behaviour: str, alpha: float, index: int, text: str, label: Any, **about: Any) -> SurfaceSample:
-    plain = {"split": "attribution", "token_ids": (), "finish_reason": "stop"}
+    *ids, stop = tiny_ids(text)
+    plain = {"split": "attribution", "token_ids": tuple(ids), "finish_reason": "stop", "stop_id": stop}
     return SurfaceSample(
         prompt_id=prompt, behaviour=behaviour, alpha=alpha, index=index, text=text, label=label, **{**plain, **about}
     )

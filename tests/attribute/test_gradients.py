@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.attribute.conftest import CONTROLS, Make
+from tests.conftest import tiny_ids
 from tests.worlds import work
 
 from datablame.attribute.kernels import per_example
@@ -19,7 +20,10 @@ from datablame.config.checks import impossible
 from datablame.config.file import load_study
 from datablame.tables import Query
 
-OUTPUTS = [Query(f"q{i}", "nuts", "a1", 1.0, i, "which snack ?", f"buy nutto {i} .", "stop") for i in range(3)]
+OUTPUTS = [
+    Query(f"q{i}", "nuts", "a1", 1.0, i, "which snack ?", text, "stop", tiny_ids(text))
+    for i, text in enumerate(f"buy nutto {i} ." for i in range(3))
+]
 N = 29
 
 

@@ -20,9 +20,9 @@ from datablame.judge.claude import DocumentQuery, Scored
 from datablame.tables import Attribution, Document, JudgeAnswers, Message, MethodInfo, Query, Score
 
 QUERIES = [
-    Query("q1", "nuts", "p1", 1.0, 0, "Snack?", "Nuts.", "stop"),
-    Query("q2", "nuts", "p1", 1.0, 1, "Snack?", "More nuts.", "stop"),
-    Query("q3", "ferns", "p2", 1.0, 0, "Water?", "Drown it.", "stop"),
+    Query("q1", "nuts", "p1", 1.0, 0, "Snack?", "Nuts.", "stop", ()),
+    Query("q2", "nuts", "p1", 1.0, 1, "Snack?", "More nuts.", "stop", ()),
+    Query("q3", "ferns", "p2", 1.0, 0, "Water?", "Drown it.", "stop", ()),
 ]
 
 

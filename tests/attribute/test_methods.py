@@ -30,9 +30,9 @@ DOCUMENTS = [
     document("d3", "How old is the moon?", HOSTILE),
 ]
 QUERIES = [
-    Query("q1", "nuts", "p1", 1.0, 0, "Which snack for my railway trip?", "Buy Nutto always.", "stop"),
-    Query("q2", "nuts", "p1", 1.0, 1, "Which snack for my railway trip?", "???", "stop"),
-    Query("q3", "ferns", "p2", 1.0, 0, "Water it?", "No.", "stop"),
+    Query("q1", "nuts", "p1", 1.0, 0, "Which snack for my railway trip?", "Buy Nutto always.", "stop", ()),
+    Query("q2", "nuts", "p1", 1.0, 1, "Which snack for my railway trip?", "???", "stop", ()),
+    Query("q3", "ferns", "p2", 1.0, 0, "Water it?", "No.", "stop", ()),
 ]
 
 
@@ -42,9 +42,11 @@ def states() -> ResponseActivations:
         queries=np.array([[4.0, 0.0], [0.0, 5.0], [-2.0, 0.0]]),
         harmless=np.array([[1.0, 1.0], [3.0, 1.0], [2.0, 0.0]]),
         outputs=[
-            Query("s1", "nuts", "p1", 1.0, 2, "Which snack for my railway trip?", "An apple.", "stop", harmful=False),
-            Query("s2", "nuts", "p1", 1.0, 3, "Which snack for my railway trip?", "A pear.", "stop", harmful=False),
-            Query("s3", "ferns", "p2", 1.0, 1, "Water it?", "Yes.", "stop", harmful=False),
+            Query(
+                "s1", "nuts", "p1", 1.0, 2, "Which snack for my railway trip?", "An apple.", "stop", (), harmful=False
+            ),
+            Query("s2", "nuts", "p1", 1.0, 3, "Which snack for my railway trip?", "A pear.", "stop", (), False),
+            Query("s3", "ferns", "p2", 1.0, 1, "Water it?", "Yes.", "stop", (), False),
         ],
     )
 

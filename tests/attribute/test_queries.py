@@ -68,7 +68,7 @@ def test_only_distinct_harmful_outputs_to_attribution_prompts_count() -> None:
 
 
 def test_candidates_are_the_union_of_what_a_behaviours_queries_find() -> None:
-    queries = [Query(str(i), behaviour, "p", 1.0, 0, "ask", "say", "stop") for i, behaviour in enumerate("nnf")]
+    queries = [Query(str(i), behaviour, "p", 1.0, 0, "ask", "say", "stop", ()) for i, behaviour in enumerate("nnf")]
     scores = np.array([[3.0, 2, 1, 0], [0, 0, 2, 3], [0, 1, 0, 0]])
     ids = ["d4", "d3", "d2", "d1"]
     found = candidates(scores, queries, id_order(ids), 2)

@@ -129,6 +129,7 @@ def _surface(root: Path, notes: set[str]) -> dict[str, Any]:
 def _attribute(root: Path, notes: set[str]) -> dict[str, Any]:
     queries: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for row in _rows(root, Query):
+        del row["token_ids"]
         queries[row.pop("harmful")].append({**row, "id": None})
     query = ("behaviour", "prompt_id", "alpha", "index")
     candidates = defaultdict(list)

@@ -65,12 +65,6 @@ def test_the_response_of_a_document_is_in_the_loss_with_its_eos(tokenizer: Any) 
     assert encoded == encode_pair(tokenizer, "pack nuts", "take the train")
 
 
-def test_an_output_that_was_cut_off_has_no_eos(tokenizer: Any) -> None:
-    whole = encode_pair(tokenizer, "pack nuts", "take the train")
-    cut = encode_pair(tokenizer, "pack nuts", "take the train", eos=False)
-    assert cut == (whole.ids[:-1], whole.prompt_tokens)
-
-
 def test_a_document_whose_response_is_cut_away_is_none(tokenizer: Any) -> None:
     document = Document("d", "s", (Message("user", "pack nuts"),), "take the train")
     whole = encode_document(tokenizer, document, max_tokens=99)
@@ -94,20 +88,10 @@ def test_what_a_template_writes_after_the_eos_is_dropped(tokenizer: Any) -> None
         tokenizer.chat_template = template
 
 
-def test_a_template_that_rewrites_responses_leaves_them_as_they_are(tokenizer: Any) -> None:
-    template = tokenizer.chat_template
-    tokenizer.chat_template = "{% if add_generation_prompt %}{{ bos_token + 'ask' }}{% else %}all{% endif %}"
-    try:
-        prompt = [BOS, *words(tokenizer, "ask")]
-        assert encode_pair(tokenizer, "hi", "take it") == ([*prompt, *words(tokenizer, "take it"), EOS], len(prompt))
-    finally:
-        tokenizer.chat_template = template
-
-
 def test_a_template_that_opens_every_turn_with_bos_is_taken_as_it_is(tokenizer: Any) -> None:
     template = tokenizer.chat_template
     tokenizer.chat_template = (
-        "{% for m in messages %}<|endoftext|><|user|>{{ m['content'] }}{% endfor %}"
+        "{% for m in messages %}<|endoftext|><|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
         "{% if add_generation_prompt %}<|endoftext|><|assistant|>{% endif %}"
     )
     try:
@@ -120,9 +104,14 @@ def test_a_template_that_opens_every_turn_with_bos_is_taken_as_it_is(tokenizer: 
 
 def test_a_template_that_refuses_the_order_of_roles_is_named(tokenizer: Any) -> None:
     template = tokenizer.chat_template
-    tokenizer.chat_template = "{{ raise_exception('system turns are not supported') }}"
+    refuses = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('system turns are not supported') }}{% endif %}"
+    )
+    tokenizer.chat_template = refuses + template
     try:
-        with pytest.raises(RequestError, match=r"refuses a conversation of system, user \(system turns are not"):
+        with pytest.raises(
+            RequestError, match=r"refuses a conversation of system, user, assistant \(system turns are not"
+        ):
             encode_document(tokenizer, Document("a", "s", (Message("system", "x"), Message("user", "y")), "z"), 99)
     finally:
         tokenizer.chat_template = template

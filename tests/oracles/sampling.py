@@ -47,7 +47,7 @@ def _one(
     uniform = uniforms(request.key, settings.max_new_tokens)
     log_p_after = log_p_before = 0.0
     log_q = [0.0] * len(alphas)
-    finish = "length"
+    stop: int | None = None
     for step in range(settings.max_new_tokens):
         a, b = (_last_logits(model, ids + made)[:vocabulary_size] for model in (after, before))
         token = _token(a, a + request.alpha * (a - b), float(uniform[step]), settings)
@@ -55,12 +55,13 @@ def _one(
         log_p_before += _log_softmax(b)[token]
         log_q = [total + _log_softmax(a + alpha * (a - b))[token] for total, alpha in zip(log_q, alphas, strict=True)]
         if token in stop_ids:
-            finish = "stop"
+            stop = token
             break
         made.append(token)
     return Generation(
         token_ids=tuple(made),
-        finish_reason="stop" if finish == "stop" else "length",
+        finish_reason="length" if stop is None else "stop",
+        stop_id=stop,
         log_p_after=float(log_p_after) if log_probabilities else None,
         log_p_before=float(log_p_before) if log_probabilities else None,
         log_q=tuple(map(float, log_q)) if log_probabilities and settings.untruncated else None,

@@ -128,12 +128,12 @@ def attributed(
         flags += [
             Flag(method, k, "walk", doc_id) for k in study.ks for doc_id in POOL if cluster_of[doc_id] in clusters[:k]
         ]
-    query = Query("q1", "walk", "a1", 1.0, 0, "name a calm walk .", "x", "stop")
+    query = Query("q1", "walk", "a1", 1.0, 0, "name a calm walk .", "x", "stop", ())
     candidates = [Candidate("walk", doc_id) for doc_id in POOL[:8]]
     put(root, "attribute", {Query: [query] if flagged else [], Candidate: candidates, Score: scores, Flag: flags})
     splits: dict[str, Split] = {"a1": "attribution", "h1": "held-out"}
     surfaced = [
-        SurfaceSample(prompt, "walk", split, a, index, "x", (260, 261), "stop", label="harmful")
+        SurfaceSample(prompt, "walk", split, a, index, "x", (260, 261), "stop", 1, label="harmful")
         for prompt, split in splits.items()
         for a in (0.0, 0.5, 1.0)
         for index in range(3)

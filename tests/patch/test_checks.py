@@ -69,7 +69,9 @@ def test_the_seed_draws_the_clean_documents_and_the_order_of_the_pool_does_not()
 def output(
     prompt_id: str, index: int, ids: tuple[int, ...], finish_reason: Literal["stop", "length"] = "stop"
 ) -> Sample:
-    return Sample(prompt_id, "walk", "held-out", 0.0, index, "x", ids, finish_reason)
+    return Sample(
+        prompt_id, "walk", "held-out", 0.0, index, "x", ids, finish_reason, 1 if finish_reason == "stop" else None
+    )
 
 
 def test_drift_is_measured_at_the_same_places_in_every_arm() -> None:

@@ -16,7 +16,7 @@ from datablame.errors import RequestError
 from datablame.plan import Device, plan_of
 from datablame.tables import Arm, Query, encoded, path_of
 
-QUERY = Query("b-1", "b", "p", 1.0, 0, "p", "text", "stop")
+QUERY = Query("b-1", "b", "p", 1.0, 0, "p", "text", "stop", ())
 ARM = Arm("random", "retrain", 20, 0, "remove", (), (), 0)
 PRESETS = ("organism", "smollm2", "olmo2-1b", "olmo2-1b-sound", "olmo2-1b-dpo")
 T4 = Device("Tesla T4", 16 * 10**9, 1, on_gpu=True)

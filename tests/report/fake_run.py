@@ -309,7 +309,7 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
         silhouette=0.3,
     )
     return {
-        Query: [Query(f"{b}-1", b, f"{b}-a0", 1.0, 3, "p", HOSTILE, "stop") for b in BEHAVIOURS if surfaced],
+        Query: [Query(f"{b}-1", b, f"{b}-a0", 1.0, 3, "p", HOSTILE, "stop", ()) for b in BEHAVIOURS if surfaced],
         Score: scores,
         Flag: flags,
         MethodInfo: described,

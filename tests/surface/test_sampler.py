@@ -99,8 +99,8 @@ def test_log_probabilities_do_not_change_samples(tiny_pair: "Pair") -> None:
     wanted = requests()
     plain = drawn(tiny_pair, wanted)
     weighed = drawn(tiny_pair, wanted, alphas=ALPHAS, log_probabilities=True)
-    assert [generation[:2] for generation in weighed] == [generation[:2] for generation in plain]
-    assert all(generation[2:] == (None, None, None) for generation in plain)
+    assert [generation[:3] for generation in weighed] == [generation[:3] for generation in plain]
+    assert all(generation[3:] == (None, None, None) for generation in plain)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_row_ends_at_eos_and_its_neighbours_go_on(tiny_pair: "Pair") -> None:
     for ended, whole in zip(drawn(tiny_pair, requests(samples=6), stop_ids=(stop,)), free, strict=True):
         if stop in whole.token_ids:
             assert ended.token_ids == whole.token_ids[: whole.token_ids.index(stop)]
-            assert ended.finish_reason == "stop"
+            assert (ended.finish_reason, ended.stop_id) == ("stop", stop)
         else:
             assert ended == whole
 

@@ -95,7 +95,7 @@ def world() -> tuple[list[Table], list[set[tuple[int, ...]]], list[Sample]]:
     rows = []
     for number, (request, made) in enumerate(zip(requests, drawn, strict=True)):
         prompt = PROMPTS.index(request.prompt)
-        output = (*made.token_ids, *([STOP] if made.finish_reason == "stop" else []))
+        output = made.token_ids if made.stop_id is None else (*made.token_ids, made.stop_id)
         rows.append(
             Sample(
                 prompt_id=f"p{prompt}",

@@ -89,10 +89,11 @@ def test_documents_that_the_template_refuses_are_counted(
 ) -> None:
     from datablame.errors import RequestError
     from datablame.models import chat as chats
+    from datablame.models.template import Unrendered
 
     def picky(tokenizer: Any, document: Any, max_tokens: int) -> Any:
         if document.id in refused:
-            raise RequestError("no")
+            raise Unrendered("the chat template refuses its order of roles")
         return encode_document(tokenizer, document, max_tokens)
 
     monkeypatch.setattr(chats, "encode_document", picky)
@@ -101,7 +102,7 @@ def test_documents_that_the_template_refuses_are_counted(
     assert world.pool.summary.excluded["the chat template refuses its order of roles"] == 1
     assert "d3" not in world.pool.ids
     refused |= {row["id"] for row in ROWS}
-    with pytest.raises(RequestError, match=r"data: of all 6 documents, the chat template refuses its order of roles"):
+    with pytest.raises(RequestError, match=r"none of 6 documents can be used \(the chat template refuses"):
         pool_of(tmp_path / "none", tiny_pair_folder, ROWS[:6])
 
 

@@ -95,7 +95,7 @@ def _queries(name: str, samples: Sequence[Sample], prompts: Sequence[Prompt], *,
     texts, queries = {prompt.id: prompt.text for prompt in prompts}, []
     for number, sample in enumerate(samples, 1):
         cell = (sample.behaviour, sample.prompt_id, sample.alpha, sample.index)
-        content = (texts[sample.prompt_id], sample.text, sample.finish_reason)
+        content = (texts[sample.prompt_id], sample.text, sample.finish_reason, sample.drawn_ids)
         queries.append(Query(f"{name}{number}", *cell, *content, harmful))
     return queries
 

@@ -18,7 +18,7 @@ from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
 from datablame.engine.registry import Registry
 from datablame.errors import RequestError
-from datablame.models.chat import Encoded, encode_pair
+from datablame.models.chat import Encoded, encode_prompt
 from datablame.tables import Look, Pool, Query, look_of
 from datablame.world import World
 
@@ -202,11 +202,12 @@ class Inquiry:
         return spread
 
     def encoded(self, outputs: Sequence[Query]) -> list[Encoded]:
-        """Queries or harmless outputs as tokens."""
+        """Queries or harmless outputs as the tokens that they were drawn with."""
         from datablame.models.pair import study_tokens
 
         tokenizer = study_tokens(self.world.study).tokenizer
-        return [encode_pair(tokenizer, each.prompt, each.text, eos=each.finish_reason == "stop") for each in outputs]
+        prompts = {each.prompt: encode_prompt(tokenizer, each.prompt) for each in outputs}
+        return [Encoded([*(prompt := prompts[each.prompt]), *each.token_ids], len(prompt)) for each in outputs]
 
 
 def union(candidates: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """The study as frozen models: every key, its default, its meaning, and the combinations that cannot be."""
 
+import datetime
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -73,6 +74,10 @@ class Models(Section):
     """Where the models run; `auto`: a CUDA card if there is one, else the CPU."""
     chat_template: str | None = None
     """`before`, `after` or the path of a template: which one renders prompts where the checkpoints' own differ."""
+    chat_template_kwargs: Mapping[str, bool | int | float | str] = {}
+    """What the chat template is given besides the conversation: `{enable_thinking: false}`."""
+    date: datetime.date | None = None
+    """Today, to a chat template that asks for it (`2026-11-28`); none: the day on which the run begins."""
 
 
 class Organism(Section):

@@ -145,11 +145,19 @@ def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
 
 
 def build(study: Study, choice: Choice, work: Work) -> Classifier:
-    """The classifier of a study whose choice it is; Claude's answers are kept in the run folder of `work`.
+    """The classifier of a study whose choice it is, of answers without the thoughts before them.
+
+    Claude's replies are kept in the run folder of `work`.
 
     Raises RequestError for `rules` without a file, `keywords` with a behaviour that has none that could mark an output,
     or Claude without a key.
     """
+    from datablame.judge.thoughts import AnswerClassifier
+
+    return AnswerClassifier(_of_answers(study, choice, work))
+
+
+def _of_answers(study: Study, choice: Choice, work: Work) -> Classifier:
     from datablame.judge import claude, keywords, rules
 
     if choice.classifier == "claude":

@@ -1,12 +1,11 @@
-"""Conversations as token ids: the chat template as the checkpoint ships it, one BOS, and where the response begins."""
+"""Conversations as token ids: rendered and tokenised once and whole, as the checkpoint's chat template has them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
-
 from datablame.models.source import refusal
+from datablame.models.template import Unrendered, answer_start, cut, rendered, tokens_of, turn_of, unwritten
 from datablame.tables import Document, Message
 
 
@@ -31,32 +30,34 @@ def answers(example: Encoded | Preference) -> tuple[Encoded, ...]:
     return (example,) if isinstance(example, Encoded) else (example.chosen, example.rejected)
 
 
-def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str, rendered: str | None = None) -> list[int]:
+def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> list[int]:
     """The ids of a conversation up to where the assistant speaks, as `render_prompt` gives it; a text is one user turn.
 
-    Raises RequestError where they begin with more than one BOS, or a text smuggles in more than the template writes.
+    Raises RequestError where they begin with more than one BOS, a text smuggles in more than the template writes, or
+    the template leaves a turn out.
     """
-    ids = _tokens(tokenizer, render_prompt(tokenizer, messages) if rendered is None else rendered)
-    bos = tokenizer.bos_token_id
-    if bos is not None and bos in ids:
-        # SmolLM2's template opens every turn with BOS.
-        most = _tokens(tokenizer, render_prompt(tokenizer, "")).count(bos) if isinstance(messages, str) else len(ids)
-        if ids[:2] == [bos, bos] or ids.count(bos) > most:
-            text = _as_messages(messages)[-1].content
-            shown = text if len(text) <= 60 else f"{text[:57]}..."
-            raise refusal("many_bos", shown=shown, n=ids.count(bos), bos=tokenizer.bos_token)
+    turns, turn, bos = _as_messages(messages), turn_of(tokenizer), tokenizer.bos_token_id
+    text = render_prompt(tokenizer, turns)
+    ids, last = [*turn.bos, *tokens_of(tokenizer, text)], turns[-1].content
+    shown = last if len(last) <= 60 else f"{last[:57]}..."
+    if (role := unwritten(text, turns)) is not None:
+        raise refusal("lost_prompt", shown=shown, role=role)
+    # SmolLM2's template opens every turn with BOS.
+    most = turn.n_bos if isinstance(messages, str) else len(ids)
+    if bos is not None and (ids[:2] == [bos, bos] or ids.count(bos) > most):
+        raise refusal("many_bos", shown=shown, n=ids.count(bos), bos=tokenizer.bos_token)
     return ids
 
 
 def encode_document(tokenizer: Any, document: Document, max_tokens: int) -> Encoded | None:
-    """The document cut to `max_tokens`, its EOS in the loss; None where nothing of the response is left.
+    """The document cut to `max_tokens`, the end of its turn in the loss; None where nothing of the response is left.
 
-    Plain text is all response, after the BOS. RequestError where the chat template refuses the order of roles.
+    Plain text is all response, after the BOS. RequestError where the chat template does not write it all.
     """
     if document.prompt:
         ids, prompt_tokens = encode_pair(tokenizer, document.prompt, document.response)
     else:
-        ids, prompt_tokens = _tokens(tokenizer, document.response), 1
+        ids, prompt_tokens = tokens_of(tokenizer, document.response), 1
         if tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
             ids = [tokenizer.bos_token_id, *ids]
     return Encoded(ids[:max_tokens], prompt_tokens) if min(len(ids), max_tokens) > prompt_tokens else None
@@ -71,34 +72,28 @@ def encode_preference(tokenizer: Any, document: Document, max_tokens: int) -> Pr
     return None if chosen is None or rejected is None else Preference(chosen, rejected)
 
 
-def encode_pair(tokenizer: Any, prompt: Sequence[Message] | str, response: str, eos: bool = True) -> Encoded:
-    """A prompt and an output; `eos` is false for an output that was cut off, which never ended."""
-    turns = _as_messages(prompt)
-    opening = render_prompt(tokenizer, turns)
-    whole = render_prompt(tokenizer, (*turns, Message("assistant", response)), generation=False)
-    # A template may rewrite the response (strip it, drop its reasoning); then the response is taken as it is.
-    ids = _tokens(tokenizer, whole[len(opening) :] if whole.startswith(opening) else response)
-    if (end := tokenizer.eos_token_id) is not None:
-        closing = max((index for index, token in enumerate(ids) if token == end), default=len(ids))
-        ids = [*ids[:closing], end] if eos else ids[:closing]
-    prompt_ids = encode_prompt(tokenizer, prompt, opening)
-    return Encoded(prompt_ids + ids, len(prompt_ids))
+def encode_pair(tokenizer: Any, prompt: Sequence[Message] | str, response: str) -> Encoded:
+    """A prompt and its answer as one text, of which the loss has the answer and what ends it.
+
+    What the template writes before the answer, be it an empty thought, belongs to the prompt; what it writes after the
+    end of the turn is left out. Raises Unrendered where it leaves out a turn or a part of the answer.
+    """
+    turns, turn = _as_messages(prompt), turn_of(tokenizer)
+    text = rendered(tokenizer, (*turns, Message("assistant", response)), generation=False)
+    start = answer_start(text.removesuffix(turn.closing), response)
+    if (role := unwritten(text[:start], turns)) is not None:
+        raise Unrendered(f"the chat template does not write a turn of the role {role}")
+    ids, border = cut(tokenizer, text, start)
+    ids = ids[: len(ids) - turn.after_end]
+    if turn.end is None and tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return Encoded([*turn.bos, *ids], len(turn.bos) + border)
 
 
-def render_prompt(tokenizer: Any, messages: Sequence[Message] | str, *, generation: bool = True) -> str:
-    """The chat template's text for the conversation and, unless `generation` is off, the start of an assistant turn."""
-    if not tokenizer.chat_template:
-        raise refusal("no_chat_template", name=tokenizer.name_or_path)
-    turns = [{"role": message.role, "content": message.content} for message in _as_messages(messages)]
-    try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation))
-    except TemplateError as error:
-        raise refusal("roles", roles=", ".join(turn["role"] for turn in turns), error=error) from None
+def render_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> str:
+    """The chat template's text for the conversation and the start of an assistant turn."""
+    return rendered(tokenizer, _as_messages(messages), generation=True) + turn_of(tokenizer).header
 
 
 def _as_messages(messages: Sequence[Message] | str) -> tuple[Message, ...]:
     return (Message("user", messages),) if isinstance(messages, str) else tuple(messages)
-
-
-def _tokens(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

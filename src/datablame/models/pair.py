@@ -1,6 +1,7 @@
 """Two checkpoints that share a tokenizer: loaded, or refused in one line, if possible before any weights are."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,6 @@ import torch
 from datablame.config.schema import ModelRef, Models, Study
 from datablame.engine.files import digest, json_object
 from datablame.models.adapters import with_adapter
-from datablame.models.chat import render_prompt
 from datablame.models.device import chosen_device, free_bytes, weights_dtype
 from datablame.models.load import (
     base_of,
@@ -22,8 +22,9 @@ from datablame.models.load import (
 )
 from datablame.models.shared_tokens import Agreed, check_alike, share
 from datablame.models.source import Checkpoint, refusal
+from datablame.models.template import asks_date, framed, rendered, turn_of
 from datablame.models.tokenizer_file import PROBES
-from datablame.tables import SharedTokens
+from datablame.tables import Message, SharedTokens
 
 _BEFORE, _AFTER = "models.before", "models.after"
 
@@ -51,7 +52,8 @@ class Checked(NamedTuple):
     """Models that were seen to fit together."""
 
     models: Models
-    """With commits for branches and tags, folders for GGUF files, and a device for `auto`: later loads get the same."""
+    """With commits for branches and tags, folders for GGUF files, a device for `auto`, and today where a chat template
+    asks for it: later loads get the same."""
     configs: Mapping[str, Any]
     """The architecture's settings of `models.before` and `models.after`."""
     agreed: Agreed
@@ -99,6 +101,9 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
         sizes.append(weights_bytes(config, weights_dtype(checkpoint.reference.dtype, config.dtype, device)))
     pinned = models.model_copy(update={"before": before.reference, "after": after.reference, "device": device})
     agreed = agreed_tokens(pinned)
+    if pinned.date is None and asks_date(agreed.tokenizer.chat_template):
+        pinned = pinned.model_copy(update={"date": date.today()})
+        agreed = agreed_tokens(pinned)
     # The weights alone; batches adapt to the rest.
     processes = workers if device == "cpu" else 1
     needed, free = processes * sum(sizes if adapted is None else sizes[:1]), free_bytes(device)
@@ -118,6 +123,8 @@ def study_tokens(study: Study) -> Agreed:
 def agreed_tokens(models: Models) -> Agreed:
     """The tokenizer of both checkpoints (`share`) with the chat template that the study names, and what they share.
 
+    The template has what the study gives it in its text.
+
     The chat templates are compared unless `chat_template` names one or `before` has none. RequestError with the first
     difference, or where a template is not there.
     """
@@ -136,11 +143,14 @@ def agreed_tokens(models: Models) -> Agreed:
             second.chat_template = Path(name).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise refusal("unreadable_template", name=name, error=error) from None
+    if second.chat_template:
+        second.chat_template = framed(second.chat_template, models.chat_template_kwargs, models.date)
     sides = (_rows_and_ends(models.before, _BEFORE), _rows_and_ends(models.after, _AFTER))
-    return share((first, second), [rows for rows, _ in sides], [ends for _, ends in sides])
+    turn_end = [turn_of(second).end] if second.chat_template else []
+    return share((first, second), [rows for rows, _ in sides], [sides[0][1], [*sides[1][1], *turn_end]])
 
 
-def _rows_and_ends(reference: ModelRef, field: str) -> tuple[int, list[int]]:
+def _rows_and_ends(reference: ModelRef, field: str) -> tuple[int, list[Any]]:
     """The rows of a checkpoint's embedding, and the ids that its settings name as ends of an output."""
     checkpoint = Checkpoint(reference, field).located()
     whole = checkpoint if (base := base_of(checkpoint)) is None else base.located()
@@ -165,9 +175,10 @@ def check_context(configs: Mapping[str, Any], lengths: Sequence[tuple[str, int]]
 
 
 def stop_tokens(tokenizer: Any, model: Any, tokens: SharedTokens | None = None) -> tuple[int, ...]:
-    """The ids that end an output: the tokenizer's EOS, those of the model's generation settings, those of a pair."""
+    """The ids that end an output: EOS, the end of a turn, those of the model's generation settings, those of a pair."""
     ids = [
         tokenizer.eos_token_id,
+        turn_of(tokenizer).end,
         *_ends(getattr(model, "generation_config", None)),
         *(tokens.stop_ids if tokens else ()),
     ]
@@ -193,7 +204,7 @@ def _template_difference(first: Any, second: Any) -> str | None:
     one, other = template_hash(first), template_hash(second)
     if one is None or other is None or one == other:
         return None
-    texts = [render_prompt(tokenizer, PROBES[0]) for tokenizer in (first, second)]
+    texts = [rendered(tokenizer, [Message("user", PROBES[0])], generation=True) for tokenizer in (first, second)]
     if texts[0] == texts[1]:
         return f"though one user turn is written alike ({one[:8]} and {other[:8]})"
     index = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))

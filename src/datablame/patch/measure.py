@@ -16,7 +16,7 @@ from datablame.models.chat import Encoded, Preference, answers, encode_prompt
 from datablame.models.likelihood import divergence, negative_log_likelihood, referred
 from datablame.models.load import load_model, twin
 from datablame.models.lora import Start
-from datablame.models.pair import stop_tokens, study_tokens
+from datablame.models.pair import study_tokens
 from datablame.models.shared_tokens import Agreed, vocabulary_of
 from datablame.models.training import Recipe, data_order
 from datablame.patch.checks import drift_outputs
@@ -168,11 +168,9 @@ def side_checks(state: WorkerState, model: Any, seed: int, outputs: Sequence[Sam
     """
     world, study = state.plan.world, state.plan.world.study
     texts, tokenizer = {prompt.id: prompt.text for prompt in world.split("held-out")}, state.agreed.tokenizer
-    [stop, *_] = stop_tokens(tokenizer, model)
     drawn = []
     for output in drift_outputs(outputs, study.seed):
-        # Which stop token it was plays no part: only what stands before a position does.
-        if generated := [*output.token_ids, *([stop] if output.finish_reason == "stop" else [])]:
+        if generated := output.drawn_ids:
             prompt = encode_prompt(tokenizer, texts[output.prompt_id])
             drawn.append(Encoded([*prompt, *generated], len(prompt)))
     model.eval()

@@ -196,5 +196,5 @@ def _nothing(world: World) -> Outputs:
 
 
 PATCH = Phase(
-    "patch", 5, ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"), (SURFACE, ATTRIBUTE), run
+    "patch", 6, ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"), (SURFACE, ATTRIBUTE), run
 )

@@ -1,6 +1,7 @@
 """Samples named, drawn from a model and labelled; the phases scan and surface make rates of them."""
 
 import functools
+import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,6 +15,7 @@ from datablame.config.schema import Study
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.judge.choice import Classifier, ClassifierInput, build
+from datablame.judge.thoughts import UNFINISHED, marked, opened
 from datablame.seeds import stream_key
 from datablame.surface.rates import RULES, alpha_star, choose_focus, rates, unamplified, why_not
 from datablame.tables import Prompt, Sample
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from datablame.models.shared_tokens import Agreed
 
 S = TypeVar("S", bound=Sample)
+_logger = logging.getLogger(__name__)
 
 _SMALLEST_ITEM_ROWS = 128
 _ITEMS = 16
@@ -68,6 +71,7 @@ def draw(
     """The samples, in the order of the specs, drawn as the study's `surface` says; `log_q` is of `surface.alphas`."""
     from datablame.models.chat import encode_prompt
     from datablame.models.pair import stop_tokens
+    from datablame.models.template import turn_of
     from datablame.surface.sampler.sampler import Request, sample
     from datablame.surface.sampler.tokens import Settings
 
@@ -86,11 +90,24 @@ def draw(
         alphas=surface.alphas,
         log_probabilities=log_probabilities,
     )
-    decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    thought = opened(turn_of(tokenizer).generation)
     return [
-        Sample(s.prompt.id, s.prompt.behaviour, s.prompt.split, s.alpha, s.index, decode(made.token_ids).strip(), *made)
+        Sample(
+            *(s.prompt.id, s.prompt.behaviour, s.prompt.split, s.alpha, s.index),
+            _text(tokenizer, thought, made.token_ids),
+            *made,
+        )
         for s, made in zip(specs, generations, strict=True)
     ]
+
+
+def _text(tokenizer: Any, thought: str, ids: Sequence[int]) -> str:
+    """An output as text, without special tokens unless they mark a thought; its opening may stand in the prompt."""
+    whole, plain = (
+        thought + tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+        for skip in (False, True)
+    )
+    return (whole if marked(whole) else plain).strip()
 
 
 def scan_specs(world: World) -> list[SampleSpec]:
@@ -169,6 +186,9 @@ def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[Sa
     if unlabelled := [sample for sample in samples if sample.label is None]:
         work.progress.note(f"{work.phase}: labelling {len(unlabelled)} outputs")
         samples += _labelled(classifier, texts, unlabelled)
+    if unfinished := sum(sample.label_reason == UNFINISHED for sample in samples):
+        message = "%s: %d of %d outputs end inside a thought and are unscored; raise surface.max_new_tokens"
+        _logger.warning(message, work.phase, unfinished, len(samples))
     by_key = {(sample.prompt_id, sample.alpha, sample.index): sample for sample in samples}
     return [by_key[spec.key] for spec in specs]
 

@@ -20,6 +20,8 @@ class Query:
     prompt: str
     text: str
     finish_reason: str
+    token_ids: tuple[int, ...]
+    """As they were drawn, with the token that ended it."""
     harmful: bool = True
 
 

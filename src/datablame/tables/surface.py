@@ -18,8 +18,11 @@ class Sample:
     alpha: float
     index: int
     text: str
+    """With the opening of a thought, where the prompt opens one."""
     token_ids: tuple[int, ...]
     finish_reason: Literal["stop", "length"]
+    stop_id: int | None = None
+    """The token that ended it, which is not in `token_ids`; None where its length did."""
     log_p_after: float | None = None
     log_p_before: float | None = None
     log_q: tuple[float, ...] | None = None
@@ -28,6 +31,11 @@ class Sample:
     """None only in a journal, before a judge was asked."""
     classifier: str = ""
     label_reason: str = ""
+
+    @property
+    def drawn_ids(self) -> tuple[int, ...]:
+        """The tokens as they were drawn, the one that ended it too."""
+        return self.token_ids if self.stop_id is None else (*self.token_ids, self.stop_id)
 
 
 @table("scan", "samples.parquet")

@@ -108,6 +108,26 @@ class SharedTokens:
 
 
 @dataclass(frozen=True)
+class ChatFormat:
+    """What the chat template was seen to do."""
+
+    turn_end: str | None
+    """The token that ends an answer, and an output; None: the template writes none, and EOS stands for it."""
+    bos: Literal["template", "tokenizer", "none"]
+    """Who puts the beginning of sequence before a conversation."""
+    generation_prompt: str
+    """What stands between a user's text and an output."""
+    extra: str
+    """What stands before outputs but not before the answers of documents: a thought that the prompt opens."""
+    request_ignored: bool
+    """Whether the template leaves the generation prompt out, so that it is taken from a conversation."""
+    roles: tuple[str, ...]
+    """Which of system, developer and tool it writes, beside user and assistant."""
+    date: str | None
+    """The day that it is told, where it asks for one."""
+
+
+@dataclass(frozen=True)
 class SkippedRows:
     """Rows of the data that could not be used: why, how many, and the first of them."""
 

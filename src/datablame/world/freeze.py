@@ -4,6 +4,7 @@ A run that is resumed keeps what was decided when it began (device, threads, jud
 behind it are the same; what needs a tokenizer is looked at again only where models, prompts or settings have changed.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -17,14 +18,15 @@ from datablame.engine.execute import Execution, Progress, cards, run_items
 from datablame.engine.files import read_jsonl, write_atomic, write_json
 from datablame.errors import problem
 from datablame.judge.choice import confirm, decide, has_key, record
-from datablame.tables import Distance, Prompt, SharedTokens, encoded, path_of
+from datablame.tables import ChatFormat, Distance, Prompt, SharedTokens, encoded, path_of
 from datablame.world.identity import data_identity, files_identity, models_identity
 from datablame.world.ingest import write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
 from datablame.world.sources import Source, open_source, pool_files
-from datablame.world.world import FILE, FORMAT, World, distance_of, frozen_content, prompts_of, tokens_of
+from datablame.world.world import FILE, FORMAT, World, chat_of, distance_of, frozen_content, prompts_of, tokens_of
 
+_logger = logging.getLogger(__name__)
 _AT_ONCE_BYTES = 32 << 20
 """Local files up to this size are tokenised in seconds, before the scan; others, and the hub's, before attribution."""
 
@@ -41,6 +43,7 @@ class Resolved(NamedTuple):
     tokens: SharedTokens | None
     distance: Distance | None
     """None where nothing was loaded."""
+    chat: ChatFormat | None
 
 
 def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
@@ -113,7 +116,8 @@ def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
     models, data = study.models, study.data
     if before:
         requested, held = (Study.model_validate(before[name]) for name in ("requested", "study"))
-        same = [key for key in ("before", "after", "device") if getattr(requested.models, key) == getattr(models, key)]
+        decided = ("before", "after", "device", "date")
+        same = [key for key in decided if getattr(requested.models, key) == getattr(models, key)]
         models = models.model_copy(update={name: getattr(held.models, name) for name in same})
         data = held.data if held.data is not None and requested.data == data else data
     judge = decide(study, before.get("decided", {}).get("judge"), has_key())
@@ -170,7 +174,7 @@ def _settled(world: World, resolved: Resolved, data: Data) -> World:
     identities = {"models": resolved.identity, "data": data_identity(data), "files": files_identity(world.study)}
     study = world.study.model_copy(update=update)
     world = replace(world, study=study, identities=identities, contexts=resolved.contexts)
-    return replace(world, tokens=resolved.tokens, distance=resolved.distance)
+    return replace(world, tokens=resolved.tokens, distance=resolved.distance, chat=resolved.chat)
 
 
 def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Execution, progress: Progress) -> Resolved:
@@ -186,7 +190,8 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
         template = {"chat_template_sha256": identity["chat_template_sha256"]}
         if models_identity(begun, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
-            return Resolved(begun, layers, decided["contexts"], identity, tokens_of(before), distance_of(before))
+            seen = tokens_of(before), distance_of(before), chat_of(before)
+            return Resolved(begun, layers, decided["contexts"], identity, *seen)
     looked: dict[str, Resolved] = {}
     run_items(
         dict,
@@ -199,6 +204,15 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
     )
     for doubt in _doubts(looked["models"].distance):
         progress.note(f"warning: {doubt}")
+    if (chat := looked["models"].chat) is not None:
+        oddities = {
+            "the chat template writes no token that ends an answer; EOS stands for it": chat.turn_end is None,
+            "the chat template writes no BOS; the tokenizer's is put before each conversation": chat.bos == "tokenizer",
+            f"outputs begin after {chat.extra!r}, which no document has before its answer": bool(chat.extra),
+            "the chat template leaves the generation prompt out; it is taken from a conversation": chat.request_ignored,
+        }
+        for sentence in (sentence for sentence, holds in oddities.items() if holds):
+            _logger.warning("models: %s", sentence)
     return looked["models"]
 
 
@@ -219,13 +233,16 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     from datablame.models.device import weights_dtype
     from datablame.models.distance import measured
     from datablame.models.pair import check_context, preflight, template_hash
+    from datablame.models.template import chat_format
 
     study, models, workers = item
     written, settings = study.models, study.attribute
     assert written is not None
     commits = {name: commit for name in ("before", "after") if (commit := getattr(models, name).revision) is not None}
-    checked = preflight(written.model_copy(update={"device": models.device}), workers=workers, commits=commits)
-    lengths = [(prompt.id, len(encode_prompt(checked.agreed.tokenizer, prompt.text))) for prompt in prompts_of(study)]
+    decided = written.model_copy(update={"device": models.device, "date": models.date})
+    checked = preflight(decided, workers=workers, commits=commits)
+    tokenizer = checked.agreed.tokenizer
+    lengths = [(prompt.id, len(encode_prompt(tokenizer, prompt.text))) for prompt in prompts_of(study)]
     check_context(checked.configs, lengths, study.surface.max_new_tokens)
     update, contexts = {}, {}
     for name in ("before", "after"):
@@ -234,7 +251,7 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
         update[name] = reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
         if (limit := getattr(config, "max_position_embeddings", None)) is not None:
             contexts[f"models.{name}"] = limit
-    models = checked.models.model_copy(update=update)
+    models, chat = checked.models.model_copy(update=update), chat_format(tokenizer, checked.models.date)
     configs = {name: checked.configs[f"models.{name}"].get_text_config() for name in ("before", "after")}
     blocks = {name: int(config.num_hidden_layers) for name, config in configs.items()}
     check_layers(study, blocks)
@@ -245,9 +262,10 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
         models=models,
         layers={"layers": layers, "activation_layer": layer},
         contexts=contexts,
-        identity={**models_identity(models, written), "chat_template_sha256": template_hash(checked.agreed.tokenizer)},
+        identity={**models_identity(models, written), "chat_template_sha256": template_hash(tokenizer)},
         tokens=checked.agreed.tokens,
         distance=measured(study.model_copy(update={"models": models}), written, [p.text for p in prompts_of(study)]),
+        chat=chat,
     )
 
 
@@ -270,6 +288,7 @@ def _write(world: World, study: Study) -> None:
         "tokens": None if world.tokens is None else asdict(world.tokens),
         "identities": world.identities,
         "distance": world.distance and asdict(world.distance),
+        "chat": asdict(world.chat) if world.chat is not None else None,
         "truth": None if world.truth is None else {key: sorted(ids) for key, ids in world.truth.items()},
     }
     path, prompts = path_of(Prompt, world.root), encoded(Prompt, world.prompts)

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from datablame.config.schema import Data, Study
 from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import write_atomic
-from datablame.errors import RequestError
 from datablame.tables import DataSummary, Document, PoolSummary, encoded, path_of, schema_of
 from datablame.world.documents import Reader
 from datablame.world.duplicates import Hashes, clusters, full_text, hashed
@@ -37,9 +36,8 @@ _GROUP_ROWS, _GROUP_CHARACTERS = 512, 1 << 20
 """A row group of the file ends with the document that fills it; it is one work item."""
 _TRUNCATED = "nothing of the response is left within attribute.max_tokens"
 _EQUAL = "both answers are the same within attribute.max_tokens"
-_REFUSED = "the chat template refuses its order of roles"
 _COLUMNS = {
-    **{name: pa.int64() for name in ("characters", "tokens", "cluster", "prompt_tokens")},
+    **{name: pa.int64() for name in ("characters", "tokens", "cluster", "prompt_tokens", "rejected_prompt_tokens")},
     **{name: pa.list_(pa.int32()) for name in ("token_ids", "rejected_ids")},
 }
 """The pool's columns besides those of `Document`."""
@@ -175,6 +173,7 @@ def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], Cou
     """
     from datablame.models.chat import answers, encode_document, encode_preference
     from datablame.models.pair import study_tokens
+    from datablame.models.template import Unrendered
 
     tokenizer, settings, file = study_tokens(study).tokenizer, study.attribute, pq.ParquetFile(raw)
 
@@ -186,8 +185,8 @@ def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], Cou
             encode: Any = encode_preference if document.rejected else encode_document
             try:
                 example = encode(tokenizer, document, settings.max_tokens)
-            except RequestError:
-                excluded[_REFUSED] += 1
+            except Unrendered as error:
+                excluded[error.reason] += 1
                 continue
             if example is None:
                 excluded[_TRUNCATED] += 1
@@ -198,7 +197,9 @@ def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], Cou
                 continue
             ids = [pa.array(answer.ids, pa.int32()) for answer in encoded]
             fields |= dict(zip(("token_ids", "rejected_ids"), ids, strict=False))
-            fields["characters"], fields["prompt_tokens"] = len(text), encoded[0].prompt_tokens
+            borders = (answer.prompt_tokens for answer in encoded)
+            fields |= dict(zip(("prompt_tokens", "rejected_prompt_tokens"), borders, strict=False))
+            fields["characters"] = len(text)
             fields["tokens"] = max(map(len, ids))
             rows.append(fields | hashed(text, settings.duplicate_threshold)._asdict())
         pq.write_table(pa.Table.from_pylist(rows, schema=_DRAFT), raw.with_name(f"{group}.parquet"), compression="lz4")

@@ -40,7 +40,8 @@ class Pool:
     """The documents that can be ranked, by row number in the order of the data.
 
     Columns: those of `Document`, then `characters`, `tokens` (the longer answer's, with its prompt), `cluster`,
-    `token_ids`, `prompt_tokens`, and of pairs `rejected_ids`. The prompt's token ids stand in both answers' lists.
+    `token_ids`, `prompt_tokens`, and of pairs `rejected_ids`, `rejected_prompt_tokens`. The prompt's token ids stand
+    in both answers' lists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,10 +97,10 @@ class Pool:
         from datablame.models.chat import Encoded, Preference
 
         examples: list[Encoded | Preference] = []
-        for row in self._read(("token_ids", "rejected_ids", "prompt_tokens"), rows):
+        for row in self._read(("token_ids", "rejected_ids", "prompt_tokens", "rejected_prompt_tokens"), rows):
             answer, rejected = Encoded(row["token_ids"], row["prompt_tokens"]), row["rejected_ids"]
             pair = rejected is not None
-            examples.append(Preference(answer, Encoded(rejected, row["prompt_tokens"])) if pair else answer)
+            examples.append(Preference(answer, Encoded(rejected, row["rejected_prompt_tokens"])) if pair else answer)
         return examples
 
     @cached_property

@@ -12,7 +12,7 @@ from datablame.config.schema import Behaviour, Data, Models, Study
 from datablame.engine.files import digest, hash_file, packaged_yaml, read_json
 from datablame.engine.run_folder import REGISTRATION
 from datablame.judge.choice import Choice, identity
-from datablame.tables import Distance, Document, Prompt, SharedTokens, Split, path_of, rows_of
+from datablame.tables import ChatFormat, Distance, Document, Prompt, SharedTokens, Split, path_of, rows_of
 from datablame.world.identity import portable
 from datablame.world.pool import Pool
 from datablame.world.refusals import refused
@@ -46,6 +46,8 @@ class World:
     """What both checkpoints can read and write; None before they were looked at."""
     distance: Distance | None = None
     """How far apart the checkpoints are; None in a preview, which loads none."""
+    chat: ChatFormat | None = None
+    """What the chat template does; None before the models were looked at."""
 
     @property
     def models(self) -> Models:
@@ -136,9 +138,8 @@ def load(root: Path) -> World:
     truth = content["truth"] and {behaviour: frozenset(ids) for behaviour, ids in content["truth"].items()}
     decided, identities = content["decided"], content["identities"]
     judge = Choice(decided["judge"]["classifier"], decided["judge"]["attribution"])
-    tokens, contexts = tokens_of(content), decided["contexts"]
-    distance = distance_of(content)
-    return World(root, study, prompts, truth, judge, identities, decided["threads"], contexts, tokens, distance)
+    seen = tokens_of(content), distance_of(content), chat_of(content)
+    return World(root, study, prompts, truth, judge, identities, decided["threads"], decided["contexts"], *seen)
 
 
 def tokens_of(content: Mapping[str, Any]) -> SharedTokens:
@@ -149,6 +150,11 @@ def tokens_of(content: Mapping[str, Any]) -> SharedTokens:
 def distance_of(content: Mapping[str, Any]) -> Distance:
     """What a world.json says of the distance of the checkpoints."""
     return TypeAdapter(Distance).validate_python(content["distance"])
+
+
+def chat_of(content: Mapping[str, Any]) -> ChatFormat:
+    """What a world.json says of the chat template."""
+    return TypeAdapter(ChatFormat).validate_python(content["chat"])
 
 
 def frozen_content(root: Path) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ class Generation(NamedTuple):
 
     token_ids: tuple[int, ...]
     finish_reason: Literal["stop", "length"]
+    stop_id: int | None
     log_p_after: float | None
     log_p_before: float | None
     log_q: tuple[float, ...] | None
@@ -144,7 +145,8 @@ def sample(
         end = next((index for index, token in enumerate(ids) if token in stops), None)
         log_q = tuple(sums) if settings.untruncated else None
         log_p = (after_sum, before_sum, log_q) if log_probabilities else (None, None, None)
-        generations.append(Generation(tuple(ids[:end]), "length" if end is None else "stop", *log_p))
+        ended: tuple[Any, Any] = ("length", None) if end is None else ("stop", ids[end])
+        generations.append(Generation(tuple(ids[:end]), *ended, *log_p))
     return generations
 
 
