@@ -177,7 +177,8 @@ def test_a_token_that_outputs_need_and_before_has_no_row_for_is_refused_with_the
 def test_a_template_that_writes_tokens_without_rows_is_refused(tmp_path: Path) -> None:
     def chat(tokenizer: Any) -> None:
         adding("<|im_start|>")(tokenizer)
-        tokenizer.chat_template = tokenizer.chat_template.replace("'<|'", "'<|im_start|>'")
+        template = tokenizer.chat_template.replace("'<|'", "'<|im_start|>'")
+        tokenizer.chat_template = template.replace("'<|assistant|>'", "'<|im_start|>assistant|>'")
 
     with pytest.raises(RequestError, match=r"290 rows and none for '<\|im_start\|>' \(id 290\)"):
         pair_of(tmp_path, (290, as_it_is), (291, chat), chat_template="after")

@@ -106,7 +106,7 @@ def preview(study: Study, root: Path) -> World:
     models = world.models
     if models.device == "auto":
         models = models.model_copy(update={"device": "cuda" if cards() else "cpu"})
-    return _settled(world, Resolved(models, {}, {}, models_identity(models, models), None, None), world.data)
+    return _settled(world, Resolved(models, {}, {}, models_identity(models, models), None, None, None), world.data)
 
 
 def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
