@@ -52,7 +52,7 @@ def states() -> ResponseActivations:
 def evidence() -> Evidence:
     norms, losses = np.array([4.0, 0.0, 0.5]), np.array([1.0, 2.0, 3.0])
     every: dict[type, Any] = {
-        Words: Words(np.array([[3.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 2.0]])),
+        Words: Words(np.array([[3.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), 1),
         Gradients: Gradients(np.array([[2.0, -1.0], [0.0, 0.0], [0.3, 0.0]]), norms, losses),
         MeanGradients: MeanGradients(np.array([[1.0, 4.0], [0.0, 0.0], [0.0, -0.5]]), norms, losses),
         Activations: Activations(
