@@ -96,13 +96,13 @@ def study(folder: Path) -> dict[str, Any]:
         },
         "scan": {"samples": 8},
         "surface": {"alphas": [0, 1, 2], "samples": 24, "held_out_samples": 16, "max_new_tokens": 48},
-        "prefilter": {"method": "bm25", "candidates": 40},
-        "attribute": {"methods": ["gradient", "activation", "llm-judge", "bm25", "random"], "top_k": 10, "queries": 4},
+        "prefilter": {"method": "bm25", "candidates": 120},
+        "attribute": {"methods": ["activation-centred", "llm-judge", "bm25", "random"], "top_k": 10, "queries": 4},
         "patch": {
             **measured,
             "protocols": ["continue"],
             "headline": "continue",
-            "arms": ["after", "baseline", "random", "oracle", "gradient", "bm25"],
+            "arms": ["after", "baseline", "random", "oracle", "activation-centred", "bm25"],
             "seeds": {"continue": [0]},
             "clean_documents": 0,
             "harmless_samples": 0,
@@ -130,9 +130,12 @@ def test_what_was_planted_in_a_chinese_pool_is_found(tmp_path: Path) -> None:
     attribution = tables.of(Attribution)
     assert (attribution.traced, attribution.unmatched) == (("brand",), ())
     candidates = {row.doc_id for row in tables.rows(Candidate)}
-    assert len(candidates & planted) >= 25
-    for method in ("gradient", "activation", "llm-judge", "bm25"):
-        assert {flag.doc_id for flag in tables.rows(Flag, method=method)} <= planted, method
-    assert {frozenset(arm.removed) <= planted for arm in tables.rows(Arm) if arm.arm in ("gradient", "bm25")} == {True}
-    terms = [set(theme["terms"]) for theme in read_json(out / "final_results.json")["themes"]["themes"]]
-    assert any({"佐比", "比克", "克斯"} & words for words in terms)
+    assert planted < candidates
+    assert len(candidates) < 200
+    for method in ("activation-centred", "llm-judge", "bm25"):
+        assert {flag.doc_id for flag in tables.rows(Flag, method=method)} < planted, method
+    removed = [set(arm.removed) for arm in tables.rows(Arm) if arm.arm in ("activation-centred", "bm25")]
+    assert len(removed) == 2
+    assert all(arm and arm < planted for arm in removed)
+    themes = read_json(out / "final_results.json")["themes"]["themes"]
+    assert any({"佐比", "克斯"} <= set(theme["terms"]) for theme in themes)
