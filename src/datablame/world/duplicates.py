@@ -9,7 +9,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +65,8 @@ def hashed(document: Document, threshold: float) -> Hashes:
     signature = _signature(rest)
     if len(rest) < len(sets[2]):  # A response of some words has its shingles there too.
         signature = np.minimum(signature, of_response)
-    kept = (*sets, _bands(signature, threshold), signature.astype(np.uint8), _bands(of_response, threshold))
+    kept: list[NDArray[Any]] = [*sets, _bands(signature, threshold), signature.astype(np.uint8)]
+    kept.append(_bands(of_response, threshold))
     return Hashes(digest, *(each.tobytes() for each in kept))
 
 
