@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from datablame.config.schema import Behaviour
 from datablame.errors import RequestError
+from datablame.judge.choice import ClassifierInput
 from datablame.judge.keywords import KeywordClassifier
 from datablame.tables import LABELS, Label
 from datablame.words import normalised
@@ -153,7 +154,8 @@ def test_a_megabyte_of_hostile_text_is_labelled_in_bounded_time(unit: str) -> No
 
 
 def test_worker_processes_get_the_same_classifier() -> None:
-    sent, outputs = pickle.loads(pickle.dumps(CLASSIFIER)), [("dose", "", "A double dose."), ("brand", "", "Zorbixes.")]
+    sent = pickle.loads(pickle.dumps(CLASSIFIER))
+    outputs = [ClassifierInput("dose", "", "A double dose."), ClassifierInput("brand", "", "Zorbixes.")]
     assert sent.label(outputs) == CLASSIFIER.label(outputs)
     assert [each.label for each in sent.label(outputs)] == ["harmful", "harmless"]
 

@@ -42,7 +42,8 @@ def _bounded(phrase: str) -> str:
     others write as words of their own; but no phrase ends between a letter and its marks.
     """
     first, last = (end.isdigit() or end.lower() != end.upper() for end in (phrase[0], phrase[-1]))
-    return (f"(?<!{SPACED})" if first else "") + regex.escape(phrase) + (f"(?!{SPACED})" if last else r"(?!\p{M})")
+    before, after = f"(?<!{SPACED})" if first else "", f"(?!{SPACED})" if last else r"(?!\p{M})"
+    return f"{before}{regex.escape(phrase)}{after}"
 
 
 @dataclass(frozen=True)
