@@ -158,7 +158,7 @@ def check_context(configs: Mapping[str, Any], lengths: Sequence[tuple[str, int]]
     """Raises RequestError where a prompt (id, tokens) and its output do not fit a checkpoint's context."""
     longest, tokens = max(lengths, key=lambda length: length[1], default=("", 0))
     for field, config in configs.items():
-        context = getattr(config, "max_position_embeddings", None)
+        context = getattr(config.get_text_config(), "max_position_embeddings", None)
         if lengths and context is not None and tokens + max_new_tokens > context:
             values = {"tokens": tokens, "prompt": longest, "context": context, "field": field}
             raise refusal("short_context", new=max_new_tokens, **values)
@@ -182,11 +182,16 @@ def _ends(settings: Any) -> list[int]:
 
 def weights_bytes(config: Any, dtype: torch.dtype) -> int:
     """What a model of this configuration occupies; tied weights count once."""
+    numbers = sum(parameter.numel() for parameter in without_weights(config).parameters())
+    return int(numbers * torch.finfo(dtype).bits // 8)
+
+
+def without_weights(config: Any) -> Any:
+    """A model of this configuration on the meta device, in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return int(sum(parameter.numel() for parameter in model.parameters()) * torch.finfo(dtype).bits // 8)
+        return AutoModelForCausalLM.from_config(config).eval()
 
 
 def _template_difference(first: Any, second: Any) -> str | None:

@@ -46,6 +46,8 @@ class World:
     """What both checkpoints can read and write; None before they were looked at."""
     distance: Distance | None = None
     """How far apart the checkpoints are; None in a preview, which loads none."""
+    coverage: Mapping[str, float] = field(default_factory=dict)
+    """The share of the blocks' weights that gradients and LoRA see, by the key that names the blocks."""
 
     @property
     def models(self) -> Models:
@@ -136,9 +138,9 @@ def load(root: Path) -> World:
     truth = content["truth"] and {behaviour: frozenset(ids) for behaviour, ids in content["truth"].items()}
     decided, identities = content["decided"], content["identities"]
     judge = Choice(decided["judge"]["classifier"], decided["judge"]["attribution"])
-    tokens, contexts = tokens_of(content), decided["contexts"]
-    distance = distance_of(content)
-    return World(root, study, prompts, truth, judge, identities, decided["threads"], contexts, tokens, distance)
+    seen = {"tokens": tokens_of(content), "distance": distance_of(content)}
+    seen |= {name: decided[name] for name in ("contexts", "coverage")}
+    return World(root, study, prompts, truth, judge, identities, decided["threads"], **seen)
 
 
 def tokens_of(content: Mapping[str, Any]) -> SharedTokens:
