@@ -76,11 +76,29 @@ def adapted(model: nn.Module, rank: int, layers: tuple[int, ...] | None, key: in
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
         torch.manual_seed(key % (1 << 63))
-        owner = get_peft_model(model, config)
+        with _without_type(model):
+            owner = get_peft_model(model, config)
     try:
         yield Adapter(owner, targets)
     finally:
         owner.unload()
+
+
+@contextlib.contextmanager
+def _without_type(model: Any) -> Iterator[None]:
+    """Inside, the model's config does not say its type.
+
+    By it peft takes layers named as experts were in transformers 4 for experts, dense ones and shared experts too, and
+    refuses a layer of Mamba that its fast kernels pass by: `products` has only what a pass calls.
+    """
+    values = vars(model.config)
+    own = {"model_type": values["model_type"]} if "model_type" in values else {}
+    values["model_type"] = None
+    try:
+        yield
+    finally:
+        del values["model_type"]
+        values.update(own)
 
 
 def factors_of(adapter: Adapter) -> dict[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]]:
