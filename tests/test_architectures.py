@@ -41,7 +41,7 @@ def documents(n: int, seed: int) -> list[Encoded]:
 @every
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_outputs_and_their_log_probabilities_are_those_of_a_plain_loop(name: str, temperature: float) -> None:
-    asked: dict[str, Any] = {"settings": Settings(6, temperature), "stop_ids": [2], "vocabulary_size": VOCABULARY}
+    asked: dict[str, Any] = {"settings": Settings(4, temperature), "stop_ids": [2], "vocabulary_size": VOCABULARY}
     asked |= {"log_probabilities": True, "alphas": (0.0, 1.0)}
     found = sample(model(name), model(name, 6), REQUESTS, batch_rows=3, **asked)
     naive = naive_sample(model(name), model(name, 6), REQUESTS, **asked)

@@ -168,9 +168,7 @@ def sample(
 
 
 @torch.inference_mode()
-def _not_finite(
-    after: Any, before: Any, ids: Sequence[int], vocabulary_size: int
-) -> Literal["after", "before"] | None:
+def _not_finite(after: Any, before: Any, ids: Sequence[int], vocabulary_size: int) -> Literal["after", "before"] | None:
     """Which model's logits after these tokens are not finite."""
     roles: tuple[tuple[Literal["after", "before"], Any], ...] = (("after", after), ("before", before))
     for role, model in roles:
