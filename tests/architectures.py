@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ARCHITECTURES", "PAGE", "VOCABULARY", "built", "page"]
+__all__ = ["ARCHITECTURES", "PAGE", "VOCABULARY", "built", "page", "read_by"]
 
 PAGE = Path(__file__).parents[1] / "docs/reference/architectures.md"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.architectures import ARCHITECTURES, PAGE, VOCABULARY, built, page
+from tests.architectures import ARCHITECTURES, PAGE, VOCABULARY, built, page, read_by
 from tests.oracles.gradients import naive_gradient, naive_similarities
 from tests.oracles.preferences import naive_log_ratio, naive_pair_gradient
 from tests.oracles.sampling import naive_sample
@@ -19,7 +19,7 @@ from datablame.models.lora import Start, adapted, set_factors
 from datablame.models.products import coverage
 from datablame.models.training import Recipe, train
 from datablame.patch.finetune import train_adapters
-from datablame.surface.sampler.sampler import Request, sample
+from datablame.surface.sampler.sampler import NotFinite, Request, sample
 from datablame.surface.sampler.tokens import Settings
 
 every = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -103,6 +103,27 @@ def test_coverage_is_known_without_weights(name: str) -> None:
     own = model(name)
     blocks = range(len(decoder_blocks(own)))
     assert coverage(without_weights(own.config), blocks) == pytest.approx(coverage(own, blocks), abs=0.01)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("broken", ["after", "before"])
+def test_logits_that_are_not_finite_stop_sampling_and_say_whose_they_are(temperature: float, broken: str) -> None:
+    pair = {"after": built("llama"), "before": built("llama", 6)}
+    with torch.no_grad():
+        pair[broken].get_output_embeddings().weight[7] = float("nan")
+    settings, own = Settings(4, temperature, top_p=0.9), {"stop_ids": [2], "vocabulary_size": VOCABULARY}
+    with pytest.raises(NotFinite) as caught:
+        sample(pair["after"], pair["before"], REQUESTS, settings=settings, batch_rows=3, log_probabilities=True, **own)
+    assert caught.value.model == broken
+
+
+def test_windows_and_states_are_read_as_they_are() -> None:
+    """The kinds of the table, by what each architecture is known to have."""
+    kinds = {name: read_by(model(name)) for name in ("llama", "mistral", "gpt_neo", "mamba", "lfm2", "rwkv")}
+    assert kinds["llama"] == "a batch that stays full"
+    assert kinds["mistral"] == kinds["gpt_neo"] == "its own cache"
+    assert kinds["mamba"] == kinds["lfm2"] == "its own cache, prompts of one length together"
+    assert kinds["rwkv"] == "reading everything anew"
 
 
 def test_the_page_is_what_the_architectures_are() -> None:

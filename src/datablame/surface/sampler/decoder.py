@@ -95,12 +95,13 @@ def left_padded(
 def reader_of(model: Any) -> Callable[..., Float[Tensor, "rows embedding"]]:
     """Gives the logits after the last of some tokens, from a cache, ids, mask and positions."""
     taken = inspect.signature(model.forward).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     # transformers 5.24 renamed the argument that is the cache, and 5.40 drops the old name; Mamba has its own.
     name = next((each for each in ("past_key_values", "cache", "cache_params") if each in taken), "past_key_values")
 
     def read(cache: DynamicCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Any:
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, name: cache}
-        given = {key: value for key, value in inputs.items() if key in taken}
+        given = {key: value for key, value in inputs.items() if takes_all or key in taken}
         return model(**given, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     return read
