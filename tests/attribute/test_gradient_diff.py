@@ -13,9 +13,9 @@ from tests.conftest import nudged
 from tests.oracles.gradients import naive_gradient
 from tests.oracles.preferences import naive_pair_gradient
 
-from datablame.attribute.kernels.hooks import linears
 from datablame.attribute.kernels.per_example import directions, similarities
 from datablame.models.chat import Encoded
+from datablame.models.products import products
 from datablame.tables import Document, Message, MethodInfo, Query
 
 
@@ -48,7 +48,8 @@ def test_the_direction_accounts_for_the_change_of_the_log_probability() -> None:
     noise = torch.Generator().manual_seed(0)
     steps = []
     with torch.no_grad():
-        for layer in linears(after, BLOCKS).values():
+        for product in products(after, BLOCKS).values():
+            [layer] = product.modules
             step = 0.01 * layer.weight.std() * torch.randn(layer.weight.shape, generator=noise)
             layer.weight.add_(step)
             steps.append(step.flatten().double())

@@ -8,10 +8,10 @@ from tests.conftest import tiny_model
 from tests.oracles.gradients import naive_gradient, naive_similarities
 
 from datablame.attribute.kernels import hooks, per_example
-from datablame.attribute.kernels.hooks import linears
 from datablame.attribute.kernels.per_example import contributions, directions, similarities
 from datablame.errors import PhaseError
 from datablame.models.chat import Encoded
+from datablame.models.products import products
 
 BLOCKS = [1, 2]
 
@@ -154,7 +154,7 @@ def test_weights_of_half_precision_are_compared_in_float32() -> None:
 
 
 def test_only_linear_weights_of_the_chosen_blocks_count() -> None:
-    names = linears(built(olmo2), [2])
+    names = products(built(olmo2), [2])
     assert sorted(names) == [
         "2.mlp.down_proj",
         "2.mlp.gate_proj",

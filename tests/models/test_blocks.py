@@ -1,6 +1,7 @@
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.conftest import tiny_model
 
 from datablame.models.blocks import activation_layer, decoder_blocks, middle_blocks
 
@@ -15,12 +16,14 @@ def test_decoder_blocks_are_found_in_order(tiny_pair: "Pair") -> None:
 def test_a_model_without_blocks_is_refused() -> None:
     from torch import nn
 
-    with pytest.raises(ValueError, match="Linear has no list of decoder blocks"):
-        decoder_blocks(nn.Linear(2, 2))
+    model = tiny_model(seed=0, layers=2)
+    model.model.layers = nn.ModuleList()
+    with pytest.raises(ValueError, match="Olmo2ForCausalLM has no list of 2 decoder blocks"):
+        decoder_blocks(model)
 
 
 @pytest.mark.parametrize(
-    ("n", "blocks"), [(16, [8, 9, 10, 11, 12]), (4, [2, 3]), (1, []), (30, list(range(15, 23))), (2, [1])]
+    ("n", "blocks"), [(16, [8, 9, 10, 11, 12]), (4, [2, 3]), (1, [0]), (30, list(range(15, 23))), (2, [1])]
 )
 def test_the_middle_is_8_to_12_of_16_or_the_same_fractions(n: int, blocks: list[int]) -> None:
     assert middle_blocks(n) == blocks

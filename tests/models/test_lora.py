@@ -10,7 +10,7 @@ from tests.conftest import tiny_model
 
 from datablame.errors import RequestError
 from datablame.models.chat import Encoded
-from datablame.models.lora import adapted, adapter_norm, save_adapter, target_modules
+from datablame.models.lora import adapted, adapter_norm, save_adapter, targets_of
 from datablame.models.pair import Pair
 from datablame.models.training import Recipe, train
 
@@ -68,11 +68,11 @@ def test_an_adapter_depends_on_its_key_and_leaves_the_global_generator_alone(mod
 
 def test_every_linear_of_the_chosen_blocks_is_adapted_and_nothing_else(model: Any) -> None:
     kinds = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    every = target_modules(model, None)
+    every = targets_of(model, None).modules
     assert {name.rpartition(".")[2] for name in every} == kinds
     assert len(every) == 2 * len(kinds)
     with adapted(model, 2, (1,), 0) as adapter:
-        assert adapter.modules == tuple(name for name in every if ".layers.1." in name)
+        assert adapter.targets.modules == tuple(name for name in every if ".layers.1." in name)
         trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         assert len(trainable) == 2 * len(kinds)
         assert all(".layers.1." in name and "lora_" in name for name in trainable)
@@ -80,7 +80,7 @@ def test_every_linear_of_the_chosen_blocks_is_adapted_and_nothing_else(model: An
 
 def test_blocks_whose_numbers_begin_alike_are_told_apart() -> None:
     model = tiny_model(seed=0, layers=12)
-    wanted = target_modules(model, (0, 1, 10))
+    wanted = targets_of(model, (0, 1, 10)).modules
     with adapted(model, 2, (0, 1, 10), 0) as adapter:
         names = [name for name, _ in adapter.owner.named_parameters() if ".lora_A." in name]
         assert {name.removeprefix("base_model.model.").partition(".lora_A.")[0] for name in names} == set(wanted)
@@ -90,13 +90,14 @@ def test_blocks_whose_numbers_begin_alike_are_told_apart() -> None:
 @pytest.mark.parametrize("layer", [2, -1])
 def test_a_block_that_does_not_exist_is_refused(model: Any, layer: int) -> None:
     with pytest.raises(RequestError, match=f"layers = {layer} is no block; the model has 0 to 1"):
-        target_modules(model, (layer,))
+        targets_of(model, (layer,))
 
 
 def test_a_model_without_linears_is_refused() -> None:
-    blocks = torch.nn.ModuleList([torch.nn.LayerNorm(4)])
-    with pytest.raises(RequestError, match="no Linear modules"):
-        target_modules(torch.nn.ModuleDict({"layers": blocks}), None)
+    model = tiny_model(seed=0, layers=1)
+    model.model.layers[0].forward = lambda hidden, **_: hidden
+    with pytest.raises(RequestError, match="decoder block 0 of Olmo2ForCausalLM has no Linear layer for LoRA to adapt"):
+        targets_of(model, None)
 
 
 def test_the_norm_is_that_of_the_weights_change_and_the_file_holds_the_factors(model: Any, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_the_norm_is_that_of_the_weights_change_and_the_file_holds_the_factors(m
     with safe_open(tmp_path / "one", "pt") as file:
         about = json.loads(file.metadata()["adapter_config"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert about == {"lora_alpha": 8, "r": 4, "target_modules": sorted(target_modules(model, (0,)))}
+    assert about == {"lora_alpha": 8, "r": 4, "target_modules": sorted(targets_of(model, (0,)).modules)}
     changes = [
         about["lora_alpha"] / about["r"] * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
         for name in tensors

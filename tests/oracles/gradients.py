@@ -18,21 +18,39 @@ class Naive(NamedTuple):
     losses: Tensor
 
 
+UNCALLED = ("mamba.dt_proj", "mixer.dt_proj")
+"""Layers of Mamba that are no product to any hook: the model multiplies with their weight itself."""
+
+
 def naive_gradient(model: Any, document: Encoded, blocks: Sequence[int]) -> tuple[Tensor, float]:
-    """The gradient of the mean NLL over the response, over all Linear weights of the blocks, and that loss."""
-    weights = [
-        layer.weight
+    """The gradient of the mean NLL over the response, over all matrices of the blocks, and that loss.
+
+    Matrices are the weights of Linear layers and of GPT-2's Conv1D, and experts that stand in one parameter.
+    """
+    stack = next(
+        module
+        for module in model.get_decoder().modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.get_text_config().num_hidden_layers
+    )
+    weights = {
+        id(weight): weight
         for block in sorted(set(blocks))
-        for layer in model.model.layers[block].modules()
-        if isinstance(layer, torch.nn.Linear)
-    ]
+        for name, module in stack[block].named_modules()
+        for own, weight in module.named_parameters(recurse=False)
+        if (
+            own == "weight"
+            and type(module).__name__ in ("Linear", "Conv1D", "FalconLinear")
+            and not name.endswith(UNCALLED)
+        )
+        or (own in ("gate_up_proj", "up_proj", "down_proj") and hasattr(module, "has_gate"))
+    }.values()
     required = [weight.requires_grad for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)
     logits = model(input_ids=torch.tensor([document.ids]), use_cache=False).logits[0].float()
     targets = torch.tensor(document.ids[document.prompt_tokens :])
     loss = F.cross_entropy(logits[document.prompt_tokens - 1 : -1], targets)
-    parts = torch.autograd.grad(loss, weights)
+    parts = torch.autograd.grad(loss, list(weights), materialize_grads=True)
     for weight, was in zip(weights, required, strict=True):
         weight.requires_grad_(was)
     return torch.cat([part.flatten().double() for part in parts]), float(loss.detach())

@@ -10,7 +10,7 @@ from datablame.errors import PhaseError
 from datablame.models.blocks import trunk_below
 from datablame.models.chat import Encoded, Preference
 from datablame.models.likelihood import preference_losses, referred
-from datablame.models.lora import Start, adapted, factors_of
+from datablame.models.lora import Start, adapted, factors_of, targets_of
 from datablame.models.training import Recipe, data_order, minimise, train
 from datablame.patch.finetune import Trained, train_adapters
 
@@ -122,6 +122,8 @@ class Cramped:
 
     def __init__(self, model: Any, rows: int) -> None:
         self.rows, self.seen = rows, list[int]()
+        # Which layers a pass calls is looked at once.
+        targets_of(model, None)
         self.handle = model.get_input_embeddings().register_forward_pre_hook(self)
 
     def __call__(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:

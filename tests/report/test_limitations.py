@@ -321,6 +321,10 @@ CASES: dict[str, Case] = {
         lambda it: changed_tests(it, lambda test: replace(test, prompts=3)), "1 of 4 held-out prompts are"
     ),
     "prompts reused": Case(reused, "1 of 4 held-out prompts share at least 80.0 % of their words with an attribution"),
+    "unseen weights": Case(
+        lambda it: replace(it, coverage={"attribute.layers": 0.6, "patch.continue.layers": 0.95}),
+        "a part of the weights of their blocks (attribute.layers 60.0 %);",
+    ),
     "planted": Case(
         lambda it: replace(it, truth=True),
         "causes of 2 behaviours were planted",

@@ -72,6 +72,8 @@ class Models(Section):
     """The checkpoint after it; a LoRA adapter on `before` shares its weights."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the models run; `auto`: a CUDA card if there is one, else the CPU."""
+    coverage: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The least share of decoder blocks' weights that gradients and LoRA may see; a study with less is refused."""
     chat_template: str | None = None
     """`before`, `after` or the path of a template: which one renders prompts where the checkpoints' own differ."""
     chat_template_kwargs: Mapping[str, bool | int | float | str] = {}

@@ -16,7 +16,7 @@ _TOLERANCE = 1e-4
 
 
 def decoder_blocks(model: Any) -> list[nn.Module]:
-    """The decoder blocks from input to output: the longest list of modules of one class inside the model."""
+    """The text decoder's blocks from input to output, as many as its config says; ValueError where there is no list."""
     return list(_stack(model)[1])
 
 
@@ -43,7 +43,7 @@ class Trunk:
         rows = [self.states[tuple(example.ids)] for example in examples]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)
 
-    def cut_off(self) -> AbstractContextManager[None]:
+    def cut_off(self) -> AbstractContextManager[nn.ModuleList]:
         """Inside, the model has only the blocks from `lowest` on, and takes their input as `inputs_embeds`."""
         return _only(self.model, slice(self.lowest, None))
 
@@ -63,8 +63,8 @@ def trunk_below(model: Any, lowest: int, documents: Sequence[Encoded]) -> Trunk 
     for start in range(0, len(ordered), _ROWS):
         batch = ordered[start : start + _ROWS]
         ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in batch], batch_first=True).to(model.device)
-        with _only(model, slice(lowest)):
-            hook = decoder_blocks(model)[-1].register_forward_hook(lambda _, __, output: outputs.append(output))
+        with _only(model, slice(lowest)) as below:
+            hook = below[-1].register_forward_hook(lambda _, __, output: outputs.append(output))
             try:
                 model(input_ids=ids, use_cache=False, logits_to_keep=1)
             finally:
@@ -83,20 +83,22 @@ def trunk_below(model: Any, lowest: int, documents: Sequence[Encoded]) -> Trunk 
 
 
 @contextmanager
-def _only(model: Any, chosen: slice) -> Iterator[None]:
-    """The model with some of its decoder blocks; all are back afterwards."""
+def _only(model: Any, chosen: slice) -> Iterator[nn.ModuleList]:
+    """The model with some of its decoder blocks, which it gives; all are back afterwards."""
     name, blocks = _stack(model)
-    model.set_submodule(name, nn.ModuleList(list(blocks)[chosen]))
+    left = nn.ModuleList(list(blocks)[chosen])
+    model.set_submodule(name, left)
     try:
-        yield
+        yield left
     finally:
         model.set_submodule(name, blocks)
 
 
 def _stack(model: Any) -> tuple[str, nn.ModuleList]:
-    """The list of decoder blocks and its name in the model."""
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    alike = [(name, blocks) for name, blocks in lists if len({type(block) for block in blocks}) == 1]
-    if not alike:
-        raise ValueError(f"{type(model).__name__} has no list of decoder blocks")
-    return max(alike, key=lambda named: len(named[1]))
+    """The list of decoder blocks and its name in the model: of the lists of that length the outermost."""
+    decoder, config = model.get_decoder(), model.config.get_text_config(decoder=True)
+    inside = {id(module) for module in decoder.modules()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers and id(module) in inside:
+            return name, module
+    raise ValueError(f"{type(model).__name__} has no list of {config.num_hidden_layers} decoder blocks")

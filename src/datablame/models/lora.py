@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from datablame.engine.files import write_atomic
 from datablame.models.blocks import decoder_blocks
+from datablame.models.products import products
 from datablame.models.source import refusal
 
 SCALE = 2
@@ -29,47 +30,91 @@ class Start(NamedTuple):
     key: int
 
 
+class Targets(NamedTuple):
+    """What LoRA adapts, by name in the model: layers, and parameters that hold a matrix for each expert."""
+
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
 class Adapter(NamedTuple):
-    """The wrapped model that owns the adapter, and the modules that got one."""
+    """The wrapped model that owns the adapter, and what got one."""
 
     owner: Any
-    modules: tuple[str, ...]
+    targets: Targets
 
 
-def target_modules(model: nn.Module, layers: tuple[int, ...] | None) -> list[str]:
-    """Names of the Linears in the chosen decoder blocks (None: all); RequestError where one is missing."""
-    blocks = decoder_blocks(model)
+def targets_of(model: nn.Module, layers: tuple[int, ...] | None) -> Targets:
+    """The products of the chosen decoder blocks (None: all); RequestError where a block is not there or has none."""
+    n = len(decoder_blocks(model))
     for layer in layers or ():
-        if not 0 <= layer < len(blocks):
-            raise refusal("no_block", layer=layer, last=len(blocks) - 1)
-    chosen = [blocks[layer] for layer in layers] if layers is not None else blocks
-    inside = {id(module) for block in chosen for module in block.modules() if isinstance(module, nn.Linear)}
-    names = [name for name, module in model.named_modules() if id(module) in inside]
-    if not names:
-        raise refusal("no_linears")
-    return names
+        if not 0 <= layer < n:
+            raise refusal("no_block", layer=layer, last=n - 1)
+    try:
+        chosen = products(model, range(n) if layers is None else layers)
+    except ValueError as error:
+        raise refusal("no_linears", reason=error) from None
+    names = {module: name for name, module in model.named_modules()}
+    every = [(names[module], product) for product in chosen.values() for module in product.modules]
+    parameters = dict.fromkeys(f"{name}.{product.parameter}" for name, product in every if product.expert is not None)
+    return Targets(tuple(name for name, product in every if product.expert is None), tuple(parameters))
 
 
 @contextlib.contextmanager
 def adapted(model: nn.Module, rank: int, layers: tuple[int, ...] | None, key: int) -> Iterator[Adapter]:
     """The model with a fresh LoRA adapter (Hu et al. 2021), A random, B zero, alone trainable; off again afterwards."""
-    names = target_modules(model, layers)
-    config = LoraConfig(r=rank, lora_alpha=SCALE * rank, lora_dropout=0.0, target_modules=names)
+    targets = targets_of(model, layers)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=SCALE * rank,
+        lora_dropout=0.0,
+        target_modules=list(targets.modules),
+        target_parameters=list(targets.parameters) or None,
+    )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft asks transformers for an attribute under its old name.
+        # peft asks transformers for an attribute under its old name, and tells that a Conv1D is one.
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
         torch.manual_seed(key % (1 << 63))
-        owner = get_peft_model(model, config)
+        with _without_type(model):
+            owner = get_peft_model(model, config)
     try:
-        yield Adapter(owner, tuple(names))
+        yield Adapter(owner, targets)
     finally:
         owner.unload()
 
 
+@contextlib.contextmanager
+def _without_type(model: Any) -> Iterator[None]:
+    """Inside, the model's config does not say its type.
+
+    By it peft takes layers named as experts were in transformers 4 for experts, dense ones and shared experts too, and
+    refuses a layer of Mamba that its fast kernels pass by: `products` has only what a pass calls.
+    """
+    values = vars(model.config)
+    own = {"model_type": values["model_type"]} if "model_type" in values else {}
+    values["model_type"] = None
+    try:
+        yield
+    finally:
+        del values["model_type"]
+        values.update(own)
+
+
 def factors_of(adapter: Adapter) -> dict[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]]:
-    """A and B of every adapted module, by its name in the model; the adapter's own tensors."""
-    base = adapter.owner.get_base_model()
-    layers = {name: base.get_submodule(name) for name in adapter.modules}
+    """A and B of everything adapted, by its name in the model; the adapter's own tensors.
+
+    Of experts peft has them side by side: A is (experts rank, inputs) and B (outputs, rank experts).
+    """
+    base, layers = adapter.owner.get_base_model(), dict[str, Any]()
+    for name in adapter.targets.modules:
+        layers[name] = base.get_submodule(name)
+    for name in adapter.targets.parameters:
+        module, _, parameter = name.rpartition(".")
+        layers[name] = base.get_submodule(module)
+        # Each wrapper has one parameter, and the next inside.
+        while layers[name].parameter_name != parameter:
+            layers[name] = layers[name].base_layer
     return {name: (layer.lora_A["default"].weight, layer.lora_B["default"].weight) for name, layer in layers.items()}
 
 
@@ -94,6 +139,8 @@ def save_adapter(adapter: Adapter, path: Path) -> None:
 
     tensors = {name: tensor.detach().contiguous() for name, tensor in get_peft_model_state_dict(adapter.owner).items()}
     config = adapter.owner.peft_config["default"]
-    about = {"lora_alpha": config.lora_alpha, "r": config.r, "target_modules": sorted(adapter.modules)}
+    about = {"lora_alpha": config.lora_alpha, "r": config.r, "target_modules": sorted(adapter.targets.modules)}
+    if adapter.targets.parameters:
+        about["target_parameters"] = sorted(adapter.targets.parameters)
     # One entry: the order of several would differ between runs.
     write_atomic(path, save(tensors, {"adapter_config": json.dumps(about)}))

@@ -146,7 +146,7 @@ def agreed_tokens(models: Models) -> Agreed:
     if second.chat_template:
         second.chat_template = framed(second.chat_template, models.chat_template_kwargs, models.date)
     sides = (_rows_and_ends(models.before, _BEFORE), _rows_and_ends(models.after, _AFTER))
-    turn_end = [turn_of(second).end] if second.chat_template else []
+    turn_end: list[Any] = [turn_of(second).end] if second.chat_template else []
     return share((first, second), [rows for rows, _ in sides], [sides[0][1], [*sides[1][1], *turn_end]])
 
 
@@ -168,7 +168,7 @@ def check_context(configs: Mapping[str, Any], lengths: Sequence[tuple[str, int]]
     """Raises RequestError where a prompt (id, tokens) and its output do not fit a checkpoint's context."""
     longest, tokens = max(lengths, key=lambda length: length[1], default=("", 0))
     for field, config in configs.items():
-        context = getattr(config, "max_position_embeddings", None)
+        context = getattr(config.get_text_config(), "max_position_embeddings", None)
         if lengths and context is not None and tokens + max_new_tokens > context:
             values = {"tokens": tokens, "prompt": longest, "context": context, "field": field}
             raise refusal("short_context", new=max_new_tokens, **values)
@@ -193,11 +193,16 @@ def _ends(settings: Any) -> list[int]:
 
 def weights_bytes(config: Any, dtype: torch.dtype) -> int:
     """What a model of this configuration occupies; tied weights count once."""
+    numbers = sum(parameter.numel() for parameter in without_weights(config).parameters())
+    return int(numbers * torch.finfo(dtype).bits // 8)
+
+
+def without_weights(config: Any) -> Any:
+    """A model of this configuration on the meta device, in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return int(sum(parameter.numel() for parameter in model.parameters()) * torch.finfo(dtype).bits // 8)
+        return AutoModelForCausalLM.from_config(config).eval()
 
 
 def _template_difference(first: Any, second: Any) -> str | None:

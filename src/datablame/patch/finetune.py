@@ -7,16 +7,19 @@ once each; an adapter sees its own rows only, so that it learns what it would le
 import contextlib
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from datablame.models.blocks import Trunk
 from datablame.models.chat import Encoded, Preference
+from datablame.models.experts import Routing, is_experts, multiplied, run_experts
 from datablame.models.likelihood import preference_losses
 from datablame.models.lora import SCALE, Start, adapted, adapter_norm, factors_of, save_adapter, set_factors
 from datablame.models.training import DoesNotFit, Recipe, minimise, response_losses
@@ -24,7 +27,7 @@ from datablame.models.training import DoesNotFit, Recipe, minimise, response_los
 _logger = logging.getLogger(__name__)
 
 Factors = Mapping[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]]
-"""A and B of every adapted module by its name."""
+"""A and B of everything adapted by its name, as peft has them."""
 Order = Sequence[Sequence[int]]
 """The positions of each step."""
 Fit = tuple[list[float], dict[str, Any]]
@@ -39,23 +42,65 @@ class Trained(NamedTuple):
 
 
 class _SideBySide(nn.Module):
-    """A frozen Linear with n adapters: consecutive rows, as many for each, go to adapter 0, 1 and so on.
+    """A frozen layer with n adapters: consecutive rows, as many for each, go to adapter 0, 1 and so on.
 
     Gives out W x + b + scale B_i A_i x in the base's type; the factors are in a type of their own.
     """
 
-    def __init__(self, base: nn.Module, start: tuple[Tensor, Tensor], n: int) -> None:
+    def __init__(self, base: nn.Module, starts: Factors, n: int) -> None:
         super().__init__()
-        self.base, (down, up) = base, start
+        [(self.name, (down, up))] = starts.items()
+        self.base = base
         self.down = nn.Parameter(down.expand(n, -1, -1).clone())
         self.up = nn.Parameter(up.expand(n, -1, -1).clone())
 
-    def forward(self, inputs: Float[Tensor, "rows tokens inputs"]) -> Float[Tensor, "rows tokens outputs"]:
+    def forward(self, inputs: Float[Tensor, "rows *tokens inputs"]) -> Float[Tensor, "rows *tokens outputs"]:
         plain = self.base(inputs)
         by_adapter = inputs.to(self.down.dtype).reshape(len(self.down), -1, inputs.shape[-1])
         change = by_adapter @ self.down.mT @ self.up.mT * SCALE
         changed: Tensor = plain + change.view_as(plain)
         return changed.to(plain.dtype)
+
+    def factors(self, i: int) -> Factors:
+        """Those of one adapter."""
+        return {self.name: (self.down[i].detach().clone(), self.up[i].detach().clone())}
+
+
+class _ExpertsSideBySide(nn.Module):
+    """Frozen experts with n adapters on each: consecutive tokens, as many for each, go to adapter 0, 1 and so on."""
+
+    def __init__(self, base: nn.Module, starts: Factors, n: int) -> None:
+        super().__init__()
+        assert is_experts(base)
+        self.base, self.names, downs, ups = base, [*starts], nn.ParameterDict(), nn.ParameterDict()
+        for name, (down, up) in starts.items():
+            experts, parameter = len(getattr(base, name.rpartition(".")[2])), name.rpartition(".")[2]
+            downs[parameter] = down.unflatten(0, (experts, -1)).expand(n, -1, -1, -1).clone()
+            ups[parameter] = up.unflatten(1, (-1, experts)).permute(2, 0, 1).expand(n, -1, -1, -1).clone()
+        self.downs, self.ups, self.n = downs, ups, n
+
+    def forward(self, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        tokens_each = len(hidden) // self.n
+
+        def multiply(parameter: str, inputs: Tensor, routing: Routing) -> Tensor:
+            plain = multiplied(self.base, parameter, inputs, routing)
+            down, up = self.downs[parameter].flatten(0, 1), self.ups[parameter].flatten(0, 1)
+            adapters, order = (routing.tokens // tokens_each * (len(down) // self.n) + routing.experts).sort(
+                stable=True
+            )
+            parts = inputs[order].to(down.dtype).split(torch.bincount(adapters, minlength=len(down)).tolist())
+            changes = torch.cat([rows @ a.T @ b.T for rows, a, b in zip(parts, down, up, strict=True)])
+            return (plain + changes[order.argsort()] * SCALE).to(plain.dtype)
+
+        return run_experts(self.base, hidden, index, weights, multiply)
+
+    def factors(self, i: int) -> Factors:
+        """Those of one adapter, side by side as peft has them."""
+        parts = {name: (self.downs[p][i], self.ups[p][i]) for name in self.names for p in [name.rpartition(".")[2]]}
+        return {
+            name: (down.detach().flatten(0, 1).clone(), up.detach().permute(1, 2, 0).flatten(1).clone())
+            for name, (down, up) in parts.items()
+        }
 
 
 def train_adapters(
@@ -88,10 +133,7 @@ def train_adapters(
     try:
         with _stacked(model, start, n) as stacks:
             losses = minimise(model, losses_of, sides, order, recipe, n)
-            factors = [
-                {name: (stack.down[i].detach().clone(), stack.up[i].detach().clone()) for name, stack in stacks.items()}
-                for i in range(n)
-            ]
+            factors = [{name: each for stack in stacks for name, each in stack.factors(i).items()} for i in range(n)]
     except DoesNotFit:
         if n == 1:
             raise
@@ -110,16 +152,21 @@ def _losses(
 
 
 @contextlib.contextmanager
-def _stacked(model: nn.Module, start: Start, n: int) -> Iterator[dict[str, _SideBySide]]:
-    """The model with n equal adapters, alone trainable, on every Linear of the blocks; off again afterwards."""
+def _stacked(model: nn.Module, start: Start, n: int) -> Iterator[list[_SideBySide | _ExpertsSideBySide]]:
+    """The model with n equal adapters, alone trainable, on every product of the blocks; off again afterwards."""
     with adapted(model, *start) as adapter:
         begun = factors_of(adapter)
-    stacks = {}
+    stacks, experts = dict[str, _SideBySide | _ExpertsSideBySide](), defaultdict[str, dict[str, Any]](dict)
+    for name in adapter.targets.parameters:
+        experts[name.rpartition(".")[0]][name] = begun[name]
     try:
-        for name, factors in begun.items():
-            stacks[name] = _SideBySide(model.get_submodule(name), factors, n)
+        for name in adapter.targets.modules:
+            stacks[name] = _SideBySide(model.get_submodule(name), {name: begun[name]}, n)
             model.set_submodule(name, stacks[name])
-        yield stacks
+        for name, factors in experts.items():
+            stacks[name] = _ExpertsSideBySide(model.get_submodule(name), factors, n)
+            model.set_submodule(name, stacks[name])
+        yield list(stacks.values())
     finally:
         for name, stack in stacks.items():
             model.set_submodule(name, stack.base)
@@ -148,7 +195,7 @@ def with_adapter(model: nn.Module, start: Start, trained: Trained, file: Path) -
     """The model with a trained adapter, which is written to a file; afterwards it is as it was."""
     with adapted(model, *start) as adapter:
         set_factors(adapter, trained.factors)
-        matched = sorted({name.rpartition(".")[2] for name in adapter.modules})
+        matched = sorted({name.rpartition(".")[2] for name in trained.factors})
         norm, modules = adapter_norm(adapter), len(trained.factors)
         _logger.info("%s: LoRA on %d modules (%s), norm %.3g", file.stem, modules, ", ".join(matched), norm)
         save_adapter(adapter, file)

@@ -12,9 +12,9 @@ from datablame.engine.phase import Work, left_by
 from datablame.errors import RequestError, problem
 from datablame.judge.calibration import check_labelled
 from datablame.judge.choice import ClassifierInput, build, has_key
-from datablame.judge.keywords import normalised
 from datablame.patch.registry import ARMS, bottom_method
 from datablame.plan.subject import subject_of
+from datablame.words import normalised
 from datablame.world import World
 from datablame.world.freeze import check_layers
 from datablame.world.pool import check_count

@@ -213,6 +213,9 @@ def cautions_of(
         if (seen := training.steps * training.batch) < patch.size:
             needed = -(-patch.size // training.steps)
             yield _sentence("unseen", patch=patch, protocol=protocol, training=training, seen=seen, needed=needed)
+    traced, least = subject.traced[0], subject.world.models.coverage
+    if traced.known is not None and traced.shape.coverage < least:
+        yield _sentence("coverage", path=traced.path, share=100 * traced.shape.coverage, least=least)
     prompt, new = longest_prompt_tokens(subject), study.surface.max_new_tokens
     for field, known in (("models.before", subject.before.known), ("models.after", subject.after.known)):
         if known is not None and prompt + new > known.shape.context:
@@ -294,8 +297,9 @@ def _pace_of(root: Path, on_gpu: bool) -> _Pace | None:
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     path, known, dtype, weight_bytes = checkpoint
-    parameters, source = (known.shape.parameters, known.source) if known else (None, None)
-    return {"path": path, "dtype": dtype, "weight_bytes": weight_bytes, "parameters": parameters, "source": source}
+    shape, source = known or (None, None)
+    of_shape = {name: shape and getattr(shape, name) for name in ("parameters", "coverage")}
+    return {"path": path, "dtype": dtype, "weight_bytes": weight_bytes, **of_shape, "source": source}
 
 
 def _plain(value: Any) -> Any:

@@ -136,16 +136,18 @@ def operations(subject: Subject, counts: Counts) -> dict[str, float] | None:
     before, after, shape = subject.before.shape, subject.after.shape, subject.traced[0].shape
 
     def sampling(phase: Sampling) -> float:
-        return _FORWARD * (after.parameters * phase.tokens + before.parameters * phase.amplified_tokens)
+        return _FORWARD * (after.passed_parameters * phase.tokens + before.passed_parameters * phase.amplified_tokens)
 
-    passed = shape.block_linear_weights * (shape.layers - min(subject.blocks, default=shape.layers))
-    compared = shape.block_linear_weights * len(subject.blocks)
-    a_gradient = _FORWARD * (shape.parameters + compared) + _BACKWARD * (passed + shape.vocabulary * shape.hidden)
+    passed = shape.passed_block_weights * (shape.layers - min(subject.blocks, default=shape.layers))
+    compared = shape.passed_block_weights * len(subject.blocks)
+    a_gradient = _FORWARD * (shape.passed_parameters + compared) + _BACKWARD * (
+        passed + shape.vocabulary * shape.hidden
+    )
     reading = (counts.attribution.gradient_documents or 0) * a_gradient
-    reading += (counts.attribution.activation_documents or 0) * _FORWARD * shape.parameters
+    reading += (counts.attribution.activation_documents or 0) * _FORWARD * shape.passed_parameters
     training = 0.0
     for row in counts.trainings:
-        weights = (before if row.protocol == "retrain" else after).parameters
+        weights = (before if row.protocol == "retrain" else after).passed_parameters
         training += row.tokens * weights * (_FORWARD + _BACKWARD + (2 if row.method == "full" else 0))
     return {
         "scan": sampling(counts.scan),

@@ -97,8 +97,8 @@ def cache_bytes(shape: Shape, rows: int, tokens: int, number_bytes: int) -> int:
 
 
 def lora_weights(shape: Shape, rank: int, layers: int) -> int:
-    """A (rank x inputs) and B (outputs x rank) of every Linear layer in the adapted blocks."""
-    return layers * sum(rank * (inputs + outputs) for inputs, outputs in shape.linears)
+    """A (rank x inputs) and B (outputs x rank) of every Linear layer and expert in the adapted blocks."""
+    return layers * sum(rank * (inputs + outputs) for inputs, outputs in (*shape.linears, *shape.experts))
 
 
 def saved_bytes(shape: Shape, number_bytes: int, *, lora: bool) -> int:

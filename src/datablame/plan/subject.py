@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -41,7 +42,11 @@ class Shape:
     parameters: int
     """All weights of the model, tied ones once."""
     linears: tuple[tuple[int, int], ...]
-    """(inputs, outputs) of a block's Linear layers."""
+    """(inputs, outputs) of a block's Linear layers, of experts those that a token meets."""
+    experts: tuple[tuple[int, int], ...]
+    """(inputs, outputs) of the experts that a token does not meet."""
+    coverage: float
+    """The share of the weights of `blocks` that gradients see."""
     blocks: tuple[int, ...]
     """The decoder blocks whose gradients are compared by default."""
     stored_bytes: int | None = None
@@ -49,8 +54,18 @@ class Shape:
 
     @property
     def block_linear_weights(self) -> int:
-        """Weights in a block's Linear layers."""
+        """Weights in a block's Linear layers and experts."""
+        return sum(inputs * outputs for inputs, outputs in (*self.linears, *self.experts))
+
+    @property
+    def passed_block_weights(self) -> int:
+        """Those of them that a token meets."""
         return sum(inputs * outputs for inputs, outputs in self.linears)
+
+    @property
+    def passed_parameters(self) -> int:
+        """All weights of the model that a token meets."""
+        return self.parameters - self.layers * (self.block_linear_weights - self.passed_block_weights)
 
 
 class KnownShape(NamedTuple):
@@ -183,27 +198,41 @@ def _counted(config_json: str) -> Shape | None:
     from transformers.utils import logging
 
     from datablame.models.blocks import decoder_blocks, middle_blocks
+    from datablame.models.products import coverage, products
 
     logging.set_verbosity_error()
     settings = json.loads(config_json)
     try:
         config = AutoConfig.for_model(**settings)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        blocks, text = decoder_blocks(model), config.get_text_config()
-        heads = text.num_attention_heads
-        head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
-        linears = (layer for layer in blocks[0].modules() if isinstance(layer, torch.nn.Linear))
+            model = AutoModelForCausalLM.from_config(config).eval()
+        layers, text = len(decoder_blocks(model)), config.get_text_config()
+        heads = getattr(text, "num_attention_heads", None) or 0
+        head_width = getattr(text, "head_dim", None) or text.hidden_size // max(1, heads)
+        blocks, met = middle_blocks(layers) or list(range(layers)), getattr(text, "num_experts_per_tok", None)
+        # The last block stands for all: in some mixtures the first ones are dense.
+        of_block = products(model, [layers - 1]).values()
+        ways = {
+            is_met: tuple(
+                (p.inputs, p.outputs) for p in of_block if (p.expert is None or p.expert < (met or 1)) is is_met
+            )
+            for is_met in (True, False)
+        }
+        # Of a mixture the experts that a token meets together.
+        widest = max((p.inputs for p in of_block if p.parameter == "down_proj"), default=0) * (met or 0)
+        dense = getattr(text, "intermediate_size", None) or max(outputs for _, outputs in ways[True])
         return Shape(
-            layers=len(blocks),
+            layers=layers,
             hidden=text.hidden_size,
-            intermediate=text.intermediate_size,
+            intermediate=max(widest, dense),
             key_value_width=(getattr(text, "num_key_value_heads", None) or heads) * head_width,
             vocabulary=model.get_input_embeddings().num_embeddings,
-            context=text.max_position_embeddings,
+            context=getattr(text, "max_position_embeddings", None) or sys.maxsize,
             parameters=sum(weight.numel() for weight in model.parameters()),
-            linears=tuple((layer.in_features, layer.out_features) for layer in linears),
-            blocks=tuple(middle_blocks(len(blocks))),
+            linears=ways[True],
+            experts=ways[False],
+            coverage=coverage(model, blocks),
+            blocks=tuple(middle_blocks(layers)),
             stored_bytes=_BYTES.get(str(settings.get("dtype") or settings.get("torch_dtype"))),
         )
     except Exception:

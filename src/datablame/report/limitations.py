@@ -18,6 +18,8 @@ _LARGE_CLUSTER = 0.01
 """Share of the pool in one duplicate cluster above which it is named."""
 _NEARER = 0.5
 """Share of baseline's divergence from before under which an arm has clearly less to amplify."""
+_COVERED = 0.9
+"""Share of the blocks' weights that gradients and LoRA see, from which nothing is said of it."""
 _SMALLEST_P_SEEDS = 4
 _ALIKE = 0.8
 """Share of common words (Jaccard) from which two prompts are one prompt in other words."""
@@ -194,7 +196,9 @@ def _greatest_overlap(own: frozenset[str], others: Sequence[frozenset[str]]) -> 
 def _scope(results: Results) -> _Limits:
     trained = sum(test.seeds for test in results.headline if results.arms[test.arm].role != "after")
     count = sum(test.p is not None for test in results.headline)
+    partly = [f"{field} {percent(share)}" for field, share in results.coverage.items() if share < _COVERED]
     return {
+        "unseen weights": partly and {"partly": partly},
         "planted": results.truth,
         "stage": not results.truth,
         "re-exposure": results.study.patch.headline == "continue" and trained and {"trained": trained},

@@ -35,6 +35,8 @@ class Results:
     distance: rows.Distance | None
     """Of the two checkpoints; None where nobody looked."""
     pool: rows.PoolSummary
+    coverage: Mapping[str, float]
+    """The share of the blocks' weights that gradients and LoRA see, by the key that names the blocks."""
     calibration: rows.Calibration | None
     """What the classifier is worth against people's labels; None where the study has none."""
     scan: rows.Scan
@@ -220,6 +222,7 @@ def read_results(world: "World", tables: "Tables") -> Results:
         **{name: tables.one(type(row)) or row for name, row in absent.items()},
         "study": world.study,
         "prompts": world.prompts,
+        "coverage": world.coverage,
         "judge": world.judge,
         "truth": world.truth is not None,
         "distance": world.distance,

@@ -14,6 +14,7 @@ from datablame import tables
 from datablame.config.schema import Study
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
+from datablame.errors import PhaseError, problem
 from datablame.judge.choice import Classifier, ClassifierInput, build
 from datablame.judge.thoughts import UNFINISHED, marked, opened
 from datablame.seeds import stream_key
@@ -24,6 +25,7 @@ from datablame.world import World
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
     from datablame.models.shared_tokens import Agreed
+    from datablame.surface.sampler.sampler import NotFinite
 
 S = TypeVar("S", bound=Sample)
 _logger = logging.getLogger(__name__)
@@ -68,32 +70,43 @@ def draw(
     study: Study,
     log_probabilities: bool = False,
 ) -> list[Sample]:
-    """The samples, in the order of the specs, drawn as the study's `surface` says; `log_q` is of `surface.alphas`."""
+    """The samples, in the order of the specs, drawn as the study's `surface` says; `log_q` is of `surface.alphas`.
+
+    Raises PhaseError where a model's logits are not finite.
+    """
     from datablame.models.chat import encode_prompt
     from datablame.models.pair import stop_tokens
     from datablame.models.template import turn_of
-    from datablame.surface.sampler.sampler import Request, sample
+    from datablame.surface.sampler.sampler import NotFinite, Request, sample
     from datablame.surface.sampler.tokens import Settings
 
     surface, (tokenizer, tokens) = study.surface, agreed
     prompts = {each: tuple(encode_prompt(tokenizer, each.text)) for each in dict.fromkeys(s.prompt for s in specs)}
-    generations = sample(
-        after,
-        before,
-        # A stream of random numbers is keyed by the sample and the study's seed, never by an arm.
-        [Request(prompts[s.prompt], s.alpha, stream_key("sample", study.seed, *s.key)) for s in specs],
-        settings=Settings(**{field.name: getattr(surface, field.name) for field in fields(Settings)}),
-        stop_ids=stop_tokens(tokenizer, after, tokens),
-        vocabulary_size=tokens.vocabulary_size,
-        masked_ids=tokens.masked_ids,
-        batch_rows=surface.batch_rows,
-        alphas=surface.alphas,
-        log_probabilities=log_probabilities,
-    )
+    # A stream of random numbers is keyed by the sample and the study's seed, never by an arm.
+    requests = [Request(prompts[s.prompt], s.alpha, stream_key("sample", study.seed, *s.key)) for s in specs]
+    try:
+        generations = sample(
+            after,
+            before,
+            requests,
+            settings=Settings(**{field.name: getattr(surface, field.name) for field in fields(Settings)}),
+            stop_ids=stop_tokens(tokenizer, after, tokens),
+            vocabulary_size=tokens.vocabulary_size,
+            masked_ids=tokens.masked_ids,
+            batch_rows=surface.batch_rows,
+            alphas=surface.alphas,
+            log_probabilities=log_probabilities,
+        )
+    except NotFinite as error:
+        raise PhaseError(_not_finite(error, study, specs[error.request])) from error
     thought = opened(turn_of(tokenizer).generation)
     return [
         Sample(
-            *(s.prompt.id, s.prompt.behaviour, s.prompt.split, s.alpha, s.index),
+            s.prompt.id,
+            s.prompt.behaviour,
+            s.prompt.split,
+            s.alpha,
+            s.index,
             _text(tokenizer, thought, made.token_ids),
             *made,
         )
@@ -107,7 +120,16 @@ def _text(tokenizer: Any, thought: str, ids: Sequence[int]) -> str:
         thought + tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
         for skip in (False, True)
     )
-    return (whole if marked(whole) else plain).strip()
+    return str(whole if marked(whole) else plain).strip()
+
+
+def _not_finite(error: "NotFinite", study: Study, spec: SampleSpec) -> str:
+    """Which prompt, which model, and what to do."""
+    if error.model is None:
+        return problem("surface", "mixture", prompt=spec.prompt.id, alpha=spec.alpha)
+    reference = getattr(study.models, error.model)
+    remedy = "no weights" if reference.dtype == "float32" else "small type"
+    return problem("surface", remedy, prompt=spec.prompt.id, role=error.model, reference=reference)
 
 
 def scan_specs(world: World) -> list[SampleSpec]:

@@ -6,11 +6,11 @@ behind it are the same; what needs a tokenizer is looked at again only where mod
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame import __version__
 from datablame.config.schema import Data, Models, Study
@@ -26,6 +26,9 @@ from datablame.world.refusals import refused
 from datablame.world.sources import Source, open_source, pool_files
 from datablame.world.world import FILE, FORMAT, World, chat_of, distance_of, frozen_content, prompts_of, tokens_of
 
+if TYPE_CHECKING:
+    from datablame.models.pair import Checked
+
 _logger = logging.getLogger(__name__)
 _AT_ONCE_BYTES = 32 << 20
 """Local files up to this size are tokenised in seconds, before the scan; others, and the hub's, before attribution."""
@@ -38,6 +41,7 @@ class Resolved(NamedTuple):
     layers: dict[str, Any]
     """The keys `layers` and `activation_layer` of `attribute`."""
     contexts: dict[str, int]
+    coverage: dict[str, float]
     identity: dict[str, Any]
     """The models' identity, with the hash of the chat template."""
     tokens: SharedTokens | None
@@ -106,7 +110,8 @@ def preview(study: Study, root: Path) -> World:
     models = world.models
     if models.device == "auto":
         models = models.model_copy(update={"device": "cuda" if cards() else "cpu"})
-    return _settled(world, Resolved(models, {}, {}, models_identity(models, models), None, None, None), world.data)
+    resolved = Resolved(models, {}, {}, {}, models_identity(models, models), None, None, None)
+    return _settled(world, resolved, world.data)
 
 
 def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
@@ -173,8 +178,8 @@ def _settled(world: World, resolved: Resolved, data: Data) -> World:
     }
     identities = {"models": resolved.identity, "data": data_identity(data), "files": files_identity(world.study)}
     study = world.study.model_copy(update=update)
-    world = replace(world, study=study, identities=identities, contexts=resolved.contexts)
-    return replace(world, tokens=resolved.tokens, distance=resolved.distance, chat=resolved.chat)
+    seen = {name: getattr(resolved, name) for name in ("contexts", "coverage", "tokens", "distance", "chat")}
+    return replace(world, study=study, identities=identities, **seen)
 
 
 def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Execution, progress: Progress) -> Resolved:
@@ -183,15 +188,15 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
     looked_at = attrgetter(
         *("models", "prompts", "surface.max_new_tokens"),
         *("attribute.checkpoint", "attribute.layers", "attribute.activation_layer"),
-        *("patch.retrain.layers", "patch.continue_.layers"),
+        *("patch.protocols", "patch.retrain", "patch.continue_"),
     )
     if before and looked_at(Study.model_validate(before["requested"])) == looked_at(study):
         decided, identity = before["decided"], before["identities"]["models"]
         template = {"chat_template_sha256": identity["chat_template_sha256"]}
         if models_identity(begun, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
-            seen = tokens_of(before), distance_of(before), chat_of(before)
-            return Resolved(begun, layers, decided["contexts"], identity, *seen)
+            shares = decided["contexts"], decided["coverage"]
+            return Resolved(begun, layers, *shares, identity, tokens_of(before), distance_of(before), chat_of(before))
     looked: dict[str, Resolved] = {}
     run_items(
         dict,
@@ -249,7 +254,7 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
         reference, config = getattr(checked.models, name), checked.configs[f"models.{name}"]
         dtype = weights_dtype(reference.dtype, getattr(config, "dtype", None), checked.models.device)
         update[name] = reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-        if (limit := getattr(config, "max_position_embeddings", None)) is not None:
+        if (limit := getattr(config.get_text_config(), "max_position_embeddings", None)) is not None:
             contexts[f"models.{name}"] = limit
     models, chat = checked.models.model_copy(update=update), chat_format(tokenizer, checked.models.date)
     configs = {name: checked.configs[f"models.{name}"].get_text_config() for name in ("before", "after")}
@@ -262,11 +267,37 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
         models=models,
         layers={"layers": layers, "activation_layer": layer},
         contexts=contexts,
+        coverage=_coverage(study, checked, layers),
         identity={**models_identity(models, written), "chat_template_sha256": template_hash(tokenizer)},
         tokens=checked.agreed.tokens,
         distance=measured(study.model_copy(update={"models": models}), written, [p.text for p in prompts_of(study)]),
         chat=chat,
     )
+
+
+def _coverage(study: Study, checked: "Checked", layers: Sequence[int]) -> dict[str, float]:
+    """The share of the blocks' weights that gradients and each LoRA see, by the key that names the blocks.
+
+    Raises RequestError where one is below `models.coverage`.
+    """
+    from datablame.models.pair import without_weights
+    from datablame.models.products import coverage
+
+    settings, patch, shares = study.attribute, study.patch, dict[str, float]()
+    uses: dict[str, tuple[str, Sequence[int] | None]] = {"attribute.layers": (settings.checkpoint, layers)}
+    for protocol in patch.protocols:
+        if (training := patch.training_of(protocol)).method == "lora":
+            uses[f"patch.{protocol}.layers"] = ("before" if protocol == "retrain" else "after", training.layers)
+    models = {side: without_weights(checked.configs[f"models.{side}"]) for side in {side for side, _ in uses.values()}}
+    for field, (side, blocks) in uses.items():
+        n = models[side].config.get_text_config().num_hidden_layers
+        share = shares[field] = coverage(models[side], range(n) if blocks is None else blocks)
+        least = checked.models.coverage
+        if share < least:
+            what = type(models[side]).__name__
+            values = {"share": 100 * share, "side": side, "path": getattr(checked.models, side).path}
+            raise refused("coverage", field=field, what=what, least=least, **values)
+    return shares
 
 
 def _write(world: World, study: Study) -> None:
@@ -284,6 +315,7 @@ def _write(world: World, study: Study) -> None:
             "prefilter": world.study.prefilter.method,
             "judge": record(study, world.judge),
             "contexts": world.contexts,
+            "coverage": world.coverage,
         },
         "tokens": None if world.tokens is None else asdict(world.tokens),
         "identities": world.identities,

@@ -48,6 +48,8 @@ class World:
     """How far apart the checkpoints are; None in a preview, which loads none."""
     chat: ChatFormat | None = None
     """What the chat template does; None before the models were looked at."""
+    coverage: Mapping[str, float] = field(default_factory=dict)
+    """The share of the blocks' weights that gradients and LoRA see, by the key that names the blocks."""
 
     @property
     def models(self) -> Models:
@@ -138,8 +140,9 @@ def load(root: Path) -> World:
     truth = content["truth"] and {behaviour: frozenset(ids) for behaviour, ids in content["truth"].items()}
     decided, identities = content["decided"], content["identities"]
     judge = Choice(decided["judge"]["classifier"], decided["judge"]["attribution"])
-    seen = tokens_of(content), distance_of(content), chat_of(content)
-    return World(root, study, prompts, truth, judge, identities, decided["threads"], decided["contexts"], *seen)
+    seen: dict[str, Any] = {"tokens": tokens_of(content), "distance": distance_of(content), "chat": chat_of(content)}
+    seen |= {name: decided[name] for name in ("contexts", "coverage")}
+    return World(root, study, prompts, truth, judge, identities, decided["threads"], **seen)
 
 
 def tokens_of(content: Mapping[str, Any]) -> SharedTokens:

@@ -1,7 +1,8 @@
-"""Passes of a model over batches of documents: hidden states, and each chosen layer's inputs and output gradients."""
+"""Passes of a model over batches of documents: hidden states, and each chosen product's inputs and output gradients."""
 
 import contextlib
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,15 +15,17 @@ from datablame.errors import PhaseError
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory, to_float64
+from datablame.models.experts import Experts, Routing, is_experts, multiplied, with_products
 from datablame.models.likelihood import length_batches, response_nll, response_positions
+from datablame.models.products import products
 
 _logger = logging.getLogger(__name__)
 
 Inputs = Float[Tensor, "batch tokens inputs"]
 Deltas = Float[Tensor, "batch tokens outputs"]
-"""A layer's inputs and the gradients at its outputs."""
-LayerCallback = Callable[[str, Inputs, Deltas, float], None]
-"""Hears a layer's name, its inputs, the gradients at its outputs, and by what power of two those are too large."""
+"""A product's inputs and the gradients at its outputs."""
+ProductCallback = Callable[[str, Inputs, Deltas, float], None]
+"""Hears a product's name, its inputs, the gradients at its outputs, and by what power of two those are too large."""
 
 _FLOAT16_SCALE = 2.0**8
 
@@ -53,28 +56,17 @@ def in_batches(
         waiting = length_batches(lengths, batch_tokens, left)[::-1]
 
 
-def linears(model: Any, blocks: Sequence[int]) -> dict[str, nn.Linear]:
-    """The Linear layers of the chosen decoder blocks by BLOCK.NAME; ValueError where a block has none."""
-    layers, stack = dict[str, nn.Linear](), decoder_blocks(model)
-    for block in sorted(set(blocks)):
-        modules, n = stack[block].named_modules(), len(layers)
-        layers |= {f"{block}.{name}": layer for name, layer in modules if isinstance(layer, nn.Linear)}
-        if len(layers) == n:
-            raise ValueError(f"decoder block {block} of {type(model).__name__} has no Linear layer")
-    return layers
-
-
 def backward_with_hooks(
-    model: Any, documents: Sequence[Encoded], blocks: Sequence[int], on: LayerCallback
+    model: Any, documents: Sequence[Encoded], blocks: Sequence[int], on: ProductCallback
 ) -> Float[Tensor, " documents"]:
-    """Mean NLL over each document's response; `on` is called for each layer on the way back.
+    """Mean NLL over each document's response; `on` is called for each product on the way back.
 
     Where weights are float16 the loss is scaled on its way back, for most of its gradient would be zero otherwise.
     """
     scale = _FLOAT16_SCALE if model.dtype is torch.float16 else 1.0
     positions = response_positions(documents, next(model.parameters()).device)
     counts = torch.bincount(positions.rows, minlength=len(documents))
-    with _observed(model, blocks, on, scale), torch.enable_grad():
+    with _observed(model, blocks, positions.ids.shape, on, scale), torch.enable_grad():
         nll = response_nll(model, positions)
         ((nll / counts[positions.rows].to(nll.device)).sum() * scale).backward()
     details = to_float64(nll.detach())
@@ -84,26 +76,84 @@ def backward_with_hooks(
 
 
 @contextlib.contextmanager
-def _observed(model: Any, blocks: Sequence[int], on: LayerCallback, scale: float) -> Iterator[None]:
-    """`on` called as each chosen layer's gradient arrives; weights are frozen, so none goes below the lowest layer."""
+def _observed(
+    model: Any, blocks: Sequence[int], shape: tuple[int, ...], on: ProductCallback, scale: float
+) -> Iterator[None]:
+    """`on` called as each product's gradient arrives; weights are frozen, so none goes below the lowest layer.
+
+    What is called several times in a pass is one product over the tokens of all calls.
+    """
+    batch, tokens = shape
+    calls, heard = Counter[str](), defaultdict[str, list[tuple[Tensor, Tensor]]](list)
+
+    def hear(name: str, inputs: Tensor, deltas: Tensor) -> None:
+        heard[name].append((inputs, deltas))
+        if len(heard[name]) == calls[name]:
+            tell(name)
+
+    def tell(name: str) -> None:
+        of_calls = heard.pop(name)
+        inputs, deltas = of_calls[0] if len(of_calls) == 1 else map(torch.cat, zip(*of_calls, strict=True), (1, 1))
+        on(name, inputs, deltas, scale)
+
+    def differentiable(output: Tensor) -> Tensor:
+        # Not the leaf itself: some architectures clamp a layer's outputs in place.
+        return output if output.requires_grad else output.detach().requires_grad_(True).clone()
 
     def observe(name: str, _: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        inputs = args[0].detach()
-        if inputs.ndim != 3:
-            raise ValueError(f"{name} sees {inputs.ndim} axes, not (batch, tokens, width); leave its block out")
-        if not output.requires_grad:
-            # Not the leaf itself: some architectures clamp a layer's outputs in place.
-            output = output.detach().requires_grad_(True).clone()
-        output.register_hook(lambda gradient: on(name, inputs, gradient.detach(), scale))
+        inputs, output = args[0].detach(), differentiable(output)
+        if len(inputs) not in (batch, batch * tokens):
+            raise PhaseError(f"attribute.layers: {name} sees only some tokens of a document; leave its block out")
+        calls[name] += 1
+
+        def arrived(gradient: Tensor) -> None:
+            hear(name, *(each.reshape(batch, -1, each.shape[-1]) for each in (inputs, gradient.detach())))
+
+        output.register_hook(arrived)
         return output
+
+    def observed(name: str, module: Experts, parameter: str, inputs: Tensor, routing: Routing) -> Tensor:
+        outputs = differentiable(multiplied(module, parameter, inputs, routing))
+        counts, rows = routing.by_expert(getattr(module, parameter).shape[0]), routing.tokens // tokens
+        calls.update(f"{name}.{parameter}.{expert}" for expert, count in enumerate(counts) if count)
+
+        def arrived(gradient: Tensor) -> None:
+            parts = zip(*(each.split(counts) for each in (rows, inputs.detach(), gradient.detach())), strict=True)
+            for expert, (of, *both) in enumerate(parts):
+                if len(of):
+                    hear(f"{name}.{parameter}.{expert}", *_by_document(of, batch, *both))
+
+        outputs.register_hook(arrived)
+        return outputs
 
     with contextlib.ExitStack() as undone:
         for weight in [weight for weight in model.parameters() if weight.requires_grad]:
             undone.callback(weight.requires_grad_)
             weight.requires_grad_(False)
-        for name, layer in linears(model, blocks).items():
-            undone.callback(layer.register_forward_hook(partial(observe, name)).remove)
+        mixtures = dict[nn.Module, str]()
+        for name, product in products(model, blocks).items():
+            for module in product.modules:
+                if product.expert is None:
+                    undone.callback(module.register_forward_hook(partial(observe, name)).remove)
+                else:
+                    mixtures[module] = name.removesuffix(f".{product.parameter}.{product.expert}")
+        for module, name in mixtures.items():
+            assert is_experts(module)
+            undone.enter_context(with_products(module, partial(observed, name, module)))
         yield
+    # Of a product that is called several times some outputs may have no say in the loss.
+    for name in list(heard):
+        tell(name)
+
+
+def _by_document(rows: Tensor, batch: int, *parts: Tensor) -> list[Tensor]:
+    """An expert's pairs, ordered by token, as (batch, tokens, width), zeros behind a document's last."""
+    counts = torch.bincount(rows, minlength=batch)
+    columns = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    spread = [part.new_zeros(batch, int(counts.max()), part.shape[-1]) for part in parts]
+    for zeros, part in zip(spread, parts, strict=True):
+        zeros[rows, columns] = part
+    return spread
 
 
 class _Enough(Exception):
@@ -154,7 +204,10 @@ def mean_hidden(
     Of a preference pair it is the difference vector: the mean with the chosen answer minus that with the rejected one.
     `responses_only` averages over the tokens of the response alone, its prompt still being read.
     """
-    mean, sides = torch.zeros(len(documents), model.config.hidden_size), [answers(document) for document in documents]
+    mean, sides = (
+        torch.zeros(len(documents), model.config.get_text_config().hidden_size),
+        [answers(document) for document in documents],
+    )
 
     def work(side: int, indices: list[int]) -> None:
         rows = [sides[index][side] for index in indices]

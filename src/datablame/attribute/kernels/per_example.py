@@ -1,9 +1,10 @@
 """Loss gradients of single documents, compared with directions, exactly or after random projection, in one pass.
 
-For a Linear layer y = x W^T the gradient of a document's loss is G^T A, a sum over its tokens t of the outer products
-of the output's gradient G_t and the input A_t (Goodfellow 2015). Hooks collect both; with frozen weights the backward
-pass computes nothing else, and it ends at the lowest of the chosen blocks. A preference pair's loss is NLL(chosen) -
-NLL(rejected): its gradient is the same sum over the tokens of both answers, G negated at those of the rejected one.
+For a product y = x W^T the gradient of a document's loss is G^T A, a sum over its tokens t of the outer products of the
+output's gradient G_t and the input A_t (Goodfellow 2015); an expert's is the sum over the tokens sent to it. Hooks
+collect both; with frozen weights the backward pass computes nothing else, and it ends at the lowest of the chosen
+blocks. A preference pair's loss is NLL(chosen) - NLL(rejected): its gradient is the same sum over the tokens of both
+answers, G negated at those of the rejected one.
 
 Projected, it becomes (G R)^T (A S) with R and S normal of variance 1/p, so that dot products keep their expectation
 (Johnson and Lindenstrauss 1984; on both sides of a layer as in LoGra, Choe et al. 2024). Of L layers a document keeps
@@ -22,12 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datablame.attribute.kernels.hooks import Deltas, Inputs, backward_with_hooks, in_batches, linears, mean_states_of
+from datablame.attribute.kernels.hooks import Deltas, Inputs, backward_with_hooks, in_batches, mean_states_of
 from datablame.attribute.rankings import rounded
 from datablame.engine.files import digest
 from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import offload_device, ran_out_of_memory, to_float64, with_float64
+from datablame.models.products import products
 from datablame.seeds import generator
 from datablame.stats.ranking import kendall, spearman
 
@@ -37,11 +39,11 @@ Queries = Sequence[Sequence[Encoded]]
 """The harmful outputs, grouped by behaviour."""
 OfLayer = Float[Tensor, "behaviours outputs inputs"]
 Directions = Mapping[str, OfLayer]
-"""For each Linear layer the mean over a behaviour's queries of their unit gradients."""
+"""For each product the mean over a behaviour's queries of their unit gradients."""
 Projection = Mapping[str, tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]]
 """For each layer what its output gradients (outputs, rows) and its inputs (inputs, columns) are multiplied with."""
 Add = Callable[[Float[Tensor, "batch columns"], str, Inputs, Deltas, float], None]
-"""Adds to a batch's rows what a layer has to say; the rest as a `LayerCallback` hears it."""
+"""Adds to a batch's rows what a layer has to say; the rest as a `ProductCallback` hears it."""
 Contributions = tuple[Float[Tensor, "batch behaviours"], Float[Tensor, " batch"]]
 """To dot products and to squared norms."""
 
@@ -79,10 +81,12 @@ def directions(model: Any, queries: Queries, blocks: Blocks, other: Any | None =
             backward_with_hooks(checkpoint, [query], blocks, add)
         return gradient
 
-    layers = linears(model, blocks)
-    numbers = len(queries) * sum(layer.weight.numel() for layer in layers.values())
-    device = offload_device(4 * numbers, next(iter(layers.values())).weight.device)
-    means = {name: torch.zeros(len(queries), *layer.weight.shape, device=device) for name, layer in layers.items()}
+    compared = products(model, blocks)
+    numbers = len(queries) * sum(product.size for product in compared.values())
+    device = offload_device(4 * numbers, next(iter(compared.values())).device)
+    means = {
+        name: torch.zeros(len(queries), each.outputs, each.inputs, device=device) for name, each in compared.items()
+    }
     for behaviour, of_behaviour in enumerate(queries):
         for query in of_behaviour:
             gradient = gradient_of(query)
@@ -165,7 +169,7 @@ def per_example_pass(
     """
     rows = torch.zeros(len(documents), columns, dtype=torch.float64)
     losses = torch.zeros(len(documents), dtype=torch.float64)
-    states = torch.zeros(len(documents), 0 if layer is None else model.config.hidden_size)
+    states = torch.zeros(len(documents), 0 if layer is None else model.config.get_text_config().hidden_size)
     device = with_float64(next(model.parameters()).device)
     sides_of = [answers(document) for document in documents]
 
@@ -218,10 +222,12 @@ def projection_of(model: Any, blocks: Blocks, size: int) -> Projection:
         scaled: Tensor = torch.from_numpy(noise) / size**0.5
         return scaled.to(device)
 
-    sides = {}
-    for name, layer in linears(model, blocks).items():
-        out, into, device = layer.out_features, layer.in_features, layer.weight.device
-        sides[name] = matrix(out, f"{name} outputs", device), matrix(into, f"{name} inputs", device)
+    sides = dict[str, Any]()
+    for name, each in products(model, blocks).items():
+        sides[name] = tuple(
+            matrix(width, f"{name} {side}", each.device)
+            for side, width in (("outputs", each.outputs), ("inputs", each.inputs))
+        )
     return sides
 
 

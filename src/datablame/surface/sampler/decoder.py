@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from transformers.cache_utils import DynamicLayer
 from datablame.models.likelihood import length_batches
 
 _CHUNK_TOKENS = 4096
+_PROBE_TOKENS = 5
+_caches_well: "weakref.WeakKeyDictionary[torch.nn.Module, bool]" = weakref.WeakKeyDictionary()
 _LOGIT_COPIES = 3
 """The head's output, its slice of the last token, and the part of a sort that truncation asks for."""
 
@@ -91,13 +94,15 @@ def left_padded(
 
 def reader_of(model: Any) -> Callable[..., Float[Tensor, "rows embedding"]]:
     """Gives the logits after the last of some tokens, from a cache, ids, mask and positions."""
-    # transformers 5.24 renamed the argument that is the cache, and 5.40 drops the old name.
-    old = "past_key_values"
-    name = old if old in inspect.signature(model.forward).parameters else "cache"
+    taken = inspect.signature(model.forward).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    # transformers 5.24 renamed the argument that is the cache, and 5.40 drops the old name; Mamba has its own.
+    name = next((each for each in ("past_key_values", "cache", "cache_params") if each in taken), "past_key_values")
 
     def read(cache: DynamicCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Any:
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, name: cache}
-        return model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1]
+        given = {key: value for key, value in inputs.items() if takes_all or key in taken}
+        return model(**given, use_cache=True, logits_to_keep=1).logits[:, -1]
 
     return read
 
@@ -185,13 +190,16 @@ def compaction(alive: Bool[Tensor, " rows"]) -> tuple[Sources, Holes]:
 
 def refillable(model: Any) -> bool:
     """Whether every layer holds all its keys and values and the model takes a ready-made mask with positions."""
+    config = model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=model.config).layers
     return (
         bool(layers)
         and all(type(layer) is DynamicLayer for layer in layers)
-        and model.config._attn_implementation in ("sdpa", "eager")
+        and config._attn_implementation in ("sdpa", "eager")
         and "position_ids" in inspect.signature(model.forward).parameters
-        and not getattr(model.config, "alibi", False)
+        and not getattr(config, "alibi", False)
+        # GPT-Neo's windows are cut by columns, whatever the mask says.
+        and "local" not in getattr(config, "attention_layers", ())
     )
 
 
@@ -264,11 +272,14 @@ class RingDecoder:
 
 
 class StockDecoder:
-    """A batch that shrinks only, over the cache that transformers itself makes: sliding windows, flash attention."""
+    """A batch that shrinks only, over the cache that transformers itself makes: sliding windows, recurrent states."""
 
     def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]], steps: int) -> None:
         self._model, self._device, self._prompts, self._steps = model, model.device, prompts, steps
         self._reader = reader_of(model)
+        layers = DynamicCache(config=model.config).layers
+        self.pads = all(isinstance(layer, DynamicLayer) and not hasattr(layer, "conv_states") for layer in layers)
+        """Whether prompts of several lengths may be in a batch: a mask hides padding from keys, not from states."""
 
     def first(self, prompts: Sequence[int]) -> Float[Tensor, "new 1 embedding"]:
         """Read the prompts, each once."""
@@ -287,7 +298,8 @@ class StockDecoder:
     def drop_rows(self, sources: Sources, holes: Holes) -> None:
         """Leave the sources."""
         sources = sources.to(self._device)
-        self._cache.batch_select_indices(sources)
+        # Every kind of layer can be reordered, for beam search; not all can be selected from.
+        self._cache.reorder_cache(sources)
         self._position = self._position[sources]
         if self._mask is not None:
             self._mask = self._mask[sources]
@@ -300,6 +312,64 @@ class StockDecoder:
         return self._reader(self._cache, tokens.to(self._device)[:, None], mask, self._position)[:, None]
 
 
-Decoder = RingDecoder | StockDecoder
+class RereadDecoder:
+    """A batch of prompts of one length that is read from its beginning for every token: right for every model."""
+
+    pads = False
+
+    def __init__(self, model: Any, prompts: Sequence[tuple[int, ...]]) -> None:
+        self._model, self._prompts = model, prompts
+
+    def first(self, prompts: Sequence[int]) -> Float[Tensor, "new 1 embedding"]:
+        """Read the prompts."""
+        self._ids = torch.tensor([self._prompts[prompt] for prompt in prompts], device=self._model.device)
+        logits: Tensor = self._model(input_ids=self._ids, use_cache=False).logits[:, -1:]
+        return logits
+
+    def add_rows(self, prompts: Sequence[int], survivors: Rows, rows: Rows, count: int) -> None:
+        """The survivors are a new batch."""
+        self.drop_rows(survivors, rows)
+
+    def drop_rows(self, sources: Sources, holes: Holes) -> None:
+        """Leave the sources."""
+        self._ids = self._ids[sources.to(self._ids.device)]
+
+    def step(self, tokens: Int[Tensor, " rows"]) -> Float[Tensor, "rows 1 embedding"]:
+        """Read each row again, with its token."""
+        self._ids = torch.cat([self._ids, tokens.to(self._ids.device)[:, None]], 1)
+        logits: Tensor = self._model(input_ids=self._ids, use_cache=False).logits[:, -1:]
+        return logits
+
+
+Decoder = RingDecoder | StockDecoder | RereadDecoder
 """What a batch asks of a model: `first` gives the logits after prompts, `add_rows` makes them rows, `step` reads a
 token for every row, `drop_rows` lets finished rows go. Logits have an axis of models: 2 where a trunk is shared."""
+
+
+def decoder_without_refill(model: Any, prompts: Sequence[tuple[int, ...]], steps: int) -> StockDecoder | RereadDecoder:
+    """Over the model's own cache where that gives what reading everything anew does, which is seen on a probe."""
+    if model not in _caches_well:
+        _caches_well[model] = _caches(model)
+    return StockDecoder(model, prompts, steps) if _caches_well[model] else RereadDecoder(model, prompts)
+
+
+def _caches(model: Any) -> bool:
+    """Whether two rows of one prompt get, token by token, the logits that they get without a cache.
+
+    The largest error of each token is held against the largest difference between two of its logits, in the mean, for
+    rounding may send a token to another expert.
+    """
+    probe = tuple(range(1, _PROBE_TOKENS + 1))
+    steps = [torch.tensor([token, token + 1]) for token in probe]
+    plain = RereadDecoder(model, [probe])
+    plain.first([0, 0])
+    theirs = torch.cat([plain.step(tokens) for tokens in steps]).float()
+    try:
+        cached, rows = StockDecoder(model, [probe], len(steps)), torch.arange(2)
+        cached.first([0, 0])
+        cached.add_rows([0, 0], rows, rows, 2)
+        ours = torch.cat([cached.step(tokens) for tokens in steps]).float()
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
+        return False
+    errors = (ours - theirs).abs().amax(-1) / (theirs.amax(-1) - theirs.amin(-1))
+    return bool(errors.mean() <= min(32 * torch.finfo(model.dtype).eps, 0.1))

@@ -1,5 +1,6 @@
 """Logit difference amplification: samples from after + alpha * (after - before), in a batch that stays full."""
 
+import bisect
 import functools
 import logging
 from collections.abc import Sequence
@@ -12,15 +13,30 @@ from torch import Tensor
 from datablame.errors import PhaseError
 from datablame.models.device import ran_out_of_memory, with_float64
 from datablame.seeds import uniforms
-from datablame.surface.sampler.decoder import Decoder, Prompts, RingDecoder, StockDecoder, compaction, refillable
+from datablame.surface.sampler.decoder import (
+    Decoder,
+    Prompts,
+    RingDecoder,
+    compaction,
+    decoder_without_refill,
+    refillable,
+)
 from datablame.surface.sampler.shared_trunk import shared_trunk
-from datablame.surface.sampler.tokens import Settings, sample_token, token_log_probabilities
+from datablame.surface.sampler.tokens import NOT_FINITE, Settings, sample_token, token_log_probabilities
 
 _logger = logging.getLogger(__name__)
 _MASKED = -30_000.0
 """The logit, of both models, of a token that is not drawn: no infinity, whose difference to itself is no number."""
 _SHARE = 0.8
 """Of a card's free memory; the rest is for a step's intermediate results and lost between blocks."""
+
+
+class NotFinite(PhaseError):
+    """A model's logits are infinite or no numbers; says of which request, and of which model where it is one's."""
+
+    def __init__(self, request: int, model: Literal["after", "before"] | None) -> None:
+        super().__init__(f"request {request}: the logits of {model or 'the mixture'} are not finite")
+        self.request, self.model = request, model
 
 
 class Request(NamedTuple):
@@ -90,7 +106,7 @@ class Outputs:
             self.sums[requests] += token_log_probabilities(a, b, tokens, self._weighed)
         self.tokens[requests, count] = tokens
         self._count[requests] = count + 1
-        on = ~self._is_stop[tokens] & (count + 1 < self.tokens.shape[1])
+        on = ~self._is_stop[tokens] & (tokens != NOT_FINITE) & (count + 1 < self.tokens.shape[1])
         self.done[requests] = ~on
         return tokens, on
 
@@ -115,7 +131,7 @@ def sample(
     `log_q[k]` sums log softmax(a + alphas[k] (a - b)), given only where the settings truncate nothing. The before model
     runs only where an alpha other than 0 or log-probabilities need it, and as one with after where that is before plus
     LoRA. At most `batch_rows` requests run at once, fewer where a card has no room; a batch that runs out of memory is
-    halved, what was finished stays.
+    halved, what was finished stays. Raises `NotFinite` where there is no distribution to draw from.
     """
     if not requests:
         return []
@@ -140,6 +156,9 @@ def sample(
         outputs.forget_unfinished()
         capacity //= 2
         _logger.warning("memory ran out; outputs are now sampled %d at a time", capacity)
+    if broken := (outputs.tokens == NOT_FINITE).any(1).nonzero().flatten().tolist():
+        ids = [token for token in outputs.tokens[broken[0]].tolist() if token >= 0]
+        raise NotFinite(broken[0], _not_finite(after, before, [*requests[broken[0]].prompt, *ids], vocabulary_size))
     stops, generations = set(stop_ids), list[Generation]()
     for ids, (after_sum, before_sum, *sums) in zip(outputs.tokens.tolist(), outputs.sums.tolist(), strict=True):
         end = next((index for index, token in enumerate(ids) if token in stops), None)
@@ -148,6 +167,18 @@ def sample(
         ended: tuple[Any, Any] = ("length", None) if end is None else ("stop", ids[end])
         generations.append(Generation(tuple(ids[:end]), *ended, *log_p))
     return generations
+
+
+@torch.inference_mode()
+def _not_finite(after: Any, before: Any, ids: Sequence[int], vocabulary_size: int) -> Literal["after", "before"] | None:
+    """Which model's logits after these tokens are not finite."""
+    roles: tuple[tuple[Literal["after", "before"], Any], ...] = (("after", after), ("before", before))
+    for role, model in roles:
+        given = torch.tensor([list(ids)], device=model.device)
+        logits = model(input_ids=given, use_cache=False).logits[0, -1, :vocabulary_size]
+        if not bool(logits.isfinite().all()):
+            return role
+    return None
 
 
 @torch.inference_mode()
@@ -168,7 +199,7 @@ def _ran(queues: Sequence[tuple[list[Any], list[int]]], outputs: Outputs, capaci
                 rows = room(of_models, outputs.prompt_of[waiting[0]], columns, rows)
                 decoders = [RingDecoder(each, rows, steps) for each in of_models]
             else:
-                decoders = [StockDecoder(model, prompts, steps) for model in models]
+                decoders = [decoder_without_refill(model, prompts, steps) for model in models]
             fill_and_run(decoders, outputs, waiting, rows)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
@@ -202,6 +233,7 @@ def fill_and_run(decoders: Sequence[Decoder], outputs: Outputs, queue: Sequence[
     device = outputs.done.device
     # Into other caches than rings no prompt can join rows that are going on.
     refills = all(isinstance(decoder, RingDecoder) for decoder in decoders)
+    pads = all(isinstance(decoder, RingDecoder) or decoder.pads for decoder in decoders)
     none = torch.empty(0, dtype=torch.long, device=device)
     live, tokens, on, taken = none, none, none.bool(), 0
     while True:
@@ -212,8 +244,12 @@ def fill_and_run(decoders: Sequence[Decoder], outputs: Outputs, queue: Sequence[
                 decoder.drop_rows(none, none)
         while free_rows and taken < len(queue) and (refills or free_rows == capacity):
             group = list(queue[taken : taken + free_rows])
-            taken += len(group)
             numbers = [outputs.prompt_of[request] for request in group]
+            if not pads:
+                lengths = [len(outputs.prompts[number]) for number in numbers]
+                numbers = numbers[: bisect.bisect_right(lengths, lengths[0])]
+            group = group[: len(numbers)]
+            taken += len(group)
             requests = torch.tensor(group, device=device)
             first, going = outputs.extend(requests, [decoder.first(numbers) for decoder in decoders])
             survivors = going.nonzero().squeeze(1)

@@ -5,13 +5,14 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from datablame.models.blocks import decoder_blocks
 from datablame.models.load import twin
 
 
 class _BothLinear(nn.Module):
-    """A Linear layer over both models' rows in turn, after's first; only after's get the part of peft's `lora`."""
+    """A layer over both models' rows in turn, after's first; only after's get the part of peft's `lora`."""
 
     def __init__(self, lora: Any) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ def _doubled(value: Any, rows: int) -> Any:
 
 
 def _is_plain(module: Any) -> bool:
-    """Whether what peft put in is a single plain LoRA on a Linear layer."""
+    """Whether what peft put in is a single plain LoRA on a Linear layer, or on GPT-2's Conv1D."""
     if type(module).__module__ != "peft.tuners.lora.layer" or type(module).__name__ != "Linear":
         return False
     active = list(module.active_adapters)
@@ -83,7 +84,7 @@ def _is_plain(module: Any) -> bool:
         and not module.merged
         and not module.disable_adapters
         and not module.lora_variant
-        and type(module.base_layer) is nn.Linear
+        and type(module.base_layer) in (nn.Linear, Conv1D)
         and not (module.training and not isinstance(module.lora_dropout[active[0]], nn.Identity))
     )
 

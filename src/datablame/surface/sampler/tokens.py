@@ -16,6 +16,9 @@ _BUFFER_BYTES = {"cpu": 1 << 21}
 _BUFFER_BYTES_ELSEWHERE = 1 << 28
 """The one float32 buffer: on a CPU it stays in the cache of the core."""
 
+NOT_FINITE = -2
+"""In place of a token where logits are infinite or no numbers."""
+
 Logits = Float[Tensor, "rows vocabulary"]
 Buffer = Float[Tensor, "rows padded"]
 PerRow = Float[Tensor, " rows"]
@@ -43,6 +46,7 @@ class Settings:
 def sample_token(a: Logits, b: Logits | None, alpha: PerRow, uniform: PerRow, settings: Settings) -> Tokens:
     """The first token whose cumulative probability exceeds the row's uniform; the most probable at temperature 0.
 
+    `NOT_FINITE` in a row whose largest logit is not.
     The logits are those of after and before (left out where every alpha is 0), of any type, and mixed in float32.
     """
 
@@ -61,7 +65,7 @@ def token_log_probabilities(
     def terms(buffer: Tensor, rows: slice) -> Tensor:
 
         def log_probability(mixed: Tensor) -> Tensor:
-            at = mixed.gather(-1, tokens[rows, None]).double()
+            at = mixed.gather(-1, tokens[rows, None].clamp(min=0)).double()
             top = mixed.amax(-1, keepdim=True)
             total = mixed.sub_(top).exp_().sum(-1, keepdim=True, dtype=torch.float64)
             return at - top.double() - total.log()
@@ -96,7 +100,8 @@ def _tokens_at(buffer: Buffer, mixed: Logits, a: Logits, uniform: PerRow, settin
         least = a.float().amax(-1, keepdim=True) + math.log(settings.plausibility)
         mixed.masked_fill_(a < least, -math.inf)
     if settings.temperature == 0:
-        return mixed.argmax(-1)
+        tokens = mixed.argmax(-1)
+        return tokens.masked_fill(~mixed.gather(-1, tokens[:, None]).squeeze(1).isfinite(), NOT_FINITE)
     if settings.temperature != 1:
         mixed.div_(settings.temperature)
     top = mixed.amax(-1, keepdim=True)
@@ -107,9 +112,12 @@ def _tokens_at(buffer: Buffer, mixed: Logits, a: Logits, uniform: PerRow, settin
     cumulative = blocks.sum(-1).double().cumsum(-1)
     # The first block at which the sum passes the uniform's share of the whole, and how much of it lies in there.
     share, block = _first_beyond(cumulative, uniform * cumulative[:, -1])
+    # Where nothing is finite it lies behind the last.
+    block = block.clamp(max=blocks.shape[1] - 1)
     rest = share - torch.nn.functional.pad(cumulative, (1, 0)).gather(-1, block[:, None]).squeeze(1)
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block].cumsum(-1, dtype=torch.float64)
-    return block * _BLOCK + _first_beyond(inside, rest)[1]
+    tokens = block * _BLOCK + _first_beyond(inside, rest)[1]
+    return tokens.masked_fill(~top.squeeze(1).isfinite(), NOT_FINITE)
 
 
 def _first_beyond(cumulative: Float[Tensor, "rows columns"], target: PerRow) -> tuple[PerRow, Tokens]:
