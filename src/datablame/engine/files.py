@@ -82,7 +82,7 @@ def changes(then: Any, now: Any, field: str = "") -> tuple[Change, ...]:
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         keys = dict.fromkeys((*then, *now))
         pairs = [(f"{field}.{key}" if field else str(key), then.get(key), now.get(key)) for key in keys]
-        return tuple(change for name, *values in pairs for change in changes(*values, name))
+        return tuple(change for name, old, new in pairs for change in changes(old, new, name))
     return () if then == now else (Change(field, then, now),)
 
 
