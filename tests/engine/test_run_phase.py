@@ -84,7 +84,8 @@ def report(world: World, tables: Tables, work: Work) -> Outputs:
 
 SCAN = Phase("scan", 1, ("scan",), (), scan)
 SURFACE = Phase("surface", 1, ("surface",), (SCAN,), surface, deliver)
-REPORT = Phase("report", 1, ("everything", "registration"), (SCAN, SURFACE), report, delivers=True)
+DELIVERS = ("phase2_results.json", "final_results.json", "writeup/report.json")
+REPORT = Phase("report", 1, ("everything", "registration"), (SCAN, SURFACE), report, delivers=DELIVERS)
 PHASES = (SCAN, SURFACE, REPORT)
 
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -178,11 +179,69 @@ def test_an_outage_leaves_rows_unscored_and_the_rest_labelled(
     assert all(label.label != "unscored" for label in labels[2:])
 
 
-def test_a_long_outage_does_not_cost_every_retry_of_every_row(begin: Begin, tmp_path: Path) -> None:
+@pytest.mark.parametrize("n", [1, 40])
+def test_a_judge_that_never_answers_stops_the_run_in_one_line(begin: Begin, tmp_path: Path, n: int) -> None:
     api = begin(server.always("500"))
-    labels = classifier(tmp_path, retries=4, concurrency=2).label(outputs(40))
-    assert {label.label for label in labels} == {"unscored"}
-    assert len(api.logged()) <= 8 * 5 + 32
+    with pytest.raises(
+        PhaseError, match=r"has answered none of the last \d calls \(500\); see datablame doctor"
+    ) as raised:
+        classifier(tmp_path, retries=2, concurrency=2).label(outputs(n))
+    assert "\n" not in str(raised.value)
+    assert len(api.logged()) <= 3 * 3
+    assert costs_usd(tmp_path) == {}
+
+
+def test_a_judge_that_falls_silent_stops_the_run_and_what_it_said_is_kept(begin: Begin, tmp_path: Path) -> None:
+    asked = outputs(20)
+    silent = {server.hash_of(body) for body in bodies_of(asked[4:])}
+    down = [True]
+    api = begin(lambda digest, _attempt: "529" if digest in silent and down[0] else None)
+    with pytest.raises(PhaseError, match="has answered none of the last 6 calls"):
+        classifier(tmp_path, retries=0, concurrency=2).label(asked)
+    down.clear()
+    down.append(False)
+    assert all(label.label != "unscored" for label in classifier(tmp_path).label(asked))
+    assert set(api.answered().values()) == {1}
+
+
+def test_after_long_silence_no_call_is_made_again(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datablame.judge.asking._SILENCE_SECONDS", 0.0)
+    api = begin(server.always("reset"))
+    with pytest.raises(PhaseError, match=r"none of the last 2 calls \(a broken connection\)"):
+        classifier(tmp_path, retries=8, concurrency=2, backoff_seconds=60.0).label(outputs(9))
+    assert len(api.logged()) <= 3
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f" {KEY}\r\n", f"\t{KEY} "])
+def test_white_space_around_the_key_is_none_of_it(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    begin()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+    assert all(label.label != "unscored" for label in classifier(tmp_path).label(outputs(3)))
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("sk-ant-987654321\nsk-ant-987654321", "a line break"),
+        ("sk-ant- 987654321", "a space"),
+        ('"sk-ant-987654321"', "a quotation mark"),
+        ("\ufeffsk-ant-987654321", "characters that are no ASCII"),
+        ("sk-ant-987654321\u200b", "characters that are no ASCII"),
+        ("sk-ant-987654321\x00", "a control character"),
+    ],
+)
+def test_a_key_that_no_request_can_carry_is_refused_by_name_and_not_shown(key: str, what: str) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.environ", {"ANTHROPIC_API_KEY": key})
+        with pytest.raises(
+            RequestError, match=f"ANTHROPIC_API_KEY holds {what}, so that no request can carry it"
+        ) as raised:
+            has_key()
+    assert "987654321" not in str(raised.value)
 
 
 def bodies_of(asked: list[ClassifierInput]) -> list[dict[str, Any]]:
@@ -638,8 +697,9 @@ def test_reply_and_silence_are_what_an_asker_gives(begin: Begin, tmp_path: Path)
     request = Request(MODEL, "system", "user", claude.SCORE_SCHEMA, 16)
     patient = Asker(Judge(backoff_seconds=0.01), tmp_path / FILE, PRICES, "x")
     hasty = Asker(Judge(retries=0), tmp_path / FILE, PRICES, "x")
-    assert hasty.ask([request]) == {request.key: "500"}
     reply = patient.ask([request])[request.key]
     assert isinstance(reply, Reply)
+    other = replace(request, user="another")
+    assert hasty.ask([other]) == {other.key: "500"}
     assert hasty.ask([request]) == {request.key: reply}
     assert os.environ["ANTHROPIC_API_KEY"] == KEY

@@ -8,7 +8,7 @@ import pytest
 from tests.pipeline.small import small_study
 
 from datablame.engine.files import write_json
-from datablame.engine.phase import fingerprint_of
+from datablame.engine.phase import dependencies
 from datablame.judge.choice import Choice
 from datablame.pipeline.phases import PHASES
 from datablame.tables import Prompt
@@ -20,7 +20,9 @@ IDENTITIES = {"models": {"after": "x"}, "data": {"sha256": "x"}, "files": {"trut
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for phase in PHASES:
-        write_json(tmp_path / "artifacts" / phase.name / "done.json", {"outputs": {"x": phase.name}})
+        write_json(
+            tmp_path / "artifacts" / phase.name / "done.json", {"dependencies": {}, "outputs": {"x": phase.name}}
+        )
     return tmp_path
 
 
@@ -33,8 +35,8 @@ def world_of(root: Path, harmless: str = "why", identities: dict[str, Any] = IDE
     return World(root, study, prompts, None, judge, identities)
 
 
-def fingerprints(world: World) -> dict[str, str]:
-    return {phase.name: fingerprint_of(phase, world) for phase in PHASES}
+def fingerprints(world: World) -> dict[str, Any]:
+    return {phase.name: dependencies(phase, world) for phase in PHASES}
 
 
 def changed(first: World, second: World) -> set[str]:
@@ -81,7 +83,7 @@ def test_labels_by_people_run_the_report_again_and_nothing_else(root: Path) -> N
 def test_changed_tables_run_the_phases_that_read_them(root: Path) -> None:
     world = world_of(root)
     before = fingerprints(world)
-    write_json(root / "artifacts" / "attribute" / "done.json", {"outputs": {"x": "other"}})
+    write_json(root / "artifacts" / "attribute" / "done.json", {"dependencies": {}, "outputs": {"x": "other"}})
     after = fingerprints(world)
     assert {name for name in before if before[name] != after[name]} == {"patch", "report"}
 

@@ -16,7 +16,7 @@ from datablame.config.file import load_study
 from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, write_json
-from datablame.engine.phase import fingerprint_of
+from datablame.engine.phase import dependencies
 from datablame.errors import RequestError
 from datablame.pipeline.phases import PHASES, open_run
 from datablame.pipeline.preregistration import Registration, preregister
@@ -45,7 +45,7 @@ def finished(world: World, alpha: float | None) -> None:
     (root / "artifacts/surface").mkdir(parents=True)
     (root / "artifacts/surface/alpha_star.json").write_bytes(encoded(AlphaStar, AlphaStar(alpha, "rule", {}, None)))
     for phase in PHASES[:2]:
-        done = {"fingerprint": fingerprint_of(phase, world), "outputs": {}}
+        done = {"dependencies": dependencies(phase, world), "outputs": {}}
         write_json(root / "artifacts" / phase.name / "done.json", done)
 
 

@@ -14,7 +14,7 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.run_folder import append_timing
 from datablame.errors import RequestError
-from datablame.pipeline.phases import states
+from datablame.pipeline.phases import status
 from datablame.pipeline.run import run_study
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_refused_before_the_first_phase(tiny_pair_folder: P
         scanned(study, root)
     assert refusal.value.exit_code == 2
     assert not root.parent.exists()
-    assert states(study, root)["world"] == "missing"
+    assert status(study, root).states["world"] == "missing"
     assert scanned(small_study(tmp_path / "files", pair, models={"chat_template": "after"}), root)
 
 

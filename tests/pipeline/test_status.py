@@ -11,7 +11,7 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, write_json
 from datablame.errors import RequestError
-from datablame.pipeline.phases import NAMES, open_run, states
+from datablame.pipeline.phases import NAMES, open_run, status
 from datablame.world.freeze import freeze
 
 
@@ -30,16 +30,16 @@ def snapshot(root: Path) -> dict[Path, int]:
 
 def test_before_the_world_is_frozen_everything_is_missing(tmp_path: Path) -> None:
     study = small_study(tmp_path / "files", tmp_path)
-    assert states(study, tmp_path / "run") == dict.fromkeys(("world", *NAMES), "missing")
+    assert status(study, tmp_path / "run").states == dict.fromkeys(("world", *NAMES), "missing")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_changed_study_makes_its_world_stale_until_it_is_frozen_again(frozen: tuple[Study, Path]) -> None:
     study, root = frozen
     before = snapshot(root)
-    assert states(study, root) == {"world": "done", **dict.fromkeys(NAMES, "missing")}
+    assert status(study, root).states == {"world": "done", **dict.fromkeys(NAMES, "missing")}
     changed: dict[str, Any] = {"patch": study.patch.model_copy(update={"steps": 7})}
-    assert states(study.model_copy(update=changed), root)["world"] == "stale"
+    assert status(study.model_copy(update=changed), root).states["world"] == "stale"
     assert snapshot(root) == before
 
 

@@ -17,7 +17,7 @@ from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
 from datablame.pipeline.checks import load
-from datablame.pipeline.phases import open_run, states
+from datablame.pipeline.phases import open_run, status
 from datablame.pipeline.run import run_study
 from datablame.report.findings import findings
 from datablame.report.phase import overview_drawn
@@ -108,7 +108,7 @@ class Run:
     @property
     def status(self) -> dict[str, str]:
         """How far each phase is: done, stale, begun or missing."""
-        return dict(states(self.study, self.root))
+        return dict(status(self.study, self.root).states)
 
     @property
     def scan_samples(self) -> pd.DataFrame:

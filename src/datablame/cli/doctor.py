@@ -21,6 +21,8 @@ from rich.console import Console
 from datablame.cli.console import say
 from datablame.engine.execute import cards, cores, memory_bytes
 from datablame.engine.files import packaged_yaml
+from datablame.errors import RequestError
+from datablame.judge.choice import KEY, has_key
 
 _LEAST_PYTHON = (3, 11)
 _NEEDED = ("torch", "transformers", "tokenizers", "peft", "datasets", "safetensors", "pyarrow", "scipy", "matplotlib")
@@ -62,11 +64,10 @@ def examine(root: Path) -> list[Check]:
     torch, answers = _import("torch"), list[Check]()
     asking = threading.Thread(target=lambda: answers.extend([*_hosts()]), daemon=True)
     asking.start()
-    home, size, key = Path.home() / ".cache", memory_bytes(), os.environ.get("ANTHROPIC_API_KEY", "").strip()
+    home, size = Path.home() / ".cache", memory_bytes()
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
     threads = os.environ.get("OMP_NUM_THREADS")
     setting = f", OMP_NUM_THREADS={threads}" if threads else ""
-    shown = "set (not shown); whether it is accepted is seen at the first call" if key else "not set"
     checks = [
         _check("Python", platform.python_version(), {"old": sys.version_info[:2] < _LEAST_PYTHON}),
         *_packages(),
@@ -76,7 +77,7 @@ def examine(root: Path) -> list[Check]:
         _disk("cache", Path(os.environ.get("DATABLAME_CACHE") or home / "datablame"), "set DATABLAME_CACHE"),
         _disk("hub cache", Path(hub), "set HF_HOME"),
         *([_check("threads", f"{cores()} workers of one thread each{setting}; --workers changes it")] if torch else ()),
-        _check("ANTHROPIC_API_KEY", shown, {"not set": not key}),
+        _key(),
     ]
     asking.join(3 * _NETWORK_SECONDS)
     return [*checks, *(answers or [_check("network", "gives no answer", {"late": True})]), *_optional()]
@@ -153,6 +154,14 @@ def _multiplies(torch: Any, device: str, dtype: str) -> bool:
         return bool((product.cpu().double() - left @ right).abs().max() < _TOLERANCE * 32**0.5)
     except (RuntimeError, AssertionError, NotImplementedError):
         return False
+
+
+def _key() -> Check:
+    try:
+        found = "set (not shown); whether it is accepted is seen at the first call" if has_key() else "not set"
+    except RequestError as error:
+        return _check(KEY, str(error), {"broken": True})
+    return _check(KEY, found, {"not set": found == "not set"})
 
 
 def _disk(name: str, folder: Path, elsewhere: str) -> Check:

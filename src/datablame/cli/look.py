@@ -145,11 +145,18 @@ def power(
 
 
 def status(folder: RunArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Show how far each phase is: done, stale, begun or missing."""
-    from datablame.pipeline.phases import open_run, states
+    """Show how far each phase is: done, stale, begun or missing, and what has changed since.
 
-    listed = states(open_run(folder, None, resume=True), folder)
-    _list(listed, as_json, listed, 10)
+    Models and data are compared by content; those that are not on this machine are taken to be what they were.
+    """
+    from datablame.pipeline.phases import open_run
+    from datablame.pipeline.phases import status as looked
+
+    states, why, absent, _ = looked(open_run(folder, None, resume=True), folder)
+    lines = {name: "; ".join([state, *why.get(name, [])]) for name, state in states.items()}
+    if absent:
+        lines["not here"] = ", ".join(absent)
+    _list(lines, as_json, {**states, "why": why, "not_here": absent}, 10)
 
 
 def presets(

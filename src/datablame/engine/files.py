@@ -7,14 +7,17 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import yaml
 
-from datablame.errors import PhaseError, RequestError
+from datablame.errors import PhaseError, RequestError, problem
+
+_LONGEST_VALUE = 40
+"""Characters of a value that is quoted where it changed; hashes are longer."""
 
 
 def write_atomic(path: Path, data: bytes | str, *, shared: bool = False) -> None:
@@ -44,6 +47,43 @@ def json_object(path: Path) -> dict[str, Any]:
         if isinstance(value := read_json(path), dict):
             return value
     return {}
+
+
+def own_object(path: Path, otherwise: str, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """The JSON object with these keys that a run has written to a file; empty where there is none.
+
+    Raises RequestError where it is torn: to take it for absent would do its work again, or forget what it froze.
+    """
+    if ((value := json_object(path)) and value.keys() >= set(keys)) or not path.exists():
+        return value
+    raise RequestError(problem("engine", "torn", path=path, otherwise=otherwise))
+
+
+class Change(NamedTuple):
+    """A field in which two JSON values differ."""
+
+    field: str
+    then: Any
+    now: Any
+
+    def sentence(self) -> str:
+        """In words, with both values where they are short."""
+        values = [json.dumps(value, ensure_ascii=False) for value in (self.then, self.now)]
+        if max(map(len, values)) > _LONGEST_VALUE:
+            return f"{self.field} was changed"
+        return f"{self.field} was {values[0]} and is {values[1]}"
+
+
+def changes(then: Any, now: Any, field: str = "") -> tuple[Change, ...]:
+    """Every key, from the top down, at which two nested mappings differ; lists are compared as wholes.
+
+    A key without a value is as good as none: study.yaml leaves it out.
+    """
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys((*then, *now))
+        pairs = [(f"{field}.{key}" if field else str(key), then.get(key), now.get(key)) for key in keys]
+        return tuple(change for name, old, new in pairs for change in changes(old, new, name))
+    return () if then == now else (Change(field, then, now),)
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

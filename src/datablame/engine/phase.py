@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from datablame.engine.execute import Execution, Progress, free_memory, peak_gpu_mb, peak_rss_mb
-from datablame.engine.files import Journal, digest, hash_file, json_object, write_atomic, write_json
-from datablame.engine.run_folder import KEPT, append_peak, append_timing
+from datablame.engine.files import Journal, changes, digest, hash_file, own_object, write_atomic, write_json
+from datablame.engine.run_folder import append_peak, append_timing
 from datablame.errors import PhaseError
 from datablame.tables import TABLES, encoded, object_of, rows_of
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 _BEGUN, _DONE = "begun.json", "done.json"
+_SAID = 3
+"""Reasons why a phase runs again that are said; `datablame status` has all of them."""
 
 Outputs = Mapping[type, Any]
 """What a phase yields: by row type its rows (a sequence or an Arrow table), or the one row of a JSON table."""
@@ -90,8 +92,8 @@ class Phase:
     run: "Callable[[World, Tables, Work], Outputs]"
     deliver: "Callable[[World, Tables, Path], None] | None" = None
     """Writes the deliverables that the phase makes possible to the root of the run folder."""
-    delivers: bool = False
-    """Whether the files at the root of the run folder are its outputs, so that it runs again where one is changed."""
+    delivers: tuple[str, ...] = ()
+    """Files at the root of the run folder that are its outputs, so that it runs again where one is changed."""
 
 
 def write_outputs(outputs: Outputs, folder: Path) -> None:
@@ -106,10 +108,11 @@ State = Literal["done", "stale", "begun", "missing"]
 
 def left_by(phase: Phase, root: Path) -> list[Path]:
     """What the phase has left so far, finished or not; nothing before it has begun."""
-    return sorted(path for end in ("", ".part") for path in _folder(phase, root, end).glob("*"))
+    paths = (path for end in ("", ".part") for path in _folder(phase, root, end).glob("*"))
+    return sorted(path for path in paths if not _is_hidden(path))
 
 
-def fingerprint_of(phase: Phase, world: "World") -> str:
+def dependencies(phase: Phase, world: "World") -> dict[str, Any]:
     """What its outputs depend on: its version, its parts of the world, the outputs of the phases that it reads.
 
     Raises PhaseError where one of those has not run.
@@ -118,9 +121,25 @@ def fingerprint_of(phase: Phase, world: "World") -> str:
     for earlier in phase.after:
         if not (done := _done(earlier, world.root)):
             raise PhaseError(f"{phase.name} needs {earlier.name}, which is not done; run with --resume")
-        upstream[earlier.name] = done.get("outputs")
+        upstream[earlier.name] = done["outputs"]
     parts = {part: world.part(part) for part in phase.parts}
-    return digest({"phase": phase.name, "version": phase.version, "world": parts, "upstream": upstream})
+    return {"phase": phase.name, "version": phase.version, "world": parts, "upstream": upstream}
+
+
+def reasons(phase: Phase, world: "World") -> list[str]:
+    """Why a finished phase is not up to date in this world: the keys, files, models and phases that are others now."""
+    done, unfinished = _done(phase, world.root), [each.name for each in phase.after if not _done(each, world.root)]
+    if not done or unfinished:
+        return [f"{name} is not done" for name in unfinished]
+    then, now = done["dependencies"], dependencies(phase, world)
+    parts = [changes(then["world"].get(part), value) for part, value in now["world"].items()]
+    said = [] if then["version"] == now["version"] else ["another version of datablame made it"]
+    said += dict.fromkeys(change.sentence() for part in parts for change in part)
+    others = (name for name, made in now["upstream"].items() if made != then["upstream"].get(name))
+    said += [f"{name} gave something else" for name in others]
+    if (output := _changed_output(phase, world.root)) is not None:
+        said.append(f"{output} is missing or was changed")
+    return said
 
 
 def state_of(phase: Phase, world: "World") -> State:
@@ -150,26 +169,26 @@ def bring_up_to_date(
     """
     root, execution = world.root, Execution(execution.workers if world.models.device == "cpu" else 1, world.threads)
     for phase in phases:
-        current, part = _is_current(phase, world), _folder(phase, root, ".part")
-        changed = _changed_output(phase, root) if current else None
-        if changed is not None:
-            _logger.warning("%s runs again: %s is missing or was changed", phase.name, changed)
-        skipped = current and changed is None
+        part, skipped = _folder(phase, root, ".part"), state_of(phase, world) == "done"
+        if not skipped and (why := reasons(phase, world)):
+            more = f" and {len(why) - _SAID} more" if len(why) > _SAID else ""
+            _logger.warning("%s runs again: %s%s", phase.name, "; ".join(why[:_SAID]), more)
         reached(phase, skipped)
         if skipped:
             for path in (_folder(phase, root, ".old"), part):
                 shutil.rmtree(path, ignore_errors=True)
             continue
-        fingerprint = fingerprint_of(phase, world)
-        if json_object(part / _DONE).get("fingerprint") != fingerprint:
-            new = json_object(part / _BEGUN).get("fingerprint") != fingerprint
+        depends = dependencies(phase, world)
+        fingerprint = digest(depends)
+        if digest(_done(phase, root, ".part").get("dependencies")) != fingerprint:
+            new = _written(phase, root, ".part", _BEGUN, "fingerprint").get("fingerprint") != fingerprint
             before(phase, new)
             if new:
                 shutil.rmtree(part, ignore_errors=True)
                 write_json(part / _BEGUN, {"fingerprint": fingerprint})
             timings = partial(append_timing, root)
             _run(phase, world, Work(root, phase.name, part, execution, progress, timings, max_cost_usd))
-            write_json(part / _DONE, {"fingerprint": fingerprint, "outputs": _outputs(phase, root)})
+            write_json(part / _DONE, {"dependencies": depends, "outputs": _outputs(phase, root)})
         # Two renames; a kill between them leaves the whole new outputs, which the next start puts in their place.
         for path in _scratch(part):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -186,20 +205,25 @@ def _folder(phase: Phase, root: Path, end: str = "") -> Path:
     return root / "artifacts" / f"{phase.name}{end}"
 
 
-def _done(phase: Phase, root: Path) -> dict[str, Any]:
-    """The fingerprint and the hashes of a phase's whole outputs, up to date or not; empty where there are none."""
-    return json_object(_folder(phase, root) / _DONE)
+def _done(phase: Phase, root: Path, end: str = "") -> dict[str, Any]:
+    """On what a phase's whole outputs depend and their hashes, up to date or not; empty where there are none."""
+    return _written(phase, root, end, _DONE, "dependencies", "outputs")
+
+
+def _written(phase: Phase, root: Path, end: str, name: str, *keys: str) -> dict[str, Any]:
+    folder = _folder(phase, root, end)
+    return own_object(folder / name, f"delete {folder}: then {phase.name} runs again", keys)
 
 
 def _is_current(phase: Phase, world: "World") -> bool:
     """Whether it ran on this world and these outputs of earlier phases; its own outputs are not looked at."""
     done, *before = (_done(each, world.root) for each in (phase, *phase.after))
-    return bool(done) and all(before) and done.get("fingerprint") == fingerprint_of(phase, world)
+    return bool(done) and all(before) and digest(done["dependencies"]) == digest(dependencies(phase, world))
 
 
 def _changed_output(phase: Phase, root: Path) -> str | None:
     """The first output of a finished phase that is missing or was changed, by its path in the run folder."""
-    outputs = _done(phase, root).get("outputs", {})
+    outputs = _done(phase, root)["outputs"]
     changed = (name for name, sha in outputs.items() if not (root / name).is_file() or hash_file(root / name) != sha)
     return next(changed, None)
 
@@ -228,7 +252,11 @@ def _outputs(phase: Phase, root: Path) -> dict[str, str]:
     part = _folder(phase, root, ".part")
     place, scratch = _folder(phase, root).relative_to(root), _scratch(part)
     paths = (path for path in part.rglob("*") if path.name != _DONE and not scratch & {path, *path.parents})
-    made = {str(place / path.relative_to(part)): path for path in paths}
-    if phase.delivers:
-        made |= {str(path.relative_to(root)): path for path in (*root.glob("*"), *root.glob("writeup/*"))}
-    return {name: hash_file(path) for name, path in sorted(made.items()) if path.is_file() and path.name not in KEPT}
+    made = {str(place / path.relative_to(part)): path for path in paths if path.is_file() and not _is_hidden(path)}
+    made |= {name: root / name for name in phase.delivers}
+    return {name: hash_file(path) for name, path in sorted(made.items())}
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether it is a stray of a file manager or a file system, as .DS_Store is; no phase writes such a file."""
+    return path.name.startswith(".")

@@ -13,8 +13,6 @@ from datablame.errors import RequestError
 
 LOCK, TIMINGS, MANIFEST, STUDY = "run.lock", "timings.jsonl", "manifest.json", "study.yaml"
 REGISTRATION = "preregistration.json"
-KEPT = frozenset((LOCK, TIMINGS, MANIFEST, STUDY, REGISTRATION))
-"""What stands at the root of a run folder and is no deliverable."""
 
 
 @contextlib.contextmanager
@@ -80,9 +78,9 @@ def read_peaks(root: Path) -> dict[str, float]:
 def _measured(root: Path, unit: str) -> dict[str, list[float]]:
     measured: dict[str, list[float]] = {}
     path = root / TIMINGS
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
-            value = row[unit]
+            value = float(row[unit])
             measured.setdefault(row["what"], []).append(value)
     return measured

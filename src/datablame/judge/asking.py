@@ -8,6 +8,7 @@ import logging
 import random
 import sqlite3
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -37,7 +38,12 @@ _LONGEST_WISH_SECONDS = 900.0
 """A longer wish of the API to be left alone is no rate limit but a mistake."""
 _BATCH_TRIES = 2
 _OUTAGE = 3
-"""So many calls for each one under way without any answer between: the API is down, and each gets one try."""
+"""So many calls for each one under way in vain, none answered between: the API is down, and the run stops.
+
+Of a model that has never answered, one for each under way is enough.
+"""
+_SILENCE_SECONDS = 300.0
+"""After so long without any answer no call is made again that the API did not ask for."""
 
 Answers = dict[str, Reply | str]
 """A reply or the reason for its absence, by key."""
@@ -142,7 +148,7 @@ class Asker:
         """What each request is answered.
 
         Raises RequestError where key or model are wrong, BudgetError where the next call might exceed the budget or the
-        account has no credit, PhaseError where the ledger cannot be written or a batch is out of reach.
+        account has no credit, PhaseError where the ledger cannot be written, a batch is out of reach or nobody answers.
         """
         distinct = {request.key: request for request in requests}
         with Ledger(self.ledger) as ledger:
@@ -162,7 +168,7 @@ class _Session:
         self._ledger, self._api = ledger, api
         self._most_usd, self._spent_usd, self._open_usd = asker.max_cost_usd, sum(ledger.spent_usd().values()), 0.0
         self._stop = threading.Event()
-        self._silent_in_a_row = 0
+        self._silent_in_a_row, self._heard_at = 0, time.monotonic()
 
     def answers(self, missing: Sequence[Request]) -> Answers:
         """What open batches answer comes first; a batch that answers nothing that is missing is not waited for."""
@@ -207,10 +213,12 @@ class _Session:
                     try:
                         answers[request.key], cost = call.result()
                         self._spent_usd += cost
-                        self._silent_in_a_row = 0
+                        self._silent_in_a_row, self._heard_at = 0, time.monotonic()
                     except Unavailable as error:
                         answers[request.key] = str(error)
                         self._silent_in_a_row += 1
+                        none = not (waiting or calls or any(isinstance(each, Reply) for each in answers.values()))
+                        self._check_answers(request.model, str(error), none=none)
                     except Rejected as error:
                         self._check_takes(request.model, str(error))
                         answers[request.key] = f"rejected ({error})"
@@ -244,8 +252,8 @@ class _Session:
             try:
                 return call()
             except Unavailable as error:
-                down = self._silent_in_a_row >= _OUTAGE * self._judge.concurrency
-                hopeless = not patient and (down or not error.again)
+                silent = error.retry_after_seconds is None and time.monotonic() - self._heard_at > _SILENCE_SECONDS
+                hopeless = not patient and (silent or not error.again)
                 if hopeless or attempt == self._judge.retries:
                     raise
                 longest = min(self._judge.backoff_seconds * 2.0**attempt, _LONGEST_WAIT_SECONDS)
@@ -253,6 +261,15 @@ class _Session:
                 pause = longest * random.uniform(0.75, 1.0) if wish is None else min(wish, _LONGEST_WISH_SECONDS)
                 self._stop.wait(pause)
         raise Unavailable("the run has ended")
+
+    def _check_answers(self, model: str, why: str, *, none: bool) -> None:
+        """Raises PhaseError where going on would leave every row unscored; a call now and then may stay in vain.
+
+        `none`: every question was asked and not one answered.
+        """
+        known, silent = self._ledger.has_answer_of(model), self._silent_in_a_row
+        if silent >= (_OUTAGE if known else 1) * self._judge.concurrency or (none and (silent >= _OUTAGE or not known)):
+            raise PhaseError(problem("judge", "silent", n=silent, model=model, why=why))
 
     def _check_takes(self, model: str, reason: str) -> None:
         """Some texts are taken by no model; a model that never took any is asked in the wrong way."""

@@ -85,9 +85,27 @@ class Classifier(Protocol):
         """One label for each output, in their order."""
 
 
+def api_key() -> str:
+    """The key of the environment without the white space around it, empty without one.
+
+    Raises RequestError, which does not show it, where it holds what no header of a request may.
+    """
+    key = os.environ.get(KEY, "").strip()
+    for what, holds in {
+        "a line break": any(character in key for character in "\r\n"),
+        "a space": any(character.isspace() for character in key),
+        "a quotation mark": any(character in key for character in "\"'`"),
+        "characters that are no ASCII": not key.isascii(),
+        "a control character": not key.isprintable(),
+    }.items():
+        if holds:
+            raise RequestError(problem("judge", "broken_key", key=KEY, what=what))
+    return key
+
+
 def has_key() -> bool:
-    """Whether the environment holds a key; which one is nobody's business."""
-    return bool(os.environ.get(KEY))
+    """Whether the environment holds a key; RequestError where it cannot be one."""
+    return bool(api_key())
 
 
 def decide(study: Study, decided: Mapping[str, Any] | None, key: bool) -> Choice:

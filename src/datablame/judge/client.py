@@ -1,7 +1,6 @@
 """The only door to Anthropic's SDK: what is asked and answered, one by one or in batches, and every way to fail."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 from datablame.engine.files import digest
 from datablame.errors import BudgetError, DatablameError, RequestError, problem
-from datablame.judge.choice import KEY, Price, Usage, cost_usd
+from datablame.judge.choice import KEY, Price, Usage, api_key, cost_usd
 
 _UNSEEN_TOKENS = 1_000
 """What the API may add to a prompt for structured output and framing; measured additions are some hundred tokens."""
@@ -78,7 +77,7 @@ class Api:
     def __init__(self, timeout_seconds: float) -> None:
         import anthropic
 
-        self._key = os.environ[KEY]
+        self._key = api_key()
         # The key is given by hand, so that no profile or token of the machine is taken in its place.
         self._client = anthropic.Anthropic(api_key=self._key, max_retries=0, timeout=timeout_seconds)
 

@@ -60,7 +60,7 @@ def weights_hash(folder: Path) -> str | None:
     ValueError of a file that is not whole.
     """
     files = []
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(folder.glob("[!.]*.safetensors")):
         text, start, tensors = header(file)
         sha = hashlib.sha256(text)
         with file.open("rb") as stream:

@@ -2,19 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from datablame.attribute.phase import ATTRIBUTE
 from datablame.config.file import load_study
 from datablame.config.schema import Study
-from datablame.engine.phase import Phase, State, state_of
+from datablame.engine.files import changes
+from datablame.engine.phase import Phase, State, reasons, state_of
 from datablame.engine.run_folder import LOCK, REGISTRATION, STUDY, TIMINGS
 from datablame.errors import RequestError
+from datablame.judge.choice import decide, has_key
 from datablame.patch.phase import PATCH
-from datablame.report.phase import deliver_patch, deliver_surface, report
+from datablame.report.phase import DELIVERABLES, deliver_patch, deliver_surface, report
 from datablame.surface.phase import SCAN, SURFACE
-from datablame.world.world import frozen_content, load
+from datablame.world import World
+from datablame.world.identity import identities_now
+from datablame.world.world import frozen_content, load, prompts_of
 
-REPORT = Phase("report", 5, ("everything", "registration"), (SCAN, SURFACE, ATTRIBUTE, PATCH), report, delivers=True)
+_REPORTED = ("everything", "registration")
+REPORT = Phase("report", 5, _REPORTED, (SCAN, SURFACE, ATTRIBUTE, PATCH), report, delivers=DELIVERABLES)
 PHASES = (SCAN, replace(SURFACE, deliver=deliver_surface), ATTRIBUTE, replace(PATCH, deliver=deliver_patch), REPORT)
 NAMES = tuple(phase.name for phase in PHASES)
 
@@ -46,18 +52,67 @@ def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
     return study
 
 
-def states(study: Study, root: Path) -> dict[str, State]:
-    """How far the world and each phase of a run are, for this study; what it names is not read again."""
+class Status(NamedTuple):
+    """How far a run is, for its study and the models and files that it names as they are now."""
+
+    states: dict[str, State]
+    """Of the world and each phase."""
+    why: dict[str, list[str]]
+    """What has changed, of each that is stale."""
+    absent: list[str]
+    """Fields whose models or files are not on this machine; they are taken to be what they were."""
+    world: World | None
+    """What the phases would rest on; None before there is one."""
+
+
+def status(study: Study, root: Path) -> Status:
+    """Look how far a run is; nothing is written and no model loaded.
+
+    Raises RequestError where a file that says so is torn, or another version wrote the folder.
+    """
     content = frozen_content(root)
     if content is None:
-        return dict.fromkeys(("world", *NAMES), "missing")
-    world, frozen = load(root), Study.model_validate(content["requested"])
+        return Status(dict.fromkeys(("world", *NAMES), "missing"), {}, [], None)
+    frozen, requested = load(root), Study.model_validate(content["requested"])
     if study.judge.rules is None:
-        study = study.model_copy(update={"judge": study.judge.model_copy(update={"rules": frozen.judge.rules})})
+        study = study.model_copy(update={"judge": study.judge.model_copy(update={"rules": requested.judge.rules})})
     names = set(Study.model_fields) - {"organism"}
     if study.organism is not None:
         names -= {"models", "data", "behaviours", "prompts", "truth"}
-    changed = {name: getattr(study, name) for name in names if getattr(study, name) != getattr(frozen, name)}
-    # What was decided about the rest stays; models and data are known by content, which nobody has looked at yet.
-    world = replace(world, study=world.study.model_copy(update=changed))
-    return {"world": "stale" if changed else "done", **{phase.name: state_of(phase, world) for phase in PHASES}}
+    asked = requested.model_copy(update={name: getattr(study, name) for name in names})
+    world, absent = _as_asked(frozen, requested, asked, content["decided"]["judge"])
+    then, now = (each.part("everything") for each in (frozen, world))
+    why = {"world": [change.sentence() for change in changes(then, now)]}
+    states: dict[str, State] = {"world": "stale" if why["world"] else "done"}
+    for phase in PHASES:
+        states[phase.name] = state_of(phase, world)
+        why[phase.name] = reasons(phase, world) if states[phase.name] == "stale" else []
+    return Status(states, {name: said for name, said in why.items() if said}, absent, world)
+
+
+def _as_asked(world: World, requested: Study, asked: Study, decided: Any) -> tuple[World, list[str]]:
+    """The frozen world with what the study says otherwise by now, and what of it is not on this machine.
+
+    What was decided about the rest stays.
+    """
+    changed = {name: value for name, value in dict(asked).items() if value != getattr(requested, name)}
+    same = [name for name in ("data",) if name not in changed]
+    if "models" in changed:
+        kept = {}
+        for name in ("before", "after", "device"):
+            if getattr(asked.models, name) == getattr(requested.models, name):
+                kept[name] = getattr(world.models, name)
+                same.append(f"models.{name}")
+        changed["models"] = changed["models"].model_copy(update=kept)
+    else:
+        same += ["models.before", "models.after"]
+    if "attribute" in changed:
+        layers = ("layers", "activation_layer")
+        kept = {name: getattr(world.study.attribute, name) for name in layers if getattr(asked.attribute, name) is None}
+        changed["attribute"] = changed["attribute"].model_copy(update=kept)
+    study = world.study.model_copy(update=changed)
+    study = study.model_copy(update={"prefilter": study.prefilter.on(world.models.device)})
+    assert asked.models is not None
+    identities, absent = identities_now(study, asked.models, world.identities, same)
+    judge = decide(asked, decided, has_key())
+    return replace(world, study=study, prompts=prompts_of(asked), judge=judge, identities=identities), absent

@@ -13,7 +13,7 @@ from datablame.config.file import dump_study
 from datablame.config.schema import Study
 from datablame.engine import run_folder
 from datablame.engine.execute import Execution, Progress, peak_rss_mb
-from datablame.engine.files import json_object, write_atomic, write_json
+from datablame.engine.files import json_object, own_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
 from datablame.errors import RequestError, problem
 from datablame.judge.asking import costs_usd
@@ -21,7 +21,7 @@ from datablame.judge.calibration import calibrate
 from datablame.organism.make import cached, filled, is_cached, study_fields
 from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names, check_recipe, check_study_files, check_world
-from datablame.pipeline.phases import NAMES, PHASES, states
+from datablame.pipeline.phases import NAMES, PHASES, REPORT, status
 from datablame.world import World
 from datablame.world.freeze import ensure_pool, freeze, preview
 from datablame.world.registration import BEGUN, departures, described
@@ -46,7 +46,8 @@ def run_study(
 
     The study is as it was written; an organism is made or taken from the cache first. `until` is the last phase to run,
     `only` the single one, before which all must be done. A begun phase keeps the thread count that it began with. For
-    answers of a judge this run and those that it resumes pay `max_cost_usd` at most.
+    answers of a judge this run and those that it resumes pay `max_cost_usd` at most. The report alone needs neither
+    models nor data: where they are not here, they are taken to be what they were.
 
     Raises:
         RequestError: the study or its data cannot be used, `only` is not reachable, or the folder is locked.
@@ -56,24 +57,31 @@ def run_study(
     check_names(study)
     if max_cost_usd is not None and not 0 <= max_cost_usd < math.inf:
         raise RequestError(problem("pipeline", "no amount", cost=max_cost_usd))
+    held, absent = None, list[str]()
     if only is not None:
-        state = states(study, root)
+        states, why, absent, held = status(study, root)
         for earlier in NAMES[: NAMES.index(only)]:
-            if state[earlier] != "done":
-                raise RequestError(f"{only} needs {earlier}, which is not done; datablame {earlier} {root}")
+            if states[earlier] != "done":
+                because = f" ({'; '.join(why[earlier])})" if earlier in why else ""
+                values = {"phase": only, "earlier": earlier, "because": because, "root": root}
+                raise RequestError(problem("pipeline", "too early", **values))
     last = NAMES.index(until) + 1 if until else None
     phases = [phase for phase in PHASES[:last] if only in (None, phase.name)]
     with run_folder.locked(root):
-        world = frozen(study, root, execution=execution, progress=progress, max_cost_usd=max_cost_usd)
+        if held is not None and only == REPORT.name:
+            world = held
+        else:
+            world = frozen(study, root, execution=execution, progress=progress, max_cost_usd=max_cost_usd)
         write_atomic(root / run_folder.STUDY, dump_study(study))
-        registered = json_object(root / run_folder.REGISTRATION)
+        registered = own_object(root / run_folder.REGISTRATION, "choose a new folder with --out")
         if registered and PATCH.name in {phase.name for phase in phases} and not left_by(PATCH, root):
             for departure in departures(registered, described(world)):
                 progress.note(f"warning: not as pre-registered: {departure.sentence()}")
-        # A calibration's seconds stand in no file.
-        out = root / "artifacts" / "world"
-        work = Work(root, "calibration", out, execution, progress, lambda *_: None, max_cost_usd)
-        calibrate(world.study, world.judge, work)
+        if only != REPORT.name or "judge.calibration" not in absent:
+            # A calibration's seconds stand in no file.
+            out = root / "artifacts" / "world"
+            work = Work(root, "calibration", out, execution, progress, lambda *_: None, max_cost_usd)
+            calibrate(world.study, world.judge, work)
         skipped: dict[str, bool] = {}
 
         def before(phase: Phase, new: bool) -> None:

@@ -16,7 +16,7 @@ from datablame.report.wording import environment, filled, plain, sentence, sente
 from datablame.tables import EVERY, LABELS, Score, ShownDocument, SkippedRows
 
 _SHOWN_FILES = 40
-_PAGES = ("comparison.md", "case_study.md", "writeup/report.md", "writeup/slides.md", "index.html")
+PAGES = ("comparison.md", "case_study.md", "writeup/report.md", "writeup/slides.md", "index.html")
 
 
 class Conclusions(NamedTuple):
@@ -48,7 +48,7 @@ def pages(results: Results, conclusions: Conclusions, config: str, pictures: Map
         "config": "\n".join(map(plain, config.splitlines())),
         "pictures": {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()},
     }
-    return {page: environment().get_template(f"{page.split('/')[-1]}.j2").render(values) for page in _PAGES}
+    return {page: environment().get_template(f"{page.split('/')[-1]}.j2").render(values) for page in PAGES}
 
 
 def text_tables(results: Results) -> dict[str, Any]:

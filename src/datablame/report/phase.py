@@ -11,7 +11,7 @@ from datablame.engine.files import write_atomic, write_json
 from datablame.report.findings import findings
 from datablame.report.gates import preregistration
 from datablame.report.limitations import limitations
-from datablame.report.pages import Conclusions, pages
+from datablame.report.pages import PAGES, Conclusions, pages
 from datablame.report.results import Results, read_results
 from datablame.report.verdict import Verdict, verdict
 from datablame.report.wording import Statement
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from datablame.world.world import World
 
 SCHEMA_VERSION = 1
+DELIVERABLES = (
+    *("phase2_results.json", "behavior_rates.png", "patching_comparison.csv", "patching_comparison.png"),
+    *("final_results.json", "final_results.png", *PAGES),
+)
+"""Every file that a finished study has at the root of its run folder, beside its study, times and versions."""
 _QUALITIES = [each.name for each in fields(Quality) if each.name not in ("method", "behaviour", "pool")]
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+
+from datablame.errors import RequestError, problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +47,7 @@ def path_of(row: type, root: Path) -> Path:
 
 
 def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **where: Any) -> list[T]:
-    """The rows of a Parquet file; none where there is no file.
+    """The rows of a Parquet file; none where there is no file, RequestError where it is torn.
 
     `where` names columns and the value that a row must have there, or a set of which it must have one.
     """
@@ -56,16 +58,22 @@ def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **wh
         return []
     kind: Any = row
     filters = [(name, "in" if isinstance(value, set) else "=", value) for name, value in where.items()] or None
-    records = pq.read_table(path, columns=columns, filters=filters).to_pylist()
+    try:
+        records = pq.read_table(path, columns=columns, filters=filters).to_pylist()
+    except (OSError, pa.ArrowException):
+        raise RequestError(problem("tables", "torn", path=path)) from None
     if any(pa.types.is_nested(each.type) for each in schema_of(kind)):
         return _adapter(kind).validate_python(records)
     return [row(**each) for each in records]
 
 
 def object_of(path: Path, row: type[T]) -> T | None:
-    """The one row of a JSON file; None where there is no file."""
+    """The one row of a JSON file; None where there is no file, RequestError where it is torn."""
     kind: Any = row
-    rows = _adapter(kind).validate_json(b"[" + path.read_bytes() + b"]") if path.exists() else []
+    try:
+        rows = _adapter(kind).validate_json(b"[" + path.read_bytes() + b"]") if path.exists() else []
+    except ValidationError:
+        raise RequestError(problem("tables", "torn", path=path)) from None
     return next(iter(rows), None)
 
 

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,14 @@ from datablame.models.weight_files import weights_hash
 from datablame.world.refusals import refused
 from datablame.world.sources import COMMIT, pool_files
 
-_SETTINGS = (".json", ".jinja", ".model", ".txt")
-"""Files beside the weights that decide what a checkpoint says: configuration, tokenizer, chat template."""
-_ENCODER = "attribute.encoder"
+_SETTINGS = (
+    *("config.json", "generation_config.json", ADAPTER_CONFIG, "chat_template.jinja", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("[!.]*.model", "[!.]*.tiktoken"),
+)
+"""Files beside the weights that decide what a checkpoint or a sentence encoder says; others in its folder don't."""
+_BASE = "base_model_name_or_path"
+_ENCODER, _TEMPLATE = "attribute.encoder", "models.chat_template"
 _SAMPLES, _SAMPLE_BYTES = 4096, 4096
 
 
@@ -30,33 +35,69 @@ def models_identity(models: Models, written: Models) -> dict[str, Any]:
     `written` are the same as the study writes them: a GGUF file that was converted counts too. Raises RequestError
     where safetensors are damaged.
     """
-    identities = {}
+    return {name: _model_identity(name, getattr(models, name), getattr(written, name)) for name in ("before", "after")}
+
+
+def _model_identity(name: str, reference: ModelRef, written: ModelRef) -> dict[str, Any]:
+    file, folder = _place(written), _place(reference)
+    identity: dict[str, Any] = reference.model_dump(mode="json", include={"dtype", "attn_implementation"})
+    if file.is_file():
+        identity["gguf_sha256"] = _sampled(file)
+    if not Path(reference.path).expanduser().exists():
+        commit = reference.revision if COMMIT.fullmatch(reference.revision or "") else known_commit(reference)
+        names = reference.model_dump(mode="json", include={"subfolder", "gguf_file"}, exclude_none=True)
+        identity |= {"repository": reference.path, **names, "commit": commit}
+    elif not folder.is_file():
+        try:
+            identity |= _folder_identity(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise refused("damaged", name=name, path=reference.path, error=error) from error
+    return identity
+
+
+def identities_now(
+    study: Study, written: Models, held: Mapping[str, Any], same: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The identities of what a study names as it is now, and the fields whose models or files are not here any more.
+
+    What is not here, and under a key that is the `same`, keeps the identity that was `held`: a run folder can be looked
+    at and reported where neither its models nor its data are. `written` are the models as the study writes them.
+    """
+    absent, models = [], dict(held["models"])
+    assert study.models is not None
+    assert study.data is not None
     for name in ("before", "after"):
-        reference, file = getattr(models, name), _place(getattr(written, name))
-        identity = reference.model_dump(mode="json", include={"dtype", "attn_implementation"})
-        if file.is_file():
-            identity["gguf_sha256"] = _sampled(file)
-        folder = _place(reference)
-        if not Path(reference.path).expanduser().exists():
-            commit = reference.revision if COMMIT.fullmatch(reference.revision or "") else known_commit(reference)
-            names = reference.model_dump(mode="json", include={"subfolder", "gguf_file"}, exclude_none=True)
-            identity |= {"repository": reference.path, **names, "commit": commit}
-        elif not folder.is_file():
-            try:
-                identity |= _folder_identity(folder)
-            except (OSError, ValueError, KeyError) as error:
-                raise refused("damaged", name=name, path=reference.path, error=error) from error
-        identities[name] = identity
-    return identities
+        reference, source, field = getattr(study.models, name), getattr(written, name), f"models.{name}"
+        if all(Path(each.path).expanduser().exists() for each in (reference, source)) or field not in same:
+            identity = _model_identity(name, reference, source)
+            # What `auto` stands for is known when the model is looked at.
+            dtype = models[name]["dtype"] if reference.dtype == "auto" else reference.dtype
+            models[name] = {**identity, "dtype": dtype}
+        elif "repository" not in models[name]:
+            absent.append(field)
+    data = held["data"]
+    if pool_files(study.data.path) or "data" not in same:
+        data = data_identity(study.data)
+    elif "dataset" not in data:
+        absent.append("data")
+    files, before = files_identity(study), held["files"]
+    for field in _paths(study):
+        if field not in files and field in before:
+            files[field] = before[field]
+            absent.append(field)
+    if (template := files.get(_TEMPLATE)) != before.get(_TEMPLATE):
+        models["chat_template_sha256"] = template
+    return {"models": models, "data": data, "files": files}, absent
 
 
 def data_identity(data: Data) -> dict[str, Any]:
-    """What the study says of the data, and the contents of its files by name, or the hub dataset's commit."""
+    """What the study says of the data, and the contents of its file, of its files by name, or the hub's commit."""
     settings = data.model_dump(mode="json", exclude={"streaming", "path", "revision"})
     files = pool_files(data.path)
     if not files:
         return {"data": settings, "dataset": data.path, "commit": data.revision}
-    here = Path(data.path).expanduser()
+    if (here := Path(data.path).expanduser()).is_file():
+        return {"data": settings, "sha256": hash_file(here)}
     base = here if here.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
     return {"data": settings, "files": {file.relative_to(base).as_posix(): hash_file(file) for file in files}}
 
@@ -75,7 +116,7 @@ def portable(study: Study, identities: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
     values |= {"models": identities["models"], "data": identities["data"]}
     del values["attribute"]["index"]  # Where projections are kept changes no score.
-    for field in _paths(study).keys() - {"models.chat_template"}:
+    for field in _paths(study).keys() - {_TEMPLATE}:
         *sections, name = field.split(".", 2)
         section = functools.reduce(operator.getitem, sections, values)
         # A sentence encoder may be one at the hub.
@@ -89,7 +130,7 @@ def _paths(study: Study) -> dict[str, Path]:
         "judge.calibration": study.judge.calibration,
         "truth": study.truth,
         _ENCODER: study.attribute.encoder,
-        "models.chat_template": study.models.chat_template if study.models is not None else None,
+        _TEMPLATE: study.models.chat_template if study.models is not None else None,
         **{f"attribute.scores.{name}": path for name, path in study.attribute.scores.items()},
     }
     return {field: Path(path).expanduser() for field, path in fields.items() if path is not None}
@@ -101,13 +142,18 @@ def _place(reference: ModelRef) -> Path:
 
 
 def _folder_identity(folder: Path) -> dict[str, Any]:
-    """A checkpoint's folder; an adapter's base is a part of it."""
-    settings = {file.name: hash_file(file) for file in sorted(folder.glob("*")) if file.suffix in _SETTINGS}
-    identity = {"weights_sha256": weights_hash(folder), "settings_sha256": digest(settings)}
-    if not (folder / ADAPTER_CONFIG).is_file():
+    """A checkpoint's folder; an adapter's base is a part of it, and where that lies is not."""
+    paths = sorted(path for pattern in _SETTINGS for path in folder.glob(pattern) if path.is_file())
+    settings = {path.name: hash_file(path) for path in paths}
+    identity: dict[str, Any] = {"weights_sha256": weights_hash(folder), "settings": settings}
+    if ADAPTER_CONFIG not in settings:
         return identity
-    base = Path(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "").expanduser()
-    return {**identity, "base": _folder_identity(base)} if base.is_dir() and base != Path() else identity
+    adapter = read_json(folder / ADAPTER_CONFIG)
+    base = Path(adapter.pop(_BASE, None) or "").expanduser()
+    if base == Path() or not base.is_dir():
+        return identity
+    settings[ADAPTER_CONFIG] = digest(adapter)
+    return {**identity, "base": _folder_identity(base)}
 
 
 def _sampled(file: Path) -> str:

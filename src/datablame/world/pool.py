@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datablame.config.schema import Study
+from datablame.errors import RequestError
 from datablame.tables import Document, Message, PoolSummary, object_of
 from datablame.world.refusals import refused
 
@@ -57,10 +58,14 @@ class Pool:
 
     @property
     def key(self) -> str | None:
-        """The digest of what the pool was made of; None where it is not there."""
-        if not self.path.exists():
+        """The digest of what the pool was made of; None where it is not there whole."""
+        try:
+            metadata = pq.read_schema(self.path).metadata or {}
+            if object_of(self.path.with_name("pool.json"), PoolSummary) is None:
+                return None
+        except (OSError, pa.ArrowException, RequestError):
             return None
-        return str((pq.read_schema(self.path).metadata or {}).get(KEY, b""), "utf-8")
+        return str(metadata.get(KEY, b""), "utf-8")
 
     @cached_property
     def summary(self) -> PoolSummary:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.engine.files import digest
+from datablame.engine.files import changes, digest
 from datablame.engine.run_folder import REGISTRATION
 from datablame.world.identity import portable
 
@@ -86,17 +86,9 @@ def departures(registered: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[D
 
 
 def differences(registered: Any, actual: Any, field: str = "") -> tuple[Deviation, ...]:
-    """Every key, from the top down, at which two nested mappings differ; lists are compared as wholes.
-
-    A key without a value is as good as none: study.yaml leaves it out.
-    """
-    if isinstance(registered, Mapping) and isinstance(actual, Mapping):
-        keys = dict.fromkeys((*registered, *actual))
-        pairs = [(f"{field}.{key}" if field else str(key), registered.get(key), actual.get(key)) for key in keys]
-        return tuple(deviation for name, old, new in pairs for deviation in differences(old, new, name))
-    if registered == actual:
-        return ()
-    return (Deviation(field, *(_ABSENT if value is None else value for value in (registered, actual))),)
+    """Every field at which two nested mappings differ (`engine.files.changes`)."""
+    found = changes(registered, actual, field)
+    return tuple(Deviation(name, *(_ABSENT if each is None else each for each in values)) for name, *values in found)
 
 
 def _shown(value: Any) -> str:

@@ -9,15 +9,15 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from datablame.config.schema import Behaviour, Data, Models, Study
-from datablame.engine.files import digest, hash_file, packaged_yaml, read_json
-from datablame.engine.run_folder import REGISTRATION
+from datablame.engine.files import digest, hash_file, json_object, own_object, packaged_yaml
+from datablame.engine.run_folder import MANIFEST, REGISTRATION
 from datablame.judge.choice import Choice, identity
 from datablame.tables import ChatFormat, Distance, Document, Prompt, SharedTokens, Split, path_of, rows_of
 from datablame.world.identity import portable
 from datablame.world.pool import Pool
 from datablame.world.refusals import refused
 
-FORMAT = 5
+FORMAT = 6
 """Of world.json; a run folder of another one is refused."""
 FILE = "artifacts/world/world.json"
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
@@ -93,9 +93,9 @@ class World:
         return self.pool.key == self.pool_key
 
     def part(self, name: str) -> Any:
-        """What a phase's tables depend on, as JSON: a fingerprint is a hash of some parts; KeyError for another name.
+        """What a phase's tables depend on, as JSON by the study's keys; KeyError for another name.
 
-        Ways, speeds and prices of asking a judge, devices and paths are in none of them.
+        A fingerprint is a hash of some parts. Ways, speeds and prices of asking a judge, devices and paths are in none.
         """
         values = portable(self.study, self.identities)
         prompts = [[p.id, p.behaviour, p.split, p.text] for p in self.prompts if p.split != "harmless"]
@@ -103,16 +103,17 @@ class World:
         registration = self.root / REGISTRATION
         pool = {name: values["attribute"][name] for name in ("max_tokens", "duplicate_threshold")}
         study = {name: values[name] for name in ("seed", "behaviours", "truth", "models")}
+        labelled = {"rules": values["judge"]["rules"], "classifier": self.judge.classifier, "claude": labels}
         parts = {
-            **{name: values[name] for name in ("scan", "surface", "prefilter", "attribute", "patch")},
+            **{name: {name: values[name]} for name in ("scan", "surface", "prefilter", "attribute", "patch")},
             "everything": values,
             "identity": {"prompts": prompts, **study},
-            "harmless": [[each.id, each.text] for each in self.split("harmless")],
-            "sampling": {key: values["surface"][key] for key in _SAMPLING},
-            "judge": {"rules": values["judge"]["rules"], "classifier": self.judge.classifier, "claude": labels},
-            "attribution judge": scores,
-            "pool": {"data": values["data"], "seed": self.seed, **pool},
-            "registration": hash_file(registration) if registration.is_file() else None,
+            "harmless": {"prompts.harmless": [[each.id, each.text] for each in self.split("harmless")]},
+            "sampling": {"surface": {key: values["surface"][key] for key in _SAMPLING}},
+            "judge": {"judge": labelled},
+            "attribution judge": {"judge": {"attribution": scores}},
+            "pool": {"data": values["data"], "seed": self.seed, "attribute": pool},
+            "registration": {REGISTRATION: hash_file(registration) if registration.is_file() else None},
         }
         return parts[name]
 
@@ -161,16 +162,17 @@ def chat_of(content: Mapping[str, Any]) -> ChatFormat:
 
 
 def frozen_content(root: Path) -> dict[str, Any] | None:
-    """What world.json says, None where there is none; RequestError where another version wrote the run folder."""
-    path = root / FILE
-    if path.exists():
-        content: dict[str, Any] = read_json(path)
-        if content.get("format") == FORMAT:
+    """What world.json says, None where there is none.
+
+    Raises RequestError where it is torn, or another version wrote the run folder.
+    """
+    if content := own_object(root / FILE, "start over with --out NEW", ("format",)):
+        if content["format"] == FORMAT:
             return content
         version = content.get("datablame")
     elif any(root.glob("artifacts/*/done.json")):
-        manifest = root / "manifest.json"
-        version = read_json(manifest)["versions"].get("datablame") if manifest.exists() else None
+        versions = json_object(root / MANIFEST).get("versions")
+        version = versions.get("datablame") if isinstance(versions, dict) else None
     else:
         return None
     raise refused("other version", root=root, version=version or "of an unknown version")
