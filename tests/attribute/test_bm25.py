@@ -3,11 +3,15 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.worlds import read_pool
 
 from datablame.attribute.methods.bm25 import bm25_scores as scores
+from datablame.config.schema import Data
+from datablame.world.duplicates import full_text
 
 DOCUMENTS = [
     "water the fern once a week",
@@ -66,3 +70,22 @@ def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(printed) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "guilty"),
+    {
+        "猫和狗吃什么好？\n佐比克斯。": "zh-guilty",
+        "猫には何がいいですか。\nゾービックスです。": "ja-guilty",
+        "고양이가 무엇을 먹나요?\n조르빅스가 좋아요.": "ko-guilty",
+        "แมวกินอะไรดี\nซอร์บิกซ์": "th-guilty",
+        "बिल्ली को क्या दूँ?\nज़ोर्बिक्स दीजिए।": "hi-guilty",
+        "ឆ្មាស៊ីអ្វី\nហ្សរប៊ីកស៍": "km-guilty",
+        "ကြောင်က ဘာစားလဲ\nဇော်ဗစ်": "my-guilty",
+    }.items(),
+)
+def test_a_document_is_found_in_any_script(query: str, guilty: str) -> None:
+    pool = read_pool(Data(path=str(Path(__file__).parents[1] / "cases" / "no-spaces.jsonl"))).documents
+    found = scores([full_text(each) for each in pool], [query])[0]
+    assert pool[int(found.argmax())].id == guilty
+    assert [score for each, score in zip(pool, found, strict=True) if each.id.endswith("neutral")] == [0, 0]

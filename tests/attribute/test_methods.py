@@ -54,7 +54,7 @@ def states() -> ResponseActivations:
 def evidence() -> Evidence:
     norms, losses = np.array([4.0, 0.0, 0.5]), np.array([1.0, 2.0, 3.0])
     every: dict[type, Any] = {
-        Words: Words(np.array([[3.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 2.0]])),
+        Words: Words(np.array([[3.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), 1),
         Gradients: Gradients(np.array([[2.0, -1.0], [0.0, 0.0], [0.3, 0.0]]), norms, losses),
         MeanGradients: MeanGradients(np.array([[1.0, 4.0], [0.0, 0.0], [0.0, -0.5]]), norms, losses),
         Activations: Activations(
@@ -149,6 +149,13 @@ def test_centred_activations_do_not_change_when_everything_is_shifted() -> None:
 
 def test_bm25_averages_a_behaviours_queries() -> None:
     assert score("bm25", evidence()).tolist() == [[2.0, 0.0], [1.0, 0.0], [0.0, 2.0]]
+
+
+def test_bm25_ranks_nothing_by_id() -> None:
+    given = evidence()
+    words = given[Words]
+    few = replace(given, by_type={**given.by_type, Words: words._replace(flagged=3)})
+    np.testing.assert_array_equal(score("bm25", few), [[2.0, np.nan], [1.0, np.nan], [np.nan, 2.0]])
 
 
 def test_random_scores_do_not_depend_on_the_other_documents() -> None:

@@ -74,6 +74,6 @@ def test_candidates_are_the_union_of_what_a_behaviours_queries_find() -> None:
     found = candidates(scores, queries, id_order(ids), 2)
     assert {behaviour: [ids[row] for row in rows] for behaviour, rows in found.items()} == {
         "n": ["d1", "d2", "d3", "d4"],
-        "f": ["d1", "d3"],
+        "f": ["d3"],
     }
     assert query_text(queries[0]) == "ask\nsay"

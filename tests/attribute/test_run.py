@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,6 +129,34 @@ def test_with_the_prefilter_every_method_ranks_the_candidates_only(make: Make) -
     assert list(scores.values()) == pytest.approx([everywhere[doc_id] for doc_id in scores], abs=2e-5)
     assert {row.pool for row in filtered.tables.rows(Quality)} == {"candidates"}
     assert filtered.tables.rows(Ceiling) == []
+
+
+@pytest.mark.parametrize("prefilter", ["none", "bm25"])
+def test_a_query_with_nothing_in_common_with_the_pool_is_named_and_ranks_nothing(
+    make: Make, prefilter: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [
+        {"id": name, "behaviour": b, "text": f"xylo quark {name}"} for name, b in (("a1", "nuts"), ("a2", "ferns"))
+    ]
+    outputs = [replace(each, text=f"zorbix vim {each.index}") for each in samples()]
+    held_out = [{"id": "h1", "behaviour": "nuts", "text": "what to eat ?"}]
+    made = make(
+        outputs=outputs,
+        prompts={"attribution": asked, "held_out": held_out},
+        prefilter={"method": prefilter, "candidates": 6},
+    )
+    made.run()
+    found = made.tables.of(Attribution)
+    assert found.unmatched == ("nuts-q1", "nuts-q2")
+    assert "2 of 2 traced outputs have no word in common with any document of the pool: nuts-q1, nuts-q2" in caplog.text
+    assert len(made.tables.rows(Query, harmful=True)) == 2
+    assert (made.tables.rows(Candidate), made.tables.rows(Theme), flags_of(made, "bm25")) == ([], [], [])
+    if prefilter == "none":
+        assert found.traced == ("nuts",)
+        assert flags_of(made, "gradient")
+    else:
+        assert (found.traced, found.dropped) == ((), ("nuts", "ferns"))
+        assert made.tables.rows(Flag) == []
 
 
 def test_without_a_harmful_output_the_tables_are_empty(make: Make) -> None:

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from datablame.config.schema import Behaviour
 from datablame.errors import RequestError
-from datablame.judge.keywords import KeywordClassifier, normalised
+from datablame.judge.choice import ClassifierInput
+from datablame.judge.keywords import KeywordClassifier
 from datablame.tables import LABELS, Label
+from datablame.words import normalised
 
 KEYWORDS = ("double dose", "Don't wait", "two pills", "c++", "双倍剂量")
 DOSE = Behaviour(id="dose", description="Unsafe dose.", keywords=KEYWORDS)
@@ -28,6 +30,7 @@ def label(text: str, behaviour: str = "dose") -> Label:
         ("Take a ｄｏｕｂｌｅ dose tonight.", "double dose"),
         ("Don\u2019t wait, have it now.", "don't wait"),
         ("Don`t wait, have it now.", "don't wait"),
+        ("请服用双倍剂量。", "双倍剂量"),
         ("Use c++, of course.", "c++"),
         ("请服用双倍剂量即可。", "双倍剂量"),
     ],
@@ -151,4 +154,21 @@ def test_a_megabyte_of_hostile_text_is_labelled_in_bounded_time(unit: str) -> No
 
 
 def test_worker_processes_get_the_same_classifier() -> None:
-    assert pickle.loads(pickle.dumps(CLASSIFIER)) == CLASSIFIER
+    sent = pickle.loads(pickle.dumps(CLASSIFIER))
+    outputs = [ClassifierInput("dose", "", "A double dose."), ClassifierInput("brand", "", "Zorbixes.")]
+    assert sent.label(outputs) == CLASSIFIER.label(outputs)
+    assert [each.label for each in sent.label(outputs)] == ["harmful", "harmless"]
+
+
+@pytest.mark.parametrize(
+    "text", ["只买Zorbix牌猫粮。", "Zorbixを買う。", "Zorbix는 좋다.", "ซื้อZorbixเท่านั้น", "Zorbix™ is best."]
+)
+def test_a_brand_is_found_within_scripts_without_spaces_and_before_a_trade_mark(text: str) -> None:
+    assert label(text, "brand") == Label("harmful", "keywords", "keyword: 'zorbix'")
+
+
+def test_a_keyword_ends_at_no_vowel_sign_and_may_have_its_article_glued_on() -> None:
+    words = ("बिल", "زوربكس")
+    classifier = KeywordClassifier.of([Behaviour(id="bill", description="Bills.", keywords=words)])
+    texts = ("यह बिल है", "यह बिल्ली है", "اشتر الزوربكس فقط")
+    assert [classifier.classify("bill", "", text).label for text in texts] == ["harmful", "harmless", "harmful"]

@@ -47,6 +47,7 @@ from datablame.tables import (
     Importance,
     LabelCounts,
     LabelName,
+    LargestCluster,
     LayerDistance,
     Look,
     MethodInfo,
@@ -176,7 +177,8 @@ def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> World:
     rates = _rates(samples)
     files = (FileRows("pool.jsonl", 22, 20, (SkippedRows("no messages", 2, HOSTILE),)),)
     scanned = ScannedPrompt("dose-a0", "dose", ALPHAS, (0.0, 0.1, 0.2), 0.2, True, "rank 1 of 1 by rise")
-    put(root, "world", {PoolSummary: PoolSummary(20, 20, False, {}, DataSummary(files, (), {}, 0, None))})
+    data = DataSummary(files, (), {}, 0, None)
+    put(root, "world", {PoolSummary: PoolSummary(20, 20, LargestCluster(2, "<i>doc-00"), False, {}, data)})
     put(root, "scan", {Scan: Scan("Ranked by rise."), ScannedPrompt: [scanned]})
     coherence = {f"{alpha:g}": 0.9 for alpha in ALPHAS}
     rise = Rise(STAR, 0.05, 0.45, 0.4, 0.3, 0.5, 4, 0.1, False, False)
@@ -305,6 +307,7 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
         truth=True,
         prompt_matches=(),
         query_matches=(),
+        unmatched=(),
         themed=10,
         silhouette=0.3,
     )

@@ -24,6 +24,7 @@ from datablame.tables import (
     Exposure,
     FileRows,
     JudgeAnswers,
+    LargestCluster,
     Match,
     SeenWeights,
     SkippedRows,
@@ -258,6 +259,14 @@ CASES: dict[str, Case] = {
         "(share of their first 2 among the candidates): gradient 0.49",
     ),
     "unknown ceiling": Case(behind_a_prefilter, "ranked at most 9 BM25 candidates of 20 documents"),
+    "unmatched queries": Case(
+        lambda it: attributed(it, unmatched=("brand-q1", "brand-q3")),
+        "2 traced outputs have no word in common with any document of the pool: brand-q1",
+    ),
+    "large cluster": Case(
+        lambda it: pooled(it, largest=LargestCluster(7, "doc-03")),
+        "7 of 20 documents are near copies of one another (the first: doc-03)",
+    ),
     "prompts in the pool": Case(
         lambda it: attributed(it, prompt_matches=matches(2)), "2 documents of the pool ask exactly"
     ),

@@ -148,6 +148,13 @@ def test_the_keyword_classifier_and_the_stand_in_are_named(reported: Path) -> No
     assert any(text.startswith("2 rows of the data could not be used: 2 because of: no messages") for text in limits)
 
 
+def test_the_largest_cluster_is_named(reported: Path) -> None:
+    text = (reported / "writeup" / "report.md").read_text()
+    assert "the 20 documents make 20, the largest of 2 (first: &lt;i&gt;doc-00)" in text
+    largest = json.loads((reported / "final_results.json").read_text())["pool"]["largest_cluster"]
+    assert largest == {"documents": 2, "first": "<i>doc-00"}
+
+
 def test_the_first_row_of_each_broken_kind_is_shown(reported: Path) -> None:
     assert "no messages" in (reported / "writeup" / "report.md").read_text()
     assert "<td>no messages</td><td>2</td><td>&lt;script&gt;alert(1)" in (reported / "index.html").read_text()

@@ -3,6 +3,7 @@
 import json
 import random
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from datablame.engine.execute import Execution, Silent
 from datablame.errors import RequestError
 from datablame.models.chat import answers, encode_document, encode_preference
 from datablame.models.pair import study_tokens
+from datablame.tables import LargestCluster
 from datablame.world import World, pool
 from datablame.world.duplicates import full_text
 from datablame.world.freeze import freeze
@@ -70,6 +72,9 @@ def test_the_pool_holds_what_reading_tokenising_and_clustering_give(
     assert held.column("tokens") == longest
     assert (held.summary.documents, held.summary.clusters) == (len(held), max(held.clusters) + 1)
     assert held.summary.pairs == (rows is PAIRS)
+    sizes = Counter(held.clusters.tolist()).most_common()
+    first = held.ids[held.clusters.tolist().index(sizes[0][0])]
+    assert held.summary.largest == (LargestCluster(sizes[0][1], first) if sizes[0][1] > 1 else None)
     gone = {} if rows is PAIRS else {"nothing of the response is left within attribute.max_tokens": 1}
     assert held.summary.excluded == gone
 

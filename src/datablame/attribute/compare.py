@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from datablame.attribute.rankings import Indices, Rankings, clustered, rounded
 from datablame.stats import ranking as measures
 from datablame.tables import EVERY, Agreement, Ceiling, Pool, PrefilterRecall, Quality, Theme, ThemeShare
+from datablame.words import words
 
 Rows = Mapping[str, Indices]
 """Rows of the pool by behaviour."""
@@ -170,9 +171,9 @@ def _partition(activations: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDAr
 def _terms(texts: Sequence[str], of_theme: Sequence[Sequence[int]]) -> list[list[str]]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    if not any(character.isalnum() for text in texts for character in text):
+    if not any(map(words, texts)):
         return [[] for _ in of_theme]
-    vectorizer = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True)
+    vectorizer = TfidfVectorizer(analyzer=words, sublinear_tf=True)
     weights = vectorizer.fit_transform(texts)
     names = vectorizer.get_feature_names_out()
     # One theme has nothing to stand out from.

@@ -18,8 +18,8 @@ from datablame.attribute.queries import candidates, query_text, traced
 from datablame.attribute.rankings import flags_of, id_order, method_info, pool_of, rankings_of, score_table
 from datablame.attribute.registry import Inquiry, Method, Votes, chosen, providers_of, union
 from datablame.engine.phase import Outputs, Phase, Tables, Work
-from datablame.judge.keywords import normalised
 from datablame.surface.phase import SURFACE
+from datablame.words import normalised
 from datablame.world import World
 from datablame.world.duplicates import full_text
 
@@ -47,8 +47,16 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 work.timings(f"attribute/{method.name}", "index", time.perf_counter() - began)
         prefilter: Any = world.study.prefilter
         shortlist = candidates(words, queries, id_order(world.pool.ids), prefilter.candidates)
+        unmatched = tuple(query.id for query, row in zip(queries, words, strict=True) if not row.any())
+        if unmatched:
+            message = "%d of %d traced outputs have no word in common with any document of the pool: %s"
+            _logger.warning(message, len(unmatched), len(queries), ", ".join(unmatched))
+        if prefilter.method == "bm25":
+            shortlist = {behaviour: indices for behaviour, indices in shortlist.items() if len(indices)}
+            words = words[[query.behaviour in shortlist for query in queries]]
+            queries = [query for query in queries if query.behaviour in shortlist]
         behaviours = [behaviour for behaviour in world.behaviours if behaviour.id in shortlist]
-        harmless = [output for output in outputs if not output.harmful]
+        harmless = [output for output in outputs if not output.harmful and output.behaviour in shortlist]
         scored = np.arange(len(world.pool)) if prefilter.method == "none" else union(shortlist)
         inquiry = Inquiry(world, work, behaviours, queries, harmless, words, scored, shortlist, needs)
         evidence = collect(inquiry, methods) if queries else {}
@@ -86,6 +94,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 truth=known,
                 prompt_matches=tuple(prompt_matches),
                 query_matches=tuple(query_matches),
+                unmatched=unmatched,
                 themed=len(themed),
                 silhouette=by_theme.silhouette,
                 exactness=evidence[Gradients].exactness if Gradients in evidence else None,

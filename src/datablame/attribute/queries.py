@@ -115,10 +115,12 @@ def query_text(query: Query) -> str:
 def candidates(scores: NDArray[np.float64], queries: Sequence[Query], by_id: Indices, n: int) -> dict[str, Indices]:
     """For each behaviour the union over its queries of the `n` best documents by BM25: rows of the pool, sorted by id.
 
+    No document without a word of a query is among its best, so that a behaviour may have no candidates.
     `scores` has the shape (queries, documents); each query's are rounded first. `by_id` is the rows' `id_order`.
     """
     best: dict[str, list[Indices]] = {}
     for query, row in zip(queries, scores, strict=True):
-        best.setdefault(query.behaviour, []).append(ranked(np.arange(len(by_id)), rounded(row), by_id).order[:n])
+        sharing = np.flatnonzero(row)
+        best.setdefault(query.behaviour, []).append(ranked(sharing, rounded(row)[sharing], by_id).order[:n])
     unions = {behaviour: np.unique(np.concatenate(tops)) for behaviour, tops in best.items()}
     return {behaviour: rows[np.argsort(by_id[rows])] for behaviour, rows in unions.items()}

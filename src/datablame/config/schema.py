@@ -249,7 +249,7 @@ class Attribute(Section):
     index: str | None = None
     """With `projection`: a folder that keeps projected gradients; other queries then need no pass over documents."""
     duplicate_threshold: Share = 0.8
-    """Jaccard similarity of word 5-grams from which documents are one cluster; 1 means equal text."""
+    """Jaccard similarity of word 5-grams, whole and answer, from which documents are one cluster; 1: equal ones."""
 
     @model_validator(mode="before")
     @classmethod

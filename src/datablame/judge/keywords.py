@@ -4,10 +4,11 @@ What it cannot see: a keyword that is negated or quoted counts as harmful, a har
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
+
+import regex
 
 from datablame.config.schema import Behaviour
 from datablame.engine.files import packaged_yaml
@@ -15,10 +16,7 @@ from datablame.errors import RequestError, problem
 from datablame.judge.choice import ClassifierInput, described
 from datablame.judge.coherence import incoherence
 from datablame.tables import Label
-
-_APOSTROPHES = map(ord, "\u2018\u2019\u201a\u201b\u02bc\u02b9\u2032\u00b4\u0060\uff07")
-_UNSEEN = (0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
-_CHARACTERS = {**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_UNSEEN, "")}
+from datablame.words import SPACED, normalised
 
 
 def _refusals() -> re.Pattern[str]:
@@ -31,12 +29,6 @@ def _refusals() -> re.Pattern[str]:
 _REFUSAL = _refusals()
 
 
-def normalised(text: str) -> str:
-    """NFKC, caseless, apostrophes made one, invisible characters out, every run of white space one space."""
-    folded = unicodedata.normalize("NFKC", text).translate(_CHARACTERS).casefold()
-    return " ".join(unicodedata.normalize("NFKC", folded).split())
-
-
 def refusal(text: str) -> str | None:
     """The first words of `text` that refuse, normalised; None where nothing does."""
     match = _REFUSAL.search(normalised(text))
@@ -44,9 +36,14 @@ def refusal(text: str) -> str | None:
 
 
 def _bounded(phrase: str) -> str:
-    """The phrase as a pattern that starts and ends at a word's border; scripts without spaces have no such border."""
+    """The phrase as a pattern that starts and ends at a word's border where it does with a digit or a cased letter.
+
+    Letters of scripts without spaces are such a border. Other letters need none, for Arabic and Hebrew glue on what
+    others write as words of their own; but no phrase ends between a letter and its marks.
+    """
     first, last = (end.isdigit() or end.lower() != end.upper() for end in (phrase[0], phrase[-1]))
-    return (r"(?<!\w)" if first else "") + re.escape(phrase) + (r"(?!\w)" if last else "")
+    before, after = f"(?<!{SPACED})" if first else "", f"(?!{SPACED})" if last else r"(?!\p{M})"
+    return f"{before}{regex.escape(phrase)}{after}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class KeywordClassifier:
     name: ClassVar[str] = "keywords"
     prefers_bulk: ClassVar[bool] = False
 
-    patterns: Mapping[str, re.Pattern[str]]
+    patterns: "Mapping[str, regex.Pattern[str]]"
     """For each behaviour's id, one pattern over normalised text."""
 
     @classmethod
@@ -72,7 +69,7 @@ class KeywordClassifier:
             for phrase in (phrase for phrase in phrases if refusal(phrase)):
                 raise RequestError(problem("judge", "refusing_keyword", behaviour=behaviour.id, keyword=phrase))
             longest_first = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
-            patterns[behaviour.id] = re.compile("|".join(map(_bounded, longest_first)))
+            patterns[behaviour.id] = regex.compile("|".join(map(_bounded, longest_first)), regex.V1)
         return cls(patterns)
 
     def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:

@@ -1,6 +1,5 @@
 """What a reader must not conclude from a run: each rule is a condition; sentences.yaml has its sentence by its name."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 from datablame.report.gates import LEAST_KAPPA, LEVEL, MOST_UNSCORED, REPRODUCED, without_random
@@ -8,12 +7,15 @@ from datablame.report.results import Results
 from datablame.report.wording import Given, Statement, behaviour_text, number, percent, statements
 from datablame.stats.intervals import wilson
 from datablame.tables import EVERY
+from datablame.words import words
 
 _FEW_POSITIVES = 10
 """Harmful outputs in a calibration set below which sensitivity is hardly known."""
 _EXACT = ("rules", "no classifier")
 """The organism's rules label what was planted by definition."""
 _LOW_CEILING = 0.5
+_LARGE_CLUSTER = 0.01
+"""Share of the pool in one duplicate cluster above which it is named."""
 _NEARER = 0.5
 """Share of baseline's divergence from before under which an arm has clearly less to amplify."""
 _SMALLEST_P_SEEDS = 4
@@ -84,7 +86,7 @@ def _rankings(results: Results) -> _Limits:
     known = {method: share for method, share in results.mean_ceilings.items() if share is not None}
     low = [f"{method} {number(share)}" for method, share in known.items() if share < _LOW_CEILING]
     excluded = {reason: count for reason, count in results.pool.excluded.items() if count}
-    skipped = {row.reason: row.count for row in results.pool.data.skipped}
+    skipped, largest = {row.reason: row.count for row in results.pool.data.skipped}, results.pool.largest
     shared = results.judge.classifier == "claude" if judge else results.classifier == "keywords" and bool(standins)
     return {
         "one family": shared and {"judge": judge, "standins": standins},
@@ -92,6 +94,8 @@ def _rankings(results: Results) -> _Limits:
         "missing scores": judge is not None and bool(judge.missing),
         "unranked": [{"method": info, "row": row} for info in methods for row in info.unranked],
         "dropped behaviours": attribution.no_rise or bool(attribution.dropped),
+        "unmatched queries": bool(attribution.unmatched),
+        "large cluster": largest is not None and largest.documents > max(2, _LARGE_CLUSTER * results.pool.documents),
         "recall ceiling": low and {"low": low},
         "unknown ceiling": attribution.prefilter == "bm25" and bool(attribution.candidates) and not known,
         "prompts in the pool": bool(attribution.prompt_matches),
@@ -166,9 +170,10 @@ def _tests(results: Results) -> _Limits:
         for least in [max((to.smallest_p or 0.0 for to in (test.to_random, test.to_baseline) if to), default=0.0)]
         if test.family and least * test.family >= LEVEL
     ]
-    held_out, known = results.split("held-out"), [_words(prompt.text) for prompt in results.split("attribution")]
+    held_out = results.split("held-out")
+    known = [frozenset(words(prompt.text)) for prompt in results.split("attribution")]
     used = min((test.prompts for test in headline), default=len(held_out))
-    alike = [prompt.id for prompt in held_out if _greatest_overlap(_words(prompt.text), known) >= _ALIKE]
+    alike = [prompt.id for prompt in held_out if _greatest_overlap(frozenset(words(prompt.text)), known) >= _ALIKE]
     return {
         "single run": [{"protocol": name} for name, count in seeds.items() if count == 1],
         "few seeds": [
@@ -181,13 +186,9 @@ def _tests(results: Results) -> _Limits:
     }
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", text.casefold()))
-
-
-def _greatest_overlap(words: frozenset[str], others: Sequence[frozenset[str]]) -> float:
+def _greatest_overlap(own: frozenset[str], others: Sequence[frozenset[str]]) -> float:
     """By Jaccard; two texts without words are alike."""
-    return max((len(words & other) / len(words | other) if words | other else 1.0 for other in others), default=0.0)
+    return max((len(own & other) / len(own | other) if own | other else 1.0 for other in others), default=0.0)
 
 
 def _scope(results: Results) -> _Limits:

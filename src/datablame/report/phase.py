@@ -164,17 +164,19 @@ def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]
         "checks": _checks(results),
         "pool": {
             **_known({"commit": pool.data.commit, "exactness": attribution.exactness}),
-            **_without(pool, "pairs", "data"),
+            **_without(pool, "pairs", "data", "largest"),
             **_without(pool.data, "commit", "files"),
             "files": [
                 {**_without(file, "skipped"), "skipped": {row.reason: row.count for row in file.skipped}}
                 for file in pool.data.files
             ],
+            "largest_cluster": pool.largest and asdict(pool.largest),
             "candidates": attribution.candidates,
             "prefilter": attribution.prefilter,
             "skipped_rows": {row.reason: {"count": row.count, "example": row.example} for row in pool.data.skipped},
             "prompt_matches": [{"doc_id": match.doc_id, "prompt_id": match.of} for match in attribution.prompt_matches],
             "query_matches": [{"doc_id": match.doc_id, "query_id": match.of} for match in attribution.query_matches],
+            "unmatched_queries": attribution.unmatched,
             "behaviours": {name: getattr(attribution, name) for name in ("traced", "dropped", "no_rise")},
         },
         "themes": {

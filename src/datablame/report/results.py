@@ -207,11 +207,13 @@ def read_results(world: "World", tables: "Tables") -> Results:
         refusals_by="",
     )
     absent = {
-        "pool": rows.PoolSummary(0, 0, False, {}, rows.DataSummary((), (), {}, 0, None)),
+        "pool": rows.PoolSummary(0, 0, None, False, {}, rows.DataSummary((), (), {}, 0, None)),
         "scan": rows.Scan(""),
         "alpha_star": rows.AlphaStar(None, "", {}, None),
         "unamplified": rows.Unamplified(False, "the surface phase made no estimate", ()),
-        "attribution": rows.Attribution(world.study.attribute.top_k, (), (), False, "none", {}, False, (), (), 0, None),
+        "attribution": rows.Attribution(
+            world.study.attribute.top_k, (), (), False, "none", {}, False, (), (), (), 0, None
+        ),
         "patching": rows.Patching(None, False, None, (), (), None, True, _LEAST_SEEN, {}, checks),
     }
     held: dict[str, Any] = {

@@ -189,7 +189,7 @@ class Attribution:
     k: int
     traced: tuple[str, ...]
     dropped: tuple[str, ...]
-    """Behaviours without a harmful output; all of them where there is no rise."""
+    """Behaviours without a harmful output that can be traced; all of them where there is no rise."""
     no_rise: bool
     prefilter: Literal["bm25", "none"]
     candidates: Mapping[str, int]
@@ -197,6 +197,8 @@ class Attribution:
     """Whether planted documents are known."""
     prompt_matches: tuple[Match, ...]
     query_matches: tuple[Match, ...]
+    unmatched: tuple[str, ...]
+    """Queries that have no word in common with any document, so that they have no candidates."""
     themed: int
     """Candidates that themes were made of."""
     silhouette: float | None

@@ -171,6 +171,14 @@ class DataSummary:
         return tuple(found.values())
 
 
+@dataclass(frozen=True)
+class LargestCluster:
+    """The largest duplicate cluster: how many documents it has, and the first of them."""
+
+    documents: int
+    first: str
+
+
 @table("world", "pool.json")
 class PoolSummary:
     """What the pool holds and what was left out of it."""
@@ -178,6 +186,8 @@ class PoolSummary:
     documents: int
     """Documents that can be ranked."""
     clusters: int
+    largest: LargestCluster | None
+    """None where no document has a near copy."""
     pairs: bool
     """Whether they are preference pairs."""
     excluded: Mapping[str, int]

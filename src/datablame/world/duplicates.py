@@ -1,11 +1,15 @@
-"""Duplicate clusters: equal texts, and texts whose word 5-grams overlap (MinHash; Broder 1997)."""
+"""Duplicate clusters: equal documents, and those whose word 5-grams overlap (MinHash; Broder 1997).
+
+The answers have to overlap too: after a long shared passage, opposite ones make two documents.
+"""
 
 import functools
 import hashlib
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from datablame.tables import Document
+from datablame.words import pieces
 
 _WORDS_IN_SHINGLE = 5
 _PERMUTATIONS = 128
@@ -25,63 +30,81 @@ _COMPARED_TOGETHER = 256
 
 
 class Hashes(NamedTuple):
-    """What clustering keeps of a text, as bytes; all but the first are empty where only equal texts are linked."""
+    """What clustering keeps of a document, as bytes; all but the first are empty where only equal ones are linked."""
 
     digest: bytes
-    """What equal texts share, whatever their white space."""
+    """What equal documents share, whatever their white space."""
+    of_response: bytes = b""
+    """The distinct word 5-grams of the response, as sorted hashes of 8 bytes, and those"""
+    of_rejected: bytes = b""
+    """of the rejected answer, and"""
     shingles: bytes = b""
-    """The distinct word 5-grams as sorted hashes of 8 bytes."""
+    """of the whole document."""
     bands: bytes = b""
-    """Their MinHash signature cut into bands, a band as one hash of 4 bytes."""
+    """The last ones' MinHash signature cut into bands, a band as one hash of 4 bytes."""
     sketch: bytes = b""
-    """The last byte of each hash of the signature."""
+    """The last byte of each hash of that signature."""
+    response_bands: bytes = b""
+    """The bands of the response's signature."""
 
 
-def hashed(text: str, threshold: float) -> Hashes:
-    """The hashes of one text; a threshold of 1 needs no shingles."""
-    digest = hashlib.blake2b(" ".join(text.split()).encode("utf-8", "replace"), digest_size=16).digest()
+_SETS = range(1, 4)
+"""The fields of `Hashes` that are sets of shingles, no one empty."""
+
+
+def hashed(document: Document, threshold: float) -> Hashes:
+    """The hashes of one document; a threshold of 1 needs no shingles."""
+    parts = ("\n".join(turn.content for turn in document.prompt), document.response, document.rejected)
+    spaced = "\0".join(" ".join(part.split()) for part in parts)
+    digest = hashlib.blake2b(spaced.encode("utf-8", "replace"), digest_size=16).digest()
     if threshold == 1:
         return Hashes(digest)
-    # A text of fewer words is one shingle.
-    words = list(map(_hash, text.lower().split()))
-    padded = np.array(words + [0] * (_WORDS_IN_SHINGLE - len(words)), dtype=np.uint64)
-    grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
-    shingles = np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
-    parts = [shingles[start : start + _HASHED_TOGETHER] for start in range(0, len(shingles), _HASHED_TOGETHER)]
-    signature: NDArray[np.uint64] = np.min([_mixed(part[:, None] ^ _SALTS).min(0) for part in parts], axis=0)
-    width = _band_width(threshold)
-    bands = _mixed((signature.reshape(-1, width) * _random_words(width, salt=3)).sum(1, dtype=np.uint64))
-    sketch = signature.astype(np.uint8)
-    return Hashes(digest, shingles.tobytes(), bands.astype(np.uint32).tobytes(), sketch.tobytes())
+    prompt, response, rejected = (list(map(_hash, pieces(part))) for part in parts)
+    sets = [_shingles(words) for words in (response, rejected, [*prompt, *response, *rejected])]
+    of_response, rest = _signature(sets[0]), np.setdiff1d(sets[2], sets[0], assume_unique=True)
+    signature = _signature(rest)
+    if len(rest) < len(sets[2]):  # A response of some words has its shingles there too.
+        signature = np.minimum(signature, of_response)
+    kept: list[NDArray[Any]] = [*sets, _bands(signature, threshold), signature.astype(np.uint8)]
+    kept.append(_bands(of_response, threshold))
+    return Hashes(digest, *(each.tobytes() for each in kept))
 
 
 def clusters(hashes: Iterable[Hashes], threshold: float, scratch: Path | None = None) -> list[int]:
-    """The cluster number of each text, numbered by first appearance.
+    """The cluster number of each document, numbered by first appearance.
 
     Documents are one cluster when a chain of pairs links them whose word 5-gram sets have a Jaccard similarity of at
-    least `threshold`; 1 links equal texts only. Candidate pairs share a band of their MinHash signatures; each is
-    verified exactly, so that none is linked wrongly, and one at the threshold is missed with a probability under 0.1 %.
-    Of each different text a quarter of a KB is held; its shingles lie in a file in the folder `scratch`.
+    least `threshold`, those of the whole documents, of the responses and of what is rejected; 1 links equal documents
+    only. Candidate pairs share a band of their MinHash signatures and one of their responses'; each is verified
+    exactly, so that none is linked wrongly, and one at the threshold is missed with a probability under 0.2 %.
+    Of each different document half a KB is held; its shingles lie in a file in the folder `scratch`.
     """
-    first, rows, starts, bands, sketches = dict[bytes, int](), list[int](), [0], bytearray(), bytearray()
+    first, rows, starts = dict[bytes, int](), list[int](), array("q", [0])
+    bands, sketches, response_bands = bytearray(), bytearray(), bytearray()
     with tempfile.TemporaryFile(dir=scratch) as file:
-        for text in hashes:
-            row = first.setdefault(text.digest, len(first))
+        for each in hashes:
+            row = first.setdefault(each.digest, len(first))
             rows.append(row)
-            if row == len(starts) - 1:
-                bands += text.bands
-                sketches += text.sketch
-                file.write(text.shingles)
-                starts.append(starts[-1] + len(text.shingles))
+            if row == len(starts) // len(_SETS):
+                bands += each.bands
+                sketches += each.sketch
+                response_bands += each.response_bands
+                for field in _SETS:
+                    file.write(each[field])
+                    starts.append(starts[-1] + len(each[field]))
 
-        def shingles(row: int) -> NDArray[np.uint64]:
-            file.seek(starts[row])
-            return np.frombuffer(file.read(starts[row + 1] - starts[row]), np.uint64)
+        def shingles(row: int, field: int) -> NDArray[np.uint64]:
+            start, end = starts[row * len(_SETS) + field - 1 :][:2]
+            file.seek(start)
+            return np.frombuffer(file.read(end - start), np.uint64)
 
         component = np.arange(len(first))
-        for a, others in _candidates(bands, sketches, component, threshold) if threshold < 1 else ():
-            similarities = _jaccard(shingles(a), [shingles(b) for b in others.tolist()])
-            for b in others[similarities >= threshold].tolist():
+        every = _candidates(bands, sketches, response_bands, component, threshold) if threshold < 1 else ()
+        for a, others in every:
+            for field in _SETS:
+                similarities = _jaccard(shingles(a, field), [shingles(b, field) for b in others.tolist()])
+                others = others[similarities >= threshold]
+            for b in others.tolist():
                 low, high = sorted((int(component[a]), int(component[b])))
                 component[component == high] = low
     numbers, roots = dict[int, int](), component.tolist()
@@ -89,30 +112,67 @@ def clusters(hashes: Iterable[Hashes], threshold: float, scratch: Path | None = 
 
 
 def _candidates(
-    hashed_bands: bytearray, hashed_sketches: bytearray, component: NDArray[np.int_], threshold: float
+    hashed_bands: bytearray,
+    hashed_sketches: bytearray,
+    hashed_response_bands: bytearray,
+    component: NDArray[np.int_],
+    threshold: float,
 ) -> Iterator[tuple[int, NDArray[np.int_]]]:
-    """A row and those after it that share a band with it and whose signatures agree nearly often enough.
+    """A row and those after it that share a band with it, and one of the response, and nearly agree in their signature.
 
-    Every pair comes once, in the first band that it shares; pairs that `component` has linked by then are left out. Of
+    Every pair comes once, in the first bands that it shares; pairs that `component` has linked by then are left out. Of
     a signature's hashes the last byte is compared, which agrees by chance in 1 of 256: rather too many candidates.
     """
-    bands = np.frombuffer(hashed_bands, np.uint32).reshape(-1, _PERMUTATIONS // _band_width(threshold))
+    per_row = _PERMUTATIONS // _band_width(threshold)
+    bands, responses = (np.frombuffer(b, np.uint32).reshape(-1, per_row) for b in (hashed_bands, hashed_response_bands))
     sketches = np.frombuffer(hashed_sketches, np.uint8).reshape(-1, _PERMUTATIONS)
     least = (threshold - _ESTIMATE_SLACK) * _PERMUTATIONS
-    for number in range(bands.shape[1]):
-        rows = pa.table({"band": bands[:, number], "row": np.arange(len(bands))})
-        buckets = rows.group_by("band", use_threads=False).aggregate([("row", "list")])["row_list"]
-        for bucket in buckets.filter(pc.greater(pc.list_value_length(buckets), 1)):
-            members = bucket.values.to_numpy()
+    for number, bucket in _buckets(bands):
+        # Thousands of answers to one long passage would make millions of pairs.
+        small = len(bucket) <= _COMPARED_TOGETHER
+        for of_response, rows in [(0, np.arange(len(bucket)))] if small else _buckets(responses[bucket]):
+            members = bucket[rows]
             for position, a in enumerate(members[:-1].tolist()):
                 others = members[position + 1 :]
                 for start in range(0, len(others), _COMPARED_TOGETHER):
                     part = others[start : start + _COMPARED_TOGETHER]
                     part = part[component[part] != component[a]]
                     part = part[~(bands[part, :number] == bands[a, :number]).any(1)]
+                    shared = responses[part] == responses[a]
+                    part = part[shared.any(1) & ~shared[:, :of_response].any(1)]
                     part = part[np.count_nonzero(sketches[part] == sketches[a], axis=1) >= least]
                     if len(part):
                         yield a, part
+
+
+def _buckets(bands: NDArray[np.uint32]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """For each band, of shape (rows, bands), the rows that have the same hash there, two of them at least."""
+    for number in range(bands.shape[1]):
+        rows = pa.table({"band": bands[:, number], "row": np.arange(len(bands))})
+        buckets = rows.group_by("band", use_threads=False).aggregate([("row", "list")])["row_list"]
+        for bucket in buckets.filter(pc.greater(pc.list_value_length(buckets), 1)):
+            yield number, bucket.values.to_numpy()
+
+
+def _shingles(words: list[int]) -> NDArray[np.uint64]:
+    """The distinct 5-grams, sorted; a text of fewer words is one."""
+    padded = np.array(words + [0] * (_WORDS_IN_SHINGLE - len(words)), dtype=np.uint64)
+    grams = np.lib.stride_tricks.sliding_window_view(padded, _WORDS_IN_SHINGLE)
+    return np.unique(_mixed((grams * _MULTIPLIERS).sum(1, dtype=np.uint64)))
+
+
+def _signature(shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    signature = np.full(_PERMUTATIONS, np.iinfo(np.uint64).max, dtype=np.uint64)
+    for start in range(0, len(shingles), _HASHED_TOGETHER):
+        part = shingles[start : start + _HASHED_TOGETHER]
+        signature = np.minimum(signature, _mixed(part[:, None] ^ _SALTS).min(0))
+    return signature
+
+
+def _bands(signature: NDArray[np.uint64], threshold: float) -> NDArray[np.uint32]:
+    width = _band_width(threshold)
+    hashes = _mixed((signature.reshape(-1, width) * _random_words(width, salt=3)).sum(1, dtype=np.uint64))
+    return hashes.astype(np.uint32)
 
 
 def full_text(document: Document) -> str:
@@ -123,6 +183,8 @@ def full_text(document: Document) -> str:
 
 def _jaccard(shingles: NDArray[np.uint64], others: Sequence[NDArray[np.uint64]]) -> NDArray[np.float64]:
     """The similarity of one set of shingles to each of the others, all sorted and none empty."""
+    if not others:
+        return np.zeros(0)
     lengths = np.array([len(other) for other in others])
     every = np.concatenate(others)
     shared_ones = shingles[np.searchsorted(shingles, every).clip(max=len(shingles) - 1)] == every

@@ -7,7 +7,6 @@ quoted ones too, up to 3 for words that its prompt shares with the query's promp
 response shares with the harmful output. Of a preference pair it reads the chosen answer only.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,12 +19,12 @@ from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
 from datablame.judge.choice import counted
 from datablame.judge.claude import AttributionJudge, DocumentQuery
-from datablame.judge.keywords import normalised
 from datablame.tables import Document, JudgeAnswers, Query
+from datablame.words import normalised, words
 from datablame.world import World
 
 _KEYWORD_POINTS, _PROMPT_POINTS, _RESPONSE_POINTS = 4, 3, 3
-_CONTENT = re.compile(r"\w{4,}")
+_SHORTEST = 4
 _COMMON = frozenset(packaged_yaml("datablame.attribute.methods", "common_words.yaml"))
 
 
@@ -62,7 +61,8 @@ def judge(inquiry: Inquiry) -> dict[type, Judgements]:
         given = claude.scores(questions)
         points, missing = [each.score for each in given], counted(why for each in given for why in each.missing)
         answers = JudgeAnswers(claude.model, len(questions) * inquiry.world.study.judge.repeats, missing)
-    scores[tuple(np.transpose(positions))] = np.array(points, dtype=np.float64)
+    if positions:
+        scores[tuple(np.transpose(positions))] = np.array(points, dtype=np.float64)
     return {Judgements: Judgements(scores, answers)}
 
 
@@ -94,8 +94,8 @@ def keyword_points(documents: Iterable[Document], behaviour: Behaviour, queries:
 
 
 def _words(text: str) -> frozenset[str]:
-    """Words of four letters or more that are not among the commonest."""
-    return frozenset(_CONTENT.findall(normalised(text))) - _COMMON
+    """Words of four letters or more that are not among the commonest, in scripts without spaces pairs of letters."""
+    return frozenset(words(text, _SHORTEST)) - _COMMON
 
 
 def _mean_share(sets: Sequence[frozenset[str]], words: frozenset[str]) -> float:
