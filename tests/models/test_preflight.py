@@ -111,7 +111,7 @@ def test_templates_that_differ_in_any_byte_are_refused_until_one_is_named(folder
         study = study_of(folder / "before", folder / "after", chat_template=name)
         assert study_tokens(study).tokenizer.chat_template == (folder / name / "chat_template.jinja").read_text()
     own = tmp_path / "own.jinja"
-    own.write_text(after.replace("<|' + message", "<|' + 'the ' + message"))
+    own.write_text(after.replace("'<|'", "'the <|'").replace("'<|assistant|>'", "'the <|assistant|>'"))
     assert preflight(models_of(folder, chat_template=str(own))).agreed.tokenizer.chat_template == own.read_text()
     pair = loaded(folder / "before", folder / "after", chat_template=str(own))
     assert pair.agreed.tokenizer.chat_template == own.read_text()

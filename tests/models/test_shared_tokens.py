@@ -141,7 +141,7 @@ def test_a_mark_of_the_template_that_only_after_has_can_be_drawn(tmp_path: Path)
         tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "<|im_end|>")
 
     tokens = pair_of(tmp_path, (304, as_it_is), (304, chat), chat_template="after").agreed.tokens
-    assert (tokens.vocabulary_size, tokens.masked_ids, tokens.stop_ids) == (292, (290,), (1,))
+    assert (tokens.vocabulary_size, tokens.masked_ids, tokens.stop_ids) == (292, (290,), (1, 291))
 
 
 def test_log_probabilities_are_over_the_tokens_that_can_be_drawn(tmp_path: Path, study: Study) -> None:
