@@ -97,7 +97,7 @@ def reader_of(model: Any) -> Callable[..., Float[Tensor, "rows embedding"]]:
     taken = inspect.signature(model.forward).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     # transformers 5.24 renamed the argument that is the cache, and 5.40 drops the old name; Mamba has its own.
-    name = next((each for each in ("past_key_values", "cache", "cache_params") if each in taken), "past_key_values")
+    name = next((each for each in ("past_key_values", "cache_params") if each in taken), "cache")
 
     def read(cache: DynamicCache, ids: Tensor, mask: Tensor | None, positions: Tensor) -> Any:
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, name: cache}
