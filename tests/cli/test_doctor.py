@@ -108,6 +108,18 @@ def test_neither_the_key_nor_a_secret_in_an_address_is_shown(
 
 
 @pytest.mark.usefixtures("nobody")
+def test_a_key_that_no_request_can_carry_is_named_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", f"{SECRET}\n{SECRET}")
+    check = named(examine(tmp_path), "ANTHROPIC_API_KEY")
+    assert (check.status, check.remedy) == ("failed", "export it again, or unset it: keywords then classify")
+    assert "holds a line break" in check.found
+    assert SECRET not in str(check)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", f" {SECRET}\n")
+    assert named(examine(tmp_path), "ANTHROPIC_API_KEY").status == "ok"
+
+
 def test_an_offline_hub_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE is set" in named(examine(tmp_path), "hub").found

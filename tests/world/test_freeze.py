@@ -122,7 +122,7 @@ def test_an_unchanged_study_is_frozen_again_without_torch_or_a_tokenizer(made: t
     before = contents(world.root)
     done = subprocess.run(
         [sys.executable, "-c", CODE, study.model_dump_json(by_alias=True), str(world.root)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ANTHROPIC_API_KEY": "made up"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ANTHROPIC_API_KEY": "made-up"},
         capture_output=True,
         text=True,
         check=False,
@@ -138,7 +138,7 @@ def test_what_was_decided_stays_while_the_keys_behind_it_do(
     study, world = made
     root = tmp_path / "run"
     shutil.copytree(world.root, root)
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "made up")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "made-up")
     more_threads = freeze(study, root, execution=Execution(1, 2), progress=Silent())
     assert (more_threads.threads, more_threads.judge) == (1, world.judge)
     asked = study.model_copy(update={"judge": study.judge.model_copy(update={"classifier": "claude"})})

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +90,7 @@ TABLE_ROWS = st.one_of(
     st.lists(
         st.fixed_dictionaries({"prompt": TEXT, "chosen": TEXT | st.none(), "rejected": TEXT}), min_size=1, max_size=8
     ),
-    st.lists(st.fixed_dictionaries({"text": st.integers()}), min_size=1, max_size=4),
+    st.lists(st.fixed_dictionaries({"text": st.integers(-9, 9)}), min_size=1, max_size=4),
     st.lists(st.fixed_dictionaries({"what": TEXT}), max_size=4),
 )
 
@@ -103,14 +104,15 @@ def harmed(content: bytes, draw: Any) -> bytes:
     at = draw(st.integers(0, len(content)))
     piece = draw(st.sampled_from([b"\0", b"\xff", b"\n", b"\r\n", b"{", b"]", b'"', b"\xef\xbb\xbf", b"\xed\xa0\x80"]))
     how = draw(st.sampled_from(["cut", "insert", "replace", "bom", "crlf", "twice"]))
-    return {
+    changed: dict[str, bytes] = {
         "cut": content[:at],
         "insert": content[:at] + piece + content[at:],
         "replace": content[:at] + piece + content[at + len(piece) :],
         "bom": b"\xef\xbb\xbf" + content,
         "crlf": content.replace(b"\n", b"\r\n"),
         "twice": content + content,
-    }[how]
+    }
+    return changed[how]
 
 
 @st.composite
@@ -123,7 +125,8 @@ def corpora(draw: Any) -> tuple[str, bytes, int | None]:
         pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=3)
         content, harm = sink.getvalue().to_pybytes(), draw(st.integers(0, 3)) == 0
         return "pool.parquet", harmed(content, draw) if harm else content, None if harm else len(rows)
-    rows = draw(st.lists(ROWS, max_size=8))
+    sound = [{"text": "take a walk ."}, {"instruction": "which lake ?", "output": "the near one ."}]
+    rows = draw(st.lists(ROWS, max_size=8)) + draw(st.sampled_from([[], sound]))
     content = dumped(rows) if form == "array" else b"".join(dumped(row) + b"\n" for row in rows)
     n: int | None = len(rows)
     if draw(st.booleans()):
@@ -143,9 +146,8 @@ def corpora(draw: Any) -> tuple[str, bytes, int | None]:
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> Iterator[World]:
     """A world without demands on its pool, whose run folder the corpora come and go in."""
     folder = tmp_path_factory.mktemp("fuzz")
-    study = small_study(
-        folder / "files", tiny_pair_folder, attribute={"top_k": 1, "max_tokens": 100}, patch={"size": 1}
-    )
+    changes: dict[str, Any] = {"attribute": {"top_k": 1, "max_tokens": 100}, "patch": {"size": 1}, "truth": None}
+    study = small_study(folder / "files", tiny_pair_folder, **changes)
     logging.disable(logging.CRITICAL)
     yield frozen(study, folder / "run")
     logging.disable(logging.NOTSET)
@@ -155,8 +157,8 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def hold(world: World, corpus: tuple[str, bytes, int | None]) -> None:
-    """What holds for any corpus."""
+def hold(world: World, corpus: tuple[str, bytes, int | None]) -> bool:
+    """What holds for any corpus; whether it gave a pool."""
     name, content, n_rows = corpus
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / name
@@ -174,30 +176,35 @@ def hold(world: World, corpus: tuple[str, bytes, int | None]) -> None:
             assert "\n" not in refusal
             assert len(refusal) < 2000
             assert not here.root.exists()
-            return
+            return False
         summary, pool = here.pool.summary, here.pool
-        counted = sum(summary.excluded.values()) + sum(rows.count for rows in summary.skipped)
+        counted = sum(summary.excluded.values()) + sum(rows.count for rows in summary.data.skipped)
         documents = list(pool.documents())
         assert len(documents) == summary.documents == len(set(pool.ids))
         assert n_rows is None or summary.documents + counted == n_rows
         assert all(document.response.strip() for document in documents)
         assert all(answer for answer in pool.encoded(range(len(documents))))
         assert sorted(contents(here.root)) == ["artifacts/world/pool.json", "artifacts/world/pool.parquet"]
+        return True
 
 
-QUICK = settings(max_examples=60, suppress_health_check=[*HealthCheck])
+def held(world: World, corpora_tried: int) -> None:
+    """What holds for so many corpora, of which many give a pool and many are refused."""
+    outcomes = Counter[bool]()
+
+    @settings(max_examples=corpora_tried, suppress_health_check=[*HealthCheck])
+    @given(corpus=corpora())
+    def tried(corpus: tuple[str, bytes, int | None]) -> None:
+        outcomes[hold(world, corpus)] += 1
+
+    tried()
+    assert min(outcomes[True], outcomes[False]) > corpora_tried / 10
 
 
-@QUICK
-@given(corpus=corpora())
-def test_a_corpus_is_refused_in_one_line_or_every_row_of_it_is_accounted_for(
-    world: World, corpus: tuple[str, bytes, int | None]
-) -> None:
-    hold(world, corpus)
+def test_a_corpus_is_refused_in_one_line_or_every_row_of_it_is_accounted_for(world: World) -> None:
+    held(world, 60)
 
 
 @pytest.mark.slow
-@settings(QUICK, max_examples=1000)
-@given(corpus=corpora())
-def test_a_thousand_corpora(world: World, corpus: tuple[str, bytes, int | None]) -> None:
-    hold(world, corpus)
+def test_a_thousand_corpora(world: World) -> None:
+    held(world, 1000)

@@ -99,7 +99,7 @@ def _as_asked(world: World, requested: Study, asked: Study, decided: Any) -> tup
     same = [name for name in ("data",) if name not in changed]
     if "models" in changed:
         kept = {}
-        for name in ("before", "after", "device"):
+        for name in ("before", "after", "device", "date"):
             if getattr(asked.models, name) == getattr(requested.models, name):
                 kept[name] = getattr(world.models, name)
                 same.append(f"models.{name}")

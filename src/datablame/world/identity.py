@@ -16,7 +16,7 @@ from datablame.engine.files import digest, hash_file, read_json
 from datablame.models.source import ADAPTER_CONFIG, known_commit
 from datablame.models.weight_files import weights_hash
 from datablame.world.refusals import refused
-from datablame.world.sources import COMMIT, pool_files
+from datablame.world.sources import COMMIT, READ, pool_files
 
 _SETTINGS = (
     *("config.json", "generation_config.json", ADAPTER_CONFIG, "chat_template.jinja", "tokenizer.json"),
@@ -98,7 +98,10 @@ def data_identity(data: Data) -> dict[str, Any]:
         return {"data": settings, "dataset": data.path, "commit": data.revision}
     if (here := Path(data.path).expanduser()).is_file():
         return {"data": settings, "sha256": hash_file(here)}
-    base = here if here.is_dir() else Path(os.path.commonpath([file.parent for file in files]))
+    if here.is_dir():  # README.md may say which files belong to a split.
+        base, files = here, [file for file in files if file.name.lower().endswith((*READ, "readme.md"))]
+    else:
+        base = Path(os.path.commonpath([file.parent for file in files]))
     return {"data": settings, "files": {file.relative_to(base).as_posix(): hash_file(file) for file in files}}
 
 

@@ -26,6 +26,8 @@ from datablame.world.rows import check_columns, columns_of
 
 _PARQUET = ".parquet"
 _LINES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
+READ = (_PARQUET, *_LINES, ".arrow")
+"""What a file of the data ends with; others in a folder are none of it."""
 _BATCH_ROWS = 64
 """Rows read together: few, for a document may be 100,000 characters long."""
 _BUFFER_BYTES = 1 << 20
