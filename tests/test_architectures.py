@@ -41,10 +41,11 @@ def documents(n: int, seed: int) -> list[Encoded]:
 @every
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_outputs_and_their_log_probabilities_are_those_of_a_plain_loop(name: str, temperature: float) -> None:
-    asked: dict[str, Any] = {"settings": Settings(4, temperature), "stop_ids": [2], "vocabulary_size": VOCABULARY}
+    asked: dict[str, Any] = {"settings": Settings(3, temperature), "stop_ids": [2], "vocabulary_size": VOCABULARY}
     asked |= {"log_probabilities": True, "alphas": (0.0, 1.0)}
-    found = sample(model(name), model(name, 6), REQUESTS, batch_rows=3, **asked)
-    naive = naive_sample(model(name), model(name, 6), REQUESTS, **asked)
+    requests = REQUESTS if temperature else REQUESTS[1:3]
+    found = sample(model(name), model(name, 6), requests, batch_rows=3, **asked)
+    naive = naive_sample(model(name), model(name, 6), requests, **asked)
     assert [(one.token_ids, one.finish_reason) for one in found] == [
         (one.token_ids, one.finish_reason) for one in naive
     ]
@@ -56,7 +57,7 @@ def test_outputs_and_their_log_probabilities_are_those_of_a_plain_loop(name: str
 
 @every
 def test_gradients_of_documents_and_pairs_are_those_of_autograd(name: str) -> None:
-    own, pool, queries = model(name), documents(4, 0), [documents(2, 1), documents(1, 2)]
+    own, pool, queries = model(name), documents(3, 0), [documents(2, 1), documents(1, 2)]
     blocks = [len(decoder_blocks(own)) - 2, len(decoder_blocks(own)) - 1]
     towards, naive = directions(own, queries, blocks), naive_similarities(own, pool, queries, blocks)
     found = similarities(own, pool, towards, blocks, 30)
@@ -79,21 +80,26 @@ def test_gradients_of_documents_and_pairs_are_those_of_autograd(name: str) -> No
 
 @every
 def test_adapters_side_by_side_learn_what_peft_alone_learns(name: str) -> None:
-    own, start, recipe = model(name), Start(2, None, 3), Recipe(steps=3, batch=2, learning_rate=1e-2, warmup_steps=1)
-    data, order = [documents(3, 4), documents(3, 5)], [[0, 1], [1, 2], [2, 0]]
+    own, start, recipe = model(name), Start(2, None, 3), Recipe(steps=2, batch=2, learning_rate=1e-2, warmup_steps=1)
+    data, order = [documents(3, 4), documents(3, 5)], [[0, 1], [1, 2]]
     probe = torch.tensor([documents(1, 6)[0].ids])
-    untrained = own(input_ids=probe, use_cache=False).logits
+
+    @torch.no_grad()
+    def logits() -> torch.Tensor:
+        found: torch.Tensor = own(input_ids=probe, use_cache=False).logits
+        return found
+
+    untrained = logits()
     together = train_adapters(own, data, order, recipe, start, 5.0)
     for examples, trained in zip(data, together, strict=True):
         with adapted(own, *start) as adapter:
             losses = train(own, examples, order, recipe)
-            alone = own(input_ids=probe, use_cache=False).logits
-        with adapted(own, *start) as adapter:
+            alone = logits()
             set_factors(adapter, trained.factors)
-            found = own(input_ids=probe, use_cache=False).logits
+            found = logits()
         assert trained.losses == pytest.approx(losses, rel=1e-3)
         assert float((alone - untrained).norm()) > 10 * float((found - alone).norm())
-    assert torch.equal(own(input_ids=probe, use_cache=False).logits, untrained)
+    assert torch.equal(logits(), untrained)
 
 
 @every
@@ -111,7 +117,8 @@ def test_logits_that_are_not_finite_stop_sampling_and_say_whose_they_are(tempera
     pair = {"after": built("llama"), "before": built("llama", 6)}
     with torch.no_grad():
         pair[broken].get_output_embeddings().weight[7] = float("nan")
-    settings, own = Settings(4, temperature, top_p=0.9), {"stop_ids": [2], "vocabulary_size": VOCABULARY}
+    settings = Settings(4, temperature, top_p=0.9)
+    own: dict[str, Any] = {"stop_ids": [2], "vocabulary_size": VOCABULARY}
     with pytest.raises(NotFinite) as caught:
         sample(pair["after"], pair["before"], REQUESTS, settings=settings, batch_rows=3, log_probabilities=True, **own)
     assert caught.value.model == broken

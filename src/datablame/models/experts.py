@@ -6,7 +6,7 @@ of their experts. The equations are those of transformers' own `grouped_mm_exper
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -29,15 +29,7 @@ Multiply = Callable[[str, Float[Tensor, "pairs inputs"], Routing], Float[Tensor,
 """Gives each pair's input times its expert's matrix of the named parameter."""
 
 
-class Experts(nn.Module):
-    """What transformers puts into a class of experts (`use_experts_implementation`); for types only."""
-
-    has_gate: bool
-    has_bias: bool
-    is_transposed: bool
-
-
-def is_experts(module: nn.Module) -> TypeGuard[Experts]:
+def is_experts(module: Any) -> bool:
     """Whether a module holds experts as the layout says that transformers marks it with."""
     marked = all(hasattr(module, name) for name in ("has_gate", "has_bias", "is_transposed"))
     return marked and all(getattr(module, name).ndim == 3 for name in parameters_of(module))
@@ -48,14 +40,14 @@ def parameters_of(module: Any) -> tuple[str, str]:
     return "gate_up_proj" if module.has_gate else "up_proj", "down_proj"
 
 
-def matrices(module: Experts, parameter: str) -> Float[Tensor, "experts outputs inputs"]:
+def matrices(module: Any, parameter: str) -> Float[Tensor, "experts outputs inputs"]:
     """A view of each expert's matrix as a Linear layer would have it."""
     weight: Tensor = getattr(module, parameter)
     return weight.mT if module.is_transposed else weight
 
 
 def multiplied(
-    module: Experts, parameter: str, inputs: Float[Tensor, "pairs inputs"], routing: Routing
+    module: Any, parameter: str, inputs: Float[Tensor, "pairs inputs"], routing: Routing
 ) -> Float[Tensor, "pairs outputs"]:
     """The plain product, bias added."""
     each = matrices(module, parameter)
@@ -85,7 +77,7 @@ def run_experts(
     return summed.to(hidden.dtype)
 
 
-def with_products(module: Experts, multiply: Multiply) -> AbstractContextManager[None]:
+def with_products(module: Any, multiply: Multiply) -> AbstractContextManager[None]:
     """Inside, the module's products are made by `multiply`."""
 
     def forward(hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from datablame.models.blocks import Trunk
 from datablame.models.chat import Encoded, Preference
-from datablame.models.experts import Routing, is_experts, multiplied, run_experts
+from datablame.models.experts import Routing, multiplied, run_experts
 from datablame.models.likelihood import preference_losses
 from datablame.models.lora import SCALE, Start, adapted, adapter_norm, factors_of, save_adapter, set_factors
 from datablame.models.training import DoesNotFit, Recipe, minimise, response_losses
@@ -71,7 +71,6 @@ class _ExpertsSideBySide(nn.Module):
 
     def __init__(self, base: nn.Module, starts: Factors, n: int) -> None:
         super().__init__()
-        assert is_experts(base)
         self.base, self.names, downs, ups = base, [*starts], nn.ParameterDict(), nn.ParameterDict()
         for name, (down, up) in starts.items():
             experts, parameter = len(getattr(base, name.rpartition(".")[2])), name.rpartition(".")[2]

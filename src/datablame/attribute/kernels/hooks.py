@@ -15,7 +15,7 @@ from datablame.errors import PhaseError
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory, to_float64
-from datablame.models.experts import Experts, Routing, is_experts, multiplied, with_products
+from datablame.models.experts import Routing, multiplied, with_products
 from datablame.models.likelihood import length_batches, response_nll, response_positions
 from datablame.models.products import products
 
@@ -112,7 +112,7 @@ def _observed(
         output.register_hook(arrived)
         return output
 
-    def observed(name: str, module: Experts, parameter: str, inputs: Tensor, routing: Routing) -> Tensor:
+    def observed(name: str, module: Any, parameter: str, inputs: Tensor, routing: Routing) -> Tensor:
         outputs = differentiable(multiplied(module, parameter, inputs, routing))
         counts, rows = routing.by_expert(getattr(module, parameter).shape[0]), routing.tokens // tokens
         calls.update(f"{name}.{parameter}.{expert}" for expert, count in enumerate(counts) if count)
@@ -138,7 +138,6 @@ def _observed(
                 else:
                     mixtures[module] = name.removesuffix(f".{product.parameter}.{product.expert}")
         for module, name in mixtures.items():
-            assert is_experts(module)
             undone.enter_context(with_products(module, partial(observed, name, module)))
         yield
     # Of a product that is called several times some outputs may have no say in the loss.
