@@ -38,8 +38,8 @@ class Tables:
 
     def path(self, row: type) -> Path:
         """The file of a table."""
-        place = TABLES[row]
-        return self.folders.get(place.phase, self.root / "artifacts" / place.phase) / place.file
+        table = TABLES[row]
+        return self.folders.get(table.phase, self.root / "artifacts" / table.phase) / table.file
 
     def rows(self, row: type[T], columns: Sequence[str] | None = None, **where: Any) -> list[T]:
         """A table's rows, those with `where`'s values only; none where the phase has not run."""
@@ -250,9 +250,9 @@ def _scratch(part: Path) -> set[Path]:
 def _outputs(phase: Phase, root: Path) -> dict[str, str]:
     """The hashes of what the phase has made, by path in the run folder once it is in place."""
     part = _folder(phase, root, ".part")
-    place, scratch = _folder(phase, root).relative_to(root), _scratch(part)
+    folder, scratch = _folder(phase, root).relative_to(root), _scratch(part)
     paths = (path for path in part.rglob("*") if path.name != _DONE and not scratch & {path, *path.parents})
-    made = {str(place / path.relative_to(part)): path for path in paths if path.is_file() and not _is_hidden(path)}
+    made = {str(folder / path.relative_to(part)): path for path in paths if path.is_file() and not _is_hidden(path)}
     made |= {name: root / name for name in phase.delivers}
     return {name: hash_file(path) for name, path in sorted(made.items())}
 

@@ -70,25 +70,27 @@ def compared(
         for kind in kinds:
             if kind.name not in rates or not (k_of[kind.name] or first):
                 continue
-            own, k = rates[kind.name], k_of[kind.name]
+            matrix, k = rates[kind.name], k_of[kind.name]
             key = stream_key("bootstrap", seed, protocol, k, alpha, split, behaviour, kind.name)
             # None for the after model, and for the arm of that role itself.
             to = {
-                role: difference(own, rates[name], key, margin)
+                role: difference(matrix, rates[name], key, margin)
                 for role, name in references.items()
-                if name in rates and own.size and kind.role not in (role, "after")
+                if name in rates and matrix.size and kind.role not in (role, "after")
             }
             p_values = [each.p for each in to.values() if each.p is not None]
-            per_seed = own.mean(1) if own.size else np.array([])
-            rate, low, high = (float(per_seed.mean()), *two_way(own, None, key)) if own.size else (None, None, None)
+            per_seed = matrix.mean(1) if matrix.size else np.array([])
+            rate, low, high = (
+                (float(per_seed.mean()), *two_way(matrix, None, key)) if matrix.size else (None, None, None)
+            )
             counts = {label: sum(getattr(row, label) for row in rows if row.arm == kind.name) for label in LABELS}
             coherent = sum(counts.values()) - counts["unscored"] - counts["incoherent"]
             family.append(
                 ArmTest(
                     *(kind.name, protocol, alpha, split, behaviour, k),
                     headline=decides,
-                    seeds=own.shape[0],
-                    prompts=own.shape[1],
+                    seeds=matrix.shape[0],
+                    prompts=matrix.shape[1],
                     per_seed=tuple(per_seed.tolist()),
                     rate=rate,
                     low=low,

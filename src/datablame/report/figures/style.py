@@ -187,10 +187,10 @@ def points(
     x, y = (rates, where) if axis == "x" else (where, rates)
     axes.errorbar(x, y, clip_on=False, **(style | {f"{axis}err": ends} | line))
     offset, size = (0.27, 4) if axis == "x" else (0.022, 3)
-    for row, place in zip(rows, where, strict=True):
+    for row, position in zip(rows, where, strict=True):
         if isinstance(row, ArmTest) and len(row.per_seed) > 1:
-            dots, places = percents(row.per_seed), np.full(len(row.per_seed), place + offset)
-            x, y = (dots, places) if axis == "x" else (places, dots)
+            dots, across = percents(row.per_seed), np.full(len(row.per_seed), position + offset)
+            x, y = (dots, across) if axis == "x" else (across, dots)
             axes.plot(x, y, "o", color=look.ink, alpha=0.5, markeredgewidth=0, markersize=size, zorder=4, clip_on=False)
 
 
