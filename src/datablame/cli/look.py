@@ -82,14 +82,38 @@ def plan(
     _answer(as_json, content, lambda _: typer.echo(f"{registration.path}\nSHA-256 {registration.sha256}"))
 
 
-def doctor(out: OutOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Check this machine, and say what to do.
+def doctor(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="Look at this study's checkpoints and pool instead.")
+    ] = None,
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check this machine, or what a study brings, and say what to do.
 
-    Python, torch, devices and types, memory, disk, key, hub, API. The key is never shown or sent. Exit code 1 means
-    that datablame cannot run here; warnings stop nothing.
+    Without a study: Python, torch, devices and types, memory, disk, key, hub, API. The key is never shown or sent. Exit
+    code 1 means that datablame cannot run here; warnings stop nothing.
+
+    With a study: its checkpoints and its pool as a run would take them: tokens, where answers end, BOS, roles, what
+    gradients and LoRA see, how far apart the checkpoints are, rows by file and why they were left out. What a run would
+    refuse is refused. Nothing is kept.
     """
     from datablame.cli.doctor import can_run, examine, show
 
+    if study is not None:
+        from datablame.cli import study as subject
+        from datablame.cli.console import reporting
+        from datablame.engine.execute import default_execution
+        from datablame.pipeline.checks import load
+
+        loaded = load(study, overrides or [])
+        with reporting() as progress:
+            seen = subject.examine_study(loaded, default_execution(workers), progress)
+        _answer(as_json, subject.as_json(seen), lambda console: subject.show_study(seen, console))
+        return
     checks = examine(out or Path("runs"))
     content = {"can_run": can_run(checks), "checks": [check._asdict() for check in checks]}
     _answer(as_json, content, lambda console: show(checks, console))
