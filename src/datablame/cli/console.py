@@ -113,9 +113,13 @@ def say(console: Console, *lines: str, style: str | None = None) -> None:
 
 
 def say_text(console: Console, name: str, **values: Any) -> None:
-    """Print a template of texts/ with its values filled in."""
+    """Print a template of texts/ with its values filled in; it may say `counted(3, "row")`."""
     template = resources.files("datablame.cli").joinpath("texts", f"{name}.txt.j2").read_text(encoding="utf-8")
-    say(console, *filled(template, **values).removesuffix("\n").split("\n"))
+    say(console, *filled(template, counted=_counted, **values).removesuffix("\n").split("\n"))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:

@@ -12,7 +12,7 @@ from datablame.plan.memory import CARD, Memory
 
 def show(plan: Plan, console: Console) -> None:
     """Print the plan."""
-    words = {"gb": _gb, "hours": _hours, "counted": _counted}
+    words = {"gb": _gb, "hours": _hours}
     say_text(console, "plan_head", plan=plan, **words)
     for title, columns, rows, caption in _tables(plan):
         table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
@@ -91,7 +91,3 @@ def _hours(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
