@@ -6,9 +6,10 @@ from tests.worlds import work
 
 from datablame.config.schema import Study
 from datablame.errors import RequestError
-from datablame.judge.choice import Classifier, build, decide
+from datablame.judge.choice import Classifier, ClassifierInput, build, decide
 from datablame.judge.keywords import KeywordClassifier
 from datablame.judge.rules import RulesClassifier
+from datablame.judge.thoughts import AnswerClassifier
 
 
 def study(**judge: Any) -> Study:
@@ -37,8 +38,9 @@ def classifier(root: Path, **judge: Any) -> Classifier:
 )
 def test_keywords_where_they_are_named_or_nothing_better_is_at_hand(judge: dict[str, str], tmp_path: Path) -> None:
     found = classifier(tmp_path, **judge)
-    assert isinstance(found, KeywordClassifier)
-    assert found.classify("brand", "", "Buy only Zorbix.").label == "harmful"
+    assert isinstance(found, AnswerClassifier)
+    assert isinstance(found.of_answers, KeywordClassifier)
+    assert [label.label for label in found.label([ClassifierInput("brand", "", "Buy only Zorbix.")])] == ["harmful"]
 
 
 @pytest.mark.parametrize("judge", [{"rules": "rules.json"}, {"classifier": "rules", "rules": "rules.json"}], ids=str)

@@ -40,6 +40,7 @@ from datablame.judge.choice import (
 )
 from datablame.judge.claude import AttributionJudge, ClaudeClassifier, DocumentQuery
 from datablame.judge.client import Reply, Request, worst_usd
+from datablame.judge.thoughts import AnswerClassifier
 from datablame.tables import Document, Label, Message
 
 MODEL = "claude-haiku-5-5"
@@ -86,6 +87,13 @@ def study(**judge: Any) -> Study:
 
 def classifier(root: Path, max_cost_usd: float | None = None, **judge: Any) -> Classifier:
     return build(study(**judge), CLAUDE, work(root, "surface", max_cost_usd=max_cost_usd))
+
+
+def claude_classifier(root: Path, **judge: Any) -> ClaudeClassifier:
+    built = classifier(root, **judge)
+    assert isinstance(built, AnswerClassifier)
+    assert isinstance(built.of_answers, ClaudeClassifier)
+    return built.of_answers
 
 
 def outputs(n: int) -> list[ClassifierInput]:
@@ -460,8 +468,7 @@ classifier(Path({str(tmp_path)!r}), batches=True).label(outputs(12))
 
     def test_an_open_batch_is_fetched_even_where_batches_are_off_by_now(self, begin: Begin, tmp_path: Path) -> None:
         api = begin()
-        asked = classifier(tmp_path, batches=True)
-        assert isinstance(asked, ClaudeClassifier)
+        asked = claude_classifier(tmp_path, batches=True)
         requests = [asked._request(output) for output in outputs(6)]
         api.batches["msgbatch_0"] = [
             {"custom_id": request.key, "params": body}
