@@ -131,6 +131,27 @@ def test_a_reference_page_is_the_one_that_the_code_writes(name: str) -> None:
     assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run make docs"
 
 
+def test_every_row_of_the_cases_names_a_test_that_exists_and_every_case_a_row() -> None:
+    cases = ROOT / "tests" / "cases"
+    text = (cases / "README.md").read_text(encoding="utf-8")
+    head, _, *rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in head] == ["kind", "input", "source", "what happens now", "test"]
+    assert all(len(row) == 5 and all(cell.strip() for cell in row) for row in rows)
+    kinds = [int(row[0].split()[0]) for row in rows]
+    assert kinds == sorted(kinds)
+    for row in rows:
+        tests = re.findall(r"`(tests/[^`:]+\.py)::(\w+)`", row[4])
+        assert tests, row[4]
+        assert len(tests) == row[4].count("`") / 2, row[4]
+        for path, name in tests:
+            assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row[1])}
+    for case in cases.rglob("*"):
+        if case.is_file() and case.name != "README.md" and not case.name.startswith("."):
+            path = case.relative_to(cases)
+            assert {path.as_posix(), f"{path.parts[0]}/"} & named, path
+
+
 def test_decisions_are_numbered_without_gaps_and_short() -> None:
     pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
     assert [page.name[:3] for page in pages] == [f"{number:03}" for number in range(1, len(pages) + 1)]
