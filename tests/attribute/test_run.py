@@ -266,7 +266,7 @@ def test_a_checkpoint_is_loaded_once_for_all_items_of_this_process(make: Make, m
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"layers": [0, 9]}, r"attribute\.layers = \[0, 9\] are not decoder blocks of .*; choose from 0 to 1"),
+        ({"layers": [0, 9]}, r"attribute\.layers = \[9\] are not decoder blocks of models\.after; choose from 0 to 1"),
         ({"activation_layer": 3}, r"attribute\.activation_layer = 3 is no hidden state of .*; choose from 0 to 2"),
     ],
 )

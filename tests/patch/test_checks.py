@@ -339,8 +339,6 @@ def test_refusals_cost_nothing_where_claude_labels_the_study(world: World) -> No
         ("patch.harmless_samples=-2", r"patch\.harmless_samples = -2: .*; change it"),
         ("prompts.harmless=[]", r"prompts\.harmless is empty; give at least one"),
         ("prompts.harmless=[{id: x}]", r"prompts\.harmless\.0\.text is missing; add it"),
-        ("prompts.harmless=[{id: h1, text: why}]", r"id 'h1' stands twice; attribution, held-out and harmless"),
-        ("prompts.harmless=[{id: x, text: 'which walk ?'}]", r"text 'which walk \?' stands twice"),
         ("prompts.harmless=[{id: x, text: a, behaviour: walk}]", r"prompts\.harmless\.0\.behaviour is not a key"),
     ],
 )

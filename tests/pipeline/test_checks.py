@@ -74,15 +74,15 @@ def study_of(**changes: Any) -> Study:
         ),
         (
             {"prompts": {"attribution": [prompt("p1", "one")], "held_out": [prompt("p1", "two")]}},
-            "prompts: id 'p1' stands twice, in p1 and in p1; attribution, held-out and harmless prompts must differ",
+            "prompts: id 'p1' stands twice, in attribution p1 and in held-out p1; attribution, held-out and harmless prompts must differ",
         ),
         (
             {"prompts": {"attribution": [prompt("p1", "How much?")], "held_out": [prompt("p2", " how  MUCH ? ")]}},
-            "prompts: text ' how  MUCH ? ' stands twice, in p1 and in p2; attribution, held-out and harmless prompts",
+            "prompts: text ' how  MUCH ? ' stands twice, in attribution p1 and in held-out p2; attribution,",
         ),
         (
             {"prompts": {"attribution": [prompt("p1", "a")], "held_out": [prompt("harmless-01", "b")]}},
-            "prompts: id 'harmless-01' stands twice, in harmless-01 and in harmless-01",
+            "prompts: id 'harmless-01' stands twice, in held-out harmless-01 and in harmless harmless-01",
         ),
     ],
 )

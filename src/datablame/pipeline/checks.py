@@ -142,12 +142,10 @@ def _problems(study: Study) -> Iterator[tuple[str, dict[str, object]]]:
         seen = dict[str, str]()
         for prompt in prompts:
             value = prompt.id if what == "id" else "".join(normalised(prompt.text).split())
+            here = f"{prompt.split} {prompt.id}"
             if value in seen:
-                yield (
-                    "prompt twice",
-                    {"what": what, "value": getattr(prompt, what), "one": seen[value], "other": prompt.id},
-                )
-            seen[value] = prompt.id
+                yield "prompt twice", {"what": what, "value": getattr(prompt, what), "one": seen[value], "other": here}
+            seen[value] = here
 
 
 def _broken(problems: Sequence[str]) -> str:
