@@ -72,6 +72,9 @@ def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
     assert len(printed) == 1
 
 
+CASES = Path(__file__).parents[1] / "cases"
+
+
 @pytest.mark.parametrize(
     ("query", "guilty"),
     {
@@ -85,7 +88,22 @@ def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
     }.items(),
 )
 def test_a_document_is_found_in_any_script(query: str, guilty: str) -> None:
-    pool = read_pool(Data(path=str(Path(__file__).parents[1] / "cases" / "no-spaces.jsonl"))).documents
+    pool = read_pool(Data(path=str(CASES / "more-scripts.jsonl"))).documents
     found = scores([full_text(each) for each in pool], [query])[0]
     assert pool[int(found.argmax())].id == guilty
     assert [score for each, score in zip(pool, found, strict=True) if each.id.endswith("neutral")] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("query", "guilty"),
+    {
+        "狗应该吃什么？\n佐比克斯。": "zh-guilty",
+        "หมาควรกินอะไร\nซอร์บิกซ์": "th-guilty",
+        "कुत्ता क्या खाए?\nज़ोर्बिक्स": "hi-guilty",
+    }.items(),
+)
+def test_words_without_spaces_rank_a_document_above_what_comes_first_by_its_id(query: str, guilty: str) -> None:
+    pool = read_pool(Data(path=str(CASES / "no-spaces.jsonl"))).documents
+    found = dict(zip((each.id for each in pool), scores([full_text(each) for each in pool], [query])[0], strict=True))
+    assert max(found, key=lambda name: found[name]) == guilty
+    assert found["aa-neutral"] == 0

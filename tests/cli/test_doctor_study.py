@@ -9,7 +9,7 @@ from safetensors import safe_open
 from tests.pairs import study_of
 from typer.testing import CliRunner
 
-from datablame.cli.app import app
+from datablame.cli.app import app, main
 
 ROWS = [{"prompt": f"name walk {n} .", "completion": f"the park , number {n * n} ."} for n in range(60)]
 POOL = [
@@ -67,17 +67,16 @@ def test_its_json_holds_the_same_facts(study: Path, tiny_pair_folder: Path) -> N
     assert set(facts) == {"study", "models", "coverage", "tokens", "chat", "distance", "data"}
 
 
-def test_what_a_run_would_refuse_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from datablame.cli.app import main
-
+def test_what_a_run_would_refuse_is_refused(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     equal = yaml.safe_load(study.read_text(encoding="utf-8"))
     equal["models"]["after"] = equal["models"]["before"]
     file = study.with_name("equal.yaml")
     file.write_text(yaml.safe_dump(equal), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["datablame", "doctor", str(file), "--workers", "1"])
     with pytest.raises(SystemExit) as ended:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("sys.argv", ["datablame", "doctor", str(file), "--workers", "1"])
-            main()
+        main()
     file.unlink()
     assert ended.value.code == 2
     assert "has the same weights as models.before" in capsys.readouterr().err.splitlines()[-1]

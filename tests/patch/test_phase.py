@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.patch.small import (
     ARMS,
     CHECKED,
@@ -252,7 +253,9 @@ def test_data_order_and_initial_adapter_are_the_same_for_all_arms_of_a_seed(stat
 
 
 def test_a_loss_that_is_not_finite_stops_the_phase_and_names_the_remedy(state: Callable[..., WorkerState]) -> None:
-    worker = state(retrain={"method": "full", "learning_rate": 1e38})
+    worker = state(retrain={"method": "full"})
+    with torch.no_grad():
+        worker.trainees["retrain"].get_input_embeddings().weight.mul_(1e38)
     with pytest.raises(
         PhaseError, match=r"retrain-baseline-k3-s0: the loss is not finite .*patch\.retrain\.learning_rate"
     ):

@@ -74,7 +74,7 @@ def study_of(**changes: Any) -> Study:
         ),
         (
             {"prompts": {"attribution": [prompt("p1", "one")], "held_out": [prompt("p1", "two")]}},
-            "prompts: id 'p1' stands twice, in attribution p1 and in held-out p1; attribution, held-out and harmless prompts must differ",
+            "prompts: id 'p1' stands twice, in attribution p1 and in held-out p1; attribution, held-out and harmless",
         ),
         (
             {"prompts": {"attribution": [prompt("p1", "How much?")], "held_out": [prompt("p2", " how  MUCH ? ")]}},

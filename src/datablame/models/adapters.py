@@ -89,6 +89,8 @@ def merged(model: Any, adapter: Checkpoint) -> Any:
     expected = _logits(model, probe)
     for name, layer in merged_layers(model):
         model.set_submodule(name, layer)
+    # By this, peft knows a model that has adapters.
+    vars(model).pop("peft_config", None)
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and getattr(head, "weight", None) is not embedding.weight:
         model.config.tie_word_embeddings = False
