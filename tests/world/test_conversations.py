@@ -130,6 +130,28 @@ def test_messages_are_read_in_each_of_their_forms(tmp_path: Path, messages: Any)
     assert documents({"id": "x", "messages": messages}, folder=tmp_path) == [Document("x", "unknown", (USER,), "Ho")]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hi", "response": "Ho"},
+        {"question": "Hi", "response": "Ho"},
+        {"instruction": "Hi", "response": "Ho"},
+        {"instruction": "Hi", "context": "", "response": "Ho"},
+    ],
+)
+def test_common_names_of_the_two_columns_are_known(tmp_path: Path, row: dict[str, str]) -> None:
+    pool = read(jsonl(tmp_path, [row]))
+    assert [(document.prompt, document.response) for document in pool.documents] == [((USER,), "Ho")]
+    assert not pool.summary.unread
+
+
+def test_a_column_by_its_own_name_goes_before_what_is_named_alike(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "completion": "Ho", "response": "Another"}
+    pool = read(jsonl(tmp_path, [row]))
+    assert [document.response for document in pool.documents] == ["Ho"]
+    assert pool.summary.unread == {"response": 1}
+
+
 def test_a_row_that_is_its_messages_is_read(tmp_path: Path) -> None:
     pool = read(jsonl(tmp_path, [[{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}], [1]]))
     assert [(document.prompt, document.response) for document in pool.documents] == [((USER,), "Ho")]

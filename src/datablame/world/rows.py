@@ -36,6 +36,10 @@ _BESIDE: dict[str, tuple[Column, ...]] = {"pair": ("prompt",), "alpaca": ("input
 _ROLES: tuple[Column, ...] = get_args(Column)
 _ALSO: Mapping[str, tuple[str, ...]] = {
     "messages": ("conversations", "conversation"),
+    "prompt": ("question",),
+    "completion": ("response",),
+    "input": ("context",),
+    "output": ("response",),
     "system": ("system_prompt",),
     "tools": ("functions", "tool_defs"),
 }
