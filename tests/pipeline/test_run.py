@@ -73,11 +73,13 @@ def test_the_manifest_has_identities_seconds_and_the_device(tiny_pair_folder: Pa
 
     for key, seconds in (("queries", 1.25), ("0", 2.25)):
         append_timing(root, "attribute/gradient", key, seconds)
+    append_timing(root, "phase/attribute", "ran", 3.5)
     assert not scanned(study, root)
     again = manifest(root)
     assert again["models"] == first["models"]
     assert again["methods"] == {"gradient": {"seconds": 3.5}}
     assert again["phases"]["scan"]["skipped"]
+    assert again["phases"]["attribute"]["seconds"] == 3.5
 
 
 def test_what_does_not_fit_is_refused_before_the_first_phase(tiny_pair_folder: Path, tmp_path: Path) -> None:

@@ -166,8 +166,8 @@ def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str,
         }
 
     phases = {"world": took("world")}
-    for name, was_skipped in skipped.items():
-        phases[name] = took(name, skipped=was_skipped, cost_usd=round(costs.get(name, 0.0), 6))
+    for name in (name for name in NAMES if name in skipped or f"phase/{name}" in timings):
+        phases[name] = took(name, skipped=skipped.get(name, True), cost_usd=round(costs.get(name, 0.0), 6))
     if study.organism is not None:
         phases["organism"] = took("organism", skipped="phase/organism" not in timings)
     versions = {"python": platform.python_version()}
