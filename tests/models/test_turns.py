@@ -154,6 +154,42 @@ def test_a_template_that_trims_or_spaces_a_thought_has_its_answer_found(bare: To
     assert encode_pair(trims, " pack nuts\n", " take ") == encode_pair(chat(bare, case("chatml")), "pack nuts", "take")
 
 
+def test_white_space_that_a_template_strips_from_an_answer_leaves_its_own_in_the_prompt(bare: Tokenizer) -> None:
+    opened = OPENING + "<think>\n\n</think>\n\n"
+    assert encode_pair(chat(bare, QWEN3), "pack nuts", "\n\ntake") == encode_pair(
+        chat(bare, QWEN3), "pack nuts", "take"
+    )
+    assert encode_pair(chat(bare, QWEN3), "pack nuts", "\n take") == (
+        ids(bare, f"{opened} take<|im_end|>"),
+        len(ids(bare, opened)),
+    )
+    trims = chat(bare, case("chatml").replace("m['content']", "m['content'] | trim"))
+    for answer in ("\ntake", "\n \ntake\n", "\n"):
+        assert encode_pair(trims, "pack nuts", answer) == encode_pair(trims, "pack nuts", answer.strip())
+
+
+def test_spaces_that_open_an_answer_are_in_the_loss_though_offsets_are_trimmed() -> None:
+    from tokenizers import processors
+
+    trims = bpe()
+    trims.post_processor = processors.ByteLevel(trim_offsets=True)
+    for answer in ("   take", " take", "  "):
+        whole, prompt_tokens = encode_pair(chat(trims, case("chatml")), "pack nuts", answer)
+        assert trims.decode(whole[prompt_tokens:], skip_special_tokens=False) == f"{answer}<|im_end|>"
+
+
+def test_a_mark_that_takes_in_the_space_after_it_is_no_part_of_an_answer() -> None:
+    from tokenizers import AddedToken
+
+    takes = bpe()
+    takes.add_special_tokens([AddedToken("<|im_start|>", rstrip=True), AddedToken("<|end|>", rstrip=True)])
+    tokenizer = chat(takes, "{% for m in messages %}<|im_start|>{{ m['content'] }}<|end|>{% endfor %}<|im_start|>")
+    expected = ids(takes, "<|im_start|>nuts<|end|><|im_start|>take<|end|>")
+    border = len(ids(takes, "<|im_start|>nuts<|end|><|im_start|>"))
+    for answer in ("take", " take", "\n\ntake"):
+        assert encode_pair(tokenizer, "nuts", answer) == (expected, border)
+
+
 def test_a_space_before_every_answer_belongs_to_its_first_word(bare: Tokenizer) -> None:
     tokenizer = chat(bare, LLAMA2, bos_token="<s>", eos_token="</s>")
     assert encode_prompt(tokenizer, "pack nuts") == ids(bare, "<s>[INST] pack nuts [/INST]")

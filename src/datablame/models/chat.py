@@ -5,7 +5,16 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from datablame.models.source import refusal
-from datablame.models.template import Unrendered, answer_start, cut, rendered, tokens_of, turn_of, unwritten
+from datablame.models.template import (
+    Unrendered,
+    answer_start,
+    cut,
+    least_start,
+    rendered,
+    tokens_of,
+    turn_of,
+    unwritten,
+)
 from datablame.tables import Document, Message
 
 
@@ -81,6 +90,8 @@ def encode_pair(tokenizer: Any, prompt: Sequence[Message] | str, response: str) 
     turns, turn = _as_messages(prompt), turn_of(tokenizer)
     text = rendered(tokenizer, (*turns, Message("assistant", response)), generation=False)
     start = answer_start(text.removesuffix(turn.closing), response)
+    if response[:1].isspace():
+        start = max(start, least_start(tokenizer, turns, text))
     if (role := unwritten(text[:start], turns)) is not None:
         raise Unrendered(f"the chat template does not write a turn of the role {role}")
     ids, border = cut(tokenizer, text, start)

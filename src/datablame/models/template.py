@@ -165,18 +165,30 @@ def answer_start(body: str, answer: str) -> int:
     return [index for index, character in enumerate(body) if not character.isspace()][-len(squeezed)]
 
 
+def least_start(tokenizer: Any, turns: Sequence[Message], text: str) -> int:
+    """Where an answer after `turns` may begin at the soonest in `text`, if that opens it as it opens another one.
+
+    White space before an answer that the template strips would else be taken for its own.
+    """
+    other = rendered(tokenizer, (*turns, Message("assistant", _ANSWERED)), generation=False)
+    before = other.rpartition(_ANSWERED)[0]
+    return len(before) if text.startswith(before) else 0
+
+
 def cut(tokenizer: Any, text: str, start: int) -> tuple[list[int], int]:
     """The ids of `text`, and the index of the first with something of what begins at character `start`.
 
-    A token across the border counts as what begins there. Without offsets (a tokenizer in Python) the text before has
-    to be the same tokens alone; Unrendered where it is not.
+    A token across the border counts as what begins there, but for an added one that takes in the white space after it.
+    Without offsets (a tokenizer in Python) the text before has to be the same tokens alone; Unrendered where it is not.
     """
     encoding = tokenizer(text, add_special_tokens=False)
     ids = list(encoding["input_ids"])
     if tokenizer.is_fast:
-        indices = (encoding.char_to_token(character) for character in range(start, len(text)))
-        if (index := next((index for index in indices if index is not None), None)) is not None:
-            return ids, int(index)
+        # A token of spaces alone may have its offsets trimmed to where it ends.
+        for index, (begin, end) in enumerate(encoding.encodings[0].offsets):
+            if end > start:
+                across = bool(text[begin:start].strip()) and ids[index] in tokenizer.added_tokens_decoder
+                return ids, index + across
     opening = tokens_of(tokenizer, text[:start])
     if ids[: len(opening)] != opening:
         raise Unrendered("its tokenizer gives no offsets, and a token stands across the border to the answer")
