@@ -22,7 +22,7 @@ QWEN3 = """{%- for m in messages %}
         {%- set said = m.content.split('</think>')[-1].lstrip('\\n') %}
     {%- else %}{%- set thought = '' %}{%- set said = m.content %}{%- endif %}
     {%- if m.role == 'assistant' and loop.last %}
-        {{- '<|im_start|>assistant\\n<think>\\n' + thought + '\\n</think>\\n\\n' + said + '<|im_end|>\\n' }}
+        {{- '<|im_start|>assistant\\n<think>\\n' + thought + '\\n</think>\\n\\n' + said.lstrip('\\n') + '<|im_end|>\\n' }}
     {%- else %}{{- '<|im_start|>' + m.role + '\\n' + said + '<|im_end|>\\n' }}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}
