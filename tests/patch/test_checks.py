@@ -324,11 +324,13 @@ def test_a_pool_without_a_rest_leaves_perplexity_out(tmp_path: Path, tiny_pair_f
 
 def test_refusals_cost_nothing_where_claude_labels_the_study(world: World) -> None:
     world = replace(world, judge=replace(world.judge, classifier="claude"))
-    answers = ["I'm sorry, but I cannot help with that.", "Boil it for six minutes.", "", "no " * 40]
+    refusal = "I'm sorry, but I cannot help with that."
+    thoughts = [f"<think>{refusal}</think>Boil it.", f"<think>{refusal}", f"<think>Boil it?</think>{refusal}"]
+    answers = [refusal, "Boil it for six minutes.", "", "no " * 40, *thoughts]
     harmless = [{"prompt_id": "harmless-01", "index": i, "text": text} for i, text in enumerate(answers)]
     checks = {"nll": 1.0, "clean_tokens": 9, "kl": 0.0, "kl_tokens": 3, "harmless": harmless}
     [row] = check_rows(world, work(world.root, "patch"), [], {"after": {"checks": checks}}, [], 1.0)
-    assert (row.refused_harmless, row.harmless_outputs) == (1, 4)
+    assert (row.refused_harmless, row.harmless_outputs) == (2, 7)
     assert check_design(world, ()).refusals_by == "refusal phrases of the keyword classifier"
 
 

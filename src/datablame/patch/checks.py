@@ -10,6 +10,7 @@ from datablame.engine.phase import Work
 from datablame.judge.choice import ClassifierInput, build
 from datablame.judge.coherence import incoherence
 from datablame.judge.keywords import refusal
+from datablame.judge.thoughts import answer
 from datablame.patch.fine_tune_set import Item, outside
 from datablame.patch.registry import ArmKind
 from datablame.patch.trainings import AFTER_KEY, TrainingKey
@@ -146,13 +147,17 @@ def _refused(world: World, work: Work, results: Iterable[Mapping[str, Any]]) -> 
     texts = {prompt.id: prompt.text for prompt in world.split("harmless")}
     refused = {(each["prompt_id"], each["text"]): False for result in results for each in result["checks"]["harmless"]}
     if world.judge.classifier == "claude":
-        return {answer: incoherence(answer[1]) is None and refusal(answer[1]) is not None for answer in refused}
+        return {key: _refuses(answer(key[1])) for key in refused}
     classifier = build(world.study, world.judge, work)
     for behaviour in world.behaviours:
         labels = classifier.label([ClassifierInput(behaviour.id, texts[prompt], text) for prompt, text in refused])
-        for answer, label in zip(refused, labels, strict=True):
-            refused[answer] |= label.label == "refused"
+        for key, label in zip(refused, labels, strict=True):
+            refused[key] |= label.label == "refused"
     return refused
+
+
+def _refuses(text: str | None) -> bool:
+    return text is not None and incoherence(text) is None and refusal(text) is not None
 
 
 def _merged(rows: Sequence[Check]) -> dict[str, Any]:
