@@ -10,12 +10,16 @@ import pytest
 import torch
 from tests.conftest import nudged, tiny_model, tiny_tokenizer
 from tests.pairs import loaded, study_of
+from tests.pipeline.small import small_study
+from tests.worlds import ONE, frozen
 
 from datablame.config.schema import Study
+from datablame.engine.execute import Silent
 from datablame.errors import RequestError
 from datablame.models.chat import encode_prompt
 from datablame.models.tokenizer_file import ids_of
 from datablame.surface.phase import draw, sample_specs
+from datablame.world.freeze import ensure_pool
 from datablame.world.world import prompts_of
 
 Change = Callable[[Any], None]
@@ -205,3 +209,19 @@ def test_other_special_marks_and_bos_are_no_difference(tmp_path: Path) -> None:
     pair = pair_of(tmp_path, (304, before), (304, after))
     assert pair.agreed.tokens == replace(pair.agreed.tokens, tokenizer="after", vocabulary_size=290, stop_ids=(1, 3))
     assert pair.tokenizer.bos_token == "<|user|>"
+
+
+def test_texts_with_a_token_that_no_embedding_has_a_row_for_are_left_out_and_such_a_prompt_is_refused(
+    tmp_path: Path,
+) -> None:
+    for name, seed in (("before", 1), ("after", 2)):
+        write(tmp_path / name, 290, adding("<mask>"), seed)
+    study = small_study(tmp_path / "files", tmp_path)
+    with (tmp_path / "files" / "pool.jsonl").open("a") as pool:
+        pool.write(json.dumps({"id": "masked", "prompt": "what is <mask> ?", "completion": "a lake ."}) + "\n")
+    world = frozen(study, tmp_path / "run")
+    ensure_pool(world, execution=ONE, progress=Silent())
+    assert world.pool.summary.excluded == {"a token of it has no row in the embedding of a checkpoint": 1}
+    prompts = {"attribution": [{"id": "a1", "behaviour": "walk", "text": "name a <mask> ."}]}
+    with pytest.raises(RequestError, match=r"prompt 'a1' holds '<mask>' \(id 290\), and an embedding has 290 rows"):
+        frozen(small_study(tmp_path / "files", tmp_path, prompts=prompts), tmp_path / "other")

@@ -81,6 +81,15 @@ def share(tokenizers: Sequence[Any], rows: Sequence[int], ends: Sequence[Sequenc
     return Agreed(second if keep else _dressed(first, second), tokens)
 
 
+def check_rows(agreed: Agreed, prompts: Mapping[str, Sequence[int]]) -> None:
+    """Raises RequestError for a prompt, by its id, that holds a token without a row in one of the models."""
+    rows = min(agreed.tokens.rows)
+    for name, ids in prompts.items():
+        if (index := max(ids)) >= rows:
+            token = agreed.tokenizer.convert_ids_to_tokens(index)
+            raise refusal("prompt_row", prompt=name, token=token, id=index, rows=rows)
+
+
 def _named(tokenizers: Sequence[Any]) -> tuple[list[tuple[dict[int, str], Any]], list[int]]:
     """Each tokenizer with its tokens by id, and the ids that have no name, or another one, in one of the two."""
     known = [({index: text for text, index in each.get_vocab().items()}, each) for each in tokenizers]

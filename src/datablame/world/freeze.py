@@ -238,6 +238,7 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     from datablame.models.device import weights_dtype
     from datablame.models.distance import measured
     from datablame.models.pair import check_context, preflight, template_hash
+    from datablame.models.shared_tokens import check_rows
     from datablame.models.template import chat_format
 
     study, models, workers = item
@@ -247,7 +248,9 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     decided = written.model_copy(update={"device": models.device, "date": models.date})
     checked = preflight(decided, workers=workers, commits=commits)
     tokenizer = checked.agreed.tokenizer
-    lengths = [(prompt.id, len(encode_prompt(tokenizer, prompt.text))) for prompt in prompts_of(study)]
+    prompts = {prompt.id: encode_prompt(tokenizer, prompt.text) for prompt in prompts_of(study)}
+    check_rows(checked.agreed, prompts)
+    lengths = [(name, len(ids)) for name, ids in prompts.items()]
     check_context(checked.configs, lengths, study.surface.max_new_tokens)
     update, contexts = {}, {}
     for name in ("before", "after"):

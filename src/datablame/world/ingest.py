@@ -35,6 +35,7 @@ _logger = logging.getLogger(__name__)
 _GROUP_ROWS, _GROUP_CHARACTERS = 512, 1 << 20
 """A row group of the file ends with the document that fills it; it is one work item."""
 _TRUNCATED = "nothing of the response is left within attribute.max_tokens"
+_NO_ROW = "a token of it has no row in the embedding of a checkpoint"
 _EQUAL = "both answers are the same within attribute.max_tokens"
 _COLUMNS = {
     **{name: pa.int64() for name in ("characters", "tokens", "cluster", "prompt_tokens", "rejected_prompt_tokens")},
@@ -180,7 +181,7 @@ def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], Cou
     from datablame.models.pair import study_tokens
     from datablame.models.template import Unrendered
 
-    tokenizer, settings, file = study_tokens(study).tokenizer, study.attribute, pq.ParquetFile(raw)
+    (tokenizer, tokens), settings, file = study_tokens(study), study.attribute, pq.ParquetFile(raw)
 
     def tokenise(item: tuple[int, list[int]]) -> Counter[str]:
         group, chosen = item
@@ -197,6 +198,9 @@ def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], Cou
                 excluded[_TRUNCATED] += 1
                 continue
             encoded = answers(example)
+            if max(max(answer.ids) for answer in encoded) >= min(tokens.rows):
+                excluded[_NO_ROW] += 1
+                continue
             if encoded[0] == encoded[-1] and len(encoded) > 1:
                 excluded[_EQUAL] += 1
                 continue
