@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ARCHITECTURES", "PAGE", "VOCABULARY", "built", "page", "read_by"]
+__all__ = ["ALIKE", "ARCHITECTURES", "PAGE", "VOCABULARY", "built", "page", "read_by"]
 
 PAGE = Path(__file__).parents[1] / "docs/reference/architectures.md"
 
@@ -119,6 +119,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "layers_block_type": ["mamba", "attention", "moe"],
     },
 }
+
+ALIKE = frozenset(
+    "qwen3 olmo3 phi gemma3_text granite starcoder2 stablelm smollm3 gpt_neo gpt_bigcode mpt qwen2_moe granitemoe "
+    "falcon_mamba bamba falcon_h1 granitemoehybrid lfm2_moe zamba2".split()
+)
+"""Those built of the same parts as another; they are tried among the slow tests."""
 
 
 def built(name: str, seed: int = 5) -> Any:
