@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from datablame.errors import RequestError
 from datablame.models.chat import Encoded, encode_document, encode_pair, encode_prompt
+from datablame.models.pair import stop_tokens
 from datablame.models.template import Unrendered, framed, rendered, turn_of
 from datablame.tables import Document, Message
 
@@ -22,7 +23,8 @@ QWEN3 = """{%- for m in messages %}
         {%- set said = m.content.split('</think>')[-1].lstrip('\\n') %}
     {%- else %}{%- set thought = '' %}{%- set said = m.content %}{%- endif %}
     {%- if m.role == 'assistant' and loop.last %}
-        {{- '<|im_start|>assistant\\n<think>\\n' + thought + '\\n</think>\\n\\n' + said.lstrip('\\n') + '<|im_end|>\\n' }}
+        {{- '<|im_start|>assistant\\n<think>\\n' + thought + '\\n</think>\\n\\n' }}
+        {{- said.lstrip('\\n') + '<|im_end|>\\n' }}
     {%- else %}{{- '<|im_start|>' + m.role + '\\n' + said + '<|im_end|>\\n' }}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}
@@ -240,6 +242,30 @@ def test_a_template_without_an_end_has_eos_after_its_answers(bare: Tokenizer) ->
     whole, prompt_tokens = encode_pair(tokenizer, "pack nuts", "take")
     assert whole == ids(bare, "user: pack nuts\nassistant: take\n<|endoftext|>")
     assert bare.decode(whole[prompt_tokens:], skip_special_tokens=False).strip() == "take\n<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "stop"),
+    [
+        (
+            "{% for m in messages %}<|im_start|>{{ m['content'] }}"
+            "{% if not loop.last %}<|im_end|>{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}<|im_end|><|im_start|>{% endif %}",
+            "<|im_end|>",
+        ),
+        ("{% for m in messages %}<|im_start|>{{ m['role'] + m['content'] }}{% endfor %}", "<|im_start|>"),
+        ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}", None),
+    ],
+    ids=["between turns", "next turn", "none"],
+)
+def test_where_a_last_answer_has_no_end_generation_stops_before_the_next_turn(
+    bare: Tokenizer, template: str, stop: str | None
+) -> None:
+    tokenizer = chat(bare, template)
+    turn, stops = turn_of(tokenizer), [] if stop is None else ids(bare, stop)
+    assert (turn.end, turn.stop) == (None, stops[0] if stops else None)
+    assert encode_pair(tokenizer, "pack nuts", "take").ids[-1] == tokenizer.eos_token_id
+    assert list(stop_tokens(tokenizer, None)) == [0, *stops]
 
 
 def test_thinking_is_turned_off_where_the_study_says_so(bare: Tokenizer) -> None:

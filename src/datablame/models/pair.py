@@ -146,7 +146,7 @@ def agreed_tokens(models: Models) -> Agreed:
     if second.chat_template:
         second.chat_template = framed(second.chat_template, models.chat_template_kwargs, models.date)
     sides = (_rows_and_ends(models.before, _BEFORE), _rows_and_ends(models.after, _AFTER))
-    turn_end: list[Any] = [turn_of(second).end] if second.chat_template else []
+    turn_end: list[Any] = [turn_of(second).stop] if second.chat_template else []
     return share((first, second), [rows for rows, _ in sides], [sides[0][1], [*sides[1][1], *turn_end]])
 
 
@@ -178,7 +178,7 @@ def stop_tokens(tokenizer: Any, model: Any, tokens: SharedTokens | None = None) 
     """The ids that end an output: EOS, the end of a turn, those of the model's generation settings, those of a pair."""
     ids = [
         tokenizer.eos_token_id,
-        turn_of(tokenizer).end,
+        turn_of(tokenizer).stop,
         *_ends(getattr(model, "generation_config", None)),
         *(tokens.stop_ids if tokens else ()),
     ]

@@ -42,6 +42,8 @@ class Turn(NamedTuple):
     """What follows an answer that is the last turn."""
     end: int | None
     """The token that ends an answer: the first of the closing that is no ordinary text."""
+    stop: int | None
+    """Where generation stops: the end, or where there is none the first such token before a next turn."""
     after_end: int
     """Tokens of the closing that follow it."""
     bos: tuple[int, ...]
@@ -118,9 +120,7 @@ def _turn(tokenizer: Any, _: str) -> Turn:
         # The request for an answer is ignored. A space belongs to the token after it.
         header = before[len(opening) :].rstrip(" ")
     ids, border = cut(tokenizer, whole, len(before))
-    ends = {tokenizer.eos_token: tokenizer.eos_token_id, **tokenizer.get_added_vocab()}
-    marks = {token for text, token in ends.items() if text and text.strip() and text in closing}
-    last = next((index for index in range(border, len(ids)) if ids[index] in marks), None)
+    last = _first_mark(tokenizer, closing, ids, border)
     if last is None and closing.strip():
         raise refusal("no_turn_end", closing=closing, n=len(tokens_of(tokenizer, closing)))
     bos = tokenizer.bos_token_id
@@ -132,10 +132,30 @@ def _turn(tokenizer: Any, _: str) -> Turn:
         extra=opening[len(before) :],
         closing=closing,
         end=None if last is None else ids[last],
+        stop=_next_turn(tokenizer, (asked, answered, asked)) if last is None else ids[last],
         after_end=0 if last is None else len(ids) - last - 1,
         bos=(bos,) if adds else (),
         n_bos=count + adds,
     )
+
+
+def _first_mark(tokenizer: Any, text: str, ids: Sequence[int], start: int) -> int | None:
+    """The index, from `start` on, of the first of `ids` that is EOS or an added token and stands in `text`."""
+    ends = {tokenizer.eos_token: tokenizer.eos_token_id, **tokenizer.get_added_vocab()}
+    marks = {token for name, token in ends.items() if name and name.strip() and name in text}
+    return next((index for index in range(start, len(ids)) if ids[index] in marks), None)
+
+
+def _next_turn(tokenizer: Any, turns: Sequence[Message]) -> int | None:
+    """The first token of its own between an answer and the user's text after it; None where there is no such turn."""
+    try:
+        text = rendered(tokenizer, turns, generation=False)
+    except Unrendered:
+        return None
+    between = text.rpartition(_ANSWERED)[2].partition(_ASKED)[0]
+    ids = tokens_of(tokenizer, between)
+    mark = _first_mark(tokenizer, between, ids, 0)
+    return None if mark is None else ids[mark]
 
 
 def unwritten(text: str, turns: Sequence[Message]) -> str | None:
