@@ -121,27 +121,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 ALIKE = frozenset(
-    [
-        "qwen3",
-        "olmo3",
-        "phi",
-        "gemma3_text",
-        "granite",
-        "starcoder2",
-        "stablelm",
-        "smollm3",
-        "gpt_neo",
-        "gpt_bigcode",
-        "mpt",
-        "qwen2_moe",
-        "granitemoe",
-        "falcon_mamba",
-        "bamba",
-        "falcon_h1",
-        "granitemoehybrid",
-        "lfm2_moe",
-        "zamba2",
-    ]
+    {"qwen3", "olmo3", "phi", "gemma3_text", "granite", "starcoder2", "stablelm"}
+    | {"smollm3", "gpt_neo", "gpt_bigcode", "mpt", "qwen2_moe", "granitemoe"}
+    | {"falcon_mamba", "bamba", "falcon_h1", "granitemoehybrid", "lfm2_moe", "zamba2"}
 )
 """Those built of the same parts as another; they are tried among the slow tests."""
 
