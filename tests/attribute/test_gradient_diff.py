@@ -50,8 +50,9 @@ def test_the_direction_accounts_for_the_change_of_the_log_probability() -> None:
     with torch.no_grad():
         for product in products(after, BLOCKS).values():
             [layer] = product.modules
-            step = 0.01 * layer.weight.std() * torch.randn(layer.weight.shape, generator=noise)
-            layer.weight.add_(step)
+            weight = layer.get_parameter("weight")
+            step = 0.01 * weight.std() * torch.randn(weight.shape, generator=noise)
+            weight.add_(step)
             steps.append(step.flatten().double())
     moved = torch.cat(steps)
     for query in documents(4, shortest=8, seed=1):

@@ -163,7 +163,9 @@ def _attribute(root: Path, notes: set[str]) -> dict[str, Any]:
                 "documents": summary.documents,
                 "clusters": summary.clusters,
                 "excluded": summary.excluded,
-                "skipped_rows": {row.reason: {"count": row.count, "example": row.example} for row in summary.skipped},
+                "skipped_rows": {
+                    row.reason: {"count": row.count, "example": row.example} for row in summary.data.skipped
+                },
                 "candidates": attribution.candidates,
                 "prompt_matches": [{"doc_id": row.doc_id, "prompt_id": row.of} for row in attribution.prompt_matches],
                 "query_matches": [{"doc_id": row.doc_id, "query_id": row.of} for row in attribution.query_matches],
