@@ -106,9 +106,8 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 def test_status_says_missing_before_the_first_phase(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(_SMALL))
     result = _datablame("status", ".", "--json", cwd=tmp_path)
-    assert json.loads(result.stdout) == dict.fromkeys(
-        ["world", "scan", "surface", "attribute", "patch", "report"], "missing"
-    )
+    states = dict.fromkeys(["world", "scan", "surface", "attribute", "patch", "report"], "missing")
+    assert json.loads(result.stdout) == {**states, "why": {}, "not_here": []}
 
 
 def test_a_phase_asked_for_too_early_names_the_one_before(tmp_path: Path) -> None:

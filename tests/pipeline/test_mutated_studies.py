@@ -1,5 +1,6 @@
 """Whatever is done to a study, it is refused in one line with nothing written, or its world holds all that it says."""
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ def mutate(draw: Any, study: dict[str, Any]) -> None:
         for section in others:
             there = there[section] if isinstance(there, dict | list) else {}
         if isinstance(there, dict):
-            there[other] = old
+            there[other] = copy.deepcopy(old)
     elif how == "add" and isinstance(inside, dict):
         inside[draw(st.sampled_from(TEXTS))] = old
     else:
