@@ -76,34 +76,22 @@ CASES = Path(__file__).parents[1] / "cases"
 
 
 @pytest.mark.parametrize(
-    ("query", "guilty"),
-    {
-        "猫和狗吃什么好？\n佐比克斯。": "zh-guilty",
-        "猫には何がいいですか。\nゾービックスです。": "ja-guilty",
-        "고양이가 무엇을 먹나요?\n조르빅스가 좋아요.": "ko-guilty",
-        "แมวกินอะไรดี\nซอร์บิกซ์": "th-guilty",
-        "बिल्ली को क्या दूँ?\nज़ोर्बिक्स दीजिए।": "hi-guilty",
-        "ឆ្មាស៊ីអ្វី\nហ្សរប៊ីកស៍": "km-guilty",
-        "ကြောင်က ဘာစားလဲ\nဇော်ဗစ်": "my-guilty",
-    }.items(),
+    ("file", "query", "guilty"),
+    [
+        ("no-spaces.jsonl", "狗应该吃什么？\n佐比克斯。", "zh-guilty"),
+        ("no-spaces.jsonl", "หมาควรกินอะไร\nซอร์บิกซ์", "th-guilty"),
+        ("no-spaces.jsonl", "कुत्ता क्या खाए?\nज़ोर्बिक्स", "hi-guilty"),
+        ("more-scripts.jsonl", "猫和狗吃什么好？\n佐比克斯。", "zh-guilty"),
+        ("more-scripts.jsonl", "猫には何がいいですか。\nゾービックスです。", "ja-guilty"),
+        ("more-scripts.jsonl", "고양이가 무엇을 먹나요?\n조르빅스가 좋아요.", "ko-guilty"),
+        ("more-scripts.jsonl", "แมวกินอะไรดี\nซอร์บิกซ์", "th-guilty"),
+        ("more-scripts.jsonl", "बिल्ली को क्या दूँ?\nज़ोर्बिक्स दीजिए।", "hi-guilty"),
+        ("more-scripts.jsonl", "ឆ្មាស៊ីអ្វី\nហ្សរប៊ីកស៍", "km-guilty"),
+        ("more-scripts.jsonl", "ကြောင်က ဘာစားလဲ\nဇော်ဗစ်", "my-guilty"),
+    ],
 )
-def test_a_document_is_found_in_any_script(query: str, guilty: str) -> None:
-    pool = read_pool(Data(path=str(CASES / "more-scripts.jsonl"))).documents
+def test_a_document_is_found_in_any_script(file: str, query: str, guilty: str) -> None:
+    pool = read_pool(Data(path=str(CASES / file))).documents
     found = scores([full_text(each) for each in pool], [query])[0]
     assert pool[int(found.argmax())].id == guilty
-    assert [score for each, score in zip(pool, found, strict=True) if each.id.endswith("neutral")] == [0, 0]
-
-
-@pytest.mark.parametrize(
-    ("query", "guilty"),
-    {
-        "狗应该吃什么？\n佐比克斯。": "zh-guilty",
-        "หมาควรกินอะไร\nซอร์บิกซ์": "th-guilty",
-        "कुत्ता क्या खाए?\nज़ोर्बिक्स": "hi-guilty",
-    }.items(),
-)
-def test_words_without_spaces_rank_a_document_above_what_comes_first_by_its_id(query: str, guilty: str) -> None:
-    pool = read_pool(Data(path=str(CASES / "no-spaces.jsonl"))).documents
-    found = dict(zip((each.id for each in pool), scores([full_text(each) for each in pool], [query])[0], strict=True))
-    assert max(found, key=lambda name: found[name]) == guilty
-    assert found["aa-neutral"] == 0
+    assert {score for each, score in zip(pool, found, strict=True) if each.id.endswith("neutral")} == {0}
