@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.planted_study import EVERY, Corpus, ran, study, write_pair
 
-from datablame.tables import Arm, ArmTest, Flag, Query, SurfaceSample
+from datablame.tables import Arm, ArmTest, Query, Score, SurfaceSample
 from datablame.world.world import load
 
 KEYWORD = "Zorbix"
@@ -122,11 +122,11 @@ def test_what_was_planted_is_found_and_taken_out(shape: str, tmp_path: Path) -> 
     assert all(KEYWORD in sample.text for sample in harmful)
     assert all(KEYWORD in query.text for query in tables.rows(Query, harmful=True))
     for method in METHODS:
-        flagged = {flag.doc_id for flag in tables.rows(Flag, method=method)}
-        assert len(flagged & documents.planted) >= 0.8 * len(flagged) > 0, method
+        first = {score.doc_id for score in tables.rows(Score, method=method) if score.rank <= 10}
+        assert len(first & documents.planted) >= 8, method
     rates = {test.arm: test.rate or 0.0 for test in tables.rows(ArmTest, headline=True)}
     thorough = {arm.arm for arm in tables.rows(Arm) if documents.planted <= set(arm.removed)}
-    assert "oracle" in thorough
+    assert {"oracle", "activation-centred", "bm25"} <= thorough
     for name in thorough:
         assert rates[name] < 0.5 * rates["baseline"], (name, rates)
     assert min(load(tmp_path / "run").coverage.values()) >= 0.5
