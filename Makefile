@@ -32,15 +32,15 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb tests
 
 test-default: $(VENV)/installed-dev
-	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile tests/attribute tests/patch
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/attribute tests/patch
 
 portable: $(VENV)/installed-dev
-	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile tests
-	$(TEST_ENV) ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 --dist loadfile tests
-	env -u ATEN_CPU_CAPABILITY $(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+	env -u ATEN_CPU_CAPABILITY $(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 slow: $(VENV)/installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow --timeout=3600
