@@ -35,7 +35,7 @@ test: $(VENV)/installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb tests
 
 test-default: $(VENV)/installed-dev
-	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/attribute tests/patch
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/attribute tests/patch --ignore tests/attribute/test_plugin.py
 
 portable: $(VENV)/installed-dev
 	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
