@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 # Small models run slower on two threads than on one; cores are used by processes.
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+# A file's tests share what they make; the notebook, which takes longest, begins first.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo study test test-default portable slow bench docs notebook clean
@@ -32,15 +34,15 @@ test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb tests
+	$(TEST_ENV) $(PYTEST) --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb tests
 
 test-default: $(VENV)/installed-dev
-	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/attribute tests/patch --ignore tests/attribute/test_plugin.py
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(PYTEST) tests/attribute tests/patch --ignore tests/attribute/test_plugin.py
 
 portable: $(VENV)/installed-dev
-	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
-	$(TEST_ENV) ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
-	env -u ATEN_CPU_CAPABILITY $(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=default $(PYTEST) tests
+	$(TEST_ENV) ATEN_CPU_CAPABILITY=avx2 $(PYTEST) tests
+	env -u ATEN_CPU_CAPABILITY $(TEST_ENV) OMP_NUM_THREADS=2 $(PYTEST) tests
 
 slow: $(VENV)/installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow --timeout=3600

@@ -13,6 +13,7 @@ from datablame.attribute.methods.bm25 import bm25_scores as scores
 from datablame.config.schema import Data
 from datablame.world.duplicates import full_text
 
+CASES = Path(__file__).parents[1] / "cases"
 DOCUMENTS = [
     "water the fern once a week",
     "pack nuts for the train",
@@ -70,9 +71,6 @@ def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(printed) == 1
-
-
-CASES = Path(__file__).parents[1] / "cases"
 
 
 @pytest.mark.parametrize(

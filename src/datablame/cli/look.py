@@ -103,6 +103,10 @@ def doctor(
     """
     from datablame.cli.doctor import can_run, examine, show
 
+    if study is None and (overrides or workers is not None):
+        raise RequestError(f"{'--set' if overrides else '--workers'} needs a study to look at; datablame doctor STUDY")
+    if study is not None and out is not None:
+        raise RequestError("--out has no use beside STUDY, of which nothing is kept; remove one of them")
     if study is not None:
         from datablame.cli import study as subject
         from datablame.cli.console import reporting

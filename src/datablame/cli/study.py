@@ -14,14 +14,12 @@ from datablame.engine.execute import Execution, Progress
 from datablame.pipeline.run import frozen
 from datablame.tables import DataSummary
 from datablame.world import World
-from datablame.world.ingest import look
+from datablame.world.ingest import FIRST_ROWS, look
 
 _LAYERS = 6
 """Shown on the screen, those that differ most; JSON has them all."""
 _FACTS = ("coverage", "tokens", "chat", "distance")
 """What is written into a world about its checkpoints."""
-_ROWS = 1000
-"""Looked at of a pool that is too large to be read whole in seconds."""
 
 
 class Seen(NamedTuple):
@@ -45,7 +43,7 @@ def examine_study(study: Study, execution: Execution, progress: Progress) -> See
         if world.pool_is_frozen:
             summary = world.pool.summary
             return Seen(world, summary.data, dict(summary.excluded), None)
-    return Seen(world, look(world.data, world.seed, _ROWS), {}, _ROWS)
+    return Seen(world, look(world.data, world.seed, FIRST_ROWS), {}, FIRST_ROWS)
 
 
 def as_json(seen: Seen) -> dict[str, Any]:

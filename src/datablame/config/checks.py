@@ -167,9 +167,9 @@ def _prompt_rules(study: "Study", prompts: "Prompts") -> Iterator[_Rule]:
     known, traced = sorted(behaviour.id for behaviour in study.behaviours), [*prompts.attribution, *prompts.held_out]
     for prompt in traced:
         yield prompt.behaviour not in known, "other behaviour", {"prompt": prompt, "known": ", ".join(known)}
-    asked = {prompt.behaviour for prompt in traced}
+    prompted = {prompt.behaviour for prompt in traced}
     for name in known:
-        yield name not in asked, "unasked", {"name": name}
+        yield name not in prompted, "unasked", {"name": name}
     yield prompts.harmless == (), "no harmless prompt", {}
     for name in [*(prompt.id for prompt in traced), *(harmless.id for harmless in prompts.harmless or ())]:
         yield not _is_id(name), "no id", {"field": "prompts", "value": name}

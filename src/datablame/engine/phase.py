@@ -133,13 +133,13 @@ def reasons(phase: Phase, world: "World") -> list[str]:
         return [f"{name} is not done" for name in unfinished]
     then, now = done["dependencies"], dependencies(phase, world)
     parts = [changes(then["world"].get(part), value) for part, value in now["world"].items()]
-    said = [] if then["version"] == now["version"] else ["another version of datablame made it"]
-    said += dict.fromkeys(change.sentence() for part in parts for change in part)
+    sentences = [] if then["version"] == now["version"] else ["another version of datablame made it"]
+    sentences += dict.fromkeys(change.sentence() for part in parts for change in part)
     others = (name for name, made in now["upstream"].items() if made != then["upstream"].get(name))
-    said += [f"{name} gave something else" for name in others]
+    sentences += [f"{name} gave something else" for name in others]
     if (output := _changed_output(phase, world.root)) is not None:
-        said.append(f"{output} is missing or was changed")
-    return said
+        sentences.append(f"{output} is missing or was changed")
+    return sentences
 
 
 def state_of(phase: Phase, world: "World") -> State:

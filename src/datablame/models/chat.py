@@ -11,10 +11,10 @@ from datablame.models.template import (
     cut,
     least_start,
     rendered,
-    tokens_of,
     turn_of,
     unwritten,
 )
+from datablame.models.tokenizer_file import ids_of
 from datablame.tables import Document, Message
 
 
@@ -47,7 +47,7 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> list[int
     """
     turns, turn, bos = _as_messages(messages), turn_of(tokenizer), tokenizer.bos_token_id
     text = render_prompt(tokenizer, turns)
-    ids, last = [*turn.bos, *tokens_of(tokenizer, text)], turns[-1].content
+    ids, last = [*turn.bos, *ids_of(tokenizer, text)], turns[-1].content
     shown = last if len(last) <= 60 else f"{last[:57]}..."
     if (role := unwritten(text, turns)) is not None:
         raise refusal("lost_prompt", shown=shown, role=role)
@@ -66,7 +66,7 @@ def encode_document(tokenizer: Any, document: Document, max_tokens: int) -> Enco
     if document.prompt:
         ids, prompt_tokens = encode_pair(tokenizer, document.prompt, document.response)
     else:
-        ids, prompt_tokens = tokens_of(tokenizer, document.response), 1
+        ids, prompt_tokens = ids_of(tokenizer, document.response), 1
         if tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
             ids = [tokenizer.bos_token_id, *ids]
     return Encoded(ids[:max_tokens], prompt_tokens) if min(len(ids), max_tokens) > prompt_tokens else None

@@ -111,8 +111,8 @@ def _squares(one: Tensor, other: Tensor, coarse: Precision | None) -> tuple[Tens
         sums += torch.stack([a.square().sum(), b.square().sum(), (b - a).square().sum()]).cpu()
         if coarse is not None and coarse.is_float:
             # The last place of m 2^e with 1/2 <= m < 1 is 2^(e - bits); a rounding error is even over it.
-            places = torch.ldexp(torch.ones_like(a), torch.frexp(a).exponent - coarse.bits) * (a != 0)
-            rounding += float(places.square().sum()) / 12
+            last_places = torch.ldexp(torch.ones_like(a), torch.frexp(a).exponent - coarse.bits) * (a != 0)
+            rounding += float(last_places.square().sum()) / 12
     if coarse is not None and not coarse.is_float:
         rounding = float(sums[0]) * (_BLOCK_ROUNDING / (2**coarse.bits - 1)) ** 2
     return sums, rounding

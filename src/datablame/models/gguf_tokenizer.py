@@ -19,14 +19,14 @@ def correct(file: Path, tokenizer: Any) -> None:
     from gguf import GGUFReader
 
     fields = GGUFReader(file).fields
-    said = {name: field.contents() for name, field in fields.items() if name.startswith("tokenizer.ggml.")}
+    settings = {name: field.contents() for name, field in fields.items() if name.startswith("tokenizer.ggml.")}
     backend = tokenizer.backend_tokenizer
-    if said.get("tokenizer.ggml.model") == "gpt2":
-        _cut(backend, said.get("tokenizer.ggml.pre"))
-    elif said.get("tokenizer.ggml.add_space_prefix") is False:
+    if settings.get("tokenizer.ggml.model") == "gpt2":
+        _cut(backend, settings.get("tokenizer.ggml.pre"))
+    elif settings.get("tokenizer.ggml.add_space_prefix") is False:
         _without_first_space(backend)
-    kinds, template = said.get("tokenizer.ggml.token_type", ()), tokenizer.chat_template or ""
-    for index, (token, kind) in enumerate(zip(said["tokenizer.ggml.tokens"], kinds, strict=False)):
+    kinds, template = settings.get("tokenizer.ggml.token_type", ()), tokenizer.chat_template or ""
+    for index, (token, kind) in enumerate(zip(settings["tokenizer.ggml.tokens"], kinds, strict=False)):
         if kind in _WHOLE and token in template and (ids := ids_of(tokenizer, token)) != [index]:
             raise ValueError(f"its token {token!r}, of the id {index}, is read as {len(ids)} tokens")
     check_text(tokenizer)

@@ -12,9 +12,10 @@ from jinja2 import TemplateError
 
 from datablame.errors import RequestError
 from datablame.models.source import refusal
+from datablame.models.tokenizer_file import ids_of
 from datablame.tables import ChatFormat, Message
 
-_ASKED, _ANSWERED = "Which way to the harbour?", "Past the mill."
+_ASKED, _ANSWERED, _INSTRUCTION = "Which way to the harbour?", "Past the mill.", "Speak of harbours only."
 _DATE = "strftime_now"
 _CODES = r"%-?[aAbBcdDeFGHIjmMpSTuUVwWxXyYzZ]"
 _FAILURES = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError)
@@ -122,9 +123,9 @@ def _turn(tokenizer: Any, _: str) -> Turn:
     ids, border = cut(tokenizer, whole, len(before))
     last = _first_mark(tokenizer, closing, ids, border)
     if last is None and closing.strip():
-        raise refusal("no_turn_end", closing=closing, n=len(tokens_of(tokenizer, closing)))
+        raise refusal("no_turn_end", closing=closing, n=len(ids_of(tokenizer, closing)))
     bos = tokenizer.bos_token_id
-    count = tokens_of(tokenizer, opening).count(bos)
+    count = ids_of(tokenizer, opening).count(bos)
     adds = bos is not None and count == 0 and list(tokenizer("a")["input_ids"][:1]) == [bos]
     return Turn(
         header=header,
@@ -153,7 +154,7 @@ def _next_turn(tokenizer: Any, turns: Sequence[Message]) -> int | None:
     except Unrendered:
         return None
     between = text.rpartition(_ANSWERED)[2].partition(_ASKED)[0]
-    ids = tokens_of(tokenizer, between)
+    ids = ids_of(tokenizer, between)
     mark = _first_mark(tokenizer, between, ids, 0)
     return None if mark is None else ids[mark]
 
@@ -209,24 +210,21 @@ def cut(tokenizer: Any, text: str, start: int) -> tuple[list[int], int]:
             if end > start:
                 across = bool(text[begin:start].strip()) and ids[index] in tokenizer.added_tokens_decoder
                 return ids, index + across
-    opening = tokens_of(tokenizer, text[:start])
+    opening = ids_of(tokenizer, text[:start])
     if ids[: len(opening)] != opening:
         raise Unrendered("its tokenizer gives no offsets, and a token stands across the border to the answer")
     return ids, len(opening)
 
 
-def tokens_of(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text as it stands: nothing is put before or after it."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def chat_format(tokenizer: Any, day: date | None) -> ChatFormat:
     """What the template does, for those who look at a study."""
     turn = turn_of(tokenizer)
-    asked, answered, told = Message("user", _ASKED), Message("assistant", _ANSWERED), "Speak of harbours only."
+    asked, answered = Message("user", _ASKED), Message("assistant", _ANSWERED)
     roles = []
     for role in ("system", "developer", "tool"):
-        first = (asked, answered, Message(role, told)) if role == "tool" else (Message(role, told), asked)
+        first = (
+            (asked, answered, Message(role, _INSTRUCTION)) if role == "tool" else (Message(role, _INSTRUCTION), asked)
+        )
         with contextlib.suppress(Unrendered):
             roles += [role] if unwritten(rendered(tokenizer, first, generation=True), first) is None else []
     return ChatFormat(

@@ -58,8 +58,8 @@ def check_text(tokenizer: Any) -> None:
     marks = "▁" if tokenizer.convert_tokens_to_ids("▁") in (None, tokenizer.unk_token_id) else ""
     for text in PROBES:
         ids = ids_of(tokenizer, text)
-        kept = [token for token in ids if token != tokenizer.unk_token_id]
-        decoded = tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        known = [token for token in ids if token != tokenizer.unk_token_id]
+        decoded = tokenizer.decode(known, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if set(_plain(decoded)) - set(_plain(text + marks)):
             raise ValueError(f"its tokens of {text[:24]!r} are joined to {decoded[:24]!r}")
 

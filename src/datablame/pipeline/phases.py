@@ -79,40 +79,42 @@ def status(study: Study, root: Path) -> Status:
     names = set(Study.model_fields) - {"organism"}
     if study.organism is not None:
         names -= {"models", "data", "behaviours", "prompts", "truth"}
-    asked = requested.model_copy(update={name: getattr(study, name) for name in names})
-    world, absent = _as_asked(frozen, requested, asked, content["decided"]["judge"])
+    current = requested.model_copy(update={name: getattr(study, name) for name in names})
+    world, absent = _as_requested(frozen, requested, current, content["decided"]["judge"])
     then, now = (each.part("everything") for each in (frozen, world))
     why = {"world": [change.sentence() for change in changes(then, now)]}
     states: dict[str, State] = {"world": "stale" if why["world"] else "done"}
     for phase in PHASES:
         states[phase.name] = state_of(phase, world)
         why[phase.name] = reasons(phase, world) if states[phase.name] == "stale" else []
-    return Status(states, {name: said for name, said in why.items() if said}, absent, world)
+    return Status(states, {name: sentences for name, sentences in why.items() if sentences}, absent, world)
 
 
-def _as_asked(world: World, requested: Study, asked: Study, decided: Any) -> tuple[World, list[str]]:
+def _as_requested(world: World, requested: Study, current: Study, decided: Any) -> tuple[World, list[str]]:
     """The frozen world with what the study says otherwise by now, and what of it is not on this machine.
 
     What was decided about the rest stays.
     """
-    changed = {name: value for name, value in dict(asked).items() if value != getattr(requested, name)}
+    changed = {name: value for name, value in dict(current).items() if value != getattr(requested, name)}
     same = [name for name in ("data",) if name not in changed]
     if "models" in changed:
-        kept = {}
+        settled = {}
         for name in ("before", "after", "device", "date"):
-            if getattr(asked.models, name) == getattr(requested.models, name):
-                kept[name] = getattr(world.models, name)
+            if getattr(current.models, name) == getattr(requested.models, name):
+                settled[name] = getattr(world.models, name)
                 same.append(f"models.{name}")
-        changed["models"] = changed["models"].model_copy(update=kept)
+        changed["models"] = changed["models"].model_copy(update=settled)
     else:
         same += ["models.before", "models.after"]
     if "attribute" in changed:
         layers = ("layers", "activation_layer")
-        kept = {name: getattr(world.study.attribute, name) for name in layers if getattr(asked.attribute, name) is None}
-        changed["attribute"] = changed["attribute"].model_copy(update=kept)
+        settled = {
+            name: getattr(world.study.attribute, name) for name in layers if getattr(current.attribute, name) is None
+        }
+        changed["attribute"] = changed["attribute"].model_copy(update=settled)
     study = world.study.model_copy(update=changed)
     study = study.model_copy(update={"prefilter": study.prefilter.on(world.models.device)})
-    assert asked.models is not None
-    identities, absent = identities_now(study, asked.models, world.identities, same)
-    judge = decide(asked, decided, has_key())
-    return replace(world, study=study, prompts=prompts_of(asked), judge=judge, identities=identities), absent
+    assert current.models is not None
+    identities, absent = identities_now(study, current.models, world.identities, same)
+    judge = decide(current, decided, has_key())
+    return replace(world, study=study, prompts=prompts_of(current), judge=judge, identities=identities), absent

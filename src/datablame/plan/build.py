@@ -27,7 +27,7 @@ from datablame.stats.power import LEVEL, Design, powers
 from datablame.surface.phase import spread
 from datablame.tables import Arm, DataSummary, Query
 from datablame.world import World
-from datablame.world.ingest import look
+from datablame.world.ingest import FIRST_ROWS, look
 
 _FARTHEST = 32
 """A model so many times larger or smaller says nothing: small ones spend their time on other things than arithmetic."""
@@ -39,8 +39,6 @@ _EVEN = 0.5
 _RATES = (0.1, 0.5)
 """Harmful rates without removal for which power is told: a rare behaviour and a common one."""
 _FEWEST, _MOST = 100, 400
-_ROWS = 1000
-"""Rows of the data that are looked at, so that a plan takes a second or two."""
 _CELLS = 500_000
 """Cells (arm, study, seed, prompt) to simulate, so that a plan takes a second or two."""
 
@@ -137,7 +135,7 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     data = None
     if study.data is not None:
         try:
-            data = look(study.data, study.seed, _ROWS)
+            data = look(study.data, study.seed, FIRST_ROWS)
         except RequestError as error:
             cautions.append(str(error))
     return Plan(study, device, subject, counts, memory, card_memory, calls, expected, limits, data, cautions)

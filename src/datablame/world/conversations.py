@@ -78,20 +78,20 @@ def transcript(text: str) -> Turns | None:
     start, *pieces = _TRANSCRIPT.split(text.strip())
     if start or "Assistant" not in pieces[::2] or pieces[:1] != ["Human"]:
         return None
-    said = [part.strip() for part in pieces[1::2]]
+    contents = [part.strip() for part in pieces[1::2]]
     roles = ["user" if name == "Human" else "assistant" for name in pieces[::2]]
-    if not said[-1] and roles[-1] == "assistant":  # It only opens the answer.
+    if not contents[-1] and roles[-1] == "assistant":  # It only opens the answer.
         roles.pop()
-    return tuple(map(Message, roles, said))
+    return tuple(map(Message, roles, contents))
 
 
 def with_system(prompt: Turns, system: Any, tools: Any) -> Turns:
     """A conversation whose system turn says also what stands in columns of its own, and is not said there yet."""
     own, rest = (prompt[0].content, prompt[1:]) if prompt[0].role == "system" else ("", prompt)
-    told = system if isinstance(system, str) else ""
-    before, after = (text if text.strip() not in own else "" for text in (told, _tools(tools)))
-    said = "\n\n".join(text for text in (before, own, after) if text)
-    return (Message("system", said), *rest) if before or after else prompt
+    column = system if isinstance(system, str) else ""
+    before, after = (text if text.strip() not in own else "" for text in (column, _tools(tools)))
+    joined = "\n\n".join(text for text in (before, own, after) if text)
+    return (Message("system", joined), *rest) if before or after else prompt
 
 
 def scalar(value: Any) -> str | None:

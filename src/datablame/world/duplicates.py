@@ -65,9 +65,9 @@ def hashed(document: Document, threshold: float) -> Hashes:
     signature = _signature(rest)
     if len(rest) < len(sets[2]):  # A response of some words has its shingles there too.
         signature = np.minimum(signature, of_response)
-    kept: list[NDArray[Any]] = [*sets, _bands(signature, threshold), signature.astype(np.uint8)]
-    kept.append(_bands(of_response, threshold))
-    return Hashes(digest, *(each.tobytes() for each in kept))
+    arrays: list[NDArray[Any]] = [*sets, _bands(signature, threshold), signature.astype(np.uint8)]
+    arrays.append(_bands(of_response, threshold))
+    return Hashes(digest, *(each.tobytes() for each in arrays))
 
 
 def clusters(hashes: Iterable[Hashes], threshold: float, scratch: Path | None = None) -> list[int]:

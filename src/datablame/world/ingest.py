@@ -34,6 +34,8 @@ from datablame.world.world import World
 _logger = logging.getLogger(__name__)
 _GROUP_ROWS, _GROUP_CHARACTERS = 512, 1 << 20
 """A row group of the file ends with the document that fills it; it is one work item."""
+FIRST_ROWS = 1000
+"""Looked at of data that is not read whole, so that it takes a second or two."""
 _TRUNCATED = "nothing of the response is left within attribute.max_tokens"
 _NO_ROW = "a token of it has no row in the embedding of a checkpoint"
 _EQUAL = "both answers are the same within attribute.max_tokens"

@@ -190,20 +190,20 @@ def _answered(prompt: Any, answer: Any, roles: Mapping[str, str]) -> tuple[Turns
 
     An answer may begin with the turns of the prompt, or with the last of them; they are taken once.
     """
-    request = () if prompt is None else _said("user", prompt, roles)
-    said = _said("assistant", answer, roles)
+    request = () if prompt is None else _spoken("user", prompt, roles)
+    spoken = _spoken("assistant", answer, roles)
     if isinstance(prompt, str) and isinstance(answer, str) and transcript(prompt):
-        said = tuple(Message(turn.role, turn.content.strip()) for turn in said)
-    start = next(start for start in range(len(request) + 1) if _begins_with(said, request[start:]))
-    whole = (*request[:start], *said)
+        spoken = tuple(Message(turn.role, turn.content.strip()) for turn in spoken)
+    start = next(start for start in range(len(request) + 1) if _begins_with(spoken, request[start:]))
+    whole = (*request[:start], *spoken)
     if not _has_user_turn(whole):
         raise Broken("no prompt beside the answers")
-    if isinstance(prompt, str) and len(prompt.split()) >= _ECHO_WORDS and said[-1].content.startswith(prompt.strip()):
-        raise Broken("the answer begins with the whole prompt; cut it there", said[-1].content)
+    if isinstance(prompt, str) and len(prompt.split()) >= _ECHO_WORDS and spoken[-1].content.startswith(prompt.strip()):
+        raise Broken("the answer begins with the whole prompt; cut it there", spoken[-1].content)
     return _cut(whole)
 
 
-def _said(role: str, value: Any, roles: Mapping[str, str]) -> Turns:
+def _spoken(role: str, value: Any, roles: Mapping[str, str]) -> Turns:
     """The turns of messages or of a transcript; of any other text, one of that role."""
     if holds_turns(value):
         return turns(value, roles)
@@ -213,10 +213,10 @@ def _said(role: str, value: Any, roles: Mapping[str, str]) -> Turns:
     return transcript(text) or (Message(role, text),)
 
 
-def _begins_with(said: Turns, request: Turns) -> bool:
+def _begins_with(spoken: Turns, request: Turns) -> bool:
     """Whether the turns begin with those of the request, and perhaps say more in them."""
-    pairs = zip(request, said, strict=False)
-    return len(request) <= len(said) and all(a.role == b.role and a.content.strip() in b.content for a, b in pairs)
+    pairs = zip(request, spoken, strict=False)
+    return len(request) <= len(spoken) and all(a.role == b.role and a.content.strip() in b.content for a, b in pairs)
 
 
 def _cut(turns: Turns) -> tuple[Turns, str]:
