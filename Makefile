@@ -3,6 +3,8 @@ VENV := .venv
 BENCH := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
+# Packages are compiled when they are first imported, which many environments of containers forbid.
+export PYTHONDONTWRITEBYTECODE :=
 # Small models run slower on two threads than on one; cores are used by processes.
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 # A file's tests share what they make; the notebook, which takes longest, begins first.
