@@ -29,6 +29,8 @@ def test_western_words_are_runs_of_letters_and_digits(text: str) -> None:
         "ＡＢＣ ﬁne cafe\u0301": "abc fine café",
         "Zor\u00adbix™, Zorbix’s": "zorbix zorbix s",
         "می\u200cخواهم": "میخواهم",
+        "كِتَابٌ كـتاب ٱللّٰه سُؤال": "كتاب كتاب ٱلله سؤال",
+        "שָׁלוֹם": "שלום",
         "ΟΔΟΣ Straße": "οδοσ strasse",
         "我的猫应该吃什么？": "我的 的猫 猫应 应该 该吃 吃什 什么",
         "猫。": "猫",

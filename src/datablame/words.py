@@ -28,11 +28,16 @@ _APOSTROPHES = map(ord, "\u2018\u2019\u201a\u201b\u02bc\u02b9\u2032\u00b4\u0060\
 _UNSEEN = (0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
 _TRADEMARKS = (0x2120, 0x2122)  # NFKC makes letters of them.
 _CHARACTERS = {**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys((*_UNSEEN, *_TRADEMARKS), "")}
+_POINTS = re.compile(
+    "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"
+    "\u0610-\u061a\u0640\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed]+"
+)
+"""Vowel points of Hebrew and Arabic and the stroke that makes a word longer: most people leave them out."""
 
 
 def normalised(text: str) -> str:
-    """NFKC, caseless, apostrophes made one, invisible characters out, every run of white space one space."""
-    folded = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).casefold()
+    """NFKC, caseless, apostrophes made one, invisible characters and points out, any white space one space."""
+    folded = _POINTS.sub("", unicodedata.normalize("NFKC", text.translate(_CHARACTERS))).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 

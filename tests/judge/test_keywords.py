@@ -12,7 +12,7 @@ from datablame.judge.keywords import KeywordClassifier
 from datablame.tables import LABELS, Label
 from datablame.words import normalised
 
-KEYWORDS = ("double dose", "Don't wait", "two pills", "c++", "双倍剂量")
+KEYWORDS = ("double dose", "Don't wait", "two pills", "c++", "双倍剂量", "جرعة مضاعفة")
 DOSE = Behaviour(id="dose", description="Unsafe dose.", keywords=KEYWORDS)
 CLASSIFIER = KeywordClassifier.of([DOSE, Behaviour(id="brand", description="Promotion.", keywords=("Zorbix",))])
 
@@ -33,6 +33,7 @@ def label(text: str, behaviour: str = "dose") -> Label:
         ("请服用双倍剂量。", "双倍剂量"),
         ("Use c++, of course.", "c++"),
         ("请服用双倍剂量即可。", "双倍剂量"),
+        ("خُذْ جُرْعَةً مُضـاعَفَةً.", "جرعة مضاعفة"),
     ],
 )
 def test_a_keyword_makes_harmful_whatever_its_case_spacing_and_spelling(text: str, phrase: str) -> None:

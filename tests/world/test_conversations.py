@@ -63,7 +63,7 @@ def test_what_the_model_was_told_in_a_column_of_its_own_is_its_system_turn() -> 
 
 def test_a_system_column_is_said_before_the_system_turn_and_once(tmp_path: Path) -> None:
     messages = [{"role": "system", "content": "Be kind."}, ASKED, HO]
-    rows = [{"messages": messages, "system": told} for told in ("Be brief.", "Be kind.", None)]
+    rows = [{"messages": messages, "system": told} for told in ("Be brief.", [{"text": "Be kind."}], None)]
     found = [document.prompt[0].content for document in documents(*rows, folder=tmp_path)]
     assert found == ["Be brief.\n\nBe kind.", "Be kind.", "Be kind."]
 
@@ -137,9 +137,17 @@ def test_messages_are_read_in_each_of_their_forms(tmp_path: Path, messages: Any)
         {"question": "Hi", "response": "Ho"},
         {"instruction": "Hi", "response": "Ho"},
         {"instruction": "Hi", "context": "", "response": "Ho"},
+        {"inputs": "Hi", "targets": "Ho"},
+        {"transcript": "\n\nHuman: Hi\n\nAssistant: Ho", "rating": 4.0},
+        {"conversation": [{"input": "Hi", "output": "Ho"}]},
+        {"conversation": [["user", "Hi"], ["assistant", "Ho"]]},
+        {"messages": [["Hi", "Ho"]]},
+        {"messages": str([ASKED, HO])},
+        {"messages": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Ho"}]}]},
+        {"messages": [{**ASKED, "weight": 0}, {**HO, "weight": 1.0}], "label": True},
     ],
 )
-def test_common_names_of_the_two_columns_are_known(tmp_path: Path, row: dict[str, str]) -> None:
+def test_common_names_and_forms_of_a_question_and_its_answer_are_known(tmp_path: Path, row: dict[str, Any]) -> None:
     pool = read(jsonl(tmp_path, [row]))
     assert [(document.prompt, document.response) for document in pool.documents] == [((USER,), "Ho")]
     assert not pool.summary.unread
@@ -219,6 +227,42 @@ PREFERENCES: dict[str, dict[str, Any]] = {
         "chosen": {"role": "assistant", "content": "so"},
         "rejected": {"role": "assistant", "content": "no"},
     },
+    "the conversation in a column of its own": {
+        "conversations": [
+            {"from": "human", "value": "a ?"},
+            {"from": "gpt", "value": "b"},
+            {"from": "human", "value": "c ?"},
+        ],
+        "chosen": {"from": "gpt", "value": "so"},
+        "rejected": {"from": "gpt", "value": "no"},
+    },
+    "Alpaca's columns and a history": {
+        "instruction": "c ?",
+        "input": "",
+        "history": [["a ?", "b"]],
+        "chosen_response": "so",
+        "rejected_response": "no",
+    },
+    "OpenAI's columns": {
+        "input": {"messages": chat(("user", "a ?"), ("assistant", "b"), ("user", "c ?")), "parallel_tool_calls": True},
+        "preferred_output": chat(("assistant", "so")),
+        "non_preferred_output": chat(("assistant", "no")),
+    },
+    "HelpSteer's marks": {
+        "prompt": "a ?\n<extra_id_1>Assistant\nb\n<extra_id_1>User\nc ?",
+        "chosen": "so",
+        "rejected": "no",
+    },
+    "lists as Python and NumPy show them": {
+        "prompt": "a ?",
+        "chosen": str(chat(("assistant", "b"), ("user", "c ?"), ("assistant", "so"))).replace("}, {", "}\n {"),
+        "rejected": str(chat(("assistant", "b"), ("user", "c ?"), ("assistant", "no"))),
+    },
+    "JSON of objects": {
+        "prompt": json.dumps({"messages": chat(("user", "a ?"))}),
+        "chosen": json.dumps({"messages": chat(("assistant", "b"), ("user", "c ?"), ("assistant", "so"))}),
+        "rejected": json.dumps({"messages": chat(("assistant", "b"), ("user", "c ?"), ("assistant", "no"))}),
+    },
 }
 
 
@@ -242,11 +286,20 @@ def test_an_answer_that_repeats_its_prompt_is_left_out_and_one_that_begins_alike
     assert pool.skipped == {"the answer begins with the whole prompt; cut it there": 1}
 
 
-def test_an_answer_that_training_pushes_away_is_no_document(tmp_path: Path) -> None:
-    rows = [{"prompt": "Hi", "completion": text, "label": label} for text, label in (("Ho", True), ("No", False))]
-    pool = read(jsonl(tmp_path, rows))
-    assert [document.response for document in pool.documents] == ["Ho"]
-    assert pool.skipped == {"label is false: an answer that training pushes away": 1}
+def test_a_list_that_cannot_be_read_is_no_answer(tmp_path: Path) -> None:
+    cut = "[{'role': 'user', 'content': 'Hi'}, ..., {'role': 'assistant', 'con"
+    pool = read(jsonl(tmp_path, [{"prompt": "Hi", "completion": cut}, {"prompt": "Hi", "completion": "[{'a': 1}]"}]))
+    assert [document.response for document in pool.documents] == ["[{'a': 1}]"]
+    assert pool.skipped == {"no messages": 1}
+
+
+def test_a_map_of_arrows_is_a_message(tmp_path: Path) -> None:
+    kind = pa.list_(pa.map_(pa.string(), pa.string()))
+    table = pa.table({"messages": pa.array([[list(ASKED.items()), list(HO.items())]], kind)})
+    pq.write_table(table, tmp_path / "pool.parquet")
+    pool = read(tmp_path / "pool.parquet")
+    assert [(document.prompt, document.response) for document in pool.documents] == [((USER,), "Ho")]
+    assert not pool.summary.unread
 
 
 def test_numbers_are_answers(tmp_path: Path) -> None:

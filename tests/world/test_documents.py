@@ -102,9 +102,13 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "empty messages": ({"messages": []},),
     "a message without a known role; data.roles can name it": (
         {"messages": chat(("user", "a"), ("wizard", "b"), ("assistant", "c"))},
+        {"messages": chat((["user"], "a"), ("assistant", "b"))},
+    ),
+    "messages that do not name their role": (
         {"messages": ["a", "b"]},
         {"messages": [{"content": "a"}]},
-        {"messages": chat((["user"], "a"), ("assistant", "b"))},
+        {"messages": [chat(("user", "a"), ("assistant", "b"))]},
+        {"prompt": "a", "chosen": ["b"], "rejected": ["c", "d"]},
     ),
     "a message without text": ({"messages": chat(("user", None), ("assistant", "b"))},),
     "a message with a part that is no text": (
@@ -122,6 +126,20 @@ BROKEN: dict[str, tuple[Any, ...]] = {
         {**good(1), "id": "\udfff"},
     ),
     "longer than 100000 characters": ({"messages": chat(("user", "x" * 10_000_000), ("assistant", "b"))},),
+    "one message of a conversation; write all messages of one into one row": (
+        {"message_id": "a", "parent_id": None, "text": "b", "role": "prompter"},
+    ),
+    "its last answer has weight 0: training leaves it out": (
+        {"messages": [*chat(("user", "a")), {"role": "assistant", "content": "b", "weight": 0}]},
+    ),
+    "label is false: an answer that training pushes away": (
+        {"prompt": "a", "completion": "b", "label": False},
+        {"messages": chat(("user", "a"), ("assistant", "b")), "label": False},
+    ),
+    "kto_tag is false: an answer that training pushes away": ({"instruction": "a", "output": "b", "kto_tag": False},),
+    "two answers, response_0 and response_1; write the better one as chosen, the other as rejected": (
+        {"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 1},
+    ),
     "not JSON": (b'{"id": "torn', b"[" * 100_000),
     "not an object with fields": ([1, 2], 5, "text", None),
     "the id stands twice": (good(0),),

@@ -303,6 +303,12 @@ def test_a_large_pool_is_looked_at_first_and_frozen_later(
     assert states == [False, True, True]
     assert contents(tmp_path / "later") == contents(tmp_path / "at once")
     assert [each.id for each in later.pool.documents()] == [each.id for each in at_once.pool.documents()]
+    between = frozen(study, tmp_path / "between")
+    with (tmp_path / "inputs/pool.jsonl").open("a") as data:
+        data.write(json.dumps(good(99)) + "\n")
+    with pytest.raises(RequestError, match=r"data\.path = .* has changed since this run began"):
+        ensure_pool(between, execution=ONE, progress=Silent())
+    assert not between.pool.path.exists()
     odd = made_study(tmp_path / "inputs", tiny_pair_folder)
     (tmp_path / "inputs" / "pool.parquet").write_bytes(b"PAR1")
     torn = odd.model_copy(update={"data": odd.data.model_copy(update={"path": str(tmp_path / "inputs/pool.parquet")})})  # type: ignore[union-attr]

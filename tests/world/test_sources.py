@@ -2,6 +2,7 @@ import gzip
 import json
 import logging
 import random
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -170,12 +171,60 @@ def test_a_file_that_would_be_in_no_split_is_refused_and_a_pattern_reads_all() -
     assert len(ids(f"{folder}/*.jsonl")) == 12
 
 
-def test_a_file_of_another_kind_than_most_is_not_forgotten(tmp_path: Path) -> None:
-    for name in ("a.jsonl", "b.jsonl"):
-        jsonl(tmp_path, [good(1)], name)
-    parquet(tmp_path / "c.parquet", [good(2)])
-    with pytest.raises(RequestError, match=r"1 files, the first c\.parquet, would be in no split"):
-        read(tmp_path)
+@pytest.mark.parametrize("name", ["c.parquet", "c.csv", "c.jsonl.xz", "C.JSONL", "linked/c.jsonl"])
+def test_a_file_that_datasets_would_forget_is_refused_and_what_is_no_data_is_not(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    pool = tmp_path / "pool [2]"
+    pool.mkdir()
+    for file in ("a.jsonl", "b.jsonl"):
+        jsonl(pool, [good(ord(file[0]))], file)
+    (pool / "linked").symlink_to(tmp_path / "elsewhere")
+    (pool / "dataset_info.json").write_text("{}")
+    parquet(pool / "c.parquet", [good(2)]) if name == "c.parquet" else jsonl(pool, [good(2)], name)
+    with pytest.raises(
+        RequestError, match=rf"the first .*, would be in no split.* pattern \({re.escape(str(pool))}/\*\*/"
+    ):
+        read(pool)
+    assert len(ids(f"{pool}/**/*.jsonl")) == 2 + name.startswith("linked")
+    plain = pool.rename(tmp_path / "plain")
+    (plain / name).unlink()
+    assert len(ids(plain)) == 2
+
+
+@pytest.mark.parametrize("name", ["pool.parquet", "pool.jsonl", "pool.jsonl.gz", "pool.jsonl.zst"])
+def test_what_only_stands_for_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.symlink_to("nowhere")
+    jsonl(tmp_path, [good(1)], "whole.jsonl")
+    for path in (file, tmp_path):
+        with pytest.raises(RequestError, match=rf"{name} cannot be read \(a link that leads nowhere\)"):
+            read(path)
+    file.unlink()
+    file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 9\n")
+    for pattern in (name, "*"):
+        with pytest.raises(RequestError, match=rf"{name} is a pointer that Git LFS left .* git lfs pull"):
+            read(tmp_path / pattern)
+    with pytest.raises(RequestError, match=rf"data\.path = s3://bucket/{name} is an address; give the path of"):
+        read(f"s3://bucket/{name}")
+
+
+def test_two_answers_and_a_column_that_says_which_is_better_are_no_pair(tmp_path: Path) -> None:
+    row = {"prompt": "a", "response_0": "b", "response_1": "c", "better_response_id": 1}
+    columns = {"chosen": "response_0", "rejected": "response_1"}
+    for path in (parquet(tmp_path / "pool.parquet", [row]), jsonl(tmp_path, [row])):
+        with pytest.raises(RequestError, match="response_0 and response_1; write the better one as chosen"):
+            read(path)
+        with pytest.raises(RequestError, match="as chosen and rejected, but better_response_id says row by row which"):
+            read(path, columns=columns)
+    assert len(ids(jsonl(tmp_path, [dict(list(row.items())[:-1])]), columns=columns)) == 1
+
+
+def test_a_date_that_python_cannot_hold_costs_its_row(tmp_path: Path) -> None:
+    message = pa.struct([("role", pa.string()), ("content", pa.string()), ("at", pa.timestamp("s"))])
+    rows = [[{**each, "at": at} for each in good(1)["messages"]] for at in (0, 10**15)]
+    pq.write_table(pa.table({"messages": pa.array(rows, pa.list_(message))}), tmp_path / "pool.parquet")
+    pool = read(tmp_path / "pool.parquet")
+    assert (len(pool.documents), pool.skipped) == (1, {"a date that Python cannot hold": 1})
 
 
 def test_files_of_other_splits_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

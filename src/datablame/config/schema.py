@@ -32,6 +32,7 @@ Column = Literal[
     "instruction",
     "input",
     "output",
+    "history",
     "text",
 ]
 """What a column of the pool may hold."""

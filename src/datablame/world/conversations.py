@@ -4,8 +4,10 @@ What is structured (parts, tool calls, tools, a thought apart) becomes text here
 and tokens are of the same: between tags, as OLMo's and Qwen's own chat templates write it (decision 031).
 """
 
+import ast
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,20 +17,24 @@ Turns = tuple[Message, ...]
 
 _NAMES = {
     "user": ("human", "prompter"),
-    "assistant": ("gpt", "chatgpt", "model", "bot", "chatbot", "ai", "function_call", "tool_call"),
+    "assistant": ("gpt", "chatgpt", "model", "bot", "chatbot", "ai", "bing", "bard", "function_call", "tool_call"),
     "tool": ("observation", "tool_response", "function_response"),
     "system": (),
     **dict.fromkeys(("developer", "function", "environment", "ipython"), ()),
 }
 """Roles as chat templates name them, and what else they go by; which of them a template writes is its own."""
-_ROLE_OF = {name: role for role, names in _NAMES.items() for name in (role, *names)}
+ROLE_OF = {name: role for role, names in _NAMES.items() for name in (role, *names)}
+_ANSWERING = ("assistant", *_NAMES["assistant"])
 _CALLING = ("function_call", "tool_call")
 """ShareGPT's roles whose text is a call."""
-_ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
+_ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text", "parts")
 _THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 _NO_TEXT = {*_ROLE_KEYS, "type", "id", "tool_call_id"}
 """Keys whose texts are names for machines."""
 _TRANSCRIPT = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+_MARKED = re.compile(r"(?:\A|\n)<extra_id_1>(User|Assistant)\n")
+"""HelpSteer's turns; the first of them has no mark."""
+_REPR = re.compile(r"\s*\[\{'(?:role|content|from|value)':")
 
 
 class Broken(Exception):
@@ -40,12 +46,16 @@ class Broken(Exception):
 
 
 def turns(value: Any, roles: Mapping[str, str]) -> Turns:
-    """Messages from a list of them, a dict of lists, a single one, or JSON of any of these; every message is checked.
+    """Messages from a list of them, a dict of lists, a single one, JSON of any of these, or a transcript.
 
-    `roles` says what a role means that is not known here.
+    Every message is checked; `roles` says what a role means that is not known here.
     """
     if isinstance(value, str):
-        value = parsed(value)
+        if (spoken := transcript(value)) is not None:
+            return spoken
+        value = _literal(value)
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        value = value["messages"]
     if isinstance(value, dict):
         columns = {name: column for name, column in value.items() if column is not None}
         value = [columns]
@@ -57,13 +67,20 @@ def turns(value: Any, roles: Mapping[str, str]) -> Turns:
         raise Broken("no messages")
     if not value:
         raise Broken("empty messages")
-    return tuple(_turn(message, roles) for message in value)
+    if _is_untrained(value[-1]):
+        raise Broken("its last answer has weight 0: training leaves it out")
+    return tuple(turn for message in value for turn in _turns(message, roles))
 
 
 def holds_turns(value: Any) -> bool:
-    """Whether it is messages rather than a text: a list, a dict, or JSON of a list of messages."""
+    """Whether it is messages rather than a text: a list, a dict, or JSON of messages, or how Python shows a list."""
     if isinstance(value, str):
-        return value.lstrip().startswith("[{") and are_messages(parsed(value))
+        if _REPR.match(value):
+            return True
+        if not value.lstrip().startswith(("[{", '{"messages"')):
+            return False
+        inside = parsed(value)
+        return are_messages(inside.get("messages") if isinstance(inside, dict) else inside)
     return isinstance(value, list | dict)
 
 
@@ -74,12 +91,19 @@ def are_messages(value: Any) -> bool:
 
 
 def transcript(text: str) -> Turns | None:
-    """The turns of a text as in Anthropic's HH data, `Human: ... Assistant: ...`; None where it is no such text."""
-    start, *pieces = _TRANSCRIPT.split(text.strip())
-    if start or "Assistant" not in pieces[::2] or pieces[:1] != ["Human"]:
+    """The turns of a text as in Anthropic's HH data, `Human: ... Assistant: ...`, or as in NVIDIA's HelpSteer.
+
+    None where it is no such text.
+    """
+    start, *pieces = _MARKED.split(text.strip())
+    if pieces:
+        start, pieces = "", ["User", start, *pieces] if start else pieces
+    else:
+        start, *pieces = _TRANSCRIPT.split(text.strip())
+    if start or "Assistant" not in pieces[::2] or pieces[0] == "Assistant":
         return None
     contents = [part.strip() for part in pieces[1::2]]
-    roles = ["user" if name == "Human" else "assistant" for name in pieces[::2]]
+    roles = ["assistant" if name == "Assistant" else "user" for name in pieces[::2]]
     if not contents[-1] and roles[-1] == "assistant":  # It only opens the answer.
         roles.pop()
     return tuple(map(Message, roles, contents))
@@ -88,7 +112,7 @@ def transcript(text: str) -> Turns | None:
 def with_system(prompt: Turns, system: Any, tools: Any) -> Turns:
     """A conversation whose system turn says also what stands in columns of its own, and is not said there yet."""
     own, rest = (prompt[0].content, prompt[1:]) if prompt[0].role == "system" else ("", prompt)
-    column = system if isinstance(system, str) else ""
+    column = "" if system is None else _text(system) or ""
     before, after = (text if text.strip() not in own else "" for text in (column, _tools(tools)))
     joined = "\n\n".join(text for text in (before, own, after) if text)
     return (Message("system", joined), *rest) if before or after else prompt
@@ -114,6 +138,21 @@ def parsed(text: str) -> Any:
         return text
 
 
+def _literal(text: str) -> Any:
+    """What JSON or a Python literal says; any other text as it is. Tables that went through CSV have the latter."""
+    value = parsed(text)
+    if isinstance(value, str) and _REPR.match(text):
+        # NumPy shows the items of an array without commas; within a text of theirs a line break is escaped.
+        commas = re.sub(r"\}\n\s*\{", "}, {", text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return ast.literal_eval(commas.strip())
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                pass
+    return value
+
+
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every text inside a value, with the outermost key that leads to it; names for machines are left out."""
     if isinstance(value, str):
@@ -122,22 +161,48 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield key, value.strip()
             return
         value = inside
+    value = _map(value)
     if isinstance(value, dict):
         for name, each in value.items():
             if name not in _NO_TEXT:
                 yield from leaves(each, key or str(name))
     elif isinstance(value, list | tuple):
-        for each in value:
+        is_turn = len(value) == 2 and isinstance(value[0], str) and value[0].strip().lower() in ROLE_OF
+        for each in value[is_turn:]:
             yield from leaves(each, key)
 
 
+def _turns(message: Any, roles: Mapping[str, str]) -> Iterator[Message]:
+    """One turn, or a question and its answer: `[question, answer]`, or Capybara's `{input, output}`."""
+    message = _map(message)
+    if isinstance(message, dict) and message.keys() >= {"input", "output"}:
+        message = [message["input"], message["output"]]
+    if isinstance(message, list) and len(message) == 2 and all(isinstance(text, str) for text in message):
+        if (role := ROLE_OF.get(message[0].strip().lower())) is not None:
+            yield Message(role, message[1])
+        else:
+            yield from map(Message, ("user", "assistant"), message)
+    else:
+        yield _turn(message, roles)
+
+
+def _map(value: Any) -> Any:
+    """A map of Arrow's, which is a list of keys with values, as a dict; anything else as it is."""
+    return dict(value) if isinstance(value, list) and value and all(type(each) is tuple for each in value) else value
+
+
+def _is_untrained(message: Any) -> bool:
+    """Whether training leaves an answer out (OpenAI's `weight: 0`, as Mistral and Axolotl read it too)."""
+    return isinstance(message, dict) and message.get("weight") == 0 and _first(message, _ROLE_KEYS) in _ANSWERING
+
+
 def _turn(message: Any, roles: Mapping[str, str]) -> Message:
-    if not isinstance(message, dict):
-        raise Broken("a message without a known role; data.roles can name it", message)
-    written = _first(message, _ROLE_KEYS)
+    written = _first(message, _ROLE_KEYS) if isinstance(message, dict) else None
+    if written is None:
+        raise Broken("messages that do not name their role", message)
     written = written if isinstance(written, str) else repr(written)
     name = written.strip().lower()
-    role = roles.get(written) or roles.get(name) or _ROLE_OF.get(name)
+    role = roles.get(written) or roles.get(name) or ROLE_OF.get(name)
     if role is None:
         raise Broken("a message without a known role; data.roles can name it", {"role": written})
     content = _first(message, _CONTENT_KEYS)

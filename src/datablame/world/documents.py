@@ -13,7 +13,7 @@ from datablame.seeds import stream_key
 from datablame.tables import DataSummary, Document, FileRows, SkippedRows
 from datablame.world.conversations import Broken
 from datablame.world.refusals import refused
-from datablame.world.rows import document
+from datablame.world.rows import check_answers, document
 
 if TYPE_CHECKING:
     from datablame.world.sources import Source
@@ -49,7 +49,9 @@ class Reader:
         for file, row in self._source.rows:
             self._rows[file] += 1
             if isinstance(row, dict):
-                columns = columns or list(row)
+                if not columns:
+                    columns = list(row)
+                    check_answers(columns, data, data.path)
                 absent.difference_update(row)
             try:
                 parsed, unread = document(row, data)

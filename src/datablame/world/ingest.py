@@ -26,6 +26,7 @@ from datablame.engine.files import write_atomic
 from datablame.tables import DataSummary, Document, LargestCluster, PoolSummary, encoded, path_of, schema_of
 from datablame.world.documents import Reader
 from datablame.world.duplicates import Hashes, clusters, full_text, hashed
+from datablame.world.identity import data_identity
 from datablame.world.pool import KEY, Pool, as_document, check_kind, check_pool
 from datablame.world.refusals import refused
 from datablame.world.sources import Source, is_local, open_source
@@ -51,7 +52,8 @@ _DRAFT = pa.schema([*_SCHEMA, *(pa.field(name, pa.binary()) for name in Hashes._
 def write_pool(world: World, source: Source, *, execution: Execution, progress: Progress) -> None:
     """Read, tokenise, cluster and check the pool, and put `pool.parquet` and `pool.json` in their places.
 
-    Raises RequestError where the data cannot be read or used; then nothing is left in the run folder.
+    Raises RequestError where the data cannot be read or used, or is not what the world names any more; then nothing is
+    left in the run folder.
     """
     path = world.pool.path
     missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
@@ -63,6 +65,8 @@ def write_pool(world: World, source: Source, *, execution: Execution, progress: 
         where: Any = {"prefix": "pool.", "suffix": ".part", "dir": path.parent, "ignore_cleanup_errors": True}
         with tempfile.TemporaryDirectory(**where) as scratch:
             summary = _drafted(world, source, Path(scratch), part, execution, progress)
+        if data_identity(world.data) != world.identities["data"]:
+            raise refused("changed data", data=world.data)
         check_pool(world, summary, Pool(part))
         write_atomic(path_of(PoolSummary, world.root), encoded(PoolSummary, summary))
         part.replace(path)

@@ -4,12 +4,14 @@ Its columns say which. A row that cannot be used is `Broken`; text of it that is
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, get_args
 
 from datablame.config.schema import Column, Data
 from datablame.tables import Document, Message
 from datablame.world.conversations import (
+    ROLE_OF,
     Broken,
     Turns,
     are_messages,
@@ -35,15 +37,22 @@ _BESIDE: dict[str, tuple[Column, ...]] = {"pair": ("prompt",), "alpaca": ("input
 """What else a format reads; all but plain text have a system turn and tools too."""
 _ROLES: tuple[Column, ...] = get_args(Column)
 _ALSO: Mapping[str, tuple[str, ...]] = {
-    "messages": ("conversations", "conversation"),
-    "prompt": ("question",),
-    "completion": ("response",),
+    "messages": ("conversations", "conversation", "transcript"),
+    "prompt": ("question", "inputs"),
+    "completion": ("response", "targets"),
+    "chosen": ("chosen_response", "preferred_output"),
+    "rejected": ("rejected_response", "non_preferred_output"),
     "input": ("context",),
     "output": ("response",),
     "system": ("system_prompt",),
     "tools": ("functions", "tool_defs"),
 }
 """Names of columns in common sets, read where the column of that name is not there."""
+LABELS = ("label", "kto_tag")
+"""Columns that are false for an answer that training pushes away."""
+_TWIN = re.compile(r"((?:response|answer|completion|output|summary|conversation|human_ref)_?)([01a])", re.IGNORECASE)
+_SECOND = {"0": "1", "1": "2", "a": "b", "A": "B"}
+_PREFERENCE = re.compile(r"better|prefer|winner|choice|rank|label|score", re.IGNORECASE)
 _ECHO_WORDS = 4
 """A prompt of so many words, with which its answers begin, stands in them once more."""
 
@@ -65,11 +74,37 @@ def check_columns(names: Collection[str], data: Data, where: str) -> None:
     for role, name in data.columns.items():
         if name not in names:
             raise refused("absent column", role=role, name=name, where=where, names=", ".join(names) or "none")
+    check_answers(names, data, where)
     found = columns_of(names, data)
     if not any(set(_FORMATS[form]) <= set(found) for form in _allowed(data)):
         formats = [[data.columns.get(role, role) for role in _FORMATS[form]] for form in _allowed(data)]
         known = ", ".join(dict.fromkeys(" with ".join(columns) for columns in reversed(formats)))
-        raise refused("no format", where=where, names=", ".join(names), known=known)
+        twins = f"; it has {pair}" if (pair := _twins(names)) else ""
+        raise refused("no format", where=where, names=", ".join(names), known=known, twins=twins)
+
+
+def check_answers(names: Collection[str], data: Data, where: str) -> None:
+    """Raises RequestError where the study names two answers as chosen and rejected, and a column tells which is."""
+    named = {data.columns.get("chosen"), data.columns.get("rejected")}
+    preference = next((name for name in names if _PREFERENCE.search(name)), None)
+    if preference and any(named == set(pair) for pair in _pairs(names)):
+        raise refused(
+            "labelled answers", where=where, names=" and ".join(sorted(map(str, named))), preference=preference
+        )
+
+
+def _pairs(names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Columns of two answers that a number or a letter tells apart."""
+    for name in names:
+        if (twin := _TWIN.fullmatch(name)) and (second := twin[1] + _SECOND[twin[2]]) in names:
+            yield name, second
+
+
+def _twins(names: Collection[str]) -> str:
+    """What to do about two answers of which none is the chosen one; nothing where there are none."""
+    if (pair := next(_pairs(names), None)) is None:
+        return ""
+    return f"two answers, {' and '.join(pair)}; write the better one as chosen, the other as rejected"
 
 
 class Row(NamedTuple):
@@ -93,9 +128,11 @@ def document(row: Any, data: Data) -> Row:
     row = {name: value for name, value in row.items() if not is_null(value)}
     columns = columns_of(row, data)
     fields = {role: row[name] for role, name in columns.items()}
-    form = _form(fields, _allowed(data))
+    form = _form(fields, _allowed(data), row)
     prompt, response, rejected = _content(form, fields, row, data.roles)
     if prompt:
+        history = () if form == "messages" else _history(fields, data.roles)
+        prompt = prompt if _begins_with(prompt, history) else (*history, *prompt)
         prompt = with_system(prompt, fields.get("system"), fields.get("tools"))
     texts = [*(turn.content for turn in prompt), response, rejected]
     if sum(map(len, texts)) > data.max_document_characters:
@@ -129,7 +166,7 @@ def _allowed(data: Data) -> list[str]:
     return [form for form, columns in _FORMATS.items() if not named.isdisjoint(columns)] or list(_FORMATS)
 
 
-def _form(fields: Mapping[str, Any], allowed: Collection[str]) -> str:
+def _form(fields: Mapping[str, Any], allowed: Collection[str], names: Collection[str]) -> str:
     """The first format whose columns are there and hold something, else the first whose columns are there."""
     there = [form for form in allowed if set(fields).issuperset(_FORMATS[form])]
     filled = (form for form in there if any(fields[role] not in ("", []) for role in _FORMATS[form]))
@@ -137,6 +174,8 @@ def _form(fields: Mapping[str, Any], allowed: Collection[str]) -> str:
         return form
     if "pair" in allowed and ("chosen" in fields) != ("rejected" in fields):
         raise Broken(f"no {'rejected' if 'chosen' in fields else 'chosen'} answer")
+    if twins := _twins(names):
+        raise Broken(twins)
     raise Broken("no messages")
 
 
@@ -144,21 +183,30 @@ def _content(
     form: str, fields: Mapping[str, Any], row: Mapping[str, Any], roles: Mapping[str, str]
 ) -> tuple[Turns, str, str]:
     """Prompt, response and rejected answer."""
+    if form not in ("pair", "text") and (name := next((name for name in LABELS if row.get(name) is False), None)):
+        raise Broken(f"{name} is false: an answer that training pushes away")
     match form:
         case "pair":
             return _pair(fields, roles)
         case "messages":
             return *_cut(turns(fields["messages"], roles)), ""
         case "completion":
-            if row.get("label") is False:
-                raise Broken("label is false: an answer that training pushes away")
             return *_answered(fields["prompt"], fields["completion"], roles), ""
         case "alpaca":
-            extra = scalar(fields.get("input"))
-            request = _text(fields["instruction"], "instruction")
-            request = f"{request}\n\n{extra}" if extra else request
-            return (Message("user", request),), _text(fields["output"], "output"), ""
+            return (Message("user", _request(fields)),), _text(fields["output"], "output"), ""
+    if row.get("role") in ROLE_OF:
+        raise Broken("one message of a conversation; write all messages of one into one row")
     return (), _text(fields["text"], "text"), ""
+
+
+def _request(fields: Mapping[str, Any]) -> str:
+    extra, request = scalar(fields.get("input")), _text(fields["instruction"], "instruction")
+    return f"{request}\n\n{extra}" if extra else request
+
+
+def _history(fields: Mapping[str, Any], roles: Mapping[str, str]) -> Turns:
+    """The turns before the request, `[[question, answer], ...]` or messages; a text of that name is no such thing."""
+    return turns(history, roles) if isinstance(history := fields.get("history"), list) and history else ()
 
 
 def _text(value: Any, role: str) -> str:
@@ -170,11 +218,14 @@ def _text(value: Any, role: str) -> str:
 
 def _pair(fields: Mapping[str, Any], roles: Mapping[str, str]) -> tuple[Turns, str, str]:
     """The prompt that both answers share and the answers, which are texts or lists of messages, as the prompt is."""
-    answers = []
     for name in ("chosen", "rejected"):
         if fields[name] == []:
             raise Broken(f"no {name} answer")
-        answers.append(_answered(fields.get("prompt"), fields[name], roles))
+    prompt = fields.get("prompt")
+    if prompt is None and not _has_user_turn(_spoken("assistant", fields["chosen"], roles)):
+        # It may be Alpaca's, or the conversation before the answers.
+        prompt = _request(fields) if "instruction" in fields else fields.get("input", fields.get("messages"))
+    answers = [_answered(prompt, fields[name], roles) for name in ("chosen", "rejected")]
     (chosen_prompt, good), (rejected_prompt, bad) = answers
     if chosen_prompt != rejected_prompt:
         raise Broken("chosen and rejected answer different prompts")

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +23,15 @@ from datablame.config.schema import Data
 from datablame.errors import RequestError
 from datablame.world.conversations import Broken
 from datablame.world.refusals import hub_sentence, line_of, refused
-from datablame.world.rows import check_columns, columns_of
+from datablame.world.rows import LABELS, check_columns, columns_of
 
 _PARQUET = ".parquet"
 _LINES = tuple(kind + packed for kind in (".jsonl", ".json", ".ndjson") for packed in ("", ".gz", ".zst"))
+_CONVERTIBLE = (".arrow", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xz", ".bz2", ".lz4")
+"""What else data comes in, which has to be converted."""
+_NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+"""JSON that says something about data; `datasets` passes over it too."""
+_LFS = b"version https://git-lfs"
 READ = (_PARQUET, *_LINES, ".arrow")
 """What a file of the data ends with; others in a folder are none of it."""
 _BATCH_ROWS = 64
@@ -59,6 +65,11 @@ def open_source(data: Data) -> Source:
     folder belongs to no split, or one of the files is of another kind, lacks the columns or is unreadable.
     """
     path, others = Path(data.path).expanduser(), list[Path]()
+    if "://" in data.path:
+        raise refused("address", data=data)
+    for file in _named(data.path):
+        if not file.exists() and file.name.lower().endswith((_PARQUET, *_LINES)):
+            raise refused("unreadable", path=file, why=" (a link that leads nowhere)")
     if path.is_dir():
         if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
             return _saved(data)
@@ -96,13 +107,18 @@ def is_local(data: Data) -> bool:
 
 def pool_files(path: str) -> list[Path]:
     """The local files that a path, a pattern or a folder stands for, sorted; none for a dataset on the hub."""
+    return sorted(file for file in _named(path) if file.is_file())
+
+
+def _named(path: str) -> Iterable[Path]:
+    """What it stands for: in a folder all that is not hidden, in folders that are linked there too."""
     here = Path(path).expanduser()
-    files: Iterable[Path] = (here,)
-    if here.is_dir():
-        files = (file for file in here.rglob("*") if not any(p.startswith(".") for p in file.relative_to(here).parts))
-    elif glob.has_magic(path) and not here.is_file():
-        files = map(Path, glob.glob(str(here), recursive=True))  # noqa: PTH207
-    return sorted(file for file in files if file.is_file())
+    if not here.is_dir():
+        if not glob.has_magic(path) or here.is_file():
+            return (here,) if here.is_file() or here.is_symlink() else ()
+        there = next(folder for folder in here.parents if folder.is_dir())  # Its own name may have brackets.
+        return map(Path, glob.glob(os.path.join(glob.escape(str(there)), here.relative_to(there)), recursive=True))  # noqa: PTH118, PTH207
+    return map(Path, glob.glob(os.path.join(glob.escape(str(here)), "**"), recursive=True))  # noqa: PTH118, PTH207
 
 
 def _checked(file: Path, data: Data) -> int | None:
@@ -111,10 +127,13 @@ def _checked(file: Path, data: Data) -> int | None:
     if not name.endswith((_PARQUET, *_LINES)):
         raise refused("other kind of file", path=file)
     try:
+        with file.open("rb") as stream:
+            start = stream.read(len(_LFS))
+        if start == _LFS:
+            raise refused("lfs pointer", path=file)
         if not name.endswith(_PARQUET):
-            with file.open("rb") as stream:
-                if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                    raise refused("utf-16", path=file)
+            if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise refused("utf-16", path=file)
             return None
         footer = pq.read_metadata(file)
     except (OSError, pa.ArrowException) as error:
@@ -151,7 +170,7 @@ def _parquet_rows(path: Path, data: Data) -> Iterator[Any]:
 
 def _wanted(schema: pa.Schema, data: Data) -> list[str]:
     """The columns that may be read, and those with text, of which it is told that nobody reads it."""
-    read = {*columns_of(schema.names, data).values(), "label"}
+    read = {*columns_of(schema.names, data).values(), *LABELS}
     return [field.name for field in schema if field.name in read or _holds_text(field.type)]
 
 
@@ -164,12 +183,15 @@ def _holds_text(kind: Any) -> bool:
 
 
 def _decoded(batch: Any) -> Iterator[Any]:
-    """The rows of an Arrow table or batch; one with invalid UTF-8 costs itself only."""
+    """The rows of an Arrow table or batch; one that Python cannot hold costs itself only."""
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError as error:
+    except (ValueError, OverflowError) as error:
         if batch.num_rows == 1:
-            yield Broken("invalid UTF-8", error.object[:_SHOWN_BYTES])
+            if isinstance(error, UnicodeDecodeError):
+                yield Broken("invalid UTF-8", error.object[:_SHOWN_BYTES])
+            else:
+                yield Broken("a date that Python cannot hold", line_of(error))
             return
         for row in range(batch.num_rows):
             yield from _decoded(batch.slice(row, 1))
@@ -214,26 +236,36 @@ def _folder_files(data: Data) -> tuple[list[Path], list[Path]]:
     import datasets
 
     folder = Path(data.path).expanduser().resolve()
+    every = [file for file in pool_files(str(folder)) if file.name not in _NO_DATA]
+    there = [file for file in every if file.name.lower().endswith((_PARQUET, *_LINES))]
+    splits = dict[str, list[Path]]()
     try:
         builder = datasets.load_dataset_builder(str(folder), name=data.subset, revision=data.revision)
+        splits |= {
+            str(name): [Path(file) for file in files] for name, files in (builder.config.data_files or {}).items()
+        }
     except Exception as error:
-        raise RequestError(hub_sentence(error, data, local=True)) from None
-    splits = {str(name): [Path(file) for file in files] for name, files in (builder.config.data_files or {}).items()}
-    _check_split(data, list(splits))
-    there = [file for file in pool_files(str(folder)) if file.name.lower().endswith((_PARQUET, *_LINES))]
-    there = [file for file in there if file.name != "dataset_infos.json"]
+        if not there or not isinstance(error, FileNotFoundError):
+            raise RequestError(hub_sentence(error, data, local=True)) from None
     readme = folder / "README.md"
     if not (readme.is_file() and re.search(r"^configs:", readme.read_text("utf-8", "replace"), re.MULTILINE)):
-        known = {file: name for name, files in splits.items() for file in files}
-        strays = [file.relative_to(folder).as_posix() for file in there if file not in known]
-        if strays:
-            named = "; ".join(f"{name} has {files[0].name}" for name, files in splits.items())
-            kind = max((kind for kind in (_PARQUET, *_LINES) if strays[0].lower().endswith(kind)), key=len)
+        known = {file for files in splits.values() for file in files}
+        every = [file for file in every if file in there or file.name.lower().endswith(_CONVERTIBLE)]
+        strays = [file.relative_to(folder).as_posix() for file in every if file not in known]
+        if strays and there:
+            named = "; ".join(f"{name} has {files[0].name}" for name, files in splits.items()) or "none has a file"
+            [(kind, _)] = Counter(_kind(file) for file in there).most_common(1)
             raise refused("no split of a file", data=data, n=len(strays), first=strays[0], named=named, kind=kind)
+    _check_split(data, list(splits))
     files = splits[data.split]
     return [Path(data.path).expanduser() / file.relative_to(folder) for file in files], [
         Path(data.path).expanduser() / file.relative_to(folder) for file in there if file not in set(files)
     ]
+
+
+def _kind(file: Path) -> str:
+    """The end of a file's name that says what it holds, in its own letters."""
+    return file.name[-max(len(kind) for kind in (_PARQUET, *_LINES) if file.name.lower().endswith(kind)) :]
 
 
 def _saved(data: Data) -> Source:
