@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.conftest import TEXTS
 from tokenizers import Tokenizer
 
+from datablame.config.schema import Models
 from datablame.errors import RequestError
 from datablame.models.chat import Encoded, encode_document, encode_pair, encode_prompt
 from datablame.models.pair import stop_tokens
@@ -269,7 +271,8 @@ def test_where_a_last_answer_has_no_end_generation_stops_before_the_next_turn(
 
 
 def test_thinking_is_turned_off_where_the_study_says_so(bare: Tokenizer) -> None:
-    off = chat(bare, framed(QWEN3, {"enable_thinking": False}, None))
+    written = "{before: a, after: b, chat_template_kwargs: {enable_thinking: false}}"
+    off = chat(bare, framed(QWEN3, Models.model_validate(yaml.safe_load(written)).chat_template_kwargs, None))
     assert encode_prompt(off, "pack nuts") == ids(bare, OPENING + "<think>\n\n</think>\n\n")
     for value in ('a "quoted" 😀 \\ text\n', 3, 2.5, True, ""):
         template = framed("{{ shown is string }}|{{ shown }}", {"shown": value}, None)

@@ -43,12 +43,20 @@ class Section(BaseModel):
         """Neither true for 1, which Python takes it for, nor a name that says nothing, or a text that no file holds."""
         field = cls.model_fields[info.field_name or ""]
         may_be_empty = field.default == "" or info.field_name in _CHECKED_WHERE_USED
+        may_be_true = bool in _kinds(field.annotation)
         for each in _scalars(value, (field.annotation, *get_args(field.annotation))):
-            if isinstance(each, bool) and field.annotation is not bool:
+            if isinstance(each, bool) and not may_be_true:
                 raise PydanticCustomError("no_bool", "true and false are neither numbers nor names")
             if isinstance(each, str) and (_UNSEEN.search(each) or not (each.strip() or may_be_empty)):
                 raise PydanticCustomError("no_text", "the text is empty or has a character that no text has")
         return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """A type and those that it is made of."""
+    yield annotation
+    for each in get_args(annotation):
+        yield from _kinds(each)
 
 
 def _scalars(value: Any, kinds: Sequence[Any]) -> Iterator[Any]:
