@@ -1,5 +1,7 @@
 """Whatever adapter is put on: the base stays bit for bit, and the logits are peft's own, merged or not."""
 
+import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import tiny_tokenizer
-from tests.pairs import loaded
+from tests.pairs import loaded, study_of
 
 from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
 from datablame.models.load import load_model
+from datablame.models.pair import preflight
 
 IDS = torch.tensor([[1, 2, 50, 60, 3, 280, 4], [4, 9, 8, 7, 70, 5, 289]])
 WIDTH = 16
@@ -133,12 +136,49 @@ def hold(base: Path, adapter: Path) -> None:
     assert (expected - alone).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("init", ["lora_ga", "pissa_niter_8"])
+@pytest.mark.parametrize("init", ["lora_ga", "pissa_niter_8", "loftq"])
 def test_an_initialisation_that_cannot_be_done_again_is_refused(base: Path, tmp_path: Path, init: str) -> None:
-    """Peft loads both without a word: the one onto the whole base, the other onto what random numbers leave of it."""
-    adapter = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"], init_lora_weights=init)
+    """Peft loads the first onto the whole base, the second onto what random numbers leave of it, the third not here."""
+    adapter = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    changed(adapter / "adapter_config.json", init_lora_weights=init)
     with pytest.raises(RequestError, match=rf"was initialised by {init.removesuffix('_8')}, which took a part out of"):
         loaded(base, adapter)
+
+
+def changed(file: Path, **keys: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+
+def test_an_adapter_that_was_trained_on_goes_beside_its_earlier_state(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    earlier = write_adapter(base, tmp_path / "earlier", target_modules=["q_proj"])
+    later, other = (Path(shutil.copytree(earlier, tmp_path / name)) for name in ("later", "other"))
+    for adapter, moved in ((later, 0.1), (other, 5.0)):
+        file, noise = adapter / "adapter_model.safetensors", torch.Generator().manual_seed(7)
+        tensors = {n: t + moved * torch.randn(t.shape, generator=noise) for n, t in load_file(file).items()}
+        save_file(tensors, file)
+    pair = loaded(earlier, later)
+    for model, adapter in ((pair.before, earlier), (pair.after, later)):
+        torch.testing.assert_close(logits(model), of_peft(base, adapter), atol=2e-4, rtol=2e-4)
+    # One that was trained on top of another one may name the whole base.
+    with pytest.raises(RequestError, match="is an adapter whose base differs"):
+        loaded(earlier, other)
+    changed(other / "adapter_config.json", base_model_name_or_path=str(earlier))
+    models = study_of(earlier, other).models
+    assert models is not None
+    assert preflight(models).models.before.path == str(earlier)
+
+
+def test_an_adapter_that_diverged_is_refused(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"]) / "adapter_model.safetensors"
+    save_file({name: tensor * torch.nan for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(
+        RequestError, match=r"not finite \(NaN or infinite\), the first of base_model.*; give an earlier"
+    ):
+        loaded(base, file.parent)
 
 
 def test_an_adapter_that_only_peft_can_put_into_action_is_refused(base: Path, tmp_path: Path) -> None:

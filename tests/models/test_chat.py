@@ -51,7 +51,10 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer: Any) -> None:
     template = tokenizer.chat_template
     tokenizer.chat_template = None
     try:
-        with pytest.raises(RequestError, match="has no chat template; use a checkpoint whose tokenizer has one"):
+        with pytest.raises(
+            RequestError,
+            match=r"has no chat template, or several of which none is the default; set models\.chat_template",
+        ):
             encode_prompt(tokenizer, "hello")
     finally:
         tokenizer.chat_template = template

@@ -1,5 +1,6 @@
 """How far apart two checkpoints are, by hand from their files; what is no difference, or only rounding, is refused."""
 
+import json
 import math
 import re
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.conftest import tiny_model
 from tests.models.test_adapter_kinds import KINDS, base, fresh, write_adapter
 from tests.models.test_gguf import write_llama
 from tests.pairs import study_of
@@ -73,6 +75,33 @@ def largest_difference(before: Any, after: Any, tokenizer: Any) -> float:
         one, other = (model(ids).logits[..., : len(tokenizer)].log_softmax(-1) for model in (before, after))
         largest = max(largest, float((one - other).abs().max()))
     return largest
+
+
+def test_another_number_of_blocks_is_refused(folder: Path) -> None:
+    tiny_model(seed=3, layers=3).save_pretrained(folder / "after")
+    with pytest.raises(
+        RequestError, match=r"has 3 blocks and models\.before = .* has 2, so that it was not trained from"
+    ):
+        distance(folder / "before", folder / "after")
+
+
+def test_an_encoder_is_refused(folder: Path) -> None:
+    config = folder / "after" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"is_causal": False}))
+    with pytest.raises(RequestError, match=r"^models\.after changes what it says after a token with what follows it"):
+        distance(folder / "before", folder / "after")
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_weights_that_are_no_numbers_are_named(folder: Path, side: str) -> None:
+    file = folder / side / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = math.nan
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(
+        RequestError, match=rf"models\.{side} = .* not finite \(NaN .*, the first of model\.layers\.1, as"
+    ):
+        distance(folder / "before", folder / "after")
 
 
 def test_norms_by_layer_are_those_of_the_files(tiny_pair_folder: Path) -> None:

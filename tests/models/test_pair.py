@@ -120,6 +120,45 @@ def test_a_before_without_a_chat_template_is_taken(folder: Path) -> None:
     agreed_tokens(models(folder))
 
 
+def test_a_chat_template_is_read_out_of_json(folder: Path) -> None:
+    expected = (folder / "after" / "chat_template.jinja").read_text()
+    several = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": expected}]
+    for name, value in (("chat_template.json", expected), ("tokenizer_config.json", several)):
+        (folder / name).write_text(json.dumps({"chat_template": value}))
+        named = models(folder).model_copy(update={"chat_template": str(folder / name)})
+        assert agreed_tokens(named).tokenizer.chat_template == expected
+    (folder / name).write_text("{}")
+    with pytest.raises(RequestError, match=r"tokenizer_config\.json cannot be read \(it holds no chat_template\)"):
+        agreed_tokens(named)
+    for side in ("before", "after"):
+        (folder / side / "chat_template.jinja").rename(folder / side / "chat_template.json")
+        (folder / side / "chat_template.json").write_text(json.dumps({"chat_template": expected}))
+    assert agreed_tokens(models(folder)).tokenizer.chat_template == expected
+    for side in ("before", "after"):
+        edit(folder / side / "tokenizer_config.json", lambda config: config.update(chat_template=several))
+    kwargs = {"chat_template_kwargs": {"bos_token": "!"}}  # That the template for tools never mentions.
+    agreed = agreed_tokens(models(folder).model_copy(update=kwargs))
+    assert agreed.tokenizer.chat_template == '{% set bos_token = "!" %}\n' + expected
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('{"eos', "is not valid JSON"),
+        ('{"eos_token_id": ["</s>"]}', "has eos_token_id = '</s>', no token's id"),
+        ('{"eos_token_id": [[1], 2]}', r"has eos_token_id = \[1\], no token's id"),
+        ('{"eos_token_id": -1}', None),
+    ],
+)
+def test_ends_that_are_no_ids_are_refused(folder: Path, written: str, said: str | None) -> None:
+    (folder / "after" / "generation_config.json").write_text(written)
+    if said is None:
+        assert agreed_tokens(models(folder)).tokens.stop_ids == (1,)
+    else:
+        with pytest.raises(RequestError, match=rf"its generation_config\.json {said}; fetch or save it again"):
+            agreed_tokens(models(folder))
+
+
 def test_an_embedding_smaller_than_the_vocabulary_is_refused(folder: Path) -> None:
     model = load_model(refs(folder)[0])
     model.resize_token_embeddings(280)

@@ -66,6 +66,29 @@ def test_an_embedding_smaller_than_the_vocabulary_is_refused(folder: Path) -> No
         preflight(models_of(folder))
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"hidden_size": 48, "num_key_value_heads": 4},
+            r"was not trained from models\.before = .*: 0\.self_attn\.q_proj\.weight of their blocks is 48 x 48 in "
+            "that and 32 x 32 here; give the checkpoint",
+        ),
+        ({"model_type": "gpt2"}, r"0\.attn\.c_attn\.weight of their blocks is 32 x 96 in that and absent here"),
+        (
+            {"architectures": ["Olmo2ForSequenceClassification"]},
+            "was saved as Olmo2ForSequenceClassification, which gives",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("without_weights")
+def test_what_after_was_not_trained_from_is_refused(folder: Path, changed: dict[str, Any], message: str) -> None:
+    file = folder / "before" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(RequestError, match=message):
+        preflight(models_of(folder))
+
+
 @pytest.mark.usefixtures("without_weights")
 def test_pickled_weights_are_refused(folder: Path) -> None:
     weights = folder / "after" / "model.safetensors"
@@ -77,7 +100,9 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
 @pytest.mark.usefixtures("without_weights")
 def test_too_little_memory_for_the_weights_is_refused(tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = models_of(tiny_pair_folder)
-    model = weights_bytes(load_config(ModelRef(path=str(tiny_pair_folder / "after"))), torch.float32)
+    model = weights_bytes(
+        module.without_weights(load_config(ModelRef(path=str(tiny_pair_folder / "after")))), torch.float32
+    )
     monkeypatch.setattr(module, "free_bytes", lambda device: 4 * model)
     preflight(models, workers=2)
     with pytest.raises(RequestError) as refusal:
@@ -97,9 +122,9 @@ def test_the_weights_of_olmo_2_1b_are_counted_from_its_configuration() -> None:
         tie_word_embeddings=False,
     )
     blocks = 16 * (4 * 2048**2 + 3 * 2048 * 8192 + 4 * 2048)
-    assert weights_bytes(config, torch.float16) == 2 * (2 * 100352 * 2048 + blocks + 2048)
+    assert weights_bytes(module.without_weights(config), torch.float16) == 2 * (2 * 100352 * 2048 + blocks + 2048)
     config.tie_word_embeddings = True
-    assert weights_bytes(config, torch.float32) == 4 * (100352 * 2048 + blocks + 2048)
+    assert weights_bytes(module.without_weights(config), torch.float32) == 4 * (100352 * 2048 + blocks + 2048)
 
 
 def test_templates_that_differ_in_any_byte_are_refused_until_one_is_named(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from datablame.config.schema import Models
 from datablame.errors import RequestError
 from datablame.models.chat import Encoded, encode_document, encode_pair, encode_prompt
 from datablame.models.pair import stop_tokens
-from datablame.models.template import Unrendered, framed, rendered, turn_of
+from datablame.models.template import Unrendered, chat_format, framed, rendered, turn_of
 from datablame.tables import Document, Message
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -280,6 +280,21 @@ def test_thinking_is_turned_off_where_the_study_says_so(bare: Tokenizer) -> None
         assert shown == f"{isinstance(value, str)}|{value}"
     with pytest.raises(RequestError, match=r"chat_template_kwargs\.enable_thinkin stands nowhere in the chat template"):
         framed(QWEN3, {"enable_thinkin": False}, None)
+
+
+@pytest.mark.parametrize(
+    ("opens", "settings", "unprompted"),
+    [
+        ("", {}, "<think>\n\n</think>\n\n"),
+        ("<think>\\n", {}, "\n</think>\n\n"),
+        ("", {"enable_thinking": False}, ""),
+    ],
+)
+def test_what_only_documents_have_before_their_answers_is_told(
+    bare: Tokenizer, opens: str, settings: dict[str, Any], unprompted: str
+) -> None:
+    template = QWEN3.replace("{{- '<|im_start|>assistant\\n' }}", f"{{{{- '<|im_start|>assistant\\n{opens}' }}}}")
+    assert chat_format(chat(bare, framed(template, settings, None)), None).unprompted == unprompted
 
 
 def test_a_day_is_told_as_the_template_asks_for_it(bare: Tokenizer) -> None:

@@ -123,6 +123,13 @@ def test_the_prefix_of_a_wrapper_is_named(folder: Path, prefix: str) -> None:
     assert f"was saved from inside a wrapper: its tensors begin with {prefix}, the first is {prefix}" in refusal(folder)
 
 
+def test_a_wrapper_inside_the_names_is_named(folder: Path) -> None:
+    renamed(folder, lambda name: name.replace("layers.0.", "layers.0._checkpoint_wrapped_module."))
+    assert "its tensors begin with model.layers.0._checkpoint_wrapped_module., the first is model.lay" in refusal(
+        folder
+    )
+
+
 def test_a_layer_more_than_the_config_has_is_refused(folder: Path) -> None:
     config = json.loads((folder / "after" / "config.json").read_text())
     (folder / "after" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))

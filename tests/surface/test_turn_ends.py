@@ -176,6 +176,10 @@ def test_an_output_that_ends_inside_a_thought_is_unscored(
         ("<think> a [/THINK] b", None),
         ("[THINK]a[/THINK]b", "b"),
         ("<|channel|>analysis<|message|>Zorbix?<|end|><|start|>assistant<|channel|>final<|message|>Food.", "Food."),
+        ("<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}", None),
+        ("<|channel|>analysis to=python code<|message|>1<|end|><|start|>assistant<|channel|>final<|message|>2", "2"),
+        ("<|channel|>commentary<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>b", None),
+        ("<|channel|>final <|constrain|>json<|message|>{}", "{}"),
         ("A tag like <b> or 1 < 2.", "A tag like <b> or 1 < 2."),
     ],
 )

@@ -3,25 +3,28 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from datablame.judge.choice import Classifier, ClassifierInput
 from datablame.tables import Label
 
 UNFINISHED = "ends inside a thought"
 _TAGS = ("think", "thinking", "thought", "reasoning", "seed:think")
-_MARKS = (
+_PAIRS = (
     *((f"<{tag}>", f"</{tag}>") for tag in _TAGS),
     ("[THINK]", "[/THINK]"),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
     ("<|channel>thought", "<channel|>"),
 )
 """What opens a thought and what closes it, as the models at the hub have it."""
-_CLOSES = {close: opening for opening, close in _MARKS}
-_MARK = re.compile("|".join(map(re.escape, chain.from_iterable(_MARKS))))
+_CHANNEL = r"<\|channel\|>{}[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+_MARKS = (
+    *(tuple(map(re.escape, pair)) for pair in _PAIRS),
+    # Harmony: whatever is not said in the final channel is a thought, a tool's call too.
+    (_CHANNEL.format(r"(?!final\b)"), _CHANNEL.format(r"final\b")),
+)
+_MARK = re.compile("|".join(f"(?P<o{n}>{opening})|(?P<c{n}>{close})" for n, (opening, close) in enumerate(_MARKS)))
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,13 @@ def _parts(text: str) -> tuple[list[str], int | None, int]:
     """What stands before and between thoughts, where one begins that is not closed, where the last mark ends."""
     parts, open_at, opening, end = list[str](), None, None, 0
     for mark in _MARK.finditer(text):
-        if opening is None and mark[0] not in _CLOSES:
+        kind, number = str(mark.lastgroup)[0], str(mark.lastgroup)[1:]
+        if opening is None and kind == "o":
             parts.append(text[end : mark.start()])
-            opening, open_at = mark[0], mark.start()
+            opening, open_at = number, mark.start()
         elif opening is None:
             parts.clear()
-        elif opening == _CLOSES.get(mark[0]):
+        elif kind == "c" and opening == number:
             opening = open_at = None
         end = mark.end()
     return parts, open_at, end

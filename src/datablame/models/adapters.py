@@ -21,16 +21,17 @@ from datablame.models.weight_files import header
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_REWRITING = ("pissa", "olora", "loftq")
+_REWRITING = ("pissa", "olora")
 """Initialisations that take what the adapter starts with out of the base; peft does so again when it loads one."""
-_UNREPEATABLE = ("corda", "lora_ga", "pissa_niter")
-"""Initialisations that do so by data or random numbers that the adapter does not bring, so that its base is gone."""
+_UNREPEATABLE = ("corda", "lora_ga", "pissa_niter", "loftq")
+"""Initialisations that do so by what the adapter does not bring (data, random numbers, a quantiser of one machine), so
+that its base is gone."""
 _NAME = re.compile(r"\.default(?=\.|$)")
 """What peft calls an adapter, in the names of its tensors while it is on."""
 _TWICE = re.compile(r"\.(modules_to_save|original_module)\.weight$")
 _PROBED_TOKENS = 48
-_TOLERANCES = {torch.float32: 1e-3}
-_TOLERANCE_16_BIT = 0.1
+TOLERANCES = {torch.float32: 1e-3}
+TOLERANCE_16_BIT = 0.1
 """Of the norm of the logits: a merged weight of 16 bits is rounded once more."""
 
 
@@ -76,8 +77,22 @@ def with_adapter(model: Any, adapter: Checkpoint) -> Any:
     return owner.get_base_model().eval().requires_grad_(False)
 
 
+def continues(adapter: Checkpoint, earlier: Checkpoint) -> bool:
+    """Whether one adapter was trained on from another one: its A, which begins at random, is nearer to that than to 0.
+
+    False where one of them has no safetensors.
+    """
+    from safetensors.torch import load_file
+
+    files = [each.file(WEIGHTS) for each in (earlier, adapter)]
+    one, other = ({} if file is None else load_file(file) for file in files)
+    shared = [name for name in one if "lora_A" in name and name in other and one[name].shape == other[name].shape]
+    moved = sum(float((one[name].float() - other[name].float()).square().sum()) for name in shared)
+    return bool(shared) and moved < sum(float(one[name].float().square().sum()) for name in shared)
+
+
 def rewrites_base(adapter: Checkpoint) -> bool:
-    """Whether putting the adapter on takes a part out of the weights that it is put on (PiSSA, OLoRA, LoftQ, KaSA)."""
+    """Whether putting the adapter on takes a part out of the weights that it is put on (PiSSA, OLoRA, KaSA)."""
     config = adapter.file(ADAPTER_CONFIG)
     settings = json_object(config) if config is not None else {}
     return _initialisation(settings) in _REWRITING or bool(settings.get("kasa_config"))
@@ -95,7 +110,7 @@ def merged(model: Any, adapter: Checkpoint) -> Any:
     if head is not None and getattr(head, "weight", None) is not embedding.weight:
         model.config.tie_word_embeddings = False
     difference = (_logits(model, probe) - expected).norm() / expected.norm()
-    if not difference <= _TOLERANCES.get(model.dtype, _TOLERANCE_16_BIT):
+    if not difference <= TOLERANCES.get(model.dtype, TOLERANCE_16_BIT):
         raise adapter.refused("wrong_merge", difference=float(difference))
     return model.eval().requires_grad_(False)
 
@@ -142,13 +157,15 @@ def _put_on(model: Any, adapter: Checkpoint, file: Path) -> Any:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors.torch import load_file
 
+    if (written := _initialisation(json_object(file.parent / ADAPTER_CONFIG))) in _UNREPEATABLE:
+        raise adapter.refused("unrepeatable", init=written)
     tensors, settings = load_file(file), PeftConfig.from_pretrained(str(file.parent))
+    if broken := [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]:
+        raise adapter.refused("not_finite", first=min(broken))
     settings.inference_mode = True
     # peft warns of a base that has moved; `check_base` has seen that its weights are the same.
     settings.base_model_name_or_path = model.name_or_path
-    if (written := _initialisation(settings.to_dict())) in _UNREPEATABLE:
-        raise adapter.refused("unrepeatable", init=written)
-    if settings.alora_invocation_tokens:
+    if settings.alora_invocation_tokens or settings.layer_replication:
         raise adapter.refused("adapter_needs_more")
     # Where embeddings were resized, the file has what is trained in them a second time.
     tensors = {name: tensor for name, tensor in tensors.items() if not _TWICE.search(name)}

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from datablame.config.schema import ModelRef, Models, Study
-from datablame.models.adapters import merged_layers, rewrites_base
+from datablame.models.adapters import TOLERANCE_16_BIT, TOLERANCES, merged_layers, rewrites_base
+from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import encode_prompt
 from datablame.models.device import to_float64
 from datablame.models.load import base_of
@@ -53,12 +54,18 @@ def measured(study: Study, written: Models, prompts: Sequence[str]) -> Distance:
     before, after = (
         _precision(getattr(models, side), getattr(written, side), f"models.{side}") for side in ("before", "after")
     )
-    named = Checkpoint(models.after, "models.after")
+    base, named = Checkpoint(models.before, "models.before"), Checkpoint(models.after, "models.after")
+    n_before, n_after = (len(decoder_blocks(model)) for model in (pair.before, pair.after))
+    if n_before != n_after:
+        raise named.refused("other_depth", before=base.shown, n_before=n_before, n_after=n_after)
     coarse, is_adapter = min(before, after, key=lambda precision: precision.bits), base_of(named) is not None
     rewritten = is_adapter and rewrites_base(named) and coarse.bits < _BITS["F32"]
     layers, rounding, differ = _layers(pair, coarse if before != after or rewritten else None)
+    for each in layers:
+        if not math.isfinite(each.difference):
+            raise (named if math.isfinite(each.before) else base).refused("not_finite", first=each.layer)
     if layers and not differ:
-        raise named.refused("equal_weights", before=Checkpoint(models.before, "models.before").shown)
+        raise named.refused("equal_weights", before=base.shown)
     norm, difference = (math.hypot(*(getattr(each, name) for each in layers)) for name in ("before", "difference"))
     # Independent errors add as squares: below the upper bound more than half of the difference is rounding.
     if rounding and rounding / 2 < difference < math.sqrt(2) * rounding:
@@ -74,10 +81,11 @@ def measured(study: Study, written: Models, prompts: Sequence[str]) -> Distance:
 
 def _layers(pair: Pair, coarse: Precision | None) -> tuple[list[LayerDistance], float, bool]:
     """Norms by layer, the norm of what rounding to `coarse` would do to all, and whether any weight differs."""
-    others, sums = dict(pair.before.named_parameters(remove_duplicate=False)), dict[str, Tensor]()
+    others = {_of_text(name): weight for name, weight in pair.before.named_parameters(remove_duplicate=False)}
+    sums = dict[str, Tensor]()
     rounding, differ = 0.0, False
     for name, weight in _weights(pair.after):
-        other = others.get(name)
+        other = others.get(_of_text(name))
         if other is None or other.shape[1:] != weight.shape[1:]:
             continue
         # Rows that one of them lacks belong to tokens that it does not know.
@@ -90,6 +98,11 @@ def _layers(pair: Pair, coarse: Precision | None) -> tuple[list[LayerDistance], 
         sums[layer] = sums.get(layer, torch.zeros_like(squares)) + squares
     layers = [LayerDistance(layer, *map(_rounded, squares.sqrt().tolist())) for layer, squares in sums.items()]
     return layers, math.sqrt(rounding), differ
+
+
+def _of_text(name: str) -> str:
+    """A weight's name as it is where the text model is no part of another one (Gemma 3 with and without vision)."""
+    return name.replace("language_model.", "")
 
 
 def _weights(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -135,7 +148,10 @@ def _precision(reference: ModelRef, written: ModelRef, field: str) -> Precision:
 
 @torch.no_grad()
 def _log_p(pair: Pair, prompts: Sequence[str]) -> float:
-    """The largest difference of the log-probabilities (nats) of a next token, on some of the prompts and a text."""
+    """The largest difference of the log-probabilities (nats) of a next token, on some of the prompts and a text.
+
+    RequestError where they are not finite, or where a model changes what it says with what follows.
+    """
     texts = [encode_prompt(pair.tokenizer, text) for text in prompts[:: max(1, len(prompts) // _PROMPTS)]]
     masked, largest = set(pair.agreed.tokens.masked_ids), 0.0
     drawn = torch.tensor([index for index in range(pair.vocabulary_size) if index not in masked])
@@ -150,6 +166,16 @@ def _log_p(pair: Pair, prompts: Sequence[str]) -> float:
         largest = max(largest, float((after - before).abs().nan_to_num(math.inf).max()))
     if not math.isfinite(largest):
         raise refusal("probe_not_finite")
+    for side, model in (("before", pair.before), ("after", pair.after)):
+        whole, beginning = (
+            model(input_ids=torch.tensor([part], device=model.device), use_cache=False)
+            .logits[0, : len(ids) // 2]
+            .float()
+            for part in (ids, ids[: len(ids) // 2])
+        )
+        tolerance = TOLERANCES.get(model.dtype, TOLERANCE_16_BIT)
+        if not (whole - beginning).norm() <= tolerance * whole.norm():
+            raise refusal("looks_ahead", side=side)
     return largest
 
 

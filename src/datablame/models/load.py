@@ -14,7 +14,7 @@ import torch
 from datablame.config.schema import ModelRef
 from datablame.engine.files import json_object
 from datablame.errors import RequestError
-from datablame.models.adapters import merged, with_adapter
+from datablame.models.adapters import continues, merged, with_adapter
 from datablame.models.device import chosen_device, ran_out_of_memory, weights_dtype
 from datablame.models.source import ADAPTER_CONFIG, Checkpoint, first_line, known_commit, offline
 from datablame.models.tokenizer_file import as_in_file, check_text
@@ -23,6 +23,14 @@ from datablame.models.weight_files import header, weights_hash
 _DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 _DTYPES = {torch.float32, torch.float16, torch.bfloat16}
 _IN_STACK = re.compile(r".*?\.(?=\d+\.)")
+_WRAPPER = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What DDP, torch.compile, FSDP and checkpointed activations put into names, at the front or inside."""
+_OTHER_HEAD = re.compile(
+    r"(?:For(?:MaskedLM|PreTraining|\w*Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction)"
+    r"|(?:Reward|Embedding)Model)$"
+)
+"""Of classes with which a checkpoint was saved: what they give out is no next token."""
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 _KEYS = ("missing_keys", "unexpected_keys")
 
 
@@ -44,13 +52,35 @@ def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
     except Exception as error:  # tokenizers raises nothing narrower.
         if file is None and (base := base_of(checkpoint)) is not None:
             return load_tokenizer(base.reference, field=field)
+        if not any(map(checkpoint.file, _TOKENIZERS)):
+            raise named.refused("no_tokenizer") from error
         raise named.unloadable("a tokenizer", error) from error
     try:
         tokenizer = tokenizer if file is None else as_in_file(file, tokenizer, source)
         check_text(tokenizer)
     except Exception as error:
         raise named.refused("tokenizer_file", reason=first_line(error)) from error
+    if tokenizer.chat_template is None and (file := checkpoint.file("chat_template.json")) is not None:
+        # Where a processor has it, which no tokenizer reads.
+        tokenizer.chat_template = json_object(file).get("chat_template")
+    if isinstance(tokenizer.chat_template, dict):
+        # Of several, the others are for tools and documents.
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     return tokenizer
+
+
+def template_in(file: Path) -> str | None:
+    """The chat template in a file of its own, or in a JSON file that holds it, as tokenizer_config.json does.
+
+    Of several by name it is the default one, None where there is none. OSError or ValueError where it cannot be read.
+    """
+    if file.suffix != ".json":
+        return file.read_text(encoding="utf-8")
+    template = json_object(file).get("chat_template")
+    if not isinstance(template, str | list):
+        raise ValueError("it holds no chat_template")
+    named = {"default": template} if isinstance(template, str) else {t["name"]: t["template"] for t in template}
+    return named.get("default")
 
 
 def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
@@ -70,6 +100,8 @@ def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
         raise named.unloadable("a model that transformers knows", error) from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise named.refused("no_causal_model", kind=config.model_type)
+    if head := next(filter(_OTHER_HEAD.search, config.architectures or ()), None):
+        raise named.refused("other_head", kind=head)
     return config
 
 
@@ -138,20 +170,41 @@ def base_of(adapter: Checkpoint) -> Checkpoint | None:
     return adapter._replace(reference=adapter.reference.model_copy(update=whole))
 
 
-def check_base(before: Checkpoint, after: Checkpoint, base: Checkpoint) -> None:
-    """Raises RequestError unless the adapter `after` on `base` was trained on `before`: the same place or weights."""
+def whole_of(checkpoint: Checkpoint) -> Checkpoint:
+    """The whole model at the end of an adapter's bases, located."""
+    while (base := base_of(checkpoint)) is not None:
+        checkpoint = base.located()
+    return checkpoint
+
+
+def goes_on(before: Checkpoint, after: Checkpoint, base: Checkpoint) -> bool:
+    """Whether the adapter `after` on `base` goes on `before`; if not, `before` is the same adapter at an earlier time.
+
+    Raises RequestError where `before` is neither the base, by its place or its weights, nor such an adapter on it. One
+    that was trained on top of `before` may name that one's base; nothing but its A tells.
+    """
+    if _same_weights(before, base):
+        return True
+    earlier = before.located()
+    own = base_of(earlier)
+    if own is not None and _same_weights(own, base) and continues(after.located(), earlier):
+        return False
+    raise after.refused("other_base", base=base.shown, before=before.shown, file=ADAPTER_CONFIG)
+
+
+def _same_weights(before: Checkpoint, base: Checkpoint) -> bool:
+    """Whether two references name the same place, or folders with the same weights."""
     ours, named = before.reference, base.reference
     if named.path == ours.path and named.revision in (None, ours.revision, known_commit(ours)):
-        return
+        return True
     # What an adapter was trained on may be gone.
     with contextlib.suppress(RequestError):
         folders = [file.parent for each in (before, base) if (file := each.located().file("config.json")) is not None]
         if len(folders) == 2 and folders[0].resolve() == folders[1].resolve():
-            return
+            return True
         hashes = {weights_hash(folder) for folder in folders}
-        if len(folders) == 2 and len(hashes) == 1 and None not in hashes:
-            return
-    raise after.refused("other_base", base=base.shown, before=before.shown, file=ADAPTER_CONFIG)
+        return len(folders) == 2 and len(hashes) == 1 and None not in hashes
+    return False
 
 
 def twin(model: Any, replaced: Mapping[int, Any] | None = None) -> Any:
@@ -172,9 +225,11 @@ def _check_names(
     """
     if missing_keys:
         stored = [name for file in files for name in header(file).tensors]
-        wrapped = next((name for name in stored if name.endswith(f".{missing_keys[0]}")), None)
-        if wrapped is not None:
-            raise named.refused("wrapped", prefix=wrapped.removesuffix(missing_keys[0]), first=wrapped)
+        for wrapped in stored:
+            if wrapped.endswith(f".{missing_keys[0]}"):
+                raise named.refused("wrapped", prefix=wrapped.removesuffix(missing_keys[0]), first=wrapped)
+            if (inside := _WRAPPER.search(wrapped)) and _WRAPPER.sub("", wrapped) == missing_keys[0]:
+                raise named.refused("wrapped", prefix=wrapped[: inside.end()], first=wrapped)
         raise named.refused("lacks_weights", n=len(missing_keys), first=missing_keys[0])
     stacks = {match[0] for name, _ in model.named_parameters() if (match := _IN_STACK.match(name))}
     inside = [name for name in unexpected_keys if (match := _IN_STACK.match(name)) and match[0] in stacks]

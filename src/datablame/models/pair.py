@@ -8,17 +8,20 @@ from typing import Any, NamedTuple
 import torch
 
 from datablame.config.schema import ModelRef, Models, Study
-from datablame.engine.files import digest, json_object
+from datablame.engine.files import digest, read_json
 from datablame.models.adapters import with_adapter
+from datablame.models.blocks import decoder_blocks
 from datablame.models.device import chosen_device, free_bytes, weights_dtype
 from datablame.models.load import (
     base_of,
-    check_base,
     check_options,
+    goes_on,
     load_config,
     load_model,
     load_tokenizer,
+    template_in,
     twin,
+    whole_of,
 )
 from datablame.models.shared_tokens import Agreed, check_alike, share
 from datablame.models.source import Checkpoint, refusal
@@ -65,14 +68,12 @@ def load_pair(study: Study) -> Pair:
         raise refusal("no_models")
     models, named = study.models, Checkpoint(study.models.after, _AFTER)
     adapter = named.located()
-    if (base := base_of(adapter)) is not None:
-        check_base(Checkpoint(models.before, _BEFORE), named, base)
+    base = base_of(adapter)
+    on_before = base is not None and goes_on(Checkpoint(models.before, _BEFORE), named, base)
     agreed, device = study_tokens(study), chosen_device(models.device)
     before = load_model(models.before, device=device, field=_BEFORE)
-    if base is None:
-        after = load_model(models.after, device=device, field=_AFTER)
-    else:
-        after = with_adapter(twin(before), adapter)
+    own = None if on_before else load_model(models.after, device=device, field=_AFTER)
+    after = own or with_adapter(twin(before), adapter)
     return Pair(agreed, before, after, stop_tokens(agreed.tokenizer, after, agreed.tokens))
 
 
@@ -87,18 +88,18 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
         each._replace(reference=each.reference.model_copy(update=taken.get(each.field))).located() for each in named
     )
     adapted = base_of(after)
-    if adapted is not None:
-        check_base(*named, adapted)
-    configs, sizes = {}, []
+    on_before = adapted is not None and goes_on(*named, adapted)
+    configs, shells, sizes = {}, [], []
     for checkpoint in (before, after):
-        base = base_of(checkpoint)
-        if base is not None and checkpoint.has_weights():
+        whole = whole_of(checkpoint)
+        if whole is not checkpoint and checkpoint.has_weights():
             raise checkpoint.refused("model_and_adapter")
-        whole = checkpoint if base is None else base.located()
         config = configs[checkpoint.field] = load_config(whole.reference, field=whole.field)
         whole.check_weights()
         check_options(checkpoint, config, device)
-        sizes.append(weights_bytes(config, weights_dtype(checkpoint.reference.dtype, config.dtype, device)))
+        shells.append(without_weights(config))
+        sizes.append(weights_bytes(shells[-1], weights_dtype(checkpoint.reference.dtype, config.dtype, device)))
+    _check_shapes(*named, shells)
     pinned = models.model_copy(update={"before": before.reference, "after": after.reference, "device": device})
     agreed = agreed_tokens(pinned)
     if pinned.date is None and asks_date(agreed.tokenizer.chat_template):
@@ -106,7 +107,7 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
         agreed = agreed_tokens(pinned)
     # The weights alone; batches adapt to the rest.
     processes = workers if device == "cpu" else 1
-    needed, free = processes * sum(sizes if adapted is None else sizes[:1]), free_bytes(device)
+    needed, free = processes * sum(sizes[:1] if on_before else sizes), free_bytes(device)
     if needed > free:
         where, fewer = (f" in {processes} processes", "use fewer --workers, ") if processes > 1 else ("", "")
         raise refusal("weights_memory", needed=needed / 1e9, free=free / 1e9, where=where, fewer=fewer, device=device)
@@ -140,8 +141,8 @@ def agreed_tokens(models: Models) -> Agreed:
             raise refusal("no_template", name=name)
     else:
         try:
-            second.chat_template = Path(name).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            second.chat_template = template_in(Path(name).expanduser())
+        except (OSError, ValueError) as error:
             raise refusal("unreadable_template", name=name, error=error) from None
     if second.chat_template:
         second.chat_template = framed(second.chat_template, models.chat_template_kwargs, models.date)
@@ -153,10 +154,16 @@ def agreed_tokens(models: Models) -> Agreed:
 def _rows_and_ends(reference: ModelRef, field: str) -> tuple[int, list[Any]]:
     """The rows of a checkpoint's embedding, and the ids that its settings name as ends of an output."""
     checkpoint = Checkpoint(reference, field).located()
-    whole = checkpoint if (base := base_of(checkpoint)) is None else base.located()
-    config = load_config(whole.reference, field=field)
-    file = whole.file("generation_config.json")
-    return config.get_text_config().vocab_size, _ends(config if file is None else json_object(file))
+    whole = whole_of(checkpoint)
+    config, name = load_config(whole.reference, field=field), "generation_config.json"
+    file = whole.file(name)
+    try:
+        ends = _ends(config if file is None else read_json(file))
+    except ValueError:
+        raise whole.refused("settings_file", file=name, problem="is not valid JSON") from None
+    if other := [each for each in ends if not isinstance(each, int)]:
+        raise whole.refused("settings_file", file=name, problem=f"has eos_token_id = {other[0]!r}, no token's id")
+    return config.get_text_config().vocab_size, ends
 
 
 def template_hash(tokenizer: Any) -> str | None:
@@ -188,12 +195,14 @@ def stop_tokens(tokenizer: Any, model: Any, tokens: SharedTokens | None = None) 
 def _ends(settings: Any) -> list[int]:
     """What generation settings name as ends of an output."""
     ids = settings.get("eos_token_id") if isinstance(settings, dict) else getattr(settings, "eos_token_id", None)
-    return list(ids) if isinstance(ids, list | tuple) else [] if ids is None else [ids]
+    every = ids if isinstance(ids, list | tuple) else [ids]
+    # A negative one stands for none.
+    return [each for each in every if each is not None and not (isinstance(each, int) and each < 0)]
 
 
-def weights_bytes(config: Any, dtype: torch.dtype) -> int:
-    """What a model of this configuration occupies; tied weights count once."""
-    numbers = sum(parameter.numel() for parameter in without_weights(config).parameters())
+def weights_bytes(model: Any, dtype: torch.dtype) -> int:
+    """What a model of that type occupies; tied weights count once."""
+    numbers = sum(parameter.numel() for parameter in model.parameters())
     return int(numbers * torch.finfo(dtype).bits // 8)
 
 
@@ -203,6 +212,22 @@ def without_weights(config: Any) -> Any:
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config).eval()
+
+
+def _check_shapes(before: Checkpoint, after: Checkpoint, models: Sequence[Any]) -> None:
+    """Raises RequestError where a matrix of a block has another shape in each model, or is in one of them only.
+
+    Blocks that one of them lacks are refused by `distance.measured`, once files were held against configurations.
+    """
+    for n, blocks in enumerate(zip(*map(decoder_blocks, models), strict=False)):
+        one, other = (
+            {name: weight.shape for name, weight in block.named_parameters() if weight.ndim > 1} for block in blocks
+        )
+        if differing := [name for name in (*one, *other) if one.get(name) != other.get(name)]:
+            first, second = (" x ".join(map(str, each.get(differing[0], ("absent",)))) for each in (one, other))
+            raise after.refused(
+                "other_shape", before=before.shown, weight=f"{n}.{differing[0]}", first=first, second=second
+            )
 
 
 def _template_difference(first: Any, second: Any) -> str | None:

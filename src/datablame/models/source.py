@@ -21,7 +21,14 @@ _CONFIG = "config.json"
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(?:/|$)")
 _CONNECT_SECONDS = 3
 _SETTINGS = (
-    *("config.json", "adapter_config.json", "generation_config.json", "chat_template.jinja", INDEX),
+    *(
+        "config.json",
+        "adapter_config.json",
+        "generation_config.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        INDEX,
+    ),
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt"),
 )
@@ -73,7 +80,10 @@ class Checkpoint(NamedTuple):
             if not folder.is_dir():
                 raise self.refused("no_folder")
             if not any((folder / name).is_file() for name in (_CONFIG, ADAPTER_CONFIG)):
-                raise self.refused("no_config")
+                inside = [
+                    each.parent.name for each in folder.glob("*/*config.json") if each.name in (_CONFIG, ADAPTER_CONFIG)
+                ]
+                raise self.refused("no_config", inside=f", as {min(inside)} in it is" if inside else "")
             if (pointer := next((name for name in _SETTINGS if is_pointer(folder / name)), None)) is not None:
                 raise self.refused("pointer", file=pointer)
             here = {"path": str(folder), "revision": None, "subfolder": None, "gguf_file": None}

@@ -39,6 +39,8 @@ class Turn(NamedTuple):
     """What stands between a user's text and where an output begins."""
     extra: str
     """What only outputs have before them: a thought that the prompt opens."""
+    unprompted: str
+    """What only the answers of documents have before them: an empty thought, a channel; not white space alone."""
     closing: str
     """What follows an answer that is the last turn."""
     end: int | None
@@ -53,14 +55,12 @@ class Turn(NamedTuple):
     """BOS tokens of a conversation of one user turn."""
 
 
-def framed(template: Any, settings: Mapping[str, Any], day: date | None) -> Any:
-    """The template with `settings` as its variables, and `day` as its today; several named templates alike.
+def framed(template: str, settings: Mapping[str, Any], day: date | None) -> str:
+    """The template with `settings` as its variables, and `day` as its today.
 
     RequestError for a setting that the template never mentions. What is added is Jinja, so that every process that
     gets the text renders alike.
     """
-    if isinstance(template, dict):
-        return {name: framed(each, settings, day) for name, each in template.items()}
     for name in settings:
         if not re.search(rf"\b{re.escape(name)}\b", template):
             raise refusal("unknown_setting", name=name)
@@ -74,7 +74,7 @@ def framed(template: Any, settings: Mapping[str, Any], day: date | None) -> Any:
 
 
 def asks_date(template: Any) -> bool:
-    """Whether the template, or one of several named ones, writes the day on which it is rendered."""
+    """Whether the template writes the day on which it is rendered."""
     return _DATE in str(template)
 
 
@@ -91,7 +91,7 @@ def rendered(tokenizer: Any, messages: Sequence[Message], *, generation: bool) -
     except _FAILURES as error:
         roles = ", ".join(turn["role"] for turn in turns)
         message = refusal("roles", roles=roles, error=error)
-        raise Unrendered("the chat template refuses its order of roles", message) from None
+        raise Unrendered("the chat template refuses its order of roles", message) from error
 
 
 def turn_of(tokenizer: Any) -> Turn:
@@ -106,10 +106,13 @@ def turn_of(tokenizer: Any) -> Turn:
 @lru_cache(maxsize=4)
 def _turn(tokenizer: Any, _: str) -> Turn:
     asked, answered = Message("user", _ASKED), Message("assistant", _ANSWERED)
-    opening, whole = (
-        rendered(tokenizer, turns, generation=generation)
-        for turns, generation in (((asked,), True), ((asked, answered), False))
-    )
+    try:
+        opening, whole = (
+            rendered(tokenizer, turns, generation=generation)
+            for turns, generation in (((asked,), True), ((asked, answered), False))
+        )
+    except Unrendered as error:
+        raise refusal("broken_template", error=error.__cause__) from None
     before, found, closing = whole.rpartition(_ANSWERED)
     if not found or _ASKED not in before or _ASKED not in opening:
         raise refusal("unwritten_turn", role="assistant" if not found else "user")
@@ -131,6 +134,7 @@ def _turn(tokenizer: Any, _: str) -> Turn:
         header=header,
         generation=opening.rpartition(_ASKED)[2] + header,
         extra=opening[len(before) :],
+        unprompted="" if header or not before[len(opening) :].strip() else before[len(opening) :],
         closing=closing,
         end=None if last is None else ids[last],
         stop=_next_turn(tokenizer, (asked, answered, asked)) if last is None else ids[last],
@@ -235,6 +239,7 @@ def chat_format(tokenizer: Any, day: date | None) -> ChatFormat:
         request_ignored=bool(turn.header),
         roles=tuple(roles),
         date=None if day is None or not asks_date(tokenizer.chat_template) else day.isoformat(),
+        unprompted=turn.unprompted,
     )
 
 

@@ -214,6 +214,7 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
             "the chat template writes no token that ends an answer; EOS stands for it": chat.turn_end is None,
             "the chat template writes no BOS; the tokenizer's is put before each conversation": chat.bos == "tokenizer",
             f"outputs begin after {chat.extra!r}, which no document has before its answer": bool(chat.extra),
+            f"answers of documents follow {chat.unprompted!r}, which no output begins after": bool(chat.unprompted),
             "the chat template leaves the generation prompt out; it is taken from a conversation": chat.request_ignored,
         }
         for sentence in (sentence for sentence, holds in oddities.items() if holds):

@@ -19,8 +19,16 @@ from datablame.world.refusals import refused
 from datablame.world.sources import COMMIT, READ, pool_files
 
 _SETTINGS = (
-    *("config.json", "generation_config.json", ADAPTER_CONFIG, "chat_template.jinja", "tokenizer.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("config.json", "generation_config.json", ADAPTER_CONFIG, "chat_template.jinja", "chat_template.json"),
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+    ),
     *("[!.]*.model", "[!.]*.tiktoken"),
 )
 """Files beside the weights that decide what a checkpoint or a sentence encoder says; others in its folder don't."""
