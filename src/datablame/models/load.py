@@ -228,8 +228,8 @@ def _check_names(
         for wrapped in stored:
             if wrapped.endswith(f".{missing_keys[0]}"):
                 raise named.refused("wrapped", prefix=wrapped.removesuffix(missing_keys[0]), first=wrapped)
-            if (inside := _WRAPPER.search(wrapped)) and _WRAPPER.sub("", wrapped) == missing_keys[0]:
-                raise named.refused("wrapped", prefix=wrapped[: inside.end()], first=wrapped)
+            if (wrapper := _WRAPPER.search(wrapped)) and _WRAPPER.sub("", wrapped) == missing_keys[0]:
+                raise named.refused("wrapped", prefix=wrapped[: wrapper.end()], first=wrapped)
         raise named.refused("lacks_weights", n=len(missing_keys), first=missing_keys[0])
     stacks = {match[0] for name, _ in model.named_parameters() if (match := _IN_STACK.match(name))}
     inside = [name for name in unexpected_keys if (match := _IN_STACK.match(name)) and match[0] in stacks]
