@@ -130,7 +130,7 @@ _FULL = """
 import os, sys, errno
 def full(descriptor): raise OSError(errno.ENOSPC, "No space left on device", "artifacts.part")
 os.fsync = full
-sys.argv = ["datablame", "run", "organism", "--out", "run"]
+sys.argv = ["datablame", "run", "organism", "--out", "run", "--set", "organism.scale=0.1", "--set", "patch.size=50"]
 from datablame.cli.app import main
 main()
 """
