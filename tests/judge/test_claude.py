@@ -195,6 +195,7 @@ def test_a_judge_that_never_answers_stops_the_run_in_one_line(begin: Begin, tmp_
     ) as raised:
         classifier(tmp_path, retries=2, concurrency=2).label(outputs(n))
     assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith(f"; what was asked is {api.url}/v1/messages, as ANTHROPIC_BASE_URL has it")
     assert len(api.logged()) <= 3 * 3
     assert costs_usd(tmp_path) == {}
 
@@ -210,6 +211,31 @@ def test_a_judge_that_falls_silent_stops_the_run_and_what_it_said_is_kept(begin:
     down.append(False)
     assert all(label.label != "unscored" for label in classifier(tmp_path).label(asked))
     assert set(api.answered().values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "batches", "n", "asked"),
+    [("prose", False, 40, 13), ("max_tokens", False, 40, 13), ("refusal", False, 12, 12), ("prose", True, 12, 12)],
+)
+def test_a_judge_of_whom_no_answer_can_be_used_stops_the_run_and_is_asked_anew(
+    begin: Begin, tmp_path: Path, fault: str, batches: bool, n: int, asked: int
+) -> None:
+    broken = [True]
+    api = begin(lambda _digest, _attempt: fault if broken[0] else None)
+    with pytest.raises(PhaseError, match=r"has given 1\d answers and none that can be used \(the last: the judge"):
+        classifier(tmp_path, concurrency=2, batches=batches).label(outputs(n))
+    assert 10 <= sum(row.outcome == fault for row in api.logged()) <= asked
+    paid = costs_usd(tmp_path)["surface"]
+    broken[0] = False
+    assert all(label.label != "unscored" for label in classifier(tmp_path).label(outputs(n)))
+    assert costs_usd(tmp_path)["surface"] > paid > 0
+
+
+def test_a_judge_that_has_been_of_use_may_refuse_one_text_after_another(begin: Begin, tmp_path: Path) -> None:
+    refused = {server.hash_of(body) for body in bodies_of(outputs(30)[1:])}
+    begin(lambda digest, _attempt: "prose" if digest in refused else None)
+    assert classifier(tmp_path).label(outputs(1))[0].label != "unscored"
+    assert {label.label for label in classifier(tmp_path).label(outputs(30)[1:])} == {"unscored"}
 
 
 def test_after_long_silence_no_call_is_made_again(

@@ -306,6 +306,12 @@ def test_a_table_that_is_torn_is_named_where_it_is_read(home: Path) -> None:
         open_run(home / "run", study_of(home), resume=True)
 
 
+def test_a_run_without_the_file_that_says_what_it_rests_on_is_of_no_other_version(home: Path) -> None:
+    (home / "run/artifacts/world/world.json").unlink()
+    with pytest.raises(RequestError, match=r"has finished phases, and artifacts/world/world\.json, .* is gone; restore"):
+        run_again(home)
+
+
 def without(path: Path) -> None:
     path.unlink()
 
@@ -328,7 +334,7 @@ def test_a_pool_that_cannot_be_read_leaves_the_finished_phases_as_they_were(
     before, data = contents(home), home / "files/pool.jsonl"
     study, text = study_of(home), data.read_bytes()
     harm(data)
-    with pytest.raises(DatablameError, match=r"data\.path = .*pool\.jsonl|of the pool; .* enlarge") as refusal:
+    with pytest.raises(DatablameError, match=r"data\.path = .*pool\.jsonl") as refusal:
         run_study(study, home / "run", execution=ONE, progress=Silent())
     assert "\n" not in str(refusal.value)
     assert contents(home) == before

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from datablame.config.judge import Judge
 from datablame.errors import BudgetError, PhaseError, RequestError, problem
 from datablame.judge.choice import Price, Usage, cost_usd
-from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, worst_usd
+from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, asked, worst_usd
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
@@ -42,11 +42,17 @@ _OUTAGE = 3
 
 Of a model that has never answered, one for each under way is enough.
 """
+_USELESS = 10
+"""So many answers of a model, and never one that says what was asked: it is asked in vain, and the run stops."""
 _SILENCE_SECONDS = 300.0
 """After so long without any answer no call is made again that the API did not ask for."""
 
 Answers = dict[str, Reply | str]
 """A reply or the reason for its absence, by key."""
+
+
+class Useless(PhaseError):
+    """No answer of a model can be used; those to one round of questions are forgotten, and may come out better."""
 
 
 class OpenBatch(NamedTuple):
@@ -105,6 +111,16 @@ class Ledger:
         """Whether the model has ever answered here."""
         return bool(self._run("SELECT 1 FROM answers WHERE model = ? LIMIT 1", model))
 
+    def replies_of(self, model: str) -> list[Reply]:
+        """Everything that the model has ever answered here."""
+        rows = self._run("SELECT stop_reason, text FROM answers WHERE model = ?", model)
+        return [Reply(*row, Usage(0, 0)) for row in rows]
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop the answers with these keys, so that they are asked for anew; what they cost stays."""
+        for key in keys:
+            self._run("DELETE FROM answers WHERE key = ?", key)
+
     def open_batches(self) -> list[OpenBatch]:
         """Batches whose results are still to be fetched."""
         rows = self._run("SELECT * FROM batches ORDER BY id")
@@ -144,33 +160,45 @@ class Asker:
     max_cost_usd: float | None = None
     """The most that the run folder may have paid in all."""
 
-    def ask(self, requests: Sequence[Request]) -> Answers:
-        """What each request is answered.
+    def ask(self, requests: Sequence[Request], unusable: Callable[[Reply], str | None] = lambda _: None) -> Answers:
+        """What each request is answered; `unusable` says why a reply is of no use, None of one that is.
 
         Raises RequestError where key or model are wrong, BudgetError where the next call might exceed the budget or the
-        account has no credit, PhaseError where the ledger cannot be written, a batch is out of reach or nobody answers.
+        account has no credit, PhaseError where the ledger cannot be written, a batch is out of reach, nobody answers or
+        no answer can be used.
         """
         distinct = {request.key: request for request in requests}
         with Ledger(self.ledger) as ledger:
             answers: Answers = dict(ledger.replies(distinct.values()))
             missing = [request for key, request in distinct.items() if key not in answers]
             if missing:
-                with closing(Api(self.judge.timeout_seconds)) as api:
-                    answers |= _Session(self, ledger, api).answers(missing)
+                try:
+                    with closing(Api(self.judge.timeout_seconds)) as api:
+                        answers |= _Session(self, ledger, api, unusable).answers(missing)
+                except Useless:
+                    ledger.forget(distinct)
+                    raise
             return answers
 
 
 class _Session:
     """One round of asking: what is spent, and the worst case of the batches that are open, never exceed the budget."""
 
-    def __init__(self, asker: Asker, ledger: Ledger, api: Api) -> None:
+    def __init__(self, asker: Asker, ledger: Ledger, api: Api, unusable: Callable[[Reply], str | None]) -> None:
         self._judge, self._prices, self._phase = asker.judge, asker.prices, asker.phase
-        self._ledger, self._api = ledger, api
+        self._ledger, self._api, self._unusable, self._is_of_use = ledger, api, unusable, False
         self._most_usd, self._spent_usd, self._open_usd = asker.max_cost_usd, sum(ledger.spent_usd().values()), 0.0
         self._stop = threading.Event()
         self._silent_in_a_row, self._heard_at = 0, time.monotonic()
 
     def answers(self, missing: Sequence[Request]) -> Answers:
+        """What the requests are answered; raises Useless where all of it, and all before, is of no use."""
+        answers = self._asked(missing)
+        for request in missing:
+            self._check_use(request.model, answers.get(request.key), refusals_too=True)
+        return answers
+
+    def _asked(self, missing: Sequence[Request]) -> Answers:
         """What open batches answer comes first; a batch that answers nothing that is missing is not waited for."""
         open_batches = self._ledger.open_batches()
         self._open_usd = sum(batch.worst_usd for batch in open_batches)
@@ -214,6 +242,7 @@ class _Session:
                         answers[request.key], cost = call.result()
                         self._spent_usd += cost
                         self._silent_in_a_row, self._heard_at = 0, time.monotonic()
+                        self._check_use(request.model, answers[request.key])
                     except Unavailable as error:
                         answers[request.key] = str(error)
                         self._silent_in_a_row += 1
@@ -269,7 +298,19 @@ class _Session:
         """
         known, silent = self._ledger.has_answer_of(model), self._silent_in_a_row
         if silent >= (_OUTAGE if known else 1) * self._judge.concurrency or (none and (silent >= _OUTAGE or not known)):
-            raise PhaseError(problem("judge", "silent", n=silent, model=model, why=why))
+            raise PhaseError(problem("judge", "silent", n=silent, model=model, why=why, asked=asked()))
+
+    def _check_use(self, model: str, answer: Reply | str | None, *, refusals_too: bool = False) -> None:
+        """Raises Useless where a model never answered what was asked; one text after another may well be refused."""
+        if self._is_of_use or not isinstance(answer, Reply):
+            return
+        if (why := self._unusable(answer)) is None:
+            self._is_of_use = True
+        elif refusals_too or answer.stop_reason != "refusal":
+            replies = self._ledger.replies_of(model)
+            self._is_of_use = any(self._unusable(reply) is None for reply in replies)
+            if not self._is_of_use and len(replies) >= _USELESS:
+                raise Useless(problem("judge", "useless", model=model, n=len(replies), why=why))
 
     def _check_takes(self, model: str, reason: str) -> None:
         """Some texts are taken by no model; a model that never took any is asked in the wrong way."""

@@ -10,6 +10,7 @@ not answer at all they are counted one by one, and none of them is ever a label.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from statistics import fmean
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
@@ -81,7 +82,7 @@ class ClaudeClassifier:
         Raises what `Asker.ask` raises, and RequestError for a behaviour that the study does not describe.
         """
         requests = {output: self._request(output) for output in outputs if incoherence(output.text) != "empty"}
-        answers = self.asker.ask(list(requests.values()))
+        answers = self.asker.ask(list(requests.values()), partial(_unusable, form=Verdict))
         labels = dict.fromkeys(outputs, Label("incoherent", self.name, "empty"))
         for output, request in requests.items():
             match _read(answers[request.key], Verdict):
@@ -129,7 +130,7 @@ class AttributionJudge:
         questions = [(attribution(*query), SCORE_SCHEMA) for query in queries]
         repeats = range(self.asker.judge.repeats)
         requests = [[_request(self.asker, self.model, *each, repeat) for repeat in repeats] for each in questions]
-        answers = self.asker.ask(list(chain.from_iterable(requests)))
+        answers = self.asker.ask(list(chain.from_iterable(requests)), partial(_unusable, form=Score))
         scored = []
         for group in requests:
             given = [_read(answers[request.key], Score) for request in group]
@@ -198,6 +199,11 @@ def _request(asker: Asker, model: str, question: Question, schema: Mapping[str, 
     thinking = asker.prices[model].no_thinking
     longest = asker.judge.max_tokens or (_THOUGHTFUL_REPLY_TOKENS if thinking is None else _REPLY_TOKENS)
     return Request(model, *question, schema, longest, thinking, repeat)
+
+
+def _unusable(reply: Reply, form: type[BaseModel]) -> str | None:
+    said = _read(reply, form)
+    return said if isinstance(said, str) else None
 
 
 def _read(answer: Reply | str, form: type[M]) -> M | str:

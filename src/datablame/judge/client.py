@@ -1,6 +1,8 @@
 """The only door to Anthropic's SDK: what is asked and answered, one by one or in batches, and every way to fail."""
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from datablame.engine.files import digest
 from datablame.errors import BudgetError, DatablameError, RequestError, problem
 from datablame.judge.choice import KEY, Price, Usage, api_key, cost_usd
 
+_BASE_URL = "ANTHROPIC_BASE_URL"
 _UNSEEN_TOKENS = 1_000
 """What the API may add to a prompt for structured output and framing; measured additions are some hundred tokens."""
 _LONGEST_MESSAGE = 200
@@ -57,6 +60,12 @@ class Reply(NamedTuple):
 def worst_usd(request: Request, prices: Mapping[str, Price], *, batch: bool = False) -> float:
     """The most that a call can cost: every byte of the prompt a token, the reply as long as allowed."""
     return cost_usd(request.model, Usage(request.most_tokens, request.max_tokens), prices, batch=batch)
+
+
+def asked() -> str:
+    """Whom the environment has put in the API's place, as the end of a sentence, without a password; empty: nobody."""
+    url = re.sub("//[^/@]*@", "//", os.environ.get(_BASE_URL, "").partition("?")[0]).rstrip("/")
+    return problem("judge", "asked", url=url) if url else ""
 
 
 class Unavailable(Exception):
@@ -147,7 +156,7 @@ class Api:
         if code == 402 or error.type == "billing_error" or any(word in message.lower() for word in _MONEY_WORDS):
             return BudgetError(problem("judge", "no_credit", answer=answer))
         if code in (401, 403, 404):
-            return RequestError(problem("judge", code, key=KEY, subject=subject, answer=answer))
+            return RequestError(problem("judge", code, key=KEY, subject=subject, answer=answer, asked=asked()))
         headers = error.response.headers
         again = code in (408, 409, 429) or code >= 500
         if (wish := headers.get("x-should-retry")) in ("true", "false"):

@@ -81,19 +81,15 @@ def cached(recipe: Organism, progress: Progress) -> Path:
 
     A second process that wants the same organism waits for the first.
     """
-    folder = _cached(recipe)
+    folder = cache_path(recipe)
     if not folder.exists():
         with files.file_lock(folder):
             make(recipe, folder, progress)
     return folder
 
 
-def is_cached(recipe: Organism) -> bool:
-    """Whether `cached` finds this organism made."""
-    return _cached(recipe).exists()
-
-
-def _cached(recipe: Organism) -> Path:
+def cache_path(recipe: Organism) -> Path:
+    """The folder in which `cached` keeps this organism, made or not."""
     return cache_folder() / "organisms" / files.digest(identity(recipe))[:16]
 
 
@@ -115,6 +111,16 @@ def filled(study: Study, fields: Mapping[str, Any]) -> Study:
     values = study.model_dump(mode="json", by_alias=True)
     judge = {**values["judge"], **fields.get("judge", {})}
     return Study.model_validate({**values, **fields, "judge": judge, "organism": None})
+
+
+def resolved(study: Study, folder: Path) -> Study:
+    """The study with what its organism, made in a folder, brings."""
+    assert study.organism is not None
+    fields = study_fields(folder)
+    if study.organism.recipe == "templated":
+        # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
+        fields["models"]["device"] = "cpu"
+    return filled(study, fields)
 
 
 def study_fields(folder: Path) -> dict[str, Any]:

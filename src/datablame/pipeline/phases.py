@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 from datablame.attribute.phase import ATTRIBUTE
 from datablame.config.file import load_study
-from datablame.config.schema import Study
-from datablame.engine.files import changes
+from datablame.config.schema import Organism, Study
+from datablame.engine.files import changes, json_object
 from datablame.engine.phase import Phase, State, reasons, state_of
-from datablame.engine.run_folder import LOCK, REGISTRATION, STUDY, TIMINGS
+from datablame.engine.run_folder import LOCK, MANIFEST, REGISTRATION, STUDY, TIMINGS
 from datablame.errors import RequestError
 from datablame.judge.choice import decide, has_key
+from datablame.organism.make import cache_path, resolved
 from datablame.patch.phase import PATCH
 from datablame.report.phase import DELIVERABLES, deliver_patch, deliver_surface, report
 from datablame.surface.phase import SCAN, SURFACE
@@ -34,6 +35,8 @@ def open_run(root: Path, study: Study | None, *, resume: bool) -> Study:
     """
     path = root / STUDY
     if not path.exists():
+        if root.is_file():
+            raise RequestError(f"{root} is a file; give a run folder, as datablame run STUDY --out makes it")
         if study is None:
             raise RequestError(f"{root} holds no study.yaml; datablame run STUDY --out {root} begins one")
         # It may hold a registration, or what a killed start has left.
@@ -74,6 +77,10 @@ def status(study: Study, root: Path) -> Status:
     if content is None:
         return Status(dict.fromkeys(("world", *NAMES), "missing"), {}, [], None)
     frozen, requested = load(root), Study.model_validate(content["requested"])
+    if study.organism is not None and not _is_made_of(requested, study.organism):
+        if not (folder := cache_path(study.organism)).exists():
+            return _of_another_organism(frozen, study.organism)
+        study = resolved(study, folder)
     if study.judge.rules is None:
         study = study.model_copy(update={"judge": study.judge.model_copy(update={"rules": requested.judge.rules})})
     names = set(Study.model_fields) - {"organism"}
@@ -88,6 +95,21 @@ def status(study: Study, root: Path) -> Status:
         states[phase.name] = state_of(phase, world)
         why[phase.name] = reasons(phase, world) if states[phase.name] == "stale" else []
     return Status(states, {name: sentences for name, sentences in why.items() if sentences}, absent, world)
+
+
+def _is_made_of(requested: Study, recipe: Organism) -> bool:
+    """Whether a study's checkpoints are those of the organism, wherever the cache was."""
+    assert requested.models is not None
+    return Path(requested.models.before.path).parent.name == cache_path(recipe).name
+
+
+def _of_another_organism(frozen: World, recipe: Organism) -> Status:
+    """What a run is worth whose study now has an organism that is not made: nothing of it is up to date."""
+    then = {"organism": json_object(frozen.root / MANIFEST).get("organism") or "another"}
+    why = [change.sentence() for change in changes(then, {"organism": recipe.model_dump(mode="json")})]
+    states: dict[str, State] = {"world": "stale"}
+    states |= {phase.name: "stale" if (s := state_of(phase, frozen)) == "done" else s for phase in PHASES}
+    return Status(states, {name: why for name, state in states.items() if state == "stale"}, [], None)
 
 
 def _as_requested(world: World, requested: Study, current: Study, decided: Any) -> tuple[World, list[str]]:

@@ -18,7 +18,7 @@ from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
 from datablame.errors import RequestError, problem
 from datablame.judge.asking import costs_usd
 from datablame.judge.calibration import calibrate
-from datablame.organism.make import cached, filled, is_cached, study_fields
+from datablame.organism.make import cache_path, cached, resolved
 from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names, check_recipe, check_study_files, check_world
 from datablame.pipeline.phases import NAMES, PHASES, REPORT, status
@@ -115,17 +115,14 @@ def frozen(
     """
     work = Work(root, "world", root / "artifacts" / "world", execution, progress, lambda *_: None, max_cost_usd)
     if study.organism is not None:
-        if not is_cached(study.organism):
+        if not cache_path(study.organism).exists():
             check_recipe(study, work)
         began = time.monotonic()
-        fields = study_fields(cached(study.organism, progress))
+        folder = cached(study.organism, progress)
         if (seconds := time.monotonic() - began) > 1:
             run_folder.append_timing(root, "phase/organism", "made", seconds)
             run_folder.append_peak(root, "phase/organism", peak_rss_mb())
-        if study.organism.recipe == "templated":
-            # Too small for a graphics card to be of use, and so it has the same bytes on every machine of a kind.
-            fields["models"]["device"] = "cpu"
-        study = filled(study, fields)
+        study = resolved(study, folder)
     check_study_files(study)
     check_world(preview(study, root), work)
     began = time.monotonic()

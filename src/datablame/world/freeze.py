@@ -20,7 +20,7 @@ from datablame.errors import problem
 from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.tables import ChatFormat, Distance, Prompt, SharedTokens, encoded, path_of
 from datablame.world.identity import data_identity, files_identity, models_identity
-from datablame.world.ingest import write_pool
+from datablame.world.ingest import FIRST_ROWS, look, write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
 from datablame.world.sources import Source, open_source, pool_files
@@ -71,12 +71,13 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
         check_pool(world, world.pool.summary, world.pool)
     else:
         source = source or open_source(data)
+        is_small = source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES
+        if source.size_bytes is not None and not is_small:
+            look(data, world.seed, FIRST_ROWS)  # A file that cannot be read, or lacks a column, is refused here.
         if (n_rows := _most_rows(source, data)) is not None:
             check_count(world.study, min(n_rows, data.documents or n_rows))
-        if source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES:
+        if is_small:
             write_pool(world, source, execution=execution, progress=progress)
-        elif source.size_bytes is not None:
-            next(source.rows, None)  # A file that cannot be read, or lacks a column, is refused here.
     _write(world, study)
     return world
 
