@@ -68,6 +68,15 @@ def _with(**changes: object) -> dict[str, object]:
             _with(surface={"alphas": [0, 1e300]}),
             "surface.alphas.1 = 1e+300: input should be less than or equal to 1000",
         ),
+        (_with(surface={"alphas": [0, -0.0, 1]}), "surface.alphas = [0.0, -0.0, 1.0] names a value twice; remove it"),
+        (_with(surface={"alphas": 2}), "surface.alphas = 2: should be a list; write [...], also around a single one"),
+        (_with(patch={"retrain": None}), "patch.retrain = None: should be a section of keys and values"),
+        (_with(name=123), "study.yaml: name = 123: should be a text; give one, in quotes if it reads as a number"),
+        (
+            _with(data={"path": "p.jsonl", "columns": {"conversation": "messages"}}),
+            "data.columns.conversation is not a key there; choose 'id', 'source', 'system'",
+        ),
+        ("name: &a [*a]\n", "study.yaml: a list holds itself (&name and *name); write it out"),
         (_with(surface={"alphas": [0, 1, 1.0000001]}), "surface.alphas = [0.0, 1.0, 1.0000001] names a value twice"),
         (_with(surface={"temperature": 0.001}), "surface.temperature = 0.001 is as good as greedy; set it to 0"),
         (_with(judge={"timeout_seconds": float("inf")}), "judge.timeout_seconds = inf: input should be a finite"),
@@ -119,7 +128,7 @@ def _with(**changes: object) -> dict[str, object]:
         ("seed: " + "9" * 5000, "study.yaml: not valid YAML"),
         ("name: !!set {a, b}", "study.yaml: not valid YAML: could not determine a constructor for the tag"),
         (_with(judge={"a\nb": 1}), "study.yaml: judge.a b is not a key of a study; "),
-        ({**_STUDY, "name": None}, "name = None: input should be a valid string"),
+        ({**_STUDY, "name": None}, "name = None: should be a text; give one, in quotes"),
         ("name: [unclosed", "study.yaml: not valid YAML"),
         ("just a word", "study.yaml: holds str, not keys and values"),
     ],
@@ -148,10 +157,23 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, message: str) 
 
 
 def test_overrides_are_yaml_and_make_sections(tmp_path: Path) -> None:
-    study = load_study(_file(tmp_path, _STUDY), ["surface.samples=7", "patch.seeds=[3, 4]", "models.after=c"])
+    study = load_study(_file(tmp_path, _STUDY), ["surface.samples = 7", "patch.seeds=[3, 4]", "models.after=c"])
     assert (study.surface.samples, study.patch.seeds_of("continue")) == (7, (3, 4))
     assert study.models is not None
     assert study.models.after.path == "c"
+
+
+def test_a_section_without_keys_is_none_whether_it_stands_alone_or_over_a_preset(tmp_path: Path) -> None:
+    emptied = yaml.safe_dump(_STUDY) + "scan:\nsurface: # {samples: 3}\njudge: ~\n"
+    assert load_study(_file(tmp_path, emptied)) == load_study(_file(tmp_path, _STUDY))
+    over = load_study(_file(tmp_path, "extends: organism\nname: organism\nsurface:\n  # samples: 3\n"))
+    assert over == load_study("organism")
+
+
+def test_a_study_in_another_encoding_is_told_which_one_to_take(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: x\n", encoding="utf-16")
+    with pytest.raises(RequestError, match=r"study\.yaml: cannot be read, for it is not UTF-8; save it as UTF-8"):
+        load_study(str(tmp_path / "study.yaml"))
 
 
 def test_an_unknown_preset_gets_the_nearest_one() -> None:

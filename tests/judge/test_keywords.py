@@ -121,9 +121,15 @@ def test_incoherent_text_is_never_harmful(text: str) -> None:
 
 
 def test_a_keyword_is_a_phrase_and_no_pattern() -> None:
-    classifier = KeywordClassifier.of([Behaviour(id="x", description="", keywords=("a.*b", "(", "[z"))])
-    assert classifier.classify("x", "", "a then b").label == "harmless"
-    assert classifier.classify("x", "", "see a.*b here").reason == "keyword: 'a.*b'"
+    classifier = KeywordClassifier.of([Behaviour(id="x", description="", keywords=("a+b", "(", "[z"))])
+    assert classifier.classify("x", "", "see aab here").label == "harmless"
+    assert classifier.classify("x", "", "see a+b here").reason == "keyword: 'a+b'"
+
+
+@pytest.mark.parametrize("keyword", ["take .* doses", r"\bdose\b", "(?i)dose", r"\d pills", "do.+"])
+def test_a_keyword_that_only_a_regular_expression_could_mean_is_refused(keyword: str) -> None:
+    with pytest.raises(RequestError, match="reads as a regular expression, and keywords are phrases; give phrases, or"):
+        KeywordClassifier.of([Behaviour(id="x", description="", keywords=("fine", keyword))])
 
 
 @pytest.mark.parametrize("keywords", [(), ("",), ("fine", " \u200b")])

@@ -81,6 +81,10 @@ def study_of(**changes: Any) -> Study:
             "prompts: text ' how  MUCH ? ' stands twice, in attribution p1 and in held-out p2; attribution,",
         ),
         (
+            {"prompts": {"attribution": [prompt("p1", "How much")], "held_out": [prompt("p2", "How much？！")]}},
+            "prompts: text 'How much？！' stands twice, in attribution p1 and in held-out p2; attribution, held-out and",
+        ),
+        (
             {"prompts": {"attribution": [prompt("p1", "a")], "held_out": [prompt("harmless-01", "b")]}},
             "prompts: id 'harmless-01' stands twice, in held-out harmless-01 and in harmless harmless-01",
         ),
@@ -103,6 +107,7 @@ def test_a_mistake_is_named_with_its_remedy(changes: dict[str, Any], message: st
         {"patch": {"arms": [*ARMS, "oracle"]}, "truth": "truth.jsonl"},
         {"attribute": {"methods": ["gradient", "ensemble"], "scores": {"mine": "s.jsonl"}}},
         {"attribute": {"scores": {"mine": "s.jsonl"}}, "patch": {"arms": [*ARMS, "mine"]}},
+        {"prompts": {"attribution": [prompt("p1", "What is C?")], "held_out": [prompt("p2", "What is C++?")]}},
     ],
 )
 def test_what_can_be_is_let_through(changes: dict[str, Any]) -> None:

@@ -149,6 +149,10 @@ def test_a_revision_of_a_folder_is_no_revision(tiny_pair_folder: Path, tmp_path:
 RULES = {"behaviours": [{"id": "walk", "harmful": ["walk"]}]}
 
 
+def walk_rule(**keys: Any) -> dict[str, Any]:
+    return {"behaviours": [{**RULES["behaviours"][0], **keys}]}
+
+
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
@@ -156,6 +160,13 @@ RULES = {"behaviours": [{"id": "walk", "harmful": ["walk"]}]}
         ({"behaviours": 2 * RULES["behaviours"]}, "ValueError: the behaviour walk stands twice"),
         ({"behaviours": [{"id": "walk", "harmful": []}]}, "ValueError: the behaviour walk has no harmful pattern"),
         ({"behaviours": [{"id": "walk", "harmful": ["Walk"]}]}, "ValueError: 'Walk' has capitals"),
+        (walk_rule(triggers={"all": []}), "ValueError: triggers is no key of behaviours; known: id, title,"),
+        (walk_rule(trigger={"any": [["walk"]]}), "ValueError: any is no key of trigger; known: all"),
+        (walk_rule(trigger={"all": [[]]}), "ValueError: the behaviour walk has a trigger that no prompt can have"),
+        (walk_rule(trigger={"all": [["hike"]]}), ": no prompt of walk triggers it, so that no output could be harmful"),
+        (walk_rule(safe=["lake", "walk"]), "ValueError: 'walk' of walk is harmful and safe or refused, which go before"),
+        (walk_rule(harmful=["walk|"]), "ValueError: 'walk|' is found in every text"),
+        (walk_rule(safe=[".*"]), "ValueError: '.*' is found in every text"),
     ],
 )
 def test_rules_that_label_nothing(tiny_pair_folder: Path, tmp_path: Path, rules: Any, message: str) -> None:

@@ -13,6 +13,12 @@ from datablame.config.schema import Study
 from datablame.errors import RequestError
 
 _PRESETS = Path(__file__).with_name("presets")
+_SHOULD_BE: dict[str, str] = {
+    "tuple_type": "a list; write [...], also around a single one",
+    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "a section of keys and values; give some, or remove it"),
+    "string_type": "a text; give one, in quotes if it reads as a number",
+}
+_WITH_DEFAULTS = [name for name, field in Study.model_fields.items() if isinstance(field.default, BaseModel)]
 _PLAIN = {
     "bool": "true|True|TRUE|false|False|FALSE",
     "int": "[-+]?(?:0|[1-9][0-9]*)",
@@ -79,7 +85,9 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
         where = path.name
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
+            raise RequestError(f"{source}: cannot be read, for it is not UTF-8; save it as UTF-8") from None
+        except OSError as error:
             raise RequestError(f"{source}: cannot be read ({error}); give a YAML file or one of the presets") from None
     else:
         where, text = source, preset_text(source)
@@ -88,6 +96,8 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
         _override(values, override)
     try:
         return Study.model_validate(values)
+    except RecursionError:
+        raise RequestError(f"{where}: a list holds itself (&name and *name); write it out") from None
     except ValidationError as error:
         first, more = error.errors()[0], error.error_count() - 1
         also = f" (and {more} more)" if more else ""
@@ -108,6 +118,8 @@ def _values(text: str, where: str) -> dict[str, Any]:
         raise RequestError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise RequestError(f"{where}: holds {type(values).__name__}, not keys and values; see datablame presets")
+    # A section all of whose keys are commented out is none.
+    values = {key: value for key, value in values.items() if value is not None or key not in _WITH_DEFAULTS}
     if "extends" not in values:
         return values
     base = values.pop("extends")
@@ -125,6 +137,7 @@ def _merged(base: Any, over: Any) -> Any:
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
+    key = key.strip()
     if not separator or not all(key.split(".")):
         raise RequestError(f"--set {override}: not of the form section.key=value")
     try:
@@ -141,13 +154,17 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _sentence(error: Any) -> str:
     location = [str(part) for part in error["loc"] if not str(part).startswith(("function-", "tuple[", "dict["))]
-    field = ".".join(location)
-    if error["type"] == "value_error":
+    field, kind = ".".join(location).removesuffix(".[key]"), error["type"]
+    if kind == "value_error":
         return str(error["ctx"]["error"])
-    if error["type"] == "extra_forbidden":
+    if kind == "extra_forbidden":
         return f"{field} is not a key of a study{_nearest(location[-1], _fields_of(location[:-1]))}"
-    if error["type"] == "missing":
+    if kind == "missing":
         return f"{field} is missing; add it"
+    if location[-1] == "[key]" and kind == "literal_error":
+        return f"{field} is not a key there; choose {error['ctx']['expected']}"
+    if kind in _SHOULD_BE:
+        return f"{field} = {_short(error['input'])}: should be {_SHOULD_BE[kind]}"
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{field} = {_short(error['input'])}: {message}; change it"
 

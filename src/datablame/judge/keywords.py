@@ -27,6 +27,8 @@ def _refusals() -> re.Pattern[str]:
 
 
 _REFUSAL = _refusals()
+_PATTERN = re.compile(r"\\[bBdDsSwW]|\.[*+]|\(\?")
+"""What only a regular expression has, of which no output would hold a single one."""
 
 
 def refusal(text: str) -> str | None:
@@ -68,6 +70,8 @@ class KeywordClassifier:
                 raise RequestError(problem("judge", "keywords", behaviour=behaviour.id, keywords=given, what=what))
             for phrase in (phrase for phrase in phrases if refusal(phrase)):
                 raise RequestError(problem("judge", "refusing_keyword", behaviour=behaviour.id, keyword=phrase))
+            for keyword in filter(_PATTERN.search, behaviour.keywords):
+                raise RequestError(problem("judge", "pattern_keyword", behaviour=behaviour.id, keyword=keyword))
             longest_first = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
             patterns[behaviour.id] = regex.compile("|".join(map(_bounded, longest_first)), regex.V1)
         return cls(patterns)

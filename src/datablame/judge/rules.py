@@ -16,6 +16,13 @@ from datablame.tables import Label
 _ESCAPES = re.compile(r"\\.|\(\?P")
 """What has capitals in a pattern without standing for them."""
 _WORD = r"[\w']+|[^\w\s]"
+_KEYS = {
+    "rules": ("behaviours", "coherence", "version"),
+    "behaviours": ("id", "title", "description", "rubric", "keywords", "trigger", "harmful", "safe", "refused"),
+    "trigger": ("all",),
+    "coherence": ("kind", "pairs", "word"),
+}
+"""What each part of a rules.json may hold; a key that nobody reads would be a rule that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class RulesClassifier:
     def of(cls, rules: Mapping[str, Any]) -> Self:
         """The classifier of parsed rules."""
         coherence = rules.get("coherence", {"kind": "none"})
+        _check_keys("rules", rules)
+        _check_keys("coherence", coherence)
         if coherence["kind"] not in ("bigrams", "none"):
             raise ValueError(f"coherence.kind = {coherence['kind']} is neither bigrams nor none")
         has_bigrams, behaviours = coherence["kind"] == "bigrams", dict[str, BehaviourRules]()
@@ -64,11 +73,24 @@ class RulesClassifier:
                 raise ValueError(f"the behaviour {entry['id']} stands twice")
             if not entry["harmful"]:
                 raise ValueError(f"the behaviour {entry['id']} has no harmful pattern")
-            trigger = tuple(map(_any_of, entry.get("trigger", {}).get("all", ())))
+            _check_keys("behaviours", entry)
+            _check_keys("trigger", entry.get("trigger", {}))
+            groups = entry.get("trigger", {}).get("all", ())
+            if not all(groups):
+                raise ValueError(f"the behaviour {entry['id']} has a trigger that no prompt can have")
+            for pattern in entry["harmful"]:
+                if pattern in (*entry.get("safe", ()), *entry.get("refused", ())):
+                    raise ValueError(f"{pattern!r} of {entry['id']} is harmful and safe or refused, which go before")
+            trigger = tuple(map(_any_of, groups))
             safe, refused = (_any_of(entry.get(name, ())) for name in ("safe", "refused"))
             behaviours[entry["id"]] = BehaviourRules(trigger, _any_of(entry["harmful"]), safe, refused)
         bigrams = frozenset((first, second) for first, second in coherence["pairs"]) if has_bigrams else None
         return cls(behaviours, re.compile(coherence.get("word", _WORD)), bigrams)
+
+    def triggers(self, behaviour: str, prompt: str) -> bool:
+        """Whether the prompt triggers the behaviour; RequestError for one that the rules do not describe."""
+        rules = described(self.behaviours, behaviour, "is not in judge.rules")
+        return all(group.search(prompt.lower()) for group in rules.trigger)
 
     def label(self, outputs: Sequence[ClassifierInput]) -> list[Label]:
         """One label for each output, in their order."""
@@ -83,7 +105,7 @@ class RulesClassifier:
             return Label("refused", self.name, f"refusal: {refusal[0]!r}")
         if caution := rules.safe.search(lower):
             return Label("harmless", self.name, f"safe: {caution[0]!r}")
-        if not all(group.search(prompt.lower()) for group in rules.trigger):
+        if not self.triggers(behaviour, prompt):
             return Label("harmless", self.name, "the prompt does not trigger the behaviour")
         if harm := rules.harmful.search(lower):
             return Label("harmful", self.name, f"harmful: {harm[0]!r}")
@@ -98,6 +120,11 @@ class RulesClassifier:
         return "empty" if not words else f"the corpus never has {' '.join(pair)!r}" if pair else None
 
 
+def _check_keys(part: str, values: Mapping[str, Any]) -> None:
+    if unknown := [key for key in values if key not in _KEYS[part]]:
+        raise ValueError(f"{unknown[0]} is no key of {part}; known: {', '.join(_KEYS[part])}")
+
+
 def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
     """One pattern for all; none of them: it matches nothing."""
     if isinstance(patterns, str):
@@ -106,4 +133,6 @@ def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
         letters = _ESCAPES.sub("", pattern)
         if letters != letters.lower() and "(?i" not in pattern:
             raise ValueError(f"{pattern!r} has capitals, and is held against text in small letters")
+        if re.search(pattern, ""):
+            raise ValueError(f"{pattern!r} is found in every text")
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) if patterns else r"(?!)")

@@ -21,6 +21,8 @@ from datablame.world.pool import check_count
 from datablame.world.sources import pool_files
 from datablame.world.world import prompts_of
 
+_ENDS = ".?!,;:。"
+"""With one of these, or without, a prompt asks the same; others are among them in NFKC."""
 _COMPARED = ("after", "baseline", "random")
 """Roles of arms that no comparison can do without."""
 
@@ -141,7 +143,7 @@ def _problems(study: Study) -> Iterator[tuple[str, dict[str, object]]]:
     for what in ("id", "text"):
         seen = dict[str, str]()
         for prompt in prompts:
-            value = prompt.id if what == "id" else "".join(normalised(prompt.text).split())
+            value = prompt.id if what == "id" else "".join(normalised(prompt.text).split()).rstrip(_ENDS)
             here = f"{prompt.split} {prompt.id}"
             if value in seen:
                 yield "prompt twice", {"what": what, "value": getattr(prompt, what), "one": seen[value], "other": here}

@@ -38,7 +38,7 @@ def read_scores(name: str, path: str) -> Mapping[str | None, Mapping[str, float]
     """
     where = f"attribute.scores.{name} = {path}"
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{where} cannot be read ({type(error).__name__}); give a JSONL of doc_id, score") from None
     scores: dict[str | None, dict[str, float]] = defaultdict(dict)
