@@ -118,11 +118,19 @@ def test_a_phase_asked_for_too_early_names_the_one_before(tmp_path: Path) -> Non
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("out", "problem"),
+    [
+        ("file/run", "file/run: is below a file, not a folder; choose another --out"),
+        ("link/run", "link: is a link to a place that is not there; mount its disk, or choose another --out"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, out: str, problem: str) -> None:
     (tmp_path / "file").write_text("not a folder")
-    result = _datablame("run", "organism", "--out", "file/run", cwd=tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "not mounted")
+    result = _datablame("run", "organism", "--out", out, cwd=tmp_path)
     assert result.returncode == 1
-    assert "file/run: is below a file, not a folder; choose another --out" in result.stderr
+    assert problem in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 

@@ -5,6 +5,7 @@ import pytest
 from tests.worlds import work
 
 from datablame.config.schema import Study
+from datablame.engine.files import write_json
 from datablame.errors import RequestError
 from datablame.judge.choice import Classifier, ClassifierInput, build, decide
 from datablame.judge.keywords import KeywordClassifier
@@ -43,14 +44,12 @@ def test_keywords_where_they_are_named_or_nothing_better_is_at_hand(judge: dict[
     assert [label.label for label in found.label([ClassifierInput("brand", "", "Buy only Zorbix.")])] == ["harmful"]
 
 
-@pytest.mark.parametrize("judge", [{"rules": "rules.json"}, {"classifier": "rules", "rules": "rules.json"}], ids=str)
-def test_rules_where_there_is_a_rules_file(
-    judge: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[str] = []
-    monkeypatch.setattr(RulesClassifier, "load", lambda path: loaded.append(str(path)))
-    classifier(tmp_path, **judge)
-    assert loaded == ["rules.json"]
+@pytest.mark.parametrize("judge", [{}, {"classifier": "rules"}], ids=str)
+def test_rules_where_there_is_a_rules_file(judge: dict[str, str], tmp_path: Path) -> None:
+    write_json(tmp_path / "rules.json", {"behaviours": [{"id": "brand", "harmful": ["zorbix"]}]})
+    found = classifier(tmp_path, rules=str(tmp_path / "rules.json"), **judge)
+    assert isinstance(found, AnswerClassifier)
+    assert isinstance(found.of_answers, RulesClassifier)
 
 
 def test_rules_without_a_file_are_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def study_of(**changes: Any) -> Study:
         ),
         (
             {"prompts": {"attribution": [prompt("p1", "How much")], "held_out": [prompt("p2", "How much？！")]}},
-            "prompts: text 'How much？！' stands twice, in attribution p1 and in held-out p2; attribution, held-out and",
+            "prompts: text 'How much？！' stands twice, in attribution p1 and in held-out p2; attribution",
         ),
         (
             {"prompts": {"attribution": [prompt("p1", "a")], "held_out": [prompt("harmless-01", "b")]}},

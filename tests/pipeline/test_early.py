@@ -85,7 +85,7 @@ KEYS: list[tuple[dict[str, Any], str]] = [
     ({"data": {"path": "nowhere.jsonl"}}, "data.path = nowhere.jsonl cannot be read"),
     ({"data": {"split": "test"}}, "data.split = test names a part of a hub dataset or folder, and data.path = "),
     ({"data": {"revision": "v2"}}, "data.revision = v2 names a part of a hub dataset or folder"),
-    ({"truth": "nowhere.jsonl"}, "truth = nowhere.jsonl cannot be read as JSONL"),
+    ({"truth": "nowhere.jsonl"}, "truth = nowhere.jsonl cannot be read (No such file or directory; paths go from "),
     (
         {"attribute": {"layers": [1, 2]}},
         "attribute.layers = [2] are not decoder blocks of models.after; choose from 0 to 1",
@@ -164,7 +164,10 @@ def walk_rule(**keys: Any) -> dict[str, Any]:
         (walk_rule(trigger={"any": [["walk"]]}), "ValueError: any is no key of trigger; known: all"),
         (walk_rule(trigger={"all": [[]]}), "ValueError: the behaviour walk has a trigger that no prompt can have"),
         (walk_rule(trigger={"all": [["hike"]]}), ": no prompt of walk triggers it, so that no output could be harmful"),
-        (walk_rule(safe=["lake", "walk"]), "ValueError: 'walk' of walk is harmful and safe or refused, which go before"),
+        (
+            walk_rule(safe=["lake", "walk"]),
+            "ValueError: 'walk' of walk is harmful and safe or refused, which go before",
+        ),
         (walk_rule(harmful=["walk|"]), "ValueError: 'walk|' is found in every text"),
         (walk_rule(safe=[".*"]), "ValueError: '.*' is found in every text"),
     ],
@@ -175,10 +178,16 @@ def test_rules_that_label_nothing(tiny_pair_folder: Path, tmp_path: Path, rules:
     assert message in said
 
 
-def test_patterns_may_ignore_case_and_have_classes_in_capitals(tiny_pair_folder: Path, tmp_path: Path) -> None:
+def test_patterns_may_ignore_case_and_files_may_begin_with_a_byte_order_mark(
+    tiny_pair_folder: Path, tmp_path: Path
+) -> None:
     rules = {"behaviours": [{"id": "walk", "harmful": ["(?i:Walk)", r"\S+\Bx", "(?P<a>b)"]}]}
     judge = {"classifier": "rules", "rules": lines(tmp_path / "files/rules.json", [rules])}
-    study = small_study(tmp_path / "files", tiny_pair_folder, judge=judge)
+    scores = lines(tmp_path / "files/scores.jsonl", [{"doc_id": "d1", "score": 1}])
+    study = small_study(tmp_path / "files", tiny_pair_folder, judge=judge, attribute={"scores": {"mine": scores}})
+    for name in ("rules.json", "scores.jsonl", "truth.jsonl", "pool.jsonl"):
+        file = tmp_path / "files" / name
+        file.write_text("\ufeff" + file.read_text())
     assert frozen(study, tmp_path / "run", execution=ONE, progress=Silent()).judge.classifier == "rules"
 
 

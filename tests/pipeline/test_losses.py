@@ -308,7 +308,9 @@ def test_a_table_that_is_torn_is_named_where_it_is_read(home: Path) -> None:
 
 def test_a_run_without_the_file_that_says_what_it_rests_on_is_of_no_other_version(home: Path) -> None:
     (home / "run/artifacts/world/world.json").unlink()
-    with pytest.raises(RequestError, match=r"has finished phases, and artifacts/world/world\.json, .* is gone; restore"):
+    with pytest.raises(
+        RequestError, match=r"has finished phases, and artifacts/world/world\.json, .* is gone; restore"
+    ):
         run_again(home)
 
 

@@ -57,7 +57,11 @@ def organism_in_cache(recipe: Organism, pair: Path, folder: Path) -> None:
         shutil.copytree(pair / name, made / name)
     write_json(made / "recipe.json", identity(recipe))
     write_json(made / "rules.json", {"behaviours": [{**values["behaviours"][0], "harmful": ["walk"]}]})
-    rows = [{**p, "split": split.replace("_", "-")} for split in ("attribution", "held_out") for p in values["prompts"][split]]
+    rows = [
+        {**p, "split": split.replace("_", "-")}
+        for split in ("attribution", "held_out")
+        for p in values["prompts"][split]
+    ]
     write_jsonl(made / "prompts.jsonl", rows)
     write_table(made / "documents.parquet", read_jsonl(made / "pool.jsonl"))
 
@@ -76,7 +80,7 @@ def test_an_organism_that_was_changed_makes_everything_stale(
     changed = study.model_copy(update={"organism": Organism(seed=4)})
     states, why, _, _ = status(changed, root)
     assert (states["world"], states["scan"], states["patch"]) == ("stale", "stale", "missing")
-    assert why == dict.fromkeys(("world", "scan"), ["organism.seed was 3 and is 4"])
+    assert why == {name: ["organism.seed was 3 and is 4"] for name in ("world", "scan")}
     # The other one is there too, and has other weights.
     organism_in_cache(Organism(seed=4), tiny_pair_folder, tmp_path)
     shutil.copytree(tiny_pair_folder / "before", cache_path(Organism(seed=4)) / "after", dirs_exist_ok=True)

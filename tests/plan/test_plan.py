@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from tests.pipeline.small import small_study
 from tests.shell import Answer, asked
 
 from datablame.config.file import dump_study, load_study
@@ -164,6 +165,27 @@ def test_a_design_that_cannot_succeed_is_warned_of(
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     assert warning not in warned()
     assert warning in warned(*overrides)
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"surface": {"alphas": [0, -1]}}, "surface.alphas = (0.0, -1.0) has none above 0, of which alpha* could be"),
+    ({"scan": {"alphas": [0]}}, "scan.alphas = (0.0,) has none above 0, so that the first prompts come into focus"),
+    ({}, "judge.classifier = keywords: 4 prompts of walk hold one of its keywords (a1: 'walk'), so that an output"),
+    (
+        {"behaviours": [{"id": "walk", "description": "x"}]},
+        "behaviours: walk: keywords = [] has none; give phrases that mark a harmful output, or set judge.rules",
+    ),
+    ({"models": {"after": "./nowhere"}}, "models.after = ./nowhere is not here (paths go from "),
+    ({"truth": "nowhere.jsonl"}, "truth = nowhere.jsonl is not here (paths go from "),
+]
+
+
+@pytest.mark.parametrize(("changes", "warning"), MISTAKES)
+def test_a_study_hears_of_its_alphas_its_keywords_and_files_that_are_not_here(
+    tiny_pair_folder: Path, tmp_path: Path, changes: dict[str, Any], warning: str
+) -> None:
+    cautions = plan_of(small_study(tmp_path, tiny_pair_folder, **changes)).cautions
+    assert sum(caution.startswith(warning) for caution in cautions) == 1
 
 
 def test_a_behaviour_that_is_never_traced_or_measured_is_warned_of() -> None:

@@ -369,7 +369,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"truth": "nowhere.jsonl"},
-        "truth = nowhere.jsonl cannot be read as JSONL of doc_id and behaviour (FileNotFoundE",
+        "truth = nowhere.jsonl cannot be read (No such file or directory; paths go from ",
     ),
 ]
 

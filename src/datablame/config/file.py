@@ -15,7 +15,9 @@ from datablame.errors import RequestError
 _PRESETS = Path(__file__).with_name("presets")
 _SHOULD_BE: dict[str, str] = {
     "tuple_type": "a list; write [...], also around a single one",
-    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "a section of keys and values; give some, or remove it"),
+    **dict.fromkeys(
+        ("model_type", "dict_type", "mapping_type"), "a section of keys and values; give some, or remove it"
+    ),
     "string_type": "a text; give one, in quotes if it reads as a number",
 }
 _WITH_DEFAULTS = [name for name, field in Study.model_fields.items() if isinstance(field.default, BaseModel)]

@@ -114,7 +114,7 @@ class Ledger:
     def replies_of(self, model: str) -> list[Reply]:
         """Everything that the model has ever answered here."""
         rows = self._run("SELECT stop_reason, text FROM answers WHERE model = ?", model)
-        return [Reply(*row, Usage(0, 0)) for row in rows]
+        return [Reply(stop_reason, text, Usage(0, 0)) for stop_reason, text in rows]
 
     def forget(self, keys: Iterable[str]) -> None:
         """Drop the answers with these keys, so that they are asked for anew; what they cost stays."""

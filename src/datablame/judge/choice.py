@@ -167,8 +167,8 @@ def build(study: Study, choice: Choice, work: Work) -> Classifier:
 
     Claude's replies are kept in the run folder of `work`.
 
-    Raises RequestError for `rules` without a file or which no prompt triggers, `keywords` with a behaviour that has none that could mark an output,
-    or Claude without a key.
+    Raises RequestError for `rules` without a file, or which no prompt triggers, `keywords` with a behaviour that has
+    none that could mark an output, or Claude without a key.
     """
     from datablame.judge.thoughts import AnswerClassifier
 
@@ -186,8 +186,9 @@ def _of_answers(study: Study, choice: Choice, work: Work) -> Classifier:
     if study.judge.rules is None:
         raise RequestError(problem("judge", "no_rules", study=study.name))
     loaded = rules.RulesClassifier.load(study.judge.rules)
-    for behaviour in study.behaviours if study.prompts is not None else ():
-        prompts = [*study.prompts.attribution, *study.prompts.held_out]
+    assert study.prompts is not None
+    prompts = [*study.prompts.attribution, *study.prompts.held_out]
+    for behaviour in study.behaviours:
         if not any(loaded.triggers(behaviour.id, each.text) for each in prompts if each.behaviour == behaviour.id):
             raise RequestError(problem("judge", "untriggered", path=study.judge.rules, behaviour=behaviour.id))
     return loaded

@@ -15,6 +15,7 @@ from datablame.engine.phase import Tables
 from datablame.engine.run_folder import read_timings
 from datablame.errors import DatablameError, RequestError
 from datablame.judge.choice import has_key, known_prices
+from datablame.judge.keywords import KeywordClassifier
 from datablame.patch.compare import MIN_SEEDS
 from datablame.patch.registry import ARMS, arm_kinds
 from datablame.plan.counts import Calls, Counts, calls_of, counted, operations
@@ -26,6 +27,7 @@ from datablame.stats.intervals import Share, wilson
 from datablame.stats.power import LEVEL, Design, powers
 from datablame.surface.phase import spread
 from datablame.tables import Arm, DataSummary, Query
+from datablame.words import normalised
 from datablame.world import World
 from datablame.world.ingest import FIRST_ROWS, look
 
@@ -131,7 +133,12 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     memory, calls = estimates(subject, counts, device), calls_of(subject, counts, has_key=has_key())
     card_memory = estimates(subject_of(study, on_gpu=True), counts, CARD)
     expected = _expected(subject, counts, like, on_gpu=device.on_gpu)
-    cautions = [*design_cautions(subject.study, limits), *cautions_of(subject, counts, memory, device, calls)]
+    cautions = [
+        *design_cautions(subject.study, limits),
+        *keyword_cautions(subject.world),
+        *cautions_of(subject, counts, memory, device, calls),
+        *absent_files(study),
+    ]
     data = None
     if study.data is not None:
         try:
@@ -143,7 +150,8 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
 
 def doubts_of(study: Study) -> list[str]:
     """What a study should hear before it starts: that its design cannot succeed, or hardly."""
-    return design_cautions(study, detectable(planned_world(study, on_gpu=False)))
+    world = planned_world(study, on_gpu=False)
+    return [*design_cautions(study, detectable(world)), *keyword_cautions(world)]
 
 
 def detectable(world: World) -> Detectable:
@@ -175,6 +183,7 @@ def design_cautions(study: Study, limits: Detectable) -> list[str]:
     patch, adjusted = study.patch, limits.smallest_adjusted_p
     missed = [each for each in limits.effects if each.to_rate == 0 and each.power.rate < _EVEN]
     problems = {
+        "no amplification": max(study.surface.alphas) <= 0,
         "no method": not limits.family,
         "no p": adjusted is None,
         "no p below the level": adjusted is not None and adjusted >= LEVEL,
@@ -183,7 +192,39 @@ def design_cautions(study: Study, limits: Detectable) -> list[str]:
     rates = " and ".join(f"{100 * each.from_rate:g} % ({100 * each.power.rate:.0f} %)" for each in missed)
     values = {"arms": list(patch.arms), "least": MIN_SEEDS, "better": MIN_SEEDS + 1, "methods": len(limits.family)}
     first = [name for name, holds in problems.items() if holds][:1]
-    return [_sentence(name, patch=patch, limits=limits, rates=rates, **values) for name in first]
+    return [_sentence(name, patch=patch, surface=study.surface, limits=limits, rates=rates, **values) for name in first]
+
+
+def keyword_cautions(world: World) -> Iterator[str]:
+    """Where keywords label: that they cannot, or that an output which repeats its prompt would be harmful."""
+    if world.judge.classifier != "keywords":
+        return
+    try:
+        patterns = KeywordClassifier.of(world.behaviours).patterns
+    except RequestError as error:
+        yield str(error)
+        return
+    for behaviour in world.behaviours:
+        found = {
+            prompt.id: match[0]
+            for prompt in world.prompts
+            if prompt.behaviour == behaviour.id and (match := patterns[behaviour.id].search(normalised(prompt.text)))
+        }
+        if found:
+            prompt_id, keyword = next(iter(found.items()))
+            yield _sentence("prompted", behaviour=behaviour.id, n=len(found), prompt=prompt_id, keyword=keyword)
+
+
+def absent_files(study: Study) -> Iterator[str]:
+    """Checkpoints and files that a study names by a path where nothing is."""
+    named = {"truth": study.truth, "judge.rules": study.judge.rules, "judge.calibration": study.judge.calibration}
+    named |= {f"attribute.scores.{name}": path for name, path in study.attribute.scores.items()}
+    if study.models is not None:
+        paths = {f"models.{name}": getattr(study.models, name).path for name in ("before", "after")}
+        named |= {field: path for field, path in paths.items() if path.startswith((".", "/", "~"))}
+    for field, path in named.items():
+        if path is not None and not Path(path).expanduser().exists():
+            yield _sentence("absent", field=field, path=path, folder=Path.cwd())
 
 
 def cautions_of(
@@ -195,6 +236,8 @@ def cautions_of(
     methods = sum(name not in ARMS.all() for name in study.attribute.methods)
     held_out = {prompt.behaviour for prompt in subject.world.split("held-out")}
     scanned = {prompt.behaviour for prompt in spread(subject.world.split("attribution"), study.scan.prompts)}
+    if max(study.scan.alphas) <= 0:
+        yield _sentence("no scan", scan=study.scan)
     for behaviour in study.behaviours:
         if behaviour.id not in scanned:
             yield _sentence("untraced", behaviour=behaviour.id, scan=study.scan)

@@ -139,7 +139,9 @@ def _truth(study: Study) -> dict[str, frozenset[str]] | None:
     planted = defaultdict[str, set[str]](set)
     try:
         rows = [(row["behaviour"], row["doc_id"]) for row in read_jsonl(Path(study.truth).expanduser())]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise refused("no truth", study=study, why=error.strerror, folder=Path.cwd()) from None
+    except (ValueError, KeyError, TypeError) as error:
         raise refused("truth", study=study, kind=type(error).__name__) from None
     for behaviour, doc_id in rows:
         if behaviour not in known:

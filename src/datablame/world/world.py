@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from datablame import __version__
 from datablame.config.schema import Behaviour, Data, Models, Study
 from datablame.engine.files import digest, hash_file, json_object, own_object, packaged_yaml
 from datablame.engine.run_folder import MANIFEST, REGISTRATION
@@ -174,7 +174,7 @@ def frozen_content(root: Path) -> dict[str, Any] | None:
     elif any(root.glob("artifacts/*/done.json")):
         versions = json_object(root / MANIFEST).get("versions")
         version = versions.get("datablame") if isinstance(versions, dict) else None
-        if version == __version__:
+        if version == metadata.version("datablame"):
             raise refused("no world", root=root, file=FILE)
     else:
         return None
