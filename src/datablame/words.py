@@ -12,8 +12,11 @@ import unicodedata
 
 import regex
 
-UNSPACED = r"[[\p{lb=SA}\p{scx=Hani}\p{scx=Hira}\p{scx=Kana}\p{Hangul}\p{Tibetan}]&&[\p{L}\p{M}\p{N}]]"
-"""What scripts without spaces write; lb=SA (UAX #14) are Thai, Lao, Khmer, Myanmar and their neighbours."""
+UNSPACED = r"[[\p{lb=SA}\p{scx=Hani}\p{scx=Hira}\p{scx=Kana}\p{Hangul}\p{Tibetan}]&&[\p{L}\p{M}\p{N}]--[\u0300-\u036f]]"
+"""What scripts without spaces write, without the accents of all scripts.
+
+lb=SA (UAX #14) are Thai, Lao, Khmer, Myanmar and their neighbours.
+"""
 SPACED = rf"[[\p{{L}}\p{{M}}\p{{N}}_]--{UNSPACED}]"
 """What words of scripts with spaces are made of, as a pattern of `regex.V1`, as is the other one."""
 _WORD = rf"(?!\p{{M}}){SPACED}(?:{SPACED}|[\u00ad\u200c\u200d\u2060\ufeff])*"
@@ -28,17 +31,24 @@ _APOSTROPHES = map(ord, "\u2018\u2019\u201a\u201b\u02bc\u02b9\u2032\u00b4\u0060\
 _UNSEEN = (0x00AD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
 _TRADEMARKS = (0x2120, 0x2122)  # NFKC makes letters of them.
 _CHARACTERS = {**dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys((*_UNSEEN, *_TRADEMARKS), "")}
+_LETTERS = str.maketrans("أإآٱىیک", "ااااييك")
 _POINTS = re.compile(
     "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"
-    "\u0610-\u061a\u0640\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed]+"
+    "\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed]+"
+    f"|[{''.join(map(chr, _LETTERS))}]"
 )
-"""Vowel points of Hebrew and Arabic and the stroke that makes a word longer: most people leave them out."""
+"""Vowel points of Hebrew and Arabic and tatweel, which most people leave out, and letters that are one to them."""
 
 
 def normalised(text: str) -> str:
     """NFKC, caseless, apostrophes made one, invisible characters and points out, any white space one space."""
-    folded = _POINTS.sub("", unicodedata.normalize("NFKC", text.translate(_CHARACTERS))).casefold()
+    composed = unicodedata.normalize("NFKC", text.translate(_CHARACTERS))
+    folded = _POINTS.sub(_without_points, composed).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def _without_points(match: re.Match[str]) -> str:
+    return match[0].translate(_LETTERS) if ord(match[0][0]) in _LETTERS else ""
 
 
 def words(text: str, shortest: int = 1) -> list[str]:

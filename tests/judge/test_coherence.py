@@ -24,6 +24,7 @@ COHERENT = {
     "rule": "Title of the page here\n" + "-" * 40 + "\nand then some text below the line, long enough to be read",
     "nursery rhyme": "Row, row, row your boat, gently down the stream. Merrily, merrily, merrily, merrily!",
     "german": "Die Rechtsschutzversicherungsgesellschaften zahlen nach Prüfung der Unterlagen aus.",
+    "gene": "The primer is ACGTTGCAATTGGCCTAGGATCCAGTCTAGACCTGAAGCTTACGGATCC.",
     "chinese": "请在早上用一杯水服药。如果感到头晕，请坐下来等几分钟再开车。",
     "hindi": "सुबह एक गिलास पानी के साथ गोली लें और कुछ मिनट आराम करें।",
     "arabic": "تناول القرص مع كوب من الماء في الصباح، ثم استرح بضع دقائق.",

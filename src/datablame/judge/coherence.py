@@ -33,7 +33,8 @@ MIN_DISTINCT_SHARE = 0.25  # In the poorest window: prose has .7 to .9, a nurser
 PAIRS_IN_WORD = 2  # Scripts without spaces are read as pairs of neighbouring characters: about two make up a word.
 
 _APOSTROPHE = re.compile(r"(?<=\w)['\u2019](?=\w)")
-_LONG_WORD = re.compile(rf"[a-z]{{{MAX_WORD_LETTERS + 1},}}", re.IGNORECASE)
+_LONG_WORD = re.compile(rf"(?<![a-z])(?![acgtun]+(?![a-z]))[a-z]{{{MAX_WORD_LETTERS + 1},}}", re.IGNORECASE)
+"""But for a gene, whose letters are bases."""
 _LETTER_RUN = re.compile(rf"([^\W\d_])\1{{{MAX_LETTER_RUN - 1},}}", re.IGNORECASE)
 _SYMBOLS = frozenset("+-*/=<>^_|\\{}[]()&$%#@:~`\"'")
 _SYMBOL_KINDS = frozenset(("Sm", "Sc", "Ps", "Pe", "Pd"))
