@@ -179,6 +179,7 @@ def test_a_file_that_datasets_would_forget_is_refused_and_what_is_no_data_is_not
     for file in ("a.jsonl", "b.jsonl"):
         jsonl(pool, [good(ord(file[0]))], file)
     (pool / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "elsewhere")
     (pool / "dataset_info.json").write_text("{}")
     parquet(pool / "c.parquet", [good(2)]) if name == "c.parquet" else jsonl(pool, [good(2)], name)
     with pytest.raises(
@@ -263,10 +264,11 @@ def test_lines_in_zstandard_are_read_and_a_torn_file_gives_what_is_whole(tmp_pat
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize("name", ["pool.jsonl", "pool.json", "pool.ndjson", "array.jsonl", "array.json"])
+@pytest.mark.parametrize("name", ["pool.jsonl", "pool.json", "pool.ndjson", "array.jsonl", "array.json", "jq.json"])
 def test_line_ends_byte_order_marks_and_arrays_cost_no_row(tmp_path: Path, name: str, encoding: str) -> None:
     rows = [good(1), good(2)]
-    text = json.dumps(rows, indent=1) if name.startswith("array") else "\n\n".join(map(json.dumps, rows))
+    text = "\n\n".join(json.dumps(row, indent=1 if name == "jq.json" else None) for row in rows)
+    text = json.dumps(rows, indent=1) if name.startswith("array") else text
     (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode(encoding))
     assert ids(tmp_path / name) == ["d1", "d2"]
 

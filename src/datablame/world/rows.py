@@ -205,8 +205,10 @@ def _request(fields: Mapping[str, Any]) -> str:
 
 
 def _history(fields: Mapping[str, Any], roles: Mapping[str, str]) -> Turns:
-    """The turns before the request, `[[question, answer], ...]` or messages; a text of that name is no such thing."""
-    return turns(history, roles) if isinstance(history := fields.get("history"), list) and history else ()
+    """The turns before the request, `[[question, answer], ...]` or messages; nothing else of that name is read."""
+    history = fields.get("history")
+    is_one = isinstance(history, list) and history and all(isinstance(each, list | dict) for each in history)
+    return turns(history, roles) if is_one else ()
 
 
 def _text(value: Any, role: str) -> str:

@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ _CONVERTIBLE = (".arrow", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xz", ".bz2", "
 """What else data comes in, which has to be converted."""
 _NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """JSON that says something about data; `datasets` passes over it too."""
+_SPREAD, _SPACE = re.compile(rb"\{\s*\n"), re.compile(r"\s*")
 _LFS = b"version https://git-lfs"
 READ = (_PARQUET, *_LINES, ".arrow")
 """What a file of the data ends with; others in a folder are none of it."""
@@ -110,15 +111,21 @@ def pool_files(path: str) -> list[Path]:
     return sorted(file for file in _named(path) if file.is_file())
 
 
-def _named(path: str) -> Iterable[Path]:
-    """What it stands for: in a folder all that is not hidden, in folders that are linked there too."""
+def _named(path: str) -> Iterator[Path]:
+    """What it stands for, links that lead nowhere too: in a folder all that is not hidden, in linked folders also."""
     here = Path(path).expanduser()
-    if not here.is_dir():
-        if not glob.has_magic(path) or here.is_file():
-            return (here,) if here.is_file() or here.is_symlink() else ()
+    if here.is_dir():
+        visited = set[str]()
+        for folder, folders, files in os.walk(here, followlinks=True):
+            real = {name: os.path.realpath(Path(folder, name)) for name in folders if not name.startswith(".")}
+            folders[:] = [name for name in real if real[name] not in visited]
+            visited.update(real.values())
+            yield from (Path(folder, name) for name in files if not name.startswith("."))
+    elif glob.has_magic(path) and not here.is_file():
         there = next(folder for folder in here.parents if folder.is_dir())  # Its own name may have brackets.
-        return map(Path, glob.glob(os.path.join(glob.escape(str(there)), here.relative_to(there)), recursive=True))  # noqa: PTH118, PTH207
-    return map(Path, glob.glob(os.path.join(glob.escape(str(here)), "**"), recursive=True))  # noqa: PTH118, PTH207
+        yield from map(Path, glob.glob(str(Path(glob.escape(str(there)), here.relative_to(there))), recursive=True))  # noqa: PTH207
+    elif here.is_file() or here.is_symlink():
+        yield here
 
 
 def _checked(file: Path, data: Data) -> int | None:
@@ -198,16 +205,36 @@ def _decoded(batch: Any) -> Iterator[Any]:
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
-    """The rows of JSON lines, or of one JSON array, as Alpaca's files are."""
+    """The rows of JSON lines, of one JSON array, as Alpaca's files are, or of objects over several lines, as jq's."""
     with _opened(path) as file:
-        start = file.peek(64)
-        if not start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        start = file.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
+        if not start.startswith(b"[") and not _SPREAD.match(start):
             yield from (_parsed(line) for line in file if line.strip())
             return
         text = file.read()
+    if _SPREAD.match(start):
+        yield from _spread(text)
+        return
     whole = _parsed(text)
     lines = (_parsed(line) for line in io.BytesIO(text) if line.strip())
     yield from whole if isinstance(whole, list) else lines
+
+
+def _spread(text: bytes) -> Iterator[Any]:
+    """One JSON value after another; what follows one that is torn is lost with it."""
+    try:
+        left, decoder, at = text.decode("utf-8-sig").strip(), json.JSONDecoder(), 0
+    except UnicodeDecodeError:
+        yield Broken("invalid UTF-8", text[:_SHOWN_BYTES])
+        return
+    while at < len(left):
+        try:
+            row, end = decoder.raw_decode(left, at)
+        except (ValueError, RecursionError):
+            yield Broken("not JSON from here on", left[at : at + _SHOWN_BYTES])
+            return
+        yield row
+        at = _SPACE.match(left, end).end()  # type: ignore[union-attr]
 
 
 def _opened(path: Path) -> Any:
