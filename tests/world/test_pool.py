@@ -163,7 +163,7 @@ def test_what_is_held_of_a_document_does_not_grow_with_its_text(
         tracemalloc.start()
         try:
             frozen(study.model_copy(update={"data": data}), folder / "run")
-            return tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes()
+            return int(tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes())
         finally:
             tracemalloc.stop()
 
