@@ -135,6 +135,7 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "label is false: an answer that training pushes away": (
         {"prompt": "a", "completion": "b", "label": False},
         {"messages": chat(("user", "a"), ("assistant", "b")), "label": False},
+        {"prompt": "a", "completion": "b", "label": "False"},
     ),
     "kto_tag is false: an answer that training pushes away": ({"instruction": "a", "output": "b", "kto_tag": False},),
     "two answers, response_0 and response_1; write the better one as chosen, the other as rejected": (

@@ -17,7 +17,7 @@ from datablame.engine.execute import Execution, Silent
 from datablame.errors import RequestError
 from datablame.world import World
 from datablame.world import freeze as freezing
-from datablame.world.freeze import ensure_pool, freeze, preview
+from datablame.world.freeze import check_unchanged, ensure_pool, freeze, preview
 from datablame.world.world import load
 
 PARTS = (
@@ -315,6 +315,25 @@ def test_a_large_pool_is_looked_at_first_and_frozen_later(
     monkeypatch.setattr(freezing, "_AT_ONCE_BYTES", 0)
     with pytest.raises(RequestError, match="cannot be read as Parquet"):
         frozen(torn, tmp_path / "torn")
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"), [("scores.jsonl", "attribute.scores.own"), ("model.safetensors", "models.after.weights")]
+)
+def test_what_changes_between_two_phases_is_refused(
+    tiny_pair_folder: Path, tmp_path: Path, changed: str, line: str
+) -> None:
+    models = shutil.copytree(tiny_pair_folder, tmp_path / "models")
+    world = frozen(made_study(tmp_path / "inputs", models), tmp_path / "run")
+    check_unchanged(world)
+    (tmp_path / "inputs/truth.jsonl").unlink()
+    check_unchanged(world)
+    if changed == "scores.jsonl":
+        jsonl(tmp_path / "inputs", [{"doc_id": "d4", "score": 1.0}], changed)
+    else:
+        shutil.copyfile(models / "before" / changed, models / "after" / changed)
+    with pytest.raises(RequestError, match=rf"^{line}\S* is not what it was when this run began; put it back, or"):
+        check_unchanged(world)
 
 
 PAIRS = [{"id": f"d{n}", "chosen": f"so {n}", "rejected": "no", "prompt": "how ?"} for n in range(12)]

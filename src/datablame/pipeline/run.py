@@ -23,7 +23,7 @@ from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names, check_recipe, check_study_files, check_world
 from datablame.pipeline.phases import NAMES, PHASES, REPORT, status
 from datablame.world import World
-from datablame.world.freeze import ensure_pool, freeze, preview
+from datablame.world.freeze import check_unchanged, ensure_pool, freeze, preview
 from datablame.world.registration import BEGUN, departures, described
 
 _PACKAGES = (
@@ -85,6 +85,8 @@ def run_study(
         skipped: dict[str, bool] = {}
 
         def before(phase: Phase, new: bool) -> None:
+            if phase.name != REPORT.name:
+                check_unchanged(world)
             if "pool" in phase.parts:
                 ensure_pool(world, execution=execution, progress=progress)
             if new and phase.name == PATCH.name:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from datablame import __version__
 from datablame.config.schema import Data, Models, Study
 from datablame.engine.execute import Execution, Progress, cards, run_items
-from datablame.engine.files import read_jsonl, write_atomic, write_json
+from datablame.engine.files import changes, read_jsonl, write_atomic, write_json
 from datablame.errors import problem
 from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.tables import ChatFormat, Distance, Prompt, SharedTokens, encoded, path_of
@@ -99,6 +99,21 @@ def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> No
     if not world.pool_is_frozen:
         execution = execution._replace(threads=world.threads)
         write_pool(world, open_source(world.data), execution=execution, progress=progress)
+
+
+def check_unchanged(world: World) -> None:
+    """Refuse a frozen world whose checkpoints or files are not what they were, so that phases rest on the same ones.
+
+    Raises RequestError with the first difference. Truth and calibration are read when the run begins, and no more.
+    """
+    written = Study.model_validate((frozen_content(world.root) or {})["requested"]).models
+    assert written is not None
+    held = world.identities
+    models = {name: held["models"][name] for name in ("before", "after")}
+    now = {"models": models_identity(world.models, written), "files": files_identity(world.study)}
+    for change in changes({"models": models, "files": held["files"]}, now):
+        if change.field not in ("files.truth", "files.judge.calibration"):
+            raise refused("changed input", field=change.field.removeprefix("files."))
 
 
 def preview(study: Study, root: Path) -> World:

@@ -183,7 +183,9 @@ def _content(
     form: str, fields: Mapping[str, Any], row: Mapping[str, Any], roles: Mapping[str, str]
 ) -> tuple[Turns, str, str]:
     """Prompt, response and rejected answer."""
-    if form not in ("pair", "text") and (name := next((name for name in LABELS if row.get(name) is False), None)):
+    if form not in ("pair", "text") and (
+        name := next((name for name in LABELS if str(row.get(name)).lower() == "false"), None)
+    ):
         raise Broken(f"{name} is false: an answer that training pushes away")
     match form:
         case "pair":
