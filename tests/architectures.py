@@ -49,6 +49,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "starcoder2": {},
     "stablelm": {},
     "smollm3": {},
+    "modernbert-decoder": {"local_attention": 4},
     "gpt2": {"n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 64},
     "gpt_neo": {
         "num_hidden_layers": 4,
@@ -122,7 +123,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 ALIKE = frozenset(
     {"qwen3", "olmo3", "phi", "gemma3_text", "granite", "starcoder2", "stablelm"}
-    | {"smollm3", "gpt_neo", "gpt_bigcode", "mpt", "qwen2_moe", "granitemoe"}
+    | {"smollm3", "modernbert-decoder", "gpt_neo", "gpt_bigcode", "mpt", "qwen2_moe", "granitemoe"}
     | {"falcon_mamba", "bamba", "falcon_h1", "granitemoehybrid", "lfm2_moe", "zamba2"}
 )
 """Those built of the same parts as another; they are tried among the slow tests."""

@@ -133,6 +133,19 @@ def test_a_file_that_cannot_join_its_tokens_is_refused(tmp_path: Path) -> None:
     assert str(refusal.value).endswith("or correct tokenizer_config.json")
 
 
+def test_a_tekken_file_alone_is_refused(tmp_path: Path) -> None:
+    """What transformers makes of one may leave out its special tokens, so that every id is another."""
+    path = folder(tmp_path / "model", lambda file, settings: file.clear(), kind="mistral")
+    (path / "tekken.json").write_text("{}")
+    with pytest.raises(RequestError, match=r"^models\.after = .* has its tokenizer in tekken\.json alone"):
+        load(path)
+
+
+def test_a_file_that_knows_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"do what its files say \(it knows no text"):
+        load(folder(tmp_path / "model", lambda file, _: file["model"].update(vocab={"zzzz": 0, "qqqq": 1}, merges=[])))
+
+
 def test_a_tokenizer_without_tokenizer_json_is_the_class_that_it_names(tmp_path: Path) -> None:
     model = json.loads((CASE / "tokenizer.json").read_text())["model"]
     path = folder(tmp_path / "model", lambda file, settings: file.clear(), kind="gpt2")

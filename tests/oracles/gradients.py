@@ -29,7 +29,7 @@ def naive_gradient(model: Any, document: Encoded, blocks: Sequence[int]) -> tupl
     """
     stack = next(
         module
-        for module in model.get_decoder().modules()
+        for module in (model.model if hasattr(model, "decoder") else model.get_decoder()).modules()
         if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.get_text_config().num_hidden_layers
     )
     weights = {

@@ -97,6 +97,9 @@ def _only(model: Any, chosen: slice) -> Iterator[nn.ModuleList]:
 def _stack(model: Any) -> tuple[str, nn.ModuleList]:
     """The list of decoder blocks and its name in the model: of the lists of that length the outermost."""
     decoder, config = model.get_decoder(), model.config.get_text_config(decoder=True)
+    if decoder is model.get_output_embeddings():
+        # ModernBERT's decoder calls its head so.
+        decoder = model.base_model
     inside = {id(module) for module in decoder.modules()}
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers and id(module) in inside:

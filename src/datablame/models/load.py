@@ -30,7 +30,7 @@ _OTHER_HEAD = re.compile(
     r"|(?:Reward|Embedding)Model)$"
 )
 """Of classes with which a checkpoint was saved: what they give out is no next token."""
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
+_TOKENIZERS = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tiktoken.model")
 _KEYS = ("missing_keys", "unexpected_keys")
 
 
@@ -44,17 +44,21 @@ def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
     named, checkpoint = _opened(reference, field)
     # `split_special_tokens` would cut the marks of turns to pieces.
     file, source = checkpoint.file("tokenizer.json"), {**_source(checkpoint), "split_special_tokens": False}
+    if file is None and checkpoint.file("tekken.json") is not None:
+        raise named.refused("tekken")
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
             # Without files transformers builds a class that knows its special tokens only.
             raise ValueError("it has no vocabulary")
     except Exception as error:  # tokenizers raises nothing narrower.
-        if file is None and (base := base_of(checkpoint)) is not None:
+        if file is not None:
+            raise named.unloadable("a tokenizer", error) from error
+        if (base := base_of(checkpoint)) is not None:
             return load_tokenizer(base.reference, field=field)
-        if not any(map(checkpoint.file, _TOKENIZERS)):
+        if (held := next(filter(checkpoint.file, _TOKENIZERS), None)) is None:
             raise named.refused("no_tokenizer") from error
-        raise named.unloadable("a tokenizer", error) from error
+        raise named.refused("no_tokenizer_json", file=held, reason=first_line(error)[:200].rstrip(". ")) from error
     try:
         tokenizer = tokenizer if file is None else as_in_file(file, tokenizer, source)
         check_text(tokenizer)
@@ -98,7 +102,8 @@ def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
         if kind := re.search(r"model type `([^`]+)`", str(error)):
             raise named.refused("unknown_architecture", kind=kind[1], version=version("transformers")) from error
         raise named.unloadable("a model that transformers knows", error) from error
-    if type(config) not in AutoModelForCausalLM._model_mapping:
+    # Of an encoder and a decoder, transformers would load the decoder alone.
+    if type(config) not in AutoModelForCausalLM._model_mapping or config.is_encoder_decoder:
         raise named.refused("no_causal_model", kind=config.model_type)
     if head := next(filter(_OTHER_HEAD.search, config.architectures or ()), None):
         raise named.refused("other_head", kind=head)

@@ -219,7 +219,11 @@ def _check_shapes(before: Checkpoint, after: Checkpoint, models: Sequence[Any]) 
 
     Blocks that one of them lacks are refused by `distance.measured`, once files were held against configurations.
     """
-    for n, blocks in enumerate(zip(*map(decoder_blocks, models), strict=False)):
+    try:
+        stacks = [decoder_blocks(model) for model in models]
+    except ValueError as error:
+        raise after.refused("no_blocks", reason=error) from None
+    for n, blocks in enumerate(zip(*stacks, strict=False)):
         one, other = (
             {name: weight.shape for name, weight in block.named_parameters() if weight.ndim > 1} for block in blocks
         )

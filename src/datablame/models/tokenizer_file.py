@@ -1,6 +1,7 @@
 """Tokens are those of the files: a checkpoint's tokenizer.json as it is, whatever class its settings name."""
 
 import unicodedata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,14 @@ def as_in_file(file: Path, loaded: Any, source: dict[str, Any]) -> Any:
 def check_text(tokenizer: Any) -> None:
     """Raises ValueError where decoding the probes' tokens gives characters that are not in them, as `Ġ` for a space.
 
+    So it does where no probe has a token that is not the unknown one.
+
     A normaliser may change case or compose characters, and what a vocabulary does not know may be lost. One that has
     no token for SentencePiece's mark of a space alone spells it in bytes.
     """
     marks = "▁" if tokenizer.convert_tokens_to_ids("▁") in (None, tokenizer.unk_token_id) else ""
+    if not set(chain.from_iterable(ids_of(tokenizer, text) for text in PROBES)) - {tokenizer.unk_token_id}:
+        raise ValueError("it knows no text")
     for text in PROBES:
         ids = ids_of(tokenizer, text)
         known = [token for token in ids if token != tokenizer.unk_token_id]
