@@ -75,6 +75,10 @@ def test_an_embedding_smaller_than_the_vocabulary_is_refused(folder: Path) -> No
             "that and 32 x 32 here; give the checkpoint",
         ),
         ({"model_type": "gpt2"}, r"0\.attn\.c_attn\.weight of their blocks is 32 x 96 in that and absent here"),
+        (
+            {"dtype": "bf16"},
+            r"models\.before = .* cannot be loaded as a model that transformers knows \(module 'torch'",
+        ),
         ({"model_type": "bart"}, r"models\.before = .* is of the type bart, which is no causal language model"),
         (
             {"architectures": ["Olmo2ForSequenceClassification"]},

@@ -123,6 +123,16 @@ def test_the_prefix_of_a_wrapper_is_named(folder: Path, prefix: str) -> None:
     assert f"was saved from inside a wrapper: its tensors begin with {prefix}, the first is {prefix}" in refusal(folder)
 
 
+def test_weights_in_whole_numbers_are_named(folder: Path) -> None:
+    file = folder / "after" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.mlp.up_proj.weight"] = tensors["model.layers.0.mlp.up_proj.weight"].to(torch.int8)
+    save_file(tensors, file, {"format": "pt"})
+    assert "is quantised (unknown), which cannot be compared or traced (model.layers.0.mlp.up_proj.weight" in refusal(
+        folder
+    )
+
+
 def test_a_wrapper_inside_the_names_is_named(folder: Path) -> None:
     renamed(folder, lambda name: name.replace("layers.0.", "layers.0._checkpoint_wrapped_module."))
     assert "its tensors begin with model.layers.0._checkpoint_wrapped_module., the first is model.lay" in refusal(

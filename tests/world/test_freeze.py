@@ -173,9 +173,12 @@ def test_rounding_and_tensors_that_are_not_read_are_told(tiny_pair_folder: Path,
     file, progress = models / "before" / "model.safetensors", Notes()
     tensors = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
     save_file({**tensors, "v_head.weight": tensors["model.norm.weight"].clone()}, file, {"format": "pt"})
+    config = models / "after" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 1e-3, "attention_dropout": 0.1}))
     study = made_study(tmp_path / "inputs", models)
     world = freeze(study, tmp_path / "run", execution=ONE, progress=progress)
-    rounding, unread = progress.notes
+    rounding, settings, unread = progress.notes
+    assert settings.startswith("warning: the configurations of models.before and models.after differ in rms_norm_eps; ")
     assert rounding.startswith("warning: models.before went through bfloat16, models.after through float32: rounding ")
     assert unread == (
         "warning: models.before holds 1 tensors that its model has no place for and that are not read, the first is "

@@ -32,6 +32,11 @@ _BITS = {"F64": 53, "F32": 24, "F16": 11, "BF16": 8, "F8_E4M3": 4, "F8_E5M2": 3}
 """Of the significand, the leading one included, by the names of safetensors."""
 _LOADED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _WORDS = {"F64": "float64", "F8_E4M3": "float8", "F8_E5M2": "float8"} | {name: word for word, name in _LOADED.items()}
+_NO_SETTING = re.compile(
+    r"^_|token_id$|dropout|^(architectures|transformers_version|model_type|dtype|vocab_size|use_cache|initializer_range|"
+    r"max_position_embeddings|tie_word_embeddings|quantization_config|pretraining_tp|output_\w+|return_dict)$"
+)
+"""Keys of a configuration that do not change what a model says, or are held against each other elsewhere."""
 _BLOCK_ROUNDING = 1.27
 """Of normal weights' norm, times 1 / (2^bits - 1): 32 of them between -2.2 and 2.2 deviations, on an even grid."""
 
@@ -76,7 +81,13 @@ def measured(study: Study, written: Models, prompts: Sequence[str]) -> Distance:
         SeenWeights(precision.name, len(names), names[0] if names else None)
         for precision, names in zip((before, after), unread, strict=True)
     ]
-    return Distance(tuple(layers), _rounded(rounding), _rounded(_log_p(pair, prompts)), *seen)
+    return Distance(tuple(layers), _rounded(rounding), _rounded(_log_p(pair, prompts)), *seen, _other_settings(pair))
+
+
+def _other_settings(pair: Pair) -> tuple[str, ...]:
+    """Keys of both text models' configurations whose values differ, but for names, ids, training and types."""
+    one, other = (model.config.get_text_config().to_dict() for model in (pair.before, pair.after))
+    return tuple(sorted(k for k in one.keys() & other.keys() if one[k] != other[k] and not _NO_SETTING.search(k)))
 
 
 def _layers(pair: Pair, coarse: Precision | None) -> tuple[list[LayerDistance], float, bool]:

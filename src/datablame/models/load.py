@@ -96,7 +96,7 @@ def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
         return load_config(base.reference, field=field)
     try:
         config = AutoConfig.from_pretrained(**_source(checkpoint))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # Of a configuration's own checks some are of huggingface_hub, some of torch.
         if "trust_remote_code" in str(error):
             raise named.refused("own_code") from error
         if kind := re.search(r"model type `([^`]+)`", str(error)):
@@ -126,6 +126,7 @@ def load_model(
     located = checkpoint.reference
     config = load_config(located, field=field)
     checkpoint.check_weights()
+    quantised = getattr(config, "quantization_config", None)
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             **_source(checkpoint),
@@ -138,11 +139,16 @@ def load_model(
         if located.device_map is None:
             model = model.to(device)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AssertionError, MemoryError) as error:
-        if (quantised := getattr(config, "quantization_config", None)) and not ran_out_of_memory(error):
+        if quantised and not ran_out_of_memory(error):
             raise _quantised(named, quantised, first_line(error)[:200].rstrip(". ")) from error
         raise _refusal(named, device, error) from error
     if other := {weight.dtype for weight in model.parameters()} - _DTYPES:
         raise _quantised(named, model.config.quantization_config, f"its weights are {min(map(str, other))}")
+    for name, tensor in (
+        (name, tensor) for file in checkpoint.weight_files() for name, tensor in header(file).tensors.items()
+    ):
+        if not quantised and name.endswith(".weight") and tensor["dtype"][0] in "IU" and len(tensor["shape"]) > 1:
+            raise _quantised(named, quantised, f"{name} is stored as {tensor['dtype']}")
     _check_names(named, model, checkpoint.weight_files(), **{key: sorted(loaded[key]) for key in _KEYS})
     return model.eval().requires_grad_(False)
 

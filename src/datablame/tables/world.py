@@ -230,6 +230,8 @@ class Distance:
     """The largest difference of log-probabilities (nats) of a next token, on prompts of the study."""
     before: SeenWeights
     after: SeenWeights
+    settings: tuple[str, ...] = ()
+    """Settings of the configurations, other than the weights, by which the same weights would say something else."""
 
     @property
     def norm(self) -> float:

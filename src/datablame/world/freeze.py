@@ -245,6 +245,8 @@ def _doubts(distance: Distance | None) -> Iterator[str]:
     assert distance is not None
     if distance.rounding > 0:
         yield problem("world", "some rounding", distance=distance)
+    if distance.settings:
+        yield problem("world", "other settings", settings=", ".join(distance.settings))
     for side, weights in (("before", distance.before), ("after", distance.after)):
         if weights.unread:
             yield problem("world", "unread tensors", side=side, weights=weights)
