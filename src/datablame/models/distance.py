@@ -77,11 +77,12 @@ def measured(study: Study, written: Models, prompts: Sequence[str]) -> Distance:
         shares = {"difference": difference / norm, "rounding": rounding / norm}
         raise refusal("rounding", before=before.name, after=after.name, coarse=coarse.name, **shares)
     unread = [getattr(model, "unread", ()) for model in (pair.before, pair.after)]
-    seen = [
+    one, other = (
         SeenWeights(precision.name, len(names), names[0] if names else None)
         for precision, names in zip((before, after), unread, strict=True)
-    ]
-    return Distance(tuple(layers), _rounded(rounding), _rounded(_log_p(pair, prompts)), *seen, _other_settings(pair))
+    )
+    log_p = _rounded(_log_p(pair, prompts))
+    return Distance(tuple(layers), _rounded(rounding), log_p, one, other, _other_settings(pair))
 
 
 def _other_settings(pair: Pair) -> tuple[str, ...]:
