@@ -72,5 +72,5 @@ def test_any_text_has_words_and_they_are_in_normal_form(text: str) -> None:
 @pytest.mark.parametrize("unit", ["a", "猫", "é", "a\u0301", "ก", "\u200d", "a猫"], ids=ascii)
 def test_a_giant_chunk_takes_bounded_time(unit: str) -> None:
     start = time.process_time()
-    words(unit * (1_000_000 // len(unit)))
-    assert time.process_time() - start < 10
+    words(unit * (200_000 // len(unit)))
+    assert time.process_time() - start < 3

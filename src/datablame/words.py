@@ -78,7 +78,7 @@ def _cut(chunk: str, shortest: int) -> list[str]:
 def _parts(pattern: "regex.Pattern[str]", text: str, shortest: int = 1) -> list[str]:
     found = list[str]()
     for match in pattern.finditer(text):
-        part = normalised(match[0])
+        part = match[0] if match[0].isascii() else normalised(match[0])
         if match["unspaced"]:
             characters = _CHARACTER.findall(part)
             found += map("".join, itertools.pairwise(characters)) if characters[1:] else characters
