@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from datablame.cli.app import app
 from datablame.config.file import dump_study
 from datablame.config.schema import Study
-from datablame.engine.execute import Silent
+from datablame.engine.execute import Progress, Silent
 from datablame.engine.run_folder import LOCK, MANIFEST, STUDY, TIMINGS
 from datablame.errors import DatablameError, RequestError
 from datablame.pipeline.phases import NAMES, Status, open_run, status
@@ -53,10 +53,20 @@ def looked(home: Path, **changes: Any) -> Status:
     return status(study_of(home, **changes), home / "run")
 
 
-def run_again(home: Path, only: str | None = None, **changes: Any) -> list[str]:
+class Notes(Silent):
+    """Progress of which the lines that stay are kept."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
+
+def run_again(home: Path, only: str | None = None, progress: Progress | None = None, **changes: Any) -> list[str]:
     """Which phases ran."""
     study = study_of(home, **changes)
-    skipped = run_study(study, home / "run", execution=ONE, progress=Silent(), only=only)
+    skipped = run_study(study, home / "run", execution=ONE, progress=progress or Silent(), only=only)
     return [name for name, was_skipped in skipped.items() if not was_skipped]
 
 
@@ -292,6 +302,21 @@ def test_torn_times_and_versions_stop_nothing(home: Path, name: str, content: by
     (home / "run" / name).write_bytes(content)
     assert run_again(home) == []
     assert set(json.loads((home / "run/manifest.json").read_text())["phases"]) == {"world", *NAMES}
+
+
+def test_a_run_that_goes_on_with_other_versions_says_so_and_forgets_none(home: Path) -> None:
+    manifest = home / "run/manifest.json"
+    now = json.loads(manifest.read_text())["versions"]
+    for last in ("5.15.0", "5.20.0"):
+        manifest.write_text(manifest.read_text().replace(now["transformers"], last))
+        notes: list[str] = []
+        run_again(home, only="report", progress=Notes(notes))
+        assert notes == [
+            f'warning: versions.transformers was "{last}" and is "{now["transformers"]}"; what is done stays as it was '
+            "made, and manifest.json has both"
+        ]
+    assert json.loads(manifest.read_text())["earlier_versions"] == {"transformers": ["5.15.0", "5.20.0"]}
+    assert json.loads(manifest.read_text())["versions"] == now
 
 
 def test_a_table_that_is_torn_is_named_where_it_is_read(home: Path) -> None:

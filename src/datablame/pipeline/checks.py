@@ -105,6 +105,9 @@ def _unused(study: Study) -> Iterator[tuple[str, dict[str, object]]]:
         for key in ("revision", *of_file):
             if (value := getattr(data, key)) != Data.model_fields[key].default:
                 yield "part of a file", {"key": key, "value": value, "data": data}
+    index = Path(study.attribute.index or "").expanduser()
+    if not next(folder for folder in (index, *index.absolute().parents) if folder.exists()).is_dir():
+        yield "no folder", {"index": study.attribute.index}
     for name in ("before", "after") if models is not None else ():
         reference = getattr(models, name)
         if reference.revision is not None and Path(reference.path).expanduser().exists():

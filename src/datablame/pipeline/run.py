@@ -13,7 +13,7 @@ from datablame.config.file import dump_study
 from datablame.config.schema import Study
 from datablame.engine import run_folder
 from datablame.engine.execute import Execution, Progress, peak_rss_mb
-from datablame.engine.files import json_object, own_object, write_atomic, write_json
+from datablame.engine.files import Change, changes, json_object, own_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
 from datablame.errors import RequestError, problem
 from datablame.judge.asking import costs_usd
@@ -73,6 +73,10 @@ def run_study(
         else:
             world = frozen(study, root, execution=execution, progress=progress, max_cost_usd=max_cost_usd)
         write_atomic(root / run_folder.STUDY, dump_study(study))
+        for change in _other_versions(root):
+            progress.note(
+                f"warning: {change.sentence()}; what is done stays as it was made, and manifest.json has both"
+            )
         registered = own_object(root / run_folder.REGISTRATION, "choose a new folder with --out")
         if registered and PATCH.name in {phase.name for phase in phases} and not left_by(PATCH, root):
             for departure in departures(registered, described(world)):
@@ -149,6 +153,31 @@ def note_registration(world: World) -> None:
     write_json(path, {"sha256": sha256, "datablame": __version__, "world": described(world)})
 
 
+def _versions() -> dict[str, str]:
+    """Of Python and the packages that results hang on."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _other_versions(root: Path) -> tuple[Change, ...]:
+    """Versions that are others now than where this run was last."""
+    last = json_object(root / run_folder.MANIFEST).get("versions")
+    return changes(last, _versions(), "versions") if isinstance(last, dict) else ()
+
+
+def _earlier_versions(root: Path) -> dict[str, list[str]]:
+    """Other versions with which something of a run was made, by package, the oldest first."""
+    before = json_object(root / run_folder.MANIFEST).get("earlier_versions")
+    earlier: dict[str, list[str]] = dict(before) if isinstance(before, dict) else {}
+    for change in _other_versions(root):
+        name = change.field.removeprefix("versions.")
+        earlier[name] = [*dict.fromkeys([*earlier.get(name, []), *filter(None, [change.then])])]
+    return earlier
+
+
 def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str, bool]) -> None:
     """Write versions, identities, seeds, and what each phase and method took (summed over resumes).
 
@@ -169,16 +198,13 @@ def write_manifest(root: Path, study: Study, world: World, skipped: Mapping[str,
         phases[name] = took(name, skipped=skipped.get(name, True), cost_usd=round(costs.get(name, 0.0), 6))
     if study.organism is not None:
         phases["organism"] = took("organism", skipped="phase/organism" not in timings)
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
     methods = {name: timings.get(f"attribute/{name}") for name in study.attribute.methods}
     write_json(
         root / run_folder.MANIFEST,
         {
             "study": study.name,
-            "versions": versions,
+            "versions": _versions(),
+            "earlier_versions": _earlier_versions(root),
             "machine": {"system": platform.system(), "processor": platform.machine(), "device": world.models.device},
             "organism": None if study.organism is None else study.organism.model_dump(mode="json"),
             **world.identities,
