@@ -1,5 +1,6 @@
 """The plan as it is asked for: offline, complete, and honest about what it does not know."""
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,17 @@ def test_local_files_are_counted(tmp_path: Path) -> None:
     assert (plan["pool"]["documents"], plan["pool"]["source"]) == (700, str(path))
     assert plan["pool"]["data"]["files"] == [{"file": "pool.jsonl", "rows": 700, "documents": 700, "skipped": []}]
     assert any("leaves no fillers in a pool of 700" in warning for warning in plan["warnings"])
+
+
+def test_lines_that_are_no_rows_are_not_counted_as_documents(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}"} for n in range(700)]
+    (tmp_path / "indented.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "array.jsonl").write_text(json.dumps(rows))
+    (tmp_path / "pool.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    for path in tmp_path.iterdir():
+        plan = planned("olmo2-1b", f"data.path={path}", "data.documents=null")
+        assert plan["pool"]["documents"] is None
+        assert plan["pool"]["data"]["files"] == [{"file": path.name, "rows": 700, "documents": 700, "skipped": []}]
 
 
 def test_what_the_first_rows_hold_is_seen_before_anything_runs(tmp_path: Path) -> None:

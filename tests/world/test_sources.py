@@ -91,7 +91,7 @@ def test_a_torn_compressed_file_gives_what_is_whole(tmp_path: Path) -> None:
     (tmp_path / "pool.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     pool = read(tmp_path / "pool.jsonl.gz")
     assert 1000 < len(pool.documents) < 2000
-    assert pool.skipped == {"the compressed file is torn": 1}
+    assert pool.skipped == {"the compressed file is torn, and what came after is lost": 1}
 
 
 def test_a_folder_without_data_and_a_path_that_is_not_here_are_refused(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_lines_in_zstandard_are_read_and_a_torn_file_gives_what_is_whole(tmp_pat
     path.write_bytes(whole[: len(whole) // 2])
     pool = read(path)
     assert 100 < len(pool.documents) < 2900
-    assert pool.skipped["the compressed file is torn"] == 1
+    assert pool.skipped["the compressed file is torn, and what came after is lost"] == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

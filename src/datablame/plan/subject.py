@@ -18,6 +18,7 @@ from datablame.engine.files import json_object, packaged_yaml
 from datablame.judge.choice import decide, has_key
 from datablame.organism.make import preview, previewed_study
 from datablame.world import World
+from datablame.world.sources import row_lines
 from datablame.world.world import prompts_of
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -270,8 +271,7 @@ def _documents(world: World) -> tuple[int | None, str, int]:
             rows = int(footer.num_rows)
             pairs = "rejected" in (*footer.schema.to_arrow_schema().names, *data.columns)
     elif path.is_file():
-        with path.open("rb") as file:
-            rows = sum(1 for line in file if line.strip())
+        rows = row_lines([path])
     tokens = (2 if pairs else 1) * world.study.attribute.max_tokens
     if rows is not None and (data.documents is None or data.documents >= rows):
         return rows, str(path), tokens

@@ -23,7 +23,7 @@ from datablame.world.identity import data_identity, files_identity, models_ident
 from datablame.world.ingest import FIRST_ROWS, look, write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
-from datablame.world.sources import Source, open_source, pool_files
+from datablame.world.sources import Source, open_source, pool_files, row_lines
 from datablame.world.world import FILE, FORMAT, World, chat_of, distance_of, frozen_content, prompts_of, tokens_of
 
 if TYPE_CHECKING:
@@ -84,14 +84,8 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
 
 def _most_rows(source: Source, data: Data) -> int | None:
     """The rows by the files' own counts or, of JSONL that is read after the scan, by its lines; None where neither."""
-    files, is_read_now = pool_files(data.path), (source.size_bytes or 0) <= _AT_ONCE_BYTES
-    if source.n_rows is not None or is_read_now or {file.suffix for file in files} != {".jsonl"}:
-        return source.n_rows
-    lines = 0
-    for file in files:
-        with file.open("rb") as stream:
-            lines += sum(not line.isspace() for line in stream)
-    return lines
+    is_read_now = (source.size_bytes or 0) <= _AT_ONCE_BYTES
+    return source.n_rows if source.n_rows is not None or is_read_now else row_lines(pool_files(data.path))
 
 
 def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> None:

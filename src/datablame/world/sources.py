@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ _SPREAD, _SPACE = re.compile(rb"\{\s*\n"), re.compile(r"\s*")
 _LFS = b"version https://git-lfs"
 READ = (_PARQUET, *_LINES, ".arrow")
 """What a file of the data ends with; others in a folder are none of it."""
+_TORN = "the compressed file is torn, and what came after is lost"
 _BATCH_ROWS = 64
 """Rows read together: few, for a document may be 100,000 characters long."""
 _BUFFER_BYTES = 1 << 20
@@ -128,6 +129,20 @@ def _named(path: str) -> Iterator[Path]:
         yield here
 
 
+def row_lines(files: Sequence[Path]) -> int | None:
+    """The rows of JSON lines, counted without reading them; None of other files, whose lines are no rows."""
+    lines = 0
+    for file in files:
+        if file.suffix.lower() not in _LINES:
+            return None
+        with file.open("rb") as stream:
+            start = stream.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()
+            if start.startswith(b"[") or _SPREAD.match(start):
+                return None
+            lines += sum(not line.isspace() for line in stream)
+    return lines
+
+
 def _checked(file: Path, data: Data) -> int | None:
     """How many rows a file says that it has; RequestError where it is of another kind, unreadable, or lacks columns."""
     name = file.name.lower()
@@ -162,11 +177,11 @@ def _file_rows(file: Path, data: Data) -> Iterator[Any]:
     try:
         yield from _parquet_rows(file, data) if _is_parquet(file) else _json_rows(file)
     except (EOFError, zlib.error):
-        yield Broken("the compressed file is torn", file.name)
+        yield Broken(_TORN, file.name)
     except (OSError, pa.ArrowException) as error:
         if not file.name.lower().endswith(".zst") or getattr(error, "errno", None):
             raise _unreadable(file, error) from None
-        yield Broken("the compressed file is torn", file.name)
+        yield Broken(_TORN, file.name)
 
 
 def _parquet_rows(path: Path, data: Data) -> Iterator[Any]:
