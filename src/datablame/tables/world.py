@@ -125,7 +125,7 @@ class ChatFormat:
     """Which of system, developer and tool it writes, beside user and assistant."""
     date: str | None
     """The day that it is told, where it asks for one."""
-    unprompted: str = ""
+    unprompted: str
     """What stands before the answers of documents but not before outputs: an empty thought, the channel of answers."""
 
 

@@ -18,7 +18,7 @@ from datablame.world.identity import portable
 from datablame.world.pool import Pool
 from datablame.world.refusals import refused
 
-FORMAT = 6
+FORMAT = 7
 """Of world.json; a run folder of another one is refused."""
 FILE = "artifacts/world/world.json"
 _SAMPLING = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p", "plausibility", "batch_rows")
