@@ -210,6 +210,10 @@ CASES: dict[str, Case] = {
         lambda it: apart(it, after=SeenWeights("float32", 7, "v_head.weight")),
         "7 tensors of models.after have no place in its model and were not read, the first is v_head.weight",
     ),
+    "other settings": Case(
+        lambda it: apart(it, settings=("rope_theta", "sliding_window")),
+        "The configurations of both checkpoints differ in rope_theta, sliding_window",
+    ),
     "keyword classifier": Case(
         lambda it: labelled_by(it, "keywords"), "labelled by keywords (480 of the surface phase"
     ),

@@ -40,7 +40,11 @@ def _checkpoints(results: Results) -> _Limits:
         return {}
     seen = {"before": distance.before, "after": distance.after}
     unread = [{"side": side, "weights": weights} for side, weights in seen.items() if weights.unread]
-    return {"rounding": distance.rounding > 0 and {"distance": distance}, "unread tensors": unread}
+    return {
+        "rounding": distance.rounding > 0 and {"distance": distance},
+        "unread tensors": unread,
+        "other settings": distance.settings and {"settings": distance.settings},
+    }
 
 
 def _labels(results: Results) -> _Limits:
