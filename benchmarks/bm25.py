@@ -7,6 +7,7 @@ is that of duplicates.py: Zipf's words, log-normal lengths of about 300 words.
 """
 
 import argparse
+from functools import partial
 
 from duplicates import corpus
 from measure import Row, interleaved, machine, table
@@ -29,8 +30,8 @@ def _rows(n: int) -> list[Row]:
     for name, asked in (("index", []), (f"index and {_QUERIES} queries", queries)):
         times = interleaved(
             {
-                "ours": lambda asked=asked: bm25_scores(texts, asked),
-                "peer": lambda asked=asked: _peer(texts, asked),
+                "ours": partial(bm25_scores, texts, asked),
+                "peer": partial(_peer, texts, asked),
             }
         )
         note = "documents of about 300 words, CPU time"
@@ -51,7 +52,7 @@ def growth(sizes: list[int]) -> list[tuple[int, float]]:
     found = []
     for n in sizes:
         texts, queries = _texts(n)
-        times = interleaved({"ours": lambda texts=texts, queries=queries: bm25_scores(texts, queries)})
+        times = interleaved({"ours": partial(bm25_scores, texts, queries)})
         found.append((n, times["ours"].cpu))
     return found
 

@@ -30,7 +30,7 @@ from measure import Row, Times, interleaved, machine, table
 
 from datablame.models.blocks import decoder_blocks, trunk_below
 from datablame.models.chat import Encoded
-from datablame.models.lora import Start, target_modules
+from datablame.models.lora import Start, targets_of
 from datablame.models.training import Recipe, data_order
 from datablame.patch.finetune import Trained, train_adapters
 
@@ -53,12 +53,17 @@ def rows(reduced: bool) -> list[Row]:
     found = []
     for arms, layers in ((1, None), (1, upper), (_AT_ONCE, upper)):
         ours, trainer = _ours(model, documents, layers, recipe, arms), _trainer(model, documents, layers, recipe)
-        times = interleaved({"ours": ours, "peer": lambda run=trainer, n=arms: [run() for _ in range(n)]}, rounds)
+        times = interleaved({"ours": ours, "peer": partial(_times, trainer, arms)}, rounds)
         where = "all blocks" if layers is None else f"the upper {len(layers)} of {blocks} blocks"
         also = f", {arms} arms" if arms > 1 else ""
         note = f"CPU time, {_described(shape)}, {steps} steps of {batch} documents; {_wall(times, 'peer')}"
         found.append(Row(f"LoRA in {where}{also}: peft with Trainer", times["ours"].cpu / times["peer"].cpu, note))
     return [*found, *_at_once(model, documents, recipe, shape, rounds)]
+
+
+def _times(run: Callable[[], object], n: int) -> None:
+    for _ in range(n):
+        run()
 
 
 def _at_once(model: Any, documents: list[Encoded], recipe: Recipe, shape: Shape, rounds: int) -> list[Row]:
@@ -68,7 +73,7 @@ def _at_once(model: Any, documents: list[Encoded], recipe: Recipe, shape: Shape,
         own = recipe._replace(batch=batch)
         run = partial(_adapters, model, documents, own)
         times = interleaved(
-            {"ours": partial(run, _AT_ONCE), "apart": lambda run=run: [run(1) for _ in range(_AT_ONCE)]}, rounds
+            {"ours": partial(run, _AT_ONCE), "apart": partial(_times, partial(run, 1), _AT_ONCE)}, rounds
         )
         note = f"CPU time, {_described(shape)}, {own.steps} steps; {_wall(times, 'apart')}"
         name = f"LoRA, {_AT_ONCE} adapters at once, batch {batch} each: one after another"
@@ -115,7 +120,7 @@ def _trainer(
         {"input_ids": row.ids, "labels": [*[-100] * row.prompt_tokens, *row.ids[row.prompt_tokens :]]}
         for row in documents
     ]
-    names = target_modules(model, layers)
+    names = list(targets_of(model, layers).modules)
 
     def padded(some: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         longest = max(len(row["input_ids"]) for row in some)

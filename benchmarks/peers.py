@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from datablame.attribute.kernels.hooks import linears
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded
 from datablame.models.likelihood import length_batches
+from datablame.models.products import products
 
 __all__ = ["bergson", "kronfluence", "one_backward_a_document", "plain_pass"]
 
@@ -29,7 +29,7 @@ Contender = Callable[[], Tensor]
 
 def one_backward_a_document(model: Any, documents: Sequence[Encoded], query: Encoded, blocks: Sequence[int]) -> Tensor:
     """Autograd with respect to the chosen weights, a document at a time; nothing else requires a gradient."""
-    weights = [layer.weight for layer in linears(model, blocks).values()]
+    weights: list[Any] = [product.modules[0].weight for product in products(model, blocks).values()]
     for weight in weights:
         weight.requires_grad_(True)
     try:
@@ -124,7 +124,8 @@ def bergson(
             collect(documents, length_batches([len(row.ids) for row in documents], batch_tokens), scorer)
         finally:
             embedding.requires_grad_(False)
-        return writer.scores[:, 0]
+        scores: Tensor = writer.scores[:, 0]
+        return scores
 
     return run
 
@@ -147,7 +148,7 @@ def kronfluence(
     batch = max(1, batch_tokens // max(len(row.ids) for row in rows))
     vocabulary = model.config.vocab_size
 
-    class MeanNLL(Task):
+    class MeanNLL(Task):  # type: ignore[misc]
         """The sum over a batch of each document's mean NLL."""
 
         def compute_train_loss(self, batch: Any, model: Any, sample: bool = False) -> Tensor:
@@ -157,7 +158,8 @@ def kronfluence(
                 logits.reshape(-1, vocabulary), labels[:, 1:].reshape(-1), ignore_index=-100, reduction="none"
             )
             counted = labels[:, 1:] != -100
-            return (nll.view_as(counted).sum(1) / counted.sum(1)).sum()
+            total: Tensor = (nll.view_as(counted).sum(1) / counted.sum(1)).sum()
+            return total
 
         def compute_measurement(self, batch: Any, model: Any) -> Tensor:
             return self.compute_train_loss(batch, model)
@@ -199,7 +201,7 @@ def kronfluence(
 
 
 def _chosen(layer: nn.Module, model: Any, blocks: Sequence[int]) -> bool:
-    return any(layer is each for each in linears(model, blocks).values())
+    return any(layer is each for product in products(model, blocks).values() for each in product.modules)
 
 
 def _padded(rows: Sequence[Encoded], device: torch.device) -> tuple[Tensor, Tensor]:

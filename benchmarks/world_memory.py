@@ -18,6 +18,7 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -83,7 +84,7 @@ def measure(folder: Path, file: Path, workers: int) -> None:
     """Freeze in this process and print 'base MB, peak MB, largest worker MB, seconds, documents, clusters'."""
     base = _peak_mb()
     began = time.monotonic()
-    identities = {"models": {}, "data": {}, "files": {}}
+    identities: dict[str, dict[str, Any]] = {"models": {}, "data": {}, "files": {}}
     world = World(folder / "run", study_of(folder, file), (), None, Choice("keywords", "keywords"), identities)
     write_pool(world, open_source(world.data), execution=Execution(workers, 1), progress=Silent())
     seconds = time.monotonic() - began

@@ -1,6 +1,6 @@
 """What `make bench` says of ratios that moved."""
 
-from benchmarks.measure import Row, moved
+from measure import Row, moved
 
 KEPT = {"a": 0.50, "b": 0.50, "c": 0.50, "d": 0.50, "gone": 1.0}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.card import PARTS
+from card import PARTS
 
 ROOT = Path(__file__).parent.parent
 

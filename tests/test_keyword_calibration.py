@@ -1,8 +1,8 @@
 import zipfile
 from pathlib import Path
 
+import keyword_calibration as benchmark
 import pytest
-from benchmarks import keyword_calibration as benchmark
 
 REFUSAL = """# version=1
 # a second comment

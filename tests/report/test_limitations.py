@@ -212,7 +212,7 @@ CASES: dict[str, Case] = {
     ),
     "other settings": Case(
         lambda it: apart(it, settings=("rope_theta", "sliding_window")),
-        "The configurations of both checkpoints differ in rope_theta, sliding_window",
+        "both checkpoints differ in 2 settings, rope_theta, sliding_window",
     ),
     "keyword classifier": Case(
         lambda it: labelled_by(it, "keywords"), "labelled by keywords (480 of the surface phase"
