@@ -7,8 +7,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 export PYTHONDONTWRITEBYTECODE :=
 # Small models run slower on two threads than on one; cores are used by processes.
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-# A file's tests share what they make; the notebook, which takes longest, begins first.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# A file's tests share what they make; the notebook, which takes longest, begins first. Some tests wait for others'
+# processes, and leave a core to a third worker.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Where gradients, activations and trained weights are held against oracles.
 FLOATS := $(addprefix tests/attribute/test_,activation_diff.py embedding.py gradient_diff.py gradients.py per_example.py \
@@ -16,7 +17,7 @@ FLOATS := $(addprefix tests/attribute/test_,activation_diff.py embedding.py grad
   $(addprefix tests/patch/test_,checks.py compare.py finetune.py fine_tune_set.py trainings.py worker.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-default portable slow bench docs notebook clean
+.PHONY: help demo study test types suite test-default portable slow bench docs notebook clean
 
 help:
 	@echo "make demo    install, run the whole study on the embedded model organism, say where the report is"
@@ -39,8 +40,13 @@ study: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory -j2 types suite
+
+types:
+	$(BIN)/mypy
+
+suite:
 	$(TEST_ENV) $(PYTEST) --nbmake --nbmake-timeout=900 lda_attribution_notebook.ipynb tests
 
 test-default: $(VENV)/installed-dev

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ALIKE", "ARCHITECTURES", "PAGE", "VOCABULARY", "built", "page", "read_by"]
+__all__ = ["ARCHITECTURES", "PAGE", "SLOW", "VOCABULARY", "built", "page", "read_by"]
 
 PAGE = Path(__file__).parents[1] / "docs/reference/architectures.md"
 
@@ -121,12 +121,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }
 
-ALIKE = frozenset(
+SLOW = frozenset(
     {"qwen3", "olmo3", "phi", "gemma3_text", "granite", "starcoder2", "stablelm"}
     | {"smollm3", "modernbert-decoder", "gpt_neo", "gpt_bigcode", "mpt", "qwen2_moe", "granitemoe"}
     | {"falcon_mamba", "bamba", "falcon_h1", "granitemoehybrid", "lfm2_moe", "zamba2"}
+    | {"cohere2", "jamba", "mamba2", "recurrent_gemma", "rwkv"}
 )
-"""Those built of the same parts as another; they are tried among the slow tests."""
+"""Tried among the slow tests: built of the same parts as another one, or slow."""
 
 
 def built(name: str, seed: int = 5) -> Any:

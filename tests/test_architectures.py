@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.architectures import ALIKE, ARCHITECTURES, PAGE, VOCABULARY, built, page, read_by
+from tests.architectures import ARCHITECTURES, PAGE, SLOW, VOCABULARY, built, page, read_by
 from tests.oracles.gradients import naive_gradient, naive_similarities
 from tests.oracles.preferences import naive_log_ratio, naive_pair_gradient
 from tests.oracles.sampling import naive_sample
@@ -23,7 +23,7 @@ from datablame.surface.sampler.sampler import NotFinite, Request, sample
 from datablame.surface.sampler.tokens import Settings
 
 every = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in ARCHITECTURES]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ARCHITECTURES]
 )
 model = functools.lru_cache(2)(built)
 REQUESTS = [
@@ -137,4 +137,4 @@ def test_windows_and_states_are_read_as_they_are() -> None:
 
 def test_the_page_is_what_the_architectures_are() -> None:
     assert Path(PAGE).read_text() == page(), "python -m tests.architectures writes it anew"
-    assert len(ARCHITECTURES.keys() - ALIKE) >= 24
+    assert len(ARCHITECTURES.keys() - SLOW) >= 24

@@ -216,15 +216,9 @@ class Killed(Silent):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("items", [0, 1, 3, 4])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    make: Make, items: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    undisturbed, killed = make("undisturbed"), make("killed")
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = make("undisturbed")
     undisturbed.run()
-    with pytest.raises(KeyboardInterrupt):
-        killed.run(progress=Killed(items))
-    journal = len(read_jsonl(killed.world.root / "artifacts/attribute.part/journal.jsonl"))
     worked: list[Any] = []
     whole = loop._work
 
@@ -233,11 +227,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
         return whole(state, item)
 
     monkeypatch.setattr(loop, "_work", counted)
-    killed.run()
-    assert bytes_of(killed) == bytes_of(undisturbed)
-    # 29 documents in shards of 8, whose one pass gives gradients and activations, and the queries.
-    assert journal == items + 1
-    assert len(worked) == 5 - journal
+    for items in (0, 1, 3, 4):
+        killed = make(f"killed after {items}")
+        with pytest.raises(KeyboardInterrupt):
+            killed.run(progress=Killed(items))
+        journal = len(read_jsonl(killed.world.root / "artifacts/attribute.part/journal.jsonl"))
+        worked.clear()
+        killed.run()
+        assert bytes_of(killed) == bytes_of(undisturbed)
+        # 29 documents in shards of 8, whose one pass gives gradients and activations, and the queries.
+        assert journal == items + 1
+        assert len(worked) == 5 - journal
 
 
 def test_the_number_of_workers_changes_nothing(make: Make) -> None:

@@ -273,23 +273,23 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_groups")
-@pytest.mark.parametrize("after", [0, 1, 5, 9])
-def test_a_run_killed_while_the_pool_is_frozen_ends_with_the_same_bytes(
-    tiny_pair_folder: Path, tmp_path: Path, after: int
-) -> None:
+def test_a_run_killed_while_the_pool_is_frozen_ends_with_the_same_bytes(tiny_pair_folder: Path, tmp_path: Path) -> None:
     study = made_study(tmp_path / "inputs", tiny_pair_folder)
-    child = os.fork()
-    if child == 0:
-        freeze(study, tmp_path / "killed", execution=ONE, progress=Dies(after))
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert not (tmp_path / "killed/artifacts/world/pool.parquet").exists()
-    frozen(study, tmp_path / "killed")
     frozen(study, tmp_path / "whole")
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert set(contents(tmp_path / "whole")) == {
+    whole = contents(tmp_path / "whole")
+    assert set(whole) == {
         f"artifacts/world/{name}" for name in ("pool.json", "pool.parquet", "prompts.parquet", "world.json")
     }
+    for after in (0, 1, 5, 9):
+        killed = tmp_path / f"killed after {after}"
+        child = os.fork()
+        if child == 0:
+            freeze(study, killed, execution=ONE, progress=Dies(after))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        assert not (killed / "artifacts/world/pool.parquet").exists()
+        frozen(study, killed)
+        assert contents(killed) == whole
 
 
 def test_a_large_pool_is_looked_at_first_and_frozen_later(
