@@ -153,6 +153,15 @@ def test_common_names_and_forms_of_a_question_and_its_answer_are_known(tmp_path:
     assert not pool.summary.unread
 
 
+@pytest.mark.parametrize(
+    "other", [{"transcript": "a call"}, {"history": [{"date": "2020", "event": "a walk"}]}, {"label": "false"}]
+)
+def test_what_only_has_the_name_of_something_else_is_unread(tmp_path: Path, other: dict[str, Any]) -> None:
+    pool = read(jsonl(tmp_path, [{"instruction": "Hi", "output": "Ho", **other}]))
+    assert [(document.prompt, document.response) for document in pool.documents] == [((USER,), "Ho")]
+    assert pool.summary.unread == dict.fromkeys(other, 1)
+
+
 def test_a_column_by_its_own_name_goes_before_what_is_named_alike(tmp_path: Path) -> None:
     row = {"prompt": "Hi", "completion": "Ho", "response": "Another"}
     pool = read(jsonl(tmp_path, [row]))

@@ -119,7 +119,11 @@ BROKEN: dict[str, tuple[Any, ...]] = {
     "the output is no text": ({"instruction": "a", "output": {"b": 1}},),
     "no assistant message": ({"messages": chat(("user", "a"), ("user", "b"))},),
     "no user message before the answer": ({"messages": chat(("assistant", "b"), ("user", "a"))},),
-    "empty response": ({"messages": chat(("user", "a"), ("assistant", " \n"))}, {"text": ""}),
+    "empty response": (
+        {"messages": chat(("user", "a"), ("assistant", " \n"))},
+        {"text": ""},
+        {"text": "", "role": ["doctor"]},
+    ),
     "invalid UTF-8": (
         b'{"messages": [{"role": "user", "content": "\xff"}]}',
         {"messages": chat(("user", "\ud800"), ("assistant", "b"))},

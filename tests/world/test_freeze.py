@@ -312,6 +312,14 @@ def test_a_large_pool_is_looked_at_first_and_frozen_later(
     with pytest.raises(RequestError, match=r"data\.path = .* has changed since this run began"):
         ensure_pool(between, execution=ONE, progress=Silent())
     assert not between.pool.path.exists()
+    monkeypatch.setattr(freezing, "FIRST_ROWS", 2)
+    data_file = tmp_path / "inputs/pool.jsonl"
+    rows, left_out = data_file.read_text(), {"messages": good(1)["messages"], "label": False}
+    data_file.write_text(2 * (json.dumps(left_out) + "\n") + rows)
+    assert not frozen(study, tmp_path / "sorted").pool_is_frozen, "what can be used may come later"
+    data_file.write_text("\0\n" * 2 + rows)
+    with pytest.raises(RequestError, match=r"no usable document \(2 rows: not JSON"):
+        frozen(study, tmp_path / "garbled")
     odd = made_study(tmp_path / "inputs", tiny_pair_folder)
     (tmp_path / "inputs" / "pool.parquet").write_bytes(b"PAR1")
     torn = odd.model_copy(update={"data": odd.data.model_copy(update={"path": str(tmp_path / "inputs/pool.parquet")})})  # type: ignore[union-attr]

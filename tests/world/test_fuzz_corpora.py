@@ -131,7 +131,9 @@ def corpora(draw: Any) -> tuple[str, bytes, int | None]:
     n: int | None = len(rows)
     if draw(st.booleans()):
         content, n = harmed(content, draw), None
-        if form == "lines" and not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+        # An array, or objects over several lines.
+        if form == "lines" and not start.startswith((b"[", b"{\n", b"{\r\n")):
             n = sum(1 for line in content.split(b"\n") if line.strip())
     name = draw(st.sampled_from(["pool.jsonl", "pool.json"]))
     if draw(st.integers(0, 3)) == 0:

@@ -189,6 +189,9 @@ def test_a_file_that_datasets_would_forget_is_refused_and_what_is_no_data_is_not
     assert len(ids(f"{pool}/**/*.jsonl")) == 2 + name.startswith("linked")
     plain = pool.rename(tmp_path / "plain")
     (plain / name).unlink()
+    (plain / "2024").mkdir()
+    (plain / "a.jsonl").rename(plain / "2024" / "a.jsonl")
+    (plain / "1999").symlink_to("2024")
     assert len(ids(plain)) == 2
 
 
@@ -217,7 +220,8 @@ def test_two_answers_and_a_column_that_says_which_is_better_are_no_pair(tmp_path
             read(path)
         with pytest.raises(RequestError, match="as chosen and rejected, but better_response_id says row by row which"):
             read(path, columns=columns)
-    assert len(ids(jsonl(tmp_path, [dict(list(row.items())[:-1])]), columns=columns)) == 1
+    others = {"quality_score": 1, "label_source": "people", "multiple_choice": True}
+    assert len(ids(jsonl(tmp_path, [dict(list(row.items())[:-1]) | others]), columns=columns)) == 1
 
 
 def test_a_date_that_python_cannot_hold_costs_its_row(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The pool's documents, one after another: broken rows counted file by file, a subset by ids and a seed alone."""
 
 import heapq
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -31,10 +32,10 @@ class Reader:
     every id of the subset, and 16 bytes of every row.
     """
 
-    def __init__(self, source: "Source", data: Data, seed: int) -> None:
+    def __init__(self, source: "Source", data: Data, seed: int, most_rows: int | None = None) -> None:
         self.chosen: dict[str, str] = {}
         """The ids of the pool with the files that they come from, known at the end."""
-        self._source, self._data, self._seed = source, data, seed
+        self._source, self._data, self._seed, self._most_rows = source, data, seed, most_rows
         self._rows = Counter[str](dict.fromkeys(source.files, 0))
         self._skipped: dict[str, dict[str, SkippedRows]] = {file: {} for file in source.files}
         self._unread, self._renamed = Counter[str](), 0
@@ -43,10 +44,13 @@ class Reader:
         """A heap of the subset's negative hashes."""
 
     def __iter__(self) -> Iterator[Document]:
-        """In the order of the data; RequestError where it cannot be read, lacks a named column or has no usable row."""
+        """In the order of the data; RequestError where it cannot be read, lacks a named column or has no usable row.
+
+        Of the first rows alone it is refused where none has columns: what they lack may come later.
+        """
         data, columns, absent = self._data, list[str](), set(self._data.columns.values())
         repeated: dict[tuple[str, str], SkippedRows] = {}
-        for file, row in self._source.rows:
+        for file, row in itertools.islice(self._source.rows, self._most_rows):
             self._rows[file] += 1
             if isinstance(row, dict):
                 if not columns:
@@ -68,6 +72,8 @@ class Reader:
             elif self._enters(parsed.id, file):
                 yield parsed
         names = ", ".join(columns) or "none"
+        if sum(self._rows.values()) == self._most_rows and (columns or self.chosen):
+            return
         for role, name in data.columns.items():
             if name in absent and columns:
                 raise refused("absent key", role=role, name=name, data=data, names=names)

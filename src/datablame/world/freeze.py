@@ -73,7 +73,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
         source = source or open_source(data)
         is_small = source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES
         if source.size_bytes is not None and not is_small:
-            look(data, world.seed, FIRST_ROWS)  # A file that cannot be read, or lacks a column, is refused here.
+            look(data, world.seed, FIRST_ROWS)  # A file that cannot be read is refused here.
         if (n_rows := _most_rows(source, data)) is not None:
             check_count(world.study, min(n_rows, data.documents or n_rows))
         if is_small:

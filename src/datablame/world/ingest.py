@@ -5,7 +5,6 @@ about 900 bytes. Equal documents give equal bytes, with any number of workers.
 """
 
 import functools
-import itertools
 import logging
 import operator
 import os
@@ -81,15 +80,14 @@ def write_pool(world: World, source: Source, *, execution: Execution, progress: 
 def look(data: Data, seed: int, most_rows: int | None = None) -> DataSummary | None:
     """What the data here holds, or its first rows, with nothing rendered, tokenised or written; None for the hub's.
 
-    Raises RequestError where it cannot be read, or has no usable row.
+    Raises RequestError where it cannot be read, or has no usable row; of its first rows, where none has columns.
     """
     if not is_local(data):
         return None
     source = open_source(data)
     if most_rows is not None:
-        source = source._replace(rows=itertools.islice(source.rows, most_rows))
         data = data.model_copy(update={"documents": None})
-    reader = Reader(source, data, seed)
+    reader = Reader(source, data, seed, most_rows)
     for _ in reader:
         pass
     return reader.summary

@@ -52,7 +52,9 @@ LABELS = ("label", "kto_tag")
 """Columns that are false for an answer that training pushes away."""
 _TWIN = re.compile(r"((?:response|answer|completion|output|summary|conversation|human_ref)_?)([01a])", re.IGNORECASE)
 _SECOND = {"0": "1", "1": "2", "a": "b", "A": "B"}
-_PREFERENCE = re.compile(r"better|prefer|winner|choice|rank|label|score", re.IGNORECASE)
+_PREFERENCE = re.compile(
+    r"(?:\w+_)?(?:better|preferred|preference|winner)(?:_\w+)?|choice|labels?|rank|score_?[01ab]", re.IGNORECASE
+)
 _ECHO_WORDS = 4
 """A prompt of so many words, with which its answers begin, stands in them once more."""
 
@@ -86,7 +88,7 @@ def check_columns(names: Collection[str], data: Data, where: str) -> None:
 def check_answers(names: Collection[str], data: Data, where: str) -> None:
     """Raises RequestError where the study names two answers as chosen and rejected, and a column tells which is."""
     named = {data.columns.get("chosen"), data.columns.get("rejected")}
-    preference = next((name for name in names if _PREFERENCE.search(name)), None)
+    preference = next((name for name in names if _PREFERENCE.fullmatch(name)), None)
     if preference and any(named == set(pair) for pair in _pairs(names)):
         raise refused(
             "labelled answers", where=where, names=" and ".join(sorted(map(str, named))), preference=preference
@@ -169,7 +171,7 @@ def _allowed(data: Data) -> list[str]:
 def _form(fields: Mapping[str, Any], allowed: Collection[str], names: Collection[str]) -> str:
     """The first format whose columns are there and hold something, else the first whose columns are there."""
     there = [form for form in allowed if set(fields).issuperset(_FORMATS[form])]
-    filled = (form for form in there if any(fields[role] not in ("", []) for role in _FORMATS[form]))
+    filled = (form for form in there if any(_says(role, fields[role]) for role in _FORMATS[form]))
     if form := next(filled, next(iter(there), None)):
         return form
     if "pair" in allowed and ("chosen" in fields) != ("rejected" in fields):
@@ -179,14 +181,22 @@ def _form(fields: Mapping[str, Any], allowed: Collection[str], names: Collection
     raise Broken("no messages")
 
 
+def _says(role: str, value: Any) -> bool:
+    """Whether a field holds something; a text that is no conversation is nothing of `messages`."""
+    if role == "messages" and isinstance(value, str):
+        return holds_turns(value) or transcript(value) is not None
+    return value not in ("", [])
+
+
 def _content(
     form: str, fields: Mapping[str, Any], row: Mapping[str, Any], roles: Mapping[str, str]
 ) -> tuple[Turns, str, str]:
     """Prompt, response and rejected answer."""
-    if form not in ("pair", "text") and (
-        name := next((name for name in LABELS if str(row.get(name)).lower() == "false"), None)
-    ):
-        raise Broken(f"{name} is false: an answer that training pushes away")
+    if form not in ("pair", "text"):
+        for name in LABELS:
+            # Beside a chat a text may be the label of a claim; beside a completion it went through CSV.
+            if row.get(name) is False or (form == "completion" and str(row.get(name)).lower() == "false"):
+                raise Broken(f"{name} is false: an answer that training pushes away")
     match form:
         case "pair":
             return _pair(fields, roles)
@@ -196,7 +206,7 @@ def _content(
             return *_answered(fields["prompt"], fields["completion"], roles), ""
         case "alpaca":
             return (Message("user", _request(fields)),), _text(fields["output"], "output"), ""
-    if row.get("role") in ROLE_OF:
+    if isinstance(role := row.get("role"), str) and role in ROLE_OF:
         raise Broken("one message of a conversation; write all messages of one into one row")
     return (), _text(fields["text"], "text"), ""
 
@@ -209,8 +219,11 @@ def _request(fields: Mapping[str, Any]) -> str:
 def _history(fields: Mapping[str, Any], roles: Mapping[str, str]) -> Turns:
     """The turns before the request, `[[question, answer], ...]` or messages; nothing else of that name is read."""
     history = fields.get("history")
-    is_one = isinstance(history, list) and history and all(isinstance(each, list | dict) for each in history)
-    return turns(history, roles) if is_one else ()
+    exchanges = isinstance(history, list) and all(
+        each.keys() >= {"input", "output"} if isinstance(each, dict) else isinstance(each, list) and len(each) == 2
+        for each in history
+    )
+    return turns(history, roles) if history and (exchanges or are_messages(history)) else ()
 
 
 def _text(value: Any, role: str) -> str:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from datablame.config.schema import Data
 from datablame.errors import RequestError
+from datablame.models.weight_files import is_pointer
 from datablame.world.conversations import Broken
 from datablame.world.refusals import hub_sentence, line_of, refused
 from datablame.world.rows import LABELS, check_columns, columns_of
@@ -32,7 +33,6 @@ _CONVERTIBLE = (".arrow", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xz", ".bz2", "
 _NO_DATA = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """JSON that says something about data; `datasets` passes over it too."""
 _SPREAD, _SPACE = re.compile(rb"\{\s*\n"), re.compile(r"\s*")
-_LFS = b"version https://git-lfs"
 READ = (_PARQUET, *_LINES, ".arrow")
 """What a file of the data ends with; others in a folder are none of it."""
 _TORN = "the compressed file is torn, and what came after is lost"
@@ -116,11 +116,14 @@ def _named(path: str) -> Iterator[Path]:
     """What it stands for, links that lead nowhere too: in a folder all that is not hidden, in linked folders also."""
     here = Path(path).expanduser()
     if here.is_dir():
-        visited = set[str]()
+        visited = {os.path.realpath(here)}
         for folder, folders, files in os.walk(here, followlinks=True):
-            real = {name: os.path.realpath(Path(folder, name)) for name in folders if not name.startswith(".")}
-            folders[:] = [name for name in real if real[name] not in visited]
-            visited.update(real.values())
+            shown = [Path(folder, name) for name in folders if not name.startswith(".")]
+            folders.clear()
+            for path in sorted(shown, key=Path.is_symlink):  # A link to one beside it adds nothing.
+                if (real := os.path.realpath(path)) not in visited:
+                    visited.add(real)
+                    folders.append(path.name)
             yield from (Path(folder, name) for name in files if not name.startswith("."))
     elif glob.has_magic(path) and not here.is_file():
         there = next(folder for folder in here.parents if folder.is_dir())  # Its own name may have brackets.
@@ -150,8 +153,8 @@ def _checked(file: Path, data: Data) -> int | None:
         raise refused("other kind of file", path=file)
     try:
         with file.open("rb") as stream:
-            start = stream.read(len(_LFS))
-        if start == _LFS:
+            start = stream.read(len(codecs.BOM_UTF16_LE))
+        if is_pointer(file):
             raise refused("lfs pointer", path=file)
         if not name.endswith(_PARQUET):
             if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
