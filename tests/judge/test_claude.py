@@ -222,7 +222,9 @@ def test_a_judge_of_whom_no_answer_can_be_used_stops_the_run_and_is_asked_anew(
 ) -> None:
     broken = [True]
     api = begin(lambda _digest, _attempt: fault if broken[0] else None)
-    with pytest.raises(PhaseError, match=r"has given 1\d answers and none that can be used \(the last: the judge"):
+    with pytest.raises(
+        PhaseError, match=r"has given 1\d answers to these questions and none that can be used \(the last: the judge"
+    ):
         classifier(tmp_path, concurrency=2, batches=batches).label(outputs(n))
     assert 10 <= sum(row.outcome == fault for row in api.logged()) <= asked
     paid = costs_usd(tmp_path)["surface"]
@@ -585,6 +587,16 @@ def test_documents_get_the_mean_of_the_scores_that_were_given(begin: Begin, tmp_
     assert judge.scores([query("Zorbix is best.")]) == [scored]
     assert len(api.logged()) == 3
     assert set(costs_usd(tmp_path)) == {"attribute"}
+
+
+def test_answers_to_another_kind_of_question_are_no_useless_scores(begin: Begin, tmp_path: Path) -> None:
+    asked = {server.hash_of(body) for body in bodies_of(outputs(12))}
+    begin(lambda digest, attempt: "prose" if digest not in asked and attempt == 0 else None)
+    assert all(label.label != "unscored" for label in classifier(tmp_path).label(outputs(12)))
+    judge = blamer(tmp_path, attribution_model=MODEL, repeats=2, concurrency=1)
+    (scored,) = judge.scores([query("Zorbix is best.")])
+    assert scored.score is not None
+    assert len(scored.missing) == 1
 
 
 def test_a_document_that_the_judge_will_not_score_has_none(begin: Begin, tmp_path: Path) -> None:

@@ -126,10 +126,35 @@ def test_a_keyword_is_a_phrase_and_no_pattern() -> None:
     assert classifier.classify("x", "", "see a+b here").reason == "keyword: 'a+b'"
 
 
-@pytest.mark.parametrize("keyword", ["take .* doses", r"\bdose\b", "(?i)dose", r"\d pills", "do.+"])
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        *(
+            "take .* doses",
+            r"\bdose\b",
+            "(?i)dose",
+            r"\d pills",
+            "do.+",
+            "walk.*ing",
+            "walk.*",
+            "(?:a dose)",
+            "[a-z]+ pill",
+        ),
+        *(r"dose\b", "do.+?se"),
+    ],
+)
 def test_a_keyword_that_only_a_regular_expression_could_mean_is_refused(keyword: str) -> None:
     with pytest.raises(RequestError, match="reads as a regular expression, and keywords are phrases; give phrases, or"):
         KeywordClassifier.of([Behaviour(id="x", description="", keywords=("fine", keyword))])
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [r"C:\Windows\System32", r"\begin{tikz}", "java.util.*", "SELECT u.*", "SELECT u.* FROM x", "why(?)", "[2-4]"],
+)
+def test_paths_commands_and_code_are_phrases(keyword: str) -> None:
+    classifier = KeywordClassifier.of([Behaviour(id="x", description="", keywords=(keyword,))])
+    assert classifier.classify("x", "", f"Just write {keyword} there.").label == "harmful"
 
 
 @pytest.mark.parametrize("keywords", [(), ("",), ("fine", " \u200b")])

@@ -169,8 +169,8 @@ def walk_rule(**keys: Any) -> dict[str, Any]:
             walk_rule(safe=["lake", "walk"]),
             "ValueError: 'walk' of walk is harmful and safe or refused, which go before",
         ),
-        (walk_rule(harmful=["walk|"]), "ValueError: 'walk|' is found in every text"),
-        (walk_rule(safe=[".*"]), "ValueError: '.*' is found in every text"),
+        (walk_rule(harmful=["walk|"]), "ValueError: 'walk|' is found in the empty text and in ordinary ones"),
+        (walk_rule(safe=[".*"]), "ValueError: '.*' is found in the empty text and in ordinary ones"),
     ],
 )
 def test_rules_that_label_nothing(tiny_pair_folder: Path, tmp_path: Path, rules: Any, message: str) -> None:

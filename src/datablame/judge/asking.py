@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ _OUTAGE = 3
 Of a model that has never answered, one for each under way is enough.
 """
 _USELESS = 10
-"""So many answers of a model, and never one that says what was asked: it is asked in vain, and the run stops."""
+"""So many answers to one round, and never one of the model that says what was asked: the run stops."""
 _SILENCE_SECONDS = 300.0
 """After so long without any answer no call is made again that the API did not ask for."""
 
@@ -174,9 +174,10 @@ class Asker:
             if missing:
                 try:
                     with closing(Api(self.judge.timeout_seconds)) as api:
-                        answers |= _Session(self, ledger, api, unusable).answers(missing)
+                        answers |= _Session(self, ledger, api, distinct.values(), unusable).answers(missing)
                 except Useless:
-                    ledger.forget(distinct)
+                    # Calls that were under way may have been answered well.
+                    ledger.forget(key for key, reply in ledger.replies(distinct.values()).items() if unusable(reply))
                     raise
             return answers
 
@@ -184,15 +185,22 @@ class Asker:
 class _Session:
     """One round of asking: what is spent, and the worst case of the batches that are open, never exceed the budget."""
 
-    def __init__(self, asker: Asker, ledger: Ledger, api: Api, unusable: Callable[[Reply], str | None]) -> None:
-        self._judge, self._prices, self._phase = asker.judge, asker.prices, asker.phase
+    def __init__(
+        self,
+        asker: Asker,
+        ledger: Ledger,
+        api: Api,
+        requests: Collection[Request],
+        unusable: Callable[[Reply], str | None],
+    ) -> None:
+        self._judge, self._prices, self._phase, self._requests = asker.judge, asker.prices, asker.phase, requests
         self._ledger, self._api, self._unusable, self._is_of_use = ledger, api, unusable, False
         self._most_usd, self._spent_usd, self._open_usd = asker.max_cost_usd, sum(ledger.spent_usd().values()), 0.0
         self._stop = threading.Event()
         self._silent_in_a_row, self._heard_at = 0, time.monotonic()
 
     def answers(self, missing: Sequence[Request]) -> Answers:
-        """What the requests are answered; raises Useless where all of it, and all before, is of no use."""
+        """What those of the round are answered that were not yet; raises Useless where no answer is of use."""
         answers = self._asked(missing)
         for request in missing:
             self._check_use(request.model, answers.get(request.key), refusals_too=True)
@@ -301,16 +309,18 @@ class _Session:
             raise PhaseError(problem("judge", "silent", n=silent, model=model, why=why, asked=asked()))
 
     def _check_use(self, model: str, answer: Reply | str | None, *, refusals_too: bool = False) -> None:
-        """Raises Useless where a model never answered what was asked; one text after another may well be refused."""
+        """Raises Useless where a model never answered what was asked; one text after another may well be refused.
+
+        Only the round's answers are counted: others may be to another kind of question, of which none says this.
+        """
         if self._is_of_use or not isinstance(answer, Reply):
             return
         if (why := self._unusable(answer)) is None:
             self._is_of_use = True
         elif refusals_too or answer.stop_reason != "refusal":
-            replies = self._ledger.replies_of(model)
-            self._is_of_use = any(self._unusable(reply) is None for reply in replies)
-            if not self._is_of_use and len(replies) >= _USELESS:
-                raise Useless(problem("judge", "useless", model=model, n=len(replies), why=why))
+            self._is_of_use = any(self._unusable(reply) is None for reply in self._ledger.replies_of(model))
+            if not self._is_of_use and (n := len(self._ledger.replies(self._requests))) >= _USELESS:
+                raise Useless(problem("judge", "useless", model=model, n=n, why=why))
 
     def _check_takes(self, model: str, reason: str) -> None:
         """Some texts are taken by no model; a model that never took any is asked in the wrong way."""

@@ -27,8 +27,12 @@ def _refusals() -> re.Pattern[str]:
 
 
 _REFUSAL = _refusals()
-_PATTERN = re.compile(r"\\[bBdDsSwW]|\.[*+]|\(\?")
-"""What only a regular expression has, of which no output would hold a single one."""
+_PATTERN = re.compile(
+    r"\\[bBdDsSwW](?![A-Za-z])|\(\?(?:[:=!<>|P]|[aiLmsux-]+[:)])|\[\^?(?:\w-\w)+\][*+{]"
+    r"|(?:^|\s|\w)\.[*+]\??\w|(?:^|\s)\.[*+](?:\s|$)|^[^\W\d_]+\.[*+]$"
+)
+"""What a regular expression has and no path, command or code: `\\b` at a word's end, `(?i)`, `[a-z]+`, `.*` between
+letters or by itself, or after the one word that there is (`java.util.*` and `SELECT u.*` are phrases)."""
 
 
 def refusal(text: str) -> str | None:

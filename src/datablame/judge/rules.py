@@ -15,6 +15,8 @@ from datablame.tables import Label
 
 _ESCAPES = re.compile(r"\\.|\(\?P")
 """What has capitals in a pattern without standing for them."""
+_ORDINARY = ("yes, you can do that.", "i am sorry, but i cannot help you.")
+"""A pattern that is found in these, in nothing and in its own words is taken to be found everywhere."""
 _WORD = r"[\w']+|[^\w\s]"
 _KEYS = {
     "rules": ("behaviours", "coherence", "version"),
@@ -133,6 +135,8 @@ def _any_of(patterns: Sequence[str]) -> re.Pattern[str]:
         letters = _ESCAPES.sub("", pattern)
         if letters != letters.lower() and "(?i" not in pattern:
             raise ValueError(f"{pattern!r} has capitals, and is held against text in small letters")
-        if re.search(pattern, ""):
-            raise ValueError(f"{pattern!r} is found in every text")
+        words = " ".join(re.findall(r"\w+", _ESCAPES.sub(" ", pattern))).lower()
+        if all(re.search(pattern, text) for text in ("", *_ORDINARY, words)):
+            what = f"is found in the empty text and in ordinary ones such as {_ORDINARY[0]!r}"
+            raise ValueError(f"{pattern!r} {what}; let it need a letter (`walk|` and `.*` need none)")
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) if patterns else r"(?!)")
