@@ -136,13 +136,27 @@ def hold(base: Path, adapter: Path) -> None:
     assert (expected - alone).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("init", ["lora_ga", "pissa_niter_8", "loftq"])
-def test_an_initialisation_that_cannot_be_done_again_is_refused(base: Path, tmp_path: Path, init: str) -> None:
+@pytest.mark.parametrize(
+    ("init", "scaling", "as_plain"),
+    [
+        ("lora_ga", {}, True),
+        ("pissa_niter_8", {"use_rslora": True}, True),
+        ("corda", {"use_rslora": True, "rank_pattern": {"q_proj": 4}}, False),
+        ("loftq", {}, False),
+    ],
+)
+def test_an_initialisation_that_cannot_be_done_again_is_refused(
+    base: Path, tmp_path: Path, init: str, scaling: dict[str, Any], as_plain: bool
+) -> None:
     """Peft loads the first onto the whole base, the second onto what random numbers leave of it, the third not here."""
     adapter = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
-    changed(adapter / "adapter_config.json", init_lora_weights=init)
-    with pytest.raises(RequestError, match=rf"was initialised by {init.removesuffix('_8')}, which took a part out of"):
+    changed(adapter / "adapter_config.json", init_lora_weights=init, **scaling)
+    with pytest.raises(
+        RequestError, match=rf"was initialised by {init.removesuffix('_8')}, which took a part out of"
+    ) as refusal:
         loaded(base, adapter)
+    assert ("path_initial_model_for_weight_conversion" in str(refusal.value)) == as_plain
+    assert "merged into the base" in str(refusal.value)
 
 
 def changed(file: Path, **keys: Any) -> None:

@@ -17,7 +17,7 @@ from tests.models.test_gguf import write_llama
 from tests.pairs import study_of
 
 from datablame.errors import RequestError
-from datablame.models.distance import measured
+from datablame.models.distance import _mostly_alike, _other_settings, measured
 from datablame.models.pair import load_pair, preflight
 from datablame.models.tokenizer_file import PROBES
 from datablame.tables import Distance
@@ -90,6 +90,32 @@ def test_an_encoder_is_refused(folder: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"is_causal": False}))
     with pytest.raises(RequestError, match=r"^models\.after changes what it says after a token with what follows it"):
         distance(folder / "before", folder / "after")
+
+
+@pytest.mark.parametrize(("moved", "alike"), [(slice(3, 4), True), (slice(1, None), False)])
+def test_a_token_that_goes_to_another_expert_is_not_looking_ahead(moved: slice, alike: bool) -> None:
+    logits = torch.randn(8, 30, generator=torch.Generator().manual_seed(5))
+    others = logits.clone()
+    others[moved] *= 1.05
+    assert _mostly_alike(logits, others, 1e-3) == alike
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_window_layers": 1, "router_aux_loss_coef": 0.5, "router_z_loss_coef": 0.5, "sliding_window": 9}, ()),
+        ({"router_scaling_factor": 2.0, "rope_theta": 5.0}, ("rope_theta", "router_scaling_factor")),
+        ({"sliding_window": 9, "layer_types": ["sliding_attention"]}, ("layer_types", "sliding_window")),
+    ],
+)
+def test_settings_that_change_nothing_are_not_told(
+    tiny_pair_folder: Path, settings: dict[str, Any], told: tuple[str, ...]
+) -> None:
+    pair = load_pair(study_of(tiny_pair_folder / "before", tiny_pair_folder / "after"))
+    for model, values in ((pair.before, dict.fromkeys(settings)), (pair.after, settings)):
+        for name, value in ({"layer_types": ["full_attention"]} | values).items():
+            setattr(model.config, name, value)
+    assert _other_settings(pair) == told
 
 
 @pytest.mark.parametrize("side", ["before", "after"])

@@ -130,6 +130,14 @@ def test_a_chat_template_is_read_out_of_json(folder: Path) -> None:
     (folder / name).write_text("{}")
     with pytest.raises(RequestError, match=r"tokenizer_config\.json cannot be read \(it holds no chat_template\)"):
         agreed_tokens(named)
+    (folder / name).write_text(json.dumps({"chat_template": [{"name": "default"}]}))
+    with pytest.raises(
+        RequestError, match=r"cannot be read \(its chat_template is a list, and not each of it has name"
+    ):
+        agreed_tokens(named)
+    (folder / name).unlink()
+    with pytest.raises(RequestError, match=r"tokenizer_config\.json cannot be read \(.*No such file"):
+        agreed_tokens(named)
     for side in ("before", "after"):
         (folder / side / "chat_template.jinja").rename(folder / side / "chat_template.json")
         (folder / side / "chat_template.json").write_text(json.dumps({"chat_template": expected}))

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -51,6 +52,21 @@ def test_a_commit_stays_where_it_is_when_the_branch_moves_on(hub: Path, tiny_pai
     assert known_commit(ModelRef(path="org/tiny")) == "c" * 40
     assert located(place, "models.after") == place
     assert torch.equal(first_weights(place), first_weights(ModelRef(path="org/tiny", revision=NEW)))
+
+
+def test_a_tokenizer_that_the_cache_lacks_may_be_at_the_hub(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (hub / "models--org--tiny" / "snapshots" / NEW / name).unlink()
+    with pytest.raises(
+        RequestError, match=r"^models\.after = org/tiny has no tokenizer in the local cache, and the hub"
+    ):
+        load_tokenizer(ModelRef(path="org/tiny"))
+    # As transformers passes on what the connection says.
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", Mock(side_effect=ConnectionResetError("reset")))
+    with pytest.raises(RequestError, match="cannot be fetched: the hub cannot be reached; connect to the network"):
+        load_tokenizer(ModelRef(path="org/tiny"))
 
 
 def test_a_revision_that_the_cache_lacks_is_refused(hub: Path) -> None:

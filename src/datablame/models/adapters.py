@@ -26,6 +26,7 @@ _REWRITING = ("pissa", "olora")
 _UNREPEATABLE = ("corda", "lora_ga", "pissa_niter", "loftq")
 """Initialisations that do so by what the adapter does not bring (data, random numbers, a quantiser of one machine), so
 that its base is gone."""
+_AS_PLAIN = "as a plain LoRA (path_initial_model_for_weight_conversion) or "
 _NAME = re.compile(r"\.default(?=\.|$)")
 """What peft calls an adapter, in the names of its tensors while it is on."""
 _TWICE = re.compile(r"\.(modules_to_save|original_module)\.weight$")
@@ -80,7 +81,8 @@ def with_adapter(model: Any, adapter: Checkpoint) -> Any:
 def continues(adapter: Checkpoint, earlier: Checkpoint) -> bool:
     """Whether one adapter was trained on from another one: its A, which begins at random, is nearer to that than to 0.
 
-    False where one of them has no safetensors.
+    True of two adapters as well that began with one seed and whose A moved little; False where one of them has no
+    safetensors.
     """
     from safetensors.torch import load_file
 
@@ -157,8 +159,11 @@ def _put_on(model: Any, adapter: Checkpoint, file: Path) -> Any:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors.torch import load_file
 
-    if (written := _initialisation(json_object(file.parent / ADAPTER_CONFIG))) in _UNREPEATABLE:
-        raise adapter.refused("unrepeatable", init=written)
+    if (written := _initialisation(raw := json_object(file.parent / ADAPTER_CONFIG))) in _UNREPEATABLE:
+        scaled_by_layer = raw.get("use_rslora") and (raw.get("rank_pattern") or raw.get("alpha_pattern"))
+        # peft turns these alone into a plain LoRA.
+        plain = "" if written == "loftq" or scaled_by_layer else _AS_PLAIN
+        raise adapter.refused("unrepeatable", init=written, plain=plain)
     tensors, settings = load_file(file), PeftConfig.from_pretrained(str(file.parent))
     if broken := [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]:
         raise adapter.refused("not_finite", first=min(broken))

@@ -34,7 +34,8 @@ _LOADED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _WORDS = {"F64": "float64", "F8_E4M3": "float8", "F8_E5M2": "float8"} | {name: word for word, name in _LOADED.items()}
 _NO_SETTING = re.compile(
     r"^_|token_id$|dropout|^(architectures|transformers_version|model_type|dtype|vocab_size|use_cache|initializer_range|"
-    r"max_position_embeddings|tie_word_embeddings|quantization_config|pretraining_tp|output_\w+|return_dict)$"
+    r"max_position_embeddings|tie_word_embeddings|quantization_config|pretraining_tp|output_\w+|return_dict|"
+    r"max_window_layers|(router_)?(aux|z)_loss_coef\w*|router_ignore_padding_tokens)$"
 )
 """Keys of a configuration that do not change what a model says, or are held against each other elsewhere."""
 _BLOCK_ROUNDING = 1.27
@@ -88,7 +89,10 @@ def measured(study: Study, written: Models, prompts: Sequence[str]) -> Distance:
 def _other_settings(pair: Pair) -> tuple[str, ...]:
     """Keys of both text models' configurations whose values differ, but for names, ids, training and types."""
     one, other = (model.config.get_text_config().to_dict() for model in (pair.before, pair.after))
-    return tuple(sorted(k for k in one.keys() & other.keys() if one[k] != other[k] and not _NO_SETTING.search(k)))
+    differ = {k for k in one.keys() & other.keys() if one[k] != other[k] and not _NO_SETTING.search(k)}
+    if all(set(each.get("layer_types") or ()) == {"full_attention"} for each in (one, other)):
+        differ -= {"sliding_window", "use_sliding_window"}
+    return tuple(sorted(differ))
 
 
 def _layers(pair: Pair, coarse: Precision | None) -> tuple[list[LayerDistance], float, bool]:
@@ -185,10 +189,18 @@ def _log_p(pair: Pair, prompts: Sequence[str]) -> float:
             .float()
             for part in (ids, ids[: len(ids) // 2])
         )
-        tolerance = TOLERANCES.get(model.dtype, TOLERANCE_16_BIT)
-        if not (whole - beginning).norm() <= tolerance * whole.norm():
+        if not _mostly_alike(whole, beginning, TOLERANCES.get(model.dtype, TOLERANCE_16_BIT)):
             raise refusal("looks_ahead", side=side)
     return largest
+
+
+def _mostly_alike(logits: Tensor, others: Tensor, tolerance: float) -> bool:
+    """Whether those of at least half of the tokens are within `tolerance` of their norm.
+
+    A token whose experts come out nearly even may go to another one at another length; what looks ahead moves most.
+    """
+    alike = (logits - others).norm(dim=-1) <= tolerance * logits.norm(dim=-1)
+    return 2 * int(alike.sum()) >= len(alike)
 
 
 def _rounded(value: float) -> float:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from datablame.config.schema import ModelRef
-from datablame.engine.files import json_object
+from datablame.engine.files import json_object, read_json
 from datablame.errors import RequestError
 from datablame.models.adapters import continues, merged, with_adapter
 from datablame.models.device import chosen_device, ran_out_of_memory, weights_dtype
-from datablame.models.source import ADAPTER_CONFIG, Checkpoint, first_line, known_commit, offline
+from datablame.models.source import ADAPTER_CONFIG, Checkpoint, first_line, hub_problem, known_commit, offline
 from datablame.models.tokenizer_file import as_in_file, check_text
 from datablame.models.weight_files import header, weights_hash
 
@@ -56,8 +56,11 @@ def load_tokenizer(reference: ModelRef, *, field: str = "models.after") -> Any:
             raise named.unloadable("a tokenizer", error) from error
         if (base := base_of(checkpoint)) is not None:
             return load_tokenizer(base.reference, field=field)
+        at_hub = not Path(checkpoint.reference.path).is_dir()
+        if at_hub and hub_problem(error) is not None:
+            raise named.unloadable("a tokenizer", error) from error
         if (held := next(filter(checkpoint.file, _TOKENIZERS), None)) is None:
-            raise named.refused("no_tokenizer") from error
+            raise named.refused("no_cached_tokenizer" if at_hub and offline() else "no_tokenizer") from error
         raise named.refused("no_tokenizer_json", file=held, reason=first_line(error)[:200].rstrip(". ")) from error
     try:
         tokenizer = tokenizer if file is None else as_in_file(file, tokenizer, source)
@@ -80,11 +83,15 @@ def template_in(file: Path) -> str | None:
     """
     if file.suffix != ".json":
         return file.read_text(encoding="utf-8")
-    template = json_object(file).get("chat_template")
-    if not isinstance(template, str | list):
+    held = read_json(file)
+    template = held.get("chat_template") if isinstance(held, dict) else None
+    if isinstance(template, str):
+        return template
+    if not isinstance(template, list):
         raise ValueError("it holds no chat_template")
-    named = {"default": template} if isinstance(template, str) else {t["name"]: t["template"] for t in template}
-    return named.get("default")
+    if not all(isinstance(each, dict) and {"name", "template"} <= each.keys() for each in template):
+        raise ValueError("its chat_template is a list, and not each of it has name and template")
+    return {each["name"]: each["template"] for each in template}.get("default")
 
 
 def load_config(reference: ModelRef, *, field: str = "models.after") -> Any:
