@@ -120,10 +120,10 @@ def _named(path: str) -> Iterator[Path]:
         for folder, folders, files in os.walk(here, followlinks=True):
             shown = [Path(folder, name) for name in folders if not name.startswith(".")]
             folders.clear()
-            for path in sorted(shown, key=Path.is_symlink):  # A link to one beside it adds nothing.
-                if (real := os.path.realpath(path)) not in visited:
+            for inner in sorted(shown, key=Path.is_symlink):  # A link to one beside it adds nothing.
+                if (real := os.path.realpath(inner)) not in visited:
                     visited.add(real)
-                    folders.append(path.name)
+                    folders.append(inner.name)
             yield from (Path(folder, name) for name in files if not name.startswith("."))
     elif glob.has_magic(path) and not here.is_file():
         there = next(folder for folder in here.parents if folder.is_dir())  # Its own name may have brackets.
