@@ -119,7 +119,11 @@ print(json.dumps([heavy, [world.judge.classifier for world in worlds]]))
 
 def test_an_unchanged_study_is_frozen_again_without_torch_or_a_tokenizer(made: tuple[Study, World]) -> None:
     study, world = made
-    before = contents(world.root)
+
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in world.root.rglob("*")}
+
+    before, times = contents(world.root), written()
     done = subprocess.run(
         [sys.executable, "-c", CODE, study.model_dump_json(by_alias=True), str(world.root)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ANTHROPIC_API_KEY": "made-up"},
@@ -129,7 +133,7 @@ def test_an_unchanged_study_is_frozen_again_without_torch_or_a_tokenizer(made: t
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[], ["keywords"] * 3], "nor does a key that comes later change who judges"
-    assert contents(world.root) == before
+    assert (contents(world.root), written()) == (before, times)
 
 
 def test_what_was_decided_stays_while_the_keys_behind_it_do(

@@ -4,6 +4,7 @@ A run that is resumed keeps what was decided when it began (device, threads, jud
 behind it are the same; what needs a tokenizer is looked at again only where models, prompts or settings have changed.
 """
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -344,5 +345,5 @@ def _write(world: World, study: Study) -> None:
     path, prompts = path_of(Prompt, world.root), encoded(Prompt, world.prompts)
     if not path.exists() or path.read_bytes() != prompts:
         write_atomic(path, prompts)
-    if content != frozen_content(world.root):
+    if json.loads(json.dumps(content)) != frozen_content(world.root):
         write_json(world.root / FILE, content)
