@@ -7,14 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 export PYTHONDONTWRITEBYTECODE :=
 # Small models run slower on two threads than on one; cores are used by processes.
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-# A file's tests share what they make; the notebook, which takes longest, begins first. Some tests wait for others'
-# processes, and leave a core to a third worker.
+# A file's tests share what they make; long files begin first (tests/conftest.py). Some tests wait for processes of
+# their own, and leave a core to a third worker.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Where gradients, activations and trained weights are held against oracles.
 FLOATS := $(addprefix tests/attribute/test_,activation_diff.py embedding.py gradient_diff.py gradients.py per_example.py \
-  preference_pairs.py projection.py sixteen_bits.py) \
-  $(addprefix tests/patch/test_,checks.py compare.py finetune.py fine_tune_set.py trainings.py worker.py)
+  preference_pairs.py projection.py sixteen_bits.py) $(addprefix tests/patch/test_,finetune.py trainings.py worker.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo study test types suite test-default portable slow bench docs notebook clean
