@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from datablame.config.judge import Judge
 from datablame.errors import BudgetError, PhaseError, RequestError, problem
 from datablame.judge.choice import Price, Usage, cost_usd
-from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, asked, worst_usd
+from datablame.judge.client import Api, Rejected, Reply, Request, Unavailable, endpoint, worst_usd
 
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
@@ -306,7 +306,7 @@ class _Session:
         """
         known, silent = self._ledger.has_answer_of(model), self._silent_in_a_row
         if silent >= (_OUTAGE if known else 1) * self._judge.concurrency or (none and (silent >= _OUTAGE or not known)):
-            raise PhaseError(problem("judge", "silent", n=silent, model=model, why=why, asked=asked()))
+            raise PhaseError(problem("judge", "silent", n=silent, model=model, why=why, endpoint=endpoint()))
 
     def _check_use(self, model: str, answer: Reply | str | None, *, refusals_too: bool = False) -> None:
         """Raises Useless where a model never answered what was asked; one text after another may well be refused.

@@ -202,8 +202,8 @@ def _request(asker: Asker, model: str, question: Question, schema: Mapping[str, 
 
 
 def _unusable(reply: Reply, form: type[BaseModel]) -> str | None:
-    said = _read(reply, form)
-    return said if isinstance(said, str) else None
+    answer = _read(reply, form)
+    return answer if isinstance(answer, str) else None
 
 
 def _read(answer: Reply | str, form: type[M]) -> M | str:

@@ -62,10 +62,10 @@ def worst_usd(request: Request, prices: Mapping[str, Price], *, batch: bool = Fa
     return cost_usd(request.model, Usage(request.most_tokens, request.max_tokens), prices, batch=batch)
 
 
-def asked() -> str:
+def endpoint() -> str:
     """Whom the environment has put in the API's place, as the end of a sentence, without a password; empty: nobody."""
     url = re.sub("//[^/@]*@", "//", os.environ.get(_BASE_URL, "").partition("?")[0]).rstrip("/")
-    return problem("judge", "asked", url=url) if url else ""
+    return problem("judge", "endpoint", url=url) if url else ""
 
 
 class Unavailable(Exception):
@@ -156,7 +156,7 @@ class Api:
         if code == 402 or error.type == "billing_error" or any(word in message.lower() for word in _MONEY_WORDS):
             return BudgetError(problem("judge", "no_credit", answer=answer))
         if code in (401, 403, 404):
-            return RequestError(problem("judge", code, key=KEY, subject=subject, answer=answer, asked=asked()))
+            return RequestError(problem("judge", code, key=KEY, subject=subject, answer=answer, endpoint=endpoint()))
         headers = error.response.headers
         again = code in (408, 409, 429) or code >= 500
         if (wish := headers.get("x-should-retry")) in ("true", "false"):
