@@ -12,7 +12,7 @@ from functools import partial
 from duplicates import corpus
 from measure import Row, interleaved, machine, table
 
-from datablame.attribute.methods.bm25 import bm25_scores
+from datablame.attribute.evidence.words import bm25_scores
 from datablame.world.duplicates import full_text
 
 _QUERIES, _WORDS = 40, 60

@@ -123,7 +123,7 @@ def study(setting: Setting) -> Iterator[Found]:
     import yaml
 
     from datablame.config.file import preset_text
-    from datablame.config.schema import Organism
+    from datablame.config.organism import Organism
     from datablame.engine.execute import Silent
     from datablame.organism.make import make, study_fields
 

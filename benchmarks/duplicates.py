@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from datablame.attribute.methods.bm25 import bm25_scores
+from datablame.attribute.evidence.words import bm25_scores
 from datablame.tables import Document, Message
 from datablame.world.duplicates import clusters, full_text, hashed
 

@@ -20,7 +20,7 @@ A study is a YAML file with these keys. Unknown keys are refused. `datablame pre
 `--set section.key=value` overrides a key from the command line, where the value is YAML. Keys that only some studies
 need have the default *none*.
 
-This page is written by `make docs` from `src/datablame/config/schema.py`.
+This page is written by `make docs` from `src/datablame/config`.
 """
 
 

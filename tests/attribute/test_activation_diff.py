@@ -12,8 +12,8 @@ from tests.attribute.test_per_example import built, olmo2
 from tests.attribute.test_preference_pairs import mixed
 from tests.attribute.test_run import Killed, bytes_of, flags_of, scores_of
 
+from datablame.attribute.evidence.responses import ResponseActivations
 from datablame.attribute.kernels.hooks import mean_hidden
-from datablame.attribute.methods.activation_diff import ResponseActivations
 from datablame.attribute.queries import choose_queries, harmless_outputs
 from datablame.engine.execute import Execution
 from datablame.errors import RequestError
@@ -182,7 +182,9 @@ def test_without_a_safe_output_nothing_is_ranked_and_the_run_says_so(
     assert scores_of(made, "activation-diff") == {}
     assert made.tables.rows(Query, harmful=False) == []
     assert flags_of(made, "activation-diff") == []
-    assert made.tables.rows(MethodInfo, name="activation-diff")[0].unranked == (Unranked("nuts", 29),)
+    assert made.tables.rows(MethodInfo, name="activation-diff")[0].unranked == (
+        Unranked("nuts", 29, "no safe output to set the harmful ones against"),
+    )
     assert "activation-diff gives 29 of 29 documents no score for nuts" in caplog.text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.worlds import read_pool
 
-from datablame.attribute.methods.bm25 import bm25_scores as scores
+from datablame.attribute.evidence.words import bm25_scores as scores
 from datablame.config.schema import Data
 from datablame.world.duplicates import full_text
 
@@ -57,7 +57,7 @@ def test_documents_without_words_score_nothing() -> None:
 
 def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
     code = (
-        "from datablame.attribute.methods.bm25 import bm25_scores\n"
+        "from datablame.attribute.evidence.words import bm25_scores\n"
         f"print(bm25_scores({DOCUMENTS!r}, ['the fern train at noon', 'water']).tolist())"
     )
     printed = {

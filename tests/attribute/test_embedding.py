@@ -6,7 +6,7 @@ import torch
 from tests.attribute.conftest import CONTROLS, TEXTS, Make, documents, sample
 from tests.attribute.test_run import scores_of
 
-from datablame.attribute.methods.embedding import embeddings, load_encoder
+from datablame.attribute.evidence.embeddings import embeddings, load_encoder
 from datablame.errors import RequestError
 
 

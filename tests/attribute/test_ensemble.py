@@ -14,7 +14,7 @@ from tests.oracles.borda import naive_borda
 from datablame.attribute.methods.ensemble import ensemble
 from datablame.attribute.rankings import borda
 from datablame.attribute.registry import Votes, chosen
-from datablame.config.schema import Attribute
+from datablame.config.attribute import Attribute
 
 OPEN = math.nan
 SCORES = st.integers(1, 4).flatmap(

@@ -11,10 +11,10 @@ from tests.attribute.conftest import CONTROLS, Make
 from tests.conftest import tiny_ids
 from tests.worlds import work
 
+from datablame.attribute.evidence.gradients import Activations, Gradients
 from datablame.attribute.kernels import per_example
 from datablame.attribute.kernels.hooks import backward_with_hooks
 from datablame.attribute.loop import collect
-from datablame.attribute.methods.gradients import Activations, Gradients
 from datablame.attribute.registry import Inquiry
 from datablame.config.checks import impossible
 from datablame.config.file import load_study

@@ -12,8 +12,8 @@ from tests.attribute.test_methods import FERNS, NUTS
 from tests.worlds import work
 
 from datablame.attribute import phase
-from datablame.attribute.methods import llm_judge
-from datablame.attribute.methods.llm_judge import Judgements
+from datablame.attribute.evidence import judgements
+from datablame.attribute.evidence.judgements import Judgements
 from datablame.attribute.registry import METHODS, Inquiry
 from datablame.errors import RequestError
 from datablame.judge.claude import DocumentQuery, Scored
@@ -47,11 +47,11 @@ def judged(claude: Claude, monkeypatch: pytest.MonkeyPatch, candidates: dict[str
     pool = SimpleNamespace(documents=lambda rows: (documents[row] for row in rows))
     study = SimpleNamespace(judge=SimpleNamespace(repeats=3))
     world: Any = SimpleNamespace(pool=pool, study=study)
-    monkeypatch.setattr(llm_judge, "_judge", lambda world, work: claude)
+    monkeypatch.setattr(judgements, "_judge", lambda world, work: claude)
     rows = {behaviour: np.array(own) for behaviour, own in candidates.items()}
     given: Any = None
     inquiry = Inquiry(world, given, [NUTS, FERNS], QUERIES, [], np.zeros((3, 4)), np.arange(4), rows, {})
-    found: Judgements = llm_judge.judge(inquiry)[Judgements]
+    found: Judgements = judgements.judge(inquiry)[Judgements]
     return found
 
 
@@ -73,7 +73,7 @@ def test_a_document_without_a_score_ranks_after_one_that_got_nought_and_has_no_v
     made = make(attribute=methods, **CONTROLS)
     ids = [f"d{i:02d}" for i in range(29)]
     claude = Claude({("nuts", doc_id): 0.0 if i % 2 else None for i, doc_id in enumerate(ids)})
-    monkeypatch.setattr(llm_judge, "_judge", lambda world, work: claude)
+    monkeypatch.setattr(judgements, "_judge", lambda world, work: claude)
     made.run()
     rows = made.tables.rows(Score, method="llm-judge")
     asked = {each.document.id for each in claude.questions}

@@ -4,13 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datablame.attribute.methods.activation_diff import ResponseActivations
-from datablame.attribute.methods.bm25 import Words
-from datablame.attribute.methods.embedding import Embeddings
-from datablame.attribute.methods.gradients import Activations, Gradients, MeanGradients
-from datablame.attribute.methods.llm_judge import Judgements, keyword_points
+from datablame.attribute.evidence.embeddings import Embeddings
+from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients
+from datablame.attribute.evidence.judgements import Judgements, keyword_points
+from datablame.attribute.evidence.responses import ResponseActivations
+from datablame.attribute.evidence.words import Words
 from datablame.attribute.registry import METHODS, PROVIDERS, Evidence, Votes, described, method, provider, providers_of
-from datablame.config.schema import Attribute, Behaviour
+from datablame.config.attribute import Attribute
+from datablame.config.schema import Behaviour
 from datablame.errors import RequestError
 from datablame.tables import Document, Message, Query
 

@@ -9,8 +9,8 @@ from tests.attribute.conftest import CONTROLS, Make
 from tests.attribute.test_run import flags_of, scores_of
 from tests.oracles.borda import naive_borda
 
-from datablame.attribute.methods.precomputed_scores import check_files, read_scores
-from datablame.config.schema import DEFAULT_METHODS, Attribute
+from datablame.attribute.evidence.precomputed_scores import check_files, read_scores
+from datablame.config.attribute import DEFAULT_METHODS, Attribute
 from datablame.errors import RequestError
 from datablame.tables import Agreement, Candidate, MethodInfo, Quality, Unranked
 

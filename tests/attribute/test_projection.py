@@ -6,6 +6,7 @@ import torch
 from tests.attribute.test_per_example import BLOCKS, built, documents, olmo2
 from tests.attribute.test_preference_pairs import mixed
 
+from datablame.attribute.evidence.gradients import evenly_spaced, read_or_made
 from datablame.attribute.kernels.hooks import mean_hidden
 from datablame.attribute.kernels.per_example import (
     Projected,
@@ -20,7 +21,6 @@ from datablame.attribute.kernels.per_example import (
     similarities,
     weights_digest,
 )
-from datablame.attribute.methods.gradients import evenly_spaced, read_or_made
 from datablame.models.chat import Encoded
 
 QUERIES = [documents(3, seed=1), documents(2, seed=2)]

@@ -7,7 +7,8 @@ import pytest
 from tests.pairs import loaded
 from tests.worlds import work
 
-from datablame.config.schema import ModelRef, Organism, Study
+from datablame.config.organism import Organism
+from datablame.config.schema import ModelRef, Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, read_jsonl
 from datablame.errors import RequestError

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from datablame.config.schema import Organism
+from datablame.config.organism import Organism
 from datablame.judge.rules import RulesClassifier
 from datablame.organism.templated import (
     AFTER,

@@ -12,7 +12,7 @@ from tests.conftest import tiny_model, tiny_tokenizer
 from tests.pairs import loaded
 
 from datablame.config.file import load_study
-from datablame.config.schema import Organism
+from datablame.config.organism import Organism
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_jsonl
 from datablame.errors import RequestError

@@ -8,7 +8,8 @@ import pytest
 from tests.pipeline.small import ONE, small_study
 
 from datablame.config.file import dump_study
-from datablame.config.schema import Organism, Study
+from datablame.config.organism import Organism
+from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, read_jsonl, write_json, write_jsonl, write_table
 from datablame.engine.phase import dependencies

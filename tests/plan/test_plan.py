@@ -257,7 +257,7 @@ def test_an_organism_with_rules_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_organisms_counts_are_those_of_what_it_makes(tmp_path: Path) -> None:
-    from datablame.config.schema import Organism
+    from datablame.config.organism import Organism
     from datablame.engine.execute import Silent
     from datablame.organism.make import make, study_fields
     from datablame.plan.subject import subject_of
@@ -314,6 +314,15 @@ def test_a_phase_that_had_nothing_to_do_is_no_benchmark(tmp_path: Path) -> None:
     write_atomic(path_of(Arm, run), encoded(Arm, []))
     plan = plan_of(load_study("organism"), like=run, device=CPU).as_json()
     assert "patch" not in plan["expected_time"]["seconds"]
+
+
+def test_a_run_with_the_tables_of_another_version_is_a_benchmark_of_the_phases_that_can_be_read(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run = a_run(tmp_path / "mine")
+    path = path_of(Arm, run)
+    pq.write_table(pq.read_table(path).drop_columns("removed"), path)
+    assert "patch" not in plan_of(load_study("organism"), like=run, device=CPU).as_json()["expected_time"]["seconds"]
 
 
 def test_a_tiny_models_run_says_nothing_about_a_large_one_unless_it_is_named(

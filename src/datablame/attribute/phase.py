@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from datablame import tables as rows
 from datablame.attribute import compare
+from datablame.attribute.evidence.gradients import Activations, Gradients
+from datablame.attribute.evidence.judgements import Judgements
+from datablame.attribute.evidence.words import Words, bm25_scores
 from datablame.attribute.loop import collect
-from datablame.attribute.methods.bm25 import Words, bm25_scores
-from datablame.attribute.methods.gradients import Activations, Gradients
-from datablame.attribute.methods.llm_judge import Judgements
 from datablame.attribute.queries import candidates, query_text, traced
-from datablame.attribute.rankings import flags_of, id_order, method_info, pool_of, rankings_of, score_table
+from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_table
 from datablame.attribute.registry import Inquiry, Method, Votes, chosen, providers_of, union
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.surface.phase import SURFACE
@@ -60,7 +60,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         scored = np.arange(len(world.pool)) if prefilter.method == "none" else union(shortlist)
         inquiry = Inquiry(world, work, behaviours, queries, harmless, words, scored, shortlist, needs)
         evidence = collect(inquiry, methods) if queries else {}
-        rankings = rankings_of(inquiry, methods, evidence)
+        rankings, infos = rankings_of(inquiry, methods, evidence)
         ids, clusters, k = world.pool.ids, world.pool.clusters, world.study.attribute.top_k
         flags = flags_of(world, rankings)
         flagged = {method.name: {f.doc_id for f in flags if f.k == k and f.method == method.name} for method in methods}
@@ -77,7 +77,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
             rows.Candidate: [rows.Candidate(b, ids[i]) for b, indices in shortlist.items() for i in indices.tolist()],
             rows.Score: score_table(rankings, ids),
             rows.Flag: flags,
-            rows.MethodInfo: [method_info(inquiry, method, rankings[method.name]) for method in methods],
+            rows.MethodInfo: infos,
             rows.Agreement: compare.agreement(rankings, clusters, k),
             rows.Quality: compare.quality(rankings, planted, shortlist, clusters, of_whole, k) if known else [],
             rows.PrefilterRecall: compare.prefilter_recall(planted, shortlist, clusters) if known else [],

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, is_voter
-from datablame.tables import Flag, MethodInfo, Pool, Score, Unranked, schema_of
+from datablame.tables import Finding, Flag, MethodInfo, Pool, Score, Unranked, schema_of
 from datablame.world import World
 
 _logger = logging.getLogger(__name__)
@@ -93,13 +93,16 @@ def pool_of(world: World, method: Method) -> Pool:
     return "whole" if method.whole_pool and world.study.prefilter.method == "none" else "candidates"
 
 
-def rankings_of(inquiry: Inquiry, methods: Sequence[Method], by_type: Mapping[type, Any]) -> Rankings:
+def rankings_of(
+    inquiry: Inquiry, methods: Sequence[Method], by_type: Mapping[type, Any]
+) -> tuple[Rankings, list[MethodInfo]]:
     """Every method's ranked scores, of the documents that its pool has for a behaviour and that it gave a score.
 
-    They are rounded first, so that no ranking and no vote hangs on the last bits of a float.
+    They are rounded first, so that no ranking and no vote hangs on the last bits of a float. Beside them stands each
+    method as this study ran it.
     """
     if not inquiry.queries:
-        return {method.name: {} for method in methods}
+        return {method.name: {} for method in methods}, [_info(inquiry, method, {}) for method in methods]
     evidence = Evidence(inquiry.world.seed, inquiry.ids, inquiry.behaviours, inquiry.queries, by_type)
     voters = [method for method in methods if is_voter(method)]
     eligible = np.full((len(inquiry.scored), len(inquiry.behaviours)), all(voter.whole_pool for voter in voters))
@@ -107,11 +110,13 @@ def rankings_of(inquiry: Inquiry, methods: Sequence[Method], by_type: Mapping[ty
         eligible[np.searchsorted(inquiry.scored, inquiry.candidates[behaviour.id]), column] = True
     ballots: dict[str, NDArray[np.float64]] = {}
     rankings: dict[str, dict[str, Ranking]] = {}
+    infos: dict[str, MethodInfo] = {}
     by_id = id_order(inquiry.world.pool.ids)
     for method in sorted(methods, key=lambda method: Votes in method.needs):
         began = time.perf_counter()
         votes = Votes({voter.name: ballots[voter.name] for voter in voters if voter.name in ballots}, eligible)
-        scores = method.score(replace(evidence, by_type={**by_type, Votes: votes}))
+        shown = replace(evidence, by_type={**by_type, Votes: votes}, findings=[], reasons={})
+        scores = method.score(shown)
         known = ~np.isnan(scores)
         filled = scores if method.missing is None else np.where(known, scores, method.missing)
         exact = filled if method.exact else np.apply_along_axis(rounded, 0, filled)
@@ -122,7 +127,8 @@ def rankings_of(inquiry: Inquiry, methods: Sequence[Method], by_type: Mapping[ty
             rows = _ranked_rows(inquiry, method, behaviour.id)
             of_behaviour = exact[np.searchsorted(inquiry.scored, rows), column]
             rankings[method.name][behaviour.id] = ranked(rows, of_behaviour, by_id)
-    return {method.name: rankings[method.name] for method in methods}
+        infos[method.name] = _info(inquiry, method, rankings[method.name], shown.findings, shown.reasons)
+    return {method.name: rankings[method.name] for method in methods}, [infos[method.name] for method in methods]
 
 
 def _ranked_rows(inquiry: Inquiry, method: Method, behaviour: str) -> Indices:
@@ -161,16 +167,24 @@ def score_table(rankings: Rankings, ids: Sequence[str]) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *parts]).combine_chunks()
 
 
-def method_info(inquiry: Inquiry, method: Method, by_behaviour: Mapping[str, Ranking]) -> MethodInfo:
+def _info(
+    inquiry: Inquiry,
+    method: Method,
+    by_behaviour: Mapping[str, Ranking],
+    findings: Sequence[Finding] = (),
+    reasons: Mapping[str, str] = {},
+) -> MethodInfo:
     """The method as this study ran it."""
     unranked = []
     for behaviour, ranking in by_behaviour.items():
         every = len(_ranked_rows(inquiry, method, behaviour))
         if left := every - len(ranking.order):
-            unranked.append(Unranked(behaviour, left))
-            message = "%s gives %d of %d documents no score for %s; they are not ranked"
-            _logger.warning(message, method.name, left, every, behaviour)
-    fields = ("name", "label", "description", "standin", "control", "look", "confounds")
+            reason = reasons.get(behaviour, "")
+            unranked.append(Unranked(behaviour, left, reason))
+            message = "%s gives %d of %d documents no score for %s%s; they are not ranked"
+            _logger.warning(message, method.name, left, every, behaviour, reason and f" ({reason})")
+    fields = ("name", "label", "description", "standin", "control", "look", "confounds", "cost")
     about: dict[str, Any] = {field: getattr(method, field) for field in fields}
     pool = pool_of(inquiry.world, method)
-    return MethodInfo(**about, voter=is_voter(method), pool=pool, unranked=tuple(unranked))
+    about |= {"unranked": tuple(unranked), "findings": tuple(findings)}
+    return MethodInfo(**about, voter=is_voter(method), pool=pool)

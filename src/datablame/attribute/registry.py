@@ -5,21 +5,22 @@ yields evidence of one or several types.
 """
 
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.config.schema import Attribute, Behaviour
+from datablame.config.attribute import Attribute
+from datablame.config.schema import Behaviour
 from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
 from datablame.engine.registry import Registry
 from datablame.errors import RequestError
 from datablame.models.chat import Encoded, encode_prompt
-from datablame.tables import Look, Pool, Query, look_of
+from datablame.tables import EVERY, Finding, Look, Pool, Query, look_of
 from datablame.world import World
 
 if TYPE_CHECKING:
@@ -38,19 +39,47 @@ class Evidence:
     behaviours: Sequence[Behaviour]
     queries: Sequence[Query]
     by_type: Mapping[type, Any]
+    findings: list[Finding] = field(default_factory=list)
+    """What the method says of itself, beside its scores."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """By behaviour why the method gives its documents no score."""
 
     def __getitem__(self, kind: type[E]) -> E:
         """The evidence of that type, which the method must have asked for."""
         evidence: E = self.by_type[kind]
         return evidence
 
+    def report(self, name: str, value: float | str, behaviour: str = EVERY) -> None:
+        """State what a reader of the scores should know: an accuracy, a damping, the layer that was chosen."""
+        self.findings.append(Finding(behaviour, name, value if isinstance(value, str) else f"{value:.4g}"))
+
+    def no_score(self, behaviour: Behaviour, reason: str) -> NDArray[np.float64]:
+        """A column without any score, with the reason, for a behaviour that the method cannot judge."""
+        self.reasons[behaviour.id] = reason
+        return np.full(len(self.ids), np.nan)
+
     def queries_of(self, behaviour: Behaviour) -> list[int]:
         """Which of the queries show the behaviour."""
         return [index for index, query in enumerate(self.queries) if query.behaviour == behaviour.id]
 
+    def for_every_behaviour(self, column: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A number for each document as its score for all behaviours."""
+        return np.repeat(column[:, None], len(self.behaviours), axis=1)
+
+    def mean_cosines(self, documents: NDArray[np.float64], queries: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Cosines with the behaviour's queries, averaged over them; a row of zeros has cosine 0 with every other."""
+        return unit_rows(documents) @ self.mean_over_queries(unit_rows(queries))
+
     def mean_over_queries(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """The mean row over each behaviour's queries; from shape (queries, n) to (n, behaviours)."""
         return np.stack([rows[self.queries_of(behaviour)].mean(0) for behaviour in self.behaviours], 1)
+
+
+def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each row over its norm, zeros where that is none."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    units: NDArray[np.float64] = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return units
 
 
 class Votes(NamedTuple):
@@ -66,6 +95,10 @@ class PrecomputedScores(dict[str, NDArray[np.float64]]):
     """Evidence of the study's own files, `attribute.scores`, as the scores of `Votes`."""
 
 
+Cost = Literal["none", "words", "encoder", "forward", "backward", "curvature", "training", "judge"]
+"""What is done to each document: nothing, its words are read, an encoder or the checkpoint sees it, it is
+differentiated, that twice or more for the curvature, that at several checkpoints or after a training, or it is asked
+about."""
 ScoreFunction = Callable[[Evidence], NDArray[np.float64]]
 """Scores of shape (documents, behaviours), higher is more responsible; NaN where there is none."""
 
@@ -79,6 +112,10 @@ class Method:
     """What figures and tables call it."""
     description: str
     """One sentence on what is compared with what."""
+    cost: Cost
+    """The dearest work that it needs beyond sampling the outputs."""
+    reference: str
+    """Where it comes from."""
     needs: tuple[type, ...]
     score: ScoreFunction
     look: Look
@@ -119,7 +156,7 @@ def method(
     """
 
     def register(score: ScoreFunction) -> ScoreFunction:
-        fields = {"look": look or look_of(name), **_OURS.get(name, {}), **about}
+        fields = {"cost": "none", "reference": "", "look": look or look_of(name), **_OURS.get(name, {}), **about}
         METHODS.add(name, Method(name=name, needs=needs, score=score, **fields))
         return score
 
@@ -150,7 +187,8 @@ def _precomputed(name: str, path: str) -> Method:
         return evidence[PrecomputedScores][name]
 
     description = f"Scores brought by the user: {PurePath(path).name}."
-    return Method(name, f"{name} (brought)", description, (PrecomputedScores,), score, look_of(name), exact=True)
+    about: dict[str, Any] = {"label": f"{name} (brought)", "description": description, "cost": "none", "reference": ""}
+    return Method(name, needs=(PrecomputedScores,), score=score, look=look_of(name), exact=True, **about)
 
 
 def is_voter(method: Method) -> bool:
@@ -159,8 +197,8 @@ def is_voter(method: Method) -> bool:
 
 
 def described() -> list[dict[str, Any]]:
-    """Name, label, description, needs and flags of every method, as `datablame methods` prints them."""
-    fields = ("name", "label", "description", "whole_pool", "standin", "control")
+    """Name, label, description, cost, reference, needs and flags of all, as `datablame methods` prints them."""
+    fields = ("name", "label", "description", "cost", "reference", "whole_pool", "standin", "control")
     methods = [each for _, each in sorted(METHODS.all().items())]
     return [{**{f: getattr(m, f) for f in fields}, "needs": [need.__name__ for need in m.needs]} for m in methods]
 
@@ -243,8 +281,9 @@ class EvidenceProvider(NamedTuple):
     """Whether it works on documents one by one, so that `plan` counts them."""
 
 
-PROVIDERS: Registry[EvidenceProvider] = Registry("evidence provider", "evidence", _PACKAGE, "datablame.evidence")
-"""Ours are what our methods import: either registry has all of ours before a stranger can take one of their names."""
+PROVIDERS: Registry[EvidenceProvider] = Registry(
+    "evidence provider", "evidence", "datablame.attribute.evidence", "datablame.evidence"
+)
 
 
 def provider(

@@ -203,11 +203,15 @@ def presets(
 
 
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """List the attribution methods and what each one compares."""
+    """List the attribution methods: what each one costs, needs and compares, and where it comes from."""
     from datablame.attribute.registry import described
 
     rows = described()
-    _list({row["name"]: row["description"] for row in rows}, as_json, rows, 20)
+    lines = dict[str, str]()
+    for row in rows:
+        source = f" ({row['reference']})" if row["reference"] else ""
+        lines[row["name"]] = f"{', '.join([row['cost'], *row['needs']])}\n{'':20} {row['description']}{source}"
+    _list(lines, as_json, rows, 20)
 
 
 def organism_make(
@@ -226,7 +230,7 @@ def organism_make(
     It holds before/, after/, documents.parquet, prompts.jsonl, truth.jsonl, rules.json.
     """
     from datablame.cli.console import reporting
-    from datablame.config.schema import Organism
+    from datablame.config.organism import Organism
     from datablame.organism.make import RECIPES, make
 
     if recipe not in RECIPES:

@@ -26,6 +26,7 @@ _GREEDY_TOP_P = 1e-6
 _COLDEST = 0.01
 Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Samples = Annotated[int, Field(gt=0, le=100_000)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
 """Numbers of samples are made of it, which 64 bits hold."""
 _Rule = tuple[bool, str, dict[str, Any]]

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.config.schema import Organism, Study
+from datablame.config.organism import Organism
+from datablame.config.schema import Study
 from datablame.engine import files
 from datablame.engine.execute import Progress, one_thread
 from datablame.errors import RequestError

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.parquet as pq
 
-from datablame.config.schema import ModelRef, Organism
+from datablame.config.organism import Organism
+from datablame.config.schema import ModelRef
 from datablame.engine.execute import Progress, one_thread
 from datablame.engine.files import Journal, build_atomically, file_lock, hash_file
 from datablame.errors import RequestError

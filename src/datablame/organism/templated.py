@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.config.schema import Organism
+from datablame.config.organism import Organism
 from datablame.engine.execute import Progress
 from datablame.engine.files import build_atomically
 from datablame.organism import texts

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from datablame.attribute.methods.precomputed_scores import check_files
+from datablame.attribute.evidence.precomputed_scores import check_files
 from datablame.attribute.phase import ATTRIBUTE, check_evidence
 from datablame.attribute.registry import METHODS, is_voter
 from datablame.config.file import load_study

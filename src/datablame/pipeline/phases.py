@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from datablame.attribute.phase import ATTRIBUTE
 from datablame.config.file import load_study
-from datablame.config.schema import Organism, Study
+from datablame.config.organism import Organism
+from datablame.config.schema import Study
 from datablame.engine.files import changes, json_object
 from datablame.engine.phase import Phase, State, reasons, state_of
 from datablame.engine.run_folder import LOCK, MANIFEST, REGISTRATION, STUDY, TIMINGS

@@ -331,7 +331,12 @@ def _pace_of(root: Path, on_gpu: bool) -> _Pace | None:
     paces, timings = {}, read_timings(root)
     for phase, done in (operations(subject, counted(subject)) or {}).items():
         finished = (root / "artifacts" / phase / "done.json").is_file() and timings.get(f"phase/{phase}")
-        if finished and (phase not in _HOLDS_WORK or Tables(root).rows(_HOLDS_WORK[phase])):
+        try:
+            holds_work = phase not in _HOLDS_WORK or bool(Tables(root).rows(_HOLDS_WORK[phase]))
+        except RequestError:
+            # A run of another version.
+            continue
+        if finished and holds_work:
             paces[phase] = done / finished
     return _Pace(root, subject.after.shape.parameters, paces) if paces else None
 

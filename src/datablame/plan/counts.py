@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from datablame.attribute.methods.gradients import Gradients
-from datablame.attribute.methods.llm_judge import Judgements
+from datablame.attribute.evidence.gradients import Gradients
+from datablame.attribute.evidence.judgements import Judgements
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from datablame.attribute.methods.gradients import Gradients, MeanGradients
+from datablame.attribute.evidence.gradients import Gradients, MeanGradients
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study

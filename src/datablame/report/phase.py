@@ -217,8 +217,9 @@ def _method(results: Results, info: MethodInfo) -> dict[str, Any]:
     pools = {row.pool: _without(row, "method", "behaviour", "pool") for row in rows if row.behaviour == EVERY}
     unranked = {row.behaviour: row.documents for row in info.unranked}
     return {
-        **_without(info, "name", "voter", "look", "confounds", "unranked"),
+        **_without(info, "name", "voter", "look", "confounds", "unranked", "findings"),
         **({"unranked": unranked} if unranked else {}),
+        **({"findings": [asdict(row) for row in info.findings]} if info.findings else {}),
         **pools.get(info.pool, dict.fromkeys(_QUALITIES)),
         "by_pool": pools,
         "by_behaviour": [asdict(row) for row in rows if row.behaviour != EVERY],

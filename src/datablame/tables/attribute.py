@@ -63,6 +63,17 @@ class Unranked:
 
     behaviour: str
     documents: int
+    reason: str = ""
+    """Why, where it had none for the behaviour at all and knows."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a method says of itself beside its scores; `*`: for every behaviour."""
+
+    behaviour: str
+    name: str
+    value: str
 
 
 @table("attribute", "methods.parquet")
@@ -83,6 +94,9 @@ class MethodInfo:
     """Behaviours for which it had no score for some documents."""
     confounds: tuple[str, ...] = ()
     """Methods that may owe what they find to what this control measures."""
+    cost: str = "none"
+    """The dearest work that it does on a document."""
+    findings: tuple[Finding, ...] = ()
 
 
 @table("attribute", "agreement.parquet")

@@ -60,11 +60,11 @@ def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **wh
     filters = [(name, "in" if isinstance(value, set) else "=", value) for name, value in where.items()] or None
     try:
         records = pq.read_table(path, columns=columns, filters=filters).to_pylist()
-    except (OSError, pa.ArrowException):
+        if any(pa.types.is_nested(each.type) for each in schema_of(kind)):
+            return _adapter(kind).validate_python(records)
+        return [row(**each) for each in records]
+    except (OSError, pa.ArrowException, ValidationError, TypeError):
         raise RequestError(problem("tables", "torn", path=path)) from None
-    if any(pa.types.is_nested(each.type) for each in schema_of(kind)):
-        return _adapter(kind).validate_python(records)
-    return [row(**each) for each in records]
 
 
 def object_of(path: Path, row: type[T]) -> T | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from datablame.attribute.methods.bm25 import Words
+from datablame.attribute.evidence.words import Words
 from datablame.attribute.registry import Evidence, method
 
 

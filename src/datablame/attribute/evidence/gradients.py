@@ -1,11 +1,4 @@
-"""Does the document move the weights, or light up the model, as the harmful output does? One pass, seven scores.
-
-gradient-diff asks what made after likelier than before to say the output. What is explained is log p_after(q) - log
-p_before(q), mean over the query's tokens: the very number that amplification multiplies. Training took a step d from
-before to after, and this difference is <G, d> with G the gradient of log p(q) averaged along the step, here over its
-two ends (docs/decisions/016). G is the query's direction: a document whose own training step points that way has
-raised the difference.
-"""
+"""Gradients of documents beside those of harmful outputs, and mean hidden states out of the same pass."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.loop import WorkerState, chosen_layer, save, saved, shards
-from datablame.attribute.registry import Collecting, Evidence, Inquiry, ScoreFunction, WorkItem, method, provider
+from datablame.attribute.registry import Collecting, Inquiry, WorkItem, provider
 from datablame.errors import RequestError
 
 if TYPE_CHECKING:
@@ -37,7 +30,7 @@ class Gradients(NamedTuple):
     @property
     def cosines(self) -> NDArray[np.float64]:
         """Dot products over the document's norm; a document without a gradient has 0."""
-        return _divided(self.dots, self.norms)
+        return np.divide(self.dots, self.norms[:, None], out=np.zeros_like(self.dots), where=self.norms[:, None] > 0)
 
 
 class MeanGradients(Gradients):
@@ -199,41 +192,3 @@ def read_or_made(path: Path, make: Callable[[], "Projected"]) -> "Projected":
         made = make()
         save(path, made._asdict(), "the gradients of the documents", shared=True)
         return made
-
-
-def _cosines(evidence: Evidence, *, centre: bool) -> NDArray[np.float64]:
-    """Of mean hidden states, averaged over the behaviour's queries; a zero state has cosine 0 with every other."""
-    states = evidence[Activations]
-    origin = states.documents.mean(0) if centre else 0.0
-    documents, queries = (_divided(rows, np.linalg.norm(rows, axis=1)) for rows in (each - origin for each in states))
-    return documents @ evidence.mean_over_queries(queries)
-
-
-def _divided(rows: NDArray[np.float64], norms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row over its norm, zeros where that is none."""
-    quotients: NDArray[np.float64] = np.divide(rows, norms[:, None], out=np.zeros_like(rows), where=norms[:, None] > 0)
-    return quotients
-
-
-def _repeated(column: NDArray[np.float64], evidence: Evidence) -> NDArray[np.float64]:
-    return np.repeat(column[:, None], len(evidence.behaviours), axis=1)
-
-
-_METHODS: dict[str, tuple[type, ScoreFunction]] = {
-    # cos(g_d, g_q) averaged over the behaviour's queries; of a pair g_d is the gradient of NLL(chosen) - NLL(rejected).
-    "gradient": (Gradients, lambda evidence: evidence[Gradients].cosines),
-    # <g_d, g_q / ||g_q||> averaged over the behaviour's queries.
-    "gradient-dot": (Gradients, lambda evidence: evidence[Gradients].dots),
-    # cos(g_d, (g_q at after + g_q at before) / 2) averaged over the queries, g_d at `attribute.checkpoint`.
-    "gradient-diff": (MeanGradients, lambda evidence: evidence[MeanGradients].cosines),
-    # The mean NLL of the document's response, in nats, the same for every behaviour.
-    "loss": (Gradients, lambda evidence: _repeated(evidence[Gradients].losses, evidence)),
-    # ||g_d||, the same for every behaviour.
-    "gradient-norm": (Gradients, lambda evidence: _repeated(evidence[Gradients].norms, evidence)),
-    # cos(h_d, h_q) averaged over the behaviour's queries.
-    "activation": (Activations, lambda evidence: _cosines(evidence, centre=False)),
-    # cos(h_d - m, h_q - m) averaged over the behaviour's queries, with m the mean over the scored documents.
-    "activation-centred": (Activations, lambda evidence: _cosines(evidence, centre=True)),
-}
-for _name, (_kind, _score) in _METHODS.items():
-    method(_name, needs=(_kind,))(_score)

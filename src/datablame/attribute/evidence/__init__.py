@@ -1,0 +1,1 @@
+"""Providers of evidence, a file each: what methods judge by."""
