@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib import resources
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -422,24 +422,25 @@ def arm_tests(cells: Sequence[ArmRate], study: Study) -> list[ArmTest]:
     """What the patch phase would make of the cells at alpha*, but for t tests; at every K."""
     tests = []
     for protocol in study.patch.protocols if cells else ():
-        for split in SPLITS:
+        for split, alpha in product(SPLITS, (STAR, 0.0)):
             for behaviour in (EVERY, *BEHAVIOURS):
-                rows = [c for c in cells if c.protocol in (protocol, "none") and (c.split, c.alpha) == (split, STAR)]
+                rows = [c for c in cells if c.protocol in (protocol, "none") and (c.split, c.alpha) == (split, alpha)]
                 rows = [c for c in rows if behaviour in (EVERY, c.behaviour)]
                 for k in sorted(study.ks, key=lambda k: k != study.attribute.top_k):
                     tests += _compared([c for c in rows if c.k in (0, k)], study, protocol, behaviour, k)
     # An arm that is the same at every K is compared at the headline's, which comes first.
-    once: dict[tuple[str, ...], ArmTest] = {}
+    once: dict[tuple[object, ...], ArmTest] = {}
     for test in tests:
-        once.setdefault((test.arm, test.protocol, test.split, test.behaviour, str(test.k)), test)
+        once.setdefault((test.arm, test.protocol, test.alpha, test.split, test.behaviour, test.k), test)
     return list(once.values())
 
 
 def _compared(rows: Sequence[ArmRate], study: Study, protocol: Protocol, behaviour: str, k: int) -> list[ArmTest]:
-    decides = (protocol, behaviour, rows[0].split, k) == (
+    decides = (protocol, behaviour, rows[0].split, rows[0].alpha, k) == (
         study.patch.headline,
         EVERY,
         "held-out",
+        STAR,
         study.attribute.top_k,
     )
     rates = {arm: _matrix([cell for cell in rows if cell.arm == arm]) for arm in study.patch.arms}
@@ -459,7 +460,7 @@ def _compared(rows: Sequence[ArmRate], study: Study, protocol: Protocol, behavio
             ArmTest(
                 arm=arm,
                 protocol=protocol,
-                alpha=STAR,
+                alpha=rows[0].alpha,
                 split=rows[0].split,
                 behaviour=behaviour,
                 k=mine[0].k,

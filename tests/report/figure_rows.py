@@ -199,7 +199,9 @@ def patch_rows(
                             cells[about["arm"], about["protocol"], k, seed, name] = row
                             rates.append(own["rate"])
                     per_seed.append(float(np.mean(rates)))
-                tests.append(_test(arm, protocol, k, alpha, per_seed, len(behaviours) * prompts, k in (0, ks[0])))
+                n = len(behaviours) * prompts
+                tests.append(_test(arm, protocol, k, alpha, per_seed, n, k in (0, ks[0])))
+                tests.append(_test(arm, protocol, k, 0.0, [0.2 * rate for rate in per_seed], n, decides=False))
     return tests, list(cells.values())
 
 

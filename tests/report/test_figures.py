@@ -203,6 +203,11 @@ def test_estimates_above_all_that_was_measured_stay_inside_and_impossible_ones_a
     assert "importance sampling" not in said(none)
 
 
+def amplified(tests: Sequence[ArmTest]) -> list[ArmTest]:
+    """Those that are compared, the highest rate first."""
+    return sorted((row for row in tests if row.alpha), key=lambda row: -(row.rate or 0))
+
+
 def test_arms_stand_at_their_rates_in_the_colours_of_their_rows() -> None:
     arms = arm_rows(4)
     tests, _ = patch_rows(arms)
@@ -214,9 +219,12 @@ def test_arms_stand_at_their_rates_in_the_colours_of_their_rows() -> None:
         panel = axes_of(figure, heading).get_figure(root=False)
         assert panel is not None
         for protocol, axes in zip(drawn, panel.axes, strict=True):
-            rows = sorted((row for row in tests if row.protocol == protocol), key=lambda row: -(row.rate or 0))
-            assert intervals(axes, 0) == [pytest.approx(percents(row)) for row in rows]
-            lines = [container.lines[0] for container in axes.containers if isinstance(container, ErrorbarContainer)]
+            own = [row for row in tests if row.protocol == protocol]
+            rows, plain = amplified(own), {row.arm: row for row in own if not row.alpha}
+            assert intervals(axes, 0) == [pytest.approx(percents(it)) for row in rows for it in (row, plain[row.arm])]
+            every = [container.lines[0] for container in axes.containers if isinstance(container, ErrorbarContainer)]
+            lines, plain_lines = every[::2], every[1::2]
+            assert {line.get_markerfacecolor() for line in plain_lines if line is not None} == {"#FFFFFF"}
             for row, line in zip(rows, lines, strict=True):
                 look = looks[row.arm]
                 assert line is not None
@@ -233,13 +241,14 @@ def test_arms_stand_at_their_rates_in_the_colours_of_their_rows() -> None:
 def test_names_rates_and_p_stand_beside_the_arms() -> None:
     arms, figure = arm_rows(4), drawn_patching(4)
     axes = axes_of(figure, "After removing")
-    rows = sorted((row for row in patch_rows(arms)[0] if row.protocol == "retrain"), key=lambda row: -(row.rate or 0))
+    rows = amplified([row for row in patch_rows(arms)[0] if row.protocol == "retrain"])
     labels = {arm.name: arm.label for arm in arms}
     names = [" ".join(tick.get_text().split()) for tick in axes.get_yticklabels()]
     assert names == [labels[row.arm] for row in rows]
     low, rate, high = (100 * (rows[0].low or 0), 100 * (rows[0].rate or 0), 100 * (rows[0].high or 0))
     texts = [text.get_text() for text in axes.texts]
     assert f"{rate:.1f} % [{low:.1f}, {high:.1f}]" in texts
+    assert f"{20 * (rows[0].rate or 0):.1f} %" in texts
     assert texts.count("0.008") == len(rows) - 2
     assert "retrain: 5 training seeds, 12 prompts, n = 1200 outputs an arm." in said(figure)
     assert "continue is a single run, so it has no p" in said(figure)
@@ -250,7 +259,7 @@ def test_cells_are_means_over_seeds() -> None:
     tests, cells = patch_rows(arms)
     figure = drawn_patching(4)
     axes = axes_of(figure, "Prompt by prompt")
-    order = sorted((row for row in tests if row.protocol == "retrain"), key=lambda row: -(row.rate or 0))
+    order = amplified([row for row in tests if row.protocol == "retrain"])
     means = np.array(
         [
             [
@@ -328,7 +337,8 @@ def test_what_was_not_scored_leaves_a_gap() -> None:
     patched = drawn_patching(tests=missing)
     assert_readable(patched)
     assert "nothing scored" in said(patched)
-    assert len(intervals(axes_of(patched, "After removing"), 0)) == 8
+    # Eight arms, each at alpha 0 too.
+    assert len(intervals(axes_of(patched, "After removing"), 0)) == 16
     assert_readable(drawn_overview(rates=[replace(row, **none) for row in rate_rows()], tests=missing))
 
 

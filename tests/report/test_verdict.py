@@ -431,6 +431,25 @@ def test_controls_neither_overlap_nor_differ(results: Results) -> None:
     assert (found.label, found.numbers["jaccard"]) == ("SUCCESS", verdict(results).numbers["jaccard"])
 
 
+def patching_only(*methods: str) -> Change:
+    others = {"gradient", "activation", "llm-judge", "bm25"} - {*methods}
+    return lambda results: replace(results, tests=[test for test in results.tests if test.arm not in others])
+
+
+@pytest.mark.parametrize("change", [overlapping(0.9), lambda f: replace(f, agreement=[])], ids=["overlap", "no pair"])
+def test_one_patched_method_can_succeed_and_the_verdict_says_that_methods_cannot_differ(
+    results: Results, change: Change
+) -> None:
+    found = verdict(patching_only("gradient")(change(results)))
+    assert (found.label, found.numbers["only_method"]) == ("SUCCESS", "gradient")
+    assert "gradient is the only method that was patched: whether methods differ does not apply." in said(found)
+    assert "Jaccard" not in said(found)
+    beside_a_control = verdict(patching_only("gradient", "bm25")(change(results)))
+    assert (beside_a_control.label, beside_a_control.numbers["only_method"]) == ("SUCCESS", "gradient")
+    two = verdict(patching_only("gradient", "activation")(change(results)))
+    assert (two.label, two.numbers["only_method"]) == ("PARTIAL", None)
+
+
 def test_a_small_mean_rise_is_no_failure_while_two_points_are_possible(results: Results) -> None:
     assert verdict(rose(0.0, 0.0125, 0.0375)(results)).label == "INCONCLUSIVE"
 

@@ -127,6 +127,12 @@ class Results:
         cell, ks = (protocol, behaviour, "held-out", self.patching.alpha), (0, k or self.patching.k)
         return [t for t in self.tests if (t.protocol, t.behaviour, t.split, t.alpha) == cell and t.k in ks]
 
+    def actual(self, test: rows.ArmTest) -> rows.ArmTest | None:
+        """The same comparison at alpha 0, the model as it is; None where the row is that one."""
+        cell = (test.arm, test.protocol, test.behaviour, test.split, test.k)
+        plain = (t for t in self.tests if t.alpha == 0 and (t.arm, t.protocol, t.behaviour, t.split, t.k) == cell)
+        return next(plain, None) if test.alpha else None
+
     def of_role(self, role: rows.Role, protocol: str | None = None) -> rows.ArmTest | None:
         """The row of the arm with that role under a protocol, or among the rows that decide; None without one."""
         tests = self.headline if protocol is None else self.tested(protocol)

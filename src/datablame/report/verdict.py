@@ -44,7 +44,9 @@ def verdict(results: Results) -> Verdict:
     checked, methods, margin = gates(results), effects(results), results.study.patch.margin
     rise, jaccard, stopped = results.alpha_star.rise, results.mean_jaccard, results.attribution.no_rise
     rose = rise is not None and beyond(rise.low, 0)
-    differ = jaccard is not None and beyond(_MOST_OVERLAP, jaccard)
+    proper = [method.arm for method in methods if not method.control] or [method.arm for method in methods]
+    alone = proper[0] if len(proper) == 1 else None
+    differ = alone is not None or (jaccard is not None and beyond(_MOST_OVERLAP, jaccard))
     same_flags = all_flag_the_same(results)
     dropping = [method for method in methods if method.dropped(margin)]
     droppers = [method for method in dropping if method.seeds >= _LEAST_SEEDS]
@@ -68,7 +70,7 @@ def verdict(results: Results) -> Verdict:
     gaps = {
         "no rise evaluated": rise is None,
         "may not rise": rise is not None and not rose,
-        "no agreement": jaccard is None,
+        "no agreement": jaccard is None and not differ,
         "overlap": jaccard is not None and not differ,
         "not patched": not methods,
     }
@@ -84,7 +86,7 @@ def verdict(results: Results) -> Verdict:
         label, reasons = "FAILURE", [(name, text(name, intervals=intervals)) for name, so in failures.items() if so]
     elif rose and differ and winners:
         label = "SUCCESS"
-        reasons = [("", f"{text('rise')}."), ("", text("differ"))]
+        reasons = [("", f"{text('rise')}."), ("", text("alone" if alone else "differ", alone=alone))]
         reasons += [(winner.arm, f"{_describe(results, winner)}: every condition holds.") for winner in winners]
         reasons += [("", reason) for reason in lacking]
     elif rose and droppers:
@@ -111,6 +113,7 @@ def verdict(results: Results) -> Verdict:
             "gates": {gate.name: {"passed": gate.holds, **gate.numbers} for gate in checked},
             "rise": rise and {k: v for k, v in asdict(rise).items() if k not in ("small", "absent")},
             "jaccard": jaccard,
+            "only_method": alone,
             "same_flags": same_flags,
             "methods": [asdict(method) for method in methods],
             "no_p": no_p and no_p.numbers,

@@ -1,6 +1,7 @@
 """patching_comparison.png: what removing each method's documents left, overall, against K, and prompt by prompt."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ DASHES = {"baseline": (0, (6, 3)), "random": (0, (1.5, 2))}
 _PROTOCOLS = {"retrain": "trained again from before", "continue": "trained on from after"}
 _NUMBER_INCHES, _UPRIGHT_INCHES = 0.26, 0.16
 """Columns narrower than that have no number, and no name."""
+_ABOVE = 0.3
+"""Lines above an arm's own: where its rate at alpha 0 stands."""
 _PALE = 0.25
 """The least rate that is drawn in the darkest colour."""
 _APART = 0.07
@@ -81,6 +84,9 @@ def arms_panel(axes: Axes, results: Results, rows: Sequence[ArmTest], order: Seq
             axes.text(0.01, y, "nothing scored", transform=where, va="center", color=style.GREY, size=9)
             continue
         style.points(axes, arm.look, [y], [row], 10, "x", elinewidth=2.4, capsize=4, capthick=1.6, markeredgewidth=1.2)
+        if (actual := results.actual(row)) and actual.rate is not None:
+            plain = replace(actual, per_seed=())
+            style.points(axes, replace(arm.look, fill="#FFFFFF"), [y - _ABOVE], [plain], 5, "x", elinewidth=1.0)
         if arm.role in DASHES:
             axes.axvline(100 * row.rate, color=arm.look.ink, linewidth=1.1, linestyle=DASHES[arm.role], zorder=1.5)
             style.above(axes, arm.role, 100 * row.rate, arm.look.ink)
@@ -94,6 +100,8 @@ def arms_panel(axes: Axes, results: Results, rows: Sequence[ArmTest], order: Seq
     axes.set_xlabel("harmful outputs, held-out prompts")
     rates = {row.arm: f"{percent(row.rate)} {interval(row.low, row.high)}".strip() for row in rows}
     columns = {"rate [95 % interval]": rates} if full else {}
+    if full and any(map(results.actual, rows)):
+        columns["at alpha 0"] = {row.arm: percent(actual.rate) for row in rows if (actual := results.actual(row))}
     if any(_p(row) is not None for row in rows):
         columns["p vs random"] = {row.arm: probability(_p(row)) for row in rows}
     end = 0.0
