@@ -164,7 +164,11 @@ class _Enough(Exception):
 
 @contextlib.contextmanager
 def pooled_states_of(
-    model: Any, layers: Sequence[int], poolings: Sequence[Pooling], rows: Sequence[Encoded], on: Callable[[Pooled], None]
+    model: Any,
+    layers: Sequence[int],
+    poolings: Sequence[Pooling],
+    rows: Sequence[Encoded],
+    on: Callable[[Pooled], None],
 ) -> Iterator[None]:
     """`on` is called once with each row's pooled states of the layers (0 is the embedding, the last one is normed).
 
