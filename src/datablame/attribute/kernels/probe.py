@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 Rows = NDArray[np.float64]
 
-_FOLDS = 5
-_ONE_SIDED = 1.645
+_FOLDS = 3
+_STANDARD_ERRORS = 2.33
+"""One-sided 1 %: probes of one cross-validation err together, and with 1.645 one in nine shuffled labellings passes."""
 
 
 class Probe(NamedTuple):
@@ -29,7 +30,7 @@ class Separation(NamedTuple):
     auc: float
     """The share of pairs of a harmful and a safe output that are in the right order, ties counting one half."""
     low: float
-    """The AUC less 1.645 of its standard errors where nothing can be told apart (Mann and Whitney 1947)."""
+    """The AUC less 2.33 of its standard errors where nothing can be told apart (Mann and Whitney 1947)."""
     accuracy: float
     """The mean of the shares of harmful and of safe outputs on their own side."""
     by_prompt: bool
@@ -37,7 +38,7 @@ class Separation(NamedTuple):
 
     @property
     def found(self) -> bool:
-        """Whether they are told apart better than chance does it, at a one-sided level of 5 %."""
+        """Whether they are told apart better than chance does it; about 5 % of shuffled labellings are."""
         return self.low > 0.5
 
 
@@ -61,7 +62,7 @@ def fitted(harmful: Rows, safe: Rows) -> Probe:
 def separation(
     harmful: Rows, safe: Rows, harmful_prompts: Sequence[str], safe_prompts: Sequence[str]
 ) -> Separation | None:
-    """Cross-validation in at most 5 folds; values are compared within one fold only, for each has a probe of its own.
+    """Cross-validation in at most 3 folds; values are compared within one fold only, for each has a probe of its own.
 
     Where two prompts or more have outputs of both kinds, folds hold whole prompts and a pair is two answers to one
     prompt, so that what is told apart is how the model answers and not what it was asked. Else folds hold outputs.
@@ -95,4 +96,4 @@ def separation(
             variance += n_pairs * (len(ours) + len(theirs) + 1) / 12
     auc = right / pairs
     accuracy = float(np.mean([np.mean(of_kind) for of_kind in hits]))
-    return Separation(auc, auc - _ONE_SIDED * variance**0.5 / pairs, accuracy, by_prompt)
+    return Separation(auc, auc - _STANDARD_ERRORS * variance**0.5 / pairs, accuracy, by_prompt)
