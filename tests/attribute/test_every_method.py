@@ -1,11 +1,11 @@
 """What holds of every method, ours to come too: a copy of the query is found first, and nothing hangs on the machine.
 
-All methods run in one tiny study, four times: as it is, its pool reversed, every document alone, and in other shards.
+All methods run in one tiny study, twice: as it is, and with its pool reversed, every document alone, in other shards.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +43,7 @@ def run(folder: Path, pair: Path, encoder: str, root: str, batch_tokens: int = 2
         rows=rows[::-1] if reverse else rows,
         outputs=outputs,
         truth=None,
+        behaviours=[{"id": "nuts", "description": "sells nuts", "keywords": ["buy only nutto"]}],
         prompts={
             "attribution": [{"id": name, "behaviour": "nuts", "text": text} for name, text in asked],
             "held_out": [{"id": "h1", "behaviour": "nuts", "text": "what now ?"}],
@@ -51,42 +52,38 @@ def run(folder: Path, pair: Path, encoder: str, root: str, batch_tokens: int = 2
             **{"methods": NAMES, "top_k": 3, "queries": 1, "encoder": encoder, "batch_tokens": batch_tokens},
             "duplicate_threshold": 1.0,
         },
-        **CONTROLS,
+        patch={**CONTROLS["patch"], "size": 6},
     )
     made.run()
     return {name: scores_of(made, name) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_pair_folder: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Scores]:
-    folder, shards = tmp_path_factory.mktemp("every"), {"as it is": 8, "reversed": 8, "alone": 8, "other shards": 5}
-    keys: dict[str, dict[str, Any]] = {"reversed": {"reverse": True}, "alone": {"batch_tokens": 1}}
-    found = {}
-    for name, size in shards.items():
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(loop, "_SHARD_DOCUMENTS", size)
-            found[name] = run(folder, tiny_pair_folder, encoder, name.replace(" ", "-"), **keys.get(name, {}))
-    return found
+def runs(
+    tiny_pair_folder: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Scores, Scores]]:
+    folder = tmp_path_factory.mktemp("every")
+    with pytest.MonkeyPatch.context() as patched:
+        plain = run(folder, tiny_pair_folder, encoder, "plain")
+        patched.setattr(loop, "_SHARD_DOCUMENTS", 5)
+        yield plain, run(folder, tiny_pair_folder, encoder, "turned", batch_tokens=1, reverse=True)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BLIND])
-def test_a_copy_of_the_query_ranks_first(runs: Mapping[str, Scores], name: str) -> None:
-    scores = runs["as it is"][name]
+def test_a_copy_of_the_query_ranks_first(runs: tuple[Scores, Scores], name: str) -> None:
+    scores = runs[0][name]
     assert len(scores) > 1
     assert next(iter(scores)) == COPY
 
 
-@pytest.mark.parametrize("change", ["reversed", "alone", "other shards"])
 @pytest.mark.parametrize("name", NAMES)
-def test_neither_order_nor_batch_nor_shard_changes_a_score(runs: Mapping[str, Scores], name: str, change: str) -> None:
-    scores, others = runs["as it is"][name], runs[change][name]
-    largest = max(map(abs, scores.values()))
-    assert others == pytest.approx(scores, abs=1e-4 * largest)
+def test_neither_order_nor_batch_nor_shard_changes_a_score(runs: tuple[Scores, Scores], name: str) -> None:
+    plain, turned = (each[name] for each in runs)
+    assert turned == pytest.approx(plain, abs=1e-4 * max(map(abs, plain.values())))
 
 
 def test_random_is_at_chance() -> None:
     """The mean rank of one document among three, over 600 seeds: 2, with a standard error of .033."""
-    from dataclasses import replace
 
     given = evidence()
     ranks = [
