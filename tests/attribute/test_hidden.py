@@ -27,7 +27,7 @@ def test_one_pass_pools_several_layers_as_one_document_at_a_time_does(batch_toke
     noise = torch.Generator().manual_seed(0)
     drawn = [torch.randint(2, 290, (n,), generator=noise).tolist() for n in (5, 17, 4, 9, 9)]
     single = [Encoded(ids, prompt) for ids, prompt in zip(drawn, (1, 16, 3, 2, 8), strict=True)]
-    pool = [*single, Preference(single[0], single[1])]
+    pool: list[Encoded | Preference] = [*single, Preference(single[0], single[1])]
 
     def naive(row: Encoded) -> torch.Tensor:
         with torch.no_grad():

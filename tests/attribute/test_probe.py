@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.attribute.conftest import CONTROLS, Made, Make, sample
 from tests.attribute.test_methods import evidence, score, told_apart
-from tests.attribute.test_run import scores_of
+from tests.attribute.test_run import Killed, bytes_of, scores_of
 
 from datablame.attribute.evidence.labelled import LabelledActivations
 from datablame.attribute.evidence.layers import BestLayer, BestLayerCosines
@@ -18,6 +18,7 @@ from datablame.attribute.kernels.probe import Separation, fitted, separation
 from datablame.attribute.queries import labelled_outputs
 from datablame.attribute.registry import Evidence
 from datablame.config.schema import ModelRef
+from datablame.engine.execute import Execution
 from datablame.tables import LabelName, MethodInfo, Query
 
 Rows = NDArray[np.float64]
@@ -70,7 +71,9 @@ def test_shuffled_labels_seldom_pass() -> None:
 def test_the_bound_is_that_of_mann_and_whitney_within_prompts() -> None:
     # Two prompts with 3 against 4 outputs each: standard error sqrt(2 * 12 * 8 / 12) / 24.
     found = separation(*drawn(6, 8, 30.0), turns(6, 2), turns(8, 2))
-    assert found == Separation(1.0, pytest.approx(1 - 2.33 * 4 / 24), 1.0, True)
+    assert found is not None
+    assert found.low == pytest.approx(1 - 2.33 * 4 / 24)
+    assert found == Separation(1.0, found.low, 1.0, True)
 
 
 def test_what_was_asked_does_not_count_as_what_was_answered() -> None:
@@ -257,3 +260,24 @@ def test_the_layer_is_the_one_at_which_outputs_differ(make: Make, tiny_pair_fold
     found = {each.name: each.value for each in info.findings}
     assert (found["layer"], found["held-out AUC at layer 2"]) == ("2", "1")
     assert max(float(found[f"held-out AUC at layer {layer}"]) for layer in (0, 1)) < 0.8
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(make: Make) -> None:
+    methods = ("probe", "activation-best-layer", "refusal", "activation-last")
+    undisturbed = study(make, "undisturbed", *methods)
+    undisturbed.run()
+    killed = study(make, "killed", *methods)
+    for of, items in (("labelled", 1), ("layers", 2), ("states", 1)):
+        with pytest.raises(KeyboardInterrupt):
+            killed.run(progress=Killed(items, of))
+    killed.run()
+    assert bytes_of(killed) == bytes_of(undisturbed)
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing(make: Make) -> None:
+    methods = ("probe", "activation-best-layer", "refusal", "activation-last")
+    one, two = study(make, "one", *methods), study(make, "two", *methods)
+    one.run()
+    two.run(Execution(workers=2, threads=1))
+    assert bytes_of(one) == bytes_of(two)
