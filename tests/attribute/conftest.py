@@ -133,6 +133,11 @@ Make = Callable[..., Made]
 def make(tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A study and its run folder after the surface phase; keys given replace those of the study."""
     monkeypatch.setattr(loop, "_SHARD_DOCUMENTS", 8)
+    return maker(tiny_pair_folder, tmp_path)
+
+
+def maker(tiny_pair_folder: Path, tmp_path: Path) -> Make:
+    """What makes studies of that pair in a folder."""
 
     def build(
         root: str = "run",

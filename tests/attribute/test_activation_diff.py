@@ -13,7 +13,7 @@ from tests.attribute.test_preference_pairs import mixed
 from tests.attribute.test_run import Killed, bytes_of, flags_of, scores_of
 
 from datablame.attribute.evidence.responses import ResponseActivations
-from datablame.attribute.kernels.hooks import mean_hidden
+from datablame.attribute.kernels.hooks import pooled_hidden
 from datablame.attribute.queries import choose_queries, harmless_outputs
 from datablame.engine.execute import Execution
 from datablame.errors import RequestError
@@ -37,8 +37,8 @@ def test_only_the_tokens_of_responses_are_averaged_whatever_the_batch(batch_toke
         else naive_response(model, row.chosen, 2) - naive_response(model, row.rejected, 2)
         for row in pool
     ]
-    found = mean_hidden(model, pool, 2, batch_tokens, responses_only=True)
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
+    found = pooled_hidden(model, pool, [2], ["response"], batch_tokens)
+    torch.testing.assert_close(found[:, 0, 0], torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def diff(given: ResponseActivations) -> Any:

@@ -14,7 +14,7 @@ from datablame.attribute.evidence.gradients import Activations, Gradients
 from datablame.attribute.evidence.judgements import Judgements
 from datablame.attribute.evidence.words import Words, bm25_scores
 from datablame.attribute.loop import collect
-from datablame.attribute.queries import candidates, query_text, traced
+from datablame.attribute.queries import candidates, labelled_outputs, query_text, traced
 from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_table
 from datablame.attribute.registry import Inquiry, Method, Votes, chosen, providers_of, union
 from datablame.engine.phase import Outputs, Phase, Tables, Work
@@ -58,7 +58,8 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         behaviours = [behaviour for behaviour in world.behaviours if behaviour.id in shortlist]
         harmless = [output for output in outputs if not output.harmful and output.behaviour in shortlist]
         scored = np.arange(len(world.pool)) if prefilter.method == "none" else union(shortlist)
-        inquiry = Inquiry(world, work, behaviours, queries, harmless, words, scored, shortlist, needs)
+        labelled = labelled_outputs(world, tables) if queries else {}
+        inquiry = Inquiry(world, work, behaviours, queries, harmless, words, scored, shortlist, needs, labelled)
         evidence = collect(inquiry, methods) if queries else {}
         rankings, infos = rankings_of(inquiry, methods, evidence)
         ids, clusters, k = world.pool.ids, world.pool.clusters, world.study.attribute.top_k

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from datablame.attribute.rankings import Indices, ranked, rounded
 from datablame.engine.phase import Tables
-from datablame.tables import AlphaStar, Prompt, Query, Sample, SurfaceSample
+from datablame.tables import AlphaStar, LabelName, Prompt, Query, Sample, SurfaceSample
 from datablame.world import World
 
 _logger = logging.getLogger(__name__)
+_TOLD_APART: tuple[LabelName, ...] = ("harmful", "harmless", "refused")
+_LABELLED = 100
 
 
 def traced(world: World, tables: Tables) -> list[Query]:
@@ -50,13 +52,7 @@ def choose_queries(
     queries = []
     for behaviour in dict.fromkeys(prompt.behaviour for prompt in prompts):
         of_behaviour = [sample for sample in harmful if sample.behaviour == behaviour]
-        turns = [
-            (_preference(alpha, alpha_star), turn, sample)
-            for (alpha, _), of_prompt in groupby(of_behaviour, key=lambda sample: (sample.alpha, sample.prompt_id))
-            for turn, sample in enumerate(of_prompt)
-        ]
-        chosen = [sample for *_, sample in sorted(turns, key=lambda entry: entry[:2])[:n]]
-        queries += _queries(f"{behaviour}-q", chosen, prompts, harmful=True)
+        queries += _queries(f"{behaviour}-q", _in_turns(of_behaviour, alpha_star, n), prompts, harmful=True)
     return queries
 
 
@@ -76,6 +72,33 @@ def harmless_outputs(
         of_prompts = [[sample for sample in usable if sample.prompt_id == prompt.id][:n] for prompt in prompts]
         outputs += _queries(f"{behaviour}-s", [*chain(*of_prompts)], prompts, harmful=False)
     return outputs
+
+
+def labelled_outputs(world: World, tables: Tables) -> dict[LabelName, list[Query]]:
+    """Harmful, harmless and refused outputs to attribution prompts, traced or not, chosen as queries are.
+
+    At most 100 of a behaviour and label.
+    """
+    star = tables.of(AlphaStar).alpha_star
+    samples, prompts = tables.rows(SurfaceSample, split="attribution"), world.split("attribution")
+    outputs: dict[LabelName, list[Query]] = {}
+    for label in _TOLD_APART:
+        distinct, outputs[label] = _distinct(samples, prompts, label, star), []
+        for behaviour in dict.fromkeys(prompt.behaviour for prompt in prompts):
+            of_behaviour = [sample for sample in distinct if sample.behaviour == behaviour]
+            chosen = _in_turns(of_behaviour, star, _LABELLED)
+            outputs[label] += _queries(f"{behaviour}-{label}", chosen, prompts, harmful=label == "harmful")
+    return outputs
+
+
+def _in_turns(samples: Sequence[Sample], alpha_star: float | None, n: int) -> list[Sample]:
+    """The first `n` of the samples, in the order of `_distinct`, within an alpha prompts taking turns."""
+    turns = [
+        (_preference(alpha, alpha_star), turn, sample)
+        for (alpha, _), of_prompt in groupby(samples, key=lambda sample: (sample.alpha, sample.prompt_id))
+        for turn, sample in enumerate(of_prompt)
+    ]
+    return [sample for *_, sample in sorted(turns, key=lambda entry: entry[:2])[:n]]
 
 
 def _distinct(

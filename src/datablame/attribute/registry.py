@@ -20,7 +20,7 @@ from datablame.engine.phase import Work
 from datablame.engine.registry import Registry
 from datablame.errors import RequestError
 from datablame.models.chat import Encoded, encode_prompt
-from datablame.tables import EVERY, Finding, Look, Pool, Query, look_of
+from datablame.tables import EVERY, Finding, LabelName, Look, Pool, Query, look_of
 from datablame.world import World
 
 if TYPE_CHECKING:
@@ -222,6 +222,8 @@ class Inquiry:
     """Rows of the pool by behaviour."""
     needs: Mapping[type, Pool]
     """The types of evidence that are wanted, each for the documents of that pool."""
+    labelled: Mapping[LabelName, Sequence[Query]] = field(default_factory=dict)
+    """Outputs to attribution prompts by label, the traced behaviours' and others', far more than `queries` holds."""
 
     @cached_property
     def ids(self) -> list[str]:

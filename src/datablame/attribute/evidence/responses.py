@@ -42,12 +42,12 @@ def response_activations(inquiry: Inquiry) -> Collecting:
 
 def _item(rows: list[int], outputs: Sequence[Encoded] | None, key: str, state: WorkerState) -> None:
     """The states of the outputs, else of these rows of the pool."""
-    from datablame.attribute.kernels.hooks import mean_hidden
+    from datablame.attribute.kernels.hooks import pooled_hidden
     from datablame.models.blocks import decoder_blocks
 
     settings = state.world.study.attribute
     (model,) = state.models("before")
     layer = chosen_layer(state.world, "before", len(decoder_blocks(model)))
     texts = state.world.pool.encoded(rows) if outputs is None else outputs
-    states = mean_hidden(model, texts, layer, settings.batch_tokens, responses_only=True)
+    states = pooled_hidden(model, texts, [layer], ["response"], settings.batch_tokens)[:, 0, 0]
     save(state.folder / f"{key}.safetensors", {"states": states}, f"the hidden states of {key}")

@@ -5,7 +5,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,9 @@ Deltas = Float[Tensor, "batch tokens outputs"]
 """A product's inputs and the gradients at its outputs."""
 ProductCallback = Callable[[str, Inputs, Deltas, float], None]
 """Hears a product's name, its inputs, the gradients at its outputs, and by what power of two those are too large."""
+Pooling = Literal["mean", "response", "last"]
+"""Over all tokens of a text, over those of its response alone, or the last one: as encoded, be it the turn's end."""
+Pooled = Float[Tensor, "documents layers poolings width"]
 
 _FLOAT16_SCALE = 2.0**8
 
@@ -160,20 +163,32 @@ class _Enough(Exception):
 
 
 @contextlib.contextmanager
-def mean_states_of(
-    model: Any, layer: int, rows: Sequence[Encoded], on: Callable[[Tensor], None], responses_only: bool = False
+def pooled_states_of(
+    model: Any,
+    layers: Sequence[int],
+    poolings: Sequence[Pooling],
+    rows: Sequence[Encoded],
+    on: Callable[[Pooled], None],
 ) -> Iterator[None]:
-    """`on` is called with the mean of each row's states of `layer` (0 is the embedding, the last one is normed).
+    """`on` is called once with each row's pooled states of the layers (0 is the embedding, the last one is normed).
 
-    Where it raises `_Enough` the model runs no further, and whatever calls it inside ends there.
+    The layers rise. Where `on` raises `_Enough` the model runs no further, and whatever calls it inside ends there.
     """
+    heard = list[Tensor]()
 
     def hear(states: Tensor) -> None:
-        firsts = torch.tensor([row.prompt_tokens if responses_only else 0 for row in rows], device=states.device)
+        firsts = {"mean": [0] * len(rows), "response": [row.prompt_tokens for row in rows]}
+        firsts["last"] = [len(row.ids) - 1 for row in rows]
         ends = torch.tensor([len(row.ids) for row in rows], device=states.device)
         columns = torch.arange(states.shape[1], device=states.device)
-        counted = ((firsts[:, None] <= columns) & (columns < ends[:, None])).unsqueeze(2)
-        on((states.detach().float().where(counted, 0).sum(1) / (ends - firsts)[:, None]).cpu())
+        known, pooled = states.detach().float(), []
+        for pooling in poolings:
+            first = torch.tensor(firsts[pooling], device=states.device)
+            counted = ((first[:, None] <= columns) & (columns < ends[:, None])).unsqueeze(2)
+            pooled.append((known.where(counted, 0).sum(1) / (ends - first)[:, None]).cpu())
+        heard.append(torch.stack(pooled, 1))
+        if len(heard) == len(layers):
+            on(torch.stack(heard, 1))
 
     def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hear(args[0] if args else kwargs["hidden_states"])
@@ -182,45 +197,56 @@ def mean_states_of(
         hear(output[0])
 
     blocks = decoder_blocks(model)
-    hook = (
+    hooks = [
         blocks[layer].register_forward_pre_hook(entering, with_kwargs=True)
         if layer < len(blocks)
         else model.base_model.register_forward_hook(leaving)
-    )
+        for layer in layers
+    ]
     try:
         with contextlib.suppress(_Enough):
             yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
-def mean_hidden(
-    model: Any, documents: Sequence[Encoded | Preference], layer: int, batch_tokens: int, responses_only: bool = False
-) -> Float[Tensor, "documents width"]:
-    """The hidden state of `layer` (0 is the embedding) averaged over each document's tokens, padding left out.
+def pooled_hidden(
+    model: Any,
+    documents: Sequence[Encoded | Preference],
+    layers: Sequence[int],
+    poolings: Sequence[Pooling],
+    batch_tokens: int,
+) -> Pooled:
+    """The hidden states of the layers (0 is the embedding; they rise) pooled over each document's tokens, in one pass.
 
-    Of a preference pair it is the difference vector: the mean with the chosen answer minus that with the rejected one.
-    `responses_only` averages over the tokens of the response alone, its prompt still being read.
+    Padding is left out. Of a preference pair it is the difference vector: what the text with the chosen answer has less
+    what that with the rejected one has. The model runs no further than the highest of the layers.
     """
-    mean, sides = (
-        torch.zeros(len(documents), model.config.get_text_config().hidden_size),
-        [answers(document) for document in documents],
-    )
+    sides = [answers(document) for document in documents]
+    pooled = torch.zeros(len(documents), len(layers), len(poolings), model.config.get_text_config().hidden_size)
 
     def work(side: int, indices: list[int]) -> None:
         rows = [sides[index][side] for index in indices]
 
         def hear(states: Tensor) -> None:
-            mean[indices] += -states if side else states
+            pooled[indices] += -states if side else states
             raise _Enough
 
         # Under the causal mask no token sees the padding, so no attention mask is needed.
         ids = nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
-        with mean_states_of(model, layer, rows, hear, responses_only):
+        with pooled_states_of(model, layers, poolings, rows, hear):
             model.base_model(input_ids=ids.to(next(model.parameters()).device), use_cache=False)
 
     for side in (0, 1):
         having = [index for index, own in enumerate(sides) if len(own) > side]
         in_batches([len(own[-side].ids) for own in sides], batch_tokens, partial(work, side), having)
-    return mean
+    return pooled
+
+
+def mean_hidden(
+    model: Any, documents: Sequence[Encoded | Preference], layer: int, batch_tokens: int
+) -> Float[Tensor, "documents width"]:
+    """`pooled_hidden` of one layer, averaged over all tokens."""
+    return pooled_hidden(model, documents, (layer,), ("mean",), batch_tokens)[:, 0, 0]

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datablame.attribute.kernels.hooks import Deltas, Inputs, backward_with_hooks, in_batches, mean_states_of
+from datablame.attribute.kernels.hooks import Deltas, Inputs, backward_with_hooks, in_batches, pooled_states_of
 from datablame.attribute.rankings import rounded
 from datablame.engine.files import digest
 from datablame.errors import PhaseError
@@ -191,9 +191,9 @@ def per_example_pass(
             add(batch, name, inputs, deltas, scale)
 
         def hear(hidden: Tensor) -> None:
-            states[indices] = difference(hidden)
+            states[indices] = difference(hidden[:, 0, 0])
 
-        with contextlib.nullcontext() if layer is None else mean_states_of(model, layer, every, hear):
+        with contextlib.nullcontext() if layer is None else pooled_states_of(model, [layer], ["mean"], every, hear):
             batch_losses = backward_with_hooks(model, every, blocks, joined)
         rows[indices], losses[indices] = batch.cpu(), difference(batch_losses)
 

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.evidence.gradients import Activations
+from datablame.attribute.evidence.states import LastTokenActivations, ResponseMeanActivations
 from datablame.attribute.registry import Evidence, method
 
 
@@ -19,3 +20,15 @@ def activation_centred(evidence: Evidence) -> NDArray[np.float64]:
     documents, queries = evidence[Activations]
     mean = documents.mean(0)
     return evidence.mean_cosines(documents - mean, queries - mean)
+
+
+@method("activation-last", needs=(LastTokenActivations,))
+def activation_last(evidence: Evidence) -> NDArray[np.float64]:
+    """cos(h_d, h_q) averaged over the behaviour's queries, h the state of the text's last token."""
+    return evidence.mean_cosines(*evidence[LastTokenActivations])
+
+
+@method("activation-response", needs=(ResponseMeanActivations,))
+def activation_response(evidence: Evidence) -> NDArray[np.float64]:
+    """cos(h_d, h_q) averaged over the behaviour's queries, h averaged over the tokens of the response."""
+    return evidence.mean_cosines(*evidence[ResponseMeanActivations])
