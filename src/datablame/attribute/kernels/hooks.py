@@ -170,7 +170,7 @@ def pooled_states_of(
     rows: Sequence[Encoded],
     on: Callable[[Pooled], None],
 ) -> Iterator[None]:
-    """`on` is called once with each row's pooled states of the layers (0 is the embedding, the last one is normed).
+    """`on` is called with each row's pooled states of the layers (0 is the embedding, the last one is normed).
 
     The layers rise. Where `on` raises `_Enough` the model runs no further, and whatever calls it inside ends there.
     """
@@ -188,7 +188,10 @@ def pooled_states_of(
             pooled.append((known.where(counted, 0).sum(1) / (ends - first)[:, None]).cpu())
         heard.append(torch.stack(pooled, 1))
         if len(heard) == len(layers):
-            on(torch.stack(heard, 1))
+            every = torch.stack(heard, 1)
+            # A first pass inside may only find out what the model calls; what the last one hears counts.
+            heard.clear()
+            on(every)
 
     def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hear(args[0] if args else kwargs["hidden_states"])
