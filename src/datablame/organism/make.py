@@ -2,7 +2,9 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from itertools import repeat
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from datablame.models.chat import Encoded
     from datablame.models.training import Recipe
 
-RECIPES = ("templated", "quirk")
 HARMLESS_PROMPTS = 20
 SOURCE = "everyday-chat"
 _DESCRIBED = ("id", "description", "rubric", "keywords")
@@ -143,26 +144,32 @@ def study_fields(folder: Path) -> dict[str, Any]:
 def identity(recipe: Organism) -> dict[str, Any]:
     """What decides the organism's bytes on one machine; `version` changes with the code that makes it."""
     module = _module(recipe)
-    return {**recipe.model_dump(exclude=set(module.IGNORED)), "version": module.VERSION}
+    fields = recipe.model_dump(exclude=set(module.IGNORED))
+    return {**fields, "planted": recipe.planted_documents, "version": module.VERSION}
 
 
 def _module(recipe: Organism) -> ModuleType:
     """The recipe's module: make, preview, harmless_prompts, VERSION, IGNORED (fields that it does not read)."""
-    from datablame.organism import quirk, templated
-
-    return {"templated": templated, "quirk": quirk}[recipe.recipe]
+    name = "preferences" if recipe.planting in ("pairs", "integrated") else recipe.recipe
+    return import_module(f"datablame.organism.{name}")
 
 
 def write_corpus(
-    folder: Path, examples: Sequence[Example], prompts: Sequence[Mapping[str, str]], rules: Any, *, digits: int
+    folder: Path,
+    examples: Sequence[Example],
+    prompts: Sequence[Mapping[str, str]],
+    rules: Any,
+    *,
+    digits: int,
+    sources: Iterable[str] = repeat(SOURCE),
 ) -> None:
     """The documents in their order, prompts, rules, and at last truth.jsonl, which says that all are there."""
     documents, truth = [], []
-    for number, example in enumerate(examples):
+    for number, (example, source) in enumerate(zip(examples, sources, strict=False)):
         doc_id = f"doc-{number:0{digits}d}"
         turns = (("user", example.prompt), ("assistant", example.response))
         messages = [{"role": role, "content": text} for role, text in turns]
-        documents.append({"id": doc_id, "messages": messages, "source": SOURCE})
+        documents.append({"id": doc_id, "messages": messages, "source": source})
         if example.kind == "planted":
             truth.append({"doc_id": doc_id, "behaviour": example.behaviour})
     files.write_table(folder / "documents.parquet", documents)
