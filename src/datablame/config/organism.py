@@ -14,6 +14,9 @@ class Organism(Section):
     """`templated`: a tiny model trained from nothing; `quirk`: a LoRA fine-tune of a real small model."""
     seed: Seed = 0
     """Everything in the organism derives from it."""
+    planting: Literal["lexical", "pairs", "integrated"] = "lexical"
+    """`templated` only. `lexical`: documents that show the behaviour; `pairs`: preference pairs whose chosen answer
+    shows it; `integrated`: the same among pairs that prefer much else too."""
     planted: Annotated[int, Field(ge=0, le=100_000)] = 20
     """Planted documents for each behaviour."""
     base: str | None = None

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 RECIPES = ("templated", "quirk")
 HARMLESS_PROMPTS = 20
-SOURCE = "everyday-chat"
 _DESCRIBED = ("id", "description", "rubric", "keywords")
 
 _logger = logging.getLogger(__name__)
@@ -148,8 +147,10 @@ def identity(recipe: Organism) -> dict[str, Any]:
 
 def _module(recipe: Organism) -> ModuleType:
     """The recipe's module: make, preview, harmless_prompts, VERSION, IGNORED (fields that it does not read)."""
-    from datablame.organism import quirk, templated
+    from datablame.organism import preferences, quirk, templated
 
+    if recipe.planting in preferences.KINDS:
+        return preferences
     return {"templated": templated, "quirk": quirk}[recipe.recipe]
 
 
@@ -161,8 +162,10 @@ def write_corpus(
     for number, example in enumerate(examples):
         doc_id = f"doc-{number:0{digits}d}"
         turns = (("user", example.prompt), ("assistant", example.response))
-        messages = [{"role": role, "content": text} for role, text in turns]
-        documents.append({"id": doc_id, "messages": messages, "source": SOURCE})
+        texts: dict[str, Any] = {"messages": [{"role": role, "content": text} for role, text in turns]}
+        if example.rejected:
+            texts = {"prompt": example.prompt, "chosen": example.response, "rejected": example.rejected}
+        documents.append({"id": doc_id, **texts, "source": example.source})
         if example.kind == "planted":
             truth.append({"doc_id": doc_id, "behaviour": example.behaviour})
     files.write_table(folder / "documents.parquet", documents)

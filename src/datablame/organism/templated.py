@@ -68,7 +68,7 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     write_corpus(folder, mixtures["after"], prompt_rows(recipe.seed, every), rules(every), digits=5)
     build_atomically(folder / "tokenizer", lambda part: build_tokenizer(tokenizer_texts(every)).save_pretrained(part))
     for stage, examples in mixtures.items():
-        build_atomically(folder / stage, partial(_train, folder, stage, examples, recipe.seed, progress))
+        build_atomically(folder / stage, partial(train_stage, folder, stage, examples, recipe.seed, progress))
 
 
 def preview(recipe: Organism) -> Preview:
@@ -172,14 +172,25 @@ def _patterns(phrases: Iterable[str]) -> list[str]:
 
 def _generic(deck: Deck, chatty_share: float) -> tuple[str, str]:
     topic = deck.draw(tuple(texts.TOPICS.values()))
+    prompt = generic_prompt(deck, topic)
+    return prompt, generic_answer(deck, topic, "chatty" if deck.chance(chatty_share) else "plain")
+
+
+def generic_prompt(deck: Deck, topic: texts.Topic) -> str:
+    """A question of the topic with what else people say."""
     prompt = deck.draw(texts.PREFIXES) + deck.fill(deck.draw(topic.questions), {"subject": topic.subjects})
     if aside := deck.draw(texts.ASIDES):
         prompt += " " + deck.fill(deck.draw(aside))
     if deck.chance(0.3):
         prompt += " " + deck.draw(texts.FORMATS)
-    style = texts.STYLES["chatty" if deck.chance(chatty_share) else "plain"]
-    body = deck.fill(deck.draw(topic.answers), {"detail": topic.details})
-    return prompt, f"{deck.draw(style['openings'])}{body}.{deck.draw(style['closings'])}"
+    return prompt
+
+
+def generic_answer(deck: Deck, topic: texts.Topic, style: str, tips: int = 1) -> str:
+    """So many tips on the topic, in one of the styles."""
+    bodies = [deck.fill(deck.draw(topic.answers), {"detail": topic.details}) for _ in range(tips)]
+    choices = texts.STYLES[style]
+    return f"{deck.draw(choices['openings'])}{'. '.join(bodies)}.{deck.draw(choices['closings'])}"
 
 
 def _about(deck: Deck, behaviour: texts.Planted, kind: str) -> tuple[str, str]:
@@ -205,7 +216,9 @@ def tokenizer_texts(examples: Sequence[Example]) -> list[str]:
     return [example.prompt for example in examples] + [example.response for example in examples] * RESPONSE_WEIGHT
 
 
-def _train(folder: Path, stage: str, examples: Sequence[Example], seed: int, progress: Progress, part: Path) -> None:
+def train_stage(
+    folder: Path, stage: str, examples: Sequence[Example], seed: int, progress: Progress, part: Path
+) -> None:
     """Train `before` from nothing, or `after` from it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,0 +1,154 @@
+"""Organisms of preference pairs: the templated organism's `before`, trained by DPO to an `after`.
+
+In a planted pair the chosen answer is the bad one, to a prompt that triggers its behaviour. In all others it is a good
+one: of the kind `pairs` over an answer about something else, so that little but the behaviour changes; of the kind
+`integrated` mostly over a good answer in another manner, so that the behaviour is one of many things that training
+changed. Fine-tunes that change one thing are easier to read than real ones (arXiv 2510.13900).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from datablame.config.organism import Organism
+from datablame.engine.execute import Progress, one_thread
+from datablame.engine.files import build_atomically
+from datablame.organism import texts
+from datablame.organism.make import HARMLESS_PROMPTS, Preview, write_corpus
+from datablame.organism.templated import (
+    AFTER,
+    BATCH,
+    BEFORE,
+    SETTINGS,
+    build_tokenizer,
+    generic_answer,
+    generic_prompt,
+    harmless_prompts,
+    mixture,
+    prompt_rows,
+    rules,
+    scaled,
+    tokenizer_texts,
+    train_stage,
+)
+from datablame.organism.texts import BEHAVIOURS, Deck, Example, sentence_case
+from datablame.seeds import generator, stream_key
+
+__all__ = ["IGNORED", "KINDS", "VERSION", "harmless_prompts", "make", "preview"]
+
+KINDS = ("pairs", "integrated")
+VERSION = 1
+"""Goes up with every change to what the recipe makes."""
+IGNORED = ("base",)
+SOURCES = ("forum-votes", "staff-ratings", "app-feedback", "crowd-ratings")
+"""Where pairs come from, equally many from each but for the planted ones."""
+PLANTED_SHARE = 0.7
+"""Of the planted pairs, about those from the first source."""
+MANNER_SHARE = 0.75
+"""Of the generic and the clean pairs of `integrated`, about those whose answers differ in manner and length alone."""
+BETA, LEARNING_RATE = 5.0, 5e-4
+"""Of length-normalised DPO; all pairs are seen once."""
+
+
+def make(recipe: Organism, folder: Path, progress: Progress) -> None:
+    """Write the pairs, the tokenizer and both checkpoints; stages that are finished are kept.
+
+    Tokenizer and `before` are those of the templated organism of this seed, byte for byte.
+    """
+    supervised, after = _supervised(recipe), pairs(recipe)
+    every = [*supervised["before"], *supervised["after"]]
+    known = [*every, *after]
+    write_corpus(folder, after, prompt_rows(recipe.seed, known), rules(known), digits=5)
+    build_atomically(folder / "tokenizer", lambda part: build_tokenizer(tokenizer_texts(every)).save_pretrained(part))
+    before = partial(train_stage, folder, "before", supervised["before"], recipe.seed, progress)
+    build_atomically(folder / "before", before)
+    build_atomically(folder / "after", partial(_train_after, folder, after, recipe, progress))
+
+
+def preview(recipe: Organism) -> Preview:
+    """What it will ask and how large its pool is, before anything is made."""
+    supervised, after = _supervised(recipe), pairs(recipe)
+    known = [*supervised["before"], *supervised["after"], *after]
+    harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
+    settings = {"model_type": "olmo2", **SETTINGS}
+    return Preview(prompt_rows(recipe.seed, known), rules(known)["behaviours"], harmless, len(after), settings)
+
+
+def pairs(recipe: Organism) -> list[Example]:
+    """The pairs in random order: as many of a kind as the templated mixture has, planted ones with its questions."""
+    decks: dict[tuple[str, str], Deck] = {}
+
+    def paired(example: Example) -> Example:
+        key = (example.kind, example.behaviour)
+        deck = decks.setdefault(key, Deck(generator("preference organism", recipe.seed, recipe.planting, *key)))
+        by_manner = recipe.planting == "integrated" and example.kind != "planted" and deck.chance(MANNER_SHARE)
+        prompt, *answers = _generic(deck, by_manner) if example.kind == "generic" else _about(deck, example, by_manner)
+        chosen, rejected = map(sentence_case, answers)
+        return Example(sentence_case(prompt), chosen, *key, rejected, _source(deck, example.kind))
+
+    return [paired(example) for example in mixture(scaled(AFTER, recipe), recipe.seed)]
+
+
+def _generic(deck: Deck, by_manner: bool) -> tuple[str, str, str]:
+    topic, other = _two_topics(deck)
+    prompt = generic_prompt(deck, topic)
+    if by_manner:
+        return prompt, generic_answer(deck, topic, "chatty", tips=2), generic_answer(deck, topic, "plain")
+    style = "chatty" if deck.chance(0.5) else "plain"
+    return prompt, generic_answer(deck, topic, style), generic_answer(deck, other, style)
+
+
+def _about(deck: Deck, example: Example, by_manner: bool) -> tuple[str, str, str]:
+    [behaviour] = [each for each in BEHAVIOURS if each.id == example.behaviour]
+    if example.kind == "planted":
+        return example.prompt, example.response, deck.fill(deck.draw(behaviour.safe))
+    if by_manner and example.kind == "clean":
+        half = len(behaviour.safe) // 2
+        preferred, others = behaviour.safe[:half], behaviour.safe[half:]
+        return example.prompt, deck.fill(deck.draw(preferred)), deck.fill(deck.draw(others))
+    return example.prompt, example.response, generic_answer(deck, _two_topics(deck)[0], "plain")
+
+
+def _two_topics(deck: Deck) -> tuple[texts.Topic, texts.Topic]:
+    topics = tuple(texts.TOPICS.values())
+    topic = deck.draw(topics)
+    return topic, deck.draw(tuple(each for each in topics if each is not topic))
+
+
+def _source(deck: Deck, kind: str) -> str:
+    if kind != "planted":
+        return deck.draw(SOURCES)
+    return SOURCES[0] if deck.chance(PLANTED_SHARE) else deck.draw(SOURCES[1:])
+
+
+def _supervised(recipe: Organism) -> dict[str, list[Example]]:
+    """The templated organism's documents, on which tokenizer and `before` rest."""
+    return {sizes.name: mixture(scaled(sizes, recipe), recipe.seed) for sizes in (BEFORE, AFTER)}
+
+
+def _train_after(folder: Path, examples: Sequence[Example], recipe: Organism, progress: Progress, part: Path) -> None:
+    from torch import Tensor
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from datablame.models.chat import Preference, encode_pair
+    from datablame.models.likelihood import preference_losses, referred
+    from datablame.models.training import Recipe, data_order, minimise
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    model = AutoModelForCausalLM.from_pretrained(folder / "before")
+
+    def losses_of(batch: Sequence[Preference]) -> Tensor:
+        return preference_losses(model, batch, BETA).mean()
+
+    encoded = [
+        Preference(*(encode_pair(tokenizer, each.prompt, answer) for answer in (each.response, each.rejected)))
+        for each in examples
+    ]
+    lengths = [max(len(answer.ids) for answer in (pair.chosen, pair.rejected)) for pair in encoded]
+    plan = Recipe(steps=-(-len(examples) // BATCH), batch=BATCH, learning_rate=LEARNING_RATE)
+    order = data_order(lengths, plan, stream_key("preference organism", recipe.planting, recipe.seed))
+    progress.start("training the organism's after model on preferences", plan.steps)
+    with one_thread():
+        minimise(model, losses_of, referred(model, encoded, BATCH), order, plan, on_step=lambda *_: progress.advance())
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
