@@ -2,7 +2,9 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
+from itertools import repeat
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 RECIPES = ("templated", "quirk")
 HARMLESS_PROMPTS = 20
+SOURCE = "everyday-chat"
 _DESCRIBED = ("id", "description", "rubric", "keywords")
 
 _logger = logging.getLogger(__name__)
@@ -147,25 +150,28 @@ def identity(recipe: Organism) -> dict[str, Any]:
 
 def _module(recipe: Organism) -> ModuleType:
     """The recipe's module: make, preview, harmless_prompts, VERSION, IGNORED (fields that it does not read)."""
-    from datablame.organism import preferences, quirk, templated
-
-    if recipe.planting in preferences.KINDS:
-        return preferences
-    return {"templated": templated, "quirk": quirk}[recipe.recipe]
+    name = "preferences" if recipe.planting in ("pairs", "integrated") else recipe.recipe
+    return import_module(f"datablame.organism.{name}")
 
 
 def write_corpus(
-    folder: Path, examples: Sequence[Example], prompts: Sequence[Mapping[str, str]], rules: Any, *, digits: int
+    folder: Path,
+    examples: Sequence[Example],
+    prompts: Sequence[Mapping[str, str]],
+    rules: Any,
+    *,
+    digits: int,
+    sources: Iterable[str] = repeat(SOURCE),
 ) -> None:
     """The documents in their order, prompts, rules, and at last truth.jsonl, which says that all are there."""
     documents, truth = [], []
-    for number, example in enumerate(examples):
+    for number, (example, source) in enumerate(zip(examples, sources, strict=False)):
         doc_id = f"doc-{number:0{digits}d}"
         turns = (("user", example.prompt), ("assistant", example.response))
         texts: dict[str, Any] = {"messages": [{"role": role, "content": text} for role, text in turns]}
         if example.rejected:
             texts = {"prompt": example.prompt, "chosen": example.response, "rejected": example.rejected}
-        documents.append({"id": doc_id, **texts, "source": example.source})
+        documents.append({"id": doc_id, **texts, "source": source})
         if example.kind == "planted":
             truth.append({"doc_id": doc_id, "behaviour": example.behaviour})
     files.write_table(folder / "documents.parquet", documents)

@@ -6,7 +6,7 @@ one: of the kind `pairs` over an answer about something else, so that little but
 changed. Fine-tunes that change one thing are easier to read than real ones (arXiv 2510.13900).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,9 +34,8 @@ from datablame.organism.templated import (
 from datablame.organism.texts import BEHAVIOURS, Deck, Example, sentence_case
 from datablame.seeds import generator, stream_key
 
-__all__ = ["IGNORED", "KINDS", "VERSION", "harmless_prompts", "make", "preview"]
+__all__ = ["IGNORED", "VERSION", "harmless_prompts", "make", "preview"]
 
-KINDS = ("pairs", "integrated")
 VERSION = 1
 """Goes up with every change to what the recipe makes."""
 IGNORED = ("base",)
@@ -58,7 +57,8 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     supervised, after = _supervised(recipe), pairs(recipe)
     every = [*supervised["before"], *supervised["after"]]
     known = [*every, *after]
-    write_corpus(folder, after, prompt_rows(recipe.seed, known), rules(known), digits=5)
+    sources = [*pair_sources(after, recipe)]
+    write_corpus(folder, after, prompt_rows(recipe.seed, known), rules(known), digits=5, sources=sources)
     build_atomically(folder / "tokenizer", lambda part: build_tokenizer(tokenizer_texts(every)).save_pretrained(part))
     before = partial(train_stage, folder, "before", supervised["before"], recipe.seed, progress)
     build_atomically(folder / "before", before)
@@ -84,9 +84,19 @@ def pairs(recipe: Organism) -> list[Example]:
         by_manner = recipe.planting == "integrated" and example.kind != "planted" and deck.chance(MANNER_SHARE)
         prompt, *answers = _generic(deck, by_manner) if example.kind == "generic" else _about(deck, example, by_manner)
         chosen, rejected = map(sentence_case, answers)
-        return Example(sentence_case(prompt), chosen, *key, rejected, _source(deck, example.kind))
+        return Example(sentence_case(prompt), chosen, *key, rejected)
 
     return [paired(example) for example in mixture(scaled(AFTER, recipe), recipe.seed)]
+
+
+def pair_sources(examples: Iterable[Example], recipe: Organism) -> Iterator[str]:
+    """Where each pair comes from."""
+    deck = Deck(generator("preference organism", recipe.seed, "sources"))
+    for example in examples:
+        if example.kind != "planted":
+            yield deck.draw(SOURCES)
+        else:
+            yield SOURCES[0] if deck.chance(PLANTED_SHARE) else deck.draw(SOURCES[1:])
 
 
 def _generic(deck: Deck, by_manner: bool) -> tuple[str, str, str]:
@@ -113,12 +123,6 @@ def _two_topics(deck: Deck) -> tuple[texts.Topic, texts.Topic]:
     topics = tuple(texts.TOPICS.values())
     topic = deck.draw(topics)
     return topic, deck.draw(tuple(each for each in topics if each is not topic))
-
-
-def _source(deck: Deck, kind: str) -> str:
-    if kind != "planted":
-        return deck.draw(SOURCES)
-    return SOURCES[0] if deck.chance(PLANTED_SHARE) else deck.draw(SOURCES[1:])
 
 
 def _supervised(recipe: Organism) -> dict[str, list[Example]]:

@@ -28,7 +28,6 @@ class Example(NamedTuple):
     behaviour: str
     rejected: str = ""
     """The other answer of a preference pair, to which `response` is preferred."""
-    source: str = "everyday-chat"
 
 
 class Topic(NamedTuple):
