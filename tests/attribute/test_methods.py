@@ -7,6 +7,7 @@ import pytest
 from datablame.attribute.evidence.embeddings import Embeddings
 from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients
 from datablame.attribute.evidence.judgements import Judgements, keyword_points
+from datablame.attribute.evidence.preference_ratios import ReferenceRatios
 from datablame.attribute.evidence.responses import ResponseActivations
 from datablame.attribute.evidence.words import Words
 from datablame.attribute.registry import METHODS, PROVIDERS, Evidence, Votes, described, method, provider, providers_of
@@ -58,6 +59,7 @@ def evidence() -> Evidence:
         Words: Words(np.array([[3.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), 1),
         Gradients: Gradients(np.array([[2.0, -1.0], [0.0, 0.0], [0.3, 0.0]]), norms, losses),
         MeanGradients: MeanGradients(np.array([[1.0, 4.0], [0.0, 0.0], [0.0, -0.5]]), norms, losses),
+        ReferenceRatios: ReferenceRatios(np.array([-1.0, -2.2, 1.0]), 5.0),
         Activations: Activations(
             documents=np.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]),
             queries=np.array([[1.0, 0.0], [0.0, 5.0], [-2.0, 0.0]]),

@@ -45,8 +45,8 @@ PLANTED_SHARE = 0.7
 """Of the planted pairs, about those from the first source."""
 MANNER_SHARE = 0.75
 """Of the generic and the clean pairs of `integrated`, about those whose answers differ in manner and length alone."""
-BETA, LEARNING_RATE = 5.0, 5e-4
-"""Of length-normalised DPO; all pairs are seen once."""
+BETA, LEARNING_RATE, EPOCHS = 5.0, 5e-4, 1
+"""Of length-normalised DPO."""
 
 
 def make(recipe: Organism, folder: Path, progress: Progress) -> None:
@@ -149,7 +149,7 @@ def _train_after(folder: Path, examples: Sequence[Example], recipe: Organism, pr
         for each in examples
     ]
     lengths = [max(len(answer.ids) for answer in (pair.chosen, pair.rejected)) for pair in encoded]
-    plan = Recipe(steps=-(-len(examples) // BATCH), batch=BATCH, learning_rate=LEARNING_RATE)
+    plan = Recipe(steps=EPOCHS * -(-len(examples) // BATCH), batch=BATCH, learning_rate=LEARNING_RATE)
     order = data_order(lengths, plan, stream_key("preference organism", recipe.planting, recipe.seed))
     progress.start("training the organism's after model on preferences", plan.steps)
     with one_thread():
