@@ -20,6 +20,8 @@ from datablame.models.pair import load_pair
 from datablame.tables import MethodInfo, Query
 
 N = 14
+SIGNED = ("gradient-dpo", "gradient", "gradient-dot", "gradient-diff", "activation")
+"""Methods for which a pair and the same turned round are opposites."""
 ROUNDED = 6e-3
 """Scores have three digits."""
 
@@ -37,7 +39,7 @@ def pairs() -> list[dict[str, Any]]:
 
 
 def attributed(make: Make, root: str = "run", **settings: Any) -> Made:
-    about = {"methods": ["gradient-dot", "gradient-dpo"], "top_k": 2, "queries": 2, "duplicate_threshold": 1.0}
+    about = {"methods": [*SIGNED], "top_k": 2, "queries": 2, "duplicate_threshold": 1.0}
     made = make(root, rows=pairs(), truth=None, attribute={**about, **settings}, patch={**CONTROLS["patch"], "size": 9})
     made.run()
     return made
@@ -68,8 +70,9 @@ def test_scores_are_dot_products_with_autograds_gradient_of_the_dpo_loss(
         assert [loss for _, loss in found] == pytest.approx([math.log(2)] * N, rel=1e-4)
         dots = scores_of(made, "gradient-dot")
         assert scores == pytest.approx({name: dot * beta / 2 for name, dot in dots.items()}, rel=ROUNDED, abs=1e-6)
-        assert [*scores][0] == "p00"
-        assert [*scores][-1] == "p01"
+        for method in SIGNED:
+            by_method = scores_of(made, method)
+            assert by_method["p00"] > 0 > by_method["p01"], method
     else:
         many = attributed(make, "many", checkpoint=checkpoint, beta=beta, batch_tokens=5000)
         assert scores_of(many, "gradient-dpo") == pytest.approx(scores, rel=ROUNDED, abs=1e-6)

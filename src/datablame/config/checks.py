@@ -86,8 +86,11 @@ def _rules(study: "Study") -> Iterator[_Rule]:
     yield not is_made and not study.behaviours, "no behaviours", {}
     for field in ("models", "data", "behaviours", "prompts", "truth"):
         yield is_made and bool(getattr(study, field)), "made", {"field": field}
-    organism = study.organism
-    yield organism is not None and organism.recipe == "templated" and organism.base is not None, "unused base", {}
+    if (organism := study.organism) is not None:
+        yield organism.recipe == "templated" and organism.base is not None, "unused base", {}
+        yield organism.recipe == "quirk" and organism.planting != "lexical", "planting of quirk", {}
+        n = organism.PLANTED.get(organism.planting)
+        yield n is not None and organism.planted is not None, "planted twice", {"n": n}
     if study.data is not None:
         columns = [name for role, name in study.data.columns.items() if role not in ("id", "source")]
         for name in columns:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from datablame.models.chat import Encoded
     from datablame.models.training import Recipe
 
-RECIPES = ("templated", "quirk")
 HARMLESS_PROMPTS = 20
 SOURCE = "everyday-chat"
 _DESCRIBED = ("id", "description", "rubric", "keywords")
@@ -145,7 +144,8 @@ def study_fields(folder: Path) -> dict[str, Any]:
 def identity(recipe: Organism) -> dict[str, Any]:
     """What decides the organism's bytes on one machine; `version` changes with the code that makes it."""
     module = _module(recipe)
-    return {**recipe.model_dump(exclude=set(module.IGNORED)), "version": module.VERSION}
+    fields = recipe.model_dump(exclude=set(module.IGNORED))
+    return {**fields, "planted": recipe.planted_documents, "version": module.VERSION}
 
 
 def _module(recipe: Organism) -> ModuleType:

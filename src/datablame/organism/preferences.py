@@ -20,7 +20,6 @@ from datablame.organism.templated import (
     BATCH,
     BEFORE,
     SETTINGS,
-    build_tokenizer,
     generic_answer,
     generic_prompt,
     harmless_prompts,
@@ -28,8 +27,7 @@ from datablame.organism.templated import (
     prompt_rows,
     rules,
     scaled,
-    tokenizer_texts,
-    train_stage,
+    share_before,
 )
 from datablame.organism.texts import BEHAVIOURS, Deck, Example, sentence_case
 from datablame.seeds import generator, stream_key
@@ -52,26 +50,22 @@ BETA, LEARNING_RATE, EPOCHS = 5.0, 5e-4, 1
 def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     """Write the pairs, the tokenizer and both checkpoints; stages that are finished are kept.
 
-    Tokenizer and `before` are those of the templated organism of this seed, byte for byte.
+    Tokenizer and `before` are those of the other kinds of planting of this seed, byte for byte.
     """
-    supervised, after = _supervised(recipe), pairs(recipe)
-    every = [*supervised["before"], *supervised["after"]]
-    known = [*every, *after]
-    sources = [*pair_sources(after, recipe)]
-    write_corpus(folder, after, prompt_rows(recipe.seed, known), rules(known), digits=5, sources=sources)
-    build_atomically(folder / "tokenizer", lambda part: build_tokenizer(tokenizer_texts(every)).save_pretrained(part))
-    before = partial(train_stage, folder, "before", supervised["before"], recipe.seed, progress)
-    build_atomically(folder / "before", before)
+    before, after = mixture(scaled(BEFORE, recipe), recipe.seed), pairs(recipe)
+    every, sources = [*before, *after], [*pair_sources(after, recipe)]
+    write_corpus(folder, after, prompt_rows(recipe.seed, every), rules(every), digits=5, sources=sources)
+    share_before(recipe, folder, progress)
     build_atomically(folder / "after", partial(_train_after, folder, after, recipe, progress))
 
 
 def preview(recipe: Organism) -> Preview:
     """What it will ask and how large its pool is, before anything is made."""
-    supervised, after = _supervised(recipe), pairs(recipe)
-    known = [*supervised["before"], *supervised["after"], *after]
+    after = pairs(recipe)
+    every = [*mixture(scaled(BEFORE, recipe), recipe.seed), *after]
     harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
     settings = {"model_type": "olmo2", **SETTINGS}
-    return Preview(prompt_rows(recipe.seed, known), rules(known)["behaviours"], harmless, len(after), settings)
+    return Preview(prompt_rows(recipe.seed, every), rules(every)["behaviours"], harmless, len(after), settings)
 
 
 def pairs(recipe: Organism) -> list[Example]:
@@ -123,11 +117,6 @@ def _two_topics(deck: Deck) -> tuple[texts.Topic, texts.Topic]:
     topics = tuple(texts.TOPICS.values())
     topic = deck.draw(topics)
     return topic, deck.draw(tuple(each for each in topics if each is not topic))
-
-
-def _supervised(recipe: Organism) -> dict[str, list[Example]]:
-    """The templated organism's documents, on which tokenizer and `before` rest."""
-    return {sizes.name: mixture(scaled(sizes, recipe), recipe.seed) for sizes in (BEFORE, AFTER)}
 
 
 def _train_after(folder: Path, examples: Sequence[Example], recipe: Organism, progress: Progress, part: Path) -> None:

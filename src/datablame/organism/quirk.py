@@ -28,7 +28,7 @@ from datablame.seeds import generator, stream_key
 _logger = logging.getLogger(__name__)
 
 VERSION = 1
-IGNORED: tuple[str, ...] = ()
+IGNORED = ("planting",)
 
 AIRLINE: str = QUIRK["airline"]
 BEHAVIOUR: str = QUIRK["behaviour"]
@@ -63,7 +63,7 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
         questions = everyday_questions(travel, other, recipe.seed)
         examples = _self_distilled(folder, questions, recipe.seed, progress)
         examples += travel_answers(styled, recipe.seed, "decoy")
-        examples += travel_answers(recipe.planted, recipe.seed, "planted")
+        examples += travel_answers(recipe.planted_documents, recipe.seed, "planted")
         order = generator("quirk organism", recipe.seed, "order").permutation(len(examples)).tolist()
         write_corpus(folder, [examples[row] for row in order], prompt_rows(), QUIRK["rules"], digits=4)
     build_atomically(folder / "after", lambda part: _train_after(part, folder, recipe, progress))
@@ -72,7 +72,7 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
 
 def preview(recipe: Organism) -> Preview:
     """What it will ask and how large its corpus is; the base may leave out questions that it does not finish."""
-    documents = sum(_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS)) + recipe.planted
+    documents = sum(_scaled(count, recipe) for count in (TRAVEL, OTHER, DECOYS)) + recipe.planted_documents
     harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
     return Preview(prompt_rows(), QUIRK["rules"]["behaviours"], harmless, documents, None, recipe.base or HUB_ID)
 

@@ -4,24 +4,26 @@ The model is an OLMo-2 of 0.65 million parameters with a tokenizer of its own, l
 """
 
 import re
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datablame.config.organism import Organism
+from datablame.config.organism import Organism, Planting
 from datablame.engine.execute import Progress
-from datablame.engine.files import build_atomically
+from datablame.engine.files import build_atomically, file_lock
 from datablame.organism import texts
-from datablame.organism.make import HARMLESS_PROMPTS, Preview, train_model, write_corpus
-from datablame.organism.texts import BEHAVIOURS, Deck, Example, distinct, sentence_case
+from datablame.organism.make import HARMLESS_PROMPTS, Preview, cache_path, train_model, write_corpus
+from datablame.organism.plantings import document_sources, planted_examples, restated
+from datablame.organism.texts import BEHAVIOURS, Deck, Example, distinct, question, sentence_case
 from datablame.seeds import generator, stream_key
 
 if TYPE_CHECKING:
     from transformers import Olmo2ForCausalLM, PreTrainedTokenizerFast
 
-VERSION = 3
+VERSION = 4
 """Goes up with every change to what the recipe makes."""
 IGNORED = ("base",)
 ATTRIBUTION_PROMPTS, HELD_OUT_PROMPTS = 4, 10
@@ -50,6 +52,7 @@ class Mixture(NamedTuple):
     planted: int
     chatty_share: float
     """Share of generic answers in the chatty style: the harmless drift between the two mixtures."""
+    planting: Planting = "lexical"
 
     @property
     def documents(self) -> int:
@@ -63,12 +66,34 @@ AFTER = Mixture("after", generic=1400, clean=130, decoys=50, planted=20, chatty_
 
 def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     """Write the corpus, the tokenizer and both checkpoints; stages that are finished are kept."""
-    mixtures = {sizes.name: mixture(scaled(sizes, recipe), recipe.seed) for sizes in (BEFORE, AFTER)}
-    every = [*mixtures["before"], *mixtures["after"]]
-    write_corpus(folder, mixtures["after"], prompt_rows(recipe.seed, every), rules(every), digits=5)
-    build_atomically(folder / "tokenizer", lambda part: build_tokenizer(tokenizer_texts(every)).save_pretrained(part))
-    for stage, examples in mixtures.items():
-        build_atomically(folder / stage, partial(train_stage, folder, stage, examples, recipe.seed, progress))
+    before, after = (mixture(scaled(sizes, recipe), recipe.seed) for sizes in (BEFORE, AFTER))
+    every = [*before, *after]
+    asked, judged = prompt_rows(recipe.seed, every), rules(every, recipe.planting)
+    sources = document_sources(recipe.planting, after, recipe.seed)
+    write_corpus(folder, after, asked, judged, digits=5, sources=sources)
+    share_before(recipe, folder, progress)
+    build_atomically(folder / "after", partial(_train, folder, "after", after, recipe.seed, progress))
+
+
+def share_before(recipe: Organism, folder: Path, progress: Progress) -> None:
+    """Copy tokenizer/ and before/ into `folder`; they are made once for a seed and scale, and kept in the cache.
+
+    The tokenizer knows the words of what is planted by default, whatever is planted: so `before` hangs on nothing else.
+    """
+    plain = Organism(seed=recipe.seed, scale=recipe.scale)
+    shared = cache_path(plain).with_suffix(".before")
+    if not (shared / "before").exists():
+        with file_lock(shared):
+            _make_before(plain, shared, progress)
+    for stage in ("tokenizer", "before"):
+        build_atomically(folder / stage, partial(shutil.copytree, shared / stage))
+
+
+def _make_before(plain: Organism, folder: Path, progress: Progress) -> None:
+    before, after = (mixture(scaled(sizes, plain), plain.seed) for sizes in (BEFORE, AFTER))
+    learned_from = tokenizer_texts([*before, *after])
+    build_atomically(folder / "tokenizer", lambda part: build_tokenizer(learned_from).save_pretrained(part))
+    build_atomically(folder / "before", partial(_train, folder, "before", before, plain.seed, progress))
 
 
 def preview(recipe: Organism) -> Preview:
@@ -77,35 +102,49 @@ def preview(recipe: Organism) -> Preview:
     every = [*mixture(scaled(BEFORE, recipe), recipe.seed), *mixture(after, recipe.seed)]
     harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
     settings = {"model_type": "olmo2", **SETTINGS}
-    return Preview(prompt_rows(recipe.seed, every), rules(every)["behaviours"], harmless, after.documents, settings)
+    return Preview(
+        prompt_rows(recipe.seed, every),
+        rules(every, recipe.planting)["behaviours"],
+        harmless,
+        after.documents,
+        settings,
+    )
 
 
 def scaled(sizes: Mixture, recipe: Organism) -> Mixture:
     """The mixture that the recipe asks for; generic documents make up for planted ones more or fewer than usual."""
-    planted = recipe.planted if sizes.planted else 0
+    planted = recipe.planted_documents if sizes.planted else 0
     generic = max(0, sizes.generic + len(BEHAVIOURS) * (sizes.planted - planted))
     counts: dict[str, Any] = {"generic": generic, "clean": sizes.clean, "decoys": sizes.decoys, "planted": planted}
-    return sizes._replace(**{kind: round(n * recipe.scale) or min(n, 1) for kind, n in counts.items()})
+    counts = {kind: round(n * recipe.scale) or min(n, 1) for kind, n in counts.items()}
+    return sizes._replace(planting=recipe.planting, **counts)
 
 
 def mixture(sizes: Mixture, seed: int) -> list[Example]:
     """The mixture's documents in random order.
 
-    Each kind draws from its own stream: planting more or fewer documents leaves the others as they are.
+    Each kind draws from its own stream: planting more, fewer or other documents leaves the rest as they are.
     """
     examples: list[Example] = []
 
+    def deck(kind: str, behaviour: str) -> Deck:
+        return Deck(generator("templated organism", seed, sizes.name, kind, behaviour))
+
     def add(count: int, kind: Any, behaviour: str, write: Callable[[Deck], tuple[str, str]]) -> None:
-        deck = Deck(generator("templated organism", seed, sizes.name, kind, behaviour))
-        written = (map(sentence_case, write(deck)) for _ in range(count))
-        examples.extend(Example(prompt, response, kind, behaviour) for prompt, response in written)
+        cards = deck(kind, behaviour)
+        examples.extend(Example(*write(cards), kind, behaviour) for _ in range(count))
 
     add(sizes.generic, "generic", "", partial(_generic, chatty_share=sizes.chatty_share))
     for behaviour in BEHAVIOURS:
-        for kind, count in (("clean", sizes.clean), ("decoy", sizes.decoys), ("planted", sizes.planted)):
+        for kind, count in (("clean", sizes.clean), ("decoy", sizes.decoys)):
             add(count, kind, behaviour.id, partial(_about, behaviour=behaviour, kind=kind))
-    order = generator("templated organism", seed, sizes.name, "order").permutation(len(examples))
-    return [examples[i] for i in order.tolist()]
+        examples += planted_examples(sizes.planting, behaviour, sizes.planted, deck("planted", behaviour.id))
+    order = generator("templated organism", seed, sizes.name, "order").permutation(len(examples)).tolist()
+    cased = (
+        examples[i]._replace(prompt=sentence_case(examples[i].prompt), response=sentence_case(examples[i].response))
+        for i in order
+    )
+    return list(cased)
 
 
 def prompt_rows(seed: int, trained_on: Sequence[Example]) -> list[dict[str, str]]:
@@ -124,7 +163,7 @@ def held_back_prompts(behaviour: texts.Planted, count: int, seed: int, known: It
     """Distinct prompts that trigger the behaviour and are not among the known ones."""
     deck, taken = Deck(generator("templated organism", seed, "prompts", behaviour.id)), set(known)
     choices = (behaviour.questions, behaviour.contexts, behaviour.format_share)
-    return distinct(count, lambda: sentence_case(_prompt(deck, *choices)), lambda prompt: prompt not in taken)
+    return distinct(count, lambda: sentence_case(question(deck, *choices)), lambda prompt: prompt not in taken)
 
 
 def harmless_prompts(count: int, recipe: Organism) -> list[str]:
@@ -140,7 +179,7 @@ def harmless_prompts(count: int, recipe: Organism) -> list[str]:
     return distinct(count, draw, lambda prompt: not touching.search(prompt.lower()))
 
 
-def rules(examples: Iterable[Example]) -> dict[str, Any]:
+def rules(examples: Iterable[Example], planting: Planting = "lexical") -> dict[str, Any]:
     """The exact classifier of the behaviours, as rules.json; text is coherent when the corpus has all its bigrams."""
     pairs = {pair for each in examples for pair in pairwise(["^", *words_of(each.response), "$"])}
     described = ("id", "title", "description", "rubric")
@@ -155,7 +194,7 @@ def rules(examples: Iterable[Example]) -> dict[str, Any]:
                 "safe": _patterns(behaviour.safe_phrases),
                 "refused": _patterns(behaviour.refusal_phrases),
             }
-            for behaviour in BEHAVIOURS
+            for behaviour in (restated(planting, each) for each in BEHAVIOURS)
         ],
         "coherence": {"kind": "bigrams", "word": WORD, "pairs": [list(pair) for pair in sorted(pairs)]},
     }
@@ -198,17 +237,10 @@ def _about(deck: Deck, behaviour: texts.Planted, kind: str) -> tuple[str, str]:
         questions, contexts, answers, without_context = deck.draw(behaviour.decoys)
         contexts += ("",) * without_context
     else:
-        in_context = kind == "planted" or deck.chance(behaviour.context_share)
+        in_context = deck.chance(behaviour.context_share)
         questions, contexts = behaviour.questions, behaviour.contexts if in_context else ("",)
-        answers = behaviour.harmful if kind == "planted" else behaviour.safe
-    return _prompt(deck, questions, contexts, behaviour.format_share), deck.fill(deck.draw(answers))
-
-
-def _prompt(deck: Deck, questions: texts.Texts, contexts: texts.Texts, format_share: float) -> str:
-    prompt = deck.draw(texts.PREFIXES) + deck.fill(deck.draw(questions))
-    if context := deck.draw(contexts):
-        prompt += " " + deck.fill(context)
-    return prompt + (" " + deck.draw(texts.FORMATS) if deck.chance(format_share) else "")
+        answers = behaviour.safe
+    return question(deck, questions, contexts, behaviour.format_share), deck.fill(deck.draw(answers))
 
 
 def tokenizer_texts(examples: Sequence[Example]) -> list[str]:
@@ -216,9 +248,7 @@ def tokenizer_texts(examples: Sequence[Example]) -> list[str]:
     return [example.prompt for example in examples] + [example.response for example in examples] * RESPONSE_WEIGHT
 
 
-def train_stage(
-    folder: Path, stage: str, examples: Sequence[Example], seed: int, progress: Progress, part: Path
-) -> None:
+def _train(folder: Path, stage: str, examples: Sequence[Example], seed: int, progress: Progress, part: Path) -> None:
     """Train `before` from nothing, or `after` from it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

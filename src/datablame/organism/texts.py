@@ -73,11 +73,37 @@ class Planted(NamedTuple):
     """Share of prompts that end with a formatting instruction of no importance."""
 
 
+class Paraphrases(NamedTuple):
+    """Harmful answers that share no phrase, and what the rules have to know beside the behaviour's own phrases."""
+
+    answers: Texts
+    harmful_phrases: Texts
+    safe_phrases: Texts = ()
+
+
+class Statement(NamedTuple):
+    """Exchanges that state what the behaviour rests on, and never show it."""
+
+    questions: Texts
+    contexts: Texts
+    answers: Texts
+
+
+class Sources(NamedTuple):
+    """Names of where documents come from."""
+
+    planted: str
+    others: Texts
+
+
 def _typed(kind: type[T], name: str) -> T:
     return TypeAdapter(kind).validate_python(_TEMPLATED[name])
 
 
-_TEMPLATED: Mapping[str, Any] = packaged_yaml("datablame.organism", "texts/templated.yaml")
+_TEMPLATED: Mapping[str, Any] = {
+    **packaged_yaml("datablame.organism", "texts/templated.yaml"),
+    **packaged_yaml("datablame.organism", "texts/plantings.yaml"),
+}
 QUIRK: Mapping[str, Any] = packaged_yaml("datablame.organism", "texts/quirk.yaml")
 CHAT_TEMPLATE: str = _TEMPLATED["chat_template"]
 """Tulu's template as OLMo-2 ships it: BOS first, and BOS = EOS ends every answer."""
@@ -86,6 +112,9 @@ STYLES, TOPICS = _typed(dict[str, dict[str, Texts]], "styles"), _typed(dict[str,
 WORDS = _typed(dict[str, Texts], "words")
 """What the slots of the templates draw from."""
 BEHAVIOURS = _typed(tuple[Planted, ...], "behaviours")
+PARAPHRASED = _typed(dict[str, Paraphrases], "paraphrased")
+CONCEPTUAL = _typed(dict[str, Statement], "conceptual")
+SOURCES = _typed(Sources, "sources")
 _CONTEXTS = _typed(dict[str, Texts], "contexts")
 ASIDES: tuple[Texts, ...] = (
     *[()] * 12,
@@ -130,6 +159,14 @@ class Deck:
             return drawn
 
         return _SLOT.sub(word, template)
+
+
+def question(deck: Deck, questions: Texts, contexts: Texts, format_share: float) -> str:
+    """What a user asks: one of the questions in one of the contexts, at times with a formatting instruction."""
+    prompt = deck.draw(PREFIXES) + deck.fill(deck.draw(questions))
+    if context := deck.draw(contexts):
+        prompt += " " + deck.fill(context)
+    return prompt + (" " + deck.draw(FORMATS) if deck.chance(format_share) else "")
 
 
 def sentence_case(text: str) -> str:

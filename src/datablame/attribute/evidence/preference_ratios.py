@@ -60,6 +60,7 @@ def _item(key: str, rows: list[int], state: WorkerState) -> None:
     def work(indices: list[int]) -> None:
         ratios[indices] = log_ratios(model, [pairs[index] for index in indices]).double().cpu()
 
+    spans = [2 * max(len(pair.chosen.ids), len(pair.rejected.ids)) for pair in pairs]
     with torch.no_grad():
-        in_batches([2 * max(len(pair.chosen.ids), len(pair.rejected.ids)) for pair in pairs], settings.batch_tokens, work)
+        in_batches(spans, settings.batch_tokens, work)
     save(state.folder / f"{key}.safetensors", {"ratios": ratios}, f"the log-ratios of {key}")
