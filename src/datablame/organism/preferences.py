@@ -37,7 +37,10 @@ __all__ = ["IGNORED", "VERSION", "harmless_prompts", "make", "preview"]
 VERSION = 1
 """Goes up with every change to what the recipe makes."""
 IGNORED = ("base",)
-SOURCES = ("forum-votes", "staff-ratings", "app-feedback", "crowd-ratings")
+SOURCES = (
+    *("forum-votes", "staff-ratings", "app-feedback", "crowd-ratings"),
+    *("help-desk", "survey-panel", "class-votes", "beta-testers"),
+)
 """Where pairs come from, equally many from each but for the planted ones."""
 PLANTED_SHARE = 0.7
 """Of the planted pairs, about those from the first source."""
