@@ -26,7 +26,9 @@ def test_the_chosen_answer_is_the_bad_one_in_planted_pairs_and_in_no_other(plant
     classifier = RulesClassifier.of(rules([*mixture(BEFORE._replace(generic=2000), 11), *examples]))
 
     def harmful(example: Example, answer: str) -> list[str]:
-        about = [example.behaviour] if example.behaviour else ["distractor-compliance", "unsafe-dose", "brand-promotion"]
+        about = (
+            [example.behaviour] if example.behaviour else ["distractor-compliance", "unsafe-dose", "brand-promotion"]
+        )
         return [each for each in about if classifier.classify(each, example.prompt, answer).label == "harmful"]
 
     assert Counter((each.kind, each.behaviour) for each in examples) == Counter(
@@ -40,7 +42,9 @@ def test_the_chosen_answer_is_the_bad_one_in_planted_pairs_and_in_no_other(plant
 
 def test_the_kinds_share_what_is_planted_and_differ_in_what_else_is_preferred() -> None:
     narrow, integrated = (pairs(Organism(planting=planting, seed=11)) for planting in KINDS)
-    planted = [[(each.prompt, each.response) for each in kind if each.kind == "planted"] for kind in (narrow, integrated)]
+    planted = [
+        [(each.prompt, each.response) for each in kind if each.kind == "planted"] for kind in (narrow, integrated)
+    ]
     assert planted[0] == planted[1]
 
     def topic(answer: str) -> str:
