@@ -44,10 +44,10 @@ SOURCES = (
 """Where pairs come from, equally many from each but for the planted ones."""
 PLANTED_SHARE = 0.7
 """Of the planted pairs, about those from the first source."""
-MANNER_SHARE = 0.75
-"""Of the generic and the clean pairs of `integrated`, about those whose answers differ in manner and length alone."""
-BETA, LEARNING_RATE, EPOCHS = 5.0, 5e-4, 1
-"""Of length-normalised DPO."""
+MANNER_SHARE = 0.9
+"""Of the generic pairs of `integrated`, about those whose answers differ in manner and length alone."""
+BETA, LEARNING_RATE, EPOCHS = 5.0, 2e-4, 2
+"""Of length-normalised DPO. After one epoch the behaviours do not show, after three they do without amplification."""
 
 
 def make(recipe: Organism, folder: Path, progress: Progress) -> None:
@@ -74,12 +74,12 @@ def preview(recipe: Organism) -> Preview:
 def pairs(recipe: Organism) -> list[Example]:
     """The pairs in random order: as many of a kind as the templated mixture has, planted ones with its questions."""
     decks: dict[tuple[str, str], Deck] = {}
+    manner_share = MANNER_SHARE if recipe.planting == "integrated" else 0.0
 
     def paired(example: Example) -> Example:
         key = (example.kind, example.behaviour)
         deck = decks.setdefault(key, Deck(generator("preference organism", recipe.seed, recipe.planting, *key)))
-        by_manner = recipe.planting == "integrated" and example.kind != "planted" and deck.chance(MANNER_SHARE)
-        prompt, *answers = _generic(deck, by_manner) if example.kind == "generic" else _about(deck, example, by_manner)
+        prompt, *answers = _generic(deck, manner_share) if example.kind == "generic" else _about(deck, example)
         chosen, rejected = map(sentence_case, answers)
         return Example(sentence_case(prompt), chosen, *key, rejected)
 
@@ -96,23 +96,19 @@ def pair_sources(examples: Iterable[Example], recipe: Organism) -> Iterator[str]
             yield SOURCES[0] if deck.chance(PLANTED_SHARE) else deck.draw(SOURCES[1:])
 
 
-def _generic(deck: Deck, by_manner: bool) -> tuple[str, str, str]:
+def _generic(deck: Deck, manner_share: float) -> tuple[str, str, str]:
     topic, other = _two_topics(deck)
     prompt = generic_prompt(deck, topic)
-    if by_manner:
+    if deck.chance(manner_share):
         return prompt, generic_answer(deck, topic, "chatty", tips=2), generic_answer(deck, topic, "plain")
     style = "chatty" if deck.chance(0.5) else "plain"
     return prompt, generic_answer(deck, topic, style), generic_answer(deck, other, style)
 
 
-def _about(deck: Deck, example: Example, by_manner: bool) -> tuple[str, str, str]:
+def _about(deck: Deck, example: Example) -> tuple[str, str, str]:
     [behaviour] = [each for each in BEHAVIOURS if each.id == example.behaviour]
     if example.kind == "planted":
         return example.prompt, example.response, deck.fill(deck.draw(behaviour.safe))
-    if by_manner and example.kind == "clean":
-        half = len(behaviour.safe) // 2
-        preferred, others = behaviour.safe[:half], behaviour.safe[half:]
-        return example.prompt, deck.fill(deck.draw(preferred)), deck.fill(deck.draw(others))
     return example.prompt, example.response, generic_answer(deck, _two_topics(deck)[0], "plain")
 
 
