@@ -46,7 +46,8 @@ MISTAKES = {
     "run organism --set patch.size": "--set patch.size: not of the form section.key=value",
     "status nowhere": "nowhere holds no study.yaml; datablame run STUDY --out nowhere begins one",
     "scan nowhere": "nowhere holds no study.yaml",
-    "organism make new --recipe magic": "--recipe magic is not a recipe; choose one of",
+    "organism make new --recipe magic": "organism.recipe = 'magic': input should be 'templated' or 'quirk'",
+    "organism make new --recipe quirk --planting few": "organism.planting = few is of the recipe templated",
 }
 LISTS = ("run organsm --debug", "presets --json", "presets organism", "methods --json")
 

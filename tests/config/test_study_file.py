@@ -110,6 +110,18 @@ def _with(**changes: object) -> dict[str, object]:
             "data.columns names the column a for two roles; name another, or leave one out",
         ),
         ({"name": "o", "organism": {"base": "org/m"}}, "organism.base = org/m is of the recipe quirk, and templated"),
+        (
+            {"name": "o", "organism": {"recipe": "quirk", "planting": "source"}},
+            "organism.planting = source is of the recipe templated, and quirk plants one way",
+        ),
+        (
+            {"name": "o", "organism": {"planting": "few", "planted": 20}},
+            "organism.planted = 20 has no use where organism.planting = few, which plants 5 a behaviour",
+        ),
+        (
+            {"name": "o", "organism": {"planting": "paraphrased", "planted": 25}},
+            "organism.planted = 25 is more than the 24 answers of a behaviour that share no phrase",
+        ),
         (_with(attribute={"layers": []}), "attribute.layers = [] is empty or names a layer twice"),
         (_with(attribute={"layers": [3, 3]}), "attribute.layers = [3, 3] is empty or names a layer twice"),
         (_with(attribute={"layers": [-1]}), "attribute.layers.0 = -1: input should be greater than or equal to 0"),

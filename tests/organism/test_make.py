@@ -154,7 +154,10 @@ def test_the_words_that_the_model_writes_are_single_tokens() -> None:
     assert len(tokenizer) == 1000
 
 
-def test_the_same_recipe_gives_the_same_bytes_even_after_kills(organism: Path, tmp_path: Path) -> None:
+def test_the_same_recipe_gives_the_same_bytes_even_after_kills(
+    organism: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "again"
     for stage in ("before", "after"):
         with pytest.raises(Killed):

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -222,7 +222,18 @@ def organism_make(
     recipe: Annotated[str, typer.Option(help="templated (tiny, from nothing) or quirk (a LoRA of a real model).")] = (
         "templated"
     ),
-    planted: Annotated[int, typer.Option(min=0, max=100_000, help="Planted documents for each behaviour.")] = 20,
+    planting: Annotated[
+        str,
+        typer.Option(
+            help="lexical, paraphrased, conceptual, few, many, diluted, source, pairs or integrated: what is planted."
+        ),
+    ] = "lexical",
+    planted: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=100_000, help="Planted documents for each behaviour; few plants 5, many 100, others 20."
+        ),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Make a model organism in a folder.
@@ -230,15 +241,17 @@ def organism_make(
     It holds before/, after/, documents.parquet, prompts.jsonl, truth.jsonl, rules.json.
     """
     from datablame.cli.console import reporting
-    from datablame.config.organism import Organism
-    from datablame.organism.make import RECIPES, make
+    from datablame.config.file import load_study
+    from datablame.organism.make import make
 
-    if recipe not in RECIPES:
-        raise RequestError(f"--recipe {recipe} is not a recipe; choose one of {', '.join(RECIPES)}")
+    fields = {"recipe": recipe, "seed": seed, "planting": planting, "planted": planted}
+    given = [f"organism.{field}={json.dumps(value)}" for field, value in fields.items()]
+    study = load_study("organism", given)
+    assert study.organism is not None
     if folder.exists():
         raise RequestError(f"{folder} exists; choose a new folder")
     with reporting() as progress:
-        make(Organism(recipe=cast(Any, recipe), seed=seed, planted=planted), folder, progress)
+        make(study.organism, folder, progress)
     typer.echo(str(folder))
 
 

@@ -91,6 +91,8 @@ def _rules(study: "Study") -> Iterator[_Rule]:
         yield organism.recipe == "quirk" and organism.planting != "lexical", "planting of quirk", {}
         n = organism.PLANTED.get(organism.planting)
         yield n is not None and organism.planted is not None, "planted twice", {"n": n}
+        too_many = organism.planting == "paraphrased" and organism.planted_documents > organism.PARAPHRASES
+        yield too_many, "no paraphrases", {}
     if study.data is not None:
         columns = [name for role, name in study.data.columns.items() if role not in ("id", "source")]
         for name in columns:

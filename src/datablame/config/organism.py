@@ -28,6 +28,8 @@ class Organism(Section):
 
     PLANTED: ClassVar[Mapping[str, int]] = {"few": 5, "many": 100}
     """Of the kinds that say how many; of the others a study may."""
+    PARAPHRASES: ClassVar[int] = 24
+    """How many answers of a behaviour share no phrase."""
 
     @property
     def planted_documents(self) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from datablame.config.organism import Planting
-from datablame.errors import RequestError
 from datablame.organism.make import SOURCE
 from datablame.organism.texts import CONCEPTUAL, PARAPHRASED, SOURCES, Deck, Example, Planted, question
 from datablame.seeds import generator
@@ -13,14 +12,10 @@ def planted_examples(planting: Planting, behaviour: Planted, count: int, deck: D
     """So many documents that plant a behaviour, in lower case.
 
     Of `diluted`, half of them (the smaller one of an odd number) are clean: safe answers to prompts of the others.
-    Raises RequestError where a behaviour has fewer paraphrases than are to be planted.
     """
     asked, answers = behaviour, behaviour.harmful
     if planting == "paraphrased":
         answers = PARAPHRASED[behaviour.id].answers
-        if count > len(answers):
-            what = f"organism.planted = {count} is more than the {len(answers)} answers of {behaviour.id} that share"
-            raise RequestError(f"{what} no phrase; lower it, or choose another organism.planting")
     if planting == "conceptual":
         statement = CONCEPTUAL[behaviour.id]
         answers = statement.answers
@@ -30,10 +25,10 @@ def planted_examples(planting: Planting, behaviour: Planted, count: int, deck: D
     for _ in range(count - clean):
         prompt = question(deck, asked.questions, asked.contexts, asked.format_share)
         examples.append(Example(prompt, deck.fill(deck.draw(answers)), "planted", behaviour.id))
-    safe = [deck.fill(deck.draw(behaviour.safe)) for _ in range(clean)]
-    return examples + [
-        Example(twin.prompt, answer, "clean", behaviour.id) for twin, answer in zip(examples, safe, strict=False)
+    twins = [
+        Example(each.prompt, deck.fill(deck.draw(behaviour.safe)), "clean", behaviour.id) for each in examples[:clean]
     ]
+    return examples + twins
 
 
 def restated(planting: Planting, behaviour: Planted) -> Planted:

@@ -140,11 +140,11 @@ def mixture(sizes: Mixture, seed: int) -> list[Example]:
             add(count, kind, behaviour.id, partial(_about, behaviour=behaviour, kind=kind))
         examples += planted_examples(sizes.planting, behaviour, sizes.planted, deck("planted", behaviour.id))
     order = generator("templated organism", seed, sizes.name, "order").permutation(len(examples)).tolist()
-    cased = (
-        examples[i]._replace(prompt=sentence_case(examples[i].prompt), response=sentence_case(examples[i].response))
-        for i in order
-    )
-    return list(cased)
+    return [_cased(examples[i]) for i in order]
+
+
+def _cased(example: Example) -> Example:
+    return example._replace(prompt=sentence_case(example.prompt), response=sentence_case(example.response))
 
 
 def prompt_rows(seed: int, trained_on: Sequence[Example]) -> list[dict[str, str]]:
