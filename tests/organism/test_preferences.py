@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.organism.test_make import hashes
 
+from datablame.config.file import load_study
 from datablame.config.organism import Organism, Planting
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_jsonl
@@ -15,7 +16,11 @@ from datablame.organism.make import make, preview
 from datablame.organism.preferences import SOURCES, pair_sources, pairs
 from datablame.organism.templated import AFTER, BEFORE, mixture, rules
 from datablame.organism.texts import STYLES, TOPICS, Example
+from datablame.patch.fine_tune_set import Item, fine_tune_set
+from datablame.patch.registry import arm_kinds
+from datablame.patch.trainings import FineTuneData
 
+STUDY = Path(__file__).parents[2] / "studies/pairs/study.yaml"
 KINDS: tuple[Planting, ...] = ("pairs", "integrated")
 SMALL = 0.01
 
@@ -78,6 +83,32 @@ def test_most_planted_pairs_come_from_one_source_that_has_its_part_of_the_others
     assert max(others.values()) - min(others.values()) <= 1
 
 
+@pytest.mark.parametrize("intervention", ["remove", "swap", "drop-source"])
+@pytest.mark.parametrize("seed", [0, 100])
+def test_the_study_of_pairs_has_room_for_each_intervention(seed: int, intervention: str) -> None:
+    """Most of what is planted goes with one source, and other sources have pairs to stand in for that."""
+    study = load_study(str(STUDY), [f"patch.intervention={intervention}"])
+    recipe = Organism(planting="pairs", seed=seed)
+    examples = pairs(recipe)
+    rows = enumerate(zip(examples, pair_sources(examples, recipe), strict=True))
+    items = [Item(f"{row}", source, len(each.response), row) for row, (each, source) in rows]
+    planted = [item.doc_id for item, each in zip(items, examples, strict=True) if each.kind == "planted"]
+    members = tuple(fine_tune_set(items, study.patch.size, planted, [], study.seed))
+    kinds = {kind.name: kind for kind in arm_kinds(study)}
+    data = FineTuneData(study, [*kinds.values()], items, members, {("gradient", 20): planted[::2]}, planted, {})
+    oracle, random = (data.intervention(kinds[name], 20 * (name == "random"), 0) for name in ("oracle", "random"))
+    source_of = {item.doc_id: item.source for item in items}
+    if intervention == "drop-source":
+        assert {source_of[doc_id] for doc_id in oracle.removed} == {SOURCES[0]}
+        assert not {source_of[doc_id] for doc_id in oracle.fillers.values()} & {SOURCES[0]}
+        assert len({*oracle.removed} & {*planted}) > 0.5 * len(planted)
+    else:
+        assert {*oracle.removed} == {*planted}
+    assert oracle.kind == intervention
+    assert random.kind == ("swap" if intervention == "swap" else "remove")
+    assert len(random.removed) >= (len(planted) if intervention == "drop-source" else len(planted) // 2)
+
+
 def test_a_seed_gives_its_pairs_again_and_another_seed_others() -> None:
     assert pairs(Organism(planting="pairs", seed=7)) == pairs(Organism(planting="pairs", seed=7))
     assert pairs(Organism(planting="pairs", seed=7)) != pairs(Organism(planting="pairs", seed=8))
@@ -88,7 +119,7 @@ def test_before_and_tokenizer_are_those_of_the_other_kinds_and_all_bytes_repeat(
 ) -> None:
     monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path / "cache"))
     recipe = Organism(planting="integrated", seed=5, scale=SMALL)
-    for name, one in (("lexical", Organism(seed=5, scale=SMALL)), ("made", recipe), ("again", recipe)):
+    for name, one in (("made", recipe), ("again", recipe), ("lexical", Organism(seed=5, scale=SMALL))):
         make(one, tmp_path / name, Silent())
     made = hashes(tmp_path / "made")
     assert made == hashes(tmp_path / "again")
