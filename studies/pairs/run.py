@@ -55,7 +55,7 @@ def main() -> None:
     given = parser.parse_args()
     effects, results = list[Effect](), dict[str, list[dict[str, Any]]]()
     for kind in given.kinds:
-        by_intervention = {name: [] for name in INTERVENTIONS}
+        by_intervention: dict[str, list[dict[str, Any]]] = {name: [] for name in INTERVENTIONS}
         for seed in given.seeds:
             first = given.runs / f"{kind}-{seed}-remove"
             for name, runs in by_intervention.items():

@@ -122,7 +122,7 @@ def _train_after(folder: Path, examples: Sequence[Example], recipe: Organism, pr
     from torch import Tensor
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from datablame.models.chat import Preference, encode_pair
+    from datablame.models.chat import Preference, answers, encode_pair
     from datablame.models.likelihood import preference_losses, referred
     from datablame.models.training import Recipe, data_order, minimise
 
@@ -132,15 +132,17 @@ def _train_after(folder: Path, examples: Sequence[Example], recipe: Organism, pr
     def losses_of(batch: Sequence[Preference]) -> Tensor:
         return preference_losses(model, batch, BETA).mean()
 
-    encoded = [
-        Preference(*(encode_pair(tokenizer, each.prompt, answer) for answer in (each.response, each.rejected)))
-        for each in examples
-    ]
-    lengths = [max(len(answer.ids) for answer in (pair.chosen, pair.rejected)) for pair in encoded]
+    def encoded(each: Example) -> Preference:
+        chosen, rejected = (encode_pair(tokenizer, each.prompt, answer) for answer in (each.response, each.rejected))
+        return Preference(chosen, rejected)
+
+    with one_thread():
+        every = referred(model, [encoded(each) for each in examples], BATCH)
+    lengths = [max(len(answer.ids) for answer in answers(pair)) for pair in every]
     plan = Recipe(steps=EPOCHS * -(-len(examples) // BATCH), batch=BATCH, learning_rate=LEARNING_RATE)
     order = data_order(lengths, plan, stream_key("preference organism", recipe.planting, recipe.seed))
     progress.start("training the organism's after model on preferences", plan.steps)
     with one_thread():
-        minimise(model, losses_of, referred(model, encoded, BATCH), order, plan, on_step=lambda *_: progress.advance())
+        minimise(model, losses_of, every, order, plan, on_step=lambda *_: progress.advance())
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
