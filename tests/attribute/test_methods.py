@@ -9,6 +9,7 @@ from datablame.attribute.evidence.gradients import Activations, Gradients, MeanG
 from datablame.attribute.evidence.judgements import Judgements, keyword_points
 from datablame.attribute.evidence.labelled import GenericActivations, LabelledActivations
 from datablame.attribute.evidence.layers import BestLayer, BestLayerCosines
+from datablame.attribute.evidence.preference_ratios import ReferenceRatios
 from datablame.attribute.evidence.responses import ResponseActivations
 from datablame.attribute.evidence.states import LastTokenActivations, ResponseMeanActivations
 from datablame.attribute.evidence.words import Words
@@ -75,6 +76,7 @@ def evidence() -> Evidence:
         Words: Words(np.array([[3.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 2.0]]), 1),
         Gradients: Gradients(np.array([[2.0, -1.0], [0.0, 0.0], [0.3, 0.0]]), norms, losses),
         MeanGradients: MeanGradients(np.array([[1.0, 4.0], [0.0, 0.0], [0.0, -0.5]]), norms, losses),
+        ReferenceRatios: ReferenceRatios(np.array([-1.0, -2.2, 1.0]), 5.0),
         Activations: Activations(
             documents=np.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]),
             queries=np.array([[1.0, 0.0], [0.0, 5.0], [-2.0, 0.0]]),

@@ -1,6 +1,6 @@
 """Per-document gradients as a naive loop: one document at a time, autograd with respect to the weights themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,10 +22,10 @@ UNCALLED = ("mamba.dt_proj", "mixer.dt_proj")
 """Layers of Mamba that are no product to any hook: the model multiplies with their weight itself."""
 
 
-def naive_gradient(model: Any, document: Encoded, blocks: Sequence[int]) -> tuple[Tensor, float]:
-    """The gradient of the mean NLL over the response, over all matrices of the blocks, and that loss.
+def block_weights(model: Any, blocks: Sequence[int]) -> list[Tensor]:
+    """All matrices of the blocks.
 
-    Matrices are the weights of Linear layers and of GPT-2's Conv1D, and experts that stand in one parameter.
+    They are the weights of Linear layers and of GPT-2's Conv1D, and experts that stand in one parameter.
     """
     stack = next(
         module
@@ -43,17 +43,32 @@ def naive_gradient(model: Any, document: Encoded, blocks: Sequence[int]) -> tupl
             and not name.endswith(UNCALLED)
         )
         or (own in ("gate_up_proj", "up_proj", "down_proj") and hasattr(module, "has_gate"))
-    }.values()
+    }
+    return list(weights.values())
+
+
+def gradient_of(loss_of: Callable[[], Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, float]:
+    """The gradient of a loss with respect to the weights, as one row, and that loss."""
     required = [weight.requires_grad for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)
-    logits = model(input_ids=torch.tensor([document.ids]), use_cache=False).logits[0].float()
-    targets = torch.tensor(document.ids[document.prompt_tokens :])
-    loss = F.cross_entropy(logits[document.prompt_tokens - 1 : -1], targets)
+    loss = loss_of()
     parts = torch.autograd.grad(loss, list(weights), materialize_grads=True)
     for weight, was in zip(weights, required, strict=True):
         weight.requires_grad_(was)
     return torch.cat([part.flatten().double() for part in parts]), float(loss.detach())
+
+
+def mean_nll(model: Any, document: Encoded) -> Tensor:
+    """The mean NLL over the response, from full logits."""
+    logits = model(input_ids=torch.tensor([document.ids]), use_cache=False).logits[0].float()
+    targets = torch.tensor(document.ids[document.prompt_tokens :])
+    return F.cross_entropy(logits[document.prompt_tokens - 1 : -1], targets)
+
+
+def naive_gradient(model: Any, document: Encoded, blocks: Sequence[int]) -> tuple[Tensor, float]:
+    """The gradient of the mean NLL over the response, over all matrices of the blocks, and that loss."""
+    return gradient_of(lambda: mean_nll(model, document), block_weights(model, blocks))
 
 
 def naive_similarities(

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tests.oracles.gradients import naive_gradient
+import torch.nn.functional as F  # noqa: N812
+from tests.oracles.gradients import block_weights, gradient_of, mean_nll, naive_gradient
 from torch import Tensor
 
 from datablame.models.chat import Encoded, Preference
@@ -40,3 +41,15 @@ def naive_preference_loss(model: Any, reference: Any, pairs: Sequence[Preference
     """Length-normalised DPO as its formula says, pair by pair."""
     margins = [beta * (naive_log_ratio(model, pair) - naive_log_ratio(reference, pair)) for pair in pairs]
     return sum(math.log(1 + math.exp(-margin)) for margin in margins) / len(pairs)
+
+
+def naive_dpo_gradient(
+    model: Any, reference: Any, pair: Preference, beta: float, blocks: Sequence[int]
+) -> tuple[Tensor, float]:
+    """The gradient of -log sigmoid(beta (r - r_reference)) by autograd through the loss as it stands, and the loss."""
+
+    def loss() -> Tensor:
+        ratio = mean_nll(model, pair.rejected) - mean_nll(model, pair.chosen)
+        return -F.logsigmoid(beta * (ratio - naive_log_ratio(reference, pair)))
+
+    return gradient_of(loss, block_weights(model, blocks))

@@ -44,6 +44,8 @@ class Attribute(Section):
     """Index into the hidden states (0 is the embedding); none: 10 of 16, the same fraction otherwise."""
     checkpoint: Literal["after", "before"] = "after"
     """The weights at which gradients and activations are taken."""
+    beta: Annotated[float, Field(gt=0, le=1000)] = 5.0
+    """Of the method `gradient-dpo`: the beta of the length-normalised DPO that led from before to after."""
     encoder: str | None = None
     """Of the method `embedding`: a sentence encoder's folder or hub id; none: all-MiniLM-L6-v2."""
     scores: Mapping[str, str] = {}

@@ -168,8 +168,10 @@ def write_corpus(
     for number, (example, source) in enumerate(zip(examples, sources, strict=False)):
         doc_id = f"doc-{number:0{digits}d}"
         turns = (("user", example.prompt), ("assistant", example.response))
-        messages = [{"role": role, "content": text} for role, text in turns]
-        documents.append({"id": doc_id, "messages": messages, "source": source})
+        texts: dict[str, Any] = {"messages": [{"role": role, "content": text} for role, text in turns]}
+        if example.rejected:
+            texts = {"prompt": example.prompt, "chosen": example.response, "rejected": example.rejected}
+        documents.append({"id": doc_id, **texts, "source": source})
         if example.kind == "planted":
             truth.append({"doc_id": doc_id, "behaviour": example.behaviour})
     files.write_table(folder / "documents.parquet", documents)

@@ -211,14 +211,25 @@ def _patterns(phrases: Iterable[str]) -> list[str]:
 
 def _generic(deck: Deck, chatty_share: float) -> tuple[str, str]:
     topic = deck.draw(tuple(texts.TOPICS.values()))
+    prompt = generic_prompt(deck, topic)
+    return prompt, generic_answer(deck, topic, "chatty" if deck.chance(chatty_share) else "plain")
+
+
+def generic_prompt(deck: Deck, topic: texts.Topic) -> str:
+    """A question of the topic with what else people say."""
     prompt = deck.draw(texts.PREFIXES) + deck.fill(deck.draw(topic.questions), {"subject": topic.subjects})
     if aside := deck.draw(texts.ASIDES):
         prompt += " " + deck.fill(deck.draw(aside))
     if deck.chance(0.3):
         prompt += " " + deck.draw(texts.FORMATS)
-    style = texts.STYLES["chatty" if deck.chance(chatty_share) else "plain"]
-    body = deck.fill(deck.draw(topic.answers), {"detail": topic.details})
-    return prompt, f"{deck.draw(style['openings'])}{body}.{deck.draw(style['closings'])}"
+    return prompt
+
+
+def generic_answer(deck: Deck, topic: texts.Topic, style: str, tips: int = 1) -> str:
+    """So many tips on the topic, in one of the styles."""
+    bodies = [deck.fill(deck.draw(topic.answers), {"detail": topic.details}) for _ in range(tips)]
+    choices = texts.STYLES[style]
+    return f"{deck.draw(choices['openings'])}{'. '.join(bodies)}.{deck.draw(choices['closings'])}"
 
 
 def _about(deck: Deck, behaviour: texts.Planted, kind: str) -> tuple[str, str]:

@@ -26,6 +26,8 @@ class Example(NamedTuple):
     response: str
     kind: Literal["generic", "clean", "decoy", "planted"]
     behaviour: str
+    rejected: str = ""
+    """The other answer of a preference pair, to which `response` is preferred."""
 
 
 class Topic(NamedTuple):

@@ -28,7 +28,7 @@ from datablame.world.duplicates import Hashes, clusters, full_text, hashed
 from datablame.world.identity import data_identity
 from datablame.world.pool import KEY, Pool, as_document, check_kind, check_pool
 from datablame.world.refusals import refused
-from datablame.world.sources import Source, is_local, open_source
+from datablame.world.sources import Source, is_local, open_source, pool_files
 from datablame.world.world import World
 
 _logger = logging.getLogger(__name__)
@@ -91,6 +91,19 @@ def look(data: Data, seed: int, most_rows: int | None = None) -> DataSummary | N
     for _ in reader:
         pass
     return reader.summary
+
+
+def are_pairs(world: World) -> bool | None:
+    """Whether the documents are preference pairs, by the frozen pool or else the first one; None where neither is here.
+
+    Raises RequestError where the data cannot be read.
+    """
+    if world.identities and world.pool_is_frozen:
+        return world.pool.summary.pairs
+    if not pool_files(world.data.path):
+        return None
+    reader = Reader(open_source(world.data), world.data, world.seed, FIRST_ROWS)
+    return next((bool(document.rejected) for document in reader), None)
 
 
 def _drafted(

@@ -1,0 +1,184 @@
+"""Filter, swap and drop-source on organisms of preference pairs of five seeds; writes this folder's README and figure.
+
+    python studies/pairs/run.py
+    python studies/pairs/run.py --kinds pairs --seeds 100      # a look, on a seed for design
+
+For each kind and seed one run attributes and removes; two more take its world, samples and rankings over and exchange
+the answers, or drop the sources. It can be stopped at any time and goes on where it was. The recipe was designed on
+seeds 0 and from 100 on; seeds 1 to 5 were run for this table only.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from studies.pairs.figure import drawn
+from studies.running import run_study, take_over
+
+HERE = Path(__file__).parent
+KINDS = {"pairs": "little but the quirk changes", "integrated": "much else is preferred too"}
+SEEDS = (1, 2, 3, 4, 5)
+INTERVENTIONS = {"remove": "filter", "swap": "swap", "drop-source": "drop source"}
+PUBLISHED = {"baseline": 7.6, "filter": 2.9, "swap": 1.7, "random swap": 5.0}
+"""Percent harmful, one training each (Xiao and Aranguri, arXiv 2602.11079)."""
+
+
+class Effect(NamedTuple):
+    """One arm of one intervention over the organisms: means with 95 % t intervals (half widths), in percent."""
+
+    kind: str
+    intervention: str
+    arm: str
+    organisms: int
+    rate: float
+    rate_half: float
+    unamplified: float
+    to_random: float | None
+    """Points less than the intervention's own random control; None of that control, and where nothing is done."""
+    to_random_half: float
+
+
+def main() -> None:
+    """Run what isn't finished, then write the README and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies/pairs"), help="where the run folders are")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="kinds of organisms")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds of organisms")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes; results stay the same")
+    parser.add_argument("--out", type=Path, default=HERE, help="where README.md and pairs.png are written")
+    given = parser.parse_args()
+    effects, results = list[Effect](), dict[str, list[dict[str, Any]]]()
+    for kind in given.kinds:
+        by_intervention: dict[str, list[dict[str, Any]]] = {name: [] for name in INTERVENTIONS}
+        for seed in given.seeds:
+            first = given.runs / f"{kind}-{seed}-remove"
+            for name, runs in by_intervention.items():
+                folder = given.runs / f"{kind}-{seed}-{name}"
+                if folder != first:
+                    take_over(first, folder, ("scan", "surface", "attribute"))
+                sets = [f"organism.planting={kind}", f"organism.seed={seed}", f"seed={seed}"]
+                sets += [f"patch.intervention={name}"]
+                run_study(HERE / "study.yaml", folder, "--workers", str(given.workers), sets=sets)
+                runs.append(json.loads((folder / "final_results.json").read_text(encoding="utf-8")))
+        for name, runs in by_intervention.items():
+            effects += effects_of(kind, name, runs)
+        results[kind] = by_intervention["remove"]
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "README.md").write_text(_readme(effects, results, given.seeds), encoding="utf-8")
+    (given.out / "pairs.png").write_bytes(drawn(effects, KINDS, PUBLISHED))
+
+
+def effects_of(kind: str, intervention: str, results: Sequence[dict[str, Any]]) -> list[Effect]:
+    """Every arm of one intervention: its rate at alpha* and at alpha 0, and its distance to random, over organisms."""
+
+    def rates(arm: str, *, amplified: bool) -> list[float]:
+        return [
+            100 * row["rate"]
+            for result in results
+            for row in result["patching"]
+            if row["arm"] == arm
+            and (row["behaviour"], row["split"]) == ("*", "held-out")
+            and row["alpha"] == (result["study"]["headline"]["alpha"] if amplified else 0)
+        ]
+
+    arms = [row["arm"] for row in results[0]["patching"] if row["headline"]]
+    control = rates("random", amplified=True)
+    effects = []
+    for arm in arms:
+        amplified = rates(arm, amplified=True)
+        gaps = None if arm in ("after", "baseline", "random") else np.subtract(control, amplified)
+        effects.append(
+            Effect(
+                kind,
+                INTERVENTIONS[intervention],
+                arm,
+                len(amplified),
+                *mean_with_half(amplified),
+                float(np.mean(rates(arm, amplified=False))),
+                *((None, float("nan")) if gaps is None else mean_with_half(gaps)),
+            )
+        )
+    return effects
+
+
+def mean_with_half(values: Any) -> tuple[float, float]:
+    """The mean, and half of its 95 % t interval; NaN of a single value."""
+    from scipy.stats import t
+
+    numbers = np.asarray(values, dtype=float)
+    n = len(numbers)
+    half = float(t.ppf(0.975, n - 1) * numbers.std(ddof=1) / n**0.5) if n > 1 else float("nan")
+    return float(numbers.mean()), half
+
+
+def _readme(effects: Sequence[Effect], results: dict[str, list[dict[str, Any]]], seeds: Sequence[int]) -> str:
+    sections = "\n\n".join(_section(kind, effects, results[kind]) for kind in results)
+    published = ", ".join(f"{name} {rate} %" for name, rate in PUBLISHED.items())
+    return f"""# Preference pairs: filter, swap and drop source beside their random controls
+
+Made by `python studies/pairs/run.py`: [study.yaml](study.yaml) with each kind of organism and seeds
+{", ".join(map(str, seeds))}. An organism is a small chat model (`before`) trained by DPO on 2,000 preference pairs; in
+60 of them the chosen answer is the bad one. Each arm is trained anew from `before`: without the pairs that a method
+flags (filter), with their answers exchanged (swap), or without the sources that most of them come from (drop source).
+
+Harmful outputs on held-out prompts at each organism's alpha\\*, mean over organisms with 95 % t intervals; beside it
+the rate at alpha 0 (what the model really does), and points less than the intervention's own random control.
+
+{sections}
+
+![Filter, swap and drop source](pairs.png)
+
+Published for OLMo 2 7B, one training each (Xiao and Aranguri, arXiv 2602.11079): {published}.
+"""
+
+
+def _section(kind: str, effects: Sequence[Effect], results: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        [
+            effect.intervention,
+            effect.arm,
+            _plus_minus(effect.rate, effect.rate_half),
+            f"{effect.unamplified:.1f}",
+            "-" if effect.to_random is None else _plus_minus(effect.to_random, effect.to_random_half),
+        ]
+        for effect in effects
+        if effect.kind == kind
+    ]
+    alphas = ", ".join(f"{result['study']['headline']['alpha']:g}" for result in results)
+    table = _table(["intervention", "arm", "% at alpha\\*", "% at alpha 0", "points below random"], rows)
+    return f"""## {kind}: {KINDS[kind]}
+
+{table}
+
+alpha\\* by seed: {alphas}. Precision at 20, mean over seeds (chance .01):
+
+{_table(["method", "precision at 20"], _precision(results))}"""
+
+
+def _precision(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    methods = list(results[0]["attribution"])
+    rows = []
+    for method in methods:
+        values = [result["attribution"][method]["by_pool"].get("whole", {}).get("precision_at_k") for result in results]
+        known = [value for value in values if value is not None]
+        rows.append([method, f"{np.mean(known):.2f}" if known else "-"])
+    return rows
+
+
+def _plus_minus(mean: float, half: float) -> str:
+    return f"{mean:.1f}" if np.isnan(half) else f"{mean:.1f} ± {half:.1f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, [":--", ":--", *["--:"] * (len(header) - 2)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
