@@ -51,11 +51,7 @@ class WhitenedSimilarity(Influence):
 def curvature(inquiry: Inquiry) -> Collecting:
     """Covariances and eigenvectors where a method asks for them, squared gradients, directions, then the documents."""
     kinds = tuple(k for k in (FisherInfluence, EkfacInfluence, WhitenedSimilarity) if k in inquiry.needs)
-    kronecker, rows, folder = (
-        tuple(k for k in kinds if k is not FisherInfluence),
-        inquiry.rows(*kinds),
-        inquiry.work.out,
-    )
+    kronecker, rows = tuple(kind for kind in kinds if kind is not FisherInfluence), inquiry.rows(*kinds)
     encoded = list(zip(inquiry.queries, inquiry.encoded(inquiry.queries), strict=True))
     queries = [[ids for query, ids in encoded if query.behaviour == each.id] for each in inquiry.behaviours]
 
