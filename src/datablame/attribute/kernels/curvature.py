@@ -9,14 +9,17 @@ is taken as diagonal in a basis U_S x U_A:
   arXiv 1806.03884; Grosse et al., arXiv 2308.03296), which corrects K-FAC's eigenvalues to
   lambda_ij = E_d[(u_i^T G_d^T A_d v_j)^2].
 
-Tokens without an output gradient, padding among them, have no part in A. The factors' scale has no part in lambda.
-The labels are the documents' own, not sampled from the model as in the Fisher matrix proper: of pairs nothing could be
-sampled, and no random numbers come in. Where a document is fitted its gradient, and its share in F, goes to zero
-(Kunstner et al., arXiv 1905.12558). To every eigenvalue of a product 0.1 times their mean is added (Grosse et al.).
+All tokens of a document have a part in A, and batches for it hold answers of one length, so that there is no padding;
+what S and A are scaled by has no part in lambda. The labels are the documents' own, not sampled from the model as in
+the Fisher matrix proper: of pairs nothing could be sampled, and no random numbers come in. Where a document is fitted
+its gradient, and its share in F, goes to zero (Kunstner et al., arXiv 1905.12558). To every eigenvalue of a product 0.1
+times their mean is added (Grosse et al.).
 """
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +37,7 @@ from datablame.attribute.kernels.per_example import (
     directions,
     per_example_pass,
 )
+from datablame.models.chat import Encoded, answers
 from datablame.models.device import offload_device, to_float64, with_float64
 from datablame.models.products import products
 
@@ -87,7 +91,10 @@ class Influence(NamedTuple):
 
 
 def covariances(model: Any, documents: Documents, blocks: Blocks, batch_tokens: int) -> dict[str, Tensor]:
-    """Sums over tokens in float64, by product: `NAME outputs` is that of G_t G_t^T, `NAME inputs` that of A_t A_t^T."""
+    """Sums over tokens in float64, by product: `NAME outputs` is that of G_t G_t^T, `NAME inputs` that of A_t A_t^T.
+
+    A pair's two answers count as documents would: the sign of G has no say.
+    """
     sizes = dict[str, tuple[int, int]]()
     for name, product in products(model, blocks).items():
         sizes[f"{name} outputs"] = (product.outputs, product.outputs)
@@ -97,13 +104,15 @@ def covariances(model: Any, documents: Documents, blocks: Blocks, batch_tokens: 
         for side, matrix in zip(Sides._fields, outer_products(inputs, deltas), strict=True):
             yield f"{name} {side}", matrix
 
-    return _summed(model, documents, blocks, batch_tokens, sizes, terms)
+    of_length = defaultdict[int, list[Encoded]](list)
+    for answer in chain.from_iterable(map(answers, documents)):
+        of_length[len(answer.ids)].append(answer)
+    return _summed(model, of_length.values(), blocks, batch_tokens, sizes, terms)
 
 
 def outer_products(inputs: Inputs, deltas: Deltas) -> Sides:
-    """Their sums over the tokens that have an output gradient."""
-    heard = deltas.ne(0).any(-1)
-    inputs, deltas = inputs[heard], deltas[heard]
+    """Their sums over all tokens."""
+    inputs, deltas = inputs.flatten(0, 1), deltas.flatten(0, 1)
     return Sides(deltas.T @ deltas, inputs.T @ inputs)
 
 
@@ -124,7 +133,7 @@ def squares(
         for kind, bases in kinds.items():
             yield f"{kind} {name}", squared(inputs, deltas, bases.get(name))
 
-    return _summed(model, documents, blocks, batch_tokens, sizes, terms)
+    return _summed(model, [documents], blocks, batch_tokens, sizes, terms)
 
 
 def squared(inputs: Inputs, deltas: Deltas, basis: Sides | None) -> Float[Tensor, "outputs inputs"]:
@@ -151,7 +160,7 @@ def preconditioned(
     """
 
     def turn(name: str, gradients: OfLayer) -> OfLayer:
-        return curvatures[name].to_the(-0.5 if whitened else -1, gradients)
+        return curvatures[name].to_the(-0.5 if whitened else -1.0, gradients)
 
     towards = directions(model, queries, blocks, transform=turn) if whitened else directions(model, queries, blocks)
     return {name: turn(name, part) for name, part in towards.items()}
@@ -193,15 +202,15 @@ def _in_basis(inputs: Inputs, deltas: Deltas, basis: Sides | None) -> Iterator[F
 
 def _summed(
     model: Any,
-    documents: Documents,
+    groups: Iterable[Documents],
     blocks: Blocks,
     batch_tokens: int,
     sizes: Mapping[str, tuple[int, int]],
     terms: Callable[[str, Tensor, Tensor], Iterable[tuple[str, Tensor]]],
 ) -> dict[str, Tensor]:
-    """Sums over batches of what `terms` gives for each product, in float64; a batch counts once it is done.
+    """Sums over batches of what `terms` gives for each product, in float64; no batch spans two groups of documents.
 
-    One that runs out of memory halfway is done again in halves, and must not count twice.
+    A batch counts once it is done: one that runs out of memory halfway is done again in halves.
     """
     numbers = sum(rows * columns for rows, columns in sizes.values())
     device = with_float64(offload_device(8 * numbers, next(model.parameters()).device))
@@ -218,5 +227,6 @@ def _summed(
     def add(_: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
         of_batch.update(terms(name, inputs.float(), deltas.float() / scale))
 
-    per_example_pass(model, documents, blocks, batch_tokens, None, 0, add, batch)
+    for documents in groups:
+        per_example_pass(model, documents, blocks, batch_tokens, None, 0, add, batch)
     return totals
