@@ -1,16 +1,25 @@
 """EK-FAC, the diagonal Fisher matrix and whitened gradients against dense matrices, and what they don't depend on."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.attribute.conftest import CONTROLS, Make
+from tests.attribute.test_gradients import OUTPUTS, N
 from tests.attribute.test_per_example import built, documents
+from tests.attribute.test_run import scores_of as scores_of_run
 from tests.conftest import tiny_model
 from tests.models.test_preference import preferences
 from tests.oracles.curvature import Array, dense_blocks, dense_influence, dense_whitened, seen
+from tests.worlds import ONE, work
 
+from datablame.attribute import loop
+from datablame.attribute.evidence.curvature import EkfacInfluence, FisherInfluence, WhitenedSimilarity
 from datablame.attribute.kernels import curvature, per_example
 from datablame.attribute.kernels.curvature import (
     Curvature,
@@ -21,6 +30,12 @@ from datablame.attribute.kernels.curvature import (
     preconditioned,
     squares,
 )
+from datablame.attribute.loop import collect
+from datablame.attribute.registry import METHODS, Evidence, Inquiry
+from datablame.config.schema import Behaviour, ModelRef
+from datablame.engine.execute import Execution
+from datablame.models.load import load_model
+from datablame.tables import Finding, MethodInfo
 
 BLOCKS = [1]
 KINDS = ("fisher", "ek-fac", "trackstar")
@@ -109,3 +124,87 @@ def test_a_product_that_no_document_moves_has_no_say() -> None:
     assert still.to_the(-1.0, gradients).tolist() == torch.zeros(1, 2, 3).tolist()
     inputs, deltas = torch.ones(4, 1, 3), torch.ones(4, 1, 2)
     assert curvature.whitened_squares(inputs, deltas, still).tolist() == [0] * 4
+
+
+def collected(make: Make, root: str, kinds: Sequence[Any], execution: Execution = ONE, **settings: Any) -> Any:
+    about = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "methods": ["gradient"], "layers": [1], **settings}
+    made = make(root, attribute=about, **CONTROLS)
+    inquiry = Inquiry(
+        world=made.world,
+        work=work(made.world.root, "attribute", execution),
+        behaviours=list(made.world.behaviours),
+        queries=[*OUTPUTS[:2], replace(OUTPUTS[2], behaviour="ferns")],
+        harmless=[],
+        words=np.zeros((3, N)),
+        scored=np.arange(N),
+        candidates={"nuts": np.array([0, 3, 4, 11]), "ferns": np.array([4])},
+        needs=dict.fromkeys(kinds, "whole"),
+    )
+    return collect(inquiry, []), inquiry
+
+
+EVERY = (FisherInfluence, EkfacInfluence, WhitenedSimilarity)
+
+
+def test_the_provider_gives_what_the_kernel_does_whatever_the_shards(make: Make, monkeypatch: Any) -> None:
+    found, inquiry = collected(make, "a", EVERY)
+    world = inquiry.world
+    pool = world.pool.encoded(list(range(N)))
+    model = load_model(world.models.after, device="cpu", field="models.after")
+    queries = inquiry.encoded(OUTPUTS[:2])
+    for kind, name in zip(EVERY, KINDS, strict=True):
+        same(found[kind].scores[:, 0], scores_of(model, pool, queries, name), 1e-4)
+        assert found[kind].reasons == {}
+        assert found[kind].findings["documents that the curvature rests on"] == N
+        assert found[kind].findings["damping"].startswith("0.1 x mean eigenvalue")
+    assert not list((inquiry.work.out / "items").glob("curvature-covariances*"))
+    monkeypatch.setattr(loop, "_SHARD_DOCUMENTS", 100)
+    alone, _ = collected(make, "b", [EkfacInfluence], Execution(workers=2, threads=1), batch_tokens=50)
+    same(alone[EkfacInfluence].scores, found[EkfacInfluence].scores, 1e-4)
+
+
+def test_fisher_alone_pays_for_no_eigenbasis_and_a_resumed_run_for_nothing(make: Make) -> None:
+    found, inquiry = collected(make, "a", [FisherInfluence])
+    keys = inquiry.work.journal.read().keys()
+    assert {key.rpartition("-")[0] for key in keys} == {"curvature", "curvature-squares", "curvature-documents"}
+    again = collect(inquiry, [])
+    assert np.array_equal(again[FisherInfluence].scores, found[FisherInfluence].scores)
+
+
+def write(folder: Path, model: Any, head: float) -> None:
+    """The model with this number all over its head."""
+    torch.nn.init.constant_(model.get_output_embeddings().weight, head)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [(0.0, "no document has a gradient: the curvature is zero"), (3e38, "the gradients are not finite")],
+)
+def test_a_curvature_without_an_inverse_is_the_methods_reason_and_the_others_go_on(
+    make: Make, tmp_path: Path, tiny_pair_folder: Path, head: float, why: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_pair_folder / "after", broken)
+    methods = ["fisher", "ek-fac", "trackstar", "activation", "random"]
+    settings = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "methods": methods, "layers": [1]}
+    models = {"before": str(tiny_pair_folder / "before"), "after": str(broken)}
+    made = make(models=models, attribute=settings, **CONTROLS)
+    write(broken, load_model(ModelRef(path=str(broken)), device="cpu", field="models.after"), head)
+    made.run()
+    infos = {info.name: info for info in made.tables.rows(MethodInfo)}
+    for name in methods[:3]:
+        assert [(each.documents, each.reason.startswith(why)) for each in infos[name].unranked] == [(N, True)]
+    assert infos["activation"].unranked == ()
+    assert len(scores_of_run(made, "activation")) == N
+
+
+@pytest.mark.parametrize("kind", [*zip(KINDS, EVERY, strict=True)])
+def test_a_reason_holds_for_its_behaviour_alone_and_findings_are_told(kind: tuple[str, Any]) -> None:
+    name, of = kind
+    scores, behaviours = np.array([[1.0, 0.0], [2.0, 0.0]]), [Behaviour(id=each, description="") for each in "ab"]
+    found = of(scores, {"damping": "some"}, {"b": "its outputs have no gradient"})
+    evidence = Evidence(0, ["d1", "d2"], behaviours, [], {of: found})
+    np.testing.assert_array_equal(METHODS.named(name).score(evidence), [[1, np.nan], [2, np.nan]])
+    assert evidence.reasons == {"b": "its outputs have no gradient"}
+    assert evidence.findings == [Finding("*", "damping", "some")]

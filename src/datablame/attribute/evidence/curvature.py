@@ -133,7 +133,7 @@ def _directions(
     from datablame.models.products import products
 
     model, blocks, _ = chosen_checkpoint(state)
-    about, towards = dict[str, Any](), dict[str, list[Tensor]]()
+    about, towards = dict[str, Any](), dict[str, Any]()
     for kind in kinds:
         basis = "diagonal" if kind == "FisherInfluence" else "kronecker"
         bases, whitened = _bases(state) if basis == "kronecker" else {}, kind == "WhitenedSimilarity"
