@@ -259,7 +259,7 @@ def bergson_factors(
 
 
 def _analyzer(model: Any, blocks: Sequence[int], folder: str) -> Any:
-    """kronfluence around a copy of the model that shares its weights, for it wraps layers in place."""
+    """What runs kronfluence, on a copy of the model that shares its weights, for it wraps layers in place."""
     import copy
 
     from kronfluence.analyzer import Analyzer, prepare_model

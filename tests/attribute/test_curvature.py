@@ -20,7 +20,7 @@ from tests.worlds import ONE, work
 
 from datablame.attribute import loop
 from datablame.attribute.evidence.curvature import EkfacInfluence, FisherInfluence, WhitenedSimilarity
-from datablame.attribute.kernels import curvature, per_example
+from datablame.attribute.kernels import curvature, hooks, per_example
 from datablame.attribute.kernels.curvature import (
     Curvature,
     Sides,
@@ -34,6 +34,7 @@ from datablame.attribute.loop import collect
 from datablame.attribute.registry import METHODS, Evidence, Inquiry
 from datablame.config.schema import Behaviour, ModelRef
 from datablame.engine.execute import Execution
+from datablame.models.chat import Encoded, Preference
 from datablame.models.load import load_model
 from datablame.tables import Finding, MethodInfo
 
@@ -43,6 +44,10 @@ KINDS = ("fisher", "ek-fac", "trackstar")
 
 def small() -> Any:
     return built(lambda: tiny_model(3, layers=3, hidden=8, heads=2, key_value_heads=1))
+
+
+def mixed(pairs: int) -> list[Encoded | Preference]:
+    return [*documents(7), *preferences(pairs)]
 
 
 def curvatures_of(model: Any, pool: Sequence[Any], kind: str, batch_tokens: int, parts: int) -> dict[str, Curvature]:
@@ -76,7 +81,7 @@ def same(found: Array, expected: Array, rtol: float) -> None:
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_scores_are_those_of_dense_inverses(paired: bool) -> None:
-    model, pool, queries = small(), [*documents(7), *(preferences(4) if paired else [])], documents(2, seed=1)
+    model, pool, queries = small(), mixed(4 if paired else 0), documents(2, seed=1)
     dense = [seen(model, each, BLOCKS) for each in pool]
     asked = [seen(model, each, BLOCKS) for each in queries]
     diagonal, kronecker = (dense_blocks(dense, diagonal=each) for each in (True, False))
@@ -87,7 +92,7 @@ def test_scores_are_those_of_dense_inverses(paired: bool) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_depend_on_neither_batches_nor_order_nor_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, pool, queries = small(), [*documents(7), *preferences(4)], documents(2, seed=1)
+    model, pool, queries = small(), mixed(4), documents(2, seed=1)
     whole = scores_of(model, pool, queries, kind)
     monkeypatch.setattr(curvature, "_HELD_NUMBERS", 1)
     same(scores_of(model, pool[::-1], queries, kind, batch_tokens=60, parts=3)[::-1], whole, 1e-4)
@@ -97,7 +102,7 @@ def test_a_batch_that_runs_out_of_memory_counts_once(monkeypatch: pytest.MonkeyP
     model, pool = small(), documents(9)
     kinds: dict[str, Any] = {"k": {}}
     roomy = covariances(model, pool, BLOCKS, 10_000) | squares(model, pool, BLOCKS, 10_000, kinds)
-    whole = per_example.backward_with_hooks
+    whole = hooks.backward_with_hooks
 
     def cramped(model: Any, documents: Any, *rest: Any) -> Any:
         losses = whole(model, documents, *rest)

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from datablame.attribute.kernels.curvature import Curvature, Sides, eigenvectors, outer_products, squared
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
 N, QUERIES, WIDTH, CLASSES, L2 = 80, 20, 10, 3, 1e-2
 
 
@@ -38,12 +39,13 @@ def ridge(seed: int) -> tuple[Array, Array, Array]:
     x, noise = drawn(seed)
     y = x @ noise.standard_normal(WIDTH) + noise.standard_normal(len(x)) / 2
 
-    def fitted(rows: Array) -> Array:
+    def fitted(rows: Rows) -> Array:
         solved: Array = np.linalg.solve(x[rows].T @ x[rows] / N + L2 * np.eye(WIDTH), x[rows].T @ y[rows] / N)
         return solved
 
     def errors(weights: Array) -> Array:
-        return (x[N:] @ weights - y[N:]) ** 2 / 2
+        squared_errors: Array = (x[N:] @ weights - y[N:]) ** 2
+        return squared_errors / 2
 
     every = np.arange(N)
     best = fitted(every)
@@ -55,22 +57,24 @@ def logistic(seed: int) -> tuple[Array, Array, Array]:
     """The same of softmax regression, with the NLL."""
     x, noise = drawn(seed)
 
-    def probabilities(weights: Array, rows: Array | slice) -> Array:
+    def probabilities(weights: Array, rows: Rows | slice) -> Array:
         logits = x[rows] @ weights.reshape(CLASSES, WIDTH).T
         powers = np.exp(logits - logits.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True)
+        shares: Array = powers / powers.sum(1, keepdims=True)
+        return shares
 
     drawn_from = probabilities(noise.standard_normal(CLASSES * WIDTH), slice(None))
     labels = np.eye(CLASSES)[[noise.choice(CLASSES, p=each) for each in drawn_from]]
 
-    def nll(weights: Array, rows: Array) -> Array:
-        return -np.log((probabilities(weights, rows) * labels[rows]).sum(1))
+    def nll(weights: Array, rows: Rows) -> Array:
+        likelihoods: Array = (probabilities(weights, rows) * labels[rows]).sum(1)
+        return -np.log(likelihoods)
 
-    def objective(weights: Array, rows: Array) -> tuple[float, Array]:
+    def objective(weights: Array, rows: Rows) -> tuple[float, Array]:
         gradient = (probabilities(weights, rows) - labels[rows]).T @ x[rows] / N
         return nll(weights, rows).sum() / N + L2 / 2 * weights @ weights, gradient.ravel() + L2 * weights
 
-    def fitted(rows: Array, start: Array) -> Array:
+    def fitted(rows: Rows, start: Array) -> Array:
         tight = {"gtol": 1e-9, "ftol": 1e-15, "maxiter": 5000}
         found: Array = minimize(objective, start, args=(rows,), jac=True, method="L-BFGS-B", options=tight).x
         return found
@@ -88,7 +92,10 @@ def logistic(seed: int) -> tuple[Array, Array, Array]:
 def test_ek_fac_foretells_leaving_out_better_than_plain_dot_products(trained: Any, bounds: Any) -> None:
     """Means of four seeds: ridge .56 for dot and .87 for ek-fac, fisher between."""
     of_seeds = [trained(seed) for seed in range(2)]
-    found = {kind: np.mean([correlation(*each, kind) for each in of_seeds]) for kind in ("dot", "fisher", "ek-fac")}
+    found = {
+        kind: np.mean([correlation(x, deltas, effects, kind) for x, deltas, effects in of_seeds])
+        for kind in ("dot", "fisher", "ek-fac")
+    }
     for kind, (least, most) in bounds.items():
         assert least < found[kind] < most, found
     assert found["dot"] < found["fisher"] < found["ek-fac"]
