@@ -185,6 +185,7 @@ def kronfluence_ekfac(
     """Its EK-FAC on the documents' own labels, documents of one length, with its damping of 0.1 x mean eigenvalue."""
     from kronfluence.arguments import FactorArguments, ScoreArguments
 
+    logging.disable(logging.INFO)
     scratch = tempfile.TemporaryDirectory()
     batch = max(1, batch_tokens // len(documents[0].ids))
     with contextlib.redirect_stderr(io.StringIO()):

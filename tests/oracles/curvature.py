@@ -97,12 +97,7 @@ def dense_whitened(documents: Sequence[Seen], queries: Sequence[Seen], blocks: M
             for name, block in blocks.items()
         )
 
-    norms = [np.sqrt(inner(each, each)) for each in documents]
-    cosines = [
-        [
-            inner(each, query) / (norm * np.sqrt(inner(query, query)))
-            for each, norm in zip(documents, norms, strict=True)
-        ]
-        for query in queries
-    ]
-    return np.array(cosines).mean(0)
+    norms = np.sqrt([inner(each, each) for each in documents])
+    cosines = [[inner(each, query) for each in documents] / norms / np.sqrt(inner(query, query)) for query in queries]
+    mean: Array = np.stack(cosines).mean(0)
+    return mean
