@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from tests.attribute.conftest import CONTROLS, Make
 from tests.attribute.test_gradients import OUTPUTS, N
 from tests.attribute.test_per_example import built, documents
@@ -46,8 +47,8 @@ def small() -> Any:
     return built(lambda: tiny_model(3, layers=3, hidden=8, heads=2, key_value_heads=1))
 
 
-def mixed(pairs: int) -> list[Encoded | Preference]:
-    return [*documents(7), *preferences(pairs)]
+def mixed() -> list[Encoded | Preference]:
+    return [*documents(6), *preferences(3)]
 
 
 def curvatures_of(model: Any, pool: Sequence[Any], kind: str, batch_tokens: int, parts: int) -> dict[str, Curvature]:
@@ -79,9 +80,8 @@ def same(found: Array, expected: Array, rtol: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("paired", [False, True])
-def test_scores_are_those_of_dense_inverses(paired: bool) -> None:
-    model, pool, queries = small(), mixed(4 if paired else 0), documents(2, seed=1)
+def test_scores_are_those_of_dense_inverses() -> None:
+    model, pool, queries = small(), mixed(), documents(2, seed=1)
     dense = [seen(model, each, BLOCKS) for each in pool]
     asked = [seen(model, each, BLOCKS) for each in queries]
     diagonal, kronecker = (dense_blocks(dense, diagonal=each) for each in (True, False))
@@ -90,9 +90,9 @@ def test_scores_are_those_of_dense_inverses(paired: bool) -> None:
     same(scores_of(model, pool, queries, "trackstar"), dense_whitened(dense, asked, kronecker), 1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["fisher", "trackstar", pytest.param("ek-fac", marks=pytest.mark.slow)])
 def test_scores_depend_on_neither_batches_nor_order_nor_parts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, pool, queries = small(), mixed(4), documents(2, seed=1)
+    model, pool, queries = small(), mixed(), documents(2, seed=1)
     whole = scores_of(model, pool, queries, kind)
     monkeypatch.setattr(curvature, "_HELD_NUMBERS", 1)
     same(scores_of(model, pool[::-1], queries, kind, batch_tokens=60, parts=3)[::-1], whole, 1e-4)
@@ -151,7 +151,7 @@ def collected(make: Make, root: str, kinds: Sequence[Any], execution: Execution 
 EVERY = (FisherInfluence, EkfacInfluence, WhitenedSimilarity)
 
 
-def test_the_provider_gives_what_the_kernel_does_whatever_the_shards(make: Make, monkeypatch: Any) -> None:
+def test_the_provider_gives_what_the_kernel_does(make: Make) -> None:
     found, inquiry = collected(make, "a", EVERY)
     world = inquiry.world
     pool = world.pool.encoded(list(range(N)))
@@ -163,9 +163,23 @@ def test_the_provider_gives_what_the_kernel_does_whatever_the_shards(make: Make,
         assert found[kind].findings["documents that the curvature rests on"] == N
         assert found[kind].findings["damping"].startswith("0.1 x mean eigenvalue")
     assert not list((inquiry.work.out / "items").glob("curvature-covariances*"))
+
+
+@pytest.mark.slow
+def test_neither_shards_nor_workers_nor_batches_change_a_score(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = collected(make, "a", EVERY)
     monkeypatch.setattr(loop, "_SHARD_DOCUMENTS", 100)
-    alone, _ = collected(make, "b", [EkfacInfluence], Execution(workers=2, threads=1), batch_tokens=50)
-    same(alone[EkfacInfluence].scores, found[EkfacInfluence].scores, 1e-4)
+    others, _ = collected(make, "b", EVERY, Execution(workers=2, threads=1), batch_tokens=50)
+    for kind in EVERY:
+        same(others[kind].scores, found[kind].scores, 1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.slow
+def test_16_bits_rank_as_32_do(make: Make, dtype: str) -> None:
+    exact, (narrow, _) = collected(make, "a", EVERY)[0], collected(make, "b", EVERY, dtype=dtype)
+    for kind in EVERY:
+        assert spearmanr(exact[kind].scores[:, 0], narrow[kind].scores[:, 0]).statistic > 0.9
 
 
 def test_fisher_alone_pays_for_no_eigenbasis_and_a_resumed_run_for_nothing(make: Make) -> None:

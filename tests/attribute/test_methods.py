@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datablame.attribute.evidence.curvature import EkfacInfluence, FisherInfluence, WhitenedSimilarity
 from datablame.attribute.evidence.embeddings import Embeddings
 from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients
 from datablame.attribute.evidence.judgements import Judgements, keyword_points
@@ -63,6 +64,7 @@ def evidence() -> Evidence:
             queries=np.array([[1.0, 0.0], [0.0, 5.0], [-2.0, 0.0]]),
         ),
         ResponseActivations: states(),
+        **{kind: kind(np.eye(3, 2), {}, {}) for kind in (FisherInfluence, EkfacInfluence, WhitenedSimilarity)},
         Embeddings: Embeddings(np.eye(3), np.eye(3)),
         Judgements: Judgements(np.array([[10.0, 1.0], [0.0, 0.0], [2.5, 3.0]]), None),
         Votes: Votes({"gradient": np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]])}, np.full((3, 2), True)),
