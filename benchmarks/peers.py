@@ -225,7 +225,8 @@ def bergson_factors(
 
     Its gradients are those of the mean loss times the square root of the tokens, so that only their cost compares.
     """
-    from bergson import HessianConfig, IndexConfig
+    from bergson import IndexConfig
+    from bergson.config.config import HessianConfig
     from bergson.hessians.hessian_approximations import fit_factored_hessians
     from datasets import Dataset
 
