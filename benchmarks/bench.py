@@ -15,13 +15,20 @@ from datetime import date
 from pathlib import Path
 
 import bm25
+import curvature
 import gradients
 import lora
 import sampler
 from measure import MOVED, machine, moved, table
 
 KEPT = Path(__file__).parent / "ratios.json"
-_SETS = {"sampler": sampler.rows, "gradients": gradients.rows, "lora": lora.rows, "bm25": bm25.rows}
+_SETS = {
+    "sampler": sampler.rows,
+    "gradients": gradients.rows,
+    "curvature": curvature.rows,
+    "lora": lora.rows,
+    "bm25": bm25.rows,
+}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Other programs that compare per-example gradients, each asked for the very cosines that ours gives.
+"""Other programs that compare per-example gradients, each asked for the very cosines or influences that ours gives.
 
 bergson 2.5.1 and kronfluence 1.0.1 come with the extra `bench`. Both are used as libraries, in this process, on the
 same model object, the same documents and, where they let the caller choose, the same batches.
@@ -10,7 +10,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -21,7 +21,15 @@ from datablame.models.chat import Encoded
 from datablame.models.likelihood import length_batches
 from datablame.models.products import products
 
-__all__ = ["bergson", "kronfluence", "one_backward_a_document", "plain_pass"]
+__all__ = [
+    "Ekfac",
+    "bergson",
+    "bergson_factors",
+    "kronfluence",
+    "kronfluence_ekfac",
+    "one_backward_a_document",
+    "plain_pass",
+]
 
 Contender = Callable[[], Tensor]
 """Cosines of all documents with the query, in document order."""
@@ -137,15 +145,130 @@ def kronfluence(
 
     Batches hold a fixed number of documents, in order of length.
     """
-    from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
+
+    order = sorted(range(len(documents)), key=lambda place: len(documents[place].ids))
+    rows = [documents[place] for place in order]
+    batch = max(1, batch_tokens // max(len(row.ids) for row in rows))
+
+    def run() -> Tensor:
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stderr(io.StringIO()):
+            analyzer = _analyzer(model, blocks, scratch)
+            told = {"score_args": ScoreArguments(), "overwrite_output_dir": True}
+            analyzer.fit_all_factors(
+                "f", rows, factor_args=FactorArguments(strategy="identity"), per_device_batch_size=batch
+            )
+            analyzer.compute_pairwise_scores(
+                "p", "f", [query], rows, per_device_query_batch_size=1, per_device_train_batch_size=batch, **told
+            )
+            analyzer.compute_self_scores("s", "f", rows, per_device_train_batch_size=batch, **told)
+            analyzer.compute_self_scores("q", "f", [query], per_device_train_batch_size=1, **told)
+            dots = analyzer.load_pairwise_scores("p")["all_modules"][0]
+            norms, own = (analyzer.load_self_scores(name)["all_modules"] for name in ("s", "q"))
+        found = torch.empty(len(rows))
+        found[order] = (dots / (norms.sqrt() * own.sqrt())).float()
+        return found
+
+    return run
+
+
+class Ekfac(NamedTuple):
+    """Factors are made, then scores from those made last."""
+
+    factors: Callable[[], Any]
+    scores: Contender
+
+
+def kronfluence_ekfac(
+    model: Any, documents: Sequence[Encoded], query: Encoded, blocks: Sequence[int], batch_tokens: int
+) -> Ekfac:
+    """Its EK-FAC on the documents' own labels, documents of one length, with its damping of 0.1 x mean eigenvalue."""
+    from kronfluence.arguments import FactorArguments, ScoreArguments
+
+    logging.disable(logging.INFO)
+    scratch = tempfile.TemporaryDirectory()
+    batch = max(1, batch_tokens // len(documents[0].ids))
+    with contextlib.redirect_stderr(io.StringIO()):
+        analyzer = _analyzer(model, blocks, scratch.name)
+
+    def factors() -> Any:
+        told = FactorArguments(strategy="ekfac", use_empirical_fisher=True)
+        with contextlib.redirect_stderr(io.StringIO()):
+            analyzer.fit_all_factors(
+                "f", [*documents], factor_args=told, per_device_batch_size=batch, overwrite_output_dir=True
+            )
+        return analyzer.load_lambda_matrices("f")
+
+    def scores() -> Tensor:
+        assert scratch
+        with contextlib.redirect_stderr(io.StringIO()):
+            analyzer.compute_pairwise_scores(
+                "p",
+                "f",
+                [query],
+                [*documents],
+                per_device_query_batch_size=1,
+                per_device_train_batch_size=batch,
+                score_args=ScoreArguments(damping_factor=None),
+                overwrite_output_dir=True,
+            )
+        found: Tensor = analyzer.load_pairwise_scores("p")["all_modules"][0]
+        return found
+
+    return Ekfac(factors, scores)
+
+
+def bergson_factors(
+    model: Any, documents: Sequence[Encoded], blocks: Sequence[int], batch_tokens: int
+) -> Callable[[], None]:
+    """Its EK-FAC factors on the documents' own labels, left in files.
+
+    Its gradients are those of the mean loss times the square root of the tokens, so that only their cost compares.
+    """
+    from bergson import IndexConfig
+    from bergson.config.config import HessianConfig
+    from bergson.hessians.hessian_approximations import fit_factored_hessians
+    from datasets import Dataset
+
+    logging.disable(logging.INFO)
+    names = {name for name, layer in model.base_model.named_modules() if _chosen(layer, model, blocks)}
+    labels = [[*[-100] * row.prompt_tokens, *row.ids[row.prompt_tokens :]] for row in documents]
+    lengths = [len(row.ids) for row in documents]
+    data = Dataset.from_dict({"input_ids": [row.ids for row in documents], "labels": labels, "length": lengths})
+
+    def run() -> None:
+        embedding = model.get_input_embeddings()
+        embedding.requires_grad_(True)
+        try:
+            with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stderr(io.StringIO()):
+                config = IndexConfig(run_path=f"{scratch}/run", projection_dim=0, loss_reduction="mean")
+                Path(config.partial_run_path).mkdir(parents=True, exist_ok=True)
+                fit_factored_hessians(
+                    model,
+                    data,
+                    config,
+                    HessianConfig(method="kfac", ev_correction=True, use_dataset_labels=True),
+                    target_modules=names,
+                    attention_cfgs={},
+                    batches=length_batches(lengths, batch_tokens),
+                    path=str(config.partial_run_path),
+                    do_eigendecomposition=True,
+                )
+        finally:
+            embedding.requires_grad_(False)
+
+    return run
+
+
+def _analyzer(model: Any, blocks: Sequence[int], folder: str) -> Any:
+    """What runs kronfluence, on a copy of the model that shares its weights, for it wraps layers in place."""
+    import copy
+
+    from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.task import Task
     from kronfluence.utils.dataset import DataLoaderKwargs
 
     names = [name for name, layer in model.named_modules() if _chosen(layer, model, blocks)]
-    order = sorted(range(len(documents)), key=lambda place: len(documents[place].ids))
-    rows = [documents[place] for place in order]
-    batch = max(1, batch_tokens // max(len(row.ids) for row in rows))
     vocabulary = model.config.vocab_size
 
     class MeanNLL(Task):  # type: ignore[misc]
@@ -170,34 +293,12 @@ def kronfluence(
         def get_attention_mask(self, batch: Any) -> None:
             return None
 
-    def run() -> Tensor:
-        import copy
-
-        # It wraps the layers in place; the weights stay the model's own.
-        shared = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
-        task = MeanNLL()
-        prepared = prepare_model(shared, task)
-        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stderr(io.StringIO()):
-            analyzer = Analyzer(
-                "k", prepared, task, cpu=model.device.type == "cpu", disable_tqdm=True, output_dir=scratch
-            )
-            analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=lambda some: _padded(some, model.device)))
-            told = {"score_args": ScoreArguments(), "overwrite_output_dir": True}
-            analyzer.fit_all_factors(
-                "f", rows, factor_args=FactorArguments(strategy="identity"), per_device_batch_size=batch
-            )
-            analyzer.compute_pairwise_scores(
-                "p", "f", [query], rows, per_device_query_batch_size=1, per_device_train_batch_size=batch, **told
-            )
-            analyzer.compute_self_scores("s", "f", rows, per_device_train_batch_size=batch, **told)
-            analyzer.compute_self_scores("q", "f", [query], per_device_train_batch_size=1, **told)
-            dots = analyzer.load_pairwise_scores("p")["all_modules"][0]
-            norms, own = (analyzer.load_self_scores(name)["all_modules"] for name in ("s", "q"))
-        found = torch.empty(len(rows))
-        found[order] = (dots / (norms.sqrt() * own.sqrt())).float()
-        return found
-
-    return run
+    shared = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    task = MeanNLL()
+    prepared = prepare_model(shared, task)
+    analyzer = Analyzer("k", prepared, task, cpu=model.device.type == "cpu", disable_tqdm=True, output_dir=folder)
+    analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=lambda some: _padded(some, model.device)))
+    return analyzer
 
 
 def _chosen(layer: nn.Module, model: Any, blocks: Sequence[int]) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datablame.attribute.evidence.curvature import EkfacInfluence, FisherInfluence, WhitenedSimilarity
 from datablame.attribute.evidence.embeddings import Embeddings
 from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients
 from datablame.attribute.evidence.judgements import Judgements, keyword_points
@@ -87,6 +88,7 @@ def evidence() -> Evidence:
         LabelledActivations: told_apart(),
         GenericActivations: GenericActivations(np.array([[0.0, 2.0]]), np.array([[0.0, 1.0]])),
         BestLayerCosines: BestLayerCosines(np.eye(3)[:, :2], [BestLayer(1, [0.5, 1.0]), BestLayer(0, [0.9, 0.8])]),
+        **{kind: kind(np.eye(3, 2), {}, {}) for kind in (FisherInfluence, EkfacInfluence, WhitenedSimilarity)},
         Embeddings: Embeddings(np.eye(3), np.eye(3)),
         Judgements: Judgements(np.array([[10.0, 1.0], [0.0, 0.0], [2.5, 3.0]]), None),
         Votes: Votes({"gradient": np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]])}, np.full((3, 2), True)),

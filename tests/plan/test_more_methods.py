@@ -34,3 +34,13 @@ def test_a_method_costs_what_it_adds() -> None:
     assert contrasted == plain
     _, thrice, _ = planned("activation", "activation-diff")
     assert thrice == 2 * 50_000
+
+
+def test_curvature_costs_passes_and_its_factors() -> None:
+    gradients, activations, plain = planned("bm25")
+    assert gradients is not None
+    of_fisher, same, diagonal = planned("fisher")
+    of_ekfac, _, kronecker = planned("ek-fac", "trackstar")
+    assert (of_fisher, of_ekfac, same) == (3 * gradients, 4 * gradients, activations)
+    assert kronecker["curvature"] > diagonal["curvature"] > 0
+    assert "curvature" not in plain

@@ -80,10 +80,13 @@ def saved(inquiry: Inquiry, keys: Iterable[str]) -> dict[str, NDArray[np.float64
     return {name: np.concatenate([file[name] for file in files if name in file]).astype(np.float64) for name in names}
 
 
-def shards(name: str, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-    """Rows of the pool in items of equal size, by key: fixed by the documents alone, not by who works on them."""
-    starts = range(0, len(rows), _SHARD_DOCUMENTS)
-    return {f"{name}-{start // _SHARD_DOCUMENTS:05d}": rows[start : start + _SHARD_DOCUMENTS] for start in starts}
+def shards(name: str, rows: NDArray[np.int64], most: int | None = None) -> dict[str, NDArray[np.int64]]:
+    """Rows of the pool in items of equal size, by key: fixed by the documents alone, not by who works on them.
+
+    There are at most so many, and each has many rows then, where what an item leaves does not grow with its rows.
+    """
+    size = _SHARD_DOCUMENTS if most is None else max(_SHARD_DOCUMENTS, -(-len(rows) // most))
+    return {f"{name}-{start // size:05d}": rows[start : start + size] for start in range(0, len(rows), size)}
 
 
 def chosen_layer(world: World, role: Role, n: int) -> int:

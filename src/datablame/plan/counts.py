@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+from datablame.attribute.evidence.curvature import EkfacInfluence, Influence, WhitenedSimilarity
 from datablame.attribute.evidence.gradients import Gradients
 from datablame.attribute.evidence.judgements import Judgements
 from datablame.attribute.phase import planned_documents
@@ -210,14 +211,19 @@ def _reading(subject: Subject, behaviours: int) -> Reading:
     settings, pool = subject.study.attribute, subject.documents
     candidates = settings.queries * subject.study.prefilter.candidates
     read = planned_documents(subject.world, chosen(settings), pool, behaviours)
-    # The gradients of a query at both checkpoints cost no pass over documents of their own.
-    gradients = [documents for kind, documents in read.items() if issubclass(kind, Gradients)]
-    others = [documents for kind, documents in read.items() if not issubclass(kind, (Gradients, Judgements))]
+    # The gradients of a query at both checkpoints cost no pass over documents of their own. Curvature is gathered in
+    # one pass, or two where there are eigenvectors, before documents are scored in another.
+    differentiating = (Gradients, Influence)
+    gradients = [documents for kind, documents in read.items() if issubclass(kind, differentiating)]
+    others = [documents for kind, documents in read.items() if not issubclass(kind, (*differentiating, Judgements))]
+    passes = int(any(issubclass(kind, Gradients) for kind in read))
+    if any(issubclass(kind, Influence) for kind in read):
+        passes += 3 if {EkfacInfluence, WhitenedSimilarity} & read.keys() else 2
     return Reading(
         behaviours,
         queries=behaviours * settings.queries,
         candidates=candidates if pool is None else min(pool, candidates),
-        gradient_documents=None if None in gradients else max((n for n in gradients if n is not None), default=0),
+        gradient_documents=None if None in gradients else passes * max((n for n in gradients if n), default=0),
         activation_documents=None if None in others else sum(n for n in others if n is not None),
         methods=settings.methods,
     )

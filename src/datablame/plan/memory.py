@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from datablame.attribute.evidence.curvature import FisherInfluence, Influence
 from datablame.attribute.evidence.gradients import Gradients, MeanGradients
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
@@ -133,7 +134,8 @@ def _attribution(subject: Subject, counts: Counts, device: Device) -> tuple[dict
     shape, behaviours, parts = at.shape, counts.attribution.behaviours, {"weights": at.bytes}
     tokens = max(settings.batch_tokens, subject.document_tokens)
     read = planned_documents(subject.world, chosen(settings), None, behaviours)
-    if not any(issubclass(kind, Gradients) for kind in read):
+    influences = [kind for kind in read if issubclass(kind, Influence)]
+    if not influences and not any(issubclass(kind, Gradients) for kind in read):
         return {**parts, "batch": tokens * (4 * shape.hidden + 2 * shape.intermediate) * at.weight_bytes}, 0
     compared = len(blocks) * shape.block_linear_weights
     passed = shape.layers - min(blocks, default=shape.layers)
@@ -143,6 +145,13 @@ def _attribution(subject: Subject, counts: Counts, device: Device) -> tuple[dict
         # Both checkpoints are asked about a query, its gradients averaged, and the directions stand beside the others.
         parts["weights of the other checkpoint"] = other.bytes
         sets, gradients = 2, 3
+    if influences:
+        # Sums over documents in float64, a batch's beside them; the Kronecker factors' come before the eigenvalues'.
+        factors = len(blocks) * sum(a * a + b * b for a, b in (*shape.linears, *shape.experts))
+        factors *= any(kind is not FisherInfluence for kind in influences)
+        bases = 1 + (bool(factors) and FisherInfluence in influences)
+        parts["curvature"] = max(12 * factors, 4 * factors + 12 * compared * bases)
+        sets = max(sets, len(influences))
     held, beside = {"directions of the behaviours": 4 * compared * behaviours * sets}, 0
     if device.on_gpu and _total(held) > (device.memory_bytes - _total(parts)) / 2:
         beside = _total(held)

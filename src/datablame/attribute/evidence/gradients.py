@@ -84,7 +84,7 @@ def evenly_spaced(n: int, most: int = 64) -> list[int]:
     return sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}) if n > 1 else [*range(n)]
 
 
-def _checkpoint(state: WorkerState) -> tuple[Any, list[int], int]:
+def chosen_checkpoint(state: WorkerState) -> tuple[Any, list[int], int]:
     """The checkpoint, the blocks and the layer that the study names; RequestError where they are not there."""
     from datablame.models.blocks import decoder_blocks
 
@@ -109,7 +109,7 @@ def _query_item(queries: "Queries", differentiated: bool, both_ends: bool, state
     from datablame.models.load import load_model
 
     settings, models = state.world.study.attribute, state.world.models
-    model, blocks, layer = _checkpoint(state)
+    model, blocks, layer = chosen_checkpoint(state)
     every = [query for group in queries for query in group]
     states = {"states": mean_hidden(model, every, layer, settings.batch_tokens)}
     save(state.folder / f"{_QUERIES}.safetensors", states, "the queries")
@@ -135,7 +135,7 @@ def _item(key: str, rows: list[int], with_states: list[int], differentiated: boo
         if with_states:
             tensors["states"] = similar.states[with_states]
     else:
-        model, _, layer = _checkpoint(state)
+        model, _, layer = chosen_checkpoint(state)
         tensors = {"states": mean_hidden(model, documents, layer, settings.batch_tokens)}
     what = "gradients" if differentiated else "hidden states"
     save(state.folder / f"{key}.safetensors", tensors, f"the {what} of {key}")
@@ -146,7 +146,7 @@ def _exactness_item(rows: list[int], queries: "Queries", state: WorkerState) -> 
     from datablame.attribute.kernels.per_example import agreement_with_exact
 
     documents, batch_tokens = state.world.pool.encoded(rows), state.world.study.attribute.batch_tokens
-    similar, (model, blocks, _) = _compared(state, documents, None), _checkpoint(state)
+    similar, (model, blocks, _) = _compared(state, documents, None), chosen_checkpoint(state)
     return agreement_with_exact(model, similar, documents, queries, blocks, batch_tokens)
 
 
@@ -158,7 +158,7 @@ def _compared(state: WorkerState, documents: "Documents", index: str | None, sta
     from datablame.models.device import offload_device
 
     settings = state.world.study.attribute
-    model, blocks, layer = _checkpoint(state)
+    model, blocks, layer = chosen_checkpoint(state)
     size, batch_tokens = settings.projection, settings.batch_tokens
 
     def load() -> per_example.Directions:

@@ -62,8 +62,16 @@ class Similarities(NamedTuple):
     """Mean hidden states; without columns where no layer was asked for."""
 
 
-def directions(model: Any, queries: Queries, blocks: Blocks, other: Any | None = None) -> Directions:
+def directions(
+    model: Any,
+    queries: Queries,
+    blocks: Blocks,
+    other: Any | None = None,
+    transform: Callable[[str, OfLayer], OfLayer] = lambda _, gradients: gradients,
+) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together.
+
+    `transform` turns a product's gradients, by its name, into others before they are scaled.
 
     With another checkpoint each query's gradient is averaged over both first. g is the gradient of a query's mean NLL
     at one checkpoint. Along the step d from before to after, the mean log-probability of the query's tokens changes by
@@ -79,7 +87,7 @@ def directions(model: Any, queries: Queries, blocks: Blocks, other: Any | None =
 
         for checkpoint in (model,) if other is None else (model, other):
             backward_with_hooks(checkpoint, [query], blocks, add)
-        return gradient
+        return {name: transform(name, part.unsqueeze(0))[0] for name, part in gradient.items()}
 
     compared = products(model, blocks)
     numbers = len(queries) * sum(product.size for product in compared.values())
@@ -160,12 +168,20 @@ def _from_factors(inputs: Inputs, deltas: Deltas, directions: OfLayer) -> Contri
 
 
 def per_example_pass(
-    model: Any, documents: Documents, blocks: Blocks, batch_tokens: int, layer: int | None, columns: int, add: Add
+    model: Any,
+    documents: Documents,
+    blocks: Blocks,
+    batch_tokens: int,
+    layer: int | None,
+    columns: int,
+    add: Add,
+    around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> tuple[Float[Tensor, "documents columns"], Float[Tensor, " documents"], Float[Tensor, "documents width"]]:
     """Rows of `columns` numbers that `add` fills in a pass forward and backward, losses (nats), and mean hidden states.
 
     Of a preference pair loss and state are the chosen answer's less the rejected one's. The states of `layer` come out
-    of the same pass and have no columns where none is asked for. Batches hold documents of like length.
+    of the same pass and have no columns where none is asked for. Batches hold documents of like length. Each runs
+    inside what `around` gives, which it leaves by an error where memory runs out: then it comes again, in halves.
     """
     rows = torch.zeros(len(documents), columns, dtype=torch.float64)
     losses = torch.zeros(len(documents), dtype=torch.float64)
@@ -193,7 +209,10 @@ def per_example_pass(
         def hear(hidden: Tensor) -> None:
             states[indices] = difference(hidden[:, 0, 0])
 
-        with contextlib.nullcontext() if layer is None else pooled_states_of(model, [layer], ["mean"], every, hear):
+        states_heard = (
+            contextlib.nullcontext() if layer is None else pooled_states_of(model, [layer], ["mean"], every, hear)
+        )
+        with around(), states_heard:
             batch_losses = backward_with_hooks(model, every, blocks, joined)
         rows[indices], losses[indices] = batch.cpu(), difference(batch_losses)
 
