@@ -49,9 +49,10 @@ def locked(root: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def append_timing(root: Path, what: str, key: str, seconds: float) -> None:
+def append_timing(root: Path, what: str, key: str, seconds: float, peak_mb: float | None = None) -> None:
     """Add one row to timings.jsonl, the only file besides the manifest that differs between equal runs."""
-    _append_measurement(root, {"what": what, "key": key, "seconds": round(seconds, 3)})
+    peak = {} if peak_mb is None else {"mb": round(peak_mb)}
+    _append_measurement(root, {"what": what, "key": key, "seconds": round(seconds, 3), **peak})
 
 
 def append_peak(root: Path, what: str, mb: float) -> None:
