@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter
 
 from datablame.leaderboard.standings import DETECTION, EFFECT, Leaderboard, Standing
 from datablame.report.figures import style
-from datablame.report.wording import percent
 from datablame.stats.standings import Estimate
 from datablame.tables import Look
 
@@ -33,7 +32,10 @@ def ranks_figure(board: Leaderboard) -> Figure:
         "Rank 1 is best. Left: by what removing the method's first documents achieves; right: by average precision. "
         f"Lines: 95 % intervals, Student's t over {len(board.seeds)} seeds. Grey bands: controls."
     )
-    with style.page([1.2 + _LINE_INCHES * max(3, len(rows))], "Mean rank over organisms", caption, _WIDE) as (figure, [panel]):
+    with style.page([1.2 + _LINE_INCHES * max(3, len(rows))], "Mean rank over organisms", caption, _WIDE) as (
+        figure,
+        [panel],
+    ):
         for axes, measure, title in zip(
             panel.subplots(1, 2), (EFFECT, DETECTION), ("effect of removal", "detection"), strict=True
         ):
@@ -88,8 +90,8 @@ def kinds_figure(board: Leaderboard) -> Figure:
     """The effect of every method on every kind of planting, as a heatmap with numbers."""
     rows, kinds = board.standings, list(board.kinds)
     caption = (
-        f"Effect in % of what removing everything planted achieves, at K = {board.k}, mean over {len(board.seeds)} seeds; "
-        "0 where the rate rose. A dash: no value, see the README. Names in italics: controls."
+        f"Effect in % of what removing everything planted achieves, at K = {board.k}, mean over "
+        f"{len(board.seeds)} seeds; 0 where the rate rose. A dash: no value, see the README. Names in italics: controls."
     )
     width = max(_NARROW, _NAME_INCHES + 0.4 + _COLUMN_INCHES * len(kinds))
     with style.page([1.0 + _LINE_INCHES * max(3, len(rows))], "Effect by kind of planting", caption, width) as (

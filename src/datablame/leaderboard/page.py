@@ -122,5 +122,3 @@ def _halved(of: Halving | None) -> str:
 
 def _lds(of: tuple[float, Interval] | None) -> str:
     return "-" if of is None else f"{of[0]:.2f} [{of[1].low:.2f}, {of[1].high:.2f}]"
-
-

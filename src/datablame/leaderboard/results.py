@@ -66,11 +66,9 @@ class Entry:
 
 
 def results_of(root: Path, organism: Organism, study: Study, methods: Sequence[str]) -> list[Result]:
-    """One row for each of the methods, from a run folder, whatever of it is finished."""
+    """One row for each of the methods, from the run folder of a finished study."""
     run, cell = Tables(root), (organism.kind, organism.seed)
-    attribution, patching = run.one(tables.Attribution), run.one(tables.Patching)
-    if attribution is None or patching is None:
-        return [Result(*cell, method, why="the study is not finished") for method in methods]
+    attribution, patching = run.of(tables.Attribution), run.of(tables.Patching)
     alpha, k = patching.alpha, study.attribute.top_k
     infos = {info.name: info for info in run.rows(tables.MethodInfo)}
     kinds = run.rows(tables.ArmInfo)

@@ -1,17 +1,17 @@
 """From a request to a leaderboard: studies brought up to date, what they found gathered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Progress
+from datablame.engine.phase import Tables
 from datablame.errors import RequestError, one_line, problem
 from datablame.leaderboard import lds
-from datablame.leaderboard.results import entries_of, results_of
+from datablame.leaderboard.results import Result, entries_of, results_of
 from datablame.leaderboard.standings import Leaderboard, standings_of
 from datablame.leaderboard.studies import Organism, kinds, run_all
-from datablame.pipeline.phases import PATCH
-from datablame.world.world import load
+from datablame.tables import Patching
 
 
 def run(
@@ -45,12 +45,19 @@ def gather(
         RequestError: no study of the request is finished.
     """
     roots = {organism: out / str(organism) for organism in studies}
-    done = [organism for organism in studies if organism not in failures and _is_done(roots[organism])]
+    finished = (each for each in studies if Tables(roots[each]).one(Patching) is not None)
+    done = [organism for organism in finished if organism not in failures]
     if not done:
         raise RequestError(next(iter(failures.values()), problem("leaderboard", "nothing", out=out)))
     methods = list(dict.fromkeys(name for study in studies.values() for name in study.attribute.methods))
     results = [
-        row for organism, study in studies.items() for row in results_of(roots[organism], organism, study, methods)
+        row
+        for organism, study in studies.items()
+        for row in (
+            results_of(roots[organism], organism, study, methods)
+            if organism in done
+            else [Result(*organism, method, why="the study is not finished") for method in methods]
+        )
     ]
     scores: lds.Scores = {}
     if subsets:
