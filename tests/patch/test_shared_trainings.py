@@ -29,30 +29,27 @@ def rows_of(tables: Tables, row: type, arm: str) -> list[dict[str, Any]]:
     return [asdict(each) | {"arm": ""} for each in tables.rows(row, arm=arm)]
 
 
-def test_equal_data_is_trained_once_for_all_arms_and_a_killed_run_resumes(
-    tmp_path: Path, tiny_pair_folder: Path
-) -> None:
+def test_equal_data_is_trained_once_for_all_arms(tmp_path: Path, tiny_pair_folder: Path) -> None:
     world, measured = attributed(small(tmp_path, tiny_pair_folder), tmp_path / "run", SAME), list[str]()
     given = replace(work(world.root, "patch"), timings=lambda what, key, seconds: measured.append(key))
     tables = put(world.root, "patch", PATCH.run(world, Tables(world.root), given))
-    assert sorted(measured) == sorted(
-        [
-            "after",
-            *(
-                f"{p}-{arm}"
-                for p in ("retrain", "continue")
-                for arm in ("baseline-k0-s0", "bm25-k3-s0", "gradient-k3-s0")
-            ),
-        ]
-    )
+    once = ("baseline-k0-s0", "bm25-k3-s0", "gradient-k3-s0")
+    assert sorted(measured) == sorted(["after", *(f"{p}-{arm}" for p in ("retrain", "continue") for arm in once)])
     for row in (Arm, Training, Exposure, ArmSample, ArmRate):
         assert rows_of(tables, row, "activation") == rows_of(tables, row, "gradient") != []
-    adapters = {name: content for name, content in files(world.root).items() if name.endswith("safetensors")}
+    adapters = files(world.root)
     assert adapters["continue-activation-k3-s0.safetensors"] == adapters["continue-gradient-k3-s0.safetensors"]
-    # Without the other method the arm is what it was: it is the first of the two, and trained alone.
-    alone = attributed(small(tmp_path / "alone", tiny_pair_folder, ARMS[:-1]), tmp_path / "alone/run", SAME)
+
+
+@pytest.mark.slow
+def test_shared_arms_are_what_each_is_alone_and_a_killed_run_resumes_to_the_same_bytes(
+    tmp_path: Path, tiny_pair_folder: Path
+) -> None:
+    world = attributed(small(tmp_path, tiny_pair_folder), tmp_path / "run", SAME)
+    tables = patched(world)
+    alone = patched(attributed(small(tmp_path / "alone", tiny_pair_folder, ARMS[:-1]), tmp_path / "alone/run", SAME))
     for row in (Arm, Training, ArmSample):
-        assert rows_of(patched(alone), row, "gradient") == rows_of(tables, row, "activation")
+        assert rows_of(alone, row, "gradient") == rows_of(tables, row, "activation")
     again = attributed(small(tmp_path / "killed", tiny_pair_folder), tmp_path / "killed/run", SAME)
     with pytest.raises(Killed):
         patched(again, progress=KilledAfter(3))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from datablame.leaderboard.standings import DETECTION, EFFECT, Leaderboard, Standing
 from datablame.report.figures import style
@@ -29,15 +29,19 @@ def ranks_figure(board: Leaderboard) -> Figure:
     rows = [each for each in board.standings if each.mean_ranks]
     rows.sort(key=lambda each: each.mean_ranks[EFFECT].mean if EFFECT in each.mean_ranks else math.inf)
     caption = (
-        "Rank 1 is best. Left: by what removing the method's first documents achieves; right: by average precision. "
+        "Left: by the effect of removing the method's first documents; right: by how high it ranks what was planted. "
         f"Lines: 95 % intervals, Student's t over {len(board.seeds)} seeds. Grey bands: controls."
     )
-    with style.page([1.2 + _LINE_INCHES * max(3, len(rows))], "Mean rank over organisms", caption, _WIDE) as (
+    with style.page([1.4 + _LINE_INCHES * max(3, len(rows))], "Mean rank over organisms", caption, _WIDE) as (
         figure,
         [panel],
     ):
+        style.heading(panel, "1 is the best of every organism")
+        if not rows:
+            style.nothing(panel.subplots(), "no method has a value on any organism")
+            return figure
         for axes, measure, title in zip(
-            panel.subplots(1, 2), (EFFECT, DETECTION), ("effect of removal", "detection"), strict=True
+            panel.subplots(1, 2), (EFFECT, DETECTION), ("effect of removal", "average precision"), strict=True
         ):
             axes.set_title(title, loc="left", size=10, color=style.GREY)
             for y, row in enumerate(rows):
@@ -57,12 +61,12 @@ def pareto_figure(board: Leaderboard) -> Figure:
     """Effect against seconds, each method named at its point; a line joins those that no other method betters."""
     rows = [each for each in board.standings if EFFECT in each.estimates and "seconds" in each.estimates]
     caption = (
-        "Effect: the share of what removing everything planted achieves. Seconds: what attribution took for one "
-        f"organism, one core. Lines: 95 % intervals, Student's t over {len(board.seeds)} seeds. Joined: no method has "
-        "more effect in less time. Names in italics: controls."
+        f"Seconds of one core for one organism. Lines: 95 % intervals, Student's t over {len(board.seeds)} seeds. "
+        "Joined, bold: no method has more effect in less time. Names in italics: controls."
     )
     height = max(4.6, 1.5 + 0.27 * len(rows))
     with style.page([height], "Effect against cost", caption, _NARROW) as (figure, [panel]):
+        style.heading(panel, "Share of what removing everything planted achieves")
         axes = panel.subplots()
         if not rows:
             style.nothing(axes, "no method has an effect and a cost")
@@ -78,7 +82,11 @@ def pareto_figure(board: Leaderboard) -> Figure:
                 axes.texts[-1].set_style("italic")
         best = sorted((where[r.entry.name], 100 * r.estimates[EFFECT].mean) for r in rows if r.is_pareto)
         axes.plot(*zip(*best, strict=True), color=style.INK, linewidth=1, linestyle=(0, (5, 3)), zorder=2)
+        # Whole decades, each with its tick.
+        low, high = min(where.values()), max(where.values())
         axes.set_xscale("log")
+        axes.set_xlim(10 ** math.floor(math.log10(low)), 10 ** (math.floor(math.log10(high)) + 1))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} s"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
         axes.set_ylabel("effect")
@@ -90,14 +98,15 @@ def kinds_figure(board: Leaderboard) -> Figure:
     """The effect of every method on every kind of planting, as a heatmap with numbers."""
     rows, kinds = board.standings, list(board.kinds)
     caption = (
-        f"Effect in % of what removing everything planted achieves, at K = {board.k}, mean over "
-        f"{len(board.seeds)} seeds; 0 where the rate rose. A dash: no value, see the README. Names in italics: controls."
+        f"At K = {board.k} for each behaviour, mean over {len(board.seeds)} seeds; 0 where the rate rose. A dash: no "
+        "value, see the README. Names in italics: controls."
     )
     width = max(_NARROW, _NAME_INCHES + 0.4 + _COLUMN_INCHES * len(kinds))
-    with style.page([1.0 + _LINE_INCHES * max(3, len(rows))], "Effect by kind of planting", caption, width) as (
+    with style.page([1.2 + _LINE_INCHES * max(3, len(rows))], "Effect by kind of planting", caption, width) as (
         figure,
         [panel],
     ):
+        style.heading(panel, "Share of what removing everything planted achieves, in %")
         axes = panel.subplots()
         grid = np.array([[_cell(row.by_kind.get(kind)) for kind in kinds] for row in rows])
         style.cells(axes, grid, 100, style.AGREEMENT, ".0f")
