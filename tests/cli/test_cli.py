@@ -52,7 +52,7 @@ MISTAKES = {
     "leaderboard --seeds 1,1": "--seeds 1,1 names nothing, or one of them twice",
     "leaderboard --methods nope": "attribute.methods = nope is not a method",
     "leaderboard --scores mine": "--scores mine is no NAME=PATTERN",
-    "leaderboard --scores mine=nowhere/{kind}-{seed}.jsonl": "matches no file; the first that was looked for is nowhere/",
+    "leaderboard --scores mine=nowhere/{kind}-{seed}.jsonl": "matches no file; the first that was looked for is",
     "leaderboard --scores mine=one.jsonl": "--scores mine=one.jsonl is one file for several organisms",
     "leaderboard --only-report": "holds no finished study of this request",
     "leaderboard --set patch.headline=continue --set patch.protocols=[continue]": "set patch.headline to retrain",

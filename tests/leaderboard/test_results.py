@@ -1,4 +1,4 @@
-"""What a leaderboard reads from the tables of a run: shares of the oracle, halving, cost, and why a number is missing."""
+"""What a leaderboard reads from a run: shares of the oracle, halving, cost, and why a number is missing."""
 
 import math
 from dataclasses import replace

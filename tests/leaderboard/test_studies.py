@@ -1,4 +1,4 @@
-"""The studies of a family: names, kinds, methods that are arms, score files of strangers; one that fails stops no other."""
+"""The studies of a family: names, kinds, methods that are arms, score files; one that fails stops no other."""
 
 from pathlib import Path
 
