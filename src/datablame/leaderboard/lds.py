@@ -70,7 +70,7 @@ def datamodeling_scores(
     outputs = _outputs(world, run)
     if not outputs:
         return {}
-    training = world.study.patch.training_of("retrain").model_dump(mode="json")
+    training = world.study.patch.training_of("retrain").model_dump(mode="json", include={"batch", "learning_rate"})
     depends = [[world.part(part) for part in ("identity", "pool")], training, outputs]
     journal = Journal(out / FOLDER / f"{digest(depends)[:16]}.jsonl")
     keys = [f"{number:03d}" for number in range(subsets)]

@@ -59,7 +59,6 @@ def readme_of(board: Leaderboard) -> str:
         text,
         board=board,
         ranked=ranked,
-        unranked=[each for each in board.standings if EFFECT not in each.estimates],
         winners=[each for each in ranked if each.ranks[EFFECT] == 1],
         detectors=[each for each in board.standings if each.ranks.get(DETECTION) == 1],
         beaten=[each for each in methods if each.beats_not],

@@ -78,7 +78,7 @@ def standings_of(entries: Sequence[Entry], results: Sequence[Result], lds: Score
     effect = by_measure[EFFECT]
     ranks = {name: measures.ranks(by_measure[name]) for name in (EFFECT, DETECTION)}
     mean_ranks = {name: measures.mean_ranks(by_measure[name]) for name in (EFFECT, DETECTION)}
-    controls = [entry.name for entry in entries if entry.control]
+    controls = [entry.name for entry in entries if entry.control and effect.get(entry.name)]
     estimates = {
         entry.name: {
             name: made

@@ -134,4 +134,5 @@ def _mean_spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         rho: NDArray[np.float64] = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
-    return rho.mean(1)
+    means: NDArray[np.float64] = rho.mean(1)
+    return means
