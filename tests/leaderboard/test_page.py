@@ -67,10 +67,10 @@ def test_figures_draw_every_method_with_its_interval_and_mark_controls_and_what_
     [heat], [cost] = kinds_figure(board).axes, pareto_figure(board).axes
     numbers = {text.get_text() for text in heat.texts}
     assert "-" in numbers
-    assert {"italic", "normal"} == {label.get_style() for label in heat.get_yticklabels()}
+    assert {"italic", "normal"} == {label.get_fontstyle() for label in heat.get_yticklabels()}
     named = {text.get_text(): text for text in cost.texts}
     assert len(named) == 6
-    assert [text.get_weight() for name, text in named.items() if name == "the method 0"] == ["bold"]
+    assert [text.get_fontweight() for name, text in named.items() if name == "the method 0"] == ["bold"]
     ranks = figures_of(board)["ranks"]
     assert [len(axes.containers) for axes in ranks.axes] == [6, 6]
 

@@ -26,7 +26,8 @@ def small(folder: Path, pair: Path, arms: Sequence[str] = ARMS) -> Study:
 
 
 def rows_of(tables: Tables, row: type, arm: str) -> list[dict[str, Any]]:
-    return [asdict(each) | {"arm": ""} for each in tables.rows(row, arm=arm)]
+    rows: list[Any] = tables.rows(row, arm=arm)
+    return [asdict(each) | {"arm": ""} for each in rows]
 
 
 def test_equal_data_is_trained_once_for_all_arms(tmp_path: Path, tiny_pair_folder: Path) -> None:

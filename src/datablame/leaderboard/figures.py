@@ -79,7 +79,7 @@ def pareto_figure(board: Leaderboard) -> Figure:
             point = (where[row.entry.name], 100 * row.estimates[EFFECT].mean)
             style.beside(axes, name, point, row.entry.look.ink, bold=row.is_pareto)
             if row.entry.control:
-                axes.texts[-1].set_style("italic")
+                axes.texts[-1].set_fontstyle("italic")
         best = sorted((where[r.entry.name], 100 * r.estimates[EFFECT].mean) for r in rows if r.is_pareto)
         axes.plot(*zip(*best, strict=True), color=style.INK, linewidth=1, linestyle=(0, (5, 3)), zorder=2)
         # Whole decades, each with its tick.
@@ -147,4 +147,4 @@ def _names(axes: Axes, rows: Sequence[Standing], *, first: bool) -> None:
 
 def _slant(axes: Axes, rows: Sequence[Standing]) -> None:
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_style("italic" if row.entry.control else "normal")
+        label.set_fontstyle("italic" if row.entry.control else "normal")
