@@ -199,5 +199,5 @@ def _nothing(world: World) -> Outputs:
 
 
 PATCH = Phase(
-    "patch", 6, ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"), (SURFACE, ATTRIBUTE), run
+    "patch", 7, ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"), (SURFACE, ATTRIBUTE), run
 )
