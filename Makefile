@@ -16,7 +16,7 @@ FLOATS := $(addprefix tests/attribute/test_,activation_diff.py embedding.py grad
   preference_pairs.py projection.py sixteen_bits.py) $(addprefix tests/patch/test_,finetune.py trainings.py worker.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test types suite test-default portable slow bench docs notebook clean
+.PHONY: help demo study leaderboard test types suite test-default portable slow bench docs notebook clean
 
 help:
 	@echo "make demo    install, run the whole study on the embedded model organism, say where the report is"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-default  the tests of gradients and training as a CPU without AVX adds its floats"
 	@echo "make portable  all tests as three kinds of CPU add their floats, one of them on two threads"
 	@echo "make study   the same study with five training seeds of both protocols"
+	@echo "make leaderboard  all methods on all organisms, resumable; writes studies/leaderboard/"
 	@echo "make slow    the tests that take minutes"
 	@echo "make bench   our kernels against their best peers, and against the ratios of the last committed run"
 	@echo "make docs    write the pages that are generated from the code"
@@ -35,6 +36,9 @@ demo: $(VENV)/installed
 
 study: $(VENV)/installed
 	$(BIN)/datablame run organism --set 'patch.seeds=[0,1,2,3,4]' --out runs/study --resume
+
+leaderboard: $(VENV)/installed
+	$(BIN)/datablame leaderboard --out runs/leaderboard --write studies/leaderboard
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check

@@ -38,7 +38,7 @@ def work(root: Path, phase: str, execution: Execution = ONE, max_cost_usd: float
     """What a phase works with, unfinished files in `artifacts/PHASE.part`."""
     out = root / "artifacts" / f"{phase}.part"
     out.mkdir(parents=True, exist_ok=True)
-    return Work(root, phase, out, execution, Silent(), lambda what, key, seconds: None, max_cost_usd)
+    return Work(root, phase, out, execution, Silent(), lambda *_: None, max_cost_usd)
 
 
 def put(root: Path, phase: str, outputs: Outputs) -> Tables:

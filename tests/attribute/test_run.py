@@ -278,7 +278,7 @@ def test_a_layer_that_is_not_there_is_refused(make: Make, keys: dict[str, Any], 
 def test_seconds_are_recorded_for_every_method_outside_the_tables(make: Make) -> None:
     made = make()
     heard: dict[str, float] = {}
-    made.run(timings=lambda what, key, seconds: heard.update({what: heard.get(what, 0) + seconds}))
+    made.run(timings=lambda what, key, seconds, _: heard.update({what: heard.get(what, 0) + seconds}))
     assert set(heard) == {f"attribute/{method}" for method in made.world.study.attribute.methods}
     assert all(seconds >= 0 for seconds in heard.values())
 

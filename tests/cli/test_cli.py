@@ -48,6 +48,15 @@ MISTAKES = {
     "scan nowhere": "nowhere holds no study.yaml",
     "organism make new --recipe magic": "organism.recipe = 'magic': input should be 'templated' or 'quirk'",
     "organism make new --recipe quirk --planting few": "organism.planting = few is of the recipe templated",
+    "leaderboard --kinds few,nope": "--kinds nope is no kind of planting; choose from",
+    "leaderboard --seeds 1,-2": "--seeds -2 is no whole number",
+    "leaderboard --seeds 1,1": "--seeds 1,1 names nothing, or one of them twice",
+    "leaderboard --methods nope": "attribute.methods = nope is not a method",
+    "leaderboard --scores mine": "--scores mine is no NAME=PATTERN",
+    "leaderboard --scores mine=nowhere/{kind}-{seed}.jsonl": "matches no file; the first that was looked for is",
+    "leaderboard --scores mine=one.jsonl": "--scores mine=one.jsonl is one file for several organisms",
+    "leaderboard --only-report": "holds no finished study of this request",
+    "leaderboard --set patch.headline=continue --set patch.protocols=[continue]": "set patch.headline to retrain",
 }
 LISTS = ("run organsm --debug", "presets --json", "presets organism", "methods --json")
 

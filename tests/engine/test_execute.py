@@ -7,9 +7,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from datablame.engine.execute import Execution, Silent, run_items
+from datablame.engine.execute import Execution, Silent, measured, peak_rss_mb, run_items
 from datablame.errors import PhaseError
 
 
@@ -76,7 +77,7 @@ def test_a_failing_item_stops_the_map_with_its_own_message_and_no_process_of_oth
 
 _ORPHAN = """
 import os, time
-from datablame.engine.execute import Execution, Silent, run_items
+from datablame.engine.execute import Execution, Silent, measured, peak_rss_mb, run_items
 def setup(): return None
 def work(context, item):
     os.write(1, b"%d " % os.getpid())  # one write, unlike print: both workers hold the pipe
@@ -109,3 +110,14 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say")
+def test_the_peak_of_a_piece_of_work_is_its_own_and_the_process_keeps_its_highest() -> None:
+    large, highest = measured(lambda: np.ones(25_000_000).sum())
+    small, afterwards = measured(lambda: 1 + 1)
+    assert (large, small) == (25_000_000, 2)
+    assert highest.peak_rss_mb is not None
+    assert afterwards.peak_rss_mb is not None
+    assert highest.peak_rss_mb - afterwards.peak_rss_mb > 150
+    assert peak_rss_mb() >= highest.peak_rss_mb

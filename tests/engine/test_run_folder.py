@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datablame.engine.run_folder import append_peak, append_timing, locked, read_peaks, read_timings
+from datablame.engine.run_folder import append_peak, append_timing, locked, read_latest, read_peaks, read_timings
 from datablame.errors import PhaseError, RequestError
 
 
@@ -93,3 +93,14 @@ def test_timings_torn_by_a_kill_are_skipped(tmp_path: Path) -> None:
         file.write(json.dumps({"what": "phase/scan", "key": "ran", "seconds": 2.0}) + '\n{"what": "pha')
     assert read_timings(tmp_path) == {"phase/scan": 3.5}
     assert read_peaks(tmp_path) == {"phase/scan": 700, "phase/surface": 800}
+
+
+def test_what_an_item_took_and_held_is_summed_and_its_peak_kept(tmp_path: Path) -> None:
+    append_timing(tmp_path, "attribute/loss", "a", 1.5, 512.4)
+    append_timing(tmp_path, "attribute/loss", "b", 2.0, 300.0)
+    append_timing(tmp_path, "attribute/loss", "c", 0.25)
+    assert read_timings(tmp_path) == {"attribute/loss": 3.75}
+    assert read_peaks(tmp_path) == {"attribute/loss": 512.0}
+    append_timing(tmp_path, "attribute/loss", "a", 1.0, 256.0)
+    assert read_latest(tmp_path, "seconds") == {"attribute/loss": 3.25}
+    assert read_latest(tmp_path, "mb") == {"attribute/loss": 300.0}

@@ -103,7 +103,7 @@ def trainings_in(world: World, study: Study) -> tuple[list[str], Trainings]:
         planned = arm_trainings(replace(data, members=tuple(members)))
     except RequestError:
         assume(False)
-    return members, {(key.arm, key.k, key.seed): change for key, change, _ in planned}
+    return members, {(key.arm, key.k, key.seed): change for key, change, *_ in planned}
 
 
 def naive_clusters(world: World, ranked: Sequence[str]) -> list[int]:
@@ -336,7 +336,7 @@ def test_adapters_of_one_protocol_and_seed_are_trained_together_whoever_is_finis
     study = study_of(arms=("after", *arms), protocols=["retrain", "continue"], **own)
     protocols: tuple[Protocol, ...] = ("continue", "retrain")
     planned = [
-        ArmTraining(TrainingKey(arm, protocol, 2, seed), Intervention())
+        ArmTraining(TrainingKey(arm, protocol, 2, seed), Intervention("remove", {arm: "filler"}))
         for protocol in protocols
         for seed in (0, 3)
         for arm in arms
@@ -359,3 +359,16 @@ def test_adapters_of_one_protocol_and_seed_are_trained_together_whoever_is_finis
         if not {str(each.key) for each in group} <= finished
     }
     assert (planned[1]._replace(finished=True), planned[2]) in left.values()
+
+
+def test_arms_that_act_on_equal_data_are_one_training_that_is_finished_when_all_are() -> None:
+    study = study_of(protocols=["retrain"], retrain={"method": "full"})
+    key = TrainingKey("gradient", "retrain", 2, 0)
+    one, other = (Intervention("remove", {"d1": filler}) for filler in ("d8", "d9"))
+    keys = [key, key._replace(arm="bm25"), key._replace(arm="activation"), key._replace(arm="loss", seed=3)]
+    planned = [ArmTraining(*each) for each in zip(keys, (one, other, one, one), strict=True)]
+    groups = adapter_groups(study, planned, {AFTER_KEY})
+    together = [each.keys for group in groups.values() for each in group]
+    assert together == [(keys[0], keys[2]), (keys[1],), (keys[3],)]
+    assert len(adapter_groups(study, planned, {AFTER_KEY, str(keys[0])})) == 3
+    assert len(adapter_groups(study, planned, {AFTER_KEY, str(keys[0]), str(keys[2])})) == 2

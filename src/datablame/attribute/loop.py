@@ -1,6 +1,5 @@
 """The evidence loop: it runs whatever items the providers cut, checkpoints loaded once a worker, and resumes."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.registry import Inquiry, Method, WorkItem, providers_of
-from datablame.engine.execute import free_memory, run_items
+from datablame.engine.execute import Taken, free_memory, measured, run_items
 from datablame.engine.files import write_atomic
 from datablame.errors import PhaseError, RequestError
 from datablame.world import World
@@ -98,23 +97,23 @@ def chosen_layer(world: World, role: Role, n: int) -> int:
 
 
 def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
-    """All evidence that is wanted, by its type; the seconds of an item go to the methods that need what it makes.
+    """All evidence that is wanted, by its type; what an item took goes to the methods that need what it makes.
 
     Items are journalled as they finish, so that a resumed run does none of them again. Raises RequestError where a
     checkpoint or layer is not there, PhaseError where numbers are not finite or a document does not fit in memory.
     """
     work, journal = inquiry.work, inquiry.work.journal
 
-    def timed(kinds: Sequence[type], key: str, seconds: float) -> None:
+    def timed(kinds: Sequence[type], key: str, taken: Taken) -> None:
         for method in methods:
             if set(kinds) & set(method.needs):
-                work.timings(f"attribute/{method.name}", key, seconds)
+                work.timings(f"attribute/{method.name}", key, *taken)
 
     def stage(items: Mapping[str, WorkItem], description: str) -> dict[str, Any]:
         """What each item gave, now or before."""
         finished = journal.read()
 
-        def done(key: str, result: tuple[Any, float]) -> None:
+        def done(key: str, result: tuple[Any, Taken]) -> None:
             timed(items[key].serves, key, result[1])
             journal.append(key, result[0])
 
@@ -133,10 +132,10 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
 
     state, evidence = WorkerState(inquiry.world, work.out / "items"), dict[type, Any]()
     for provider in providers_of(inquiry.needs):
-        began, results = time.perf_counter(), None
-        collecting = provider.collect(inquiry)
+        results = None
+        collecting, taken = measured(partial(provider.collect, inquiry))
         if isinstance(collecting, Mapping):
-            timed(provider.yields, provider.name, time.perf_counter() - began)
+            timed(provider.yields, provider.name, taken)
             evidence |= collecting
             continue
         try:
@@ -154,7 +153,5 @@ def _itself(state: WorkerState) -> WorkerState:
     return state
 
 
-def _work(state: WorkerState, item: WorkItem) -> tuple[Any, float]:
-    began = time.perf_counter()
-    result = item.work(state)
-    return result, time.perf_counter() - began
+def _work(state: WorkerState, item: WorkItem) -> tuple[Any, Taken]:
+    return measured(partial(item.work, state))

@@ -1,8 +1,8 @@
 """The phase attribute: which documents each method holds responsible for each behaviour, and how far methods agree."""
 
 import logging
-import time
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from datablame.attribute.loop import collect
 from datablame.attribute.queries import candidates, labelled_outputs, query_text, traced
 from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_table
 from datablame.attribute.registry import Inquiry, Method, Votes, chosen, providers_of, union
+from datablame.engine.execute import measured
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.surface.phase import SURFACE
 from datablame.words import normalised
@@ -40,11 +41,10 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
     with threadpool_limits(work.execution.threads):
         outputs = traced(world, tables)
         queries = [output for output in outputs if output.harmful]
-        began = time.perf_counter()
-        words, prompt_matches, query_matches = _read(world, queries)
+        (words, prompt_matches, query_matches), taken = measured(partial(_read, world, queries))
         for method in methods:
             if Words in method.needs:
-                work.timings(f"attribute/{method.name}", "index", time.perf_counter() - began)
+                work.timings(f"attribute/{method.name}", "index", *taken)
         prefilter: Any = world.study.prefilter
         shortlist = candidates(words, queries, id_order(world.pool.ids), prefilter.candidates)
         unmatched = tuple(query.id for query, row in zip(queries, words, strict=True) if not row.any())

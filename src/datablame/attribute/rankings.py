@@ -1,9 +1,9 @@
 """Every method's scores, rounded once, as rankings: of documents, and of duplicate clusters, which K counts."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, is_voter
+from datablame.engine.execute import measured
 from datablame.tables import Finding, Flag, MethodInfo, Pool, Score, Unranked, schema_of
 from datablame.world import World
 
@@ -113,15 +114,14 @@ def rankings_of(
     infos: dict[str, MethodInfo] = {}
     by_id = id_order(inquiry.world.pool.ids)
     for method in sorted(methods, key=lambda method: Votes in method.needs):
-        began = time.perf_counter()
         votes = Votes({voter.name: ballots[voter.name] for voter in voters if voter.name in ballots}, eligible)
         shown = replace(evidence, by_type={**by_type, Votes: votes}, findings=[], reasons={})
-        scores = method.score(shown)
+        scores, taken = measured(partial(method.score, shown))
         known = ~np.isnan(scores)
         filled = scores if method.missing is None else np.where(known, scores, method.missing)
         exact = filled if method.exact else np.apply_along_axis(rounded, 0, filled)
         ballots[method.name] = np.where(known, exact, np.nan)
-        inquiry.work.timings(f"attribute/{method.name}", "scores", time.perf_counter() - began)
+        inquiry.work.timings(f"attribute/{method.name}", "scores", *taken)
         rankings[method.name] = {}
         for column, behaviour in enumerate(inquiry.behaviours):
             rows = _ranked_rows(inquiry, method, behaviour.id)

@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -73,6 +74,33 @@ def default_execution(workers: int | None = None) -> Execution:
 
 _peaks: dict[int, float] = {}
 """Peak resident memory in MB by process id."""
+_before_measuring_mb = 0.0
+"""This process's peak before the kernel last forgot it."""
+_FORGET_PEAK = "5"
+
+
+class Taken(NamedTuple):
+    """What a piece of work took."""
+
+    seconds: float
+    peak_rss_mb: float | None
+    """The most memory that its process held meanwhile, the interpreter's and the models' included; Linux only."""
+
+
+def measured(work: Callable[[], R]) -> tuple[R, Taken]:
+    """Do the work and say what it took."""
+    global _before_measuring_mb
+    process, forgets = Path("/proc/self"), False
+    _before_measuring_mb = _own_peak_mb()
+    with contextlib.suppress(OSError):
+        (process / "clear_refs").write_text(_FORGET_PEAK)
+        forgets = True
+    began = time.perf_counter()
+    result = work()
+    seconds = time.perf_counter() - began
+    # In kB.
+    found = re.search(r"VmHWM:\s+(\d+)", (process / "status").read_text()) if forgets else None
+    return result, Taken(seconds, int(found[1]) / 1024 if found else None)
 
 
 def peak_rss_mb() -> float:
@@ -233,7 +261,7 @@ def _work_on(pickled: bytes, item: Any) -> tuple[Any, int, float]:
 
 
 def _own_peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return max(_before_measuring_mb, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 class Card(NamedTuple):

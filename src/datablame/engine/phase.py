@@ -67,8 +67,9 @@ class Work:
     """The phase's folder while it is not whole; its files besides tables (adapters) go here."""
     execution: Execution
     progress: Progress
-    timings: Callable[[str, str, float], None]
-    """Records seconds as (what, key, seconds) outside the tables, since they differ from run to run."""
+    timings: Callable[..., None]
+    """Records what took how long outside the tables, since it differs from run to run: (what, key, seconds), and the
+    peak of memory in MB where it was measured."""
     max_cost_usd: float | None = None
     """The most that the run folder may have paid for answers in all; None: no limit."""
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from datablame.engine.files import locked_file
 from datablame.errors import RequestError
@@ -49,9 +50,10 @@ def locked(root: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def append_timing(root: Path, what: str, key: str, seconds: float) -> None:
+def append_timing(root: Path, what: str, key: str, seconds: float, peak_mb: float | None = None) -> None:
     """Add one row to timings.jsonl, the only file besides the manifest that differs between equal runs."""
-    _append_measurement(root, {"what": what, "key": key, "seconds": round(seconds, 3)})
+    peak = {} if peak_mb is None else {"mb": round(peak_mb)}
+    _append_measurement(root, {"what": what, "key": key, "seconds": round(seconds, 3), **peak})
 
 
 def append_peak(root: Path, what: str, mb: float) -> None:
@@ -70,6 +72,15 @@ def read_timings(root: Path) -> dict[str, float]:
     return {what: sum(values) for what, values in _measured(root, "seconds").items()}
 
 
+def read_latest(root: Path, unit: Literal["seconds", "mb"]) -> dict[str, float]:
+    """As the two around, of each item's last time only: seconds summed or the highest memory, by what took them."""
+    latest: dict[str, dict[str, float]] = {}
+    for what, key, value in _rows(root, unit):
+        latest.setdefault(what, {})[key] = value
+    join = sum if unit == "seconds" else max
+    return {what: float(join(by_key.values())) for what, by_key in latest.items()}
+
+
 def read_peaks(root: Path) -> dict[str, float]:
     """The highest memory in MB by what needed it."""
     return {what: max(values) for what, values in _measured(root, "mb").items()}
@@ -77,10 +88,15 @@ def read_peaks(root: Path) -> dict[str, float]:
 
 def _measured(root: Path, unit: str) -> dict[str, list[float]]:
     measured: dict[str, list[float]] = {}
+    for what, _, value in _rows(root, unit):
+        measured.setdefault(what, []).append(value)
+    return measured
+
+
+def _rows(root: Path, unit: str) -> Iterator[tuple[str, str, float]]:
+    """What took how much, with the item's key."""
     path = root / TIMINGS
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
-            value = float(row[unit])
-            measured.setdefault(row["what"], []).append(value)
-    return measured
+            yield row["what"], row.get("key", ""), float(row[unit])

@@ -80,7 +80,8 @@ def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, d
     """Train arms of one protocol and seed, sample each; by key: samples, exposure, training, checks, seconds.
 
     Adapters are trained at once, all weights one arm after another. The finished ones are trained beside the others,
-    but not measured again. Where there are none, the after model is checked as it is.
+    but not measured again. Arms that are one training have the result of the first. Where there are none, the
+    after model is checked as it is.
 
     Raises:
         PhaseError: a loss is not finite, or a document does not fit in memory.
@@ -122,7 +123,9 @@ def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, d
         with (
             full_finetune(model, examples[index], order, recipe, patch.beta)
             if full
-            else with_adapter(model, start, adapters[index], plan.out / "adapters" / f"{key}.safetensors")
+            else with_adapter(
+                model, start, adapters[index], [plan.out / "adapters" / f"{arm}.safetensors" for arm in training.keys]
+            )
         ) as (losses, change):
             broken = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
             if broken is not None:

@@ -86,7 +86,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         rows.ArmInfo: [kind.info(labels.get(kind.name) if kind.role == "method" else None) for kind in kinds],
         rows.Arm: [
             rows.Arm(*key, change.kind, change.removed, tuple(change.fillers.values()), change.loose)
-            for key, change, _ in planned
+            for key, change, *_ in planned
         ],
         rows.Training: [rows.Training(*key, **course) for key, course in zip(keys, courses, strict=True)],
         rows.Exposure: exposures,
@@ -118,6 +118,8 @@ def _measured(plan: trainings.PatchPlan, planned: Sequence[trainings.ArmTraining
     finished = journal.read()
     classifier = build(study, plan.world.judge, work)
     texts = {prompt.id: prompt.text for prompt, _ in plan.prompts}
+    groups = trainings.adapter_groups(study, planned, frozenset(finished))
+    arms = {str(each.key): each.keys for group in groups.values() for each in group}
 
     def label(samples: Sequence[dict[str, Any]]) -> None:
         inputs = [ClassifierInput(row["behaviour"], texts[row["prompt_id"]], row["text"]) for row in samples]
@@ -133,18 +135,19 @@ def _measured(plan: trainings.PatchPlan, planned: Sequence[trainings.ArmTraining
         finally:
             # Without labels where the judge stopped the run: the arms need not be trained again.
             for key, result in measured.items():
-                journal.append(key, result)
+                for arm in arms.get(key, (key,)):
+                    journal.append(str(arm), result)
 
     run_items(
         functools.partial(load_worker, plan),
         measure,
-        trainings.adapter_groups(study, planned, frozenset(finished)),
+        groups,
         execution=work.execution,
         done=done,
         progress=work.progress,
         description="patch: training and measuring arms",
         already=len(finished),
-        units=lambda group: sum(not each.finished for each in group) or 1,
+        units=lambda group: sum(len(each.keys) for each in group if not each.finished) or 1,
     )
     results = journal.read()
     samples = [sample for result in results.values() for sample in result["samples"]]
@@ -173,7 +176,7 @@ def exposure_rows(
             seen_in_arm=len(seen[key] & change.removed),
             seen_swapped=len(results[str(key)]["exposure_swapped"].keys() & change.swapped) if change.swapped else None,
         )
-        for key, change, _ in planned
+        for key, change, *_ in planned
         if roles[key.arm] not in ("baseline", "again")
     ]
 
@@ -196,5 +199,5 @@ def _nothing(world: World) -> Outputs:
 
 
 PATCH = Phase(
-    "patch", 6, ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"), (SURFACE, ATTRIBUTE), run
+    "patch", 7, ("identity", "pool", "patch", "sampling", "judge", "attribute", "harmless"), (SURFACE, ATTRIBUTE), run
 )

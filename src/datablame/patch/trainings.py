@@ -176,6 +176,13 @@ class ArmTraining(NamedTuple):
     intervention: Intervention
     finished: bool = False
     """After an interruption: it is trained again, so that those beside it end with the same bytes, but not measured."""
+    others: tuple[TrainingKey, ...] = ()
+    """Arms that change the data alike under the same protocol and seed: they are this training."""
+
+    @property
+    def keys(self) -> tuple[TrainingKey, ...]:
+        """Every arm that it is."""
+        return (self.key, *self.others)
 
 
 @dataclass(frozen=True)
@@ -246,13 +253,27 @@ def adapter_groups(
 ) -> dict[str, tuple[ArmTraining, ...]]:
     """What workers take: adapters of one protocol and seed together, and nothing for the after model's side checks.
 
-    A group whose trainings are all finished is left out. Which ones are together depends on the study alone.
+    Arms that change the data alike are trained once. A group whose trainings are all finished is left out. Which ones
+    are together depends on the study and its flags alone.
     """
     groups: dict[str, tuple[ArmTraining, ...]] = {}
     for (protocol, _), group in groupby(planned, lambda each: (each.key.protocol, each.key.seed)):
-        together = tuple(each._replace(finished=str(each.key) in finished) for each in group)
+        together = tuple(
+            each._replace(finished=all(str(key) in finished for key in each.keys)) for each in _distinct(group)
+        )
         parts = ceil(len(together) / study.patch.side_by_side(protocol))
         edges = [len(together) * number // parts for number in range(parts + 1)]
         groups |= {str(together[start].key): together[start:end] for start, end in pairwise(edges)}
     left = {key: part for key, part in groups.items() if not all(each.finished for each in part)}
     return left if AFTER_KEY in finished else {**left, AFTER_KEY: ()}
+
+
+def _distinct(planned: Iterable[ArmTraining]) -> list[ArmTraining]:
+    """The trainings of one protocol and seed, those that act on equal data as one, where its first arm stands."""
+    distinct: dict[tuple[frozenset[tuple[str, str]], tuple[str, ...]], ArmTraining] = {}
+    for each in planned:
+        data = frozenset(each.intervention.fillers.items()), each.intervention.swapped
+        first = distinct.setdefault(data, each)
+        if first is not each:
+            distinct[data] = first._replace(others=(*first.others, each.key))
+    return list(distinct.values())

@@ -1,0 +1,123 @@
+"""A leaderboard as files: results.csv, results.json, its figures, and a page in words."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+
+from datablame.engine.files import write_atomic
+from datablame.leaderboard.results import LEAST_DROP, Result, plain
+from datablame.leaderboard.standings import DETECTION, EFFECT, Halving, Leaderboard, Standing, as_json
+from datablame.report.wording import filled, listed, number
+from datablame.stats.intervals import Interval
+from datablame.stats.standings import Estimate
+
+FIGURES = ("ranks", "effect_and_cost", "kinds")
+_POOR = 0.5
+"""A kind where no method has this share of the oracle's effect is one where all fail."""
+_FORMULAS = "=+-@\t\r"
+
+
+def write(board: Leaderboard, folder: Path) -> None:
+    """Write every file of a leaderboard into a folder, each whole."""
+    from datablame.leaderboard.figures import figures_of
+    from datablame.report.figures.style import png, svg
+
+    write_atomic(folder / "results.csv", csv_of(board))
+    write_atomic(folder / "results.json", json.dumps(as_json(board), indent=1, allow_nan=False) + "\n")
+    for name, figure in figures_of(board).items():
+        write_atomic(folder / f"{name}.png", png(figure))
+        write_atomic(folder / f"{name}.svg", svg(figure))
+    write_atomic(folder / "README.md", readme_of(board))
+
+
+def csv_of(board: Leaderboard) -> str:
+    """One line for each method on each organism; a text that a spreadsheet would take for a formula is quoted."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [field.name for field in fields(Result)], lineterminator="\n")
+    writer.writeheader()
+    for row in board.results:
+        shown = {name: _rounded(value) for name, value in plain(row).items()}
+        shown["why"] = f"'{row.why}" if row.why[:1] in _FORMULAS and row.why else row.why
+        writer.writerow(shown)
+    return buffer.getvalue()
+
+
+def _rounded(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else value
+
+
+def readme_of(board: Leaderboard) -> str:
+    """The page: who wins where and by how much, where all fail, what to use at which cost."""
+    text = resources.files("datablame.leaderboard").joinpath("templates/README.md.j2").read_text(encoding="utf-8")
+    ranked = [each for each in board.standings if EFFECT in each.estimates]
+    methods = [each for each in ranked if not each.entry.control]
+    return filled(
+        text,
+        board=board,
+        ranked=ranked,
+        winners=[each for each in ranked if each.ranks[EFFECT] == 1],
+        detectors=[each for each in board.standings if each.ranks.get(DETECTION) == 1],
+        beaten=[each for each in methods if each.beats_not],
+        cheap=sorted((each for each in ranked if each.is_pareto), key=_seconds),
+        best_of={kind: _best(board, kind) for kind in board.kinds},
+        failing=[kind for kind in board.kinds if (top := _best(board, kind)) and top.by_kind[kind].mean < _POOR],
+        poor=_POOR,
+        least_drop=LEAST_DROP,
+        share=_share,
+        value=_value,
+        halved=_halved,
+        lds=_lds,
+        names=_names,
+        effect=EFFECT,
+        detection=DETECTION,
+        figures=FIGURES,
+    )
+
+
+def _seconds(standing: Standing) -> float:
+    return standing.estimates["seconds"].mean
+
+
+def _best(board: Leaderboard, kind: str) -> Standing | None:
+    rows = [each for each in board.standings if kind in each.by_kind]
+    return max(rows, key=lambda each: each.by_kind[kind].mean, default=None)
+
+
+def _names(standings: list[Standing]) -> str:
+    return listed([f"`{each.entry.name}`" for each in standings])
+
+
+def _share(of: Estimate | None) -> str:
+    """Percent with its interval."""
+    if of is None:
+        return "-"
+    ends = "" if of.low is None or of.high is None else f" [{100 * of.low:.0f}, {100 * of.high:.0f}]"
+    return f"{100 * of.mean:.0f} %{ends}"
+
+
+def _value(of: Estimate | None, digits: int = 2) -> str:
+    """A number with its interval."""
+    if of is None:
+        return "-"
+    ends = "" if of.low is None or of.high is None else f" [{number(of.low, digits)}, {number(of.high, digits)}]"
+    return f"{number(of.mean, digits)}{ends}"
+
+
+def _halved(of: Halving | None) -> str:
+    """The median count of removed documents with its interval, and how many organisms are censored."""
+    if of is None:
+        return "-"
+
+    def count(value: float) -> str:
+        return f"> {of.most}" if math.isinf(value) else f"{value:.0f}"
+
+    ends = "" if of.interval is None else f" [{count(of.interval.low)}, {count(of.interval.high)}]"
+    return f"{count(of.median)}{ends}" + (f", not in {of.censored} of {of.n}" if of.censored else "")
+
+
+def _lds(of: tuple[float, Interval] | None) -> str:
+    return "-" if of is None else f"{of[0]:.2f} [{of[1].low:.2f}, {of[1].high:.2f}]"
