@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from datablame import tables as rows
 from datablame.attribute import compare
+from datablame.attribute.blame import blame
 from datablame.attribute.evidence.gradients import Activations, Gradients
 from datablame.attribute.evidence.judgements import Judgements
 from datablame.attribute.evidence.words import Words, bm25_scores
@@ -68,6 +69,12 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         texts = [full_text(document) for document in world.pool.documents(themed.tolist())]
         states = evidence[Activations].documents[np.searchsorted(inquiry.scored, themed)] if texts else np.zeros((0, 0))
         by_theme = compare.themes([ids[row] for row in themed.tolist()], texts, states, flagged)
+        sources = world.pool.column("source")
+        names = sorted(set(sources))
+        number_of = {name: number for number, name in enumerate(names)}
+        of_source, of_theme = np.array([number_of[name] for name in sources]), np.full(len(ids), -1)
+        of_theme[themed] = by_theme.labels
+        themes = [str(number) for number, _ in enumerate(by_theme.themes, 1)]
         shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}.union(*flagged.values())
         of_whole = [method.name for method in methods if pool_of(world, method) == "whole"]
         known, rise = world.truth is not None, tables.of(rows.AlphaStar).rise
@@ -83,6 +90,10 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
             rows.PrefilterRecall: compare.prefilter_recall(planted, shortlist, clusters) if known else [],
             rows.Ceiling: compare.ceilings(rankings, shortlist, clusters, of_whole, k),
             rows.Theme: by_theme.themes,
+            rows.Blame: [
+                *blame("source", names, of_source, rankings, clusters, k),
+                *blame("theme", themes, of_theme, rankings, clusters, k),
+            ],
             rows.ShownDocument: [_shown(world, each) for each in world.pool.documents(_rows_of(world, shown).tolist())],
             rows.Attribution: rows.Attribution(
                 k=k,
@@ -99,6 +110,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 silhouette=by_theme.silhouette,
                 exactness=evidence[Gradients].exactness if Gradients in evidence else None,
                 judge=evidence[Judgements].answers if Judgements in evidence else None,
+                sources=len(names),
             ),
         }
 

@@ -166,6 +166,36 @@ class Theme:
     flagged: tuple[ThemeShare, ...]
 
 
+GroupKind = Literal["source", "theme"]
+
+
+@table("attribute", "blame.parquet")
+class Blame:
+    """How high a method ranks the documents of one source, or of one theme, for a behaviour, in duplicate clusters."""
+
+    method: str
+    behaviour: str
+    kind: GroupKind
+    group: str
+    """The source, or the theme's number from 1."""
+    n: int
+    """Clusters of it that were ranked."""
+    share: float
+    """Of all that were ranked; for a theme, of all candidates that were."""
+    auc: float
+    """How likely a cluster of it ranks above one outside of it; a tie counts one half."""
+    low: float
+    """Of its 95 % interval (Newcombe 2006), which is wide where n is small."""
+    high: float
+    first: int
+    """Clusters of it among the first K."""
+    lift: float
+    """Its share of the first K over `share`."""
+    lift_low: float
+    """Of its 95 % interval (Wilson's, of the share of the first K)."""
+    lift_high: float
+
+
 @table("attribute", "top_documents.parquet")
 class ShownDocument:
     """The text of a flagged document or of a theme's example."""
@@ -220,3 +250,5 @@ class Attribution:
     """How a sample of the documents ranks beside float32 without projection, where something else was done."""
     judge: JudgeAnswers | None = None
     """None where no model was asked."""
+    sources: int = 0
+    """Into which the pool is parted."""
