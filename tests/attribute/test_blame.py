@@ -36,11 +36,10 @@ def plain(scores: Any, labels: Any, clusters: Any, k: int = 4) -> dict[str, tupl
     best, first_id = dict[int, float](), dict[int, str]()
     for row in range(len(scores)):
         cluster = int(clusters[row])
-        if labels[row] >= 0 and not np.isnan(scores[row]):
-            if scores[row] > best.get(cluster, -1):
-                best[cluster], first_id[cluster] = scores[row], IDS[row]
+        if labels[row] >= 0 and not np.isnan(scores[row]) and scores[row] > best.get(cluster, -1):
+            best[cluster], first_id[cluster] = scores[row], IDS[row]
     order = sorted(best, key=lambda cluster: (-best[cluster], first_id[cluster]))
-    rows = {}
+    rows = dict[str, tuple[float, ...]]()
     for number, name in enumerate(SOURCES):
         own = {int(clusters[row]) for row in range(len(scores)) if labels[row] == number} & set(order)
         rest = [cluster for cluster in order if cluster not in own]
@@ -72,7 +71,7 @@ def test_blame_does_not_depend_on_the_order_of_the_pool() -> None:
 def test_a_cluster_counts_once_however_many_copies_it_has() -> None:
     scores, labels, clusters = np.array([3.0, 2.0, 1.0]), np.array([0, 1, 2]), np.array([0, 1, 2])
     copies = [np.append(each, [each[0]] * 9) for each in (scores, labels, clusters)]
-    assert blamed(*copies, k=2) == blamed(scores, labels, clusters, k=2)
+    assert blamed(copies[0], copies[1], copies[2], k=2) == blamed(scores, labels, clusters, k=2)
 
 
 def test_rows_carry_both_intervals_and_a_single_source_has_none() -> None:

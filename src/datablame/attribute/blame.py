@@ -18,6 +18,13 @@ MOST_GROUPS = 100
 """Rows that a method and behaviour have at most: the others rank lower still."""
 
 
+def numbered(names: Sequence[str]) -> tuple[list[str], Indices]:
+    """The distinct names in their order, and the index of each name among them."""
+    distinct = sorted(set(names))
+    number_of = {name: number for number, name in enumerate(distinct)}
+    return distinct, np.array([number_of[name] for name in names], dtype=np.int64)
+
+
 def blame(
     kind: GroupKind, names: Sequence[str], labels: Indices, scored: Rankings, clusters: Indices, k: int
 ) -> list[Blame]:

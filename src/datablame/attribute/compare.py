@@ -143,7 +143,7 @@ def themes(
     rows, numbers = [], dict[int, int]()
     for number, indices in enumerate(of_theme):
         numbers |= dict.fromkeys(indices, number)
-    for indices, terms in zip(of_theme, _terms(texts, of_theme), strict=True):
+    for indices, terms in zip(of_theme, terms_of(texts, of_theme), strict=True):
         members = {ids[index] for index in indices}
         nearest = sorted(indices, key=lambda index: (distances[index], ids[index]))
         examples = tuple(ids[index] for index in nearest[:_EXAMPLES])
@@ -172,7 +172,8 @@ def _partition(activations: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDAr
     return labels, rounded(np.linalg.norm(rows - centres[labels], axis=1)), best
 
 
-def _terms(texts: Sequence[str], of_theme: Sequence[Sequence[int]]) -> list[list[str]]:
+def terms_of(texts: Sequence[str], of_theme: Sequence[Sequence[int]]) -> list[list[str]]:
+    """For each theme, indices of texts, the words whose TF-IDF is furthest above its mean over all texts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not any(map(words, texts)):

@@ -222,6 +222,10 @@ class Inquiry:
     """Rows of the pool by behaviour."""
     needs: Mapping[type, Pool]
     """The types of evidence that are wanted, each for the documents of that pool."""
+    amplified: Sequence[Query] = ()
+    """Outputs that are grouped without a look at their labels; none where groups are not looked for."""
+    plain: Sequence[Query] = ()
+    """Unamplified outputs to the same prompts."""
 
     @cached_property
     def ids(self) -> list[str]:
