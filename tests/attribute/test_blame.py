@@ -95,3 +95,25 @@ def test_one_lucky_document_does_not_lead_and_the_last_sources_are_left_out() ->
     assert [row.group for row in rows[:2]] == ["s000", "s001"]
     assert rows[1].auc == 1.0
     assert len(rows) == MOST_GROUPS
+
+
+def test_the_interval_of_an_auc_holds_it_as_often_as_it_says() -> None:
+    """Exponential scores of 12 documents against 150: P(x > y) = r / (1 + r) where their means are r : 1."""
+    random, held = np.random.default_rng(11), 0
+    for ratio in (1.0, 3.0):
+        own, rest = random.exponential(ratio, (400, 12)), random.exponential(1.0, (400, 150))
+        aucs = (own[:, :, None] > rest[:, None]).mean((1, 2))
+        low, high = auc_intervals(aucs, np.full(400, 12.0), np.full(400, 150.0))
+        held += int(((low <= ratio / (1 + ratio)) & (ratio / (1 + ratio) <= high)).sum())
+    assert 0.93 < held / 800 < 0.98
+
+
+@pytest.mark.parametrize(("auc", "n"), [(1.1, 3.0), (0.5, 0.0)])
+def test_an_auc_that_is_none_is_refused(auc: float, n: float) -> None:
+    with pytest.raises(ValueError, match="not between 0 and 1, or"):
+        auc_intervals(np.array([auc]), np.array([n]), np.array([5.0]))
+
+
+def test_of_one_document_hardly_anything_is_known() -> None:
+    low, high = auc_intervals(np.array([1.0, 0.0]), np.ones(2), np.full(2, 999.0))
+    assert (low[0] < 0.5, high[0], low[1], high[1] > 0.5) == (True, 1.0, 0.0, True)
