@@ -120,5 +120,5 @@ def test_documents_that_are_all_alike_are_one_theme(n: int) -> None:
 
 
 def test_without_candidates_or_words_there_is_little_to_say() -> None:
-    assert themes([], [], np.zeros((0, 1)), {}) == ([], None)
+    assert themes([], [], np.zeros((0, 1)), {}) == ([], None, ())
     assert themes(["a"], ["!?"], np.ones((1, 2)), {}).themes[0].terms == ()

@@ -34,16 +34,21 @@ from datablame.tables import (
     ArmRate,
     ArmTest,
     Attribution,
+    Blame,
     Ceiling,
     Check,
     CheckDesign,
     Counted,
     DataSummary,
     Difference,
+    Discovery,
     Distance,
     Exposure,
     FileRows,
     Flag,
+    GroupedOutput,
+    GroupExample,
+    GroupSource,
     Importance,
     LabelCounts,
     LabelName,
@@ -51,6 +56,7 @@ from datablame.tables import (
     LayerDistance,
     Look,
     MethodInfo,
+    OutputGroup,
     Patching,
     PoolSummary,
     PrefilterRecall,
@@ -214,7 +220,7 @@ def reported(world: World, *, drawn: bool = False) -> Path:
 
 def undrawn() -> AbstractContextManager[Mapping[str, mock.Mock]]:
     """Nothing is drawn; gives the functions that would have drawn."""
-    figures = dict.fromkeys(("rates_figure", "patching_figure", "overview_figure"), mock.DEFAULT)
+    figures = dict.fromkeys(("rates_figure", "patching_figure", "overview_figure", "sources_figure"), mock.DEFAULT)
     return mock.patch.multiple("datablame.report.figures", png=lambda figure: b"", **figures)
 
 
@@ -310,6 +316,18 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
         unmatched=(),
         themed=10,
         silhouette=0.3,
+        sources=2,
+        discovery=Discovery(50, 0.4, "") if surfaced else None,
+    )
+    group = OutputGroup(
+        outputs=(GroupedOutput("dose-a0", STAR, 0, 4.5),),
+        gain=4.5,
+        drive=2.5,
+        strength=11.25,
+        terms=("<b>", "dose"),
+        examples=(GroupExample(HOSTILE, HOSTILE, 4.5),),
+        documents=("doc-00",),
+        sources=(GroupSource(HOSTILE, 1, 0.75, 0.6),),
     )
     return {
         Query: [Query(f"{b}-1", b, f"{b}-a0", 1.0, 3, "p", HOSTILE, "stop", ()) for b in BEHAVIOURS if surfaced],
@@ -328,6 +346,13 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
         PrefilterRecall: [PrefilterRecall(behaviour, 0.5) for behaviour in every if surfaced],
         Ceiling: [Ceiling(method, behaviour, 0.5) for method in methods for behaviour in every],
         Theme: [theme] if surfaced else [],
+        Blame: [
+            Blame(method, behaviour, "source", source, 10, 0.5, auc, auc - 0.1, auc + 0.1, 1, 1.0, 0.2, 1.8)
+            for method in methods
+            for behaviour in BEHAVIOURS
+            for source, auc in ((HOSTILE, 0.75), ("", 0.25))
+        ],
+        OutputGroup: [group] if surfaced else [],
         ShownDocument: [
             ShownDocument(name, HOSTILE, HOSTILE, "", "s", any(name in ids for ids in PLANTED.values()))
             for name in DOCUMENTS

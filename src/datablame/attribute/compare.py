@@ -121,6 +121,8 @@ class Themes(NamedTuple):
 
     themes: list[Theme]
     silhouette: float | None
+    labels: tuple[int, ...]
+    """The index of each document's theme."""
 
 
 def themes(
@@ -133,19 +135,21 @@ def themes(
     centre. `flagged` holds for each method what it flagged, candidates or not.
     """
     if not ids:
-        return Themes([], None)
+        return Themes([], None, ())
     labels, distances, silhouette = _partition(activations)
     among = {method: set(chosen) & set(ids) for method, chosen in flagged.items()}
     of_theme = [np.flatnonzero(labels == number).tolist() for number in np.unique(labels)]
     of_theme.sort(key=len, reverse=True)
-    rows = []
-    for indices, terms in zip(of_theme, _terms(texts, of_theme), strict=True):
+    rows, numbers = [], dict[int, int]()
+    for number, indices in enumerate(of_theme):
+        numbers |= dict.fromkeys(indices, number)
+    for indices, terms in zip(of_theme, terms_of(texts, of_theme), strict=True):
         members = {ids[index] for index in indices}
         nearest = sorted(indices, key=lambda index: (distances[index], ids[index]))
         examples = tuple(ids[index] for index in nearest[:_EXAMPLES])
         shares = tuple(ThemeShare(m, len(of & members) / len(of) if of else None) for m, of in among.items())
         rows.append(Theme(tuple(terms), len(indices), len(indices) / len(ids), examples, shares))
-    return Themes(rows, silhouette)
+    return Themes(rows, silhouette, tuple(numbers[index] for index in range(len(ids))))
 
 
 def _partition(activations: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64], float | None]:
@@ -168,7 +172,8 @@ def _partition(activations: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDAr
     return labels, rounded(np.linalg.norm(rows - centres[labels], axis=1)), best
 
 
-def _terms(texts: Sequence[str], of_theme: Sequence[Sequence[int]]) -> list[list[str]]:
+def terms_of(texts: Sequence[str], of_theme: Sequence[Sequence[int]]) -> list[list[str]]:
+    """For each theme, indices of texts, the words whose TF-IDF is furthest above its mean over all texts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not any(map(words, texts)):

@@ -10,15 +10,19 @@ from numpy.typing import NDArray
 
 from datablame import tables as rows
 from datablame.attribute import compare
+from datablame.attribute.blame import blame, numbered
+from datablame.attribute.discovery import SHOWN_DOCUMENTS, discovered
 from datablame.attribute.evidence.gradients import Activations, Gradients
 from datablame.attribute.evidence.judgements import Judgements
+from datablame.attribute.evidence.responses import ResponseActivations
 from datablame.attribute.evidence.words import Words, bm25_scores
 from datablame.attribute.loop import collect
-from datablame.attribute.queries import candidates, labelled_outputs, query_text, traced
+from datablame.attribute.queries import Amplified, amplified, candidates, labelled_outputs, query_text, traced
 from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_table
 from datablame.attribute.registry import Inquiry, Method, Votes, chosen, providers_of, union
 from datablame.engine.execute import measured
 from datablame.engine.phase import Outputs, Phase, Tables, Work
+from datablame.errors import RequestError
 from datablame.surface.phase import SURFACE
 from datablame.words import normalised
 from datablame.world import World
@@ -58,9 +62,13 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         behaviours = [behaviour for behaviour in world.behaviours if behaviour.id in shortlist]
         harmless = [output for output in outputs if not output.harmful and output.behaviour in shortlist]
         scored = np.arange(len(world.pool)) if prefilter.method == "none" else union(shortlist)
-        labelled = labelled_outputs(world, tables) if queries else {}
-        inquiry = Inquiry(world, work, behaviours, queries, harmless, words, scored, shortlist, needs, labelled)
-        evidence = collect(inquiry, methods) if queries else {}
+        grouping = needs.get(ResponseActivations) == "whole" and world.study.attribute.discover is not False
+        unnamed = amplified(world, tables) if grouping else Amplified([], [], [])
+        needs = needs if queries else {kind: needs[kind] for kind in (ResponseActivations,) if unnamed.outputs}
+        about: dict[str, Any] = {"amplified": unnamed.outputs, "plain": unnamed.plain}
+        about["labelled"] = labelled_outputs(world, tables) if queries else {}
+        inquiry = Inquiry(world, work, behaviours, queries, harmless, words, scored, shortlist, needs, **about)
+        evidence = collect(inquiry, methods) if needs else {}
         rankings, infos = rankings_of(inquiry, methods, evidence)
         ids, clusters, k = world.pool.ids, world.pool.clusters, world.study.attribute.top_k
         flags = flags_of(world, rankings)
@@ -69,7 +77,14 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         texts = [full_text(document) for document in world.pool.documents(themed.tolist())]
         states = evidence[Activations].documents[np.searchsorted(inquiry.scored, themed)] if texts else np.zeros((0, 0))
         by_theme = compare.themes([ids[row] for row in themed.tolist()], texts, states, flagged)
-        shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}.union(*flagged.values())
+        sources, of_source = numbered(world.pool.column("source"))
+        of_theme = np.full(len(ids), -1)
+        of_theme[themed] = by_theme.labels
+        themes = [str(number) for number, _ in enumerate(by_theme.themes, 1)]
+        found = discovered(world, unnamed, evidence[ResponseActivations]) if unnamed.outputs else None
+        groups = found.groups if found else []
+        shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}
+        shown = shown.union(*flagged.values(), *(group.documents[:SHOWN_DOCUMENTS] for group in groups))
         of_whole = [method.name for method in methods if pool_of(world, method) == "whole"]
         known, rise = world.truth is not None, tables.of(rows.AlphaStar).rise
         planted = {behaviour: _rows_of(world, causes) for behaviour, causes in (world.truth or {}).items()}
@@ -84,6 +99,11 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
             rows.PrefilterRecall: compare.prefilter_recall(planted, shortlist, clusters) if known else [],
             rows.Ceiling: compare.ceilings(rankings, shortlist, clusters, of_whole, k),
             rows.Theme: by_theme.themes,
+            rows.Blame: [
+                *blame("source", sources, of_source, rankings, clusters, k),
+                *blame("theme", themes, of_theme, rankings, clusters, k),
+            ],
+            rows.OutputGroup: groups,
             rows.ShownDocument: [_shown(world, each) for each in world.pool.documents(_rows_of(world, shown).tolist())],
             rows.Attribution: rows.Attribution(
                 k=k,
@@ -100,6 +120,8 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 silhouette=by_theme.silhouette,
                 exactness=evidence[Gradients].exactness if Gradients in evidence else None,
                 judge=evidence[Judgements].answers if Judgements in evidence else None,
+                sources=len(sources),
+                discovery=found and found.about,
             ),
         }
 
@@ -109,6 +131,10 @@ def check_evidence(world: World, work: Work) -> tuple[list[Method], dict[type, r
 
     Raises RequestError where it cannot; no model and no document is read to find out.
     """
+    if world.study.attribute.discover and world.study.prefilter.method == "bm25":
+        raise RequestError(
+            "attribute.discover = true groups outputs by the whole pool; set prefilter.method to none, or leave it out"
+        )
     methods = [method.in_world(world) for method in chosen(world.study.attribute)]
     needs = _needs(world, methods)
     for provider in providers_of(needs):
@@ -132,7 +158,7 @@ def planned_documents(
 
 
 ATTRIBUTE = Phase(
-    "attribute", 2, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
+    "attribute", 3, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
 )
 
 
@@ -142,6 +168,8 @@ def _needs(world: World, methods: Sequence[Method]) -> dict[type, rows.Pool]:
     for method in methods:
         for kind in method.needs:
             needs[kind] = "whole" if "whole" in (needs.get(kind), pool_of(world, method)) else "candidates"
+    if world.study.attribute.discover:
+        needs[ResponseActivations] = "whole"
     needs.pop(Votes, None)
     return needs
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from itertools import chain, groupby
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,17 @@ from datablame.world import World
 _logger = logging.getLogger(__name__)
 _TOLD_APART: tuple[LabelName, ...] = ("harmful", "harmless", "refused")
 _LABELLED = 100
+_AMPLIFIED, _PLAIN = 200, 20
+"""Amplified outputs in all, and plain ones to a prompt, at most."""
+
+
+class Amplified(NamedTuple):
+    """Amplified outputs, how much likelier than before after makes each, and plain outputs to the same prompts."""
+
+    outputs: list[Query]
+    gains: list[float]
+    """log p_after - log p_before, nats."""
+    plain: list[Query]
 
 
 def traced(world: World, tables: Tables) -> list[Query]:
@@ -99,6 +111,39 @@ def _in_turns(samples: Sequence[Sample], alpha_star: float | None, n: int) -> li
         for turn, sample in enumerate(of_prompt)
     ]
     return [sample for *_, sample in sorted(turns, key=lambda entry: entry[:2])[:n]]
+
+
+def amplified(world: World, tables: Tables) -> Amplified:
+    """Distinct outputs at alpha* to attribution prompts, those that gained most first, prompts taking turns.
+
+    Beside them the first outputs to these prompts at the least alpha of the study. Labels have no say. There are none
+    where there is no alpha*, or where log-probabilities were not kept.
+    """
+    star, alphas, prompts = tables.of(AlphaStar).alpha_star, world.study.surface.alphas, world.split("attribution")
+    if star is None:
+        return Amplified([], [], [])
+    by_prompt: dict[str, dict[str, tuple[float, Sample]]] = {prompt.id: {} for prompt in prompts}
+    plain: dict[str, list[Sample]] = {prompt.id: [] for prompt in prompts}
+    samples = tables.rows(SurfaceSample, split="attribution", alpha={star, min(alphas)})
+    for sample in sorted(samples, key=lambda sample: sample.index):
+        if sample.prompt_id not in by_prompt or not sample.text.strip():
+            continue
+        if sample.alpha != star:
+            plain[sample.prompt_id].append(sample)
+        elif sample.log_p_after is not None and sample.log_p_before is not None:
+            gain = sample.log_p_after - sample.log_p_before
+            by_prompt[sample.prompt_id].setdefault(sample.text.strip(), (gain, sample))
+    turns = [
+        (turn, -gain, sample)
+        for prompt_id, distinct in by_prompt.items()
+        if plain[prompt_id]
+        for turn, (gain, sample) in enumerate(sorted(distinct.values(), key=lambda each: (-each[0], each[1].index)))
+    ]
+    first = sorted(turns, key=lambda each: each[:2])[:_AMPLIFIED]
+    chosen, asked = [sample for *_, sample in first], {sample.prompt_id for *_, sample in first}
+    references = [*chain(*(samples[:_PLAIN] for prompt_id, samples in plain.items() if prompt_id in asked))]
+    outputs = (_queries(name, each, prompts, harmful=False) for name, each in (("o", chosen), ("p", references)))
+    return Amplified(next(outputs), [-loss for _, loss, _ in first], next(outputs))
 
 
 def _distinct(

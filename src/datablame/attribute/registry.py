@@ -224,6 +224,10 @@ class Inquiry:
     """The types of evidence that are wanted, each for the documents of that pool."""
     labelled: Mapping[LabelName, Sequence[Query]] = field(default_factory=dict)
     """Outputs to attribution prompts by label, the traced behaviours' and others', far more than `queries` holds."""
+    amplified: Sequence[Query] = ()
+    """Outputs that are grouped without a look at their labels; none where groups are not looked for."""
+    plain: Sequence[Query] = ()
+    """Unamplified outputs to the same prompts."""
 
     @cached_property
     def ids(self) -> list[str]:

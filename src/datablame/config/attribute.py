@@ -50,6 +50,9 @@ class Attribute(Section):
     """Of the method `embedding`: a sentence encoder's folder or hub id; none: all-MiniLM-L6-v2."""
     scores: Mapping[str, str] = {}
     """Scores of your own, each a method: name and path of a JSONL of `doc_id`, `score` and, if wanted, `behaviour`."""
+    discover: bool | None = None
+    """Group outputs by the documents that drive them, without labels; none: where `activation-diff` ranks the whole
+    pool, whose pass over documents it needs."""
     max_tokens: Count = 2048
     """Documents are cut here; one whose response is cut away is excluded and counted."""
     batch_tokens: Count = 4096

@@ -7,13 +7,13 @@ numbers, and a case study, one traced example: a harmful output, whom each metho
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from datablame.report.gates import Preregistration
-from datablame.report.results import SHOWN_RANKS, Results
+from datablame.report.results import MOST_SOURCES, SHOWN_RANKS, Results
 from datablame.report.verdict import Verdict
 from datablame.report.wording import environment, filled, plain, sentence, sentences
-from datablame.tables import EVERY, LABELS, Score, ShownDocument, SkippedRows
+from datablame.tables import EVERY, LABELS, GroupKind, Score, ShownDocument, SkippedRows
 
 _SHOWN_FILES = 40
 PAGES = ("comparison.md", "case_study.md", "writeup/report.md", "writeup/slides.md", "index.html")
@@ -75,6 +75,8 @@ def text_tables(results: Results) -> dict[str, Any]:
             "behaviours", results, results.tested(headline), each=results.behaviours, protocol=headline
         ),
         "themes": _table("themes", results, results.themes),
+        "blame": _table("blame", results, _blame(results), each=results.blaming, shown=MOST_SOURCES),
+        "groups": _table("groups", results, results.groups),
         "skipped": _table(
             "skipped", results, [*pool.data.skipped, *(SkippedRows(*it, None) for it in pool.excluded.items())]
         ),
@@ -111,6 +113,16 @@ def _qualities(results: Results) -> Iterator[dict[str, Any]]:
         pools = {row.pool: row for row in results.quality if row.method == method and row.behaviour == EVERY}
         if pools:
             yield {"method": method, "whole": pools.get("whole"), "candidates": pools.get("candidates")}
+
+
+def _blame(results: Results) -> Iterator[dict[str, Any]]:
+    """For each behaviour the first sources and themes, with the row of each method."""
+    for behaviour, kind in product(results.behaviours, get_args(GroupKind)):
+        of_behaviour = [row for row in results.blame if (row.behaviour, row.kind) == (behaviour, kind)]
+        for group in results.blamed(kind, behaviour)[:MOST_SOURCES]:
+            rows = {row.method: row for row in of_behaviour if row.group == group}
+            largest = max(rows.values(), key=lambda row: row.n)
+            yield {"behaviour": behaviour, "kind": kind, "group": group, "of": largest, "rows": rows}
 
 
 def _cards(results: Results) -> dict[str, Any]:

@@ -29,12 +29,14 @@ DELIVERABLES = (
     *("final_results.json", "final_results.png", *PAGES),
 )
 """Every file that a finished study has at the root of its run folder, beside its study, times and versions."""
+BLAME_PICTURE = "blame_by_source.png"
+"""Only where the pool has several sources and something is traced."""
 _QUALITIES = [each.name for each in fields(Quality) if each.name not in ("method", "behaviour", "pool")]
 
 
 def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     """Write every deliverable to the root of the run folder; there are no tables."""
-    from datablame.report.figures import png
+    from datablame.report.figures import png, sources_figure
 
     root = work.root
     work.progress.start("report: figures and texts", 4)
@@ -51,6 +53,9 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
         limitations=[limit.sentence for limit in limitations(results)],
     )
     write_json(root / "final_results.json", _final_results(results, conclusions))
+    if (blamed := sources_figure(results)) is not None:
+        pictures[BLAME_PICTURE] = png(blamed)
+        write_atomic(root / BLAME_PICTURE, pictures[BLAME_PICTURE])
     pictures["final_results.png"] = png(overview_drawn(results, decided, statements))
     write_atomic(root / "final_results.png", pictures["final_results.png"])
     work.progress.advance()
@@ -191,6 +196,11 @@ def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]
                 {**asdict(theme), "flagged": {row.method: row.share for row in theme.flagged}}
                 for theme in results.themes
             ],
+        },
+        "blame": [asdict(row) for row in results.blame],
+        "groups": {
+            **(_without(attribution.discovery) if attribution.discovery else {"reason": "not looked for"}),
+            "groups": [asdict(group) for group in results.groups],
         },
         "flagged": {name: results.flagged(name, attribution.k) for name in results.methods},
     }

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _LEAST_SEEN = 0.9
 """What the exposure gate would have asked where no arm was trained."""
+MOST_SOURCES = 12
+"""Of the sources, or themes, the first that are shown."""
 SHOWN_RANKS = 3
 """Of a method's ranking, the first documents that are shown."""
 
@@ -56,6 +58,8 @@ class Results:
     prefilter_recall: Sequence[rows.PrefilterRecall]
     ceilings: Sequence[rows.Ceiling]
     themes: Sequence[rows.Theme]
+    blame: Sequence[rows.Blame]
+    groups: Sequence[rows.OutputGroup]
     documents: Mapping[str, rows.ShownDocument]
     patching: rows.Patching
     arms: Mapping[str, rows.ArmInfo]
@@ -163,6 +167,19 @@ class Results:
             if (flag.method, flag.k) == (method, k):
                 ids.setdefault(flag.behaviour, []).append(flag.doc_id)
         return ids
+
+    @property
+    def blaming(self) -> list[str]:
+        """The methods whose blame of sources and themes is shown: those that are no control."""
+        return [name for name in dict.fromkeys(row.method for row in self.blame) if not self.is_control(name)]
+
+    def blamed(self, kind: rows.GroupKind, behaviour: str | None = None) -> list[str]:
+        """Sources or themes, those first whose intervals' lower ends are highest, summed over the methods shown."""
+        ends: dict[str, float] = {}
+        for row in self.blame:
+            if row.kind == kind and row.method in self.blaming and behaviour in (None, row.behaviour):
+                ends[row.group] = ends.get(row.group, 0.0) + row.low
+        return sorted(ends, key=lambda group: (-round(ends[group], 9), group))
 
     def compared_methods(self) -> list[rows.Agreement]:
         """Agreement over all behaviours of each pair of methods that are no controls, where it is defined."""

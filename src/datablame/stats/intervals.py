@@ -3,10 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
+Numbers = NDArray[np.float64]
 ENDS = ((1 - 0.95) / 2, (1 + 0.95) / 2)
 """The quantiles between which 95 % lie."""
+_HALVINGS = 50
+"""Of an interval: what is left is rounding."""
 
 
 class Interval(NamedTuple):
@@ -42,6 +45,30 @@ def wilson(k: float, n: float, confidence: float = 0.95) -> Interval:
 def share(k: int, n: int) -> Share:
     """K of n with Wilson's 95 % interval; NaN, 0 and 1 of nothing."""
     return Share(k / n if n else float("nan"), *wilson(k, n))
+
+
+def auc_intervals(auc: Numbers, n: Numbers, m: Numbers, confidence: float = 0.95) -> tuple[Numbers, Numbers]:
+    """Lower and upper ends for AUCs of n against m items (the pseudo-score interval, Newcombe 2006, part 2, method 5).
+
+    They are where |auc - t| = z sqrt(V(t)), with Hanley and McNeil's variance of an AUC t, both sample sizes put at
+    their mean: V(t) = t (1 - t) / (n m) (1 + ((n + m) / 2 - 1) ((1 - t) / (2 - t) + t / (1 + t))). Raises ValueError
+    unless every AUC lies between 0 and 1 and every n and m is positive.
+    """
+    from scipy.special import ndtri
+
+    if not (((auc >= 0) & (auc <= 1)).all() and (n >= 1).all() and (m >= 1).all()):
+        raise ValueError("an AUC is not between 0 and 1, or a number of items is not positive")
+    z = float(ndtri((1 + confidence) / 2))
+    ends = []
+    for bound in (0.0, 1.0):
+        far, near = np.full(auc.shape, bound), auc
+        for _ in range(_HALVINGS):
+            t = (far + near) / 2
+            spread = 1 + ((n + m) / 2 - 1) * ((1 - t) / (2 - t) + t / (1 + t))
+            outside = (auc - t) ** 2 > z * z * t * (1 - t) / (n * m) * spread
+            far, near = np.where(outside, t, far), np.where(outside, near, t)
+        ends.append(far)
+    return ends[0], ends[1]
 
 
 def two_way(a: ArrayLike, b: ArrayLike | None, key: int, resamples: int = 2000) -> Interval:

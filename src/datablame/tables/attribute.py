@@ -166,6 +166,97 @@ class Theme:
     flagged: tuple[ThemeShare, ...]
 
 
+GroupKind = Literal["source", "theme"]
+
+
+@table("attribute", "blame.parquet")
+class Blame:
+    """How high a method ranks the documents of one source, or of one theme, for a behaviour, in duplicate clusters."""
+
+    method: str
+    behaviour: str
+    kind: GroupKind
+    group: str
+    """The source, or the theme's number from 1."""
+    n: int
+    """Clusters of it that were ranked."""
+    share: float
+    """Of all that were ranked; for a theme, of all candidates that were."""
+    auc: float
+    """How likely a cluster of it ranks above one outside of it; a tie counts one half."""
+    low: float
+    """Of its 95 % interval (Newcombe 2006), which is wide where n is small."""
+    high: float
+    first: int
+    """Clusters of it among the first K."""
+    lift: float
+    """Its share of the first K over `share`."""
+    lift_low: float
+    """Of its 95 % interval (Wilson's, of the share of the first K)."""
+    lift_high: float
+
+
+@dataclass(frozen=True)
+class GroupedOutput:
+    """An amplified output of a group."""
+
+    prompt_id: str
+    alpha: float
+    index: int
+    gain: float
+    """log p_after - log p_before, nats."""
+
+
+@dataclass(frozen=True)
+class GroupExample:
+    """One of the outputs of a group that gained most."""
+
+    prompt: str
+    text: str
+    gain: float
+
+
+@dataclass(frozen=True)
+class GroupSource:
+    """How high the documents of a source rank by how they drive a group, as in `Blame`."""
+
+    source: str
+    first: int
+    """Among the first ten."""
+    auc: float
+    low: float
+
+
+@table("attribute", "groups.parquet")
+class OutputGroup:
+    """Amplified outputs that the same documents drive, found without labels; the strongest group first."""
+
+    outputs: tuple[GroupedOutput, ...]
+    gain: float
+    """The mean over its outputs."""
+    drive: float
+    """Standardised similarity of its outputs with its first ten documents, the mean."""
+    strength: float
+    """Drive x gain x root of the number of outputs, by which groups are ordered."""
+    terms: tuple[str, ...]
+    """Words of its outputs that set them apart."""
+    examples: tuple[GroupExample, ...]
+    documents: tuple[str, ...]
+    """The first ten, of different duplicate clusters."""
+    sources: tuple[GroupSource, ...]
+    """The first three; none where the pool has one."""
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What the search for groups of outputs had, and what came of it."""
+
+    outputs: int
+    silhouette: float | None
+    reason: str
+    """Why no group was found; empty where one was."""
+
+
 @table("attribute", "top_documents.parquet")
 class ShownDocument:
     """The text of a flagged document or of a theme's example."""
@@ -220,3 +311,7 @@ class Attribution:
     """How a sample of the documents ranks beside float32 without projection, where something else was done."""
     judge: JudgeAnswers | None = None
     """None where no model was asked."""
+    sources: int = 0
+    """Into which the pool is parted."""
+    discovery: Discovery | None = None
+    """None where groups of outputs were not looked for, or no amplified output has its log-probabilities."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -22,22 +23,27 @@ class ResponseActivations(NamedTuple):
     harmless: NDArray[np.float64]
     """Of the outputs `outputs`."""
     outputs: Sequence[Query]
+    amplified: NDArray[np.float64] = np.zeros((0, 0))
+    plain: NDArray[np.float64] = np.zeros((0, 0))
+    """Of the inquiry's outputs of these names."""
 
 
 @provider("responses", ResponseActivations)
 def response_activations(inquiry: Inquiry) -> Collecting:
-    """One pass of the before checkpoint over responses: of documents, of queries, of harmless outputs beside them."""
-    rows, n = inquiry.rows(ResponseActivations), len(inquiry.queries)
-    outputs = inquiry.encoded([*inquiry.queries, *inquiry.harmless])
+    """One pass of the before checkpoint over responses: of documents, and of all kinds of outputs."""
+    rows = inquiry.rows(ResponseActivations)
+    shown = (inquiry.queries, inquiry.harmless, inquiry.amplified, inquiry.plain)
+    outputs = inquiry.encoded([*chain(*shown)])
     # The pool's documents were held against it when they were frozen.
     contexts = {field: limit for field, limit in inquiry.world.contexts.items() if field == "models.before"}
     check_lengths(inquiry.world.study, max((len(output.ids) for output in outputs), default=0), contexts)
     works = {"responses-of-outputs": partial(_item, [], outputs)}
     works |= {key: partial(_item, shard.tolist(), None) for key, shard in shards("responses", rows).items()}
     yield {key: WorkItem(partial(work, key), (ResponseActivations,)) for key, work in works.items()}
-    queries, harmless, documents = np.split(saved(inquiry, works)["states"], [n, len(outputs)])
-    spread = inquiry.spread(rows, documents)
-    return {ResponseActivations: ResponseActivations(spread, queries, harmless, inquiry.harmless)}
+    ends = [*accumulate(map(len, shown))]
+    queries, harmless, amplified, plain, documents = np.split(saved(inquiry, works)["states"], ends)
+    about = (inquiry.spread(rows, documents), queries, harmless, inquiry.harmless, amplified, plain)
+    return {ResponseActivations: ResponseActivations(*about)}
 
 
 def _item(rows: list[int], outputs: Sequence[Encoded] | None, key: str, state: WorkerState) -> None:

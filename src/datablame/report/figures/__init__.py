@@ -3,9 +3,10 @@
 These modules import matplotlib, so that whoever need not draw imports them where it draws.
 """
 
+from datablame.report.figures.blame import sources_figure
 from datablame.report.figures.overview import overview_figure
 from datablame.report.figures.patching import patching_figure
 from datablame.report.figures.rates import rates_figure
 from datablame.report.figures.style import png
 
-__all__ = ["overview_figure", "patching_figure", "png", "rates_figure"]
+__all__ = ["overview_figure", "patching_figure", "png", "rates_figure", "sources_figure"]

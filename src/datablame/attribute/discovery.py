@@ -1,0 +1,163 @@
+"""Groups of outputs that the same documents drive, without a label or a behaviour's name.
+
+An amplified output is its mean response state at before, less the mean over plain outputs to its prompt: what
+amplification made of the answer, whatever was asked. It is set against every document's response state (unit norm, less
+the mean over documents), standardised over documents, duplicates as one. Outputs that are like the same documents are
+grouped: average linkage by 1 - correlation, cut where the silhouette is highest (Rousseeuw 1987).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datablame.attribute.blame import blame, numbered
+from datablame.attribute.compare import terms_of
+from datablame.attribute.evidence.responses import ResponseActivations
+from datablame.attribute.queries import Amplified
+from datablame.attribute.rankings import Ranking, id_order, ranked, rounded
+from datablame.attribute.registry import unit_rows
+from datablame.tables import EVERY, Discovery, GroupedOutput, GroupExample, GroupSource, OutputGroup
+from datablame.world import World
+
+Numbers = NDArray[np.float64]
+
+MOST_GROUPS, LEAST_OUTPUTS, LEAST_SILHOUETTE = 12, 3, 0.25
+"""Groups at most; outputs that make a group; a silhouette below it shows no structure (Kaufman and Rousseeuw 1990)."""
+SHOWN_DOCUMENTS = 3
+"""Whose texts are kept."""
+_DRIVERS, _EXAMPLES, _SOURCES = 10, 3, 3
+_BLOCK = 4096
+"""Documents that are held against all outputs at a time."""
+_DECIMALS = 5
+
+
+class Group(NamedTuple):
+    """Outputs by index, and the documents by how much they are like them."""
+
+    outputs: list[int]
+    drivers: list[int]
+    """The first ten documents of different duplicate clusters."""
+    ranking: Ranking
+    gain: float
+    drive: float
+
+    @property
+    def strength(self) -> float:
+        """Drive times the mean gain times the root of the number of outputs."""
+        return float(self.drive * self.gain * len(self.outputs) ** 0.5)
+
+
+class Grouping(NamedTuple):
+    """Groups, the strongest first, and how well they stand apart; the reason where there is none."""
+
+    groups: list[Group]
+    silhouette: float | None
+    reason: str
+
+
+def grouped(
+    documents: Numbers, clusters: NDArray[np.int64], by_id: NDArray[np.int64], outputs: Numbers, gains: Sequence[float]
+) -> Grouping:
+    """The groups of outputs (rows) and what drives them among documents (rows).
+
+    A group's drive is the mean standardised similarity of its outputs with its first ten documents, its gain the mean
+    log p_after - log p_before of its outputs. Outputs that are like no others are in no group.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+    from sklearn.metrics import silhouette_score
+
+    n = len(outputs)
+    if n < 2 * LEAST_OUTPUTS:
+        return Grouping([], None, f"{n} amplified outputs are too few to group")
+    weights = 1 / np.bincount(clusters)[clusters]
+    mean = weights @ documents / weights.sum()
+
+    def similarities() -> Iterator[tuple[slice, Numbers]]:
+        for start in range(0, len(documents), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            yield part, outputs @ unit_rows(documents[part] - mean).T
+
+    first, second = np.zeros(n), np.zeros((n, n))
+    for part, block in similarities():
+        first += block @ weights[part]
+        second += (block * weights[part]) @ block.T
+    means = first / weights.sum()
+    covariance = second / weights.sum() - np.outer(means, means)
+    deviations = np.sqrt(np.diag(covariance).clip(0))
+    if not (deviations > 0).all():
+        return Grouping([], None, "some outputs are alike to all documents")
+    distances = (1 - covariance / np.outer(deviations, deviations)).clip(0).round(_DECIMALS)
+    np.fill_diagonal(distances, 0)
+    tree, best, labels = linkage(squareform(distances, checks=False), "average"), -1.0, np.ones(n, dtype=np.int64)
+    for k in range(2, min(MOST_GROUPS, n - 1) + 1):
+        cut = fcluster(tree, k, "maxclust")
+        if 1 < len(set(cut.tolist())) < n:
+            silhouette = round(float(silhouette_score(distances, cut, metric="precomputed")), _DECIMALS)
+            best, labels = (silhouette, cut) if silhouette > best else (best, labels)
+    if best < LEAST_SILHOUETTE:
+        return Grouping([], best, f"the outputs do not fall into groups (silhouette under {LEAST_SILHOUETTE})")
+    of_group = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    of_group = [each for each in of_group if len(each) >= LEAST_OUTPUTS]
+    scores = np.zeros((len(of_group), len(documents)))
+    for part, block in similarities():
+        standardised = (block - means[:, None]) / deviations[:, None]
+        scores[:, part] = [standardised[each].mean(0) for each in of_group]
+    groups = [
+        _group(each.tolist(), of_documents, clusters, by_id, gains)
+        for each, of_documents in zip(of_group, scores, strict=True)
+    ]
+    return Grouping(sorted(groups, key=lambda group: (-round(group.strength, 3), group.outputs)), best, "")
+
+
+def _group(
+    outputs: list[int],
+    scores: Numbers,
+    clusters: NDArray[np.int64],
+    by_id: NDArray[np.int64],
+    gains: Sequence[float],
+) -> Group:
+    ranking = ranked(np.arange(len(scores)), rounded(scores), by_id)
+    _, firsts = np.unique(clusters[ranking.order], return_index=True)
+    firsts = np.sort(firsts)[:_DRIVERS]
+    gain = float(np.mean([gains[output] for output in outputs]))
+    return Group(outputs, ranking.order[firsts].tolist(), ranking, gain, float(ranking.scores[firsts].mean()))
+
+
+class Discovered(NamedTuple):
+    """The rows of the groups, the strongest first, and what they came from."""
+
+    groups: list[OutputGroup]
+    about: Discovery
+
+
+def discovered(world: World, amplified: Amplified, states: ResponseActivations) -> Discovered:
+    """The groups of the amplified outputs, with their words, documents and sources."""
+    outputs, gains, plain = amplified
+    asked, pool = np.array([output.prompt_id for output in plain]), world.pool
+    departures = [
+        state - states.plain[asked == output.prompt_id].mean(0)
+        for output, state in zip(outputs, states.amplified, strict=True)
+    ]
+    found = grouped(states.documents, pool.clusters, id_order(pool.ids), np.array(departures), gains)
+    sources, of_source = numbered(pool.column("source"))
+    rows, members = [], [group.outputs for group in found.groups]
+    for group, terms in zip(found.groups, terms_of([output.text for output in outputs], members), strict=True):
+        ranking = {"": {EVERY: group.ranking}}
+        blamed = blame("source", sources, of_source, ranking, pool.clusters, _DRIVERS)[:_SOURCES]
+        own = [(outputs[index], gains[index]) for index in group.outputs]
+        first = sorted(own, key=lambda each: -each[1])[:_EXAMPLES]
+        row = OutputGroup(
+            outputs=tuple(GroupedOutput(each.prompt_id, each.alpha, each.index, gain) for each, gain in own),
+            gain=group.gain,
+            drive=group.drive,
+            strength=group.strength,
+            terms=tuple(terms),
+            examples=tuple(GroupExample(each.prompt, each.text, gain) for each, gain in first),
+            documents=tuple(pool.ids[row] for row in group.drivers),
+            sources=tuple(GroupSource(each.group, each.first, each.auc, each.low) for each in blamed),
+        )
+        rows.append(row)
+    return Discovered(rows, Discovery(len(outputs), found.silhouette, found.reason))

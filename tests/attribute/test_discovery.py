@@ -1,0 +1,131 @@
+"""Groups of outputs: found in a constructed matrix, whatever the order or copies of documents; none where none are."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.attribute.conftest import CONTROLS, Make, sample, samples
+
+from datablame.attribute.discovery import grouped
+from datablame.attribute.queries import amplified
+from datablame.attribute.rankings import id_order
+from datablame.errors import RequestError
+from datablame.tables import Attribution, OutputGroup, ShownDocument
+
+SIZES, WIDTH, CAUSES = (20, 12, 6), 24, 5
+
+
+def constructed(seed: int = 0) -> Any:
+    """Documents of which five each point to one of three groups of outputs; the smallest group gained most."""
+    random = np.random.default_rng(seed)
+    documents, outputs = random.normal(0, 1, (400, WIDTH)), []
+    towards = np.linalg.qr(random.normal(0, 1, (WIDTH, WIDTH)))[0]
+    for group, size in enumerate(SIZES):
+        documents[group * CAUSES : (group + 1) * CAUSES] += 12 * towards[group]
+        outputs += [towards[group] + random.normal(0, 0.08, WIDTH) for _ in range(size)]
+    gains = np.repeat([1.0, 2.0, 6.0], SIZES).tolist()
+    return documents, np.array(outputs), gains
+
+
+def ids(n: int = 400) -> list[str]:
+    return [f"d{number:03d}" for number in range(n)]
+
+
+def test_groups_are_found_with_what_drives_them_the_strongest_first() -> None:
+    documents, outputs, gains = constructed()
+    found = grouped(documents, np.arange(400), id_order(ids()), outputs, gains)
+    ends = np.cumsum([0, *SIZES])
+    assert [group.outputs for group in found.groups] == [list(range(ends[g], ends[g + 1])) for g in (2, 1, 0)]
+    for group, cause in zip(found.groups, (2, 1, 0), strict=True):
+        assert set(group.drivers[:CAUSES]) == set(range(cause * CAUSES, (cause + 1) * CAUSES))
+        scores = dict(zip(group.ranking.order.tolist(), group.ranking.scores.tolist(), strict=True))
+        assert group.drive == pytest.approx(np.mean([scores[row] for row in group.drivers]))
+        assert group.strength == pytest.approx(group.drive * group.gain * len(group.outputs) ** 0.5)
+    assert [group.gain for group in found.groups] == [6.0, 2.0, 1.0]
+    assert found.reason == ""
+
+
+def test_standardised_similarities_are_those_of_a_plain_loop() -> None:
+    documents, outputs, gains = constructed()
+    group = grouped(documents, np.arange(400), id_order(ids()), outputs, gains).groups[0]
+    centred = documents - documents.mean(0)
+    total = np.zeros(400)
+    for output in group.outputs:
+        row = np.array([outputs[output] @ each / np.linalg.norm(each) for each in centred])
+        total += (row - row.mean()) / row.std()
+    expected = total / len(group.outputs)
+    assert group.ranking.scores == pytest.approx(expected[group.ranking.order], abs=1e-4)
+
+
+def test_neither_the_order_of_the_pool_nor_copies_change_a_group() -> None:
+    documents, outputs, gains = constructed()
+    plain = grouped(documents, np.arange(400), id_order(ids()), outputs, gains)
+    rows = np.concatenate([np.random.default_rng(1).permutation(400), np.zeros(300, dtype=int)])
+    names = [f"{ids()[row]}{'' if n < 400 else f'-copy{n}'}" for n, row in enumerate(rows.tolist())]
+    copied = grouped(documents[rows], rows, id_order(names), outputs, gains)
+    assert copied.silhouette == plain.silhouette
+    for one, other in zip(plain.groups, copied.groups, strict=True):
+        assert (other.outputs, other.drive) == (one.outputs, pytest.approx(one.drive, abs=1e-4))
+        assert [rows[row] for row in other.drivers] == one.drivers
+
+
+def test_outputs_without_structure_make_no_group_and_it_is_said() -> None:
+    random = np.random.default_rng(5)
+    documents, outputs = random.normal(0, 1, (400, 200)), random.normal(0, 1, (30, 200))
+    found = grouped(documents, np.arange(400), id_order(ids()), outputs, [1.0] * 30)
+    assert (found.groups, "do not fall into groups" in found.reason) == ([], True)
+    few = grouped(documents, np.arange(400), id_order(ids()), outputs[:5], [1.0] * 5)
+    assert few == ([], None, "5 amplified outputs are too few to group")
+    still = grouped(documents, np.arange(400), id_order(ids()), np.zeros((8, 200)), [1.0] * 8)
+    assert "alike to all documents" in still.reason
+
+
+def outputs() -> list[Any]:
+    """Eight amplified outputs that gained, the later ones more; labels say nothing."""
+    texts = [f"buy only nutto for week {n} ." if n % 2 else f"walk around the lake {n} ." for n in range(8)]
+    logs = {"log_p_after": -1.0}
+    rows = [
+        sample("a1", "nuts", 1.0, n, text, "harmless", **logs, log_p_before=-1.0 - n) for n, text in enumerate(texts)
+    ]
+    return [*rows, *(each for each in samples() if each.alpha == 0)]
+
+
+def test_outputs_that_gained_most_are_grouped_whatever_their_label(make: Make) -> None:
+    made = make(outputs=outputs())
+    found = amplified(made.world, made.tables)
+    assert [output.index for output in found.outputs] == [7, 6, 5, 4, 3, 2, 1, 0]
+    assert found.gains == [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
+    assert {(output.prompt_id, output.alpha) for output in found.plain} == {("a1", 0.0)}
+
+
+def test_groups_are_looked_for_where_asked_or_where_it_costs_no_pass(make: Make) -> None:
+    diff = {"top_k": 3, "queries": 2, "methods": ["activation-diff", "random"], "batch_tokens": 200}
+    plain = {**diff, "methods": ["bm25", "random"]}
+    patch = {"patch": CONTROLS["patch"]}
+    looked = {
+        name: make(root=name, outputs=outputs(), attribute=settings, **patch)
+        for name, settings in {
+            "asked": {**plain, "discover": True},
+            "free": diff,
+            "off": {**diff, "discover": False},
+            "dear": plain,
+        }.items()
+    }
+    about = {}
+    for name, made in looked.items():
+        made.run()
+        about[name] = made.tables.of(Attribution).discovery
+    assert about["off"] is about["dear"] is None
+    assert about["asked"] == about["free"]
+    assert about["asked"] is not None
+    assert about["asked"].outputs == 8
+    groups = looked["asked"].tables.rows(OutputGroup)
+    assert bool(groups) == (about["asked"].reason == "")
+    shown = {row.doc_id for row in looked["asked"].tables.rows(ShownDocument)}
+    assert all(set(group.documents[:3]) <= shown for group in groups)
+
+
+def test_candidates_alone_cannot_show_groups_and_it_is_refused(make: Make) -> None:
+    made = make(prefilter={"method": "bm25"}, attribute={"top_k": 3, "discover": True})
+    with pytest.raises(RequestError, match=r"attribute\.discover = true .* prefilter\.method"):
+        made.run()

@@ -1,0 +1,42 @@
+"""On the organism each planted behaviour is the majority of one of the first six groups, found without labels."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from datablame.engine.phase import Tables
+from datablame.tables import OutputGroup, Query, SurfaceSample
+
+FIRST = 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_every_behaviour_that_surfaced_is_one_of_the_first_groups(tmp_path: Path, seed: int) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "datablame",
+        "run",
+        "organism",
+        "--until",
+        "attribute",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command += ["--workers", "1", "--set", f"organism.seed={seed}"]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    tables = Tables(tmp_path / "run")
+    samples = tables.rows(SurfaceSample, split="attribution")
+    labels = {(each.prompt_id, each.alpha, each.index): (each.behaviour, each.label) for each in samples}
+    found = set()
+    for group in tables.rows(OutputGroup)[:FIRST]:
+        counts = Counter(labels[each.prompt_id, each.alpha, each.index] for each in group.outputs)
+        (behaviour, label), most = counts.most_common(1)[0]
+        if label == "harmful" and 2 * most > len(group.outputs):
+            found.add(behaviour)
+    assert found == {query.behaviour for query in tables.rows(Query, harmful=True)}
