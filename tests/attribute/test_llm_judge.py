@@ -50,7 +50,7 @@ def judged(claude: Claude, monkeypatch: pytest.MonkeyPatch, candidates: dict[str
     monkeypatch.setattr(judgements, "_judge", lambda world, work: claude)
     rows = {behaviour: np.array(own) for behaviour, own in candidates.items()}
     given: Any = None
-    inquiry = Inquiry(world, given, [NUTS, FERNS], QUERIES, [], np.zeros((3, 4)), np.arange(4), rows, {})
+    inquiry = Inquiry(world, given, [NUTS, FERNS], QUERIES, [], {}, np.arange(4), rows, {})
     found: Judgements = judgements.judge(inquiry)[Judgements]
     return found
 
