@@ -71,14 +71,11 @@ def test_responses_are_scored_by_the_output_alone_whatever_was_asked(make: Make,
     scored = {row.doc_id for row in made.tables.rows(Candidate)} if prefilter == "bm25" else {row["id"] for row in rows}
     assert "d05" in scored
     (query,) = made.tables.rows(Query, harmful=True)
-    naive_scores = naive([row["messages"][-1]["content"] for row in rows], query.text)
-    expected = {
-        row["id"]: score for row, score in zip(rows, naive_scores, strict=True) if row["id"] in scored and score
-    }
+    every = naive([row["messages"][-1]["content"] for row in rows], query.text)
+    expected = {row["id"]: score for row, score in zip(rows, every, strict=True) if row["id"] in scored}
     found = scores_of(made, "bm25-response")
-    assert found == pytest.approx(expected, rel=1e-4)
-    assert "d05" not in found
-    assert "d05" in scores_of(made, "bm25")
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert found["d05"] == 0 < scores_of(made, "bm25")["d05"]
 
 
 def reply(text: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from datablame.attribute.evidence.gradients import Activations, Gradients, MeanG
 from datablame.attribute.evidence.judgements import Judgements, keyword_points
 from datablame.attribute.evidence.lengths import Lengths
 from datablame.attribute.evidence.responses import ResponseActivations
+from datablame.attribute.evidence.tournament import Comparisons
 from datablame.attribute.evidence.words import ResponseWords, Words
 from datablame.attribute.registry import METHODS, PROVIDERS, Evidence, Votes, described, method, provider, providers_of
 from datablame.config.attribute import Attribute
@@ -68,6 +69,7 @@ def evidence() -> Evidence:
         ResponseActivations: states(),
         Embeddings: Embeddings(np.eye(3), np.eye(3)),
         Judgements: Judgements(np.array([[10.0, 1.0], [0.0, 0.0], [2.5, 3.0]]), None),
+        Comparisons: Comparisons(np.array([[0.9, 0.5], [0.1, 0.5], [0.5, 0.5]]), None),
         Votes: Votes({"gradient": np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]])}, np.full((3, 2), True)),
     }
     return Evidence(0, ["d1", "d2", "d3"], [NUTS, FERNS], QUERIES, every)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from datablame import tables as rows
 from datablame.attribute import compare
 from datablame.attribute.evidence.gradients import Activations, Gradients
-from datablame.attribute.evidence.judgements import Judgements
+from datablame.attribute.evidence.judgements import Judgements, joined
+from datablame.attribute.evidence.tournament import Comparisons
 from datablame.attribute.evidence.words import ResponseWords, Words, bm25_scores
 from datablame.attribute.loop import collect
 from datablame.attribute.queries import candidates, query_text, traced
@@ -99,7 +100,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 themed=len(themed),
                 silhouette=by_theme.silhouette,
                 exactness=evidence[Gradients].exactness if Gradients in evidence else None,
-                judge=evidence[Judgements].answers if Judgements in evidence else None,
+                judge=joined([evidence[kind].answers for kind in (Judgements, Comparisons) if kind in evidence]),
             ),
         }
 
