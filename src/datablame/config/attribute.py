@@ -45,7 +45,7 @@ class Attribute(Section):
     checkpoint: Literal["after", "before"] = "after"
     """The weights at which gradients and activations are taken."""
     encoder: str | None = None
-    """Of the method `embedding`: a sentence encoder's folder or hub id; none: all-MiniLM-L6-v2."""
+    """Of the method `embedding`: a folder or hub id of sentence-transformers; none: all-MiniLM-L6-v2."""
     scores: Mapping[str, str] = {}
     """Scores of your own, each a method: name and path of a JSONL of `doc_id`, `score` and, if wanted, `behaviour`."""
     max_tokens: Count = 2048
