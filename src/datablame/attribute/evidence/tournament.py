@@ -144,8 +144,8 @@ def win_shares(n: int, games: Sequence[Game]) -> NDArray[np.float64]:
     points = np.array([game[2] for game in known], dtype=np.float64)
 
     def summed(of_a: NDArray[np.float64], of_b: NDArray[np.float64]) -> NDArray[np.float64]:
-        total: NDArray[np.float64] = np.bincount(a, of_a, n) + np.bincount(b, of_b, n)
-        return total
+        total = np.bincount(a, of_a, n) + np.bincount(b, of_b, n)
+        return total.astype(np.float64)
 
     wins, strength, change = _PRIOR + summed(points, 1 - points), np.ones(n), np.inf
     while change > _TOLERANCE:
