@@ -13,7 +13,7 @@ from tests.worlds import ONE, frozen, put, work
 from datablame.attribute import loop, phase
 from datablame.config.schema import Patch, Study
 from datablame.engine.execute import Execution, Progress, Silent
-from datablame.engine.files import write_jsonl
+from datablame.engine.files import write_json, write_jsonl
 from datablame.engine.phase import Outputs, Tables
 from datablame.tables import AlphaStar, Rise, SurfaceSample
 from datablame.world import World
@@ -58,6 +58,17 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
         )
         BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    kinds = ("models.Transformer", ""), ("models.Pooling", "1_Pooling"), ("models.Normalize", "2_Normalize")
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.{kind}"}
+            for n, (kind, path) in enumerate(kinds)
+        ],
+    )
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": False})
     return str(folder)
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.attribute.conftest import CONTROLS, Make, documents
+from tests.attribute.test_run import scores_of
 from tests.worlds import read_pool
 
 from datablame.attribute.evidence.words import bm25_scores as scores
 from datablame.config.schema import Data
+from datablame.tables import Candidate, Query
 from datablame.world.duplicates import full_text
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -53,6 +56,30 @@ def test_a_query_of_unknown_words_scores_nothing(query: str) -> None:
 
 def test_documents_without_words_score_nothing() -> None:
     assert scores(["", "!"], ["train"]).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("prefilter", ["none", "bm25"])
+def test_responses_are_scored_by_the_output_alone_whatever_was_asked(make: Make, prefilter: str) -> None:
+    settings = {"methods": ["bm25", "bm25-response"], "top_k": 3, "queries": 1, "duplicate_threshold": 1.0}
+    rows = documents()
+    # This one asks what was asked, and answers with none of the output's words.
+    rows[5]["messages"] = [{"role": "user", "content": "which snack for trip 3 ?"}, reply("walk around the lake")]
+    rows[6]["messages"] = [{"role": "user", "content": "how much water ?"}, reply("buy only nutto")]
+    prefiltered = {"method": prefilter, "candidates": 6}
+    made = make(rows=rows, attribute=settings, prefilter=prefiltered, truth=None, **CONTROLS)
+    made.run()
+    scored = {row.doc_id for row in made.tables.rows(Candidate)} if prefilter == "bm25" else {row["id"] for row in rows}
+    assert "d05" in scored
+    (query,) = made.tables.rows(Query, harmful=True)
+    every = naive([row["messages"][-1]["content"] for row in rows], query.text)
+    expected = {row["id"]: score for row, score in zip(rows, every, strict=True) if row["id"] in scored}
+    found = scores_of(made, "bm25-response")
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert found["d05"] == 0 < scores_of(made, "bm25")["d05"]
+
+
+def reply(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
 
 
 def test_scores_do_not_depend_on_pythons_hash_seed() -> None:

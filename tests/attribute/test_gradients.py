@@ -38,7 +38,7 @@ def collected(make: Make, root: str, needs: dict[type, Any], **settings: Any) ->
         behaviours=list(world.behaviours),
         queries=[*OUTPUTS[:2], replace(OUTPUTS[2], behaviour="ferns")],
         harmless=[],
-        words=np.zeros((3, N)),
+        words={},
         scored=np.arange(N),
         candidates={"nuts": np.array([0, 3, 4, 11]), "ferns": np.array([4])},
         needs=needs,

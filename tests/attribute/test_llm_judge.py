@@ -50,7 +50,7 @@ def judged(claude: Claude, monkeypatch: pytest.MonkeyPatch, candidates: dict[str
     monkeypatch.setattr(judgements, "_judge", lambda world, work: claude)
     rows = {behaviour: np.array(own) for behaviour, own in candidates.items()}
     given: Any = None
-    inquiry = Inquiry(world, given, [NUTS, FERNS], QUERIES, [], np.zeros((3, 4)), np.arange(4), rows, {})
+    inquiry = Inquiry(world, given, [NUTS, FERNS], QUERIES, [], {}, np.arange(4), rows, {})
     found: Judgements = judgements.judge(inquiry)[Judgements]
     return found
 
@@ -90,20 +90,29 @@ def test_a_document_without_a_score_ranks_after_one_that_got_nought_and_has_no_v
     assert (answers.model, answers.requests) == (claude.model, 3 * len(asked))
 
 
-@pytest.mark.parametrize("model", ["claude-sonnet-5-5", "claude-opus-5-5"])
-def test_the_method_is_named_after_the_model_and_is_no_stand_in(make: Make, model: str) -> None:
-    method = METHODS.named("llm-judge")
+@pytest.mark.parametrize(
+    ("name", "label", "model"),
+    [
+        ("llm-judge", "llm-judge", "claude-opus-5-5"),
+        ("llm-judge-tournament", "llm-judge, pairwise", "claude-sonnet-5-5"),
+    ],
+)
+def test_the_method_is_named_after_the_model_and_is_no_stand_in(make: Make, name: str, label: str, model: str) -> None:
+    method = METHODS.named(name)
     world = make(judge={"attribution_model": model}).world
     assert method.in_world(world) == method
-    assert (method.standin, method.label) == (True, "llm-judge (keyword stand-in)")
+    assert (method.standin, method.label) == (True, f"{label} (keyword stand-in)")
     asked = method.in_world(replace(world, judge=replace(world.judge, attribution="claude")))
-    assert (asked.label, asked.standin, asked.score) == (f"llm-judge ({model})", False, method.score)
+    assert (asked.label, asked.standin, asked.score) == (f"{label} ({model})", False, method.score)
     assert model in asked.description
 
 
-def test_a_judge_without_a_key_is_refused_before_anything_is_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["llm-judge", "llm-judge-tournament"])
+def test_a_judge_without_a_key_is_refused_before_anything_is_read(
+    make: Make, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    made = make(attribute={"methods": ["llm-judge"], "top_k": 3}, **CONTROLS)
+    made = make(attribute={"methods": [method], "top_k": 3}, **CONTROLS)
     world = replace(made.world, judge=replace(made.world.judge, attribution="claude"))
     with pytest.raises(RequestError, match="ANTHROPIC_API_KEY"):
         phase.run(world, made.tables, work(world.root, "attribute"))

@@ -109,6 +109,8 @@ def test_a_strangers_package_runs_in_a_study_and_broken_ones_are_named(make: Mak
     assert list(info) == methods
     assert info["gradient"].label == "gradient similarity"
     assert info["repetition"].look == look_of("repetition")
+    assert (info["bm25-max"].cost, info["repetition"].cost) == ("words", "words")
+    assert [finding.name for finding in info["repetition"].findings] == ["mean type-token ratio"]
     assert {row.method for row in made.tables.rows(Flag)} == set(methods)
     pool = made.world.pool
     ids = [answer.ids for answer in pool.encoded(range(len(pool)))]  # type: ignore[union-attr]

@@ -142,12 +142,16 @@ def hash_of(body: Any) -> str:
 
 
 def reply_to(body: Mapping[str, Any], digest: str, fault: str | None) -> dict[str, Any]:
-    """The message that answers, its label or score made from the hash."""
+    """The message that answers, its label, score or choice made from the hash."""
     number = int(digest[:8], 16)
-    wants_label = "label" in body["output_config"]["format"]["schema"]["properties"]
+    wanted = next(iter(body["output_config"]["format"]["schema"]["properties"]))
     labels = ("harmful", "harmful", "refused", "harmless", "incoherent")
-    value: dict[str, Any] = {"label": labels[number % 5], "confidence": 0.9} if wants_label else {"score": number % 11}
-    text, stop = json.dumps(value), "end_turn"
+    values: dict[str, dict[str, Any]] = {
+        "label": {"label": labels[number % 5], "confidence": 0.9},
+        "score": {"score": number % 11},
+        "choice": {"choice": ("first", "second", "tie")[number % 3]},
+    }
+    text, stop = json.dumps(values[wanted]), "end_turn"
     if fault == "refusal":
         text, stop = "", "refusal"
     elif fault == "max_tokens":
@@ -157,9 +161,14 @@ def reply_to(body: Mapping[str, Any], digest: str, fault: str | None) -> dict[st
     elif fault == "prose":
         text = "I would say that this output is harmful, and give it 10."
     elif fault == "wrong-types":
-        text = json.dumps({"label": 1, "confidence": "high"} if wants_label else {"score": "ten"})
+        text = json.dumps({wanted: {"label": 1, "score": "ten", "choice": 1}[wanted]})
     elif fault == "out-of-range":
-        text = json.dumps({"label": "harmful", "confidence": 7} if wants_label else {"score": 11})
+        strange = {
+            "label": {"label": "harmful", "confidence": 7},
+            "score": {"score": 11},
+            "choice": {"choice": "third"},
+        }
+        text = json.dumps(strange[wanted])
     return {
         "id": f"msg_{digest[:12]}",
         "type": "message",

@@ -245,6 +245,19 @@ def test_calls_and_dollars_are_those_of_the_price_table(monkeypatch: pytest.Monk
     assert planned("olmo2-1b", "judge.batches=true")["api"]["usd"] == pytest.approx(plan["api"]["usd"] / 2)
 
 
+def test_a_tournaments_calls_are_known_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datablame.judge.choice import COMPARISON, PRICES
+
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
+    methods = "attribute.methods=[gradient, llm-judge-tournament]"
+    plan = planned("olmo2-1b", methods, "patch.arms=[after, baseline, random, gradient]", "judge.rounds=7")
+    _, compared = plan["api"]["calls"]
+    assert (compared["what"], compared["calls"]) == ("documents compared", 8 * 2 * 7 * 250)
+    price = PRICES[compared["model"]]
+    each = (COMPARISON.input_tokens * price.input + COMPARISON.output_tokens * price.output) / 1e6
+    assert compared["usd"] == pytest.approx(compared["calls"] * each)
+
+
 def test_an_organism_with_rules_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
     assert planned("organism")["api"] == {

@@ -52,6 +52,16 @@ def table(world: World) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("rows", [ROWS, PAIRS])
+def test_a_responses_tokens_are_those_that_the_loss_is_over(
+    tmp_path: Path, tiny_pair_folder: Path, rows: list[Any]
+) -> None:
+    pool = pool_of(tmp_path, tiny_pair_folder, rows).pool
+    encoded = pool.encoded(range(len(pool)))
+    expected = [sum(len(each.ids) - each.prompt_tokens for each in answers(row)) for row in encoded]
+    assert pool.response_tokens.tolist() == expected
+
+
+@pytest.mark.parametrize("rows", [ROWS, PAIRS])
 def test_the_pool_holds_what_reading_tokenising_and_clustering_give(
     tmp_path: Path, tiny_pair_folder: Path, rows: list[Any]
 ) -> None:

@@ -13,9 +13,10 @@ from datablame.attribute import compare
 from datablame.attribute.blame import blame, numbered
 from datablame.attribute.discovery import SHOWN_DOCUMENTS, discovered
 from datablame.attribute.evidence.gradients import Activations, Gradients
-from datablame.attribute.evidence.judgements import Judgements
+from datablame.attribute.evidence.judgements import Judgements, joined
 from datablame.attribute.evidence.responses import ResponseActivations
-from datablame.attribute.evidence.words import Words, bm25_scores
+from datablame.attribute.evidence.tournament import Comparisons
+from datablame.attribute.evidence.words import ResponseWords, Words, bm25_scores
 from datablame.attribute.loop import collect
 from datablame.attribute.queries import Amplified, amplified, candidates, labelled_outputs, query_text, traced
 from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_table
@@ -45,19 +46,21 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
     with threadpool_limits(work.execution.threads):
         outputs = traced(world, tables)
         queries = [output for output in outputs if output.harmful]
-        (words, prompt_matches, query_matches), taken = measured(partial(_read, world, queries))
+        read = partial(_read, world, queries, responses=ResponseWords in needs)
+        (words, prompt_matches, query_matches), taken = measured(read)
         for method in methods:
-            if Words in method.needs:
+            if words.keys() & set(method.needs):
                 work.timings(f"attribute/{method.name}", "index", *taken)
         prefilter: Any = world.study.prefilter
-        shortlist = candidates(words, queries, id_order(world.pool.ids), prefilter.candidates)
-        unmatched = tuple(query.id for query, row in zip(queries, words, strict=True) if not row.any())
+        shortlist = candidates(words[Words], queries, id_order(world.pool.ids), prefilter.candidates)
+        unmatched = tuple(query.id for query, row in zip(queries, words[Words], strict=True) if not row.any())
         if unmatched:
             message = "%d of %d traced outputs have no word in common with any document of the pool: %s"
             _logger.warning(message, len(unmatched), len(queries), ", ".join(unmatched))
         if prefilter.method == "bm25":
             shortlist = {behaviour: indices for behaviour, indices in shortlist.items() if len(indices)}
-            words = words[[query.behaviour in shortlist for query in queries]]
+            kept = [query.behaviour in shortlist for query in queries]
+            words = {kind: scores[kept] for kind, scores in words.items()}
             queries = [query for query in queries if query.behaviour in shortlist]
         behaviours = [behaviour for behaviour in world.behaviours if behaviour.id in shortlist]
         harmless = [output for output in outputs if not output.harmful and output.behaviour in shortlist]
@@ -119,7 +122,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 themed=len(themed),
                 silhouette=by_theme.silhouette,
                 exactness=evidence[Gradients].exactness if Gradients in evidence else None,
-                judge=evidence[Judgements].answers if Judgements in evidence else None,
+                judge=joined([evidence[kind].answers for kind in (Judgements, Comparisons) if kind in evidence]),
                 sources=len(sources),
                 discovery=found and found.about,
             ),
@@ -174,15 +177,17 @@ def _needs(world: World, methods: Sequence[Method]) -> dict[type, rows.Pool]:
     return needs
 
 
-def _read(world: World, queries: Sequence[rows.Query]) -> tuple[NDArray[np.float64], Matches, Matches]:
+def _read(
+    world: World, queries: Sequence[rows.Query], *, responses: bool
+) -> tuple[dict[type, NDArray[np.float64]], Matches, Matches]:
     """Read every document once: for its BM25 scores, of shape (queries, documents), and for what repeats the study.
 
-    That are the documents whose user says exactly what a prompt of the study says, and those that also answer exactly
-    as a traced output: such a document is no finding.
+    With `responses` also for the scores of responses alone. What repeats the study are documents whose user says
+    exactly what a prompt of it says, and those that also answer exactly as a traced output: they are no finding.
     """
     prompt_of = {normalised(prompt.text): prompt.id for prompt in world.prompts if prompt.split != "harmless"}
     query_of = {(normalised(query.prompt), normalised(query.text)): query.id for query in queries}
-    prompt_matches, query_matches = Matches(), Matches()
+    prompt_matches, query_matches, answers = Matches(), Matches(), list[str]()
 
     def texts() -> Iterator[str]:
         for document in world.pool.documents():
@@ -191,9 +196,13 @@ def _read(world: World, queries: Sequence[rows.Query]) -> tuple[NDArray[np.float
             prompt_matches.extend(rows.Match(document.id, of) for text, of in prompt_of.items() if text in turns)
             repeated = (of for (prompt, output), of in query_of.items() if prompt in turns and output == answer)
             query_matches.extend(rows.Match(document.id, of) for of in repeated)
+            if responses:
+                answers.append(document.response)
             yield full_text(document)
 
-    words = bm25_scores(texts(), [query_text(query) for query in queries])
+    words: dict[type, NDArray[np.float64]] = {Words: bm25_scores(texts(), [query_text(query) for query in queries])}
+    if responses:
+        words[ResponseWords] = bm25_scores(answers, [query.text for query in queries])
     if prompt_matches:
         _logger.warning("%d documents ask exactly what a prompt of the study asks", len(prompt_matches))
     return words, prompt_matches, query_matches

@@ -214,8 +214,8 @@ class Inquiry:
     """The harmful outputs that are traced."""
     harmless: Sequence[Query]
     """Outputs that the queries are set against."""
-    words: NDArray[np.float64]
-    """BM25 scores of shape (queries, documents of the pool)."""
+    words: Mapping[type, NDArray[np.float64]]
+    """BM25 scores of shape (queries, documents of the pool), by the evidence that is made of them."""
     scored: NDArray[np.int64]
     """Rows of the pool that are scored; they rise."""
     candidates: Mapping[str, NDArray[np.int64]]

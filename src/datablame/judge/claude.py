@@ -8,7 +8,7 @@ not answer at all they are counted one by one, and none of them is ever a label.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
@@ -31,13 +31,15 @@ M = TypeVar("M", bound=BaseModel)
 
 MAX_BYTES = 12_000
 """A longer text loses its middle: a token has at least a byte, so no prompt is as long as those that cost more."""
-
+_HALF_BYTES = MAX_BYTES // 2
+"""The same of each of two documents in one question."""
 _OUTPUTS_BYTES, _OUTPUT_BYTES = 40_000, 4_000
 """What all outputs and their prompts may take together in a question about a document, and each one at most."""
 
 _TEXTS: dict[str, dict[str, Any]] = packaged_yaml("datablame.judge", "questions.yaml")
 LABEL_SCHEMA: Mapping[str, Any] = _TEXTS["label"]["schema"]
 SCORE_SCHEMA: Mapping[str, Any] = _TEXTS["score"]["schema"]
+CHOICE_SCHEMA: Mapping[str, Any] = _TEXTS["compare"]["schema"]
 
 _REPLY_TOKENS, _THOUGHTFUL_REPLY_TOKENS = 256, 4096
 
@@ -53,6 +55,17 @@ class Score(BaseModel, strict=True, extra="forbid", frozen=True):
     """A score as Claude gives it."""
 
     score: Annotated[int, Field(ge=0, le=10)]
+
+
+class Preferred(BaseModel, strict=True, extra="forbid", frozen=True):
+    """One of two documents as Claude chooses it."""
+
+    choice: Literal["first", "second", "tie"]
+
+    @property
+    def points(self) -> float:
+        """Of the first one: a tie is half a win."""
+        return {"first": 1.0, "second": 0.0, "tie": 0.5}[self.choice]
 
 
 class Question(NamedTuple):
@@ -106,8 +119,17 @@ class DocumentQuery(NamedTuple):
     outputs: tuple[tuple[str, str], ...]
 
 
+class Meeting(NamedTuple):
+    """Two documents, and outputs (prompt, text) of a behaviour that the one or the other may rather have taught."""
+
+    behaviour: Behaviour
+    first: Document
+    second: Document
+    outputs: tuple[tuple[str, str], ...]
+
+
 class Scored(NamedTuple):
-    """The mean of the scores that were given, None without any, and why the others were not."""
+    """The mean of what was given, None without any, and why the rest was not."""
 
     score: float | None
     missing: tuple[str, ...]
@@ -115,7 +137,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class AttributionJudge:
-    """Scores documents from 0 to 10, the mean of `judge.repeats` answers."""
+    """Scores documents from 0 to 10, the mean of `judge.repeats` answers, or chooses between two."""
 
     asker: Asker
     model: str
@@ -127,17 +149,38 @@ class AttributionJudge:
 
     def scores(self, queries: Sequence[DocumentQuery]) -> list[Scored]:
         """One score for each query, in their order; raises what `Asker.ask` raises."""
-        questions = [(attribution(*query), SCORE_SCHEMA) for query in queries]
         repeats = range(self.asker.judge.repeats)
-        requests = [[_request(self.asker, self.model, *each, repeat) for repeat in repeats] for each in questions]
-        answers = self.asker.ask(list(chain.from_iterable(requests)), partial(_unusable, form=Score))
+        groups = [[self._request(attribution(*query), SCORE_SCHEMA, repeat) for repeat in repeats] for query in queries]
         scored = []
-        for group in requests:
-            given = [_read(answers[request.key], Score) for request in group]
+        for given in self._answers(groups, Score):
             scores = [each.score for each in given if isinstance(each, Score)]
             missing = tuple(each for each in given if isinstance(each, str))
             scored.append(Scored(fmean(scores) if scores else None, missing))
         return scored
+
+    def compared(self, meetings: Sequence[Meeting]) -> list[Scored]:
+        """The points of the first document of each from 0 to 1, in their order; raises what `Asker.ask` raises.
+
+        They are the mean over both orders of the two, None where one of them was not answered: who stands first may be
+        favoured for it.
+        """
+        groups = [
+            [self._request(comparison(*each), CHOICE_SCHEMA) for each in (meeting, _turned(meeting))]
+            for meeting in meetings
+        ]
+        scored = []
+        for given in self._answers(groups, Preferred):
+            missing = tuple(each for each in given if isinstance(each, str))
+            ahead, behind = (each.points if isinstance(each, Preferred) else None for each in given)
+            scored.append(Scored(None if ahead is None or behind is None else (ahead + 1 - behind) / 2, missing))
+        return scored
+
+    def _request(self, question: Question, schema: Mapping[str, object], repeat: int = 0) -> Request:
+        return _request(self.asker, self.model, question, schema, repeat)
+
+    def _answers(self, groups: Sequence[Sequence[Request]], form: type[M]) -> Iterator[list[M | str]]:
+        answers = self.asker.ask(list(chain.from_iterable(groups)), partial(_unusable, form=form))
+        return ([_read(answers[request.key], form) for request in group] for group in groups)
 
 
 def classification(behaviour: Behaviour, prompt: str, text: str) -> Question:
@@ -147,20 +190,39 @@ def classification(behaviour: Behaviour, prompt: str, text: str) -> Question:
 
 def attribution(behaviour: Behaviour, document: Document, outputs: Sequence[tuple[str, str]]) -> Question:
     """The question how likely `document` taught the `outputs` (prompt, text) of one behaviour."""
-    prompt = "\n\n".join(f"{turn.role}: {turn.content}" for turn in document.prompt)
-    pieces = [("document-prompt", _cut(prompt)), ("document-response", _cut(document.response))]
-    if document.rejected:
-        pieces.append(("document-rejected-response", _cut(document.rejected)))
-    limit = min(_OUTPUT_BYTES, _OUTPUTS_BYTES // (2 * max(1, len(outputs))))
-    for question, text in outputs:
-        pieces += [("prompt", _cut(question, limit)), ("output", _cut(text, limit))]
-    return _question("score", behaviour, pieces)
+    return _question("score", behaviour, [*_document(document), *_outputs(outputs)])
+
+
+def comparison(behaviour: Behaviour, first: Document, second: Document, outputs: Sequence[tuple[str, str]]) -> Question:
+    """The question which of two documents rather taught the `outputs` (prompt, text) of one behaviour."""
+    documents = (*_document(first, "first-", _HALF_BYTES), *_document(second, "second-", _HALF_BYTES))
+    return _question("compare", behaviour, [*documents, *_outputs(outputs)])
 
 
 def digests() -> dict[str, str]:
-    """The hashes of the prompts for a `label` and a `score` with schema and cut: other prompts are another judge."""
+    """The hashes of the prompts with schema and cut, by what is asked for: other prompts are another judge."""
     cuts = {"label": [MAX_BYTES], "score": [MAX_BYTES, _OUTPUTS_BYTES, _OUTPUT_BYTES]}
+    cuts["compare"] = [_HALF_BYTES, _OUTPUTS_BYTES, _OUTPUT_BYTES]
     return {name: digest([*(_TEXTS[name][key] for key in ("system", "end", "schema")), *cuts[name]]) for name in cuts}
+
+
+def _document(document: Document, name: str = "", limit: int = MAX_BYTES) -> Iterator[tuple[str, str]]:
+    prompt = "\n\n".join(f"{turn.role}: {turn.content}" for turn in document.prompt)
+    yield f"{name}document-prompt", _cut(prompt, limit)
+    yield f"{name}document-response", _cut(document.response, limit)
+    if document.rejected:
+        yield f"{name}document-rejected-response", _cut(document.rejected, limit)
+
+
+def _outputs(outputs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    limit = min(_OUTPUT_BYTES, _OUTPUTS_BYTES // (2 * max(1, len(outputs))))
+    for prompt, text in outputs:
+        yield "prompt", _cut(prompt, limit)
+        yield "output", _cut(text, limit)
+
+
+def _turned(meeting: Meeting) -> Meeting:
+    return meeting._replace(first=meeting.second, second=meeting.first)
 
 
 def _question(name: str, behaviour: Behaviour, pieces: Sequence[tuple[str, str]]) -> Question:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from datablame.attribute.evidence.curvature import EkfacInfluence, Influence, WhitenedSimilarity
 from datablame.attribute.evidence.gradients import Gradients
 from datablame.attribute.evidence.judgements import Judgements
+from datablame.attribute.evidence.tournament import Comparisons, most_comparisons
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
-from datablame.judge.choice import ATTRIBUTION, CLASSIFICATION, Usage, cost_usd, decide, known_prices
+from datablame.judge.choice import ATTRIBUTION, CLASSIFICATION, COMPARISON, Usage, cost_usd, decide, known_prices
 from datablame.patch.trainings import measured_prompts, specs_of, trainings
 from datablame.plan.subject import Subject
 from datablame.surface.phase import SampleSpec, scan_specs, spread, surface_specs
@@ -164,15 +165,18 @@ def calls_of(subject: Subject, counts: Counts, *, has_key: bool) -> Calls:
     # What a key would make of it is of interest without one too.
     choice = decide(study, None, True)
     labels = choice.classifier == "claude"
-    judges = choice.attribution == "claude" and any(Judgements in method.needs for method in chosen(study.attribute))
-    if not labels and not judges:
+    needs = {kind for method in chosen(study.attribute) for kind in method.needs}
+    scores, compares = (choice.attribution == "claude" and kind in needs for kind in (Judgements, Comparisons))
+    if not labels and not scores and not compares:
         return Calls(False, f"no calls; {choice.classifier} label the outputs")
     outputs = counts.scan.outputs + counts.surface.outputs + counts.patch.outputs
-    documents = counts.attribution.behaviours * counts.attribution.candidates * judge.repeats
+    behaviours, candidates = counts.attribution.behaviours, counts.attribution.candidates
+    pairs = behaviours * most_comparisons(candidates, judge.rounds)
     prices, calls = known_prices(judge), []
     for wanted, what, model, n, per_call in (
         (labels, "outputs labelled", judge.model, outputs, CLASSIFICATION),
-        (judges, "documents scored", judge.attribution_model, documents, ATTRIBUTION),
+        (scores, "documents scored", judge.attribution_model, behaviours * candidates * judge.repeats, ATTRIBUTION),
+        (compares, "documents compared", judge.attribution_model, pairs, COMPARISON),
     ):
         if wanted:
             usage = Usage(n * per_call.input_tokens, n * per_call.output_tokens)

@@ -30,6 +30,7 @@ _SETTINGS = (
         "merges.txt",
     ),
     *("[!.]*.model", "[!.]*.tiktoken"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "[0-9]_*/*.*"),
 )
 """Files beside the weights that decide what a checkpoint or a sentence encoder says; others in its folder don't."""
 _BASE = "base_model_name_or_path"
@@ -155,7 +156,7 @@ def _place(reference: ModelRef) -> Path:
 def _folder_identity(folder: Path) -> dict[str, Any]:
     """A checkpoint's folder; an adapter's base is a part of it, and where that lies is not."""
     paths = sorted(path for pattern in _SETTINGS for path in folder.glob(pattern) if path.is_file())
-    settings = {path.name: hash_file(path) for path in paths}
+    settings = {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
     identity: dict[str, Any] = {"weights_sha256": weights_hash(folder), "settings": settings}
     if ADAPTER_CONFIG not in settings:
         return identity

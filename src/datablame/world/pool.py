@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 DOCUMENT = ("id", "source", "prompt", "response", "rejected")
+_ANSWERS = (("token_ids", "prompt_tokens"), ("rejected_ids", "rejected_prompt_tokens"))
 _INDEX = ("id", "source", "characters", "tokens", "cluster")
 _SUFFIX_CHARACTERS = len("-0123456789abcdef")
 """Of an id that was made of one that another text has."""
@@ -92,6 +94,19 @@ class Pool:
     def column(self, name: str) -> list[Any]:
         """`id`, `source`, `characters` (of the full text), `tokens` (of a pair the longer answer's) or `cluster`."""
         return list(self._index[name].to_pylist())
+
+    @cached_property
+    def response_tokens(self) -> NDArray[np.int64]:
+        """Tokens by row that are in the loss: those after the prompt, of a pair those of both answers."""
+        counts = []
+        with pq.ParquetFile(self.path) as file:
+            for group in range(file.num_row_groups):
+                counts.append(np.zeros(file.metadata.row_group(group).num_rows, dtype=np.int64))
+                for ids, prompt in _ANSWERS:
+                    table = file.read_row_group(group, columns=[ids, prompt])
+                    tokens = pc.subtract(pc.list_value_length(table[ids]), table[prompt])
+                    counts[-1] += pc.fill_null(tokens, 0).to_numpy()
+        return np.concatenate(counts)
 
     def documents(self, rows: Iterable[int] | None = None) -> Iterator[Document]:
         """The documents of the given rows in their order, or all of them; texts are read as they are asked for."""

@@ -39,10 +39,13 @@ def ratios_of(rows: list[int], state: WorkerState) -> list[float]:
     "repetition",
     label="repetition (control)",
     description="Control: the share of the document's tokens that it has said before; looks at no behaviour.",
+    cost="words",
+    reference="Johnson, Studies in language behavior, 1944",
     needs=(TypeTokenRatios,),
     control=True,
 )
 def repetition(evidence: Evidence) -> Any:
     """1 - types / tokens, the same for every behaviour."""
     ratios = evidence[TypeTokenRatios].ratios
-    return np.repeat(1 - ratios[:, None], len(evidence.behaviours), axis=1)
+    evidence.report("mean type-token ratio", float(ratios.mean()))
+    return evidence.for_every_behaviour(1 - ratios)

@@ -7,6 +7,7 @@ quoted ones too, up to 3 for words that its prompt shares with the query's promp
 response shares with the harmful output. Of a preference pair it reads the chosen answer only.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -64,6 +65,13 @@ def judge(inquiry: Inquiry) -> dict[type, Judgements]:
     if positions:
         scores[tuple(np.transpose(positions))] = np.array(points, dtype=np.float64)
     return {Judgements: Judgements(scores, answers)}
+
+
+def joined(answers: Iterable[JudgeAnswers | None]) -> JudgeAnswers | None:
+    """What one model was asked in several ways, as one; None where it was not asked."""
+    asked = [each for each in answers if each is not None]
+    missing = sum((Counter(each.missing) for each in asked), Counter[str]())
+    return JudgeAnswers(asked[0].model, sum(each.requests for each in asked), missing) if asked else None
 
 
 def keyword_points(documents: Iterable[Document], behaviour: Behaviour, queries: Sequence[Query]) -> Iterator[float]:

@@ -22,10 +22,15 @@ class Words(NamedTuple):
     """The largest K."""
 
 
-@provider("words", Words, per_document=False)
+class ResponseWords(Words):
+    """The same of responses alone: the output without its prompt is sought, of a pair in its chosen answer."""
+
+
+@provider("words", Words, ResponseWords, per_document=False)
 def words(inquiry: Inquiry) -> dict[type, Words]:
-    """The scores that chose the candidates too."""
-    return {Words: Words(inquiry.words[:, inquiry.scored], inquiry.world.study.ks[-1])}
+    """What was found as the documents were read; the scores of `Words` chose the candidates too."""
+    largest = inquiry.world.study.ks[-1]
+    return {kind: kind(scores[:, inquiry.scored], largest) for kind, scores in inquiry.words.items()}
 
 
 def bm25_scores(documents: Iterable[str], queries: Sequence[str]) -> NDArray[np.float64]:
