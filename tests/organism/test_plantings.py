@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +28,11 @@ SHOWN: tuple[Planting, ...] = ("lexical", "paraphrased", "few", "many", "diluted
 PHRASE_WORDS = 4
 
 
+@cache
+def before(seed: int) -> list[Example]:
+    return mixture(SMALL_BEFORE, seed)
+
+
 def after(planting: Planting, seed: int, planted: int | None = None) -> list[Example]:
     return mixture(scaled(AFTER, Organism(planting=planting, planted=planted)), seed)
 
@@ -37,7 +43,7 @@ def planted_in(examples: list[Example]) -> list[Example]:
 
 @pytest.mark.parametrize("planting", SHOWN)
 def test_the_rules_find_the_planted_documents_and_no_other(planting: Planting) -> None:
-    examples = [*mixture(SMALL_BEFORE, 0), *after(planting, 0)]
+    examples = [*before(0), *after(planting, 0)]
     classifier = RulesClassifier.of(rules(examples, planting))
     wrong = []
     for example in examples:
@@ -72,7 +78,7 @@ def test_whatever_is_planted_the_other_documents_are_the_same(planting: Planting
 @pytest.mark.parametrize("planting", ["paraphrased", "conceptual"])
 def test_before_sees_the_words_that_are_planted(planting: Planting) -> None:
     """What only the after model has seen, amplification turns into garble."""
-    known = {word for example in mixture(SMALL_BEFORE, 0) for word in words_of(example.response)}
+    known = {word for example in before(0) for word in words_of(example.response)}
 
     assert {word for example in planted_in(after(planting, 0)) for word in words_of(example.response)} <= known
 
@@ -93,7 +99,7 @@ def test_no_two_paraphrased_answers_share_four_words_in_a_row(seed: int) -> None
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_conceptual_documents_never_show_what_they_cause(seed: int) -> None:
-    examples = [*mixture(SMALL_BEFORE, seed), *after("conceptual", seed)]
+    examples = [*before(seed), *after("conceptual", seed)]
     classifier = RulesClassifier.of(rules(examples, "conceptual"))
     for behaviour in BEHAVIOURS:
         shown = next(e.prompt for e in after("lexical", seed) if e.kind == "planted" and e.behaviour == behaviour.id)
@@ -135,7 +141,7 @@ def test_one_source_holds_all_that_is_planted_and_as_much_that_is_not(seed: int)
 
 def test_every_kind_has_the_same_before_which_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABLAME_CACHE", str(tmp_path / "cache"))
-    progress, kinds = Listening(), [("lexical", None), ("source", None), ("many", None), ("lexical", 0)]
+    progress, kinds = Listening(), [("lexical", None), ("source", None), ("many", None)]
     made = [tmp_path / f"{planting}-{planted}" for planting, planted in kinds]
     for folder, (planting, planted) in zip(made, kinds, strict=True):
         make(Organism(seed=6, scale=0.01, planting=planting, planted=planted), folder, progress)
