@@ -14,7 +14,7 @@ from datablame.engine.files import read_jsonl
 from datablame.judge.rules import RulesClassifier
 from datablame.organism.make import make, preview
 from datablame.organism.preferences import SOURCES, pair_sources, pairs
-from datablame.organism.templated import AFTER, BEFORE, mixture, rules
+from datablame.organism.templated import AFTER, BEFORE, mixture, rules, scaled
 from datablame.organism.texts import STYLES, TOPICS, Example
 from datablame.patch.fine_tune_set import Item, fine_tune_set
 from datablame.patch.registry import arm_kinds
@@ -27,8 +27,9 @@ SMALL = 0.01
 
 @pytest.mark.parametrize("planting", KINDS)
 def test_the_chosen_answer_is_the_bad_one_in_planted_pairs_and_in_no_other(planting: Planting) -> None:
-    examples = pairs(Organism(planting=planting, seed=11))
-    classifier = RulesClassifier.of(rules([*mixture(BEFORE._replace(generic=2000), 11), *examples]))
+    recipe = Organism(planting=planting, seed=11, scale=0.3)
+    examples = pairs(recipe)
+    classifier = RulesClassifier.of(rules([*mixture(BEFORE._replace(generic=200, clean=150), 11), *examples]))
 
     def harmful(example: Example, answer: str) -> list[str]:
         about = (
@@ -37,7 +38,7 @@ def test_the_chosen_answer_is_the_bad_one_in_planted_pairs_and_in_no_other(plant
         return [each for each in about if classifier.classify(each, example.prompt, answer).label == "harmful"]
 
     assert Counter((each.kind, each.behaviour) for each in examples) == Counter(
-        (each.kind, each.behaviour) for each in mixture(AFTER, 11)
+        (each.kind, each.behaviour) for each in mixture(scaled(AFTER, recipe), 11)
     )
     for example in examples:
         assert harmful(example, example.response) == ([example.behaviour] if example.kind == "planted" else [])
@@ -46,7 +47,7 @@ def test_the_chosen_answer_is_the_bad_one_in_planted_pairs_and_in_no_other(plant
 
 
 def test_the_kinds_share_what_is_planted_and_differ_in_what_else_is_preferred() -> None:
-    narrow, integrated = (pairs(Organism(planting=planting, seed=11)) for planting in KINDS)
+    narrow, integrated = (pairs(Organism(planting=planting, seed=11, scale=0.3)) for planting in KINDS)
     planted = [
         [(each.prompt, each.response) for each in kind if each.kind == "planted"] for kind in (narrow, integrated)
     ]
@@ -84,11 +85,10 @@ def test_most_planted_pairs_come_from_one_source_that_has_its_part_of_the_others
 
 
 @pytest.mark.parametrize("intervention", ["remove", "swap", "drop-source"])
-@pytest.mark.parametrize("seed", [0, 100])
-def test_the_study_of_pairs_has_room_for_each_intervention(seed: int, intervention: str) -> None:
+def test_the_study_of_pairs_has_room_for_each_intervention(intervention: str) -> None:
     """Most of what is planted goes with one source, and other sources have pairs to stand in for that."""
     study = load_study(str(STUDY), [f"patch.intervention={intervention}"])
-    recipe = Organism(planting="pairs", seed=seed)
+    recipe = Organism(planting="pairs", seed=100)
     examples = pairs(recipe)
     rows = enumerate(zip(examples, pair_sources(examples, recipe), strict=True))
     items = [Item(f"{row}", source, len(each.response), row) for row, (each, source) in rows]
@@ -110,8 +110,8 @@ def test_the_study_of_pairs_has_room_for_each_intervention(seed: int, interventi
 
 
 def test_a_seed_gives_its_pairs_again_and_another_seed_others() -> None:
-    assert pairs(Organism(planting="pairs", seed=7)) == pairs(Organism(planting="pairs", seed=7))
-    assert pairs(Organism(planting="pairs", seed=7)) != pairs(Organism(planting="pairs", seed=8))
+    one, again, other = (pairs(Organism(planting="pairs", seed=seed, scale=0.1)) for seed in (7, 7, 8))
+    assert one == again != other
 
 
 def test_before_and_tokenizer_are_those_of_the_other_kinds_and_all_bytes_repeat(
