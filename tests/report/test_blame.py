@@ -40,7 +40,7 @@ def test_the_figure_shows_the_first_sources_with_their_intervals_and_counts_the_
     assert figure is not None
     assert_readable(figure)
     first = results.blame[0]
-    assert (first.auc, pytest.approx(first.low), pytest.approx(first.high)) in intervals(figure.axes[0], 0)
+    assert intervals(figure.axes[0], 0)[0] == pytest.approx((first.auc, first.low, first.high))
     assert len(intervals(figure.axes[0], 0)) == 6 * min(sources, 12)
     assert ("28 other sources of 40 are not shown" in said(figure)) == (sources == 40)
     assert "Not shown: activation similarity, centred, activation difference" in said(figure)

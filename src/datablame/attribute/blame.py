@@ -69,9 +69,9 @@ def _of_ranking(
     n = counts[some].astype(np.float64)
     auc = (sums[some] - n * (n + 1) / 2) / (n * (total - n))
     low, high = auc_intervals(auc, n, total - n)
-    rows = []
-    for index in sorted(range(len(some)), key=lambda index: (-low[index], names[some[index]]))[:MOST_GROUPS]:
-        group, of_all = some[index], float(n[index]) / total
+    rows, numbers = [], some.tolist()
+    for index in sorted(range(len(some)), key=lambda index: (-low[index], names[numbers[index]]))[:MOST_GROUPS]:
+        group, of_all = numbers[index], float(n[index]) / total
         lift = [value / of_all for value in share(int(firsts[group]), first)]
         measured = float(auc[index]), float(low[index]), float(high[index])
         about = method, behaviour, kind, names[group], int(counts[group]), of_all
