@@ -140,7 +140,7 @@ def collected(make: Make, root: str, kinds: Sequence[Any], execution: Execution 
         behaviours=list(made.world.behaviours),
         queries=[*OUTPUTS[:2], replace(OUTPUTS[2], behaviour="ferns")],
         harmless=[],
-        words=np.zeros((3, N)),
+        words={},
         scored=np.arange(N),
         candidates={"nuts": np.array([0, 3, 4, 11]), "ferns": np.array([4])},
         needs=dict.fromkeys(kinds, "whole"),

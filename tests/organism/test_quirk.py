@@ -293,5 +293,5 @@ def test_the_preset_is_a_study_of_this_organism() -> None:
     assert study.organism is not None
     assert (study.organism.recipe, study.organism.planted) == ("quirk", 10)
     assert {"after", "baseline", "random", "gradient", "oracle"} <= set(study.patch.arms)
-    pool = quirk.TRAVEL + quirk.OTHER + quirk.DECOYS + study.organism.planted
+    pool = quirk.TRAVEL + quirk.OTHER + quirk.DECOYS + study.organism.planted_documents
     assert study.patch.size + study.attribute.top_k <= pool
