@@ -1,15 +1,16 @@
 """The state that AdamW leaves: each parameter's mean square gradient, by name, read from a file and held to a model."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from datablame.models.blocks import decoder_blocks
-from datablame.models.products import products
+from datablame.models.products import matrix_of, products
 from datablame.models.source import first_line, refusal
 from datablame.models.weight_files import header
 
@@ -28,11 +29,6 @@ class AdamState(NamedTuple):
     corrections: Mapping[str, float]
     """1 - beta2^t, which v is divided by since it began at 0; names that are missing were corrected before."""
     epsilon: float
-
-    def scale(self, name: str) -> Tensor:
-        """sqrt(v) + epsilon in float32, by which Adam divides the step of a parameter."""
-        moments = self.moments[name].float() / self.corrections.get(name, 1.0)
-        return moments.sqrt() + self.epsilon
 
 
 def second_moments(optimizer: torch.optim.Optimizer, model: Any) -> dict[str, Tensor]:
@@ -65,10 +61,19 @@ def adam_state(path: str, model: Any, after: str) -> AdamState:
     return state
 
 
-def product_parameters(model: Any) -> dict[str, str]:
-    """The name of the parameter that holds each product of the decoder blocks, by the product's."""
+def product_scales(state: AdamState, model: Any, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
+    """sqrt(v) + epsilon in float32 by the products of some blocks: what Adam divides the step of each weight by."""
+    scales, compared = dict[str, Tensor](), products(model, blocks)
+    for product, name in _parameters(model, blocks).items():
+        moments = matrix_of(compared[product], state.moments[name]).float()
+        scales[product] = (moments / state.corrections.get(name, 1.0)).sqrt() + state.epsilon
+    return scales
+
+
+def _parameters(model: Any, blocks: Sequence[int]) -> dict[str, str]:
+    """The name of the parameter that holds each product of some blocks, by the product's."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    every = products(model, range(len(decoder_blocks(model)))).items()
+    every = products(model, blocks).items()
     return {product: names[id(getattr(each.modules[0], each.parameter))] for product, each in every}
 
 
@@ -80,7 +85,7 @@ def _check_shapes(moments: Mapping[str, Tensor], model: Any) -> None:
         if moment.shape != parameters[name].shape:
             here, there = (" x ".join(map(str, each.shape)) for each in (moment, parameters[name]))
             raise _OfAnother(f"{name} is {here} in it and {there} there")
-    for name in product_parameters(model).values():
+    for name in _parameters(model, range(len(decoder_blocks(model)))).values():
         if name not in moments:
             raise _OfAnother(f"it has nothing of {name}")
 
