@@ -142,7 +142,7 @@ def _names(model: Any, blocks: Blocks) -> dict[str, str]:
     return {product: modules[id(each.modules[0])] for product, each in products(model, blocks).items()}
 
 
-def _projected(name: str, formed: Formed, projection: Projection) -> Formed:
+def _projected(name: str, formed: Formed, projection: Projection) -> Float[Tensor, "batch _ _"]:
     if name not in projection:
         return formed
     rows, columns = projection[name]
