@@ -27,6 +27,7 @@ from datablame.tables import MethodInfo, Query
 METHODS = ["tracin", "adam", "less"]
 RATES = (3e-4, 1e-4)
 SETTINGS = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200, "layers": [1]}
+WARMUP = {"epochs": 2, "rank": 2, "learning_rate": 1e-2, "least_steps": 4}
 SHOWN = ("d03", "d07", "d11")
 
 
@@ -74,13 +75,8 @@ def loaded(path: str) -> Any:
 
 
 def study(make: Make, root: str, trajectory: Any, methods: list[str], rows: Any = None, **settings: Any) -> Made:
-    attribute = {**SETTINGS, "methods": methods, "warmup": {"epochs": 2, "rank": 2, "learning_rate": 1e-2}, **settings}
+    attribute = {**SETTINGS, "methods": methods, "warmup": WARMUP, **settings}
     return make(root, rows, models=trajectory, attribute=attribute, **CONTROLS)
-
-
-@pytest.fixture(autouse=True)
-def _short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warmup_gradients, "_LEAST_STEPS", 4)
 
 
 def test_tracin_is_its_plain_loop_over_checkpoints(make: Make, trajectory: dict[str, Any]) -> None:
@@ -112,10 +108,9 @@ def test_adam_is_the_dense_product_with_the_preconditioned_gradient(make: Make, 
         assert scores_of(made, "adam")[name] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_less_is_its_plain_loop_through_the_warm_up(make: Make, trajectory: dict[str, Any]) -> None:
-    made = study(
-        make, "run", trajectory, ["less"], warmup={"epochs": 2, "rank": 2, "learning_rate": 1e-2, "share": 0.7}
-    )
+    made = study(make, "run", trajectory, ["less"], warmup={**WARMUP, "share": 0.7})
     made.run()
     world, model = made.world, loaded(trajectory["before"])
     chosen = warmup_gradients.chosen_rows(world.pool.ids, world.seed, 0.7)
@@ -154,6 +149,7 @@ def test_less_is_its_plain_loop_through_the_warm_up(make: Make, trajectory: dict
     assert info.findings[0].value == f"21 documents, {recipe.steps} steps"
 
 
+@pytest.mark.slow
 def test_scores_hang_neither_on_batches_nor_on_shards_nor_on_the_order_of_the_pool(
     make: Make, trajectory: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,17 +177,26 @@ class Dies(Silent):
             raise KeyboardInterrupt
 
 
-def test_a_killed_run_and_one_of_two_workers_end_with_the_same_bytes(make: Make, trajectory: dict[str, Any]) -> None:
-    whole, killed, shared = (study(make, name, trajectory, METHODS) for name in ("whole", "killed", "shared"))
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_bytes(make: Make, trajectory: dict[str, Any]) -> None:
+    whole, killed = (study(make, name, trajectory, METHODS) for name in ("whole", "killed"))
     whole.run()
     for items in (7, 6, 5):
         with pytest.raises(KeyboardInterrupt):
             killed.run(progress=Dies(items))
     killed.run()
-    shared.run(Execution(workers=2, threads=1))
-    assert bytes_of(killed) == bytes_of(shared) == bytes_of(whole)
+    assert bytes_of(killed) == bytes_of(whole)
 
 
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing(make: Make, trajectory: dict[str, Any]) -> None:
+    one, two = (study(make, name, trajectory, METHODS) for name in ("one", "two"))
+    one.run()
+    two.run(Execution(workers=2, threads=1))
+    assert bytes_of(two) == bytes_of(one)
+
+
+@pytest.mark.slow
 def test_the_warm_up_leaves_no_adapter_behind(make: Make, trajectory: dict[str, Any]) -> None:
     alone, beside = (study(make, str(len(m)), trajectory, m) for m in (["tracin"], ["less", "tracin"]))
     alone.run()

@@ -35,7 +35,9 @@ class Warmup(Section):
     share: Share = 0.05
     """Share of the pool's documents that it trains on, at least 16 of them."""
     epochs: Annotated[int, Field(gt=0, le=100)] = 4
-    """Epochs; gradients are taken at the end of each. On a small pool an epoch repeats until all have 100 steps."""
+    """Epochs; gradients are taken at the end of each."""
+    least_steps: Count = 100
+    """On a small pool every epoch goes through its documents again until all epochs together have so many steps."""
     rank: Annotated[int, Field(gt=0, le=4096)] = 8
     """Rank of the LoRA adapters, which are in all decoder blocks."""
     learning_rate: Share = 2e-4

@@ -62,10 +62,15 @@ def adam_state(path: str, model: Any, after: str) -> AdamState:
 
 
 def product_scales(state: AdamState, model: Any, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
-    """sqrt(v) + epsilon in float32 by the products of some blocks: what Adam divides the step of each weight by."""
+    """sqrt(v) + epsilon in float32 by the products of some blocks: what Adam divides the step of each weight by.
+
+    Raises RequestError where v is negative or not finite.
+    """
     scales, compared = dict[str, Tensor](), products(model, blocks)
     for product, name in _parameters(model, blocks).items():
         moments = matrix_of(compared[product], state.moments[name]).float()
+        if not bool((moments.isfinite() & (moments >= 0)).all()):
+            raise refusal("broken_moments", name=name)
         scales[product] = (moments / state.corrections.get(name, 1.0)).sqrt() + state.epsilon
     return scales
 

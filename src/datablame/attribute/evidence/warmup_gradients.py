@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datablame.models.training import Recipe
 
 _WARMUP = "warmup"
-_BATCH, _LEAST_STEPS, _RISING_SHARE = 16, 100, 0.03
+_BATCH, _RISING_SHARE = 16, 0.03
 
 
 class WarmupGradients(NamedTuple):
@@ -80,10 +80,10 @@ def chosen_rows(ids: Sequence[str], seed: int, share: float) -> list[int]:
 
 
 def recipe_of(settings: Warmup, documents: int) -> "Recipe":
-    """So many epochs over the documents, or more where that would be under 100 steps; each epoch is as long."""
+    """So many epochs over the documents, or more where that would be under the least steps; each epoch is as long."""
     from datablame.models.training import Recipe
 
-    steps = settings.epochs * max(math.ceil(documents / _BATCH), math.ceil(_LEAST_STEPS / settings.epochs))
+    steps = settings.epochs * max(math.ceil(documents / _BATCH), math.ceil(settings.least_steps / settings.epochs))
     rising = math.ceil(_RISING_SHARE * steps)
     return Recipe(steps, _BATCH, settings.learning_rate, warmup_steps=rising, weight_decay=0.0)
 
