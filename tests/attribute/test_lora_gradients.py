@@ -67,7 +67,8 @@ def naive(model: Any, factors: Factors, projection: Any, pool: Any, queries: Any
         units = [u / u.norm() for u in (flat(naive_lora_gradient(model, query, factors, SCALE)) for query in own)]
         means.append(torch.stack(units).mean(0))
     rows = torch.stack(steps)
-    return (rows / rows.norm(dim=1, keepdim=True)) @ torch.stack(means).T
+    cosines: Tensor = (rows / rows.norm(dim=1, keepdim=True)) @ torch.stack(means).T
+    return cosines
 
 
 @pytest.mark.parametrize(("size", "batch_tokens"), [(None, 1), (None, 10_000), (3, 60)])

@@ -4,10 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datablame.attribute.evidence.adam_gradients import AdamGradients
+from datablame.attribute.evidence.checkpoint_gradients import CheckpointGradients
 from datablame.attribute.evidence.embeddings import Embeddings
 from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients
 from datablame.attribute.evidence.judgements import Judgements, keyword_points
 from datablame.attribute.evidence.responses import ResponseActivations
+from datablame.attribute.evidence.warmup_gradients import WarmupGradients
 from datablame.attribute.evidence.words import Words
 from datablame.attribute.registry import METHODS, PROVIDERS, Evidence, Votes, described, method, provider, providers_of
 from datablame.config.attribute import Attribute
@@ -64,6 +67,9 @@ def evidence() -> Evidence:
         ),
         ResponseActivations: states(),
         Embeddings: Embeddings(np.eye(3), np.eye(3)),
+        CheckpointGradients: CheckpointGradients(np.eye(3, 2), (1e-3, 1e-4)),
+        AdamGradients: AdamGradients(np.eye(3, 2), 1e-8),
+        WarmupGradients: WarmupGradients(np.eye(3, 2), 16, 100, (1e-4,)),
         Judgements: Judgements(np.array([[10.0, 1.0], [0.0, 0.0], [2.5, 3.0]]), None),
         Votes: Votes({"gradient": np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]])}, np.full((3, 2), True)),
     }

@@ -230,3 +230,32 @@ def test_what_the_study_lacks_is_asked_for_before_anything_runs(
     with pytest.raises(RequestError, match=message):
         made.run()
     assert not (made.world.root / "artifacts/attribute.part/items").exists()
+
+
+def test_a_checkpoint_that_is_not_of_the_training_is_refused(
+    make: Make, trajectory: dict[str, Any], tmp_path: Path
+) -> None:
+    def refused(message: str, path: Path, tokenizer: Any = None, model: Any = None) -> None:
+        if model is not None:
+            model.save_pretrained(path)
+            (tiny_tokenizer() if tokenizer is None else tokenizer).save_pretrained(path)
+        checkpoints = [*trajectory["checkpoints"], {"path": str(path), "learning_rate": 1e-4}]
+        with pytest.raises(RequestError, match=rf"^models\.checkpoints\.2 = .*{message}|^{message}"):
+            study(make, f"of {path.name}", {**trajectory, "checkpoints": checkpoints}, ["tracin"])
+
+    refused("is not a folder; give a checkpoint's folder", tmp_path / "absent")
+    refused("has 3 blocks and models.before", tmp_path / "deep", model=tiny_model(1, layers=3))
+    refused("was not trained from models.before", tmp_path / "wide", model=tiny_model(1, hidden=64))
+    other = tiny_tokenizer(("another text altogether", "with other words in it"))
+    alike = r"models\.before and models\.checkpoints\.2: .*; use checkpoints with one tokenizer"
+    refused(alike, tmp_path / "words", tokenizer=other, model=tiny_model(1))
+
+
+def test_only_attribution_rests_on_what_else_the_training_left(make: Make, trajectory: dict[str, Any]) -> None:
+    checkpoints = trajectory["checkpoints"]
+    slower = {**trajectory, "checkpoints": [checkpoints[0], {**checkpoints[1], "learning_rate": 5e-5}]}
+    one, other = (study(make, name, m, ["tracin"]).world for name, m in (("one", trajectory), ("other", slower)))
+    assert {*one.identities["files"]} >= {"models.checkpoints.0", "models.checkpoints.1", "models.optimizer"}
+    assert one.part("attribute") != other.part("attribute")
+    assert one.part("identity") == other.part("identity")
+    assert one.pool_key == other.pool_key

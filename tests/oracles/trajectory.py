@@ -1,5 +1,6 @@
 """Gradients along a training as plain loops: TracIn over checkpoints, LoRA's factors by autograd, a step of Adam."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def naive_tracin(
             gradient = naive_gradient(model, query, blocks)[0]
             dot += rate * float(naive_gradient(model, document, blocks)[0] @ gradient)
             square += rate * float(gradient @ gradient)
-        scores.append(dot / square**0.5)
+        scores.append(dot / math.sqrt(square))
     return sum(scores) / len(scores)
 
 

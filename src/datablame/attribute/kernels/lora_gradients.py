@@ -65,7 +65,7 @@ def lora_projection(adapter: Adapter, size: int | None) -> Projection:
     if size is None:
         return {}
     sides = by_side(factors_of(adapter)).items()
-    return {name: projection_sides(name, *each.shape, size, each.device) for name, each in sides}
+    return {name: projection_sides(name, each.shape[0], each.shape[1], size, each.device) for name, each in sides}
 
 
 def lora_directions(adapter: Adapter, queries: Queries, projection: Projection, blocks: Blocks) -> Directions:
