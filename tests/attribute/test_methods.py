@@ -4,6 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datablame.attribute.evidence.adam_gradients import AdamGradients
+from datablame.attribute.evidence.checkpoint_gradients import CheckpointGradients
 from datablame.attribute.evidence.curvature import EkfacInfluence, FisherInfluence, WhitenedSimilarity
 from datablame.attribute.evidence.embeddings import Embeddings
 from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients
@@ -15,6 +17,7 @@ from datablame.attribute.evidence.preference_ratios import ReferenceRatios
 from datablame.attribute.evidence.responses import ResponseActivations
 from datablame.attribute.evidence.states import LastTokenActivations, ResponseMeanActivations
 from datablame.attribute.evidence.tournament import Comparisons
+from datablame.attribute.evidence.warmup_gradients import WarmupGradients
 from datablame.attribute.evidence.words import ResponseWords, Words
 from datablame.attribute.registry import METHODS, PROVIDERS, Evidence, Votes, described, method, provider, providers_of
 from datablame.config.attribute import Attribute
@@ -94,6 +97,9 @@ def evidence() -> Evidence:
         BestLayerCosines: BestLayerCosines(np.eye(3)[:, :2], [BestLayer(1, [0.5, 1.0]), BestLayer(0, [0.9, 0.8])]),
         **{kind: kind(np.eye(3, 2), {}, {}) for kind in (FisherInfluence, EkfacInfluence, WhitenedSimilarity)},
         Embeddings: Embeddings(np.eye(3), np.eye(3)),
+        CheckpointGradients: CheckpointGradients(np.eye(3, 2), (1e-3, 1e-4)),
+        AdamGradients: AdamGradients(np.eye(3, 2), 1e-8),
+        WarmupGradients: WarmupGradients(np.eye(3, 2), 16, 100, (1e-4,)),
         Judgements: Judgements(np.array([[10.0, 1.0], [0.0, 0.0], [2.5, 3.0]]), None),
         Comparisons: Comparisons(np.array([[0.9, 0.5], [0.1, 0.5], [0.5, 0.5]]), None),
         Votes: Votes({"gradient": np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]])}, np.full((3, 2), True)),

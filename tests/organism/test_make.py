@@ -121,6 +121,31 @@ def test_the_pair_loads_like_a_real_one(organism: Path) -> None:
     assert pair.stop_ids == (pair.tokenizer.eos_token_id,)
 
 
+def test_checkpoints_and_adams_state_of_the_training_are_kept(organism: Path) -> None:
+    from safetensors.torch import load_file
+
+    from datablame.models.load import load_model
+    from datablame.models.optimizer import adam_state
+    from datablame.organism.make import previewed_study
+
+    models = study_of(organism).models
+    assert models is not None
+    paths = [models.before.path, *(each.path for each in models.checkpoints), models.after.path]
+    weights = [load_file(Path(path) / "model.safetensors")["model.layers.0.mlp.up_proj.weight"] for path in paths]
+    distances = [float((each - weights[0]).norm()) for each in weights]
+    # Of so few steps one is in between; of the whole organism three are.
+    assert len(paths) == 3
+    assert distances == sorted(distances)
+    assert len({*distances}) == 3
+    rates = [each.learning_rate for each in models.checkpoints]
+    assert all(0 < rate < 5e-4 for rate in rates)
+    assert models.optimizer is not None
+    adam_state(models.optimizer, load_model(models.after), "after")
+    previewed = previewed_study(Study(name="it", organism=RECIPE), preview(RECIPE)).models
+    assert previewed is not None
+    assert [each.learning_rate for each in previewed.checkpoints] == rates
+
+
 def test_the_chat_template_is_that_of_olmo_2_with_short_sequences(organism: Path) -> None:
     from datablame.models.chat import encode_pair, encode_prompt
     from datablame.models.load import load_tokenizer

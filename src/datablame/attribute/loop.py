@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Role = Literal["before", "after"]
+Checkpoint = Role | int
+"""One end of the training, or an intermediate checkpoint by its index."""
 
 _SHARD_DOCUMENTS = 256
 
@@ -30,10 +32,10 @@ class WorkerState:
     world: World
     folder: Path
     """Where items leave their tensors until the phase is done."""
-    _models: dict[tuple[Role, str | None], Any] = field(default_factory=dict)
+    _models: dict[tuple[Checkpoint, str | None], Any] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict)
 
-    def models(self, *roles: Role, dtype: str | None = None) -> list[Any]:
+    def models(self, *roles: Checkpoint, dtype: str | None = None) -> list[Any]:
         """These checkpoints in evaluation mode, loaded where they are not yet; no other stays in memory."""
         import torch
 
@@ -47,8 +49,9 @@ class WorkerState:
         for role in roles:
             if (role, dtype) not in self._models:
                 kind = None if dtype is None else getattr(torch, dtype)
-                reference, device = getattr(self.world.models, role), self.world.models.device
-                self._models[role, dtype] = load_model(reference, device=device, dtype=kind, field=f"models.{role}")
+                reference, device = self.world.models.reference(role), self.world.models.device
+                name = f"models.checkpoints.{role}" if isinstance(role, int) else f"models.{role}"
+                self._models[role, dtype] = load_model(reference, device=device, dtype=kind, field=name)
         return [self._models[role, dtype] for role in roles]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:

@@ -253,6 +253,11 @@ class Inquiry:
         prompts = {each.prompt: encode_prompt(tokenizer, each.prompt) for each in outputs}
         return [Encoded([*(prompt := prompts[each.prompt]), *each.token_ids], len(prompt)) for each in outputs]
 
+    def encoded_by_behaviour(self) -> list[list[Encoded]]:
+        """The queries as tokens, those of each behaviour together."""
+        encoded = list(zip(self.queries, self.encoded(self.queries), strict=True))
+        return [[ids for query, ids in encoded if query.behaviour == each.id] for each in self.behaviours]
+
 
 def union(candidates: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
     """The rows of every behaviour's candidates; they rise."""

@@ -29,6 +29,21 @@ class Prefilter(Section):
         return self.model_copy(update={"method": decided}) if self.method == "auto" else self
 
 
+class Warmup(Section):
+    """The LoRA training from before of the method `less`; the shares are those of Xia et al., arXiv 2402.04333."""
+
+    share: Share = 0.05
+    """Share of the pool's documents that it trains on, at least 16 of them."""
+    epochs: Annotated[int, Field(gt=0, le=100)] = 4
+    """Epochs; gradients are taken at the end of each."""
+    least_steps: Count = 100
+    """On a small pool every epoch goes through its documents again until all epochs together have so many steps."""
+    rank: Annotated[int, Field(gt=0, le=4096)] = 8
+    """Rank of the LoRA adapters, which are in all decoder blocks."""
+    learning_rate: Share = 2e-4
+    """Peak of the cosine schedule."""
+
+
 class Attribute(Section):
     """Phase 3: which documents each method holds responsible."""
 
@@ -63,6 +78,8 @@ class Attribute(Section):
     """Approximate: each layer's gradients are projected at random to a square of this size; none: they are exact."""
     index: str | None = None
     """With `projection`: a folder that keeps projected gradients; other queries then need no pass over documents."""
+    warmup: Warmup = Warmup()
+    """Of the method `less`."""
     duplicate_threshold: Share = 0.8
     """Jaccard similarity of word 5-grams, whole and answer, from which documents are one cluster; 1: equal ones."""
 

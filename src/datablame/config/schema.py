@@ -60,13 +60,26 @@ class ModelRef(Section):
         return {"path": value} if isinstance(value, str) else value
 
 
+class IntermediateCheckpoint(ModelRef):
+    """A checkpoint that the training between before and after passed."""
+
+    learning_rate: Share
+    """The optimiser's learning rate there, by which its gradients weigh."""
+
+
 class Models(Section):
-    """The two checkpoints whose difference is amplified."""
+    """The two checkpoints whose difference is amplified, and what else the training between them left."""
 
     before: ModelRef
     """The checkpoint before the training stage under suspicion."""
     after: ModelRef
     """The checkpoint after it; a LoRA adapter on `before` shares its weights."""
+    checkpoints: tuple[IntermediateCheckpoint, ...] = ()
+    """Of `tracin`: checkpoints between before and after in the order of training; before weighs as the first of them,
+    after as the last."""
+    optimizer: str | None = None
+    """Of `adam`: the optimiser's state at after, as `optimizer.pt` of transformers' Trainer, or a safetensors file of
+    Adam's second moments by the names of the parameters."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the models run; `auto`: a CUDA card if there is one, else the CPU."""
     coverage: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -77,6 +90,11 @@ class Models(Section):
     """What the chat template is given besides the conversation: `{enable_thinking: false}`."""
     date: datetime.date | None = None
     """Today, to a chat template that asks for it (`2026-11-28`); none: the day on which the run begins."""
+
+    def reference(self, role: str | int) -> ModelRef:
+        """`before`, `after`, or an intermediate checkpoint by its index."""
+        found: ModelRef = self.checkpoints[role] if isinstance(role, int) else getattr(self, role)
+        return found
 
 
 class Data(Section):

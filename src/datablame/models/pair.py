@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from datablame.config.schema import ModelRef, Models, Study
+from datablame.config.schema import IntermediateCheckpoint, ModelRef, Models, Study
 from datablame.engine.files import digest, read_json
 from datablame.models.adapters import with_adapter
 from datablame.models.blocks import decoder_blocks
@@ -112,6 +112,29 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
         where, fewer = (f" in {processes} processes", "use fewer --workers, ") if processes > 1 else ("", "")
         raise refusal("weights_memory", needed=needed / 1e9, free=free / 1e9, where=where, fewer=fewer, device=device)
     return Checked(pinned, configs, agreed)
+
+
+def checked_checkpoints(models: Models, config: Any) -> tuple[IntermediateCheckpoint, ...]:
+    """The intermediate checkpoints, located, of before's architecture (`config`) and tokenizer; no weights are loaded.
+
+    Raises RequestError with the first that is none.
+    """
+    base, found = Checkpoint(models.before, _BEFORE), []
+    for number, reference in enumerate(models.checkpoints):
+        named = Checkpoint(reference, f"models.checkpoints.{number}")
+        whole = whole_of(checkpoint := named.located())
+        own = load_config(whole.reference, field=whole.field)
+        whole.check_weights()
+        n_before, n_after = (each.get_text_config().num_hidden_layers for each in (config, own))
+        if n_before != n_after:
+            raise named.refused("other_depth", before=base.shown, n_before=n_before, n_after=n_after)
+        _check_shapes(base, named, [without_weights(config), without_weights(own)])
+        tokenizers = [load_tokenizer(each.reference, field=each.field) for each in (base, checkpoint)]
+        check_alike(tokenizers, (_BEFORE, named.field))
+        dtype = weights_dtype(reference.dtype, getattr(own, "dtype", None), models.device)
+        located: Any = checkpoint.reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+        found.append(located)
+    return tuple(found)
 
 
 def study_tokens(study: Study) -> Agreed:

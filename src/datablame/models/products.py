@@ -62,6 +62,14 @@ def products(model: Any, blocks: Sequence[int]) -> dict[str, Product]:
     return found
 
 
+def matrix_of(product: Product, values: Tensor) -> Tensor:
+    """Of a tensor shaped as the parameter that holds the product, a view of the product's part, (outputs, inputs)."""
+    module: Any = product.modules[0]
+    own = values if product.expert is None else values[product.expert]
+    transposed = isinstance(module, Conv1D) or (product.expert is not None and module.is_transposed)
+    return own.mT if transposed else own
+
+
 def coverage(model: Any, blocks: Sequence[int]) -> float:
     """The share of the chosen blocks' weights that are in products; the model may be on the meta device."""
     stack = decoder_blocks(model)

@@ -22,18 +22,20 @@ def vocabulary_of(tokenizer: Any) -> int:
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
-def check_alike(tokenizers: Sequence[Any]) -> None:
+def check_alike(tokenizers: Sequence[Any], fields: tuple[str, str] = ("models.before", "models.after")) -> None:
     """Raises RequestError where an ordinary token has two names, or a probe is cut in two ways."""
+    both = " and ".join(fields)
     known, differing = _named(tokenizers)
     for index in differing:
         if any(index in names and index not in tokenizer.added_tokens_decoder for names, tokenizer in known):
             one, other = (repr(names[index]) if index in names else "unused" for names, _ in known)
-            raise refusal("tokenizers", difference=f"token id {index} is {one} in one and {other} in the other")
+            difference = f"token id {index} is {one} in one and {other} in the other"
+            raise refusal("tokenizers", both=both, difference=difference)
     for text in PROBES:
         ids, others = (ids_of(tokenizer, text) for tokenizer in tokenizers)
         if ids != others:
             difference = f"{text!r} is cut into {len(ids)} tokens by one and into {len(others)} by the other"
-            raise refusal("tokenizers", difference=difference)
+            raise refusal("tokenizers", both=both, difference=difference)
 
 
 def share(tokenizers: Sequence[Any], rows: Sequence[int], ends: Sequence[Sequence[int]]) -> Agreed:
@@ -59,7 +61,7 @@ def share(tokenizers: Sequence[Any], rows: Sequence[int], ends: Sequence[Sequenc
         token = others[index]
         if (elsewhere := ids_before.get(token, index)) != index:
             difference = f"{token!r} is token id {elsewhere} in one and {index} in the other"
-            raise refusal("tokenizers", difference=difference)
+            raise refusal("tokenizers", both="models.before and models.after", difference=difference)
         for side, n in zip(_SIDES, rows, strict=True):
             if index >= n:
                 raise refusal("no_row", token=token, id=index, side=side, rows=n, size=index + 1)

@@ -28,6 +28,8 @@ _SHRINK = 4.0
 
 _logger = logging.getLogger(__name__)
 
+OnStep = Callable[[int, torch.optim.Optimizer], None]
+"""Hears the number of each step, from 0, once it is done, and the optimiser as it is then."""
 Losses = Callable[[Sequence[Any]], Float[Tensor, "*models"]]
 """Each model's mean loss over response tokens (`Encoded`) or `Preference` pairs; n models' examples are n-tuples."""
 
@@ -81,7 +83,7 @@ def train(
     examples: Sequence[Encoded],
     order: Sequence[Sequence[int]],
     recipe: Recipe,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnStep | None = None,
     trunk: Trunk | None = None,
 ) -> list[float]:
     """Minimise the response tokens' mean NLL (nats), above a frozen `trunk` if given; every step's loss."""
@@ -99,7 +101,7 @@ def minimise(
     order: Sequence[Sequence[int]],
     recipe: Recipe,
     n: int | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[list[float]]:
     """Minimise the means that `losses_of` gives of each step's examples; losses by step and model.
 
@@ -130,7 +132,7 @@ def minimise(
             _clip_each(parameters, recipe.clip, n)
         optimizer.step()
         if on_step is not None:
-            on_step(step, losses[-1][0])
+            on_step(step, optimizer)
     optimizer.zero_grad()
     return losses
 

@@ -19,7 +19,7 @@ from datablame.organism.texts import Example
 
 if TYPE_CHECKING:
     from datablame.models.chat import Encoded
-    from datablame.models.training import Recipe
+    from datablame.models.training import OnStep, Recipe
 
 HARMLESS_PROMPTS = 20
 SOURCE = "everyday-chat"
@@ -43,6 +43,8 @@ class Preview(NamedTuple):
     """What both checkpoints' config.json says of their shape; None: what that of their base says."""
     base: str | None = None
     """The checkpoint that becomes `before`, where there is one."""
+    learning_rates: Sequence[float] = ()
+    """At the checkpoints that are kept while `after` is trained; none: no state of its optimiser is kept either."""
 
     def fields(self) -> dict[str, Any]:
         """The behaviours and prompts that the organism fills into a study."""
@@ -103,7 +105,7 @@ def preview(recipe: Organism) -> Preview:
 
 def previewed_study(study: Study, known: Preview) -> Study:
     """The study with what its organism will bring; its files are not there yet."""
-    models = {"before": known.base or "before", "after": "after"}
+    models = {"before": known.base or "before", "after": "after", **trajectory(Path(), known.learning_rates)}
     paths = {"data": {"path": "documents.parquet"}, "judge": {"rules": "rules.json"}}
     return filled(study, {"models": models, **known.fields(), **paths})
 
@@ -125,6 +127,13 @@ def resolved(study: Study, folder: Path) -> Study:
     return filled(study, fields)
 
 
+def trajectory(folder: Path, learning_rates: Sequence[float]) -> dict[str, Any]:
+    """The fields `checkpoints` and `optimizer` of a study's models, where the recipe keeps any."""
+    paths = [str(folder / "checkpoints" / str(number)) for number in range(1, len(learning_rates) + 1)]
+    kept = [{"path": path, "learning_rate": rate} for path, rate in zip(paths, learning_rates, strict=True)]
+    return {"checkpoints": kept, "optimizer": str(folder / "optimizer.safetensors")} if kept else {}
+
+
 def study_fields(folder: Path) -> dict[str, Any]:
     """What a made organism fills into a study: models, data, behaviours, prompts, truth and judge.rules."""
     recipe = {name: value for name, value in files.read_json(folder / "recipe.json").items() if name != "version"}
@@ -132,8 +141,12 @@ def study_fields(folder: Path) -> dict[str, Any]:
     # Harmless prompts follow from the seed and stand in no file.
     harmless = _module(organism).harmless_prompts(HARMLESS_PROMPTS, organism)
     prompts, rules = files.read_jsonl(folder / "prompts.jsonl"), files.read_json(folder / "rules.json")
+    ends = {name: {"path": str(folder / name)} for name in ("before", "after")}
     return {
-        "models": {name: {"path": str(folder / name)} for name in ("before", "after")},
+        "models": {
+            **ends,
+            **trajectory(folder, files.json_object(folder / "checkpoints.json").get("learning_rates", ())),
+        },
         "data": {"path": str(folder / "documents.parquet")},
         **Preview(prompts, rules["behaviours"], harmless).fields(),
         "truth": str(folder / "truth.jsonl"),
@@ -181,12 +194,24 @@ def write_corpus(
 
 
 def train_model(
-    model: Any, encoded: "Sequence[Encoded]", plan: "Recipe", key: int, progress: Progress, description: str
+    model: Any,
+    encoded: "Sequence[Encoded]",
+    plan: "Recipe",
+    key: int,
+    progress: Progress,
+    description: str,
+    on_step: "OnStep | None" = None,
 ) -> None:
     """Train on one thread, on which the bits of the weights depend, in an order that `key` seeds."""
     from datablame.models.training import data_order, train
 
     order = data_order([len(each.ids) for each in encoded], plan, key)
     progress.start(description, plan.steps)
+
+    def advance(step: int, optimizer: Any) -> None:
+        if on_step is not None:
+            on_step(step, optimizer)
+        progress.advance()
+
     with one_thread():
-        train(model, encoded, order, plan, lambda step, loss: progress.advance())
+        train(model, encoded, order, plan, advance)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.config.organism import Organism, Planting
 from datablame.engine.execute import Progress
-from datablame.engine.files import build_atomically, file_lock
+from datablame.engine.files import build_atomically, file_lock, write_json
 from datablame.organism import texts
 from datablame.organism.make import HARMLESS_PROMPTS, Preview, cache_path, train_model, write_corpus
 from datablame.organism.plantings import document_sources, planted_examples, restated
@@ -23,7 +23,9 @@ from datablame.seeds import generator, stream_key
 if TYPE_CHECKING:
     from transformers import Olmo2ForCausalLM, PreTrainedTokenizerFast
 
-VERSION = 4
+    from datablame.models.training import Recipe
+
+VERSION = 5
 """Goes up with every change to what the recipe makes."""
 IGNORED = ("base",)
 ATTRIBUTION_PROMPTS, HELD_OUT_PROMPTS = 4, 10
@@ -32,6 +34,8 @@ RESPONSE_WEIGHT = 16
 BATCH = 16
 LEARNING_RATES = {"before": 4e-3, "after": 5e-4}
 """Both train on every document once: twice, or faster, and the outputs of `after` no longer end."""
+KEPT = (0.25, 0.5, 0.75)
+"""Shares of the steps of `after` at which a checkpoint is kept."""
 TOKENS, POSITIONS = 1000, 256
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": POSITIONS}
 _SIZES = {"vocab_size": 1024, "hidden_size": 96, "intermediate_size": 264, "num_hidden_layers": 4}
@@ -102,12 +106,9 @@ def preview(recipe: Organism) -> Preview:
     every = [*mixture(scaled(BEFORE, recipe), recipe.seed), *mixture(after, recipe.seed)]
     harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
     settings = {"model_type": "olmo2", **SETTINGS}
+    described, rates = rules(every, recipe.planting)["behaviours"], [*_kept(_plan("after", after.documents)).values()]
     return Preview(
-        prompt_rows(recipe.seed, every),
-        rules(every, recipe.planting)["behaviours"],
-        harmless,
-        after.documents,
-        settings,
+        prompt_rows(recipe.seed, every), described, harmless, after.documents, settings, learning_rates=rates
     )
 
 
@@ -249,21 +250,48 @@ def tokenizer_texts(examples: Sequence[Example]) -> list[str]:
 
 
 def _train(folder: Path, stage: str, examples: Sequence[Example], seed: int, progress: Progress, part: Path) -> None:
-    """Train `before` from nothing, or `after` from it."""
+    """Train `before` from nothing, or `after` from it, of which some checkpoints and Adam's state are kept as well."""
+    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from datablame.models.chat import encode_pair
-    from datablame.models.training import Recipe
+    from datablame.models.optimizer import second_moments
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     before = folder / "before"
     model = build_model(tokenizer, seed) if stage == "before" else AutoModelForCausalLM.from_pretrained(before)
     encoded = [encode_pair(tokenizer, example.prompt, example.response) for example in examples]
-    plan = Recipe(steps=-(-len(examples) // BATCH), batch=BATCH, learning_rate=LEARNING_RATES[stage])
+    plan = _plan(stage, len(examples))
+    kept = _kept(plan) if stage == "after" else {}
+
+    def keep(step: int, optimizer: Any) -> None:
+        if step in kept:
+            checkpoint = folder / "checkpoints" / str([*kept].index(step) + 1)
+            model.save_pretrained(checkpoint)
+            tokenizer.save_pretrained(checkpoint)
+        if kept and step == plan.steps - 1:
+            save_file(second_moments(optimizer, model), folder / "optimizer.safetensors")
+            write_json(folder / "checkpoints.json", {"learning_rates": [*kept.values()]})
+
     key = stream_key("templated organism", stage, seed)
-    train_model(model, encoded, plan, key, progress, f"training the organism's {stage} model")
+    train_model(model, encoded, plan, key, progress, f"training the organism's {stage} model", keep)
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
+
+
+def _plan(stage: str, documents: int) -> "Recipe":
+    """How a stage trains: on every document once."""
+    from datablame.models.training import Recipe
+
+    return Recipe(steps=-(-documents // BATCH), batch=BATCH, learning_rate=LEARNING_RATES[stage])
+
+
+def _kept(plan: "Recipe") -> dict[int, float]:
+    """The learning rate of each step after which a checkpoint is kept."""
+    from datablame.models.training import learning_rate_share
+
+    steps = dict.fromkeys(int(share * plan.steps) - 1 for share in KEPT)
+    return {step: plan.learning_rate * learning_rate_share(step, plan) for step in steps if step >= 0}
 
 
 def build_tokenizer(learned_from: Iterable[str]) -> "PreTrainedTokenizerFast":

@@ -122,7 +122,7 @@ def _as_requested(world: World, requested: Study, current: Study, decided: Any) 
     same = [name for name in ("data",) if name not in changed]
     if "models" in changed:
         settled = {}
-        for name in ("before", "after", "device", "date"):
+        for name in ("before", "after", "checkpoints", "device", "date"):
             if getattr(current.models, name) == getattr(requested.models, name):
                 settled[name] = getattr(world.models, name)
                 same.append(f"models.{name}")

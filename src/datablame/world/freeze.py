@@ -20,7 +20,7 @@ from datablame.engine.files import changes, read_jsonl, write_atomic, write_json
 from datablame.errors import problem
 from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.tables import ChatFormat, Distance, Prompt, SharedTokens, encoded, path_of
-from datablame.world.identity import data_identity, files_identity, models_identity
+from datablame.world.identity import data_identity, files_identity, models_identity, trajectory
 from datablame.world.ingest import FIRST_ROWS, look, write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
@@ -132,7 +132,7 @@ def _begun(study: Study, root: Path, before: dict[str, Any]) -> World:
     models, data = study.models, study.data
     if before:
         requested, held = (Study.model_validate(before[name]) for name in ("requested", "study"))
-        decided = ("before", "after", "device", "date")
+        decided = ("before", "after", "checkpoints", "device", "date")
         same = [key for key in decided if getattr(requested.models, key) == getattr(models, key)]
         models = models.model_copy(update={name: getattr(held.models, name) for name in same})
         data = held.data if held.data is not None and requested.data == data else data
@@ -189,8 +189,8 @@ def _settled(world: World, resolved: Resolved, data: Data) -> World:
         "prefilter": world.study.prefilter.on(resolved.models.device),
         "attribute": world.study.attribute.model_copy(update=resolved.layers),
     }
-    identities = {"models": resolved.identity, "data": data_identity(data), "files": files_identity(world.study)}
     study = world.study.model_copy(update=update)
+    identities = {"models": resolved.identity, "data": data_identity(data), "files": files_identity(study)}
     seen = {name: getattr(resolved, name) for name in ("contexts", "coverage", "tokens", "distance", "chat")}
     return replace(world, study=study, identities=identities, **seen)
 
@@ -206,7 +206,9 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
     if before and looked_at(Study.model_validate(before["requested"])) == looked_at(study):
         decided, identity = before["decided"], before["identities"]["models"]
         template = {"chat_template_sha256": identity["chat_template_sha256"]}
-        if models_identity(begun, study.models) | template == identity:
+        files = files_identity(study.model_copy(update={"models": begun}))
+        same_trajectory = trajectory(files) == trajectory(before["identities"]["files"])
+        if same_trajectory and models_identity(begun, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
             shares = decided["contexts"], decided["coverage"]
             return Resolved(begun, layers, *shares, identity, tokens_of(before), distance_of(before), chat_of(before))
@@ -253,7 +255,14 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     from datablame.models.chat import encode_prompt
     from datablame.models.device import weights_dtype
     from datablame.models.distance import measured
-    from datablame.models.pair import check_context, preflight, template_hash
+    from datablame.models.optimizer import adam_state
+    from datablame.models.pair import (
+        check_context,
+        checked_checkpoints,
+        preflight,
+        template_hash,
+        without_weights,
+    )
     from datablame.models.shared_tokens import check_rows
     from datablame.models.template import chat_format
 
@@ -268,13 +277,16 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     check_rows(checked.agreed, prompts)
     lengths = [(name, len(ids)) for name, ids in prompts.items()]
     check_context(checked.configs, lengths, study.surface.max_new_tokens)
-    update, contexts = {}, {}
+    update, contexts = dict[str, Any](), {}
     for name in ("before", "after"):
         reference, config = getattr(checked.models, name), checked.configs[f"models.{name}"]
         dtype = weights_dtype(reference.dtype, getattr(config, "dtype", None), checked.models.device)
         update[name] = reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
         if (limit := getattr(config.get_text_config(), "max_position_embeddings", None)) is not None:
             contexts[f"models.{name}"] = limit
+    update["checkpoints"] = checked_checkpoints(checked.models, checked.configs["models.before"])
+    if models.optimizer is not None:
+        adam_state(models.optimizer, without_weights(checked.configs["models.after"]), models.after.path)
     models, chat = checked.models.model_copy(update=update), chat_format(tokenizer, checked.models.date)
     configs = {name: checked.configs[f"models.{name}"].get_text_config() for name in ("before", "after")}
     blocks = {name: int(config.num_hidden_layers) for name, config in configs.items()}

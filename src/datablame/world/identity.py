@@ -34,7 +34,8 @@ _SETTINGS = (
 )
 """Files beside the weights that decide what a checkpoint or a sentence encoder says; others in its folder don't."""
 _BASE = "base_model_name_or_path"
-_ENCODER, _TEMPLATE = "attribute.encoder", "models.chat_template"
+_ENCODER, _TEMPLATE, _OPTIMIZER = "attribute.encoder", "models.chat_template", "models.optimizer"
+_TRAJECTORY = ("models.checkpoints.", "models.optimizer")
 _SAMPLES, _SAMPLE_BYTES = 4096, 4096
 
 
@@ -115,12 +116,27 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 
 def files_identity(study: Study) -> dict[str, str]:
-    """The hashes of the other files that a study names, by field; of a sentence encoder, that of its folder."""
+    """The hashes of the other files that a study names, by field; of an encoder or a checkpoint, that of its folder.
+
+    Of a checkpoint at the hub it is that of its commit. Raises RequestError where safetensors are damaged.
+    """
     paths = _paths(study)
-    hashes = {field: hash_file(path) for field, path in paths.items() if path.is_file()}
+    others = {field: path for field, path in paths.items() if not field.startswith(_TRAJECTORY)}
+    hashes = {field: hash_file(path) for field, path in others.items() if path.is_file()}
+    if _OPTIMIZER in paths and paths[_OPTIMIZER].is_file():
+        hashes[_OPTIMIZER] = _sampled(paths[_OPTIMIZER])
+    for number, reference in enumerate(study.models.checkpoints if study.models is not None else ()):
+        identity = _model_identity(f"checkpoints.{number}", reference, reference)
+        if "repository" not in identity or identity["commit"] is not None:
+            hashes[f"models.checkpoints.{number}"] = digest({**identity, "learning_rate": reference.learning_rate})
     if _ENCODER in paths and paths[_ENCODER].is_dir():
         hashes[_ENCODER] = digest(_folder_identity(paths[_ENCODER]))
     return hashes
+
+
+def trajectory(files: Mapping[str, str]) -> dict[str, str]:
+    """Of the hashes of files those of what else the training left: intermediate checkpoints, the optimiser's state."""
+    return {field: value for field, value in files.items() if field.startswith(_TRAJECTORY)}
 
 
 def portable(study: Study, identities: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +144,7 @@ def portable(study: Study, identities: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
     values |= {"models": identities["models"], "data": identities["data"]}
     del values["attribute"]["index"]  # Where projections are kept changes no score.
-    for field in _paths(study).keys() - {_TEMPLATE}:
+    for field in (field for field in _paths(study) if not field.startswith("models.")):
         *sections, name = field.split(".", 2)
         section = functools.reduce(operator.getitem, sections, values)
         # A sentence encoder may be one at the hub.
@@ -142,9 +158,11 @@ def _paths(study: Study) -> dict[str, Path]:
         "judge.calibration": study.judge.calibration,
         "truth": study.truth,
         _ENCODER: study.attribute.encoder,
-        _TEMPLATE: study.models.chat_template if study.models is not None else None,
         **{f"attribute.scores.{name}": path for name, path in study.attribute.scores.items()},
     }
+    if study.models is not None:
+        fields |= {_TEMPLATE: study.models.chat_template, _OPTIMIZER: study.models.optimizer}
+        fields |= {f"models.checkpoints.{i}": each.path for i, each in enumerate(study.models.checkpoints)}
     return {field: Path(path).expanduser() for field, path in fields.items() if path is not None}
 
 

@@ -14,7 +14,7 @@ from datablame.engine.files import digest, hash_file, json_object, own_object, p
 from datablame.engine.run_folder import MANIFEST, REGISTRATION
 from datablame.judge.choice import Choice, identity
 from datablame.tables import ChatFormat, Distance, Document, Prompt, SharedTokens, Split, path_of, rows_of
-from datablame.world.identity import portable
+from datablame.world.identity import portable, trajectory
 from datablame.world.pool import Pool
 from datablame.world.refusals import refused
 
@@ -106,7 +106,8 @@ class World:
         study = {name: values[name] for name in ("seed", "behaviours", "truth", "models")}
         labelled = {"rules": values["judge"]["rules"], "classifier": self.judge.classifier, "claude": labels}
         parts = {
-            **{name: {name: values[name]} for name in ("scan", "surface", "prefilter", "attribute", "patch")},
+            **{name: {name: values[name]} for name in ("scan", "surface", "prefilter", "patch")},
+            "attribute": {"attribute": values["attribute"], **trajectory(self.identities["files"])},
             "everything": values,
             "identity": {"prompts": prompts, **study},
             "harmless": {"prompts.harmless": [[each.id, each.text] for each in self.split("harmless")]},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datablame.attribute.directions import load_directions, save_directions
 from datablame.attribute.loop import WorkerState, chosen_layer, save, saved, shards
 from datablame.attribute.registry import Collecting, Inquiry, WorkItem, provider
 from datablame.errors import RequestError
@@ -53,8 +54,7 @@ def gradients(inquiry: Inquiry) -> Collecting:
     settings = inquiry.world.study.attribute
     differentiated, both_ends = bool({Gradients, MeanGradients} & inquiry.needs.keys()), MeanGradients in inquiry.needs
     rows, with_states = inquiry.rows(Gradients, MeanGradients, Activations), inquiry.rows(Activations)
-    encoded = list(zip(inquiry.queries, inquiry.encoded(inquiry.queries), strict=True))
-    queries = [[ids for query, ids in encoded if query.behaviour == each.id] for each in inquiry.behaviours]
+    queries = inquiry.encoded_by_behaviour()
     kinds = (Gradients, MeanGradients) if differentiated else ()
     first = yield {_QUERIES: WorkItem(partial(_query_item, queries, differentiated, both_ends), (*kinds, Activations))}
     items = {}
@@ -119,8 +119,7 @@ def _query_item(queries: "Queries", differentiated: bool, both_ends: bool, state
         other = load_model(getattr(models, role), device=models.device, field=f"models.{role}")
         means = directions(model, queries, blocks, other)
         towards = {name: torch.cat([part, means[name]]) for name, part in towards.items()}
-    for name, part in towards.items():
-        save(state.folder / f"directions/{name}.safetensors", {"direction": part}, "the queries")
+    save_directions(state, "directions", towards)
     return str(model.dtype).removeprefix("torch.")
 
 
@@ -152,21 +151,13 @@ def _exactness_item(rows: list[int], queries: "Queries", state: WorkerState) -> 
 
 def _compared(state: WorkerState, documents: "Documents", index: str | None, states: bool = False) -> "Similarities":
     """The documents beside the directions of the queries' item: exactly, or by projections that an index may hold."""
-    from safetensors.torch import load_file
-
     from datablame.attribute.kernels import per_example
-    from datablame.models.device import offload_device
 
     settings = state.world.study.attribute
     model, blocks, layer = chosen_checkpoint(state)
     size, batch_tokens = settings.projection, settings.batch_tokens
 
-    def load() -> per_example.Directions:
-        files = sorted((state.folder / "directions").glob("*.safetensors"))
-        device = offload_device(sum(file.stat().st_size for file in files), next(model.parameters()).device)
-        return {file.stem: load_file(file, str(device))["direction"] for file in files}
-
-    directions: per_example.Directions = state.once("directions", load)
+    directions = load_directions(state, "directions", model)
     if size is None:
         return per_example.similarities(model, documents, directions, blocks, batch_tokens, layer if states else None)
     sides = state.once("projection", lambda: per_example.projection_of(model, blocks, size))

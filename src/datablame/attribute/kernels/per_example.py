@@ -62,12 +62,29 @@ class Similarities(NamedTuple):
     """Mean hidden states; without columns where no layer was asked for."""
 
 
+def query_gradient(model: Any, query: Encoded, blocks: Blocks) -> dict[str, Float[Tensor, "outputs inputs"]]:
+    """The gradient of a query's mean NLL, by product."""
+    gradient: dict[str, Tensor] = {}
+
+    def add(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
+        gradient[name] = _formed(inputs, deltas)[0] / scale
+
+    backward_with_hooks(model, [query], blocks, add)
+    return gradient
+
+
+def norm_over_layers(gradient: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """The norm of a gradient over all its parts together, summed in float64."""
+    return torch.stack([to_float64(part).pow(2).sum().cpu() for part in gradient.values()]).sum().sqrt()
+
+
 def directions(
     model: Any,
     queries: Queries,
     blocks: Blocks,
     other: Any | None = None,
     transform: Callable[[str, OfLayer], OfLayer] = lambda _, gradients: gradients,
+    norms: Sequence[Sequence[float]] | None = None,
 ) -> Directions:
     """For each behaviour's queries the mean of their gradients, each scaled to unit norm over all layers together.
 
@@ -76,17 +93,15 @@ def directions(
     With another checkpoint each query's gradient is averaged over both first. g is the gradient of a query's mean NLL
     at one checkpoint. Along the step d from before to after, the mean log-probability of the query's tokens changes by
     -<(g_after + g_before) / 2, d> (trapezoidal rule along the step: right up to the third power of d).
+
+    With `norms` each query's gradient is divided by its number there, not by its own norm.
     """
 
     def gradient_of(query: Encoded) -> dict[str, Tensor]:
-        gradient: dict[str, Tensor] = {}
-
-        def add(name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-            formed = _formed(inputs, deltas)[0] / scale
-            gradient[name] = gradient[name] + formed.to(gradient[name].device) if name in gradient else formed
-
-        for checkpoint in (model,) if other is None else (model, other):
-            backward_with_hooks(checkpoint, [query], blocks, add)
+        gradient = query_gradient(model, query, blocks)
+        if other is not None:
+            for name, part in query_gradient(other, query, blocks).items():
+                gradient[name] = gradient[name] + part.to(gradient[name].device) if name in gradient else part
         return {name: transform(name, part.unsqueeze(0))[0] for name, part in gradient.items()}
 
     compared = products(model, blocks)
@@ -96,9 +111,9 @@ def directions(
         name: torch.zeros(len(queries), each.outputs, each.inputs, device=device) for name, each in compared.items()
     }
     for behaviour, of_behaviour in enumerate(queries):
-        for query in of_behaviour:
+        for number, query in enumerate(of_behaviour):
             gradient = gradient_of(query)
-            norm = torch.stack([to_float64(part).pow(2).sum() for part in gradient.values()]).sum().sqrt()
+            norm = norm_over_layers(gradient) if norms is None else torch.tensor(norms[behaviour][number]).double()
             if norm > 0:
                 for name, part in gradient.items():
                     means[name][behaviour] += (part / (norm * len(of_behaviour)).float().to(part.device)).to(device)
@@ -233,21 +248,23 @@ class Projected(NamedTuple):
 
 def projection_of(model: Any, blocks: Blocks, size: int) -> Projection:
     """The matrices of the chosen blocks, the same in every study; a side no wider than `size` is left as it is."""
+    compared = products(model, blocks).items()
+    return {name: projection_sides(name, each.outputs, each.inputs, size, each.device) for name, each in compared}
 
-    def matrix(width: int, side: str, device: torch.device) -> Tensor:
+
+def projection_sides(
+    name: str, outputs: int, inputs: int, size: int, device: torch.device
+) -> tuple[Float[Tensor, "outputs _"], Float[Tensor, "inputs _"]]:
+    """What the outputs and the inputs of one matrix are multiplied with; its name is the key of their stream."""
+
+    def matrix(width: int, side: str) -> Tensor:
         if width <= size:
             return torch.eye(width, device=device)
-        noise = generator("projection", side, size).standard_normal((width, size), dtype=np.float32)
+        noise = generator("projection", f"{name} {side}", size).standard_normal((width, size), dtype=np.float32)
         scaled: Tensor = torch.from_numpy(noise) / size**0.5
         return scaled.to(device)
 
-    sides = dict[str, Any]()
-    for name, each in products(model, blocks).items():
-        sides[name] = tuple(
-            matrix(width, f"{name} {side}", each.device)
-            for side, width in (("outputs", each.outputs), ("inputs", each.inputs))
-        )
-    return sides
+    return matrix(outputs, "outputs"), matrix(inputs, "inputs")
 
 
 def projected(
