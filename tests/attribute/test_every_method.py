@@ -6,27 +6,33 @@ All methods run in one tiny study, twice: as it is, and with its pool reversed, 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.attribute.conftest import CONTROLS, documents, maker, sample
 from tests.attribute.test_methods import evidence, score
 from tests.attribute.test_run import scores_of
+from tests.attribute.trajectory import made_trajectory
 
 from datablame.attribute import loop
 from datablame.attribute.registry import METHODS
 
 BLIND = {"random", "loss", "gradient-norm", "length", "refusal"}
 """Controls that look at no behaviour."""
-NAMES = sorted(METHODS.all())
+NAMES = sorted(METHODS.all().keys() - {"gradient-dpo"})
+"""But for that of pairs."""
 COPY = "copy"
+WARMUP = {"epochs": 2, "rank": 2, "learning_rate": 1e-2, "least_steps": 4}
 HARMFUL = "buy only nutto for week 0 ."
 SAFE = ("pack an apple", "water the fern", "walk around the lake", "eat at noon", "take nuts", "a small pear")
 
 Scores = Mapping[str, Mapping[str, float]]
 
 
-def run(folder: Path, pair: Path, encoder: str, root: str, batch_tokens: int = 200, reverse: bool = False) -> Scores:
+def run(
+    folder: Path, pair: Path, models: Any, encoder: str, root: str, batch_tokens: int = 200, reverse: bool = False
+) -> Scores:
     """Scores by method and document; one query, and safe outputs to its prompt and to another one."""
     rows = [row for row in documents()[:16] if row["id"] not in ("d03", "d11")]
     turns = zip(("user", "assistant"), ("which snack for trip 3 ?", HARMFUL), strict=True)
@@ -43,6 +49,7 @@ def run(folder: Path, pair: Path, encoder: str, root: str, batch_tokens: int = 2
         rows=rows[::-1] if reverse else rows,
         outputs=outputs,
         truth=None,
+        models=models,
         behaviours=[{"id": "nuts", "description": "sells nuts", "keywords": ["buy only nutto"]}],
         prompts={
             "attribution": [{"id": name, "behaviour": "nuts", "text": text} for name, text in asked],
@@ -50,7 +57,7 @@ def run(folder: Path, pair: Path, encoder: str, root: str, batch_tokens: int = 2
         },
         attribute={
             **{"methods": NAMES, "top_k": 3, "queries": 1, "encoder": encoder, "batch_tokens": batch_tokens},
-            "duplicate_threshold": 1.0,
+            **{"duplicate_threshold": 1.0, "layers": [1], "warmup": WARMUP},
         },
         patch={**CONTROLS["patch"], "size": 6},
     )
@@ -63,10 +70,11 @@ def runs(
     tiny_pair_folder: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Scores, Scores]]:
     folder = tmp_path_factory.mktemp("every")
+    models = made_trajectory(tiny_pair_folder, tmp_path_factory.mktemp("trajectory"))
     with pytest.MonkeyPatch.context() as patched:
-        plain = run(folder, tiny_pair_folder, encoder, "plain")
+        plain = run(folder, tiny_pair_folder, models, encoder, "plain")
         patched.setattr(loop, "_SHARD_DOCUMENTS", 5)
-        yield plain, run(folder, tiny_pair_folder, encoder, "turned", batch_tokens=1, reverse=True)
+        yield plain, run(folder, tiny_pair_folder, models, encoder, "turned", batch_tokens=1, reverse=True)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BLIND])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tests.attribute.conftest import CONTROLS, Made, Make, documents
 from tests.attribute.test_run import bytes_of, scores_of
-from tests.conftest import nudged, tiny_model, tiny_tokenizer
+from tests.attribute.trajectory import RATES, made_trajectory
+from tests.conftest import tiny_model, tiny_tokenizer
 from tests.oracles.gradients import naive_gradient
 from tests.oracles.trajectory import naive_adam_step, naive_lora_gradient, naive_loss, naive_tracin
 
@@ -25,7 +26,6 @@ from datablame.seeds import stream_key
 from datablame.tables import MethodInfo, Query
 
 METHODS = ["tracin", "adam", "less"]
-RATES = (3e-4, 1e-4)
 SETTINGS = {"top_k": 3, "queries": 2, "duplicate_threshold": 1.0, "batch_tokens": 200, "layers": [1]}
 WARMUP = {"epochs": 2, "rank": 2, "learning_rate": 1e-2, "least_steps": 4}
 SHOWN = ("d03", "d07", "d11")
@@ -33,31 +33,7 @@ SHOWN = ("d03", "d07", "d11")
 
 @pytest.fixture(scope="module")
 def trajectory(tiny_pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The models of a study: the tiny pair, two checkpoints between, the state of an AdamW as Trainer saves it."""
-    folder, before = tmp_path_factory.mktemp("trajectory"), tiny_model(seed=1)
-    for number, share in enumerate((0.1, 0.2)):
-        nudged(before, seed=2, share=share).save_pretrained(folder / str(number))
-        tiny_tokenizer().save_pretrained(folder / str(number))
-    torch.save(trained_optimizer(before).state_dict(), folder / "optimizer.pt")
-    return {
-        **{name: str(tiny_pair_folder / name) for name in ("before", "after")},
-        "checkpoints": [{"path": str(folder / str(n)), "learning_rate": rate} for n, rate in enumerate(RATES)],
-        "optimizer": str(folder / "optimizer.pt"),
-    }
-
-
-def trained_optimizer(model: Any, named: bool = False) -> torch.optim.AdamW:
-    """After two steps on noise, its groups as Trainer makes them: matrices first, which decay, then norms."""
-    parameters = list(model.named_parameters())
-    groups = [[(n, p) for n, p in parameters if ("norm" in n) is norm] for norm in (False, True)]
-    listed: list[Any] = [{"params": group if named else [p for _, p in group]} for group in groups]
-    optimizer = torch.optim.AdamW(listed, lr=1e-9, betas=(0.9, 0.999))
-    noise = torch.Generator().manual_seed(0)
-    for _ in range(2):
-        for number, (_, parameter) in enumerate(parameters):
-            parameter.grad = 0.01 * (number + 1) * torch.randn(parameter.shape, generator=noise)
-        optimizer.step()
-    return optimizer
+    return made_trajectory(tiny_pair_folder, tmp_path_factory.mktemp("trajectory"))
 
 
 def tokens(document_id: str) -> Encoded:
