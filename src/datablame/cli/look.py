@@ -204,7 +204,7 @@ def presets(
 
 _NOT_BUILT = (
     "Not built, for they cost whole trainings: MAGIC (about 4 for each behaviour, arXiv 2504.16430), exact retraining\n"
-    "influence (one for each document and seed); see docs/explanation/attribution_words.md."
+    "influence (one for each document and seed); see docs/explanation/attribution.md."
 )
 
 
