@@ -3,15 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
-from tests.report.fake_run import HOSTILE, fake_study, read_results_file, reported, write_fake_run
+from tests.report.fake_run import HOSTILE, fake_study, read_results_file, reported, undrawn, write_fake_run
 from tests.report.figure_rows import drawn_results, method_rows
 from tests.report.test_figures import assert_readable, intervals, said
 
+from datablame.engine.execute import Execution, Silent
+from datablame.engine.phase import Tables, Work
 from datablame.report.figures import sources_figure
 from datablame.report.pages import text_tables
+from datablame.report.phase import BLAME_PICTURE, report
 from datablame.report.results import Results
 from datablame.stats.intervals import auc_intervals
 from datablame.tables import Blame
@@ -58,6 +62,16 @@ def test_of_a_single_source_there_is_no_figure_and_it_is_said() -> None:
     one = drawn_results(methods=method_rows(2))
     caption = text_tables(replace(one, attribution=replace(one.attribution, sources=1)))["blame"].caption
     assert "All documents come from one source" in caption
+
+
+def test_a_picture_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
+    world = write_fake_run(tmp_path / "run", fake_study())
+    root = reported(world)
+    assert (root / BLAME_PICTURE).exists()
+    with undrawn(), mock.patch("datablame.report.figures.sources_figure", return_value=None):
+        report(world, Tables(root), Work(root, "report", root, Execution(1, 1), Silent(), lambda *_: None))
+    assert not (root / BLAME_PICTURE).exists()
+    assert BLAME_PICTURE not in (root / "index.html").read_text() + (root / "writeup/report.md").read_text()
 
 
 def test_tables_order_by_lower_ends_and_name_what_was_not_looked_for(results: Results) -> None:

@@ -56,6 +56,8 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     if (blamed := sources_figure(results)) is not None:
         pictures[BLAME_PICTURE] = png(blamed)
         write_atomic(root / BLAME_PICTURE, pictures[BLAME_PICTURE])
+    else:
+        (root / BLAME_PICTURE).unlink(missing_ok=True)
     pictures["final_results.png"] = png(overview_drawn(results, decided, statements))
     write_atomic(root / "final_results.png", pictures["final_results.png"])
     work.progress.advance()
