@@ -283,6 +283,18 @@ def test_seconds_are_recorded_for_every_method_outside_the_tables(make: Make) ->
     assert all(seconds >= 0 for seconds in heard.values())
 
 
+def test_an_ensemble_takes_what_each_of_its_voters_takes_shared_evidence_once(make: Make) -> None:
+    methods = ["gradient", "gradient-dot", "activation", "bm25", "ensemble"]
+    heard: dict[str, dict[str, float]] = {name: {} for name in methods}
+    make(attribute={"methods": methods, "top_k": 3}, **CONTROLS).run(
+        timings=lambda what, key, seconds, _: heard[what.removeprefix("attribute/")].update({key: seconds})
+    )
+    voters = {**heard["gradient"], **heard["gradient-dot"], **heard["activation"]}
+    own = "scores of ensemble"
+    assert heard["ensemble"] == {**voters, own: heard["ensemble"][own]}
+    assert heard["gradient"].keys() & heard["gradient-dot"].keys()
+
+
 @pytest.mark.parametrize("prefilter", ["none", "bm25"])
 def test_what_is_planned_is_at_least_what_is_read(make: Make, prefilter: str) -> None:
     settings = {"methods": ["gradient", "activation-diff", "llm-judge", "bm25"], "top_k": 3, "queries": 2}

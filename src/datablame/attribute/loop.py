@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.registry import Inquiry, Method, WorkItem, providers_of
+from datablame.attribute.registry import Inquiry, Method, WorkItem, costed, providers_of
 from datablame.engine.execute import Taken, free_memory, measured, run_items
 from datablame.engine.files import write_atomic
 from datablame.errors import PhaseError, RequestError
@@ -100,7 +100,7 @@ def chosen_layer(world: World, role: Role, n: int) -> int:
 
 
 def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
-    """All evidence that is wanted, by its type; what an item took goes to the methods that need what it makes.
+    """All evidence that is wanted, by its type; what an item took goes to the methods that pay for what it makes.
 
     Items are journalled as they finish, so that a resumed run does none of them again. Raises RequestError where a
     checkpoint or layer is not there, PhaseError where numbers are not finite or a document does not fit in memory.
@@ -108,9 +108,8 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
     work, journal = inquiry.work, inquiry.work.journal
 
     def timed(kinds: Sequence[type], key: str, taken: Taken) -> None:
-        for method in methods:
-            if set(kinds) & set(method.needs):
-                work.timings(f"attribute/{method.name}", key, *taken)
+        for name in costed(methods, kinds):
+            work.timings(f"attribute/{name}", key, *taken)
 
     def stage(items: Mapping[str, WorkItem], description: str) -> dict[str, Any]:
         """What each item gave, now or before."""

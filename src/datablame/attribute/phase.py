@@ -20,7 +20,7 @@ from datablame.attribute.evidence.words import ResponseWords, Words, bm25_scores
 from datablame.attribute.loop import collect
 from datablame.attribute.queries import Amplified, amplified, candidates, labelled_outputs, query_text, traced
 from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_table
-from datablame.attribute.registry import Inquiry, Method, Votes, chosen, providers_of, union
+from datablame.attribute.registry import Inquiry, Method, Votes, chosen, costed, providers_of, union
 from datablame.engine.execute import measured
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.errors import RequestError
@@ -48,9 +48,8 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         queries = [output for output in outputs if output.harmful]
         read = partial(_read, world, queries, responses=ResponseWords in needs)
         (words, prompt_matches, query_matches), taken = measured(read)
-        for method in methods:
-            if words.keys() & set(method.needs):
-                work.timings(f"attribute/{method.name}", "index", *taken)
+        for name in costed(methods, words):
+            work.timings(f"attribute/{name}", "index", *taken)
         prefilter: Any = world.study.prefilter
         shortlist = candidates(words[Words], queries, id_order(world.pool.ids), prefilter.candidates)
         unmatched = tuple(query.id for query, row in zip(queries, words[Words], strict=True) if not row.any())

@@ -121,7 +121,9 @@ def rankings_of(
         filled = scores if method.missing is None else np.where(known, scores, method.missing)
         exact = filled if method.exact else np.apply_along_axis(rounded, 0, filled)
         ballots[method.name] = np.where(known, exact, np.nan)
-        inquiry.work.timings(f"attribute/{method.name}", "scores", *taken)
+        for each in methods:
+            if each is method or (is_voter(method) and Votes in each.needs):
+                inquiry.work.timings(f"attribute/{each.name}", f"scores of {method.name}", *taken)
         rankings[method.name] = {}
         for column, behaviour in enumerate(inquiry.behaviours):
             rows = _ranked_rows(inquiry, method, behaviour.id)

@@ -4,7 +4,7 @@ A method turns evidence, which it asks for by its type, into one score for each 
 yields evidence of one or several types.
 """
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePath
@@ -194,6 +194,13 @@ def _precomputed(name: str, path: str) -> Method:
 def is_voter(method: Method) -> bool:
     """Whether it has a vote where methods are joined."""
     return not method.control and Votes not in method.needs
+
+
+def costed(methods: Sequence[Method], kinds: Iterable[type]) -> list[str]:
+    """The methods that pay for evidence of these types: those that need it, and those that join votes made of it."""
+    needing = {method.name: is_voter(method) for method in methods if not {*kinds}.isdisjoint(method.needs)}
+    voted = any(needing.values())
+    return [method.name for method in methods if method.name in needing or (voted and Votes in method.needs)]
 
 
 def described() -> list[dict[str, Any]]:
