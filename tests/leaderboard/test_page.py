@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def test_the_page_names_winner_missing_values_failures_and_what_beats_no_control
     lines = [line for line in page.splitlines() if line.startswith("|")]
     unescaped = [line.replace("\\|", "").count("|") for line in lines]
     assert set(unescaped) == {12, 4}
+
+
+def test_what_does_not_beat_chance_is_not_recommended_however_cheap() -> None:
+    board = made(6)
+    cheapest, *others = sorted(board.standings, key=lambda each: each.estimates["seconds"].mean)
+    assert cheapest.is_pareto
+    assert f"best at each cost is `{cheapest.entry.name}`" in readme_of(board)
+    for spoiled in (
+        replace(cheapest, beats_not=("random",)),
+        replace(cheapest, entry=replace(cheapest.entry, name="random")),
+    ):
+        page = readme_of(replace(board, standings=[spoiled, *others]))
+        assert f"best at each cost is `{spoiled.entry.name}`" not in page
 
 
 def test_one_seed_has_no_interval_and_a_page_without_any_value_is_written(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def info(name: str, control: bool = False, unranked: tuple[tables.Unranked, ...]
     return tables.MethodInfo(name, name, "It looks.", False, control, not control, "whole", LOOK, unranked)
 
 
-def results(root: Path, rates: dict[tuple[str, int], float] = RATES, **patching: Any) -> dict[str, Result]:
+def results(
+    root: Path, rates: dict[tuple[str, int], float] = RATES, *overrides: str, **patching: Any
+) -> dict[str, Result]:
     """The rows of four methods: one has no score for a behaviour and flagged nothing, one never ran."""
     none = tables.Unranked("dose", 2000, "no safe output")
     quality = [
@@ -90,7 +92,7 @@ def results(root: Path, rates: dict[tuple[str, int], float] = RATES, **patching:
         append_timing(root, "attribute/gradient", "a", seconds, mb)
     append_timing(root, "attribute/gradient", "b", 1.0, 500.0)
     methods = ["gradient", "loss", "activation-diff", "judge"]
-    rows = results_of(root, FEW, load_study("leaderboard", ["attribute.top_k=20"]), methods)
+    rows = results_of(root, FEW, load_study("leaderboard", ["attribute.top_k=20", *overrides]), methods)
     assert [row.method for row in rows] == methods
     return {row.method: row for row in rows}
 
@@ -117,6 +119,11 @@ def test_effect_detection_halving_and_cost_come_from_the_headlines_rows(tmp_path
         peak_mb=600.0,
     )
     assert vars(gradient) == pytest.approx(vars(expected))
+
+
+def test_what_scores_made_elsewhere_cost_is_not_known(tmp_path: Path) -> None:
+    gradient = results(tmp_path, RATES, "attribute.scores={gradient: mine.jsonl}")["gradient"]
+    assert (gradient.rate, gradient.seconds, gradient.peak_mb) == (0.2, None, None)
 
 
 def test_a_rate_that_rises_is_a_negative_effect_and_one_that_is_not_halved_is_censored(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from datablame.stats.standings import Estimate
 FIGURES = ("ranks", "effect_and_cost", "kinds")
 _POOR = 0.5
 """A kind where no method has this share of the oracle's effect is one where all fail."""
+_CHANCE = "random"
 _FORMULAS = "=+-@\t\r"
 
 
@@ -62,7 +63,7 @@ def readme_of(board: Leaderboard) -> str:
         winners=[each for each in ranked if each.ranks[EFFECT] == 1],
         detectors=[each for each in board.standings if each.ranks.get(DETECTION) == 1],
         beaten=[each for each in methods if each.beats_not],
-        cheap=sorted((each for each in ranked if each.is_pareto), key=_seconds),
+        cheap=sorted((each for each in ranked if each.is_pareto and _beats_random(each)), key=_seconds),
         best_of={kind: _best(board, kind) for kind in board.kinds},
         failing=[kind for kind in board.kinds if (top := _best(board, kind)) and top.by_kind[kind].mean < _POOR],
         poor=_POOR,
@@ -80,6 +81,11 @@ def readme_of(board: Leaderboard) -> str:
 
 def _seconds(standing: Standing) -> float:
     return standing.estimates["seconds"].mean
+
+
+def _beats_random(standing: Standing) -> bool:
+    """What costs nothing is the best at its cost, and yet of no use where chance does as well."""
+    return _CHANCE not in (standing.entry.name, *standing.beats_not)
 
 
 def _best(board: Leaderboard, kind: str) -> Standing | None:

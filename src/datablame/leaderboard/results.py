@@ -50,6 +50,7 @@ class Result:
     """The fewest removed documents that halve the rate; infinite where not even the most do."""
     most_removed: int | None = None
     seconds: float | None = None
+    """Of attribution; None of scores made elsewhere, as is the memory."""
     peak_mb: float | None = None
     why: str = ""
 
@@ -122,8 +123,8 @@ def results_of(root: Path, organism: Organism, study: Study, methods: Sequence[s
             drop=drop,
             halved_at=halved,
             most_removed=max(known, default=None),
-            seconds=seconds.get(f"attribute/{method}"),
-            peak_mb=peaks.get(f"attribute/{method}"),
+            seconds=None if method in study.attribute.scores else seconds.get(f"attribute/{method}"),
+            peak_mb=None if method in study.attribute.scores else peaks.get(f"attribute/{method}"),
             why="; ".join(reasons),
         )
 

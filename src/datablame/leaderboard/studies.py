@@ -92,6 +92,8 @@ def studies_of(
         keys = {
             **kind.overrides,
             "organism.seed": organism.seed,
+            # Noise of sampling and training is no more shared by organisms than their truth.
+            "seed": organism.seed,
             "attribute.methods": names,
             "attribute.scores": brought,
             "patch.arms": arms,
