@@ -44,3 +44,13 @@ def test_curvature_costs_passes_and_its_factors() -> None:
     assert (of_fisher, of_ekfac, same) == (3 * gradients, 4 * gradients, activations)
     assert kronecker["curvature"] > diagonal["curvature"] > 0
     assert "curvature" not in plain
+
+
+def test_every_checkpoint_of_a_training_and_a_warm_up_are_passes_of_gradients() -> None:
+    plain = counted(subject_of(load_study("leaderboard", ["attribute.methods=[gradient, activation]"]), on_gpu=False))
+    assert plain.attribution.gradient_documents == 2000
+    for name, passes in (("adam", 1), ("tracin", 5), ("less", 5)):
+        study = load_study("leaderboard", [f"attribute.methods=[gradient, activation, {name}]"])
+        reading = counted(subject_of(study, on_gpu=False)).attribution
+        assert reading.gradient_documents == (1 + passes) * 2000
+        assert reading.activation_documents == plain.attribution.activation_documents

@@ -3,12 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from math import ceil
 from typing import NamedTuple
 
+from datablame.attribute.evidence.adam_gradients import AdamGradients
+from datablame.attribute.evidence.checkpoint_gradients import CheckpointGradients
 from datablame.attribute.evidence.curvature import EkfacInfluence, Influence, WhitenedSimilarity
 from datablame.attribute.evidence.gradients import Gradients
 from datablame.attribute.evidence.judgements import Judgements
 from datablame.attribute.evidence.tournament import Comparisons, most_comparisons
+from datablame.attribute.evidence.warmup_gradients import WarmupGradients
 from datablame.attribute.phase import planned_documents
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
@@ -216,11 +220,18 @@ def _reading(subject: Subject, behaviours: int) -> Reading:
     candidates = settings.queries * subject.study.prefilter.candidates
     read = planned_documents(subject.world, chosen(settings), pool, behaviours)
     # The gradients of a query at both checkpoints cost no pass over documents of their own. Curvature is gathered in
-    # one pass, or two where there are eigenvectors, before documents are scored in another.
-    differentiating = (Gradients, Influence)
+    # one pass, or two where there are eigenvectors, before documents are scored in another. A warm-up trains first.
+    warmup, between = settings.warmup, len(subject.study.models.checkpoints)
+    of_training = {
+        AdamGradients: 1,
+        CheckpointGradients: between + 2,
+        WarmupGradients: warmup.epochs + ceil(warmup.epochs * warmup.share),
+    }
+    differentiating = (Gradients, Influence, *of_training)
     gradients = [documents for kind, documents in read.items() if issubclass(kind, differentiating)]
     others = [documents for kind, documents in read.items() if not issubclass(kind, (*differentiating, Judgements))]
     passes = int(any(issubclass(kind, Gradients) for kind in read))
+    passes += sum(n for kind, n in of_training.items() if kind in read)
     if any(issubclass(kind, Influence) for kind in read):
         passes += 3 if {EkfacInfluence, WhitenedSimilarity} & read.keys() else 2
     return Reading(

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from datablame.attribute.evidence.adam_gradients import AdamGradients
+from datablame.attribute.evidence.checkpoint_gradients import CheckpointGradients
 from datablame.attribute.evidence.curvature import FisherInfluence, Influence
 from datablame.attribute.evidence.gradients import Gradients, MeanGradients
 from datablame.attribute.phase import planned_documents
@@ -135,7 +137,8 @@ def _attribution(subject: Subject, counts: Counts, device: Device) -> tuple[dict
     tokens = max(settings.batch_tokens, subject.document_tokens)
     read = planned_documents(subject.world, chosen(settings), None, behaviours)
     influences = [kind for kind in read if issubclass(kind, Influence)]
-    if not influences and not any(issubclass(kind, Gradients) for kind in read):
+    differentiated = (Gradients, AdamGradients, CheckpointGradients)
+    if not influences and not any(issubclass(kind, differentiated) for kind in read):
         return {**parts, "batch": tokens * (4 * shape.hidden + 2 * shape.intermediate) * at.weight_bytes}, 0
     compared = len(blocks) * shape.block_linear_weights
     passed = shape.layers - min(blocks, default=shape.layers)
