@@ -27,6 +27,8 @@ from datablame.world import World
 from datablame.world.world import load
 
 FOLDER = "lds"
+_LEAST_SUBSETS = 3
+"""Of fewer, no rank correlation means anything."""
 
 
 class Output(NamedTuple):
@@ -64,7 +66,7 @@ def datamodeling_scores(
     """Each method's score with its interval over subsets, from the run folder of one organism.
 
     Subsets that are measured stand in a journal below `out` and are not trained again; without `measure` they are all
-    that counts. Empty where nothing was traced or fewer than three subsets are there.
+    that counts. Empty where nothing was traced, or not all subsets are there, or fewer than three.
     """
     run, world = Tables(root), load(root)
     outputs = _outputs(world, run)
@@ -87,7 +89,7 @@ def datamodeling_scores(
             already=len(finished),
         )
     measured = {int(key): values for key, values in journal.read().items() if key in keys}
-    if len(measured) < 3:
+    if len(measured) < max(_LEAST_SUBSETS, subsets):
         return {}
     behaviours = list(dict.fromkeys(output.behaviour for output in outputs))
     of = {name: [index for index, output in enumerate(outputs) if output.behaviour == name] for name in behaviours}
