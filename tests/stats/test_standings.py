@@ -123,7 +123,15 @@ def test_a_pareto_point_is_one_that_no_other_betters(points: list[tuple[int, int
             if (other_cost <= cost and other_gain > gain) or (other_cost < cost and other_gain >= gain):
                 better = True
         expected.append(not better)
-    assert pareto([c for c, _ in points], [g for _, g in points]) == expected
+    costs, gains = ({str(i): table({"few": each[of]}) for i, each in enumerate(points)} for of in (0, 1))
+    assert pareto(costs, gains) == {str(i) for i, best in enumerate(expected) if best}
+
+
+def test_a_pareto_point_is_compared_on_the_organisms_that_both_have() -> None:
+    """Without the kind that is hard for all, a method looks the better of two and is the worse one."""
+    costs = {"all": table({"few": 1, "many": 1}), "some": table({"few": 2})}
+    gains = {"all": table({"few": 0.8, "many": 0.1}), "some": table({"few": 0.7}), "free": table({"few": 1})}
+    assert pareto(costs, gains) == {"all"}
 
 
 @settings(max_examples=20)

@@ -41,7 +41,7 @@ class Standing:
     """Controls that it does not beat in effect; its own name is not among them."""
     halving: Halving | None
     is_pareto: bool
-    """Whether no method has more effect for fewer seconds."""
+    """Whether no method has more effect for fewer seconds, on the organisms that both have."""
     by_kind: Mapping[str, Estimate]
     """Effect, by kind."""
     missing: Mapping[str, int]
@@ -87,9 +87,7 @@ def standings_of(entries: Sequence[Entry], results: Sequence[Result], lds: Score
         }
         for entry in entries
     }
-    placed = [name for name, of in estimates.items() if EFFECT in of and "seconds" in of]
-    points = [(estimates[name]["seconds"].mean, estimates[name][EFFECT].mean) for name in placed]
-    best = dict(zip(placed, measures.pareto(*zip(*points, strict=True)), strict=True)) if points else {}
+    best = measures.pareto(by_measure["seconds"], effect)
     kinds = list(dict.fromkeys(row.kind for row in results))
     standings = []
     for entry in entries:
@@ -110,7 +108,7 @@ def standings_of(entries: Sequence[Entry], results: Sequence[Result], lds: Score
                 {name: of[entry.name] for name, of in mean_ranks.items() if entry.name in of},
                 tuple(c for c in controls if c != entry.name and not measures.beats(own, effect.get(c, {}))),
                 _halving(rows),
-                best.get(entry.name, False),
+                entry.name in best,
                 {kind: of for kind, of in by_kind.items() if of is not None},
                 missing,
                 lds.get(entry.name),

@@ -102,10 +102,20 @@ def median_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
     return ordered[(n - 1) // 2], interval
 
 
-def pareto(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
-    """Whether no other point gains at least as much at no more cost, and more or for less."""
-    points = list(zip(costs, gains, strict=True))
-    return [not any(c <= cost and g >= gain and (c, g) != (cost, gain) for c, g in points) for cost, gain in points]
+def pareto(costs: Mapping[str, Values], gains: Mapping[str, Values]) -> set[str]:
+    """The methods with both of which no other gains at least as much at no more cost, and more or for less.
+
+    Two methods are compared by their mean differences over the organisms that both have.
+    """
+
+    def betters(other: str, own: str) -> bool:
+        saved, gained = paired(costs[own], costs[other]), paired(gains[other], gains[own])
+        if saved is None or gained is None:
+            return False
+        return saved.mean >= 0 and gained.mean >= 0 and saved.mean + gained.mean > 0
+
+    placed = [name for name, values in gains.items() if values and costs.get(name)]
+    return {own for own in placed if not any(betters(other, own) for other in placed)}
 
 
 def datamodeling_score(
