@@ -26,6 +26,14 @@ def test_every_organism_is_a_study_of_its_own_in_which_every_method_is_an_arm(tm
     assert "mine" not in made[Organism("few", 0)].attribute.methods
 
 
+def test_what_is_set_holds_for_every_kind_but_does_not_make_it_another() -> None:
+    given = ["patch.k=[2,20]", "patch.retrain.steps=100", "organism.planting=few"]
+    for organism, study in studies_of("leaderboard", family(["lexical", "pairs"], ["0"]), None, {}, given).items():
+        assert study.organism is not None
+        assert study.organism.planting == organism.kind
+        assert (study.ks, study.patch.retrain.steps) == ((2, 20), 100)
+
+
 def test_every_kind_makes_a_study_and_says_what_it_is() -> None:
     for name, kind in kinds().items():
         [study] = studies_of("leaderboard", family([name], ["0"]), None, {}, []).values()

@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
     about: str
     overrides: Mapping[str, Any]
-    """Keys of the study, as `organism.planted`."""
+    """Keys of the study that are other there, as `patch.k`."""
     without: tuple[str, ...]
     """Methods that cannot be had there."""
 
@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 def kinds() -> dict[str, Kind]:
     """Every kind by name, in the order in which they are shown."""
     known = packaged_yaml("datablame.leaderboard", "kinds.yaml")
-    return {name: Kind(of["about"], of["set"], tuple(of.get("without", ()))) for name, of in known.items()}
+    return {name: Kind(of["about"], of.get("set", {}), tuple(of.get("without", ()))) for name, of in known.items()}
 
 
 def family(of_kinds: Sequence[str], seeds: Sequence[str]) -> list[Organism]:
@@ -74,7 +74,7 @@ def studies_of(
     scores: Mapping[str, str],
     overrides: Sequence[str],
 ) -> dict[Organism, Study]:
-    """The study of every organism: `source` with its kind's keys, then `overrides`; every method is an arm.
+    """The study of every organism: `source` with its kind's keys, then `overrides`, then what it is; methods are arms.
 
     `scores` are patterns of JSONL files by name, with {kind} and {seed}; an organism without its file goes without.
 
@@ -90,7 +90,7 @@ def studies_of(
         names = [*(name for name in chosen if name not in kind.without), *brought]
         arms = ["after", "baseline", "random", "oracle", *(name for name in names if name not in ARMS.all())]
         keys = {
-            **kind.overrides,
+            "organism.planting": organism.kind,
             "organism.seed": organism.seed,
             # Noise of sampling and training is no more shared by organisms than their truth.
             "seed": organism.seed,
@@ -99,9 +99,12 @@ def studies_of(
             "patch.arms": arms,
             "name": str(organism),
         }
-        written = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
-        studies[organism] = load(source, [*overrides, *written])
+        studies[organism] = load(source, [*_written(kind.overrides), *overrides, *_written(keys)])
     return studies
+
+
+def _written(keys: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()]
 
 
 def _files(name: str, pattern: str, organisms: Sequence[Organism]) -> dict[Organism, Path]:

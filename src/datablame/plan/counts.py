@@ -221,7 +221,7 @@ def _reading(subject: Subject, behaviours: int) -> Reading:
     read = planned_documents(subject.world, chosen(settings), pool, behaviours)
     # The gradients of a query at both checkpoints cost no pass over documents of their own. Curvature is gathered in
     # one pass, or two where there are eigenvectors, before documents are scored in another. A warm-up trains first.
-    warmup, between = settings.warmup, len(subject.study.models.checkpoints)
+    warmup, between = settings.warmup, len(subject.world.models.checkpoints)
     of_training = {
         AdamGradients: 1,
         CheckpointGradients: between + 2,
