@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+
+from datablame.engine.files import build_atomically
 
 __all__ = ["run_study", "take_over"]
 
@@ -35,12 +38,10 @@ def run_study(study: str | Path, folder: Path, *more: str, sets: Iterable[str] =
 
 
 def take_over(source: Path, folder: Path, phases: Iterable[str]) -> None:
-    """Copy the world and the artifacts of phases from another run into a folder that has none."""
+    """Copy the world and the artifacts of phases from another run into a folder that has none; a kill tears nothing."""
     for phase in ("world", *phases):
-        if not (folder / "artifacts" / phase).exists():
-            shutil.copytree(source / "artifacts" / phase, folder / "artifacts" / phase)
-    if not (folder / "study.yaml").exists():
-        shutil.copy(source / "study.yaml", folder / "study.yaml")
+        build_atomically(folder / "artifacts" / phase, partial(shutil.copytree, source / "artifacts" / phase))
+    build_atomically(folder / "study.yaml", partial(shutil.copy, source / "study.yaml"))
 
 
 def _invalid(folder: Path) -> bool:
