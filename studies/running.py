@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from datablame.engine.files import build_atomically
+from datablame.engine.files import build_atomically, write_atomic
 
 __all__ = ["run_study", "take_over"]
 
@@ -41,7 +41,8 @@ def take_over(source: Path, folder: Path, phases: Iterable[str]) -> None:
     """Copy the world and the artifacts of phases from another run into a folder that has none; a kill tears nothing."""
     for phase in ("world", *phases):
         build_atomically(folder / "artifacts" / phase, partial(shutil.copytree, source / "artifacts" / phase))
-    build_atomically(folder / "study.yaml", partial(shutil.copy, source / "study.yaml"))
+    if not (folder / "study.yaml").exists():
+        write_atomic(folder / "study.yaml", (source / "study.yaml").read_bytes())
 
 
 def _invalid(folder: Path) -> bool:
