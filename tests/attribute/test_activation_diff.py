@@ -188,6 +188,7 @@ def test_without_a_safe_output_nothing_is_ranked_and_the_run_says_so(
     assert "activation-diff gives 29 of 29 documents no score for nuts" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_killed_pass_goes_on_and_workers_change_nothing(make: Make) -> None:
     undisturbed, killed, two = (with_safe(make, name) for name in ("undisturbed", "killed", "two"))
     undisturbed.run()

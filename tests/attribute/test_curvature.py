@@ -151,6 +151,7 @@ def collected(make: Make, root: str, kinds: Sequence[Any], execution: Execution 
 EVERY = (FisherInfluence, EkfacInfluence, WhitenedSimilarity)
 
 
+@pytest.mark.slow
 def test_the_provider_gives_what_the_kernel_does(make: Make) -> None:
     found, inquiry = collected(make, "a", EVERY)
     world = inquiry.world

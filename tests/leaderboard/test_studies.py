@@ -18,7 +18,7 @@ def test_every_organism_is_a_study_of_its_own_in_which_every_method_is_an_arm(tm
     assert [study.name for study in made.values()] == ["lexical-7", "lexical-0", "few-7", "few-0"]
     few = made[Organism("few", 7)]
     assert few.organism is not None
-    assert (few.seed, few.organism.seed, few.organism.planted_documents, few.ks) == (7, 7, 5, (5, 20))
+    assert (few.seed, few.organism.seed, few.organism.planting, few.ks) == (7, 7, "few", (5, 20))
     assert few.attribute.methods == ("bm25", "random", "activation", "mine")
     assert few.attribute.scores == {"mine": str(tmp_path / "few-7.jsonl")}
     # The arm of that name draws what it removes; the method random has no arm beside it.

@@ -88,7 +88,7 @@ def test_every_picture_and_page_names_the_classifier(tmp_path: Path, classifier:
         picture = getattr(drawing, name)(*call.args)
         said = " ".join(text.get_text() for text in picture.findobj(Text))
         assert f"Labelled by: {words}." in " ".join(said.split()), name
-    assert len(figures) == 3
+    assert len(figures) == 4
     for name in ("comparison.md", "writeup/report.md", "index.html"):
         assert words in (tmp_path / name).read_text().replace("\\", ""), name
     assert found["study"]["classifier"] == classifier

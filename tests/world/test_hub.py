@@ -164,6 +164,7 @@ def test_what_the_hub_refuses_is_one_line_with_the_remedy(answers: dict[str, Any
     assert all(part in refused for part in parts), refused
 
 
+@pytest.mark.slow
 def test_streaming_leaves_no_copy_of_the_set_on_disk(served: Hub, tmp_path: Path) -> None:
     [found] = ask(tmp_path, served.endpoint, [{"path": "org/sharded", "streaming": True}])
     assert len(found["ids"]) == 60

@@ -156,6 +156,7 @@ def test_two_workers_write_the_same_bytes_as_one(
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_what_is_held_of_a_document_does_not_grow_with_its_text(
     tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from datablame.cli import look
-from datablame.errors import Interrupted, RequestError, problem
+from datablame.errors import Interrupted
 
 
 def leaderboard(
@@ -51,11 +51,11 @@ def leaderboard(
     from datablame.engine.execute import Silent, default_execution
     from datablame.leaderboard.page import write as write_page
     from datablame.leaderboard.standings import as_json as content_of
-    from datablame.leaderboard.studies import family, studies_of
+    from datablame.leaderboard.studies import family, patterns, studies_of
     from datablame.leaderboard.studies import kinds as known
 
     organisms = family(_list(kinds) if kinds is not None else list(known()), _list(seeds))
-    brought = dict(_named(given) for given in scores or [])
+    brought = patterns(scores or [])
     named = None if methods is None else _list(methods)
     studies, execution = studies_of(study, organisms, named, brought, overrides or []), default_execution(workers)
     if only_report:
@@ -79,10 +79,3 @@ def leaderboard(
 def _list(text: str) -> list[str]:
     """Names between commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _named(given: str) -> tuple[str, str]:
-    name, equals, pattern = given.partition("=")
-    if not (equals and name.strip() and pattern.strip()):
-        raise RequestError(problem("leaderboard", "no scores", given=given))
-    return name.strip(), pattern.strip()

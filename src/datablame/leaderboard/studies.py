@@ -67,6 +67,15 @@ def family(of_kinds: Sequence[str], seeds: Sequence[str]) -> list[Organism]:
     return [Organism(kind, int(seed)) for kind in of_kinds for seed in seeds]
 
 
+def patterns(given: Sequence[str]) -> dict[str, str]:
+    """Patterns of score files by name, from NAME=PATTERN; RequestError where one is not that."""
+    named = {text: [part.strip() for part in text.partition("=")] for text in given}
+    for text, parts in named.items():
+        if not all(parts):
+            raise RequestError(problem("leaderboard", "no scores", given=text))
+    return {name: pattern for name, _, pattern in named.values()}
+
+
 def studies_of(
     source: str,
     organisms: Sequence[Organism],
