@@ -6,7 +6,7 @@ import pytest
 from tests.attribute.conftest import CONTROLS, PLANTED, Made, Make, documents, samples
 
 from datablame.attribute import loop
-from datablame.attribute.phase import planned_documents
+from datablame.attribute.phase import planned_reading
 from datablame.attribute.registry import chosen
 from datablame.engine.execute import Execution, Silent
 from datablame.engine.files import read_jsonl
@@ -290,13 +290,13 @@ def test_what_is_planned_is_at_least_what_is_read(make: Make, prefilter: str) ->
     methods = chosen(made.world.study.attribute)
 
     def planned(n_pool: int | None) -> dict[str, int | None]:
-        return {kind.__name__: n for kind, n in planned_documents(made.world, methods, n_pool, 1).items()}
+        return {name: each.documents for name, each in planned_reading(made.world, methods, n_pool, 1).items()}
 
     whole = prefilter == "none"
     scored = 29 if whole else 12
-    assert planned(29) == {"Activations": 12, "Gradients": scored, "ResponseActivations": scored, "Judgements": 12}
-    assert planned(None)["Gradients"] == (None if whole else 12)
-    assert planned(5)["Judgements"] == 5
+    assert planned(29) == {"gradients": scored, "responses": scored, "judge": 12}
+    assert planned(None)["gradients"] == (None if whole else 12)
+    assert planned(5)["judge"] == 5
     made.run()
     read = {row.doc_id for row in made.tables.rows(Score, method="gradient")}
     assert len(read) <= scored
