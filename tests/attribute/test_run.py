@@ -1,11 +1,14 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.attribute.conftest import CONTROLS, PLANTED, Made, Make, documents, samples
 
 from datablame.attribute import loop
+from datablame.attribute.loop import WorkerState
 from datablame.attribute.phase import planned_reading
 from datablame.attribute.registry import chosen
 from datablame.engine.execute import Execution, Silent
@@ -300,3 +303,12 @@ def test_what_is_planned_is_at_least_what_is_read(make: Make, prefilter: str) ->
     made.run()
     read = {row.doc_id for row in made.tables.rows(Score, method="gradient")}
     assert len(read) <= scored
+
+
+def test_what_was_made_for_a_providers_items_is_let_go_of_for_the_next(make: Make, tmp_path: Path) -> None:
+    state = WorkerState(make().world, tmp_path)
+    made = []
+    for provider, value in (("a", 1), ("a", 2), ("b", 3)):
+        state.serve(provider)
+        made.append(state.once("directions", partial(int, value)))
+    assert made == [1, 1, 3]
