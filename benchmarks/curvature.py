@@ -35,10 +35,10 @@ _TOLERANCE = 1e-3
 
 def factors(model: Any, documents: list[Encoded], blocks: list[int], batch_tokens: int) -> dict[str, Curvature]:
     """All three passes of ours, in memory."""
-    sums = covariances(model, documents, blocks, batch_tokens)
+    sums = covariances(model, [documents], blocks, batch_tokens)
     names = {name.rpartition(" ")[0] for name in sums}
     bases = {name: Sides(*(eigenvectors(sums[f"{name} {side}"]) for side in Sides._fields)) for name in names}
-    found = squares(model, documents, blocks, batch_tokens, {"ekfac": bases})
+    found = squares(model, [documents], blocks, batch_tokens, {"ekfac": bases})
     return {name: Curvature((found[f"ekfac {name}"] / len(documents)).float(), bases[name]) for name in names}
 
 

@@ -59,10 +59,10 @@ def curvatures_of(model: Any, pool: Sequence[Any], kind: str, batch_tokens: int,
 
     bases = dict[str, Sides]()
     if kind != "fisher":
-        sums = total([covariances(model, cut, BLOCKS, batch_tokens) for cut in cuts])
+        sums = total([covariances(model, [cut[:1], cut[1:]], BLOCKS, batch_tokens) for cut in cuts])
         names = {name.rpartition(" ")[0] for name in sums}
         bases = {n: Sides(eigenvectors(sums[f"{n} outputs"]), eigenvectors(sums[f"{n} inputs"])) for n in names}
-    found = total([squares(model, cut, BLOCKS, batch_tokens, {"k": bases}) for cut in cuts])
+    found = total([squares(model, [cut[:1], cut[1:]], BLOCKS, batch_tokens, {"k": bases}) for cut in cuts])
     return {n[2:]: Curvature((each / len(pool)).float(), bases.get(n[2:])) for n, each in found.items()}
 
 
@@ -101,7 +101,7 @@ def test_scores_depend_on_neither_batches_nor_order_nor_parts(kind: str, monkeyp
 def test_a_batch_that_runs_out_of_memory_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pool = small(), documents(9)
     kinds: dict[str, Any] = {"k": {}}
-    roomy = covariances(model, pool, BLOCKS, 10_000) | squares(model, pool, BLOCKS, 10_000, kinds)
+    roomy = covariances(model, [pool], BLOCKS, 10_000) | squares(model, [pool], BLOCKS, 10_000, kinds)
     whole = hooks.backward_with_hooks
 
     def cramped(model: Any, documents: Any, *rest: Any) -> Any:
@@ -111,7 +111,7 @@ def test_a_batch_that_runs_out_of_memory_counts_once(monkeypatch: pytest.MonkeyP
         return losses
 
     monkeypatch.setattr(per_example, "backward_with_hooks", cramped)
-    found = covariances(model, pool, BLOCKS, 10_000) | squares(model, pool, BLOCKS, 10_000, kinds)
+    found = covariances(model, [pool], BLOCKS, 10_000) | squares(model, [pool], BLOCKS, 10_000, kinds)
     for name, expected in roomy.items():
         torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
 

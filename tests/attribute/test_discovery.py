@@ -92,7 +92,8 @@ def outputs() -> list[Any]:
 
 
 def test_outputs_that_gained_most_are_grouped_whatever_their_label(make: Make) -> None:
-    made = make(outputs=outputs())
+    turned_down = sample("a1", "nuts", -1.0, 0, "pack nuts for week 9 .", "harmless")
+    made = make(outputs=[*outputs(), turned_down], surface={"alphas": [-1, 0, 0.5, 1]})
     found = amplified(made.world, made.tables)
     assert [output.index for output in found.outputs] == [7, 6, 5, 4, 3, 2, 1, 0]
     assert found.gains == [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]

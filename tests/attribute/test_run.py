@@ -1,12 +1,15 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.attribute.conftest import CONTROLS, PLANTED, Made, Make, documents, samples
 
 from datablame.attribute import loop
-from datablame.attribute.phase import planned_documents
+from datablame.attribute.loop import WorkerState
+from datablame.attribute.phase import planned_reading
 from datablame.attribute.registry import chosen
 from datablame.engine.execute import Execution, Silent
 from datablame.engine.files import read_jsonl
@@ -302,13 +305,22 @@ def test_what_is_planned_is_at_least_what_is_read(make: Make, prefilter: str) ->
     methods = chosen(made.world.study.attribute)
 
     def planned(n_pool: int | None) -> dict[str, int | None]:
-        return {kind.__name__: n for kind, n in planned_documents(made.world, methods, n_pool, 1).items()}
+        return {name: each.documents for name, each in planned_reading(made.world, methods, n_pool, 1).items()}
 
     whole = prefilter == "none"
     scored = 29 if whole else 12
-    assert planned(29) == {"Activations": 12, "Gradients": scored, "ResponseActivations": scored, "Judgements": 12}
-    assert planned(None)["Gradients"] == (None if whole else 12)
-    assert planned(5)["Judgements"] == 5
+    assert planned(29) == {"gradients": scored, "responses": scored, "judge": 12}
+    assert planned(None)["gradients"] == (None if whole else 12)
+    assert planned(5)["judge"] == 5
     made.run()
     read = {row.doc_id for row in made.tables.rows(Score, method="gradient")}
     assert len(read) <= scored
+
+
+def test_what_was_made_for_a_providers_items_is_let_go_of_for_the_next(make: Make, tmp_path: Path) -> None:
+    state = WorkerState(make().world, tmp_path)
+    made = []
+    for provider, value in (("a", 1), ("a", 2), ("b", 3)):
+        state.serve(provider)
+        made.append(state.once("directions", partial(int, value)))
+    assert made == [1, 1, 3]

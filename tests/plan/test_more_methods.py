@@ -1,5 +1,7 @@
 """What the methods beyond the specification's add to a plan."""
 
+from collections.abc import Sequence
+
 from datablame.config.file import load_study
 from datablame.plan.counts import counted
 from datablame.plan.memory import CARD, estimates
@@ -8,8 +10,8 @@ from datablame.plan.subject import subject_of
 ARMS = "patch.arms=[after, baseline, random, gradient]"
 
 
-def planned(*methods: str) -> tuple[int | None, int | None, dict[str, int]]:
-    study = load_study("olmo2-1b-sound", [f"attribute.methods=[gradient, {', '.join(methods)}]", ARMS])
+def planned(*methods: str, more: Sequence[str] = ()) -> tuple[int | None, int | None, dict[str, int]]:
+    study = load_study("olmo2-1b-sound", [f"attribute.methods=[gradient, {', '.join(methods)}]", ARMS, *more])
     subject = subject_of(study, on_gpu=True)
     counts = counted(subject)
     memory = estimates(subject, counts, CARD)
@@ -28,12 +30,13 @@ def test_a_method_costs_what_it_adds() -> None:
     assert both["gradient of one query"] == 3 * plain["gradient of one query"]
     assert {name for name in both if "directions" in name} <= {*plain, "directions of one layer"}
 
-    assert activations is not None
-    _, twice, contrasted = planned("activation-diff")
-    assert twice == activations + 50_000
+    # Mean hidden states come out of the pass for the gradients.
+    assert activations == planned("activation")[1] == 0
+    _, once, contrasted = planned("activation", "activation-diff")
+    assert once == 50_000
     assert contrasted == plain
-    _, thrice, _ = planned("activation", "activation-diff")
-    assert thrice == 2 * 50_000
+    _, twice, _ = planned("activation-diff", "activation-last", "activation-response")
+    assert twice == 2 * 50_000
 
 
 def test_curvature_costs_passes_and_its_factors() -> None:
@@ -46,11 +49,11 @@ def test_curvature_costs_passes_and_its_factors() -> None:
     assert "curvature" not in plain
 
 
-def test_every_checkpoint_of_a_training_and_a_warm_up_are_passes_of_gradients() -> None:
-    plain = counted(subject_of(load_study("leaderboard", ["attribute.methods=[gradient, activation]"]), on_gpu=False))
-    assert plain.attribution.gradient_documents == 2000
-    for name, passes in (("adam", 1), ("tracin", 5), ("less", 5)):
-        study = load_study("leaderboard", [f"attribute.methods=[gradient, activation, {name}]"])
-        reading = counted(subject_of(study, on_gpu=False)).attribution
-        assert reading.gradient_documents == (1 + passes) * 2000
-        assert reading.activation_documents == plain.attribution.activation_documents
+def test_what_looks_along_the_training_passes_documents_at_every_checkpoint() -> None:
+    between = ["allenai/OLMo-2-0425-1B-SFT"] * 3
+    checkpoints = ", ".join(f"{{path: {path}, learning_rate: 1.0e-5}}" for path in between)
+    of_tracin, forward, memory = planned("tracin", more=[f"models.checkpoints=[{checkpoints}]"])
+    assert (of_tracin, forward) == ((1 + 5) * 50_000, 0)
+    assert "directions of the behaviours" in memory or "directions of one layer" in memory
+    assert planned("less")[0] == (1 + 4 + 1) * 50_000
+    assert planned("adam")[0] == 2 * 50_000

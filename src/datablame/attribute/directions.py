@@ -1,10 +1,12 @@
-"""Directions that documents are compared with: kept in files between the items of a provider, a file a layer."""
+"""Directions that documents are compared with, and the like: kept in files between items, a file a layer."""
 
 from typing import TYPE_CHECKING, Any
 
 from datablame.attribute.loop import Checkpoint, WorkerState, save
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from datablame.attribute.kernels.per_example import Directions
 
 
@@ -15,18 +17,23 @@ def save_directions(state: WorkerState, name: str, directions: "Directions") -> 
 
 
 def load_directions(state: WorkerState, name: str, model: Any) -> "Directions":
-    """What `save_directions` wrote, read once as long as the model is held: on its device if they leave room there."""
+    """What `save_directions` wrote, as `by_layer`."""
+    return {layer: tensors["direction"] for layer, tensors in by_layer(state, name, model).items()}
+
+
+def by_layer(state: WorkerState, name: str, model: Any) -> "dict[str, dict[str, Tensor]]":
+    """The files of a folder, read once as long as the model is held: on its device if they leave room there."""
     from safetensors.torch import load_file
 
     from datablame.models.device import offload_device
 
-    def load() -> "Directions":
+    def load() -> "dict[str, dict[str, Tensor]]":
         files = sorted((state.folder / name).glob("*.safetensors"))
         device = offload_device(sum(file.stat().st_size for file in files), next(model.parameters()).device)
-        return {file.stem: load_file(file, str(device))["direction"] for file in files}
+        return {file.stem: load_file(file, str(device)) for file in files}
 
-    directions: Directions = state.once(name, load)
-    return directions
+    layers: dict[str, dict[str, Tensor]] = state.once(name, load)
+    return layers
 
 
 def dots_item(key: str, rows: list[int], at: Checkpoint, name: str, state: WorkerState) -> None:

@@ -32,6 +32,7 @@ class WorkerState:
     world: World
     folder: Path
     """Where items leave their tensors until the phase is done."""
+    _provider: str = ""
     _models: dict[tuple[Checkpoint, str | None], Any] = field(default_factory=dict)
     _made: dict[str, Any] = field(default_factory=dict)
 
@@ -54,8 +55,14 @@ class WorkerState:
                 self._models[role, dtype] = load_model(reference, device=device, dtype=kind, field=name)
         return [self._models[role, dtype] for role in roles]
 
+    def serve(self, provider: str) -> None:
+        """Let go of what was made for another provider's items."""
+        if provider != self._provider:
+            self._made.clear()
+            self._provider = provider
+
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once as long as the same checkpoints are held."""
+        """What `make` gives, made once as long as the same checkpoints are held and the provider's items run."""
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
@@ -111,7 +118,7 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
         for name in costed(methods, kinds):
             work.timings(f"attribute/{name}", key, *taken)
 
-    def stage(items: Mapping[str, WorkItem], description: str) -> dict[str, Any]:
+    def stage(items: Mapping[str, WorkItem], provider: str) -> dict[str, Any]:
         """What each item gave, now or before."""
         finished = journal.read()
 
@@ -122,11 +129,11 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
         run_items(
             partial(_itself, state),
             _work,
-            {key: item for key, item in items.items() if key not in finished},
+            {key: (provider, item) for key, item in items.items() if key not in finished},
             execution=work.execution,
             done=done,
             progress=work.progress,
-            description=description,
+            description=f"attribute: {provider}",
             already=len(items.keys() & finished.keys()),
         )
         results = journal.read()
@@ -142,7 +149,7 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
             continue
         try:
             while True:
-                results = stage(collecting.send(results), f"attribute: {provider.name}")
+                results = stage(collecting.send(results), provider.name)
         except StopIteration as stop:
             evidence |= stop.value
     del state
@@ -155,5 +162,7 @@ def _itself(state: WorkerState) -> WorkerState:
     return state
 
 
-def _work(state: WorkerState, item: WorkItem) -> tuple[Any, Taken]:
+def _work(state: WorkerState, job: tuple[str, WorkItem]) -> tuple[Any, Taken]:
+    provider, item = job
+    state.serve(provider)
     return measured(partial(item.work, state))

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from datablame.attribute.evidence.words import ResponseWords, Words, bm25_scores
 from datablame.attribute.loop import collect
 from datablame.attribute.queries import Amplified, amplified, candidates, labelled_outputs, query_text, traced
 from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_table
-from datablame.attribute.registry import Inquiry, Method, Votes, chosen, costed, providers_of, union
+from datablame.attribute.registry import Inquiry, Method, Passes, Votes, chosen, costed, providers_of, union
 from datablame.engine.execute import measured
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.errors import RequestError
@@ -138,25 +138,36 @@ def check_evidence(world: World, work: Work) -> tuple[list[Method], dict[type, r
             "attribute.discover = true groups outputs by the whole pool; set prefilter.method to none, or leave it out"
         )
     methods = [method.in_world(world) for method in chosen(world.study.attribute)]
-    needs = _needs(world, methods)
+    needs = wanted(world, methods)
     for provider in providers_of(needs):
         provider.check(world, work)
     return methods, needs
 
 
-def planned_documents(
-    world: World, methods: Sequence[Method], n_pool: int | None, behaviours: int
-) -> dict[type, int | None]:
-    """How many documents providers would read for each type of evidence, at most; None where the pool's size counts.
+class PlannedReading(NamedTuple):
+    """What a provider would read, at most."""
 
-    One pass may make several types. Nothing of the world but its study is asked.
-    """
-    study, needs = world.study, _needs(world, methods)
+    documents: int | None
+    """None where the pool's size counts and is not known."""
+    passes: Passes
+    """Over each of them."""
+
+
+def planned_reading(
+    world: World, methods: Sequence[Method], n_pool: int | None, behaviours: int
+) -> dict[str, PlannedReading]:
+    """By provider, of those that read documents; nothing of the world but its study is asked."""
+    study, needs = world.study, wanted(world, methods)
     union_at_most = behaviours * study.attribute.queries * study.prefilter.candidates
     some = union_at_most if n_pool is None else min(union_at_most, n_pool)
     scored = some if study.prefilter.method == "bm25" else n_pool
-    counted = {kind for provider in providers_of(needs) if provider.per_document for kind in provider.yields}
-    return {kind: scored if pool == "whole" else some for kind, pool in needs.items() if kind in counted}
+    planned = {}
+    for provider in providers_of(needs):
+        kinds = [kind for kind in provider.yields if kind in needs]
+        documents = scored if "whole" in {needs[kind] for kind in kinds} else some
+        if provider.per_document:
+            planned[provider.name] = PlannedReading(documents, provider.passes(world, kinds))
+    return planned
 
 
 ATTRIBUTE = Phase(
@@ -164,7 +175,7 @@ ATTRIBUTE = Phase(
 )
 
 
-def _needs(world: World, methods: Sequence[Method]) -> dict[type, rows.Pool]:
+def wanted(world: World, methods: Sequence[Method]) -> dict[type, rows.Pool]:
     """The evidence that is wanted: the candidates' activations for their themes, and what methods need."""
     needs: dict[type, rows.Pool] = {Activations: "candidates"}
     for method in methods:
@@ -179,14 +190,14 @@ def _needs(world: World, methods: Sequence[Method]) -> dict[type, rows.Pool]:
 def _read(
     world: World, queries: Sequence[rows.Query], *, responses: bool
 ) -> tuple[dict[type, NDArray[np.float64]], Matches, Matches]:
-    """Read every document once: for its BM25 scores, of shape (queries, documents), and for what repeats the study.
+    """Read every document: for its BM25 scores, of shape (queries, documents), and for what repeats the study.
 
-    With `responses` also for the scores of responses alone. What repeats the study are documents whose user says
+    With `responses` once more, for the scores of responses alone. What repeats the study are documents whose user says
     exactly what a prompt of it says, and those that also answer exactly as a traced output: they are no finding.
     """
     prompt_of = {normalised(prompt.text): prompt.id for prompt in world.prompts if prompt.split != "harmless"}
     query_of = {(normalised(query.prompt), normalised(query.text)): query.id for query in queries}
-    prompt_matches, query_matches, answers = Matches(), Matches(), list[str]()
+    prompt_matches, query_matches = Matches(), Matches()
 
     def texts() -> Iterator[str]:
         for document in world.pool.documents():
@@ -195,12 +206,11 @@ def _read(
             prompt_matches.extend(rows.Match(document.id, of) for text, of in prompt_of.items() if text in turns)
             repeated = (of for (prompt, output), of in query_of.items() if prompt in turns and output == answer)
             query_matches.extend(rows.Match(document.id, of) for of in repeated)
-            if responses:
-                answers.append(document.response)
             yield full_text(document)
 
     words: dict[type, NDArray[np.float64]] = {Words: bm25_scores(texts(), [query_text(query) for query in queries])}
     if responses:
+        answers = (document.response for document in world.pool.documents())
         words[ResponseWords] = bm25_scores(answers, [query.text for query in queries])
     if prompt_matches:
         _logger.warning("%d documents ask exactly what a prompt of the study asks", len(prompt_matches))

@@ -116,15 +116,15 @@ def _in_turns(samples: Sequence[Sample], alpha_star: float | None, n: int) -> li
 def amplified(world: World, tables: Tables) -> Amplified:
     """Distinct outputs at alpha* to attribution prompts, those that gained most first, prompts taking turns.
 
-    Beside them the first outputs to these prompts at the least alpha of the study. Labels have no say. There are none
+    Beside them the first outputs to these prompts at alpha 0. Labels have no say. There are none
     where there is no alpha*, or where log-probabilities were not kept.
     """
-    star, alphas, prompts = tables.of(AlphaStar).alpha_star, world.study.surface.alphas, world.split("attribution")
+    star, prompts = tables.of(AlphaStar).alpha_star, world.split("attribution")
     if star is None:
         return Amplified([], [], [])
     by_prompt: dict[str, dict[str, tuple[float, Sample]]] = {prompt.id: {} for prompt in prompts}
     plain: dict[str, list[Sample]] = {prompt.id: [] for prompt in prompts}
-    samples = tables.rows(SurfaceSample, split="attribution", alpha={star, min(alphas)})
+    samples = tables.rows(SurfaceSample, split="attribution", alpha={star, 0.0})
     for sample in sorted(samples, key=lambda sample: sample.index):
         if sample.prompt_id not in by_prompt or not sample.text.strip():
             continue

@@ -286,6 +286,25 @@ Collect = Callable[[Inquiry], Any]
 """Gives `Collecting`, stages of work items, or the evidence at once where this process makes it without items."""
 
 
+class Passes(NamedTuple):
+    """How often each document passes through a checkpoint, at most."""
+
+    forward: int = 0
+    """Without a way back."""
+    backward: int = 0
+    """Forward and back, for its gradient."""
+
+
+def once_forward(world: World, kinds: Collection[type]) -> Passes:
+    """One forward pass, whatever is wanted of it."""
+    return Passes(forward=1)
+
+
+def once_backward(world: World, kinds: Collection[type]) -> Passes:
+    """One pass forward and back, whatever is wanted of it."""
+    return Passes(backward=1)
+
+
 class EvidenceProvider(NamedTuple):
     """What makes evidence: how it cuts the pool into items, the work on one, how they are gathered."""
 
@@ -297,6 +316,8 @@ class EvidenceProvider(NamedTuple):
     """Refuses a world in which the provider cannot work, before anything is read."""
     per_document: bool
     """Whether it works on documents one by one, so that `plan` counts them."""
+    passes: Callable[[World, Collection[type]], Passes]
+    """Over the documents, for these of its types of evidence."""
 
 
 PROVIDERS: Registry[EvidenceProvider] = Registry(
@@ -305,12 +326,16 @@ PROVIDERS: Registry[EvidenceProvider] = Registry(
 
 
 def provider(
-    name: str, *yields: type, check: Callable[..., object] = lambda world, work: None, per_document: bool = True
+    name: str,
+    *yields: type,
+    check: Callable[..., object] = lambda world, work: None,
+    per_document: bool = True,
+    passes: Callable[[World, Collection[type]], Passes] = once_forward,
 ) -> Callable[[Collect], Collect]:
     """Register a function that collects evidence of these types."""
 
     def register(collect: Collect) -> Collect:
-        PROVIDERS.add(name, EvidenceProvider(name, yields, collect, check, per_document))
+        PROVIDERS.add(name, EvidenceProvider(name, yields, collect, check, per_document, passes))
         return collect
 
     return register

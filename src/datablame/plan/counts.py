@@ -3,17 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import ceil
 from typing import NamedTuple
 
-from datablame.attribute.evidence.adam_gradients import AdamGradients
-from datablame.attribute.evidence.checkpoint_gradients import CheckpointGradients
-from datablame.attribute.evidence.curvature import EkfacInfluence, Influence, WhitenedSimilarity
-from datablame.attribute.evidence.gradients import Gradients
 from datablame.attribute.evidence.judgements import Judgements
 from datablame.attribute.evidence.tournament import Comparisons, most_comparisons
-from datablame.attribute.evidence.warmup_gradients import WarmupGradients
-from datablame.attribute.phase import planned_documents
+from datablame.attribute.phase import planned_reading
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
 from datablame.judge.choice import ATTRIBUTION, CLASSIFICATION, COMPARISON, Usage, cost_usd, decide, known_prices
@@ -62,8 +56,9 @@ class Reading(NamedTuple):
     candidates: int
     """For one behaviour: the union of what its queries contribute."""
     gradient_documents: int | None
+    """Counted once for each pass forward and back."""
     activation_documents: int | None
-    """Counted twice where they are read at both checkpoints."""
+    """Counted once for each pass that is forward only."""
     methods: tuple[str, ...]
 
 
@@ -218,27 +213,17 @@ def _trainings(subject: Subject, protocol: Protocol) -> Trainings:
 def _reading(subject: Subject, behaviours: int) -> Reading:
     settings, pool = subject.study.attribute, subject.documents
     candidates = settings.queries * subject.study.prefilter.candidates
-    read = planned_documents(subject.world, chosen(settings), pool, behaviours)
-    # The gradients of a query at both checkpoints cost no pass over documents of their own. Curvature is gathered in
-    # one pass, or two where there are eigenvectors, before documents are scored in another. A warm-up trains first.
-    warmup, between = settings.warmup, len(subject.world.models.checkpoints)
-    of_training = {
-        AdamGradients: 1,
-        CheckpointGradients: between + 2,
-        WarmupGradients: warmup.epochs + ceil(warmup.epochs * warmup.share),
-    }
-    differentiating = (Gradients, Influence, *of_training)
-    gradients = [documents for kind, documents in read.items() if issubclass(kind, differentiating)]
-    others = [documents for kind, documents in read.items() if not issubclass(kind, (*differentiating, Judgements))]
-    passes = int(any(issubclass(kind, Gradients) for kind in read))
-    passes += sum(n for kind, n in of_training.items() if kind in read)
-    if any(issubclass(kind, Influence) for kind in read):
-        passes += 3 if {EkfacInfluence, WhitenedSimilarity} & read.keys() else 2
+    read = planned_reading(subject.world, chosen(settings), pool, behaviours).values()
+
+    def passed(numbers: Iterable[tuple[int | None, int]]) -> int | None:
+        counts = [None if documents is None else documents * passes for documents, passes in numbers if passes]
+        return None if None in counts else sum(n for n in counts if n is not None)
+
     return Reading(
         behaviours,
         queries=behaviours * settings.queries,
         candidates=candidates if pool is None else min(pool, candidates),
-        gradient_documents=None if None in gradients else passes * max((n for n in gradients if n), default=0),
-        activation_documents=None if None in others else sum(n for n in others if n is not None),
+        gradient_documents=passed((each.documents, each.passes.backward) for each in read),
+        activation_documents=passed((each.documents, each.passes.forward) for each in read),
         methods=settings.methods,
     )

@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from datablame.attribute.evidence.adam_gradients import AdamGradients
-from datablame.attribute.evidence.checkpoint_gradients import CheckpointGradients
 from datablame.attribute.evidence.curvature import FisherInfluence, Influence
-from datablame.attribute.evidence.gradients import Gradients, MeanGradients
-from datablame.attribute.phase import planned_documents
+from datablame.attribute.evidence.gradients import MeanGradients
+from datablame.attribute.phase import planned_reading, wanted
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
 from datablame.engine.execute import cards, cores, memory_bytes
@@ -135,16 +133,16 @@ def _attribution(subject: Subject, counts: Counts, device: Device) -> tuple[dict
     settings, (at, other), blocks = subject.study.attribute, subject.traced, subject.blocks
     shape, behaviours, parts = at.shape, counts.attribution.behaviours, {"weights": at.bytes}
     tokens = max(settings.batch_tokens, subject.document_tokens)
-    read = planned_documents(subject.world, chosen(settings), None, behaviours)
-    influences = [kind for kind in read if issubclass(kind, Influence)]
-    differentiated = (Gradients, AdamGradients, CheckpointGradients)
-    if not influences and not any(issubclass(kind, differentiated) for kind in read):
+    methods = chosen(settings)
+    influences = [kind for kind in wanted(subject.world, methods) if issubclass(kind, Influence)]
+    read = planned_reading(subject.world, methods, None, behaviours).values()
+    if not any(each.passes.backward for each in read):
         return {**parts, "batch": tokens * (4 * shape.hidden + 2 * shape.intermediate) * at.weight_bytes}, 0
     compared = len(blocks) * shape.block_linear_weights
     passed = shape.layers - min(blocks, default=shape.layers)
     widths = sum(inputs for inputs, _ in shape.linears)
     sets = gradients = 1
-    if MeanGradients in read:
+    if MeanGradients in wanted(subject.world, methods):
         # Both checkpoints are asked about a query, its gradients averaged, and the directions stand beside the others.
         parts["weights of the other checkpoint"] = other.bytes
         sets, gradients = 2, 3

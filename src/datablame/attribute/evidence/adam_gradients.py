@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from datablame.attribute.directions import dots_item, save_directions
 from datablame.attribute.loop import WorkerState, saved, shards
-from datablame.attribute.registry import Collecting, Inquiry, WorkItem, provider
+from datablame.attribute.registry import Collecting, Inquiry, WorkItem, once_backward, provider
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
 from datablame.world import World
@@ -35,7 +35,7 @@ def _check(world: World, _: Work) -> None:
         )
 
 
-@provider("adam", AdamGradients, check=_check)
+@provider("adam", AdamGradients, check=_check, passes=once_backward)
 def adam_gradients(inquiry: Inquiry) -> Collecting:
     """First the queries' directions, divided by what Adam divides by, then shards of documents."""
     serves, rows = (AdamGradients,), inquiry.rows(AdamGradients)

@@ -4,6 +4,7 @@ A query's gradients at all checkpoints, each times the root of its learning rate
 unit norm; a checkpoint where the query's gradient is small stays small beside the others.
 """
 
+from collections.abc import Collection
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from datablame.attribute.directions import dots_item, save_directions
 from datablame.attribute.loop import Checkpoint, WorkerState, saved, shards
-from datablame.attribute.registry import Collecting, Inquiry, WorkItem, provider
+from datablame.attribute.registry import Collecting, Inquiry, Passes, WorkItem, provider
 from datablame.config.schema import Models
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
@@ -39,7 +40,11 @@ def _check(world: World, _: Work) -> None:
         )
 
 
-@provider("checkpoints", CheckpointGradients, check=_check)
+def _passes(world: World, _: Collection[type]) -> Passes:
+    return Passes(backward=len(world.models.checkpoints) + 2)
+
+
+@provider("checkpoints", CheckpointGradients, check=_check, passes=_passes)
 def checkpoint_gradients(inquiry: Inquiry) -> Collecting:
     """First the norms of the queries at every checkpoint, then their directions there, then shards of documents."""
     serves, queries = (CheckpointGradients,), inquiry.encoded_by_behaviour()

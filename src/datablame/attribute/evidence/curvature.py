@@ -4,25 +4,29 @@ The curvature is that of the documents that are scored. It is gathered in few it
 of the curvature; no document's gradient is kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datablame.attribute.directions import by_layer, load_directions, save_directions
 from datablame.attribute.evidence.gradients import chosen_checkpoint
 from datablame.attribute.loop import WorkerState, save, saved, shards
-from datablame.attribute.registry import Collecting, Inquiry, WorkItem, provider
+from datablame.attribute.registry import Collecting, Inquiry, Passes, WorkItem, provider
+from datablame.world import World
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from datablame.attribute.kernels.curvature import Sides
-    from datablame.attribute.kernels.per_example import Queries
+    from datablame.attribute.kernels.per_example import Documents, Queries
 
 _PARTS = 8
 """Items of a pass that gathers curvature, at most."""
+_READ = 4096
+"""Documents of such an item whose tokens are held at a time."""
 _NOT_FINITE = "the gradients are not finite; set attribute.dtype to float32"
 
 
@@ -47,13 +51,17 @@ class WhitenedSimilarity(Influence):
     """The cosine of H^-1/2 g_d and H^-1/2 g_q, averaged over the behaviour's queries."""
 
 
-@provider("curvature", FisherInfluence, EkfacInfluence, WhitenedSimilarity)
+def _passes(_: World, kinds: Collection[type]) -> Passes:
+    """One to score documents after one that gathers curvature, or two where there are eigenvectors."""
+    return Passes(backward=3 if {EkfacInfluence, WhitenedSimilarity} & {*kinds} else 2)
+
+
+@provider("curvature", FisherInfluence, EkfacInfluence, WhitenedSimilarity, passes=_passes)
 def curvature(inquiry: Inquiry) -> Collecting:
     """Covariances and eigenvectors where a method asks for them, squared gradients, directions, then the documents."""
     kinds = tuple(k for k in (FisherInfluence, EkfacInfluence, WhitenedSimilarity) if k in inquiry.needs)
     kronecker, rows = tuple(kind for kind in kinds if kind is not FisherInfluence), inquiry.rows(*kinds)
-    encoded = list(zip(inquiry.queries, inquiry.encoded(inquiry.queries), strict=True))
-    queries = [[ids for query, ids in encoded if query.behaviour == each.id] for each in inquiry.behaviours]
+    queries = inquiry.encoded_by_behaviour()
 
     def without_scores(reason: str) -> dict[type, Any]:
         scores = np.full((len(inquiry.scored), len(queries)), np.nan)
@@ -95,8 +103,7 @@ def _covariances(key: str, rows: list[int], state: WorkerState) -> list[str]:
     from datablame.attribute.kernels.curvature import covariances
 
     model, blocks, _ = chosen_checkpoint(state)
-    settings, documents = state.world.study.attribute, state.world.pool.encoded(rows)
-    sums = covariances(model, documents, blocks, settings.batch_tokens)
+    sums = covariances(model, _some_at_a_time(state, rows), blocks, state.world.study.attribute.batch_tokens)
     return sorted({name.rpartition(" ")[0] for name in sums}) if _kept(state, key, sums) else []
 
 
@@ -114,9 +121,9 @@ def _squares(key: str, rows: list[int], state: WorkerState, *, diagonal: bool, k
     from datablame.attribute.kernels.curvature import squares
 
     model, blocks, _ = chosen_checkpoint(state)
-    settings, documents = state.world.study.attribute, state.world.pool.encoded(rows)
-    kinds = {**({"diagonal": {}} if diagonal else {}), **({"kronecker": _bases(state)} if kronecker else {})}
-    return _kept(state, key, squares(model, documents, blocks, settings.batch_tokens, kinds))
+    batch_tokens, documents = state.world.study.attribute.batch_tokens, _some_at_a_time(state, rows)
+    kinds = {**({"diagonal": {}} if diagonal else {}), **({"kronecker": _bases(state, model)} if kronecker else {})}
+    return _kept(state, key, squares(model, documents, blocks, batch_tokens, kinds))
 
 
 def _directions(
@@ -136,7 +143,7 @@ def _directions(
     about, towards = dict[str, Any](), dict[str, Any]()
     for kind in kinds:
         basis = "diagonal" if kind == "FisherInfluence" else "kronecker"
-        bases, whitened = _bases(state) if basis == "kronecker" else {}, kind == "WhitenedSimilarity"
+        bases, whitened = _bases(state, model) if basis == "kronecker" else {}, kind == "WhitenedSimilarity"
         curvatures = {
             name: Curvature((_total(state, parts, f"{basis} {name}") / n).float(), bases.get(name))
             for name in products(model, blocks)
@@ -159,8 +166,7 @@ def _directions(
         }
         for name, part in turned.items():
             towards.setdefault(name, []).append(part.nan_to_num(0, 0, 0))
-    for name, of_kinds in towards.items():
-        save(state.folder / f"preconditioned/{name}.safetensors", {"direction": torch.cat(of_kinds)}, "the queries")
+    save_directions(state, "preconditioned", {name: torch.cat(of_kinds) for name, of_kinds in towards.items()})
     return about
 
 
@@ -170,13 +176,18 @@ def _documents(key: str, rows: list[int], whitened: bool, state: WorkerState) ->
 
     model, blocks, _ = chosen_checkpoint(state)
     settings, documents = state.world.study.attribute, state.world.pool.encoded(rows)
-    towards = {name: each["direction"] for name, each in _held(state, "preconditioned").items()}
+    towards = load_directions(state, "preconditioned", model)
     whitening = dict[str, Curvature]()
     if whitened:
-        bases, values = _bases(state), _held(state, "eigenvalues")
+        bases, values = _bases(state, model), by_layer(state, "eigenvalues", model)
         whitening = {name: Curvature(each["eigenvalues"], bases[name]) for name, each in values.items()}
     found = influence(model, documents, towards, blocks, settings.batch_tokens, whitening)
     save(state.folder / f"{key}.safetensors", found._asdict(), f"the scores of {key}")
+
+
+def _some_at_a_time(state: WorkerState, rows: Sequence[int]) -> "Iterator[Documents]":
+    """The documents of an item, which may be an eighth of a large pool."""
+    return (state.world.pool.encoded(rows[start : start + _READ]) for start in range(0, len(rows), _READ))
 
 
 def _kept(state: WorkerState, key: str, sums: Mapping[str, "Tensor"]) -> bool:
@@ -198,24 +209,7 @@ def _total(state: WorkerState, parts: Sequence[str], name: str) -> "Tensor":
     return total
 
 
-def _bases(state: WorkerState) -> "dict[str, Sides]":
+def _bases(state: WorkerState, model: Any) -> "dict[str, Sides]":
     from datablame.attribute.kernels.curvature import Sides
 
-    return {name: Sides(**each) for name, each in _held(state, "bases").items()}
-
-
-def _held(state: WorkerState, name: str) -> "dict[str, dict[str, Tensor]]":
-    """The files of a folder by product, held as long as the checkpoint is: on its device where there is room."""
-    from safetensors.torch import load_file
-
-    from datablame.models.device import offload_device
-
-    model, *_ = chosen_checkpoint(state)
-
-    def load() -> "dict[str, dict[str, Tensor]]":
-        files = sorted((state.folder / name).glob("*.safetensors"))
-        device = offload_device(sum(file.stat().st_size for file in files), model.device)
-        return {file.stem: load_file(file, str(device)) for file in files}
-
-    held: dict[str, dict[str, Tensor]] = state.once(f"curvature {name}", load)
-    return held
+    return {name: Sides(**each) for name, each in by_layer(state, "bases", model).items()}

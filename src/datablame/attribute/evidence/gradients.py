@@ -1,6 +1,6 @@
 """Gradients of documents beside those of harmful outputs, and mean hidden states out of the same pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from datablame.attribute.directions import load_directions, save_directions
 from datablame.attribute.loop import WorkerState, chosen_layer, save, saved, shards
-from datablame.attribute.registry import Collecting, Inquiry, WorkItem, provider
+from datablame.attribute.registry import Collecting, Inquiry, Passes, WorkItem, once_backward, once_forward, provider
 from datablame.errors import RequestError
+from datablame.world import World
 
 if TYPE_CHECKING:
     from datablame.attribute.kernels.per_example import Documents, Projected, Queries, Similarities
@@ -45,7 +46,12 @@ class Activations(NamedTuple):
     queries: NDArray[np.float64]
 
 
-@provider("gradients", Gradients, MeanGradients, Activations)
+def _passes(world: World, kinds: Collection[type]) -> Passes:
+    """Hidden states come out of the pass for the gradients, where there is one."""
+    return (once_backward if {Gradients, MeanGradients} & {*kinds} else once_forward)(world, kinds)
+
+
+@provider("gradients", Gradients, MeanGradients, Activations, passes=_passes)
 def gradients(inquiry: Inquiry) -> Collecting:
     """First the queries' directions, then shards of documents compared with them.
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datablame.attribute.registry import Inquiry, provider
+from datablame.attribute.registry import Inquiry, Passes, provider
 from datablame.config.schema import Behaviour
 from datablame.engine.files import packaged_yaml
 from datablame.engine.phase import Work
@@ -42,7 +42,7 @@ def _judge(world: World, work: Work) -> AttributionJudge | None:
     return AttributionJudge.of(world.study, world.judge, work) if world.judge.attribution == "claude" else None
 
 
-@provider("judge", Judgements, check=_judge)
+@provider("judge", Judgements, check=_judge, passes=lambda world, kinds: Passes())
 def judge(inquiry: Inquiry) -> dict[type, Judgements]:
     """Every behaviour's candidates, a question or a count for each."""
     claude = _judge(inquiry.world, inquiry.work)

@@ -5,7 +5,7 @@ queries' directions. Its documents are drawn by a hash of their ids, so that the
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.loop import WorkerState, save, saved, shards
-from datablame.attribute.registry import Collecting, Inquiry, WorkItem, provider
+from datablame.attribute.registry import Collecting, Inquiry, Passes, WorkItem, provider
 from datablame.config.attribute import Warmup
 from datablame.engine.phase import Work
 from datablame.errors import RequestError
@@ -58,7 +58,13 @@ def _check(world: World, _: Work) -> None:
         )
 
 
-@provider("warmup", WarmupGradients, check=_check)
+def _passes(world: World, _: Collection[type]) -> Passes:
+    """One at the end of each epoch, and the training's own over its share of the documents."""
+    warmup = world.study.attribute.warmup
+    return Passes(backward=warmup.epochs + math.ceil(warmup.epochs * warmup.share))
+
+
+@provider("warmup", WarmupGradients, check=_check, passes=_passes)
 def warmup_gradients(inquiry: Inquiry) -> Collecting:
     """First the warm-up, then shards of documents, each at all of its checkpoints."""
     serves, rows = (WarmupGradients,), inquiry.rows(WarmupGradients)

@@ -90,10 +90,10 @@ class Influence(NamedTuple):
     """Zeros where no whitening was asked for."""
 
 
-def covariances(model: Any, documents: Documents, blocks: Blocks, batch_tokens: int) -> dict[str, Tensor]:
+def covariances(model: Any, documents: Iterable[Documents], blocks: Blocks, batch_tokens: int) -> dict[str, Tensor]:
     """Sums over tokens in float64, by product: `NAME outputs` is that of G_t G_t^T, `NAME inputs` that of A_t A_t^T.
 
-    A pair's two answers count as documents would: the sign of G has no say.
+    A pair's two answers count as documents would: the sign of G has no say. Documents come some at a time.
     """
     sizes = dict[str, tuple[int, int]]()
     for name, product in products(model, blocks).items():
@@ -104,10 +104,14 @@ def covariances(model: Any, documents: Documents, blocks: Blocks, batch_tokens: 
         for side, matrix in zip(Sides._fields, outer_products(inputs, deltas), strict=True):
             yield f"{name} {side}", matrix
 
-    of_length = defaultdict[int, list[Encoded]](list)
-    for answer in chain.from_iterable(map(answers, documents)):
-        of_length[len(answer.ids)].append(answer)
-    return _summed(model, of_length.values(), blocks, batch_tokens, sizes, terms)
+    def of_one_length() -> Iterator[Documents]:
+        for some in documents:
+            of_length = defaultdict[int, list[Encoded]](list)
+            for answer in chain.from_iterable(map(answers, some)):
+                of_length[len(answer.ids)].append(answer)
+            yield from of_length.values()
+
+    return _summed(model, of_one_length(), blocks, batch_tokens, sizes, terms)
 
 
 def outer_products(inputs: Inputs, deltas: Deltas) -> Sides:
@@ -123,9 +127,9 @@ def eigenvectors(covariance: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
 
 
 def squares(
-    model: Any, documents: Documents, blocks: Blocks, batch_tokens: int, kinds: Mapping[str, Bases]
+    model: Any, documents: Iterable[Documents], blocks: Blocks, batch_tokens: int, kinds: Mapping[str, Bases]
 ) -> dict[str, Tensor]:
-    """Sums over documents in float64 of the squared gradient in each kind's bases, as `KIND NAME`."""
+    """Sums over documents, some at a time, in float64 of the squared gradient in each kind's bases, as `KIND NAME`."""
     of = products(model, blocks).items()
     sizes = {f"{kind} {name}": (product.outputs, product.inputs) for kind in kinds for name, product in of}
 
@@ -133,7 +137,7 @@ def squares(
         for kind, bases in kinds.items():
             yield f"{kind} {name}", squared(inputs, deltas, bases.get(name))
 
-    return _summed(model, [documents], blocks, batch_tokens, sizes, terms)
+    return _summed(model, documents, blocks, batch_tokens, sizes, terms)
 
 
 def squared(inputs: Inputs, deltas: Deltas, basis: Sides | None) -> Float[Tensor, "outputs inputs"]:
