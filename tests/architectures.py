@@ -126,7 +126,6 @@ SLOW = frozenset(
     | {"smollm3", "modernbert-decoder", "gpt_neo", "gpt_bigcode", "mpt", "qwen2_moe", "granitemoe"}
     | {"falcon_mamba", "bamba", "falcon_h1", "granitemoehybrid", "lfm2_moe", "zamba2"}
     | {"cohere2", "jamba", "mamba2", "recurrent_gemma", "rwkv"}
-    | {"mistral", "qwen2", "gemma2", "gptj", "opt", "bloom", "mixtral", "dbrx", "lfm2"}
 )
 """Tried among the slow tests: built of the same parts as another one, or slow."""
 

@@ -118,8 +118,9 @@ class FakeApi:
         self.polled: Counter[str] = Counter()
 
     def logged(self) -> list[Logged]:
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [Logged(**json.loads(line)) for line in lines]
+        # The last line may be half written by now.
+        whole = self.log.read_text().rpartition("\n")[0] if self.log.exists() else ""
+        return [Logged(**json.loads(line)) for line in whole.splitlines()]
 
     def answered(self) -> Counter[str]:
         """How often each request was answered."""
