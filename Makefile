@@ -12,8 +12,7 @@ TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=fal
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Where gradients, activations and trained weights are held against oracles.
-FLOATS := $(addprefix tests/attribute/test_,curvature.py gradient_diff.py lora_gradients.py per_example.py) \
-  tests/patch/test_finetune.py
+FLOATS := tests/attribute/test_per_example.py tests/attribute/test_lora_gradients.py tests/patch/test_finetune.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo study leaderboard test types suite test-default portable slow bench docs notebook clean

@@ -68,6 +68,7 @@ def test_a_part_that_runs_out_of_time_is_a_row_and_exit_code_1(tmp_path: Path) -
     assert (left["part"], left["what"], left["verdict"]) == ("study", "not begun", "not run")
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_a_row_with_its_last_line_and_the_next_part_runs(tmp_path: Path) -> None:
     import torch
 

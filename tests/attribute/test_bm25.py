@@ -82,6 +82,7 @@ def reply(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_pythons_hash_seed() -> None:
     code = (
         "from datablame.attribute.evidence.words import bm25_scores\n"

@@ -100,6 +100,7 @@ def test_outputs_that_gained_most_are_grouped_whatever_their_label(make: Make) -
     assert {(output.prompt_id, output.alpha) for output in found.plain} == {("a1", 0.0)}
 
 
+@pytest.mark.slow
 def test_groups_are_looked_for_where_asked_or_where_it_costs_no_pass(make: Make) -> None:
     diff = {"top_k": 3, "queries": 2, "methods": ["activation-diff", "random"], "batch_tokens": 200}
     plain = {**diff, "methods": ["bm25", "random"]}

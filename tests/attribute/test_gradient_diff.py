@@ -23,7 +23,9 @@ def between(after: Any, before: Any, query: Encoded) -> torch.Tensor:
     return (naive_gradient(after, query, BLOCKS)[0] + naive_gradient(before, query, BLOCKS)[0]) / 2
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
+@pytest.mark.parametrize(
+    "batch_tokens", [60, pytest.param(1, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.slow)]
+)
 def test_scores_are_those_of_autograd_whatever_the_batch(batch_tokens: int) -> None:
     before = built(olmo2)
     after = nudged(before, seed=4)
@@ -71,7 +73,7 @@ def test_between_equal_checkpoints_it_is_the_gradient_itself() -> None:
         torch.testing.assert_close(found[name], part, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("checkpoint", ["after", "before"])
+@pytest.mark.parametrize("checkpoint", ["after", pytest.param("before", marks=pytest.mark.slow)])
 def test_a_study_scores_documents_at_its_checkpoint_by_both_ends(make: Make, checkpoint: str) -> None:
     from datablame.models.blocks import decoder_blocks, middle_blocks
     from datablame.models.chat import encode_document, encode_pair

@@ -45,7 +45,7 @@ def attributed(make: Make, root: str = "run", **settings: Any) -> Made:
     return made
 
 
-@pytest.mark.parametrize(("checkpoint", "beta"), [("after", 5.0), ("before", 0.5)])
+@pytest.mark.parametrize(("checkpoint", "beta"), [("after", 5.0), pytest.param("before", 0.5, marks=pytest.mark.slow)])
 def test_scores_are_dot_products_with_autograds_gradient_of_the_dpo_loss(
     make: Make, checkpoint: str, beta: float
 ) -> None:

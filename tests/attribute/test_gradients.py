@@ -85,6 +85,7 @@ def test_an_index_changes_no_score_and_serves_other_queries_without_a_pass(
     assert all(-1 <= tau < 1 for tau in exactness["kendall"])
 
 
+@pytest.mark.slow
 def test_16_bits_are_a_choice_whose_agreement_with_32_is_told(make: Make) -> None:
     exact = collected(make, "a", {Gradients: "whole"})[Gradients]
     narrow = collected(make, "b", {Gradients: "whole"}, dtype="bfloat16")[Gradients]

@@ -154,6 +154,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", _FULL], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1

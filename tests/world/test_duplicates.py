@@ -142,6 +142,7 @@ def test_texts_of_fewer_than_five_words_and_no_texts_are_clustered() -> None:
     assert clusters(documents(["", "a b", "a b", "b a", "a b c"]), 0.8) == [0, 1, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_clusters_do_not_depend_on_how_much_is_hashed_and_compared_together(monkeypatch: pytest.MonkeyPatch) -> None:
     stems = [[f"{family}w{i}" for i in range(60)] for family in "abc"]
     texts = [" ".join([*stems[n % 3], f"end{n}", f"more{n % 5}"]) for n in range(24)]

@@ -296,6 +296,7 @@ def test_a_run_killed_while_the_pool_is_frozen_ends_with_the_same_bytes(tiny_pai
         assert contents(killed) == whole
 
 
+@pytest.mark.slow
 def test_a_large_pool_is_looked_at_first_and_frozen_later(
     tiny_pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

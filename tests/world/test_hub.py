@@ -199,6 +199,7 @@ def test_no_network_is_found_out_in_seconds(tmp_path: Path) -> None:
     assert "HF_HUB_OFFLINE=1" in first["refused"]
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_down_is_told_from_a_dataset_that_is_not_there(
     repositories: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_subset_is_that_of_the_documents_whatever_their_order(tmp_path: Path, 
     assert first.pool.ids == [each.id for each in read_pool(first.data).documents]
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes_as_one(
     tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
