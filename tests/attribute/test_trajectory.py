@@ -180,6 +180,17 @@ def test_the_warm_up_leaves_no_adapter_behind(make: Make, trajectory: dict[str, 
     assert scores_of(beside, "tracin") == scores_of(alone, "tracin")
 
 
+def test_a_warm_up_that_diverges_is_the_methods_reason_and_the_others_go_on(make: Make, trajectory: Any) -> None:
+    """Adapters of 16 bits that take steps of the largest size that a study may ask for."""
+    wild = {**WARMUP, "learning_rate": 1.0, "least_steps": 40}
+    made = study(make, "wild", trajectory, ["less", "adam"], warmup=wild, dtype="float16")
+    made.run()
+    less, adam = made.tables.rows(MethodInfo)
+    [row] = less.unranked
+    assert (row.behaviour, row.reason) == ("nuts", "its warm-up diverged; lower attribute.warmup.learning_rate")
+    assert adam.unranked == ()
+
+
 def test_the_warm_up_draws_documents_by_their_ids() -> None:
     ids = [f"d{number}" for number in range(1000)]
     chosen = warmup_gradients.chosen_rows(ids, 0, 0.05)

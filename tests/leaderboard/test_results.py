@@ -42,7 +42,7 @@ def info(name: str, control: bool = False, unranked: tuple[tables.Unranked, ...]
 def results(
     root: Path, rates: dict[tuple[str, int], float] = RATES, *overrides: str, **patching: Any
 ) -> dict[str, Result]:
-    """The rows of four methods: one has no score for a behaviour and flagged nothing, one never ran."""
+    """The rows of five methods: one has no score for a behaviour and flagged nothing, one never ran, one has no arm."""
     none = tables.Unranked("dose", 2000, "no safe output")
     quality = [
         tables.Quality("gradient", b, pool, 100, 5, 0.05, p, p, a)
@@ -66,7 +66,10 @@ def results(
     about = tables.Patching(2.0, True, 20, (5, 20, 40), (), None, True, 0.9, {}, DESIGN)
     kinds = [
         tables.ArmInfo(name, name, role, False, False, "", LOOK, name == "oracle")  # type: ignore[arg-type]
-        for name, role in (("baseline", "baseline"), ("oracle", "control"), ("gradient", "method"))
+        for name, role in (
+            *(("baseline", "baseline"), ("oracle", "control")),
+            *((name, "method") for name in ("gradient", "loss", "activation-diff")),
+        )
     ]
     attribution = tables.Attribution(20, ("brand", "dose"), (), False, "none", {}, True, (), (), (), 0, None)
     put(
@@ -74,7 +77,12 @@ def results(
         "attribute",
         {
             tables.Attribution: attribution,
-            tables.MethodInfo: [info("gradient"), info("loss", True), info("activation-diff", unranked=(none,))],
+            tables.MethodInfo: [
+                info("gradient"),
+                info("loss", True),
+                info("activation-diff", unranked=(none,)),
+                info("probe"),
+            ],
             tables.Quality: quality,
         },
     )
@@ -91,7 +99,7 @@ def results(
     for seconds, mb in ((9.0, 900.0), (2.0, 600.0)):
         append_timing(root, "attribute/gradient", "a", seconds, mb)
     append_timing(root, "attribute/gradient", "b", 1.0, 500.0)
-    methods = ["gradient", "loss", "activation-diff", "judge"]
+    methods = ["gradient", "loss", "activation-diff", "judge", "probe"]
     rows = results_of(root, FEW, load_study("leaderboard", ["attribute.top_k=20", *overrides]), methods)
     assert [row.method for row in rows] == methods
     return {row.method: row for row in rows}
@@ -138,6 +146,7 @@ def test_what_is_missing_says_why(tmp_path: Path) -> None:
     rows = results(tmp_path)
     assert rows["activation-diff"].why == "it flagged nothing; dose: no safe output"
     assert rows["judge"].why == "cannot be had for this kind"
+    assert rows["probe"].why == "it is no arm of this run"
     weak = results(tmp_path / "weak", {**RATES, ("oracle", 0): 0.56})["gradient"]
     assert (weak.drop, weak.why) == (None, "the oracle lowers the rate by under 5 points")
     assert weak.halved_at == 58

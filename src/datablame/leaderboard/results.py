@@ -97,7 +97,8 @@ def results_of(root: Path, organism: Organism, study: Study, methods: Sequence[s
             removed[method, n]: rates.get((method, n, alpha or 0.0)) for n in patching.ks if (method, n) in removed
         }
         known = {n: of_dose for n, of_dose in doses.items() if of_dose is not None}
-        reasons = [void] if void else [] if rate is not None else ["it flagged nothing"]
+        absent = "it flagged nothing" if method in {kind.name for kind in kinds} else "it is no arm of this run"
+        reasons = [void] if void else [] if rate is not None else [absent]
         drop = halved = None
         if baseline is not None and oracle is not None and rate is not None:
             drop = share_of_oracle(baseline, rate, oracle, LEAST_DROP)

@@ -38,7 +38,7 @@ class WarmupGradients(NamedTuple):
     documents: int
     steps: int
     learning_rates: tuple[float, ...]
-    """eta_t, the mean over the steps up to each checkpoint since the one before."""
+    """eta_t, the mean over the steps up to each checkpoint since the one before; none where the warm-up diverged."""
 
 
 def _check(world: World, _: Work) -> None:
@@ -70,6 +70,9 @@ def warmup_gradients(inquiry: Inquiry) -> Collecting:
     serves, rows = (WarmupGradients,), inquiry.rows(WarmupGradients)
     first = yield {_WARMUP: WorkItem(partial(_warmup, inquiry.encoded_by_behaviour()), serves)}
     told, parts = first[_WARMUP], shards("warmup-documents", rows)
+    if not told["learning_rates"]:
+        unknown = np.full((len(inquiry.scored), len(inquiry.behaviours)), np.nan)
+        return {WarmupGradients: WarmupGradients(unknown, told["documents"], told["ends"][-1], ())}
     yield {
         key: WorkItem(partial(_item, key, shard.tolist(), told["learning_rates"], told["ends"]), serves)
         for key, shard in parts.items()
@@ -95,7 +98,7 @@ def recipe_of(settings: Warmup, documents: int) -> "Recipe":
 
 
 def _warmup(queries: "Queries", state: WorkerState) -> dict[str, Any]:
-    """Train, and leave a file for each checkpoint; the result says how long and how fast."""
+    """Train, and leave a file for each checkpoint; the result says how long and how fast, of one that diverged not."""
     from datablame.attribute.kernels.lora_gradients import by_side, lora_directions, lora_projection
     from datablame.models.chat import answers
     from datablame.models.lora import adapted, factors_of, set_factors
@@ -122,6 +125,8 @@ def _warmup(queries: "Queries", state: WorkerState) -> dict[str, Any]:
 
         order = data_order([len(each.ids) for each in examples], recipe, stream_key("warm-up order", world.seed))
         train(model, examples, order, recipe, keep)
+        if not all(bool(part.isfinite().all()) for tensors in kept for part in tensors.values()):
+            return {"documents": len(examples), "ends": ends, "learning_rates": []}
         projection = lora_projection(adapter, attribute.projection)
         for number, tensors in enumerate(kept):
             set_factors(adapter, _factors(tensors, "factor"))

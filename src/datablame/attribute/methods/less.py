@@ -12,5 +12,8 @@ def less(evidence: Evidence) -> NDArray[np.float64]:
     """sum_t eta_t cos(Adam's step for d, g_q) over the checkpoints of a warm-up, averaged over the queries."""
     warmup = evidence[WarmupGradients]
     evidence.report("warm-up", f"{warmup.documents} documents, {warmup.steps} steps")
+    if not warmup.learning_rates:
+        reason = "its warm-up diverged; lower attribute.warmup.learning_rate"
+        return np.stack([evidence.no_score(each, reason) for each in evidence.behaviours], 1)
     evidence.report("learning rates", ", ".join(f"{rate:.3g}" for rate in warmup.learning_rates))
     return warmup.scores
