@@ -43,9 +43,9 @@ def second_moments(optimizer: torch.optim.Optimizer, model: Any) -> dict[str, Te
 def adam_state(path: str, model: Any, after: str) -> AdamState:
     """The state in a file, safetensors or torch's, of the parameters of a model, which may be on the meta device.
 
-    A torch file is opened without unpickling anything but tensors, and mapped, not read. Raises RequestError where it
-    is not there, is neither, or does not have a v of the right shape for each product in the decoder blocks of the
-    model, which messages call `after`.
+    A torch file is opened without unpickling anything but tensors, and mapped. Raises RequestError where it is not
+    there, is neither, does not have a v of the right shape for each product in the decoder blocks of the model, which
+    messages call `after`, or where one of these is negative or not finite.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -58,19 +58,18 @@ def adam_state(path: str, model: Any, after: str) -> AdamState:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pickle.PickleError) as error:
         # What a file may hold that is no such state.
         raise refusal("unreadable_optimizer", path=path, reason=first_line(error)[:160].rstrip(". ")) from error
+    for name in _parameters(model, range(len(decoder_blocks(model)))).values():
+        moments = state.moments[name]
+        if not bool((moments.isfinite() & (moments >= 0)).all()):
+            raise refusal("broken_moments", name=name)
     return state
 
 
 def product_scales(state: AdamState, model: Any, blocks: Sequence[int]) -> dict[str, Float[Tensor, "outputs inputs"]]:
-    """sqrt(v) + epsilon in float32 by the products of some blocks: what Adam divides the step of each weight by.
-
-    Raises RequestError where v is negative or not finite.
-    """
+    """sqrt(v) + epsilon in float32 by the products of some blocks: what Adam divides the step of each weight by."""
     scales, compared = dict[str, Tensor](), products(model, blocks)
     for product, name in _parameters(model, blocks).items():
         moments = matrix_of(compared[product], state.moments[name]).float()
-        if not bool((moments.isfinite() & (moments >= 0)).all()):
-            raise refusal("broken_moments", name=name)
         scales[product] = (moments / state.corrections.get(name, 1.0)).sqrt() + state.epsilon
     return scales
 
