@@ -8,8 +8,8 @@ response shares with the harmful output. Of a preference pair it reads the chose
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,14 @@ def joined(answers: Iterable[JudgeAnswers | None]) -> JudgeAnswers | None:
     asked = [each for each in answers if each is not None]
     missing = sum((Counter(each.missing) for each in asked), Counter[str]())
     return JudgeAnswers(asked[0].model, sum(each.requests for each in asked), missing) if asked else None
+
+
+def by_claude(world: World, label: str, asked: str) -> Mapping[str, Any]:
+    """What a method is called where a model answers for it; `asked` follows the model's name."""
+    if world.judge.attribution != "claude":
+        return {}
+    model = world.study.judge.attribution_model
+    return {"label": f"{label} ({model})", "description": f"{model} {asked}.", "standin": False}
 
 
 def keyword_points(documents: Iterable[Document], behaviour: Behaviour, queries: Sequence[Query]) -> Iterator[float]:
