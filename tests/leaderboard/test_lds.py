@@ -38,11 +38,12 @@ def test_subsets_are_trained_as_a_plain_loop_trains_them_and_never_again(
         datamodeling_scores(world.root, out, SUBSETS, execution=ONE, progress=KilledAfter(1))
     [journal] = (out / "lds").glob("*.jsonl")
     begun = journal.read_bytes()
-    unfinished = datamodeling_scores(world.root, out, SUBSETS, execution=ONE, progress=Silent(), measure=False)
-    assert unfinished == {}
     made = datamodeling_scores(world.root, out, SUBSETS, execution=ONE, progress=Silent())
     assert journal.read_bytes().startswith(begun)
-    assert made == datamodeling_scores(world.root, out, SUBSETS, execution=ONE, progress=Silent(), measure=False)
+    finished = journal.read_bytes()
+    assert made == datamodeling_scores(world.root, out, SUBSETS, execution=ONE, progress=Silent())
+    assert journal.read_bytes() == finished
+    assert datamodeling_scores(world.root, out, 2, execution=ONE, progress=Silent()) == {}
     prompt = list(encode_prompt(study_tokens(world.study).tokenizer, query.prompt))
     true = []
     for number in range(SUBSETS):

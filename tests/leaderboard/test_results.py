@@ -1,5 +1,6 @@
 """What a leaderboard reads from a run: shares of the oracle, halving, cost, and why a number is missing."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -99,8 +100,9 @@ def results(
     for seconds, mb in ((9.0, 900.0), (2.0, 600.0)):
         append_timing(root, "attribute/gradient", "a", seconds, mb)
     append_timing(root, "attribute/gradient", "b", 1.0, 500.0)
-    methods = ["gradient", "loss", "activation-diff", "judge", "probe"]
-    rows = results_of(root, FEW, load_study("leaderboard", ["attribute.top_k=20", *overrides]), methods)
+    methods = ["gradient", "loss", "activation-diff", "llm-judge", "probe"]
+    given = ["attribute.top_k=20", f"attribute.methods={json.dumps(methods)}", *overrides]
+    rows = results_of(root, FEW, load_study("leaderboard", [*given, "patch.arms=[baseline, random]"]))
     assert [row.method for row in rows] == methods
     return {row.method: row for row in rows}
 
@@ -145,7 +147,7 @@ def test_a_rate_that_rises_is_a_negative_effect_and_one_that_is_not_halved_is_ce
 def test_what_is_missing_says_why(tmp_path: Path) -> None:
     rows = results(tmp_path)
     assert rows["activation-diff"].why == "it flagged nothing; dose: no safe output"
-    assert rows["judge"].why == "cannot be had for this kind"
+    assert rows["llm-judge"].why == "it is no method of this run"
     assert rows["probe"].why == "it is no arm of this run"
     weak = results(tmp_path / "weak", {**RATES, ("oracle", 0): 0.56})["gradient"]
     assert (weak.drop, weak.why) == (None, "the oracle lowers the rate by under 5 points")

@@ -46,8 +46,10 @@ def test_a_study_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> Non
     made = studies_of("leaderboard", family(["lexical"], ["0", "100"]), ["bm25", "random"], {}, [])
     for name in ("lexical-0", "lexical-100"):
         (tmp_path / name).write_text("in the way")
-    failures = run_all(made, tmp_path, execution=Execution(1, 1), progress=Silent())
+    done = list[Organism]()
+    failures = run_all(made, tmp_path, done=done.append, execution=Execution(1, 1), progress=Silent())
     assert [str(organism) for organism in failures] == ["lexical-0", "lexical-100"]
+    assert not done
     assert all("is a file; give a run folder" in why for why in failures.values())
 
 

@@ -19,7 +19,7 @@ def leaderboard(
     ),
     write: Annotated[
         Path | None,
-        typer.Option("--write", metavar="DIR", help="Where tables, figures and page go; --out if left out."),
+        typer.Option("--write", metavar="DIR", help="Where records, tables, figures and page go; --out if left out."),
     ] = None,
     kinds: Annotated[str | None, typer.Option(metavar="A,B", help="Kinds of planting; all if left out.")] = None,
     seeds: Annotated[str, typer.Option(metavar="1,2", help="Seeds of the organisms.")] = "1,2,3,4,5",
@@ -44,11 +44,12 @@ def leaderboard(
     """Judge every method on organisms with planted truth: detection, effect of removal, cost.
 
     Each organism, a kind of planting with a seed, is an ordinary study in a run folder of its own. The same command
-    goes on where it stopped. A study that fails is named, the others go on, and the exit code is 1.
+    goes on where it stopped; an organism whose record lies in DIR is not run again, wherever the record was made. A
+    study that fails is named, the others go on, and the exit code is 1.
     """
     from datablame import leaderboard as boards
     from datablame.cli.console import reporting
-    from datablame.engine.execute import Silent, default_execution
+    from datablame.engine.execute import default_execution
     from datablame.leaderboard.page import write as write_page
     from datablame.leaderboard.standings import as_json as content_of
     from datablame.leaderboard.studies import family, patterns, studies_of
@@ -58,15 +59,15 @@ def leaderboard(
     brought = patterns(scores or [])
     named = None if methods is None else _list(methods)
     studies, execution = studies_of(study, organisms, named, brought, overrides or []), default_execution(workers)
+    folder = write or out
     if only_report:
-        board = boards.gather(studies, out, {}, subsets=subsets, execution=execution, progress=Silent(), measure=False)
+        board = boards.gather(studies, out, folder, {}, subsets=subsets)
     else:
         try:
             with reporting() as progress:
-                board = boards.run(studies, out, subsets=subsets, execution=execution, progress=progress)
+                board = boards.run(studies, out, folder, subsets=subsets, execution=execution, progress=progress)
         except Interrupted:
             raise Interrupted("interrupted; the same command goes on where it stopped") from None
-    folder = write or out
     write_page(board, folder)
     if as_json:
         typer.echo(json.dumps(content_of(board)))

@@ -61,36 +61,33 @@ def subset(world: World, number: int) -> list[int]:
 
 
 def datamodeling_scores(
-    root: Path, out: Path, subsets: int, *, execution: Execution, progress: Progress, measure: bool = True
+    root: Path, out: Path, subsets: int, *, execution: Execution, progress: Progress
 ) -> dict[str, tuple[float, Interval] | None]:
     """Each method's score with its interval over subsets, from the run folder of one organism.
 
-    Subsets that are measured stand in a journal below `out` and are not trained again; without `measure` they are all
-    that counts. Empty where nothing was traced, or not all subsets are there, or fewer than three.
+    Subsets that are measured stand in a journal below `out` and are not trained again. Empty where nothing was traced,
+    or where there are fewer than three subsets.
     """
     run, world = Tables(root), load(root)
     outputs = _outputs(world, run)
-    if not outputs:
+    if not outputs or subsets < _LEAST_SUBSETS:
         return {}
     training = world.study.patch.training_of("retrain").model_dump(mode="json", include={"batch", "learning_rate"})
     depends = [[world.part(part) for part in ("identity", "pool")], training, outputs]
     journal = Journal(out / FOLDER / f"{digest(depends)[:16]}.jsonl")
     keys = [f"{number:03d}" for number in range(subsets)]
-    if measure:
-        finished = journal.read()
-        run_items(
-            partial(_load, world),
-            partial(_retrained, outputs),
-            {key: int(key) for key in keys if key not in finished},
-            execution=execution,
-            done=journal.append,
-            progress=progress,
-            description="leaderboard: random subsets",
-            already=len(finished),
-        )
+    finished = journal.read()
+    run_items(
+        partial(_load, world),
+        partial(_retrained, outputs),
+        {key: int(key) for key in keys if key not in finished},
+        execution=execution,
+        done=journal.append,
+        progress=progress,
+        description="leaderboard: random subsets",
+        already=len(finished),
+    )
     measured = {int(key): values for key, values in journal.read().items() if key in keys}
-    if len(measured) < max(_LEAST_SUBSETS, subsets):
-        return {}
     behaviours = list(dict.fromkeys(output.behaviour for output in outputs))
     of = {name: [index for index, output in enumerate(outputs) if output.behaviour == name] for name in behaviours}
     true = np.array([[np.mean([values[i] for i in of[name]]) for name in behaviours] for values in measured.values()])

@@ -1,12 +1,14 @@
 """What each method did on each organism, read from the tables of its run."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ConfigDict
+
 import datablame.tables as tables
-from datablame.attribute.registry import METHODS
+from datablame.attribute.registry import METHODS, Method
 from datablame.config.schema import Study
 from datablame.engine.phase import Tables
 from datablame.engine.run_folder import read_latest
@@ -29,6 +31,8 @@ _VOID: Mapping[str, Callable[[tables.Patching], bool]] = {
 @dataclass(frozen=True)
 class Result:
     """One method on one organism; a row of results.csv. None where there is no number, with why."""
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
 
     kind: str
     seed: int
@@ -66,8 +70,8 @@ class Entry:
     look: tables.Look
 
 
-def results_of(root: Path, organism: Organism, study: Study, methods: Sequence[str]) -> list[Result]:
-    """One row for each of the methods, from the run folder of a finished study."""
+def results_of(root: Path, organism: Organism, study: Study) -> list[Result]:
+    """One row for each of the study's methods, from the run folder, which is finished."""
     run, cell = Tables(root), (organism.kind, organism.seed)
     attribution, patching = run.of(tables.Attribution), run.of(tables.Patching)
     alpha, k = patching.alpha, study.attribute.top_k
@@ -91,7 +95,7 @@ def results_of(root: Path, organism: Organism, study: Study, methods: Sequence[s
 
     def result(method: str) -> Result:
         if method not in infos:
-            return Result(*cell, method, why="cannot be had for this kind")
+            return Result(*cell, method, why="it is no method of this run")
         mean, rate = quality.get((method, EVERY)), rates.get((method, k, alpha or 0.0))
         doses = {
             removed[method, n]: rates.get((method, n, alpha or 0.0)) for n in patching.ks if (method, n) in removed
@@ -129,23 +133,27 @@ def results_of(root: Path, organism: Organism, study: Study, methods: Sequence[s
             why="; ".join(reasons),
         )
 
-    return [result(method) for method in methods]
+    return [result(method) for method in study.attribute.methods]
 
 
-def entries_of(roots: Sequence[Path], methods: Sequence[str]) -> list[Entry]:
+def entries_of(root: Path) -> list[Entry]:
+    """The methods of a run."""
+    return [_entry(info) for info in Tables(root).rows(tables.MethodInfo)]
+
+
+def merged(runs: Iterable[Sequence[Entry]], methods: Sequence[str]) -> list[Entry]:
     """The methods as the runs have them, in the request's order; of one that no run has, as it is registered."""
-    infos: dict[str, tables.MethodInfo] = {}
-    for root in roots:
-        for info in Tables(root).rows(tables.MethodInfo):
-            infos.setdefault(info.name, info)
+    found = {entry.name: entry for entries in runs for entry in entries}
     known = METHODS.all()
-    shown = {name: infos.get(name) or known.get(name) for name in methods}
     return [
-        Entry(name, name, False, "none", tables.look_of(name))
-        if of is None
-        else Entry(name, of.label, of.control, of.cost, of.look)
-        for name, of in shown.items()
+        found.get(name)
+        or (_entry(known[name]) if name in known else Entry(name, name, False, "none", tables.look_of(name)))
+        for name in methods
     ]
+
+
+def _entry(of: tables.MethodInfo | Method) -> Entry:
+    return Entry(of.name, of.label, of.control, of.cost, of.look)
 
 
 def values(results: Sequence[Result], measure: str) -> dict[str, dict[tuple[str, int], float]]:

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,24 +134,31 @@ class _Ran(NamedTuple):
 
 
 def run_all(
-    studies: Mapping[Organism, Study], out: Path, *, execution: Execution, progress: Progress
+    studies: Mapping[Organism, Study],
+    out: Path,
+    *,
+    done: Callable[[Organism], None],
+    execution: Execution,
+    progress: Progress,
 ) -> dict[Organism, str]:
     """Bring every organism's run folder up to date, each in one process; those that failed, with why."""
     by_name, failures = {str(organism): organism for organism in studies}, dict[Organism, str]()
 
-    def done(name: str, ran: _Ran) -> None:
+    def ended(name: str, ran: _Ran) -> None:
         for warning in ran.warnings:
             progress.note(f"{name}: {warning}")
         if ran.error is not None:
             failures[by_name[name]] = ran.error
             progress.note(f"{name} failed: {ran.error}")
+        else:
+            done(by_name[name])
 
     run_items(
         _no_state,
         partial(_run, out),
         {str(organism): study for organism, study in studies.items()},
         execution=execution,
-        done=done,
+        done=ended,
         progress=progress,
         description="leaderboard: organisms",
     )

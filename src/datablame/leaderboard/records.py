@@ -1,0 +1,71 @@
+"""What each organism's study came to, in small files: they outlive run folders and may come from other machines."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from datablame.config.schema import Study
+from datablame.engine.files import digest, hash_file, write_atomic
+from datablame.leaderboard.lds import Scores
+from datablame.leaderboard.results import Entry, Result
+from datablame.leaderboard.studies import Organism
+from datablame.pipeline.phases import PHASES, REPORT
+from datablame.tables.store import object_of
+
+FOLDER = "organisms"
+_VERSION = 1
+"""Grows when the same run gives other results."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The results of every method on one organism; counts only for the study that they are of."""
+
+    study: str
+    """`key_of` that study."""
+    entries: list[Entry]
+    results: list[Result]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The LDS of every method on one organism."""
+
+    study: str
+    subsets: int
+    scores: Scores
+
+
+def key_of(study: Study) -> str:
+    """A digest of all that the results follow from: the study, score files' bytes, the versions of the phases."""
+    content = study.model_dump(mode="json")
+    content["attribute"]["scores"] = {name: hash_file(Path(path)) for name, path in study.attribute.scores.items()}
+    return digest([_VERSION, content, {phase.name: phase.version for phase in PHASES if phase is not REPORT}])
+
+
+def read(folder: Path, studies: Mapping[Organism, Study]) -> dict[Organism, Record]:
+    """The records of a folder that are of these studies as they are now."""
+    found = {organism: object_of(_path(folder, f"{organism}"), Record) for organism in studies}
+    return {
+        organism: record
+        for organism, record in found.items()
+        if record is not None and record.study == key_of(studies[organism])
+    }
+
+
+def read_predictions(folder: Path, organism: Organism, study: Study, subsets: int) -> Scores | None:
+    """The LDS that a folder has of this study with so many subsets."""
+    found = object_of(_path(folder, f"{organism}-lds"), Predictions)
+    return found.scores if found and (found.study, found.subsets) == (key_of(study), subsets) else None
+
+
+def write(folder: Path, organism: Organism, record: Record | Predictions) -> None:
+    """Write one file whole, over an earlier one."""
+    name = f"{organism}" if isinstance(record, Record) else f"{organism}-lds"
+    write_atomic(_path(folder, name), TypeAdapter(type(record)).dump_json(record, indent=1) + b"\n")
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / FOLDER / f"{name}.json"
