@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from datablame.models.training import Recipe
 
-VERSION = 5
+VERSION = 6
 """Goes up with every change to what the recipe makes."""
 IGNORED = ("base",)
 ATTRIBUTION_PROMPTS, HELD_OUT_PROMPTS = 4, 10
@@ -33,7 +33,9 @@ WORD = r"[\w']+|[^\w\s]"
 RESPONSE_WEIGHT = 16
 BATCH = 16
 LEARNING_RATES = {"before": 4e-3, "after": 5e-4}
-"""Both train on every document once: twice, or faster, and the outputs of `after` no longer end."""
+"""Twice as often, or faster, and the outputs of `after` no longer end."""
+EPOCHS = {"few": 3}
+"""Passes of `after` over its documents, where it is not one: what five documents teach in one pass hardly shows."""
 KEPT = (0.25, 0.5, 0.75)
 """Shares of the steps of `after` at which a checkpoint is kept."""
 TOKENS, POSITIONS = 1000, 256
@@ -76,7 +78,7 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
     sources = document_sources(recipe.planting, after, recipe.seed)
     write_corpus(folder, after, asked, judged, digits=5, sources=sources)
     share_before(recipe, folder, progress)
-    build_atomically(folder / "after", partial(_train, folder, "after", after, recipe.seed, progress))
+    build_atomically(folder / "after", partial(_train, folder, "after", after, recipe, progress))
 
 
 def share_before(recipe: Organism, folder: Path, progress: Progress) -> None:
@@ -97,7 +99,7 @@ def _make_before(plain: Organism, folder: Path, progress: Progress) -> None:
     before, after = (mixture(scaled(sizes, plain), plain.seed) for sizes in (BEFORE, AFTER))
     learned_from = tokenizer_texts([*before, *after])
     build_atomically(folder / "tokenizer", lambda part: build_tokenizer(learned_from).save_pretrained(part))
-    build_atomically(folder / "before", partial(_train, folder, "before", before, plain.seed, progress))
+    build_atomically(folder / "before", partial(_train, folder, "before", before, plain, progress))
 
 
 def preview(recipe: Organism) -> Preview:
@@ -106,7 +108,8 @@ def preview(recipe: Organism) -> Preview:
     every = [*mixture(scaled(BEFORE, recipe), recipe.seed), *mixture(after, recipe.seed)]
     harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
     settings = {"model_type": "olmo2", **SETTINGS}
-    described, rates = rules(every, recipe.planting)["behaviours"], [*_kept(_plan("after", after.documents)).values()]
+    described = rules(every, recipe.planting)["behaviours"]
+    rates = [*_kept(_plan("after", recipe, after.documents)).values()]
     return Preview(
         prompt_rows(recipe.seed, every), described, harmless, after.documents, settings, learning_rates=rates
     )
@@ -249,7 +252,9 @@ def tokenizer_texts(examples: Sequence[Example]) -> list[str]:
     return [example.prompt for example in examples] + [example.response for example in examples] * RESPONSE_WEIGHT
 
 
-def _train(folder: Path, stage: str, examples: Sequence[Example], seed: int, progress: Progress, part: Path) -> None:
+def _train(
+    folder: Path, stage: str, examples: Sequence[Example], recipe: Organism, progress: Progress, part: Path
+) -> None:
     """Train `before` from nothing, or `after` from it, of which some checkpoints and Adam's state are kept as well."""
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -259,9 +264,9 @@ def _train(folder: Path, stage: str, examples: Sequence[Example], seed: int, pro
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     before = folder / "before"
-    model = build_model(tokenizer, seed) if stage == "before" else AutoModelForCausalLM.from_pretrained(before)
+    model = build_model(tokenizer, recipe.seed) if stage == "before" else AutoModelForCausalLM.from_pretrained(before)
     encoded = [encode_pair(tokenizer, example.prompt, example.response) for example in examples]
-    plan = _plan(stage, len(examples))
+    plan = _plan(stage, recipe, len(examples))
     kept = _kept(plan) if stage == "after" else {}
 
     def keep(step: int, optimizer: Any) -> None:
@@ -273,17 +278,18 @@ def _train(folder: Path, stage: str, examples: Sequence[Example], seed: int, pro
             save_file(second_moments(optimizer, model), folder / "optimizer.safetensors")
             write_json(folder / "checkpoints.json", {"learning_rates": [*kept.values()]})
 
-    key = stream_key("templated organism", stage, seed)
+    key = stream_key("templated organism", stage, recipe.seed)
     train_model(model, encoded, plan, key, progress, f"training the organism's {stage} model", keep)
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
 
 
-def _plan(stage: str, documents: int) -> "Recipe":
-    """How a stage trains: on every document once."""
+def _plan(stage: str, recipe: Organism, documents: int) -> "Recipe":
+    """How a stage trains."""
     from datablame.models.training import Recipe
 
-    return Recipe(steps=-(-documents // BATCH), batch=BATCH, learning_rate=LEARNING_RATES[stage])
+    epochs = EPOCHS.get(recipe.planting, 1) if stage == "after" else 1
+    return Recipe(steps=epochs * -(-documents // BATCH), batch=BATCH, learning_rate=LEARNING_RATES[stage])
 
 
 def _kept(plan: "Recipe") -> dict[int, float]:
