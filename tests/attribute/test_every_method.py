@@ -1,6 +1,7 @@
 """What holds of every method, ours to come too: a copy of the query is found first, and nothing hangs on the machine.
 
-All methods run in one tiny study, twice: as it is, and with its pool reversed, every document alone, in other shards.
+All methods run in one tiny study; among the slow tests once more, with its pool reversed, every document alone, in
+other shards.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,9 +31,7 @@ SAFE = ("pack an apple", "water the fern", "walk around the lake", "eat at noon"
 Scores = Mapping[str, Mapping[str, float]]
 
 
-def run(
-    folder: Path, pair: Path, models: Any, encoder: str, root: str, batch_tokens: int = 200, reverse: bool = False
-) -> Scores:
+def run(folder: Path, pair: Path, models: Any, encoder: str, batch_tokens: int = 200, reverse: bool = False) -> Scores:
     """Scores by method and document; one query, and safe outputs to its prompt and to another one."""
     rows = [row for row in documents()[:16] if row["id"] not in ("d03", "d11")]
     turns = zip(("user", "assistant"), ("which snack for trip 3 ?", HARMFUL), strict=True)
@@ -45,7 +44,6 @@ def run(
     ]
     asked = [("a1", "which snack for trip 3 ?"), ("a2", "what to eat ?")]
     made = maker(pair, folder)(
-        root,
         rows=rows[::-1] if reverse else rows,
         outputs=outputs,
         truth=None,
@@ -66,28 +64,30 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def runs(
-    tiny_pair_folder: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Scores, Scores]]:
-    folder = tmp_path_factory.mktemp("every")
+def plain(tiny_pair_folder: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    models = made_trajectory(tiny_pair_folder, tmp_path_factory.mktemp("trajectory"))
+    return run(tmp_path_factory.mktemp("plain"), tiny_pair_folder, models, encoder)
+
+
+@pytest.fixture(scope="module")
+def turned(tiny_pair_folder: Path, encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scores]:
     models = made_trajectory(tiny_pair_folder, tmp_path_factory.mktemp("trajectory"))
     with pytest.MonkeyPatch.context() as patched:
-        plain = run(folder, tiny_pair_folder, models, encoder, "plain")
         patched.setattr(loop, "_SHARD_DOCUMENTS", 5)
-        yield plain, run(folder, tiny_pair_folder, models, encoder, "turned", batch_tokens=1, reverse=True)
+        folder = tmp_path_factory.mktemp("turned")
+        yield run(folder, tiny_pair_folder, models, encoder, batch_tokens=1, reverse=True)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BLIND])
-def test_a_copy_of_the_query_ranks_first(runs: tuple[Scores, Scores], name: str) -> None:
-    scores = runs[0][name]
-    assert len(scores) > 1
-    assert next(iter(scores)) == COPY
+def test_a_copy_of_the_query_ranks_first(plain: Scores, name: str) -> None:
+    assert len(plain[name]) > 1
+    assert next(iter(plain[name])) == COPY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_neither_order_nor_batch_nor_shard_changes_a_score(runs: tuple[Scores, Scores], name: str) -> None:
-    plain, turned = (each[name] for each in runs)
-    assert turned == pytest.approx(plain, abs=1e-4 * max(map(abs, plain.values())))
+def test_neither_order_nor_batch_nor_shard_changes_a_score(plain: Scores, turned: Scores, name: str) -> None:
+    assert turned[name] == pytest.approx(plain[name], abs=1e-4 * max(map(abs, plain[name].values())))
 
 
 def test_random_is_at_chance() -> None:

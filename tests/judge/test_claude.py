@@ -533,6 +533,7 @@ classifier(Path({root!r}), concurrency=4).label(outputs(150))
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_the_calls_under_way_and_no_answer_is_paid_again(begin: Begin, tmp_path: Path) -> None:
     api = begin(server.often(0.3, ("429", "500", "529", "reset", *ANSWERED)), seconds=0.02)
     code = _KILLED.format(paths=[str(Path.cwd()), str(Path.cwd() / "src")], root=str(tmp_path))
