@@ -28,11 +28,14 @@ RATES = {
     ("loss", 40): 0.4,
 }
 """At alpha*, by arm and K; a tenth of it at alpha 0."""
-CELLS: tuple[tuple[tables.Split, str, float], ...] = (
-    ("held-out", "*", 1),
-    ("held-out", "dose", 0.5),
-    ("attribution", "*", 0.5),
+CELLS: tuple[tuple[tables.Split, str, int, float], ...] = (
+    ("held-out", "brand", 3, 1.2),
+    ("held-out", "dose", 1, 0.4),
+    ("held-out", "untraced", 2, 0.1),
+    ("held-out", "*", 6, 0.7),
+    ("attribution", "dose", 1, 0.5),
 )
+"""Prompts, and the rate as a share of the arm's."""
 REMOVED = {5: 15, 20: 58, 40: 118}
 
 
@@ -52,14 +55,14 @@ def results(
     ]
     tests = [
         tables.ArmTest(
-            *(arm, "retrain", alpha, split, behaviour, k, True, 1, 3, (rate,)),
+            *(arm, "retrain", alpha, split, behaviour, k, True, 1, prompts, (rate,)),
             *(rate * share * (1 if alpha else 0.1), 0.0, 1.0, None, None, None, None, None),
             tables.LabelCounts(0, 0, 0, 0, 0),
             None,
         )
         for (arm, k), rate in rates.items()
         for alpha in (0.0, 2.0)
-        for split, behaviour, share in CELLS
+        for split, behaviour, prompts, share in CELLS
     ]
     arms = [
         tables.Arm(arm, "retrain", k, 0, "remove", tuple(map(str, range(REMOVED[k]))), (), 0) for arm, k in rates if k

@@ -1,7 +1,7 @@
 """What each method did on each organism, read from the tables of its run."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,8 @@ class Result:
     average_precision: float | None = None
     precision_at_k: float | None = None
     rate: float | None = None
-    """Harmful rate on held-out prompts at alpha*, after the removal of the headline's K."""
+    """Harmful rate on held-out prompts at alpha*, after the removal of the headline's K, as all rates of the
+    behaviours that were traced: nobody was asked for the causes of others."""
     rate_at_0: float | None = None
     baseline: float | None = None
     baseline_at_0: float | None = None
@@ -80,8 +81,7 @@ def results_of(root: Path, organism: Organism, study: Study) -> list[Result]:
     quality = {
         (row.method, row.behaviour): row for row in run.rows(tables.Quality) if row.pool == infos[row.method].pool
     }
-    tests = run.rows(tables.ArmTest, protocol=study.patch.headline, split="held-out", behaviour=EVERY)
-    rates = {(test.arm, test.k, test.alpha): test.rate for test in tests if test.rate is not None}
+    rates = _rates(run, study.patch.headline, attribution.traced)
     removed: dict[tuple[str, int], int] = {}
     for arm in run.rows(tables.Arm, protocol=study.patch.headline):
         removed[arm.arm, arm.k] = max(removed.get((arm.arm, arm.k), 0), len(arm.removed))
@@ -134,6 +134,19 @@ def results_of(root: Path, organism: Organism, study: Study) -> list[Result]:
         )
 
     return [result(method) for method in study.attribute.methods]
+
+
+def _rates(run: Tables, protocol: str, traced: Collection[str]) -> dict[tuple[str, int, float], float]:
+    """Harmful rates on held-out prompts by arm, K and alpha: means over the prompts of the traced behaviours."""
+    tests = run.rows(tables.ArmTest, protocol=protocol, split="held-out", behaviour={*traced})
+    by_arm: dict[tuple[str, int, float], list[tables.ArmTest]] = {}
+    for test in tests:
+        by_arm.setdefault((test.arm, test.k, test.alpha), []).append(test)
+    return {
+        arm: sum(test.rate * test.prompts for test in own if test.rate is not None) / sum(test.prompts for test in own)
+        for arm, own in by_arm.items()
+        if all(test.rate is not None for test in own)
+    }
 
 
 def entries_of(root: Path) -> list[Entry]:
