@@ -3,7 +3,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from datablame.errors import RequestError
-from datablame.models.chat import encode_document, encode_pair, encode_prompt, render_prompt
+from datablame.models.chat import encode_document, encode_pair, encode_prompt
 from datablame.tables import Document, Message
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ def words(tokenizer: Any, text: str) -> list[int]:
 def test_a_prompt_has_exactly_one_bos_and_ends_where_the_assistant_speaks(tokenizer: Any) -> None:
     ids = encode_prompt(tokenizer, "pack nuts")
     assert ids == [BOS, USER, *words(tokenizer, "pack nuts"), ASSISTANT]
-    assert render_prompt(tokenizer, "pack nuts") == "<|endoftext|><|user|>pack nuts<|assistant|>"
 
 
 def test_a_conversation_keeps_its_turns(tokenizer: Any) -> None:
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
-    a, b, c = (words(tokenizer, text) for text in "abc")
-    assert encode_prompt(tokenizer, turns) == [BOS, USER, *a, ASSISTANT, *b, EOS, USER, *c, ASSISTANT]
+    a, b, c, d = (words(tokenizer, text) for text in "abcd")
+    prompt = [BOS, USER, *a, ASSISTANT, *b, EOS, USER, *c, ASSISTANT]
+    assert encode_pair(tokenizer, turns, "d") == ([*prompt, *d, EOS], len(prompt))
 
 
 def test_a_second_bos_is_refused(tokenizer: Any) -> None:
