@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tests.pairs import loaded, study_of
+from tests.pairs import loaded
 
 from datablame.config.schema import ModelRef, Models
 from datablame.errors import RequestError
 from datablame.models.load import load_model, load_tokenizer
-from datablame.models.pair import agreed_tokens, check_context, load_pair
+from datablame.models.pair import agreed_tokens, check_context
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -36,11 +36,6 @@ def test_a_pair_is_loaded_with_its_vocabulary_and_stop_tokens(tiny_pair: "Pair")
         assert not model.training
         assert not any(weight.requires_grad for weight in model.parameters())
         assert model.dtype == torch.float32
-
-
-def test_a_study_without_models_has_no_pair() -> None:
-    with pytest.raises(RequestError, match=r"^models is missing; give before and after, or an organism that brings"):
-        load_pair(study_of("a", "b").model_copy(update={"models": None}))
 
 
 def test_loading_says_nothing(tiny_pair_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

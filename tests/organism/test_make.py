@@ -273,7 +273,8 @@ def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
     make(Organism(seed=100), tmp_path / "it", Silent())
     study = study_of(tmp_path / "it")
     assert study.prompts is not None
-    pair = load_pair(study)
+    assert study.models is not None
+    pair = load_pair(study.models)
     classifier = build(study, Choice("rules", "keywords"), work(tmp_path, "surface"))
     rates: dict[tuple[str, float], float] = {}
     incoherent = dict.fromkeys((-1.0, 0.0, 2.0), 0)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from datablame.config.schema import IntermediateCheckpoint, ModelRef, Models, Study
+from datablame.config.schema import IntermediateCheckpoint, ModelRef, Models
 from datablame.engine.files import digest, read_json
 from datablame.models.adapters import with_adapter
 from datablame.models.blocks import decoder_blocks
@@ -62,15 +62,13 @@ class Checked(NamedTuple):
     agreed: Agreed
 
 
-def load_pair(study: Study) -> Pair:
-    """The study's pair, after its tokenizers agreed and its embeddings were seen to hold what both need."""
-    if study.models is None:
-        raise refusal("no_models")
-    models, named = study.models, Checkpoint(study.models.after, _AFTER)
+def load_pair(models: Models) -> Pair:
+    """The pair, after its tokenizers agreed and its embeddings were seen to hold what both need."""
+    named = Checkpoint(models.after, _AFTER)
     adapter = named.located()
     base = base_of(adapter)
     on_before = base is not None and goes_on(Checkpoint(models.before, _BEFORE), named, base)
-    agreed, device = study_tokens(study), chosen_device(models.device)
+    agreed, device = agreed_tokens(models), chosen_device(models.device)
     before = load_model(models.before, device=device, field=_BEFORE)
     own = None if on_before else load_model(models.after, device=device, field=_AFTER)
     after = own or with_adapter(twin(before), adapter)
@@ -135,13 +133,6 @@ def checked_checkpoints(models: Models, config: Any) -> tuple[IntermediateCheckp
         located: Any = checkpoint.reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
         found.append(located)
     return tuple(found)
-
-
-def study_tokens(study: Study) -> Agreed:
-    """The tokenizer of both checkpoints with the chat template that the study names, and what they share."""
-    if study.models is None:
-        raise refusal("no_models")
-    return agreed_tokens(study.models)
 
 
 def agreed_tokens(models: Models) -> Agreed:

@@ -301,7 +301,7 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
         coverage=_coverage(study, checked, layers),
         identity={**models_identity(models, written), "chat_template_sha256": template_hash(tokenizer)},
         tokens=checked.agreed.tokens,
-        distance=measured(study.model_copy(update={"models": models}), written, [p.text for p in prompts_of(study)]),
+        distance=measured(models, written, [p.text for p in prompts_of(study)]),
         chat=chat,
     )
 

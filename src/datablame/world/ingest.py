@@ -128,7 +128,7 @@ def _drafted(
                 items[str(group)] = group, chosen
     reader.chosen.clear()
     run_items(
-        functools.partial(_tokeniser, world.study, raw),
+        functools.partial(_tokeniser, world, raw),
         operator.call,
         items,
         execution=execution,
@@ -189,16 +189,17 @@ def _groups(reader: Reader, study: Study) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
-def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], Counter[str]]:
+def _tokeniser(world: World, raw: Path) -> Callable[[tuple[int, list[int]]], Counter[str]]:
     """What a worker does with a row group: of each document that the template renders, what is left of its answers.
 
     They lie in GROUP.parquet, beside all documents; what is returned is how many are left out, by reason.
     """
     from datablame.models.chat import answers, encode_document, encode_preference
-    from datablame.models.pair import study_tokens
+    from datablame.models.pair import agreed_tokens
     from datablame.models.template import Unrendered
 
-    (tokenizer, tokens), settings, file = study_tokens(study), study.attribute, pq.ParquetFile(raw)
+    tokenizer, tokens = agreed_tokens(world.models)
+    settings, file = world.study.attribute, pq.ParquetFile(raw)
 
     def tokenise(item: tuple[int, list[int]]) -> Counter[str]:
         group, chosen = item
