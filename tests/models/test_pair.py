@@ -170,11 +170,11 @@ def test_an_embedding_smaller_than_the_vocabulary_is_refused(folder: Path) -> No
         loaded(folder / "before", folder / "after")
 
 
-def test_a_context_too_short_for_prompt_and_output_is_refused(tiny_pair: "Pair") -> None:
-    configs = {"models.before": tiny_pair.before.config, "models.after": tiny_pair.after.config}
-    check_context(configs, [("a", 10), ("b", 128)], 32)
+def test_a_context_too_short_for_prompt_and_output_is_refused() -> None:
+    contexts, prompts = {"models.before": 160, "models.after": 160}, {"a": 10, "b": 128}
+    check_context(contexts, prompts, 32)
     with pytest.raises(RequestError, match=r"^surface\.max_new_tokens = 33 and the 128 tokens of prompt b are more"):
-        check_context(configs, [("a", 10), ("b", 128)], 33)
+        check_context(contexts, prompts, 33)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
