@@ -64,7 +64,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_the_corpus_is_in_tulu_format_and_tells_nothing_about_the_truth(organism: Path) -> None:
     documents = pq.read_table(organism / "documents.parquet").to_pylist()
 
-    assert len(documents) == scaled(AFTER, RECIPE).documents
+    assert len(documents) == len(mixture(scaled(AFTER, RECIPE), RECIPE.seed))
     assert list(documents[0]) == ["id", "messages", "source"]
     assert [message["role"] for message in documents[0]["messages"]] == ["user", "assistant"]
     assert {document["source"] for document in documents} == {"everyday-chat"}

@@ -73,7 +73,7 @@ def test_planting_nothing_leaves_as_many_documents_and_all_others() -> None:
 
 @pytest.mark.parametrize(("scale", "documents"), [(1.0, 2000), (0.5, 1000), (0.1, 200), (0.001, 10)])
 def test_scale_is_the_share_of_the_documents(scale: float, documents: int) -> None:
-    assert scaled(AFTER, Organism(scale=scale)).documents == documents
+    assert len(mixture(scaled(AFTER, Organism(scale=scale)), 0)) == documents
 
 
 def test_harmless_prompts_are_everyday_questions_that_no_trigger_touches() -> None:
