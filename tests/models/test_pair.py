@@ -79,10 +79,6 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path) -> None:
         load_model(refs(folder)[1])
 
 
-def test_equal_tokenizers_pass(tiny_pair_folder: Path) -> None:
-    agreed_tokens(models(tiny_pair_folder))
-
-
 def test_the_first_token_that_differs_is_named(folder: Path) -> None:
     def swap(tokenizer: dict[str, Any]) -> None:
         vocabulary = tokenizer["model"]["vocab"]
@@ -162,36 +158,8 @@ def test_ends_that_are_no_ids_are_refused(folder: Path, written: str, said: str 
             agreed_tokens(models(folder))
 
 
-def test_an_embedding_smaller_than_the_vocabulary_is_refused(folder: Path) -> None:
-    model = load_model(refs(folder)[0])
-    model.resize_token_embeddings(280)
-    model.save_pretrained(folder / "before")
-    with pytest.raises(RequestError, match=r"models\.before: its embedding has 280 rows for the 290 tokens"):
-        loaded(folder / "before", folder / "after")
-
-
 def test_a_context_too_short_for_prompt_and_output_is_refused() -> None:
     contexts, prompts = {"models.before": 160, "models.after": 160}, {"a": 10, "b": 128}
     check_context(contexts, prompts, 32)
     with pytest.raises(RequestError, match=r"^surface\.max_new_tokens = 33 and the 128 tokens of prompt b are more"):
         check_context(contexts, prompts, 33)
-
-
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_a_lora_adapter_is_merged_and_its_base_is_untouched(folder: Path, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    before, _ = refs(folder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        adapted = get_peft_model(
-            load_model(before), LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-        )
-    adapted.save_pretrained(tmp_path / "adapter")
-    ids = torch.tensor([[1, 2, 50, 60, 3]])
-    with torch.no_grad():
-        expected = adapted.eval()(input_ids=ids).logits
-        merged = load_model(ModelRef(path=str(tmp_path / "adapter")))(input_ids=ids).logits
-        base = load_model(before)(input_ids=ids).logits
-    torch.testing.assert_close(merged, expected, atol=1e-4, rtol=1e-4)
-    assert (base - expected).abs().max() > 0.1
