@@ -21,7 +21,7 @@ from datablame.errors import problem
 from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.tables import ChatFormat, Distance, Prompt, SharedTokens, encoded, path_of
 from datablame.world.identity import data_identity, files_identity, models_identity, trajectory
-from datablame.world.ingest import FIRST_ROWS, look, write_pool
+from datablame.world.ingest import look, write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
 from datablame.world.sources import Source, open_source, pool_files, row_lines
@@ -74,7 +74,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
         source = source or open_source(data)
         is_small = source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES
         if source.size_bytes is not None and not is_small:
-            look(data, world.seed, FIRST_ROWS)  # A file that cannot be read is refused here.
+            look(data, world.seed)  # A file that cannot be read is refused here.
         if (n_rows := _most_rows(source, data)) is not None:
             check_count(world.study, min(n_rows, data.documents or n_rows))
         if is_small:

@@ -77,17 +77,14 @@ def write_pool(world: World, source: Source, *, execution: Execution, progress: 
         raise
 
 
-def look(data: Data, seed: int, most_rows: int | None = None) -> DataSummary | None:
-    """What the data here holds, or its first rows, with nothing rendered, tokenised or written; None for the hub's.
+def look(data: Data, seed: int) -> DataSummary | None:
+    """What the first rows of the data here hold, with nothing rendered, tokenised or written; None for the hub's.
 
-    Raises RequestError where it cannot be read, or has no usable row; of its first rows, where none has columns.
+    Raises RequestError where they cannot be read, or none of them has columns.
     """
     if not is_local(data):
         return None
-    source = open_source(data)
-    if most_rows is not None:
-        data = data.model_copy(update={"documents": None})
-    reader = Reader(source, data, seed, most_rows)
+    reader = Reader(open_source(data), data.model_copy(update={"documents": None}), seed, FIRST_ROWS)
     for _ in reader:
         pass
     return reader.summary
