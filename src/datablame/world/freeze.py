@@ -24,7 +24,7 @@ from datablame.world.identity import data_identity, files_identity, models_ident
 from datablame.world.ingest import look, write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
-from datablame.world.sources import Source, open_source, pool_files, row_lines
+from datablame.world.sources import open_source, pool_files, row_lines
 from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_of, seen_of
 
 if TYPE_CHECKING:
@@ -72,21 +72,16 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
         check_pool(world, world.pool.summary, world.pool)
     else:
         source = source or open_source(data)
-        is_small = source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES
+        n_rows, is_small = source.n_rows, source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES
         if source.size_bytes is not None and not is_small:
             look(data, world.seed)  # A file that cannot be read is refused here.
-        if (n_rows := _most_rows(source, data)) is not None:
+            n_rows = row_lines(pool_files(data.path)) if n_rows is None else n_rows
+        if n_rows is not None:
             check_count(world.study, min(n_rows, data.documents or n_rows))
         if is_small:
             write_pool(world, source, execution=execution, progress=progress)
     _write(world, study)
     return world
-
-
-def _most_rows(source: Source, data: Data) -> int | None:
-    """The rows by the files' own counts or, of JSONL that is read after the scan, by its lines; None where neither."""
-    is_read_now = (source.size_bytes or 0) <= _AT_ONCE_BYTES
-    return source.n_rows if source.n_rows is not None or is_read_now else row_lines(pool_files(data.path))
 
 
 def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> None:
