@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tests.pairs import loaded
+from tests.pairs import loaded, models_of
 
 from datablame.config.schema import ModelRef, Models
 from datablame.errors import RequestError
@@ -15,13 +15,8 @@ if TYPE_CHECKING:
     from datablame.models.pair import Pair
 
 
-def refs(folder: Path) -> tuple[ModelRef, ModelRef]:
-    return ModelRef(path=str(folder / "before")), ModelRef(path=str(folder / "after"))
-
-
 def models(folder: Path) -> Models:
-    before, after = refs(folder)
-    return Models(before=before, after=after)
+    return models_of(folder / "before", folder / "after")
 
 
 def edit(path: Path, change: Any) -> None:
@@ -65,7 +60,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, path: str, message: st
 def test_a_checkpoint_without_weights_is_refused(folder: Path) -> None:
     (folder / "after" / "model.safetensors").unlink()
     with pytest.raises(RequestError, match=r"has no model\.safetensors; give a folder"):
-        load_model(refs(folder)[1])
+        load_model(models(folder).after)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path) -> None:
@@ -76,7 +71,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path) -> None:
     weights["model.layers.0.mlp.up_proj.base_layer.weight"] = weights.pop("model.layers.0.mlp.up_proj.weight")
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(RequestError, match=r"lacks 1 weights, the first is model\.layers\.0\.mlp\.up_proj\.weight"):
-        load_model(refs(folder)[1])
+        load_model(models(folder).after)
 
 
 def test_the_first_token_that_differs_is_named(folder: Path) -> None:
