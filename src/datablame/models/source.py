@@ -20,19 +20,12 @@ ADAPTER_CONFIG = "adapter_config.json"
 _CONFIG = "config.json"
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(?:/|$)")
 _CONNECT_SECONDS = 3
-_SETTINGS = (
-    *(
-        "config.json",
-        "adapter_config.json",
-        "generation_config.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        INDEX,
-    ),
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt"),
+SETTINGS = (
+    *(_CONFIG, ADAPTER_CONFIG, "generation_config.json", "chat_template.jinja", "chat_template.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt"),
 )
-"""Files beside the weights that the loaders read."""
+"""Files beside the weights that decide what a checkpoint says."""
 
 
 def refusal(name: str, /, **values: Any) -> RequestError:
@@ -84,8 +77,9 @@ class Checkpoint(NamedTuple):
                     each.parent.name for each in folder.glob("*/*config.json") if each.name in (_CONFIG, ADAPTER_CONFIG)
                 ]
                 raise self.refused("no_config", inside=f", as {min(inside)} in it is" if inside else "")
-            if (pointer := next((name for name in _SETTINGS if is_pointer(folder / name)), None)) is not None:
-                raise self.refused("pointer", file=pointer)
+            for name in (*SETTINGS, "tokenizer.model", INDEX):
+                if is_pointer(folder / name):
+                    raise self.refused("pointer", file=name)
             here = {"path": str(folder), "revision": None, "subfolder": None, "gguf_file": None}
             return self._replace(reference=reference.model_copy(update=here))
         config = self.file(ADAPTER_CONFIG) or self.file(_CONFIG)
