@@ -106,8 +106,8 @@ class Checkpoint(NamedTuple):
 
     def file(self, name: str) -> Path | None:
         """One file of the checkpoint, fetched from the hub where it isn't in the cache; None where there is none."""
-        if (folder := _local_folder(self.reference)) is not None:
-            return folder / name if (folder / name).is_file() else None
+        if _local_folder(self.reference) is not None:
+            return self._here(name)
         from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -169,10 +169,10 @@ class Checkpoint(NamedTuple):
 
     def _has(self, *names: str) -> bool:
         """Whether one of the files is there; one at the hub is asked for but not fetched."""
-        if _local_folder(self.reference) is not None:
-            return any(self.file(name) for name in names)
-        if any(_cached(self.reference, name) for name in names):
+        if any(map(self._here, names)):
             return True
+        if _local_folder(self.reference) is not None:
+            return False
         from huggingface_hub import file_exists
 
         try:
