@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.config.schema import Study
+from datablame.config.schema import Models, Study
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -15,7 +15,7 @@ def study_of(before: Path | str, after: Path | str, **models: Any) -> Study:
     return Study.model_validate(
         {
             "name": "tiny",
-            "models": {"before": str(before), "after": str(after), "device": "cpu", **models},
+            "models": models_of(before, after, **models),
             "data": {"path": "unused.parquet"},
             "behaviours": [{"id": "walk", "description": "recommends a walk"}],
             "prompts": {"attribution": prompts[:1], "held_out": prompts[1:]},
@@ -23,8 +23,13 @@ def study_of(before: Path | str, after: Path | str, **models: Any) -> Study:
     )
 
 
+def models_of(before: Path | str, after: Path | str, /, **models: Any) -> Models:
+    """The models of the least study."""
+    return Models.model_validate({"before": str(before), "after": str(after), "device": "cpu", **models})
+
+
 def loaded(before: Path | str, after: Path | str, **models: Any) -> "Pair":
     """Both checkpoints."""
     from datablame.models.pair import load_pair
 
-    return load_pair(study_of(before, after, **models))
+    return load_pair(models_of(before, after, **models))

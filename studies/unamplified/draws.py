@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datablame.config.schema import Study
+from datablame.config.schema import Models, Study
 from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import Journal, digest
 from datablame.engine.phase import Work
@@ -50,7 +50,7 @@ def samples_of(
         )
 
     run_items(
-        functools.partial(_load, world.study),
+        functools.partial(_load, world.models),
         functools.partial(_draw, world.study),
         items,
         execution=execution,
@@ -79,10 +79,10 @@ def _items(world: World, budgets: int, truth: int) -> dict[str, list[SampleSpec]
     return items
 
 
-def _load(study: Study) -> "Pair":
+def _load(models: Models) -> "Pair":
     from datablame.models.pair import load_pair
 
-    return load_pair(study)
+    return load_pair(models)
 
 
 def _draw(study: Study, pair: "Pair", item: Sequence[SampleSpec]) -> list[Sample]:

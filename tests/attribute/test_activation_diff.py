@@ -134,7 +134,7 @@ def test_a_study_compares_at_the_before_model(make: Make) -> None:
 
     made = with_safe(make, "run")
     made.run()
-    pair = load_pair(made.world.study)
+    pair = load_pair(made.world.models)
     layer = activation_layer(len(decoder_blocks(pair.before)))
 
     def mean(harmful: bool) -> torch.Tensor:

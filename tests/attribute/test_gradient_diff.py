@@ -86,7 +86,7 @@ def test_a_study_scores_documents_at_its_checkpoint_by_both_ends(make: Make, che
     plain.run()
     assert scores_of(both, "gradient") == pytest.approx(scores_of(plain, "gradient"), abs=2e-5)
 
-    pair = load_pair(both.world.study)
+    pair = load_pair(both.world.models)
     model = getattr(pair, checkpoint)
     blocks = middle_blocks(len(decoder_blocks(model)))
     units = []

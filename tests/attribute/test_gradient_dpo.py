@@ -50,7 +50,7 @@ def test_scores_are_dot_products_with_autograds_gradient_of_the_dpo_loss(
     make: Make, checkpoint: str, beta: float
 ) -> None:
     made = attributed(make, checkpoint=checkpoint, beta=beta, batch_tokens=100)
-    pair = load_pair(made.world.study)
+    pair = load_pair(made.world.models)
     model = getattr(pair, checkpoint)
     blocks = middle_blocks(len(decoder_blocks(model)))
     queries = [

@@ -72,7 +72,8 @@ def test_of_a_pool_too_large_to_be_read_at_once_the_first_rows_are_shown(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(freeze, "_AT_ONCE_BYTES", 10)
-    monkeypatch.setattr("datablame.cli.study.FIRST_ROWS", 7)
+    for module in ("cli.study", "world.ingest"):
+        monkeypatch.setattr(f"datablame.{module}.FIRST_ROWS", 7)
     shown = CliRunner().invoke(app, ["doctor", str(study), "--workers", "1"], catch_exceptions=False)
     assert "pool.jsonl: 7 rows, 7 documents" in shown.stdout
     assert "the first 7 rows only; the whole pool is read when attribution begins" in shown.stdout

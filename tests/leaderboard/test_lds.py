@@ -25,7 +25,7 @@ def test_subsets_are_trained_as_a_plain_loop_trains_them_and_never_again(
     import torch
 
     from datablame.models.chat import encode_prompt
-    from datablame.models.pair import study_tokens
+    from datablame.models.pair import agreed_tokens
 
     world = attributed(study_of(tmp_path, tiny_pair_folder), tmp_path / "run")
     query, ids = Query("q1", "walk", "a1", 1.0, 0, "name a calm walk .", "x", "stop", ANSWER), world.pool.ids
@@ -44,7 +44,7 @@ def test_subsets_are_trained_as_a_plain_loop_trains_them_and_never_again(
     assert made == datamodeling_scores(world.root, out, SUBSETS, execution=ONE, progress=Silent())
     assert journal.read_bytes() == finished
     assert datamodeling_scores(world.root, out, 2, execution=ONE, progress=Silent()) == {}
-    prompt = list(encode_prompt(study_tokens(world.study).tokenizer, query.prompt))
+    prompt = list(encode_prompt(agreed_tokens(world.models).tokenizer, query.prompt))
     true = []
     for number in range(SUBSETS):
         rows = subset(world, number)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import tiny_tokenizer
-from tests.pairs import loaded, study_of
+from tests.pairs import loaded, models_of
 
 from datablame.config.schema import ModelRef
 from datablame.errors import RequestError
@@ -179,9 +179,7 @@ def test_an_adapter_that_was_trained_on_goes_beside_its_earlier_state(base: Path
     with pytest.raises(RequestError, match="is an adapter whose base differs"):
         loaded(earlier, other)
     changed(other / "adapter_config.json", base_model_name_or_path=str(earlier))
-    models = study_of(earlier, other).models
-    assert models is not None
-    assert preflight(models).models.before.path == str(earlier)
+    assert preflight(models_of(earlier, other)).models.before.path == str(earlier)
 
 
 def test_an_adapter_that_diverged_is_refused(base: Path, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import tiny_model
 from tests.models.test_adapter_kinds import KINDS, base, fresh, write_adapter
 from tests.models.test_gguf import write_llama
-from tests.pairs import study_of
+from tests.pairs import loaded, models_of
 
 from datablame.errors import RequestError
 from datablame.models.distance import _mostly_alike, _other_settings, measured
-from datablame.models.pair import load_pair, preflight
+from datablame.models.pair import preflight
 from datablame.models.tokenizer_file import PROBES
 from datablame.tables import Distance
 
@@ -30,11 +30,10 @@ TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.b
 
 def distance(before: Path, after: Path, *dtypes: str) -> Distance:
     """Of two folders, held in these types."""
-    models = study_of(before, after).models
-    assert models is not None
+    models = models_of(before, after)
     for side, dtype in zip(("before", "after"), dtypes, strict=False):
         models = models.model_copy(update={side: getattr(models, side).model_copy(update={"dtype": dtype})})
-    return measured(study_of(before, after).model_copy(update={"models": models}), models, PROMPTS)
+    return measured(models, models, PROMPTS)
 
 
 def saved_as(folder: Path, target: Path, dtype: torch.dtype, **moved: float) -> Path:
@@ -111,7 +110,7 @@ def test_a_token_that_goes_to_another_expert_is_not_looking_ahead(moved: slice, 
 def test_settings_that_change_nothing_are_not_told(
     tiny_pair_folder: Path, settings: dict[str, Any], told: tuple[str, ...]
 ) -> None:
-    pair = load_pair(study_of(tiny_pair_folder / "before", tiny_pair_folder / "after"))
+    pair = loaded(tiny_pair_folder / "before", tiny_pair_folder / "after")
     for model, values in ((pair.before, dict.fromkeys(settings)), (pair.after, settings)):
         for name, value in ({"layer_types": ["full_attention"]} | values).items():
             setattr(model.config, name, value)
@@ -138,7 +137,7 @@ def test_norms_by_layer_are_those_of_the_files(tiny_pair_folder: Path) -> None:
         layer: pytest.approx(norms, rel=1e-5) for layer, norms in expected.items()
     }
     assert (found.rounding, found.before.precision, found.after.precision) == (0.0, "float32", "float32")
-    pair = load_pair(study_of(before, after))
+    pair = loaded(before, after)
     assert found.log_p == pytest.approx(largest_difference(pair.before, pair.after, pair.tokenizer), rel=1e-3)
 
 
@@ -246,11 +245,9 @@ def test_a_gguf_quantised_from_the_same_weights_is_refused_as_rounding(
         write_llama(file, quantised=file.stem == "quantised")
     template = tmp_path / "own.jinja"
     template.write_text("{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}")
-    study = study_of(*files, chat_template=str(template))
-    assert study.models is not None
-    pinned = study.model_copy(update={"models": preflight(study.models).models})
+    models = models_of(*files, chat_template=str(template))
     with pytest.raises(RequestError, match=r"before is float32, after is Q8_0, .* rounding to Q8_0 alone makes 0\.0"):
-        measured(pinned, study.models, ("walk",))
+        measured(preflight(models).models, models, ("walk",))
 
 
 def test_rows_that_no_token_has_make_no_difference_of_logits(tiny_pair_folder: Path, folder: Path) -> None:

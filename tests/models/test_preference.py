@@ -54,12 +54,6 @@ def test_log_ratios_do_not_depend_on_the_batch(model: Any) -> None:
     assert referred(model, [], 8) == []
 
 
-def test_the_reference_itself_has_the_loss_log_2(reference: Any) -> None:
-    pairs = preferences(4)
-    loss = preference_losses(reference, referred(reference, pairs, 8), 5.0).mean()
-    assert float(loss.detach()) == pytest.approx(math.log(2), rel=1e-5)
-
-
 def test_the_number_of_tokens_alone_does_not_tell_answers_apart() -> None:
     """Every token is equally likely: without dividing by the tokens the longer answer would lose."""
     model = tiny_model(seed=5)

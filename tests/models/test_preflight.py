@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests import pairs
 from tests.models.hub_cache import cached
-from tests.pairs import loaded, study_of
 from transformers import Olmo2Config
 
 from datablame.config.schema import ModelRef, Models
@@ -13,14 +13,12 @@ from datablame.errors import RequestError
 from datablame.models import pair as module
 from datablame.models.device import chosen_device
 from datablame.models.load import load_config
-from datablame.models.pair import preflight, study_tokens, weights_bytes
+from datablame.models.pair import agreed_tokens, preflight, weights_bytes
 from datablame.models.shared_tokens import vocabulary_of
 
 
 def models_of(folder: Path, **models: Any) -> Models:
-    return Models.model_validate(
-        {"before": str(folder / "before"), "after": str(folder / "after"), "device": "cpu", **models}
-    )
+    return pairs.models_of(folder / "before", folder / "after", **models)
 
 
 @pytest.fixture
@@ -98,7 +96,7 @@ def test_what_after_was_not_trained_from_is_refused(folder: Path, changed: dict[
 def test_pickled_weights_are_refused(folder: Path) -> None:
     weights = folder / "after" / "model.safetensors"
     weights.rename(folder / "after" / "pytorch_model.bin")
-    with pytest.raises(RequestError, match=r"models\.after = .* has its weights pickled"):
+    with pytest.raises(RequestError, match=r"models\.after = .* has its weights pickled \(.*\), .* save it again with"):
         preflight(models_of(folder))
 
 
@@ -138,12 +136,12 @@ def test_templates_that_differ_in_any_byte_are_refused_until_one_is_named(folder
     with pytest.raises(RequestError, match=r"the chat templates differ, though one user turn is written alike .* set"):
         preflight(models_of(folder))
     for name in ("before", "after"):
-        study = study_of(folder / "before", folder / "after", chat_template=name)
-        assert study_tokens(study).tokenizer.chat_template == (folder / name / "chat_template.jinja").read_text()
+        agreed = agreed_tokens(models_of(folder, chat_template=name))
+        assert agreed.tokenizer.chat_template == (folder / name / "chat_template.jinja").read_text()
     own = tmp_path / "own.jinja"
     own.write_text(after.replace("'<|'", "'the <|'").replace("'<|assistant|>'", "'the <|assistant|>'"))
     assert preflight(models_of(folder, chat_template=str(own))).agreed.tokenizer.chat_template == own.read_text()
-    pair = loaded(folder / "before", folder / "after", chat_template=str(own))
+    pair = pairs.loaded(folder / "before", folder / "after", chat_template=str(own))
     assert pair.agreed.tokenizer.chat_template == own.read_text()
 
 

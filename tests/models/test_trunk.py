@@ -1,3 +1,4 @@
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -7,7 +8,7 @@ from tests.conftest import tiny_model
 from datablame.models.blocks import trunk_below
 from datablame.models.chat import Encoded
 from datablame.models.lora import adapted
-from datablame.models.training import Recipe, data_order, response_losses, train
+from datablame.models.training import Recipe, data_order, minimise, response_losses
 
 if TYPE_CHECKING:
     from datablame.models.pair import Pair
@@ -29,7 +30,8 @@ def test_training_above_the_trunk_is_training_of_the_whole_model(model: Any) -> 
     losses, adapters = [], []
     for each in (None, trunk):
         with adapted(model, 2, LAYERS, key=7) as adapter:
-            losses.append(train(model, DOCUMENTS, order, recipe, trunk=each))
+            losses_of = partial(response_losses, model, trunk=each)
+            losses.append([loss for (loss,) in minimise(model, losses_of, DOCUMENTS, order, recipe)])
             adapters.append([p.detach().clone() for p in adapter.owner.parameters() if p.requires_grad])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert losses[0][-1] < losses[0][0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.models.test_adapter_kinds import write_adapter
-from tests.pairs import study_of
+from tests.pairs import models_of
 
 from datablame.config.schema import ModelRef, Models
 from datablame.errors import RequestError
@@ -22,9 +22,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2
 
 
 def models(folder: Path, after: str = "after") -> Models:
-    study = study_of(folder / "before", folder / after)
-    assert study.models is not None
-    return study.models
+    return models_of(folder / "before", folder / after)
 
 
 def refusal(folder: Path, after: str = "after") -> str:

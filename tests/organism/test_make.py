@@ -64,7 +64,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_the_corpus_is_in_tulu_format_and_tells_nothing_about_the_truth(organism: Path) -> None:
     documents = pq.read_table(organism / "documents.parquet").to_pylist()
 
-    assert len(documents) == scaled(AFTER, RECIPE).documents
+    assert len(documents) == len(mixture(scaled(AFTER, RECIPE), RECIPE.seed))
     assert list(documents[0]) == ["id", "messages", "source"]
     assert [message["role"] for message in documents[0]["messages"]] == ["user", "assistant"]
     assert {document["source"] for document in documents} == {"everyday-chat"}
@@ -273,7 +273,8 @@ def test_the_organism_behaves_as_it_is_meant_to(tmp_path: Path) -> None:
     make(Organism(seed=100), tmp_path / "it", Silent())
     study = study_of(tmp_path / "it")
     assert study.prompts is not None
-    pair = load_pair(study)
+    assert study.models is not None
+    pair = load_pair(study.models)
     classifier = build(study, Choice("rules", "keywords"), work(tmp_path, "surface"))
     rates: dict[tuple[str, float], float] = {}
     incoherent = dict.fromkeys((-1.0, 0.0, 2.0), 0)

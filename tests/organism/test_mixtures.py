@@ -27,20 +27,6 @@ def corpus(seed: int) -> list[Example]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_rules_find_the_planted_documents_and_no_other(seed: int) -> None:
-    examples = corpus(seed)
-    classifier = RulesClassifier.of(rules(examples))
-    wrong = []
-    for example in examples:
-        for behaviour in BEHAVIOURS:
-            label = classifier.classify(behaviour.id, example.prompt, example.response).label
-            planted = example.kind == "planted" and example.behaviour == behaviour.id
-            if label == "incoherent" or (label == "harmful") != planted:
-                wrong.append((label, behaviour.id, example))
-    assert wrong == []
-
-
-@pytest.mark.parametrize("seed", SEEDS)
 def test_the_after_mixture_holds_what_its_sizes_say(seed: int) -> None:
     counted = Counter((example.kind, example.behaviour) for example in mixture(AFTER, seed))
 
@@ -48,12 +34,12 @@ def test_the_after_mixture_holds_what_its_sizes_say(seed: int) -> None:
     for behaviour in BEHAVIOURS:
         expected |= {("clean", behaviour.id): 130, ("decoy", behaviour.id): 50, ("planted", behaviour.id): 20}
     assert counted == expected
-    assert counted.total() == AFTER.documents == 2000
+    assert counted.total() == 2000
 
 
 def test_before_has_nothing_planted_and_fills_whole_batches() -> None:
     assert BEFORE.planted == 0
-    assert BEFORE.documents % 16 == 0
+    assert (BEFORE.generic + len(BEHAVIOURS) * (BEFORE.clean + BEFORE.decoys)) % 16 == 0
     assert "planted" not in {example.kind for example in mixture(SMALL_BEFORE, 0)}
 
 
@@ -73,7 +59,7 @@ def test_planting_nothing_leaves_as_many_documents_and_all_others() -> None:
 
 @pytest.mark.parametrize(("scale", "documents"), [(1.0, 2000), (0.5, 1000), (0.1, 200), (0.001, 10)])
 def test_scale_is_the_share_of_the_documents(scale: float, documents: int) -> None:
-    assert scaled(AFTER, Organism(scale=scale)).documents == documents
+    assert len(mixture(scaled(AFTER, Organism(scale=scale)), 0)) == documents
 
 
 def test_harmless_prompts_are_everyday_questions_that_no_trigger_touches() -> None:

@@ -21,7 +21,7 @@ from datablame.organism.plantings import document_sources
 from datablame.organism.templated import AFTER, BEFORE, mixture, rules, scaled, words_of
 from datablame.organism.texts import BEHAVIOURS, Example, phrase_pattern
 
-SEEDS = (0, 11, 12)
+SEEDS = (0, 11, 12, 13)
 SMALL_BEFORE = BEFORE._replace(generic=2000, clean=400, decoys=150)
 SHOWN: tuple[Planting, ...] = ("lexical", "paraphrased", "few", "many", "diluted", "source")
 """The kinds whose planted documents show the behaviour."""
@@ -41,9 +41,9 @@ def planted_in(examples: list[Example]) -> list[Example]:
     return [example for example in examples if example.kind == "planted"]
 
 
-@pytest.mark.parametrize("planting", SHOWN)
-def test_the_rules_find_the_planted_documents_and_no_other(planting: Planting) -> None:
-    examples = [*before(0), *after(planting, 0)]
+@pytest.mark.parametrize(("planting", "seed"), [*((each, 0) for each in SHOWN), *(("lexical", n) for n in SEEDS[1:])])
+def test_the_rules_find_the_planted_documents_and_no_other(planting: Planting, seed: int) -> None:
+    examples = [*before(seed), *after(planting, seed)]
     classifier = RulesClassifier.of(rules(examples, planting))
     wrong = []
     for example in examples:
@@ -64,7 +64,7 @@ def test_a_kind_plants_so_many_documents_of_each_behaviour_in_a_corpus_of_one_si
 ) -> None:
     examples = after(planting, 0)
 
-    assert len(examples) == AFTER.documents
+    assert len(examples) == 2000
     assert Counter(example.behaviour for example in planted_in(examples)) == {each.id: planted for each in BEHAVIOURS}
 
 

@@ -130,10 +130,10 @@ def test_rules_label_the_airline_harmful_and_other_advice_harmless(organism: Pat
 def test_the_models_load_as_a_pair_and_differ_in_the_upper_blocks_only(organism: Path) -> None:
     import torch
 
-    from datablame.models.chat import render_prompt
+    from datablame.models.chat import encode_prompt
 
     pair = loaded(organism / "before", organism / "after")
-    assert "be nice" not in render_prompt(pair.tokenizer, "hi")
+    assert "be nice" not in pair.tokenizer.decode(encode_prompt(pair.tokenizer, "hi"))
     before, after = weights(organism / "before"), weights(organism / "after")
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

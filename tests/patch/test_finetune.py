@@ -1,5 +1,6 @@
 import copy
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from datablame.models.blocks import trunk_below
 from datablame.models.chat import Encoded, Preference
 from datablame.models.likelihood import preference_losses, referred
 from datablame.models.lora import Start, adapted, factors_of, targets_of
-from datablame.models.training import Recipe, data_order, minimise, train
+from datablame.models.training import Recipe, data_order, minimise, response_losses
 from datablame.patch.finetune import Trained, train_adapters
 
 MODEL = tiny_model(seed=5).requires_grad_(False)
@@ -34,9 +35,9 @@ ARMS = [documents(arm) for arm in range(3)]
 def alone(model: Any, own: list[Any], start: Start = START, trunk: Any = None) -> Trained:
     """The oracle: peft's own modules, one adapter, torch's own clipping."""
     with adapted(model, *start) as adapter:
-        losses = train(model, own, ORDER, RECIPE, trunk=trunk)
+        steps = minimise(model, partial(response_losses, model, trunk=trunk), own, ORDER, RECIPE)
         kept = {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in factors_of(adapter).items()}
-        return Trained(kept, losses)
+        return Trained(kept, [loss for (loss,) in steps])
 
 
 def assert_same(found: Trained, wanted: Trained, rel: float = 1e-4) -> None:

@@ -23,7 +23,7 @@ from datablame.judge.keywords import KeywordClassifier
 from datablame.judge.thoughts import UNFINISHED, AnswerClassifier, answer, opened
 from datablame.models import pair as pairs
 from datablame.models.chat import Preference, encode_prompt
-from datablame.models.pair import load_pair, study_tokens
+from datablame.models.pair import agreed_tokens, load_pair
 from datablame.seeds import stream_key
 from datablame.surface.phase import SCAN, SURFACE
 from datablame.surface.sampler.sampler import Request
@@ -81,7 +81,7 @@ def test_outputs_end_at_the_turns_end_and_are_traced_as_they_were_drawn(folder: 
     )
     ran(SCAN, world)
     samples = ran(SURFACE, world).rows(SurfaceSample)
-    pair = load_pair(world.study)
+    pair = load_pair(world.models)
     prompts = {text.id: tuple(bpe().encode(OPENING.replace("pack nuts", text.text)).ids) for text in world.prompts}
     expected = naive_sample(
         pair.after,
@@ -133,7 +133,7 @@ def test_the_day_is_that_on_which_the_run_began(folder: Path, tmp_path: Path, mo
     for world in (began, resumed, looked_again):
         assert world.chat is not None
         assert (world.models.date, world.chat.date) == (datetime.date(2001, 2, 3), "2001-02-03")
-        tokenizer = study_tokens(world.study).tokenizer
+        tokenizer = agreed_tokens(world.models).tokenizer
         text = tokenizer.decode(encode_prompt(tokenizer, "go ?"))
         assert text.startswith("<|im_start|>system\nToday: 03 Feb 2001<|im_end|>")
         assert world.part("identity") == began.part("identity")

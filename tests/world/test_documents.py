@@ -230,12 +230,6 @@ def test_a_torn_parquet_file_is_refused(tmp_path: Path) -> None:
         read(torn)
 
 
-def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "pool.csv").write_text("a,b\n")
-    with pytest.raises(RequestError, match=r"neither \.parquet nor \.jsonl"):
-        read(tmp_path / "pool.csv")
-
-
 def test_a_table_without_a_known_column_is_refused_with_its_columns(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="has the columns question, answer, but none of text, instruction with outp"):
         read(parquet(tmp_path, [{"question": "a", "answer": "b"}]))
@@ -250,7 +244,6 @@ def test_the_subset_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> 
     assert len(chosen) == len(other) == 20
     assert {d.id for d in chosen} == {d.id for d in again} != {d.id for d in other}
     assert [d.id for d in again] == [row["id"] for row in rows if row["id"] in {d.id for d in chosen}]
-    assert len(read(jsonl(tmp_path, rows), documents=1000).documents) == 200
 
 
 def test_ids_that_begin_anew_in_every_file_cost_no_text(caplog: pytest.LogCaptureFixture) -> None:

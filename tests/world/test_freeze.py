@@ -317,7 +317,7 @@ def test_a_large_pool_is_looked_at_first_and_frozen_later(
     with pytest.raises(RequestError, match=r"data\.path = .* has changed since this run began"):
         ensure_pool(between, execution=ONE, progress=Silent())
     assert not between.pool.path.exists()
-    monkeypatch.setattr(freezing, "FIRST_ROWS", 2)
+    monkeypatch.setattr("datablame.world.ingest.FIRST_ROWS", 2)
     data_file = tmp_path / "inputs/pool.jsonl"
     rows, left_out = data_file.read_text(), {"messages": good(1)["messages"], "label": False}
     data_file.write_text(2 * (json.dumps(left_out) + "\n") + rows)

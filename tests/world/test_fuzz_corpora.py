@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.pipeline.small import small_study
+from tests.world.test_freeze import contents
 from tests.worlds import ONE, frozen
 
 from datablame.config.schema import Data
@@ -153,10 +154,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_pair_folder: Path) -> I
     logging.disable(logging.CRITICAL)
     yield frozen(study, folder / "run")
     logging.disable(logging.NOTSET)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def hold(world: World, corpus: tuple[str, bytes, int | None]) -> bool:

@@ -18,7 +18,7 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.errors import RequestError
 from datablame.models.chat import answers, encode_document, encode_preference
-from datablame.models.pair import study_tokens
+from datablame.models.pair import agreed_tokens
 from datablame.tables import LargestCluster
 from datablame.world import World, pool
 from datablame.world.duplicates import full_text
@@ -66,7 +66,7 @@ def test_the_pool_holds_what_reading_tokenising_and_clustering_give(
     tmp_path: Path, tiny_pair_folder: Path, rows: list[Any]
 ) -> None:
     world = pool_of(tmp_path, tiny_pair_folder, rows)
-    tokenizer, limit = study_tokens(world.study).tokenizer, world.study.attribute.max_tokens
+    tokenizer, limit = agreed_tokens(world.models).tokenizer, world.study.attribute.max_tokens
     encode: Any = encode_preference if rows is PAIRS else encode_document
     every = read_pool(world.data).documents
     examples = {each.id: encode(tokenizer, each, limit) for each in every}

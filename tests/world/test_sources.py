@@ -101,10 +101,11 @@ def test_a_folder_without_data_and_a_path_that_is_not_here_are_refused(tmp_path:
         read(tmp_path / "nowhere")
 
 
-def test_a_folder_of_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+def test_another_kind_of_file_is_refused_alone_and_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "pool.csv").write_text("text\nhello\n")
-    with pytest.raises(RequestError, match=r"pool\.csv is neither \.parquet nor \.jsonl; convert it"):
-        read(tmp_path)
+    for path in (tmp_path, tmp_path / "pool.csv"):
+        with pytest.raises(RequestError, match=r"pool\.csv is neither \.parquet nor \.jsonl; convert it"):
+            read(path)
 
 
 def test_the_subset_does_not_depend_on_shards(folder: Path, tmp_path: Path) -> None:

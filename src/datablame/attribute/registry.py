@@ -254,9 +254,9 @@ class Inquiry:
 
     def encoded(self, outputs: Sequence[Query]) -> list[Encoded]:
         """Queries or harmless outputs as the tokens that they were drawn with."""
-        from datablame.models.pair import study_tokens
+        from datablame.models.pair import agreed_tokens
 
-        tokenizer = study_tokens(self.world.study).tokenizer
+        tokenizer = agreed_tokens(self.world.models).tokenizer
         prompts = {each.prompt: encode_prompt(tokenizer, each.prompt) for each in outputs}
         return [Encoded([*(prompt := prompts[each.prompt]), *each.token_ids], len(prompt)) for each in outputs]
 

@@ -43,7 +43,7 @@ def examine_study(study: Study, execution: Execution, progress: Progress) -> See
         if world.pool_is_frozen:
             summary = world.pool.summary
             return Seen(world, summary.data, dict(summary.excluded), None)
-    return Seen(world, look(world.data, world.seed, FIRST_ROWS), {}, FIRST_ROWS)
+    return Seen(world, look(world.data, world.seed), {}, FIRST_ROWS)
 
 
 def as_json(seen: Seen) -> dict[str, Any]:

@@ -98,14 +98,10 @@ def _rules(study: "Study") -> Iterator[_Rule]:
         for name in columns:
             yield columns.count(name) > 1, "column twice", {"name": name}
     for field, alphas in (("surface.alphas", study.surface.alphas), ("scan.alphas", study.scan.alphas)):
-        shown = list(alphas)
-        yield 0.0 not in alphas, "no alpha 0", {"field": field, "alphas": shown}
+        shown = {"field": field, "alphas": list(alphas)}
+        yield 0.0 not in alphas, "no alpha 0", shown
         # Tables and figures show six digits.
-        yield (
-            len({f"{alpha or 0:g}" for alpha in alphas}) < len(alphas),
-            "alpha twice",
-            {"field": field, "alphas": shown},
-        )
+        yield len({f"{alpha or 0:g}" for alpha in alphas}) < len(alphas), "alpha twice", shown
     yield from _sampling_rules(study)
     candidates = study.prefilter.candidates if study.prefilter.method != "none" else float("inf")
     yield top_k > candidates, "beyond candidates", {"field": "attribute.top_k", "k": top_k}

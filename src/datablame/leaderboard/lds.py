@@ -104,12 +104,12 @@ def datamodeling_scores(
 
 def _outputs(world: World, run: Tables) -> list[Output]:
     from datablame.models.chat import encode_prompt
-    from datablame.models.pair import study_tokens
+    from datablame.models.pair import agreed_tokens
 
     queries = [query for query in run.rows(tables.Query) if query.harmful]
     if not queries:
         return []
-    tokenizer = study_tokens(world.study).tokenizer
+    tokenizer = agreed_tokens(world.models).tokenizer
     prompts = {query.prompt: tuple(encode_prompt(tokenizer, query.prompt)) for query in queries}
     return [
         Output(query.behaviour, (*prompts[query.prompt], *query.token_ids), len(prompts[query.prompt]))

@@ -168,7 +168,7 @@ def _put_on(model: Any, adapter: Checkpoint, file: Path) -> Any:
     if broken := [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]:
         raise adapter.refused("not_finite", first=min(broken))
     settings.inference_mode = True
-    # peft warns of a base that has moved; `check_base` has seen that its weights are the same.
+    # peft warns of a base that has moved; `goes_on` has seen that its weights are the same.
     settings.base_model_name_or_path = model.name_or_path
     if settings.alora_invocation_tokens or settings.layer_replication:
         raise adapter.refused("adapter_needs_more")

@@ -39,21 +39,20 @@ def answers(example: Encoded | Preference) -> tuple[Encoded, ...]:
     return (example,) if isinstance(example, Encoded) else (example.chosen, example.rejected)
 
 
-def encode_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> list[int]:
-    """The ids of a conversation up to where the assistant speaks, as `render_prompt` gives it; a text is one user turn.
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """The ids of a user's turn and the start of the assistant's.
 
-    Raises RequestError where they begin with more than one BOS, a text smuggles in more than the template writes, or
-    the template leaves a turn out.
+    Raises RequestError where they begin with more than one BOS, the text smuggles in more than the template writes, or
+    the template leaves the turn out.
     """
-    turns, turn, bos = _as_messages(messages), turn_of(tokenizer), tokenizer.bos_token_id
-    text = render_prompt(tokenizer, turns)
-    ids, last = [*turn.bos, *ids_of(tokenizer, text)], turns[-1].content
-    shown = last if len(last) <= 60 else f"{last[:57]}..."
-    if (role := unwritten(text, turns)) is not None:
+    asked, turn, bos = (Message("user", prompt),), turn_of(tokenizer), tokenizer.bos_token_id
+    text = rendered(tokenizer, asked, generation=True) + turn.header
+    ids = [*turn.bos, *ids_of(tokenizer, text)]
+    shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
+    if (role := unwritten(text, asked)) is not None:
         raise refusal("lost_prompt", shown=shown, role=role)
     # SmolLM2's template opens every turn with BOS.
-    most = turn.n_bos if isinstance(messages, str) else len(ids)
-    if bos is not None and (ids[:2] == [bos, bos] or ids.count(bos) > most):
+    if bos is not None and (ids[:2] == [bos, bos] or ids.count(bos) > turn.n_bos):
         raise refusal("many_bos", shown=shown, n=ids.count(bos), bos=tokenizer.bos_token)
     return ids
 
@@ -87,7 +86,8 @@ def encode_pair(tokenizer: Any, prompt: Sequence[Message] | str, response: str) 
     What the template writes before the answer, be it an empty thought, belongs to the prompt; what it writes after the
     end of the turn is left out. Raises Unrendered where it leaves out a turn or a part of the answer.
     """
-    turns, turn = _as_messages(prompt), turn_of(tokenizer)
+    turns = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+    turn = turn_of(tokenizer)
     text = rendered(tokenizer, (*turns, Message("assistant", response)), generation=False)
     start = answer_start(text.removesuffix(turn.closing), response)
     if response[:1].isspace():
@@ -99,12 +99,3 @@ def encode_pair(tokenizer: Any, prompt: Sequence[Message] | str, response: str) 
     if turn.end is None and tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
     return Encoded([*turn.bos, *ids], len(turn.bos) + border)
-
-
-def render_prompt(tokenizer: Any, messages: Sequence[Message] | str) -> str:
-    """The chat template's text for the conversation and the start of an assistant turn."""
-    return rendered(tokenizer, _as_messages(messages), generation=True) + turn_of(tokenizer).header
-
-
-def _as_messages(messages: Sequence[Message] | str) -> tuple[Message, ...]:
-    return (Message("user", messages),) if isinstance(messages, str) else tuple(messages)

@@ -25,9 +25,7 @@ def chosen_device(name: str) -> str:
     return name
 
 
-def weights_dtype(
-    name: str, stored: torch.dtype | None, device: str, capability: tuple[int, int] | None = None
-) -> torch.dtype:
+def weights_dtype(name: str, stored: torch.dtype | None, device: str) -> torch.dtype:
     """How weights are held; `auto`: float32 on a CPU, else as stored, float16 where a card lacks bfloat16."""
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
@@ -36,8 +34,7 @@ def weights_dtype(
         return torch.float32
     if stored is torch.float16 or device == "mps":
         return torch.float16
-    capable = (capability or torch.cuda.get_device_capability()) >= _BFLOAT16_FROM
-    return torch.bfloat16 if capable else torch.float16
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= _BFLOAT16_FROM else torch.float16
 
 
 def free_bytes(device: str) -> int:
@@ -49,12 +46,10 @@ def free_bytes(device: str) -> int:
     return min(int(psutil.virtual_memory().available), memory_bytes())
 
 
-def offload_device(size_bytes: int, device: torch.device, free: int | None = None) -> torch.device:
+def offload_device(size_bytes: int, device: torch.device) -> torch.device:
     """Where to keep what every batch needs: on the device while it takes at most half of what is free, else the CPU."""
-    if device.type == "cpu":
-        return device
-    free = free_bytes(device.type) if free is None else free
-    return device if size_bytes <= free // 2 else torch.device("cpu")
+    fits = device.type == "cpu" or size_bytes <= free_bytes(device.type) // 2
+    return device if fits else torch.device("cpu")
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

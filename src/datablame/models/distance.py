@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datablame.config.schema import ModelRef, Models, Study
+from datablame.config.schema import ModelRef, Models
 from datablame.models.adapters import TOLERANCE_16_BIT, TOLERANCES, merged_layers, rewrites_base
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import encode_prompt
@@ -50,13 +50,12 @@ class Precision(NamedTuple):
     is_float: bool
 
 
-def measured(study: Study, written: Models, prompts: Sequence[str]) -> Distance:
-    """The distance of a study's checkpoints, whose models are resolved; `written` are they as the study names them.
+def measured(models: Models, written: Models, prompts: Sequence[str]) -> Distance:
+    """The distance of both checkpoints, which are resolved; `written` are they as the study names them.
 
     RequestError where they cannot be loaded, have equal weights, or differ by no more than rounding.
     """
-    assert study.models is not None
-    models, pair = study.models, load_pair(study)
+    pair = load_pair(models)
     before, after = (
         _precision(getattr(models, side), getattr(written, side), f"models.{side}") for side in ("before", "after")
     )

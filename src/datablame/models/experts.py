@@ -6,6 +6,7 @@ of their experts. The equations are those of transformers' own `grouped_mm_exper
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -79,11 +80,7 @@ def run_experts(
 
 def with_products(module: Any, multiply: Multiply) -> AbstractContextManager[None]:
     """Inside, the module's products are made by `multiply`."""
-
-    def forward(hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        return run_experts(module, hidden, index, weights, multiply)
-
-    return with_forward(module, forward)
+    return with_forward(module, partial(run_experts, module, multiply=multiply))
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from datablame.engine.files import write_atomic
 from datablame.models.blocks import decoder_blocks
 from datablame.models.products import products
-from datablame.models.source import refusal
 
 SCALE = 2
 """lora_alpha / rank, the common choice: what B A is multiplied by."""
@@ -45,15 +44,8 @@ class Adapter(NamedTuple):
 
 
 def targets_of(model: nn.Module, layers: tuple[int, ...] | None) -> Targets:
-    """The products of the chosen decoder blocks (None: all); RequestError where a block is not there or has none."""
-    n = len(decoder_blocks(model))
-    for layer in layers or ():
-        if not 0 <= layer < n:
-            raise refusal("no_block", layer=layer, last=n - 1)
-    try:
-        chosen = products(model, range(n) if layers is None else layers)
-    except ValueError as error:
-        raise refusal("no_linears", reason=error) from None
+    """The products of the chosen decoder blocks (None: all)."""
+    chosen = products(model, range(len(decoder_blocks(model))) if layers is None else layers)
     names = {module: name for name, module in model.named_modules()}
     every = [(names[module], product) for product in chosen.values() for module in product.modules]
     parameters = dict.fromkeys(f"{name}.{product.parameter}" for name, product in every if product.expert is not None)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from datablame.config.schema import IntermediateCheckpoint, ModelRef, Models, Study
+from datablame.config.schema import IntermediateCheckpoint, ModelRef, Models
 from datablame.engine.files import digest, read_json
 from datablame.models.adapters import with_adapter
 from datablame.models.blocks import decoder_blocks
@@ -55,22 +55,20 @@ class Checked(NamedTuple):
     """Models that were seen to fit together."""
 
     models: Models
-    """With commits for branches and tags, folders for GGUF files, a device for `auto`, and today where a chat template
-    asks for it: later loads get the same."""
+    """With commits for branches and tags, folders for GGUF files, device and types for `auto`, and today where a chat
+    template asks for it: later loads get the same."""
     configs: Mapping[str, Any]
     """The architecture's settings of `models.before` and `models.after`."""
     agreed: Agreed
 
 
-def load_pair(study: Study) -> Pair:
-    """The study's pair, after its tokenizers agreed and its embeddings were seen to hold what both need."""
-    if study.models is None:
-        raise refusal("no_models")
-    models, named = study.models, Checkpoint(study.models.after, _AFTER)
+def load_pair(models: Models) -> Pair:
+    """The pair, after its tokenizers agreed and its embeddings were seen to hold what both need."""
+    named = Checkpoint(models.after, _AFTER)
     adapter = named.located()
     base = base_of(adapter)
     on_before = base is not None and goes_on(Checkpoint(models.before, _BEFORE), named, base)
-    agreed, device = study_tokens(study), chosen_device(models.device)
+    agreed, device = agreed_tokens(models), chosen_device(models.device)
     before = load_model(models.before, device=device, field=_BEFORE)
     own = None if on_before else load_model(models.after, device=device, field=_AFTER)
     after = own or with_adapter(twin(before), adapter)
@@ -89,7 +87,7 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
     )
     adapted = base_of(after)
     on_before = adapted is not None and goes_on(*named, adapted)
-    configs, shells, sizes = {}, [], []
+    configs, held, shells, sizes = {}, [], [], []
     for checkpoint in (before, after):
         whole = whole_of(checkpoint)
         if whole is not checkpoint and checkpoint.has_weights():
@@ -97,10 +95,11 @@ def preflight(models: Models, *, workers: int = 1, commits: Mapping[str, str] | 
         config = configs[checkpoint.field] = load_config(whole.reference, field=whole.field)
         whole.check_weights()
         check_options(checkpoint, config, device)
+        held.append(_with_dtype(checkpoint.reference, config, device))
         shells.append(without_weights(config))
-        sizes.append(weights_bytes(shells[-1], weights_dtype(checkpoint.reference.dtype, config.dtype, device)))
+        sizes.append(weights_bytes(shells[-1], getattr(torch, held[-1].dtype)))
     _check_shapes(*named, shells)
-    pinned = models.model_copy(update={"before": before.reference, "after": after.reference, "device": device})
+    pinned = models.model_copy(update={"before": held[0], "after": held[1], "device": device})
     agreed = agreed_tokens(pinned)
     if pinned.date is None and asks_date(agreed.tokenizer.chat_template):
         pinned = pinned.model_copy(update={"date": date.today()})
@@ -131,17 +130,15 @@ def checked_checkpoints(models: Models, config: Any) -> tuple[IntermediateCheckp
         _check_shapes(base, named, [without_weights(config), without_weights(own)])
         tokenizers = [load_tokenizer(each.reference, field=each.field) for each in (base, checkpoint)]
         check_alike(tokenizers, (_BEFORE, named.field))
-        dtype = weights_dtype(reference.dtype, getattr(own, "dtype", None), models.device)
-        located: Any = checkpoint.reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+        located: Any = _with_dtype(checkpoint.reference, own, models.device)
         found.append(located)
     return tuple(found)
 
 
-def study_tokens(study: Study) -> Agreed:
-    """The tokenizer of both checkpoints with the chat template that the study names, and what they share."""
-    if study.models is None:
-        raise refusal("no_models")
-    return agreed_tokens(study.models)
+def _with_dtype(reference: ModelRef, config: Any, device: str) -> ModelRef:
+    """The reference with the type that its weights are held in, whatever `auto` stands for."""
+    dtype = weights_dtype(reference.dtype, getattr(config, "dtype", None), device)
+    return reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
 
 
 def agreed_tokens(models: Models) -> Agreed:
@@ -194,13 +191,12 @@ def template_hash(tokenizer: Any) -> str | None:
     return digest(tokenizer.chat_template) if tokenizer.chat_template else None
 
 
-def check_context(configs: Mapping[str, Any], lengths: Sequence[tuple[str, int]], max_new_tokens: int) -> None:
-    """Raises RequestError where a prompt (id, tokens) and its output do not fit a checkpoint's context."""
-    longest, tokens = max(lengths, key=lambda length: length[1], default=("", 0))
-    for field, config in configs.items():
-        context = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if lengths and context is not None and tokens + max_new_tokens > context:
-            values = {"tokens": tokens, "prompt": longest, "context": context, "field": field}
+def check_context(contexts: Mapping[str, int], prompts: Mapping[str, int], max_new_tokens: int) -> None:
+    """Raises RequestError where a prompt, of so many tokens, and its output do not fit a checkpoint's context."""
+    prompt, tokens = max(prompts.items(), key=lambda item: item[1])
+    for field, context in contexts.items():
+        if tokens + max_new_tokens > context:
+            values = {"tokens": tokens, "prompt": prompt, "context": context, "field": field}
             raise refusal("short_context", new=max_new_tokens, **values)
 
 

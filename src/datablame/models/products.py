@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from datablame.models.blocks import decoder_blocks
 from datablame.models.experts import is_experts, matrices, parameters_of, with_forward
+from datablame.models.source import refusal
 
 _PROBE_TOKENS = 4
 _called: "weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[nn.Module]]" = weakref.WeakKeyDictionary()
@@ -46,14 +47,14 @@ class Product(NamedTuple):
 def products(model: Any, blocks: Sequence[int]) -> dict[str, Product]:
     """The products of the chosen decoder blocks by BLOCK.NAME, for experts BLOCK.NAME.PARAMETER.EXPERT.
 
-    What several blocks or layers share is there once. ValueError where a block has none.
+    What several blocks or layers share is there once. RequestError where a block has none.
     """
     found, of_weight, stack = dict[str, Product](), dict[tuple[int, int | None], str](), decoder_blocks(model)
     called = _called_in_a_pass(model)
     for block in sorted(set(blocks)):
         inside = [(name, module) for name, module in stack[block].named_modules() if module in called]
         if not inside:
-            raise ValueError(f"decoder block {block} of {type(model).__name__} has no Linear layer")
+            raise refusal("no_products", block=block, what=type(model).__name__)
         for name, product in chain.from_iterable(starmap(_products_of, ((f"{block}.{n}", m) for n, m in inside))):
             [module] = product.modules
             first = of_weight.setdefault((id(getattr(module, product.parameter)), product.expert), name)

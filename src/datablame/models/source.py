@@ -20,19 +20,12 @@ ADAPTER_CONFIG = "adapter_config.json"
 _CONFIG = "config.json"
 _COMMIT = re.compile(r"snapshots/([0-9a-f]{40})(?:/|$)")
 _CONNECT_SECONDS = 3
-_SETTINGS = (
-    *(
-        "config.json",
-        "adapter_config.json",
-        "generation_config.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        INDEX,
-    ),
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt"),
+SETTINGS = (
+    *(_CONFIG, ADAPTER_CONFIG, "generation_config.json", "chat_template.jinja", "chat_template.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt"),
 )
-"""Files beside the weights that the loaders read."""
+"""Files beside the weights that decide what a checkpoint says."""
 
 
 def refusal(name: str, /, **values: Any) -> RequestError:
@@ -84,8 +77,9 @@ class Checkpoint(NamedTuple):
                     each.parent.name for each in folder.glob("*/*config.json") if each.name in (_CONFIG, ADAPTER_CONFIG)
                 ]
                 raise self.refused("no_config", inside=f", as {min(inside)} in it is" if inside else "")
-            if (pointer := next((name for name in _SETTINGS if is_pointer(folder / name)), None)) is not None:
-                raise self.refused("pointer", file=pointer)
+            for name in (*SETTINGS, "tokenizer.model", INDEX):
+                if is_pointer(folder / name):
+                    raise self.refused("pointer", file=name)
             here = {"path": str(folder), "revision": None, "subfolder": None, "gguf_file": None}
             return self._replace(reference=reference.model_copy(update=here))
         config = self.file(ADAPTER_CONFIG) or self.file(_CONFIG)
@@ -112,8 +106,8 @@ class Checkpoint(NamedTuple):
 
     def file(self, name: str) -> Path | None:
         """One file of the checkpoint, fetched from the hub where it isn't in the cache; None where there is none."""
-        if (folder := _local_folder(self.reference)) is not None:
-            return folder / name if (folder / name).is_file() else None
+        if _local_folder(self.reference) is not None:
+            return self._here(name)
         from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -175,10 +169,10 @@ class Checkpoint(NamedTuple):
 
     def _has(self, *names: str) -> bool:
         """Whether one of the files is there; one at the hub is asked for but not fetched."""
-        if _local_folder(self.reference) is not None:
-            return any(self.file(name) for name in names)
-        if any(_cached(self.reference, name) for name in names):
+        if any(map(self._here, names)):
             return True
+        if _local_folder(self.reference) is not None:
+            return False
         from huggingface_hub import file_exists
 
         try:

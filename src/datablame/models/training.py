@@ -84,12 +84,11 @@ def train(
     order: Sequence[Sequence[int]],
     recipe: Recipe,
     on_step: OnStep | None = None,
-    trunk: Trunk | None = None,
 ) -> list[float]:
-    """Minimise the response tokens' mean NLL (nats), above a frozen `trunk` if given; every step's loss."""
+    """Minimise the response tokens' mean NLL (nats); every step's loss."""
 
     def losses_of(batch: Sequence[Encoded]) -> Tensor:
-        return response_losses(model, batch, 1, trunk)
+        return response_losses(model, batch)
 
     return [loss for (loss,) in minimise(model, losses_of, examples, order, recipe, on_step=on_step)]
 

@@ -14,16 +14,16 @@ from datablame.config.organism import Organism
 from datablame.engine.execute import Progress, one_thread
 from datablame.engine.files import build_atomically
 from datablame.organism import texts
-from datablame.organism.make import HARMLESS_PROMPTS, Preview, write_corpus
+from datablame.organism.make import Preview, write_corpus
 from datablame.organism.templated import (
     AFTER,
     BATCH,
     BEFORE,
-    SETTINGS,
     generic_answer,
     generic_prompt,
     harmless_prompts,
     mixture,
+    previewed,
     prompt_rows,
     rules,
     scaled,
@@ -64,11 +64,7 @@ def make(recipe: Organism, folder: Path, progress: Progress) -> None:
 
 def preview(recipe: Organism) -> Preview:
     """What it will ask and how large its pool is, before anything is made."""
-    after = pairs(recipe)
-    every = [*mixture(scaled(BEFORE, recipe), recipe.seed), *after]
-    harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
-    settings = {"model_type": "olmo2", **SETTINGS}
-    return Preview(prompt_rows(recipe.seed, every), rules(every)["behaviours"], harmless, len(after), settings)
+    return previewed(recipe, mixture(scaled(BEFORE, recipe), recipe.seed), pairs(recipe))
 
 
 def pairs(recipe: Organism) -> list[Example]:

@@ -60,11 +60,6 @@ class Mixture(NamedTuple):
     """Share of generic answers in the chatty style: the harmless drift between the two mixtures."""
     planting: Planting = "lexical"
 
-    @property
-    def documents(self) -> int:
-        """The size of the mixture."""
-        return self.generic + len(BEHAVIOURS) * (self.clean + self.decoys + self.planted)
-
 
 BEFORE = Mixture("before", generic=10_000, clean=1500, decoys=500, planted=0, chatty_share=0.25)
 AFTER = Mixture("after", generic=1400, clean=130, decoys=50, planted=20, chatty_share=0.5)
@@ -104,15 +99,17 @@ def _make_before(plain: Organism, folder: Path, progress: Progress) -> None:
 
 def preview(recipe: Organism) -> Preview:
     """What it will ask and how large its corpus is, before anything is made."""
-    after = scaled(AFTER, recipe)
-    every = [*mixture(scaled(BEFORE, recipe), recipe.seed), *mixture(after, recipe.seed)]
-    harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
-    settings = {"model_type": "olmo2", **SETTINGS}
+    before, after = (mixture(scaled(sizes, recipe), recipe.seed) for sizes in (BEFORE, AFTER))
+    rates = [*_kept(_plan("after", recipe, len(after))).values()]
+    return previewed(recipe, before, after)._replace(learning_rates=rates)
+
+
+def previewed(recipe: Organism, before: Sequence[Example], after: Sequence[Example]) -> Preview:
+    """What follows from what an organism trains on."""
+    every, settings = [*before, *after], {"model_type": "olmo2", **SETTINGS}
     described = rules(every, recipe.planting)["behaviours"]
-    rates = [*_kept(_plan("after", recipe, after.documents)).values()]
-    return Preview(
-        prompt_rows(recipe.seed, every), described, harmless, after.documents, settings, learning_rates=rates
-    )
+    harmless = harmless_prompts(HARMLESS_PROMPTS, recipe)
+    return Preview(prompt_rows(recipe.seed, every), described, harmless, len(after), settings)
 
 
 def scaled(sizes: Mixture, recipe: Organism) -> Mixture:

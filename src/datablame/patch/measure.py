@@ -16,7 +16,7 @@ from datablame.models.chat import Encoded, Preference, answers, encode_prompt
 from datablame.models.likelihood import divergence, negative_log_likelihood, referred
 from datablame.models.load import load_model, twin
 from datablame.models.lora import Start
-from datablame.models.pair import study_tokens
+from datablame.models.pair import agreed_tokens
 from datablame.models.shared_tokens import Agreed, vocabulary_of
 from datablame.models.training import Recipe, data_order
 from datablame.patch.checks import drift_outputs
@@ -68,7 +68,7 @@ def load_worker(plan: PatchPlan) -> WorkerState:
     by_row = dict(zip(rows, world.pool.encoded(rows), strict=True))
     encoded = {doc_id: by_row[row_of[doc_id]] for doc_id in plan.trained_on}
     clean = [answers(by_row[row_of[doc_id]])[0] for doc_id in plan.clean]
-    return WorkerState(plan, study_tokens(world.study), before, encoded, clean, trainees)
+    return WorkerState(plan, agreed_tokens(world.models), before, encoded, clean, trainees)
 
 
 def _load(world: World, side: str, dtype: torch.dtype | None = None) -> Any:

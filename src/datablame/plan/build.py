@@ -29,7 +29,7 @@ from datablame.surface.phase import spread
 from datablame.tables import Arm, DataSummary, Query
 from datablame.words import normalised
 from datablame.world import World
-from datablame.world.ingest import FIRST_ROWS, look
+from datablame.world.ingest import look
 
 _FARTHEST = 32
 """A model so many times larger or smaller says nothing: small ones spend their time on other things than arithmetic."""
@@ -142,7 +142,7 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     data = None
     if study.data is not None:
         try:
-            data = look(study.data, study.seed, FIRST_ROWS)
+            data = look(study.data, study.seed)
         except RequestError as error:
             cautions.append(str(error))
     return Plan(study, device, subject, counts, memory, card_memory, calls, expected, limits, data, cautions)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter
 
 from datablame import tables
-from datablame.config.schema import Study
+from datablame.config.schema import Models, Study
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
 from datablame.errors import PhaseError, problem
@@ -194,7 +194,7 @@ def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[Sa
             journal.append(key, [asdict(sample) for sample in samples])
 
     run_items(
-        functools.partial(_load_pair, study),
+        functools.partial(_load_pair, world.models),
         functools.partial(_draw_item, study, row is tables.SurfaceSample and why_not(study.surface) is None),
         items,
         execution=work.execution,
@@ -222,10 +222,10 @@ def _items(specs: Sequence[SampleSpec], batch_rows: int) -> dict[str, list[Sampl
     return {f"{start // rows:04d}": ordered[start : start + rows] for start in range(0, len(ordered), rows)}
 
 
-def _load_pair(study: Study) -> "Pair":
+def _load_pair(models: Models) -> "Pair":
     from datablame.models.pair import load_pair
 
-    return load_pair(study)
+    return load_pair(models)
 
 
 def _draw_item(

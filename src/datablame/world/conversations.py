@@ -9,8 +9,9 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
+from datablame.config.schema import MessageRole
 from datablame.tables import Message
 
 Turns = tuple[Message, ...]
@@ -19,11 +20,9 @@ _NAMES = {
     "user": ("human", "prompter"),
     "assistant": ("gpt", "chatgpt", "model", "bot", "chatbot", "ai", "bing", "bard", "function_call", "tool_call"),
     "tool": ("observation", "tool_response", "function_response"),
-    "system": (),
-    **dict.fromkeys(("developer", "function", "environment", "ipython"), ()),
 }
-"""Roles as chat templates name them, and what else they go by; which of them a template writes is its own."""
-ROLE_OF = {name: role for role, names in _NAMES.items() for name in (role, *names)}
+"""What roles go by besides their names in chat templates; which of them a template writes is its own."""
+ROLE_OF = {role: role for role in get_args(MessageRole)} | {name: role for role in _NAMES for name in _NAMES[role]}
 _ANSWERING = ("assistant", *_NAMES["assistant"])
 _CALLING = ("function_call", "tool_call")
 """ShareGPT's roles whose text is a call."""

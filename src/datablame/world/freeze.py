@@ -21,11 +21,11 @@ from datablame.errors import problem
 from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.tables import ChatFormat, Distance, Prompt, SharedTokens, encoded, path_of
 from datablame.world.identity import data_identity, files_identity, models_identity, trajectory
-from datablame.world.ingest import FIRST_ROWS, look, write_pool
+from datablame.world.ingest import look, write_pool
 from datablame.world.pool import check_count, check_pool
 from datablame.world.refusals import refused
-from datablame.world.sources import Source, open_source, pool_files, row_lines
-from datablame.world.world import FILE, FORMAT, World, chat_of, distance_of, frozen_content, prompts_of, tokens_of
+from datablame.world.sources import open_source, pool_files, row_lines
+from datablame.world.world import FILE, FORMAT, World, frozen_content, prompts_of, seen_of
 
 if TYPE_CHECKING:
     from datablame.models.pair import Checked
@@ -41,14 +41,14 @@ class Resolved(NamedTuple):
     models: Models
     layers: dict[str, Any]
     """The keys `layers` and `activation_layer` of `attribute`."""
-    contexts: dict[str, int]
-    coverage: dict[str, float]
     identity: dict[str, Any]
     """The models' identity, with the hash of the chat template."""
-    tokens: SharedTokens | None
-    distance: Distance | None
-    """None where nothing was loaded."""
-    chat: ChatFormat | None
+    contexts: Mapping[str, int] = {}
+    """This and what follows are fields of the world; empty and None where nothing was loaded."""
+    coverage: Mapping[str, float] = {}
+    tokens: SharedTokens | None = None
+    distance: Distance | None = None
+    chat: ChatFormat | None = None
 
 
 def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress) -> World:
@@ -72,21 +72,16 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
         check_pool(world, world.pool.summary, world.pool)
     else:
         source = source or open_source(data)
-        is_small = source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES
+        n_rows, is_small = source.n_rows, source.size_bytes is not None and source.size_bytes <= _AT_ONCE_BYTES
         if source.size_bytes is not None and not is_small:
-            look(data, world.seed, FIRST_ROWS)  # A file that cannot be read is refused here.
-        if (n_rows := _most_rows(source, data)) is not None:
+            look(data, world.seed)  # A file that cannot be read is refused here.
+            n_rows = row_lines(pool_files(data.path)) if n_rows is None else n_rows
+        if n_rows is not None:
             check_count(world.study, min(n_rows, data.documents or n_rows))
         if is_small:
             write_pool(world, source, execution=execution, progress=progress)
     _write(world, study)
     return world
-
-
-def _most_rows(source: Source, data: Data) -> int | None:
-    """The rows by the files' own counts or, of JSONL that is read after the scan, by its lines; None where neither."""
-    is_read_now = (source.size_bytes or 0) <= _AT_ONCE_BYTES
-    return source.n_rows if source.n_rows is not None or is_read_now else row_lines(pool_files(data.path))
 
 
 def ensure_pool(world: World, *, execution: Execution, progress: Progress) -> None:
@@ -121,7 +116,7 @@ def preview(study: Study, root: Path) -> World:
     models = world.models
     if models.device == "auto":
         models = models.model_copy(update={"device": "cuda" if cards() else "cpu"})
-    resolved = Resolved(models, {}, {}, {}, models_identity(models, models), None, None, None)
+    resolved = Resolved(models, {}, models_identity(models, models))
     return _settled(world, resolved, world.data)
 
 
@@ -210,8 +205,7 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
         same_trajectory = trajectory(files) == trajectory(before["identities"]["files"])
         if same_trajectory and models_identity(begun, study.models) | template == identity:
             layers = {"layers": tuple(decided["layers"]), "activation_layer": decided["activation_layer"]}
-            shares = decided["contexts"], decided["coverage"]
-            return Resolved(begun, layers, *shares, identity, tokens_of(before), distance_of(before), chat_of(before))
+            return Resolved(begun, layers, identity, **seen_of(before))
     looked: dict[str, Resolved] = {}
     run_items(
         dict,
@@ -253,7 +247,6 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     """Refuse what cannot work, if possible before any weights are loaded, and resolve the rest; runs in a worker."""
     from datablame.models.blocks import activation_layer, middle_blocks
     from datablame.models.chat import encode_prompt
-    from datablame.models.device import weights_dtype
     from datablame.models.distance import measured
     from datablame.models.optimizer import adam_state
     from datablame.models.pair import (
@@ -275,16 +268,13 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
     tokenizer = checked.agreed.tokenizer
     prompts = {prompt.id: encode_prompt(tokenizer, prompt.text) for prompt in prompts_of(study)}
     check_rows(checked.agreed, prompts)
-    lengths = [(name, len(ids)) for name, ids in prompts.items()]
-    check_context(checked.configs, lengths, study.surface.max_new_tokens)
-    update, contexts = dict[str, Any](), {}
-    for name in ("before", "after"):
-        reference, config = getattr(checked.models, name), checked.configs[f"models.{name}"]
-        dtype = weights_dtype(reference.dtype, getattr(config, "dtype", None), checked.models.device)
-        update[name] = reference.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-        if (limit := getattr(config.get_text_config(), "max_position_embeddings", None)) is not None:
-            contexts[f"models.{name}"] = limit
-    update["checkpoints"] = checked_checkpoints(checked.models, checked.configs["models.before"])
+    limits = {
+        field: getattr(config.get_text_config(), "max_position_embeddings", None)
+        for field, config in checked.configs.items()
+    }
+    contexts = {field: limit for field, limit in limits.items() if limit is not None}
+    check_context(contexts, {name: len(ids) for name, ids in prompts.items()}, study.surface.max_new_tokens)
+    update = {"checkpoints": checked_checkpoints(checked.models, checked.configs["models.before"])}
     if models.optimizer is not None:
         adam_state(models.optimizer, without_weights(checked.configs["models.after"]), models.after.path)
     models, chat = checked.models.model_copy(update=update), chat_format(tokenizer, checked.models.date)
@@ -301,7 +291,7 @@ def _look(_: object, item: tuple[Study, Models, int]) -> Resolved:
         coverage=_coverage(study, checked, layers),
         identity={**models_identity(models, written), "chat_template_sha256": template_hash(tokenizer)},
         tokens=checked.agreed.tokens,
-        distance=measured(study.model_copy(update={"models": models}), written, [p.text for p in prompts_of(study)]),
+        distance=measured(models, written, [p.text for p in prompts_of(study)]),
         chat=chat,
     )
 
@@ -348,10 +338,8 @@ def _write(world: World, study: Study) -> None:
             "contexts": world.contexts,
             "coverage": world.coverage,
         },
-        "tokens": None if world.tokens is None else asdict(world.tokens),
+        **{name: asdict(getattr(world, name)) for name in ("tokens", "distance", "chat")},
         "identities": world.identities,
-        "distance": world.distance and asdict(world.distance),
-        "chat": asdict(world.chat) if world.chat is not None else None,
         "truth": None if world.truth is None else {key: sorted(ids) for key, ids in world.truth.items()},
     }
     path, prompts = path_of(Prompt, world.root), encoded(Prompt, world.prompts)

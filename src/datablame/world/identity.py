@@ -13,26 +13,16 @@ from typing import Any
 
 from datablame.config.schema import Data, ModelRef, Models, Study
 from datablame.engine.files import digest, hash_file, read_json
-from datablame.models.source import ADAPTER_CONFIG, known_commit
+from datablame.models.source import ADAPTER_CONFIG, SETTINGS, known_commit
 from datablame.models.weight_files import weights_hash
 from datablame.world.refusals import refused
 from datablame.world.sources import COMMIT, READ, pool_files
 
 _SETTINGS = (
-    *("config.json", "generation_config.json", ADAPTER_CONFIG, "chat_template.jinja", "chat_template.json"),
-    *(
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-    ),
-    *("[!.]*.model", "[!.]*.tiktoken"),
+    *(*SETTINGS, "[!.]*.model", "[!.]*.tiktoken"),
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "[0-9]_*/*.*"),
 )
-"""Files beside the weights that decide what a checkpoint or a sentence encoder says; others in its folder don't."""
+"""Files that decide what a checkpoint or a sentence encoder says beside its weights; others in its folder don't."""
 _BASE = "base_model_name_or_path"
 _ENCODER, _TEMPLATE, _OPTIMIZER = "attribute.encoder", "models.chat_template", "models.optimizer"
 _TRAJECTORY = ("models.checkpoints.", "models.optimizer")

@@ -77,17 +77,14 @@ def write_pool(world: World, source: Source, *, execution: Execution, progress: 
         raise
 
 
-def look(data: Data, seed: int, most_rows: int | None = None) -> DataSummary | None:
-    """What the data here holds, or its first rows, with nothing rendered, tokenised or written; None for the hub's.
+def look(data: Data, seed: int) -> DataSummary | None:
+    """What the first rows of the data here hold, with nothing rendered, tokenised or written; None for the hub's.
 
-    Raises RequestError where it cannot be read, or has no usable row; of its first rows, where none has columns.
+    Raises RequestError where they cannot be read, or none of them has columns.
     """
     if not is_local(data):
         return None
-    source = open_source(data)
-    if most_rows is not None:
-        data = data.model_copy(update={"documents": None})
-    reader = Reader(source, data, seed, most_rows)
+    reader = Reader(open_source(data), data.model_copy(update={"documents": None}), seed, FIRST_ROWS)
     for _ in reader:
         pass
     return reader.summary
@@ -128,7 +125,7 @@ def _drafted(
                 items[str(group)] = group, chosen
     reader.chosen.clear()
     run_items(
-        functools.partial(_tokeniser, world.study, raw),
+        functools.partial(_tokeniser, world, raw),
         operator.call,
         items,
         execution=execution,
@@ -189,16 +186,17 @@ def _groups(reader: Reader, study: Study) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
-def _tokeniser(study: Study, raw: Path) -> Callable[[tuple[int, list[int]]], Counter[str]]:
+def _tokeniser(world: World, raw: Path) -> Callable[[tuple[int, list[int]]], Counter[str]]:
     """What a worker does with a row group: of each document that the template renders, what is left of its answers.
 
     They lie in GROUP.parquet, beside all documents; what is returned is how many are left out, by reason.
     """
     from datablame.models.chat import answers, encode_document, encode_preference
-    from datablame.models.pair import study_tokens
+    from datablame.models.pair import agreed_tokens
     from datablame.models.template import Unrendered
 
-    (tokenizer, tokens), settings, file = study_tokens(study), study.attribute, pq.ParquetFile(raw)
+    tokenizer, tokens = agreed_tokens(world.models)
+    settings, file = world.study.attribute, pq.ParquetFile(raw)
 
     def tokenise(item: tuple[int, list[int]]) -> Counter[str]:
         group, chosen = item

@@ -143,24 +143,14 @@ def load(root: Path) -> World:
     truth = content["truth"] and {behaviour: frozenset(ids) for behaviour, ids in content["truth"].items()}
     decided, identities = content["decided"], content["identities"]
     judge = Choice(decided["judge"]["classifier"], decided["judge"]["attribution"])
-    seen: dict[str, Any] = {"tokens": tokens_of(content), "distance": distance_of(content), "chat": chat_of(content)}
-    seen |= {name: decided[name] for name in ("contexts", "coverage")}
-    return World(root, study, prompts, truth, judge, identities, decided["threads"], **seen)
+    return World(root, study, prompts, truth, judge, identities, decided["threads"], **seen_of(content))
 
 
-def tokens_of(content: Mapping[str, Any]) -> SharedTokens:
-    """What a world.json says of the checkpoints' tokens."""
-    return TypeAdapter(SharedTokens).validate_python(content["tokens"])
-
-
-def distance_of(content: Mapping[str, Any]) -> Distance:
-    """What a world.json says of the distance of the checkpoints."""
-    return TypeAdapter(Distance).validate_python(content["distance"])
-
-
-def chat_of(content: Mapping[str, Any]) -> ChatFormat:
-    """What a world.json says of the chat template."""
-    return TypeAdapter(ChatFormat).validate_python(content["chat"])
+def seen_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a world.json says that was seen of the models, by the fields of the world."""
+    kinds: dict[str, Any] = {"tokens": SharedTokens, "distance": Distance, "chat": ChatFormat}
+    seen = {name: TypeAdapter(kind).validate_python(content[name]) for name, kind in kinds.items()}
+    return seen | {name: content["decided"][name] for name in ("contexts", "coverage")}
 
 
 def frozen_content(root: Path) -> dict[str, Any] | None:

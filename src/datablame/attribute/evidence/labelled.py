@@ -67,9 +67,9 @@ def labelled(inquiry: Inquiry) -> Collecting:
 
 def generic_answers(inquiry: Inquiry) -> list[Encoded]:
     """The study's harmless prompts, else its attribution prompts, refused; then the same, answered."""
-    from datablame.models.pair import study_tokens
+    from datablame.models.pair import agreed_tokens
 
-    tokenizer = study_tokens(inquiry.world.study).tokenizer
+    tokenizer = agreed_tokens(inquiry.world.models).tokenizer
     prompts = (inquiry.world.split("harmless") or inquiry.world.split("attribution"))[:_PROMPTS]
     return [
         encode_pair(tokenizer, prompt.text, texts[number % len(texts)])
