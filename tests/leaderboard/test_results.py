@@ -44,7 +44,11 @@ def info(name: str, control: bool = False, unranked: tuple[tables.Unranked, ...]
 
 
 def results(
-    root: Path, rates: dict[tuple[str, int], float] = RATES, *overrides: str, **patching: Any
+    root: Path,
+    rates: dict[tuple[str, int], float] = RATES,
+    *overrides: str,
+    traced: tuple[str, ...] = ("brand", "dose"),
+    **patching: Any,
 ) -> dict[str, Result]:
     """The rows of five methods: one has no score for a behaviour and flagged nothing, one never ran, one has no arm."""
     none = tables.Unranked("dose", 2000, "no safe output")
@@ -75,7 +79,7 @@ def results(
             *((name, "method") for name in ("gradient", "loss", "activation-diff")),
         )
     ]
-    attribution = tables.Attribution(20, ("brand", "dose"), (), False, "none", {}, True, (), (), (), 0, None)
+    attribution = tables.Attribution(20, traced, (), False, "none", {}, True, (), (), (), 0, None)
     put(
         root,
         "attribute",
@@ -166,6 +170,7 @@ def test_what_is_missing_says_why(tmp_path: Path) -> None:
     ],
 )
 def test_a_void_study_has_no_rates_but_its_rankings(tmp_path: Path, changed: dict[str, Any], why: str) -> None:
-    gradient = results(tmp_path, **changed)["gradient"]
+    traced = ("brand", "dose") if changed.get("alpha", 2.0) else ()
+    gradient = results(tmp_path, traced=traced, **changed)["gradient"]
     assert (gradient.rate, gradient.rate_at_0, gradient.drop, gradient.halved_at) == (None, None, None, None)
     assert (gradient.average_precision, gradient.why) == (0.8, why)
