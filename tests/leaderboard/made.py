@@ -24,7 +24,7 @@ def made(
     """Every third method is a control without an effect; the last method has no score for the last kind."""
     random = np.random.Generator(np.random.Philox(key=methods))
     entries = [
-        Entry(f"method-{i}", labels.get(i, f"the method {i}"), i % 3 == 2, "forward", look_of(f"method-{i}"))
+        Entry(f"method-{i}", labels.get(i, f"the method {i}"), i % 3 == 2, "forward", look_of(f"method-{i}"), False)
         for i in range(methods)
     ]
     organisms = [Organism(kind, seed) for kind in kinds for seed in seeds]

@@ -11,7 +11,7 @@ from tests.leaderboard.made import KINDS, made
 
 from datablame.leaderboard.figures import figures_of, kinds_figure, pareto_figure
 from datablame.leaderboard.page import csv_of, readme_of, write
-from datablame.leaderboard.standings import Leaderboard, as_json
+from datablame.leaderboard.standings import Leaderboard, as_json, standings_of
 from datablame.leaderboard.studies import Organism
 
 HOSTILE = "=cmd|' /C calc'!A0 $x^2$ <script>alert(1)</script> | [link](javascript:x)\n# heading " + "x" * 80
@@ -53,6 +53,39 @@ def test_the_page_names_winner_missing_values_failures_and_what_beats_no_control
     lines = [line for line in page.splitlines() if line.startswith("|")]
     unescaped = [line.replace("\\|", "").count("|") for line in lines]
     assert set(unescaped) == {12, 4}
+
+
+def test_what_holds_for_every_method_of_an_organism_is_said_once() -> None:
+    board = made(4, failures={Organism("lexical", 1): "memory ran out"})
+    assert board.silent == {Organism("lexical", 1): "no safe output to set the harmful ones against"}
+    page = readme_of(board)
+    assert page.count("On lexical-1 no method has a rate: no safe output to set the harmful ones against.") == 1
+    assert [dict(each.missing) for each in board.standings if each.entry.name != "method-3"] == [{}, {}, {}]
+
+
+def test_a_stand_in_is_named_and_recommended_to_nobody() -> None:
+    board = made(4)
+    cheapest = min(board.standings, key=lambda each: each.estimates["seconds"].mean)
+    others = [each for each in board.standings if each is not cheapest]
+    page = readme_of(
+        replace(board, standings=[replace(cheapest, entry=replace(cheapest.entry, standin=True)), *others])
+    )
+    assert f"**Stand-ins.** `{cheapest.entry.name}`" in page
+    assert f"best at each cost is `{cheapest.entry.name}`" not in page
+
+
+def test_what_has_a_value_on_few_organisms_stands_after_its_equals() -> None:
+    # One seed: all are tied; the best of them has a value on one organism of three.
+    board = made(4, KINDS[:3], seeds=[1])
+    best = board.standings[0].entry.name
+    rows = [
+        replace(row, drop=None, rate=None, why="it flagged nothing")
+        if (row.method, row.kind != KINDS[0]) == (best, True)
+        else row
+        for row in board.results
+    ]
+    again = standings_of([each.entry for each in board.standings], rows, {})
+    assert [each.entry.name for each in again] == [each.entry.name for each in board.standings[1:]] + [best]
 
 
 def test_what_does_not_beat_chance_is_not_recommended_however_cheap() -> None:

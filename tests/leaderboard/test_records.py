@@ -27,7 +27,9 @@ def record(folder: Path, organism: Organism, study: Study, halved_at: float = 15
     results = [
         Result(*organism, name, drop=0.5, halved_at=halved_at, most_removed=20) for name in study.attribute.methods
     ]
-    made = Record(key_of(study), [Entry(row.method, "as run", False, "none", look_of("x")) for row in results], results)
+    made = Record(
+        key_of(study), [Entry(row.method, "as run", False, "none", look_of("x"), False) for row in results], results
+    )
     write(folder, organism, made)
     return made
 

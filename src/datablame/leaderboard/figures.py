@@ -30,7 +30,7 @@ def ranks_figure(board: Leaderboard) -> Figure:
     rows.sort(key=lambda each: each.mean_ranks[EFFECT].mean if EFFECT in each.mean_ranks else math.inf)
     caption = (
         "Left: by the effect of removing the method's first documents; right: by how high it ranks what was planted. "
-        f"Lines: 95 % intervals, Student's t over {len(board.seeds)} seeds. Grey bands: controls."
+        "Lines: 95 % intervals, Student's t over seeds. Grey bands: controls."
     )
     with style.page([1.4 + _LINE_INCHES * max(3, len(rows))], "Mean rank over organisms", caption, _WIDE) as (
         figure,
@@ -61,7 +61,7 @@ def pareto_figure(board: Leaderboard) -> Figure:
     """Effect against seconds, each method named at its point; a line joins those that no other method betters."""
     rows = [each for each in board.standings if EFFECT in each.estimates and "seconds" in each.estimates]
     caption = (
-        f"Seconds of one core for one organism. Lines: 95 % intervals, Student's t over {len(board.seeds)} seeds. "
+        "Seconds of one core for one organism. Lines: 95 % intervals, Student's t over seeds. "
         "Joined, bold: no method has more effect in less time where both have a value. Names in italics: controls."
     )
     height = max(4.6, 1.5 + 0.27 * len(rows))
@@ -98,8 +98,8 @@ def kinds_figure(board: Leaderboard) -> Figure:
     """The effect of every method on every kind of planting, as a heatmap with numbers."""
     rows, kinds = board.standings, list(board.kinds)
     caption = (
-        f"At K = {board.k} for each behaviour, mean over {len(board.seeds)} seeds; 0 where the rate rose. A dash: no "
-        "value, see the README. Names in italics: controls."
+        f"At K = {board.k} for each behaviour, mean over seeds; 0 where the rate rose, 100 where it fell by "
+        "more than without everything planted. A dash: no value, see the README. Names in italics: controls."
     )
     width = max(_NARROW, _NAME_INCHES + 0.4 + _COLUMN_INCHES * len(kinds))
     with style.page([1.2 + _LINE_INCHES * max(3, len(rows))], "Effect by kind of planting", caption, width) as (
@@ -129,8 +129,7 @@ def _estimate(axes: Axes, look: Look, estimate: Estimate, where: float, *, uprig
     ends = None
     if estimate.low is not None and estimate.high is not None:
         ends = [[mean - scale * estimate.low], [scale * estimate.high - mean]]
-    options: dict[str, Any] = {"color": look.ink, "marker": look.marker, "markerfacecolor": look.fill, "markersize": 8}
-    options |= {"markeredgecolor": look.ink if look.fill != look.ink else "white", "elinewidth": 1.6, "zorder": 4}
+    options: dict[str, Any] = {**style.marker(look, 8), "elinewidth": 1.6, "zorder": 4}
     if upright:
         axes.errorbar([where], [mean], yerr=ends, **options)
     else:

@@ -63,8 +63,9 @@ def readme_of(board: Leaderboard) -> str:
         winners=[each for each in ranked if each.ranks[EFFECT] == 1],
         detectors=[each for each in board.standings if each.ranks.get(DETECTION) == 1],
         beaten=[each for each in methods if each.beats_not],
-        cheap=sorted((each for each in ranked if each.is_pareto and _beats_random(each)), key=_seconds),
+        cheap=sorted((each for each in ranked if each.is_pareto and _is_of_use(each)), key=_seconds),
         best_of={kind: _best(board, kind) for kind in board.kinds},
+        standins=[each for each in board.standings if each.entry.standin],
         failing=[kind for kind in board.kinds if (top := _best(board, kind)) and top.by_kind[kind].mean < _POOR],
         poor=_POOR,
         least_drop=LEAST_DROP,
@@ -83,9 +84,9 @@ def _seconds(standing: Standing) -> float:
     return standing.estimates["seconds"].mean
 
 
-def _beats_random(standing: Standing) -> bool:
-    """What costs nothing is the best at its cost, and yet of no use where chance does as well."""
-    return _CHANCE not in (standing.entry.name, *standing.beats_not)
+def _is_of_use(standing: Standing) -> bool:
+    """What costs nothing is the best at its cost; not so where chance does as well, or where it is no such method."""
+    return _CHANCE not in (standing.entry.name, *standing.beats_not) and not standing.entry.standin
 
 
 def _best(board: Leaderboard, kind: str) -> Standing | None:

@@ -15,7 +15,7 @@ from datablame.pipeline.phases import PHASES, REPORT
 from datablame.tables.store import object_of
 
 FOLDER = "organisms"
-_VERSION = 2
+_VERSION = 3
 """Grows when the same run gives other results."""
 
 

@@ -69,6 +69,8 @@ class Entry:
     control: bool
     cost: str
     look: tables.Look
+    standin: bool
+    """Whether it stands in for what the run could not have."""
 
 
 def results_of(root: Path, organism: Organism, study: Study) -> list[Result]:
@@ -160,13 +162,13 @@ def merged(runs: Iterable[Sequence[Entry]], methods: Sequence[str]) -> list[Entr
     known = METHODS.all()
     return [
         found.get(name)
-        or (_entry(known[name]) if name in known else Entry(name, name, False, "none", tables.look_of(name)))
+        or (_entry(known[name]) if name in known else Entry(name, name, False, "none", tables.look_of(name), False))
         for name in methods
     ]
 
 
 def _entry(of: tables.MethodInfo | Method) -> Entry:
-    return Entry(of.name, of.label, of.control, of.cost, of.look)
+    return Entry(of.name, of.label, of.control, of.cost, of.look, of.standin)
 
 
 def values(results: Sequence[Result], measure: str) -> dict[str, dict[tuple[str, int], float]]:

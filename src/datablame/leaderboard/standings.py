@@ -1,8 +1,10 @@
 """Every method's place by every measure, over the organisms of a leaderboard."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from datablame.leaderboard.lds import Scores
@@ -45,7 +47,8 @@ class Standing:
     by_kind: Mapping[str, Estimate]
     """Effect, by kind."""
     missing: Mapping[str, int]
-    """Why organisms have no number for its effect, or only for some of their behaviours, with how many."""
+    """Why organisms on which others have rates have no number for its effect, or no scores for all of their behaviours,
+    with how many."""
     lds: tuple[float, Interval] | None
 
 
@@ -60,11 +63,16 @@ class Leaderboard:
     ks: Sequence[int]
     results: Sequence[Result]
     standings: Sequence[Standing]
-    """By rank in effect, then by its mean; methods without any stand last."""
+    """By rank in effect, those with a value on half of the organisms first, then by its mean; without any last."""
     failures: Mapping[Organism, str]
     lds_of: Organism | None
     """The organism of the LDS; None where there is none."""
     subsets: int
+
+    @property
+    def silent(self) -> dict[Organism, str]:
+        """Organisms on which no method has a rate, with why."""
+        return _silent(self.results)
 
     @property
     def seeds(self) -> list[int]:
@@ -89,17 +97,16 @@ def standings_of(entries: Sequence[Entry], results: Sequence[Result], lds: Score
     }
     best = measures.pareto(by_measure["seconds"], effect)
     kinds = list(dict.fromkeys(row.kind for row in results))
-    standings = []
+    standings, silent = [], _silent(results)
     for entry in entries:
         own, rows = effect.get(entry.name, {}), [row for row in results if row.method == entry.name]
         by_kind = {
             kind: measures.over_seeds({organism: value for organism, value in own.items() if organism[0] == kind})
             for kind in kinds
         }
-        missing: dict[str, int] = {}
-        for row in rows:
-            if row.why:
-                missing[row.why] = missing.get(row.why, 0) + 1
+        missing = Counter(
+            reason for row in rows if Organism(row.kind, row.seed) not in silent for reason in _reasons(row)
+        )
         standings.append(
             Standing(
                 entry,
@@ -114,7 +121,26 @@ def standings_of(entries: Sequence[Entry], results: Sequence[Result], lds: Score
                 lds.get(entry.name),
             )
         )
-    return sorted(standings, key=_place)
+    most = max((each.estimates[EFFECT].n for each in standings if EFFECT in each.estimates), default=0)
+    return sorted(standings, key=partial(_place, most))
+
+
+def _silent(results: Sequence[Result]) -> dict[Organism, str]:
+    by_organism: dict[Organism, list[Result]] = {}
+    for row in results:
+        by_organism.setdefault(Organism(row.kind, row.seed), []).append(row)
+    return {
+        organism: next((row.why for row in rows if row.behaviours), rows[0].why).partition("; ")[0]
+        for organism, rows in by_organism.items()
+        if all(row.rate is None for row in rows)
+    }
+
+
+def _reasons(row: Result) -> Iterator[str]:
+    if row.drop is None:
+        yield row.why.partition("; ")[0]
+    elif row.scored < row.behaviours:
+        yield "no scores for some behaviours"
 
 
 def _halving(rows: Sequence[Result]) -> Halving | None:
@@ -125,9 +151,11 @@ def _halving(rows: Sequence[Result]) -> Halving | None:
     return Halving(*measures.median_interval(known), sum(map(math.isinf, known)), len(known), most)
 
 
-def _place(standing: Standing) -> tuple[float, float, str]:
+def _place(most: int, standing: Standing) -> tuple[float, bool, float, str]:
     estimate = standing.estimates.get(EFFECT)
-    return standing.ranks.get(EFFECT, math.inf), -estimate.mean if estimate else math.inf, standing.entry.name
+    if estimate is None:
+        return math.inf, True, math.inf, standing.entry.name
+    return standing.ranks[EFFECT], estimate.n < most / 2, -estimate.mean, standing.entry.name
 
 
 def as_json(board: Leaderboard) -> dict[str, Any]:

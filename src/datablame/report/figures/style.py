@@ -180,6 +180,14 @@ def percents(values: Sequence[float | None]) -> NDArray[np.float64]:
     return np.array([math.nan if value is None else 100 * value for value in values])
 
 
+def marker(look: Look, size: float) -> dict[str, Any]:
+    """How a look is drawn; stars are larger, so that they cover as much."""
+    return {
+        **{"color": look.ink, "marker": look.marker, "markersize": 1.4 * size if look.marker == "*" else size},
+        **{"markerfacecolor": look.fill, "markeredgecolor": look.ink if look.fill != look.ink else "white"},
+    }
+
+
 def points(
     axes: Axes, look: Look, where: Sequence[float], rows: Sequence[Estimate], size: float, axis: Axis = "y", **line: Any
 ) -> None:
@@ -190,8 +198,7 @@ def points(
     rates, low, high = (percents([getattr(row, name) for row in rows]) for name in ("rate", "low", "high"))
     ends = np.clip([rates - low, high - rates], 0, None)
     style: dict[str, Any] = {"linestyle": "-" if "linewidth" in line else "", "markeredgewidth": 1, "zorder": 5}
-    style |= {"color": look.ink, "marker": look.marker, "markersize": 1.4 * size if look.marker == "*" else size}
-    style |= {"markerfacecolor": look.fill, "markeredgecolor": look.ink if look.fill != look.ink else "white"}
+    style |= marker(look, size)
     x, y = (rates, where) if axis == "x" else (where, rates)
     axes.errorbar(x, y, clip_on=False, **(style | {f"{axis}err": ends} | line))
     offset, size = (0.27, 4) if axis == "x" else (0.022, 3)
