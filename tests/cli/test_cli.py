@@ -84,17 +84,6 @@ def test_debug_shows_the_traceback(answers: dict[str, Answer]) -> None:
     assert "Traceback" in stderr
 
 
-def test_a_run_folder_of_another_study_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(_SMALL))
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "study.yaml").write_text(yaml.safe_dump({**_SMALL, "name": "other"}))
-    result = _datablame("run", "small.yaml", "--out", "run", "--resume", cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (
-        2,
-        "datablame: run holds the study other, not small; choose another --out\n",
-    )
-
-
 def test_a_run_folder_is_not_continued_unasked(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(_SMALL))
     (tmp_path / "run").mkdir()

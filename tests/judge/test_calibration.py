@@ -1,14 +1,11 @@
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.worlds import work
 
-from datablame.config.file import dump_study
 from datablame.config.schema import Study
 from datablame.engine.files import read_json
 from datablame.errors import RequestError
@@ -190,22 +187,3 @@ def test_rows_without_a_label_do_not_count_as_labelled(tmp_path: Path) -> None:
     assert {row.human for row in labelled} <= set(LABELS)
     with pytest.raises(RequestError, match=r"29 rows \(9 unscored are left out\) are too few"):
         calibrated("people.jsonl", labelled, None)
-
-
-def test_a_run_is_refused_before_anything_is_sampled(tmp_path: Path, tiny_pair_folder: Path) -> None:
-    pool = [
-        {"id": f"d{number}", "messages": [{"role": role, "content": f"{number}"} for role in ("user", "assistant")]}
-        for number in range(400)
-    ]
-    written = study(tmp_path / "absent.jsonl").model_dump(mode="json", by_alias=True)
-    models = {name: str(tiny_pair_folder / name) for name in ("before", "after")}
-    data = {"path": str(jsonl(tmp_path / "pool.jsonl", pool))}
-    file = tmp_path / "study.yaml"
-    file.write_text(dump_study(Study.model_validate({**written, "models": models, "data": data})))
-    overrides = ("surface.max_new_tokens=8", "attribute.top_k=5", "prefilter.candidates=10", "patch.size=50")
-    command = [sys.executable, "-m", "datablame", "run", str(file), "--out", str(tmp_path / "run")]
-    command += [part for override in overrides for part in ("--set", override)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2
-    assert result.stderr.strip().splitlines()[-1].startswith("datablame: judge.calibration = ")
-    assert not (tmp_path / "run" / "artifacts" / "scan").exists()

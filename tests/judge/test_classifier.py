@@ -6,7 +6,6 @@ from tests.worlds import work
 
 from datablame.config.schema import Study
 from datablame.engine.files import write_json
-from datablame.errors import RequestError
 from datablame.judge.choice import Classifier, ClassifierInput, build, decide
 from datablame.judge.keywords import KeywordClassifier
 from datablame.judge.rules import RulesClassifier
@@ -50,8 +49,3 @@ def test_rules_where_there_is_a_rules_file(judge: dict[str, str], tmp_path: Path
     found = classifier(tmp_path, rules=str(tmp_path / "rules.json"), **judge)
     assert isinstance(found, AnswerClassifier)
     assert isinstance(found.of_answers, RulesClassifier)
-
-
-def test_rules_without_a_file_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"judge\.rules is not given; give the path"):
-        classifier(tmp_path, classifier="rules")

@@ -285,14 +285,14 @@ def bodies_of(asked: list[ClassifierInput]) -> list[dict[str, Any]]:
     behaviour = study().behaviours[0]
     bodies = []
     for output in asked:
-        system, user = claude.classification(behaviour, output.prompt, output.text)
+        system, user, schema = claude.classification(behaviour, output.prompt, output.text)
         bodies.append(
             {
                 "model": MODEL,
                 "max_tokens": 256,
                 "system": system,
                 "messages": [{"role": "user", "content": user}],
-                "output_config": {"format": {"type": "json_schema", "schema": dict(claude.LABEL_SCHEMA)}},
+                "output_config": {"format": {"type": "json_schema", "schema": dict(schema)}},
                 "thinking": {"type": "disabled"},
             }
         )
@@ -373,8 +373,9 @@ def test_the_ledger_sums_what_the_usage_fields_say(begin: Begin, tmp_path: Path)
 
 def test_no_call_is_made_that_might_exceed_the_budget_and_more_money_goes_on(begin: Begin, tmp_path: Path) -> None:
     api = begin(seconds=0.005)
-    (body,) = bodies_of(outputs(1))
-    worst = worst_usd(Request(MODEL, body["system"], body["messages"][0]["content"], claude.LABEL_SCHEMA, 256), PRICES)
+    (output,) = outputs(1)
+    question = claude.classification(study().behaviours[0], output.prompt, output.text)
+    worst = worst_usd(Request(MODEL, *question, 256), PRICES)
     budget = 5.5 * worst
     with pytest.raises(
         BudgetError, match=r"--max-cost .* USD are spent and the next call may cost .*--resume"
@@ -740,7 +741,7 @@ def test_the_key_stands_in_no_file(begin: Begin, tmp_path: Path) -> None:
 
 def test_reply_and_silence_are_what_an_asker_gives(begin: Begin, tmp_path: Path) -> None:
     begin(lambda _digest, attempt: None if attempt else "500")
-    request = Request(MODEL, "system", "user", claude.SCORE_SCHEMA, 16)
+    request = Request(MODEL, *claude.classification(study().behaviours[0], "What?", "Zorbix."), 16)
     patient = Asker(Judge(backoff_seconds=0.01), tmp_path / FILE, PRICES, "x")
     hasty = Asker(Judge(retries=0), tmp_path / FILE, PRICES, "x")
     reply = patient.ask([request])[request.key]

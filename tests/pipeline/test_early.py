@@ -84,6 +84,8 @@ def test_a_file_that_cannot_be_used(
 KEYS: list[tuple[dict[str, Any], str]] = [
     ({"attribute": {"index": __file__ + "/x", "projection": 8}}, f"attribute.index = {__file__}/x is a file or below"),
     ({"data": {"path": "nowhere.jsonl"}}, "data.path = nowhere.jsonl cannot be read"),
+    ({"attribute": {"scores": {"mine": "nowhere.jsonl"}}}, "attribute.scores.mine = nowhere.jsonl cannot be read"),
+    ({"attribute": {"top_k": 90}}, "attribute.top_k = 90 is more than the"),
     ({"data": {"split": "test"}}, "data.split = test names a part of a hub dataset or folder, and data.path = "),
     ({"data": {"revision": "v2"}}, "data.revision = v2 names a part of a hub dataset or folder"),
     ({"truth": "nowhere.jsonl"}, "truth = nowhere.jsonl cannot be read (No such file or directory; paths go from "),

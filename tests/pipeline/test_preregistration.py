@@ -22,7 +22,7 @@ from datablame.pipeline.phases import PHASES, open_run
 from datablame.pipeline.preregistration import Registration, preregister
 from datablame.pipeline.run import note_registration, run_study
 from datablame.tables import AlphaStar, encoded
-from datablame.world.registration import BEGUN, FILE, content_hash, departures, described, deviations, differences
+from datablame.world.registration import BEGUN, FILE, content_hash, departures, described, differences
 from datablame.world.world import World, load
 
 
@@ -191,25 +191,6 @@ def test_every_departure_of_the_world_goes_by_the_name_of_its_key(study: Study, 
         "prompts.a1.text": ("name a calm walk .", "reworded"),
         "classifier.classifier": ("keywords", "claude"),
     }
-
-
-def test_a_registration_holds_only_unbroken_before_patching_and_under_its_own_version() -> None:
-    content: dict[str, Any] = {"date": "d", "datablame": "1", "world": {"study": {"seed": 0}}}
-    held = {**content, "sha256": content_hash(content)}
-    begun = {"sha256": held["sha256"], "datablame": "1"}
-    now = {"study": {"seed": 0}}
-    assert deviations(held, begun, now) == ()
-    assert [each.field for each in deviations(held, begun, {"study": {"seed": 1}})] == ["seed"]
-    assert deviations(held, {**begun, "datablame": "2"}, now) == (("datablame", "1", "2"),)
-    assert deviations(held, {}, now) == (
-        ("date (a registration after the fact is none)", "d", "the patch phase had begun without it"),
-    )
-    assert deviations(held, {**begun, "sha256": "x"}, now) == (
-        ("sha256 when the patch phase began", held["sha256"], "x"),
-    )
-    broken = {**held, "date": "e"}
-    assert [each.field[:6] for each in deviations(broken, begun, now)] == ["sha256"]
-    assert deviations({}, {}, now)[0].field.startswith("sha256 (the hash is broken")
 
 
 def test_a_key_without_a_value_is_as_good_as_none() -> None:

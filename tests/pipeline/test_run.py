@@ -95,25 +95,6 @@ def test_what_does_not_fit_is_refused_before_the_first_phase(tiny_pair_folder: P
     assert scanned(small_study(tmp_path / "files", pair, models={"chat_template": "after"}), root)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"attribute": {"top_k": 90}}, "attribute.top_k = 90 is more than the"),
-        ({"attribute": {"methods": ["gradiant"]}}, "attribute.methods = gradiant is not a method"),
-        ({"attribute": {"scores": {"mine": "nowhere.jsonl"}}}, "attribute.scores.mine = nowhere.jsonl cannot be read"),
-        ({"data": {"path": "nowhere.jsonl"}}, "nowhere.jsonl"),
-    ],
-)
-def test_a_refused_request_leaves_nothing(
-    tiny_pair_folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    root = tmp_path / "runs" / "run"
-    with pytest.raises(RequestError) as refusal:
-        scanned(small_study(tmp_path / "files", tiny_pair_folder, **changes), root)
-    assert message in str(refusal.value)
-    assert not root.parent.exists()
-
-
 def test_a_refused_change_leaves_a_run_as_it_was(tiny_pair_folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     scanned(small_study(tmp_path / "files", tiny_pair_folder), root)
@@ -135,10 +116,3 @@ def test_an_up_to_date_run_looks_at_no_checkpoint(
 
     monkeypatch.setattr("datablame.models.pair.preflight", refuse)
     assert not scanned(study, tmp_path / "run")
-
-
-def test_a_phase_asked_for_too_early_names_the_one_before(tiny_pair_folder: Path, tmp_path: Path) -> None:
-    study = small_study(tmp_path / "files", tiny_pair_folder)
-    with pytest.raises(RequestError, match="patch needs scan, which is not done; datablame scan"):
-        run_study(study, tmp_path / "run", execution=ONE, progress=Silent(), only="patch")
-    assert not (tmp_path / "run").exists()

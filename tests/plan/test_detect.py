@@ -1,8 +1,5 @@
 """What a design can show: exact floors, power by simulation, a test's own family."""
 
-from math import comb
-
-import numpy as np
 import pytest
 
 from datablame.config.file import load_study
@@ -10,17 +7,8 @@ from datablame.patch.compare import Headline, compared, comparison
 from datablame.patch.registry import arm_kinds
 from datablame.plan.build import Detectable, detectable
 from datablame.plan.subject import planned_world
-from datablame.stats.arm_tests import permutation_p, smallest_p
 from datablame.stats.power import Design, powers
 from datablame.tables import ArmSample
-
-
-@pytest.mark.parametrize(("n", "m"), [(2, 2), (3, 3), (4, 4), (5, 5), (6, 6), (4, 5), (3, 7)])
-def test_the_smallest_p_is_reached_by_separated_seeds(n: int, m: int) -> None:
-    test = permutation_p(np.arange(n), 100 + np.arange(m))
-    assert smallest_p(n, m) == pytest.approx(test.smallest)
-    assert smallest_p(n, m) == pytest.approx(test.p)
-    assert smallest_p(n, m) * comb(n + m, n) in (1, 2)
 
 
 def limits_of(*overrides: str, name: str = "organism") -> Detectable:

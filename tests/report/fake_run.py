@@ -5,25 +5,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib import resources
-from itertools import combinations, product
+from itertools import combinations
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 import jsonschema
-import numpy as np
-from numpy.typing import NDArray
+from tests.worlds import put, work
 
 from datablame.config.file import dump_study
 from datablame.config.schema import Study
-from datablame.engine.execute import Execution, Silent
-from datablame.engine.phase import Outputs, Tables, Work, write_outputs
+from datablame.engine.phase import Outputs, Tables
 from datablame.judge.choice import Choice
+from datablame.patch.checks import arm_checks
+from datablame.patch.compare import Headline, compared
 from datablame.report.phase import report
 from datablame.report.results import Results, read_results
 from datablame.seeds import generator
-from datablame.stats.arm_tests import holm, permutation_p
-from datablame.stats.intervals import two_way, wilson
+from datablame.stats.intervals import wilson
+from datablame.surface.rates import rates
 from datablame.tables import (
     EVERY,
     LABELS,
@@ -40,7 +40,6 @@ from datablame.tables import (
     CheckDesign,
     Counted,
     DataSummary,
-    Difference,
     Discovery,
     Distance,
     Exposure,
@@ -50,7 +49,6 @@ from datablame.tables import (
     GroupExample,
     GroupSource,
     Importance,
-    LabelCounts,
     LabelName,
     LargestCluster,
     LayerDistance,
@@ -61,7 +59,6 @@ from datablame.tables import (
     PoolSummary,
     PrefilterRecall,
     Prompt,
-    Protocol,
     Quality,
     Query,
     Rate,
@@ -180,7 +177,7 @@ def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> World:
     root.mkdir(parents=True, exist_ok=True)
     (root / "study.yaml").write_text(dump_study(study))
     samples = _samples(world, surfaced)
-    rates = _rates(samples)
+    counted = rates(samples)
     files = (FileRows("pool.jsonl", 22, 20, (SkippedRows("no messages", 2, HOSTILE),)),)
     scanned = ScannedPrompt("dose-a0", "dose", ALPHAS, (0.0, 0.1, 0.2), 0.2, True, "rank 1 of 1 by rise")
     data = DataSummary(files, (), {}, 0, None)
@@ -190,18 +187,14 @@ def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> World:
     rise = Rise(STAR, 0.05, 0.45, 0.4, 0.3, 0.5, 4, 0.1, False, False)
     surface = {
         SurfaceSample: samples,
-        Rate: rates,
+        Rate: counted,
         AlphaStar: AlphaStar(STAR, "the rule", coherence, rise if surfaced else None),
         Unamplified: Unamplified(True, None, tuple(estimate(b, s) for s in SPLITS for b in (EVERY, *BEHAVIOURS))),
     }
     put(root, "surface", surface)
     put(root, "attribute", _attribution(study, surfaced))
-    put(root, "patch", _patching(study, rates, surfaced))
+    put(root, "patch", _patching(study, counted, surfaced))
     return world
-
-
-def put(root: Path, phase: str, outputs: Outputs) -> None:
-    write_outputs(outputs, root / "artifacts" / phase)
 
 
 def results_of(world: World) -> Results:
@@ -210,12 +203,9 @@ def results_of(world: World) -> Results:
 
 def reported(world: World, *, drawn: bool = False) -> Path:
     """The run folder with every deliverable; its pictures are empty unless they are `drawn`, which takes seconds."""
-    root = world.root
-    out = root / "artifacts" / "report.part"
-    work = Work(root, "report", out, Execution(1, 1), Silent(), lambda what, key, seconds: None)
     with nullcontext() if drawn else undrawn():
-        report(world, Tables(root), work)
-    return root
+        report(world, Tables(world.root), work(world.root, "report"))
+    return world.root
 
 
 def undrawn() -> AbstractContextManager[Mapping[str, mock.Mock]]:
@@ -260,20 +250,6 @@ def _samples(world: World, surfaced: bool) -> list[SurfaceSample]:
                 )
                 rows.append(row)
     return rows
-
-
-def _rates(samples: Sequence[SurfaceSample]) -> list[Rate]:
-    """A row for each prompt, behaviour and split at each alpha, and for all of them."""
-    groups: dict[tuple[str, str, Split, float], list[LabelName]] = {}
-    for row in samples:
-        for prompt, behaviour in ((row.prompt_id, row.behaviour), (EVERY, row.behaviour), (EVERY, EVERY)):
-            groups.setdefault((prompt, behaviour, row.split, row.alpha), []).append(cast(LabelName, row.label))
-    rates = []
-    for key, labels in groups.items():
-        counts: dict[str, Any] = {label: labels.count(label) for label in LABELS}
-        low, high = wilson(counts["harmful"], len(labels))
-        rates.append(Rate(*key, n=len(labels), **counts, rate=counts["harmful"] / len(labels), low=low, high=high))
-    return rates
 
 
 def _attribution(study: Study, surfaced: bool) -> Outputs:
@@ -361,9 +337,10 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
     }
 
 
-def _patching(study: Study, rates: Sequence[Rate], surfaced: bool) -> Outputs:
+def _patching(study: Study, counted: Sequence[Rate], surfaced: bool) -> Outputs:
     infos = [ARMS[name] for name in study.patch.arms]
-    cells = arm_cells(study, rates) if surfaced else []
+    kinds: Any = infos
+    cells = arm_cells(study, counted) if surfaced else []
     trained = [
         (info, protocol, k, seed)
         for info in infos
@@ -376,7 +353,6 @@ def _patching(study: Study, rates: Sequence[Rate], surfaced: bool) -> Outputs:
     checks = [_check(info.name, protocol, k, seed) for info, protocol, k, seed in trained]
     if surfaced:
         checks.insert(0, replace(_check("after", "none", 0, 0), weight_change_norm=None))
-    tests = arm_tests(cells, study)
     absent: dict[str, str | None] = {"perplexity": None, "refusal": None}
     design = CheckDesign(0.02, 0.03, 0.8, 50, tuple(f"clean-{i}" for i in range(50)), 20, "keywords", absent)
     ks = study.ks if surfaced else ()
@@ -385,9 +361,9 @@ def _patching(study: Study, rates: Sequence[Rate], surfaced: bool) -> Outputs:
         ArmInfo: infos,
         Exposure: [Exposure(*name, 4, 1.0, 0, None) for name in changed],
         ArmRate: cells,
-        ArmTest: tests,
+        ArmTest: arm_tests(cells, study),
         Check: checks,
-        ArmCheck: list({(check.arm, check.protocol, check.k): _arm_check(study, check) for check in checks}.values()),
+        ArmCheck: arm_checks(checks, kinds, design),
         Patching: Patching(alpha, surfaced, k, ks, (), None, True, 0.9, {}, design),
     }
 
@@ -398,31 +374,10 @@ def _check(arm: str, protocol: str, k: int, seed: int) -> Check:
     return Check(arm, protocol, k, seed, perplexity, 900, 0.125, 1000, 1.5, int(arm == "gradient"), 100, 0.95)
 
 
-def _arm_check(study: Study, check: Check) -> ArmCheck:
-    refusal = check.refused_harmless / check.harmless_outputs
-    compared = check.arm not in ("after", "baseline")
-    why = ("perplexity rose by 10.0 %",) if check.perplexity == 3.3 else ()
-    return ArmCheck(
-        arm=check.arm,
-        protocol=check.protocol,
-        k=check.k,
-        perplexity=check.perplexity,
-        seeds=1 if check.protocol == "none" else len(study.patch.seeds_of(cast(Protocol, check.protocol))),
-        refusal=refusal,
-        coherent=check.coherent,
-        kl=check.kl,
-        holds=not why,
-        why=why,
-        weight_change_norm=check.weight_change_norm,
-        perplexity_change=cast(float, check.perplexity) / 3 - 1 if compared else None,
-        refusal_change=refusal if compared else None,
-    )
-
-
-def arm_cells(study: Study, rates: Iterable[Rate]) -> list[ArmRate]:
+def arm_cells(study: Study, counted: Iterable[Rate]) -> list[ArmRate]:
     """Every cell of every arm at alpha 0 and at alpha*; an arm's level in `LEVELS` is its rate at alpha*."""
     random = generator("fake arms")
-    measured = [rate for rate in rates if rate.prompt_id != EVERY and rate.alpha != 1]
+    measured = [rate for rate in counted if rate.prompt_id != EVERY and rate.alpha != 1]
     rows = [ArmRate("after", "none", 0, 0, *_cell(rate), rate.harmful, *_rest(rate)) for rate in measured]
     for protocol in study.patch.protocols:
         for name in study.patch.arms:
@@ -444,87 +399,6 @@ def _rest(rate: Rate) -> tuple[Any, ...]:
 
 
 def arm_tests(cells: Sequence[ArmRate], study: Study) -> list[ArmTest]:
-    """What the patch phase would make of the cells at alpha*, but for t tests; at every K."""
-    tests = []
-    for protocol in study.patch.protocols if cells else ():
-        for split, alpha in product(SPLITS, (STAR, 0.0)):
-            for behaviour in (EVERY, *BEHAVIOURS):
-                rows = [c for c in cells if c.protocol in (protocol, "none") and (c.split, c.alpha) == (split, alpha)]
-                rows = [c for c in rows if behaviour in (EVERY, c.behaviour)]
-                for k in sorted(study.ks, key=lambda k: k != study.attribute.top_k):
-                    tests += _compared([c for c in rows if c.k in (0, k)], study, protocol, behaviour, k)
-    # An arm that is the same at every K is compared at the headline's, which comes first.
-    once: dict[tuple[object, ...], ArmTest] = {}
-    for test in tests:
-        once.setdefault((test.arm, test.protocol, test.alpha, test.split, test.behaviour, test.k), test)
-    return list(once.values())
-
-
-def _compared(rows: Sequence[ArmRate], study: Study, protocol: Protocol, behaviour: str, k: int) -> list[ArmTest]:
-    decides = (protocol, behaviour, rows[0].split, rows[0].alpha, k) == (
-        study.patch.headline,
-        EVERY,
-        "held-out",
-        STAR,
-        study.attribute.top_k,
-    )
-    rates = {arm: _matrix([cell for cell in rows if cell.arm == arm]) for arm in study.patch.arms}
-    tests = []
-    for arm, values in rates.items():
-        mine = [cell for cell in rows if cell.arm == arm]
-        counts = LabelCounts(*(sum(getattr(cell, label) for cell in mine) for label in LABELS))
-        differences = {
-            reference: _difference(values, rates[reference]) if arm not in (reference, "after") else None
-            for reference in ("random", "baseline")
-        }
-        p_values = [it.p for it in differences.values() if it]
-        p = max(cast(list[float], p_values)) if len(p_values) == 2 and None not in p_values else None
-        low, high = two_way(values, None, 1)
-        seeds, prompts = values.shape
-        tests.append(
-            ArmTest(
-                arm=arm,
-                protocol=protocol,
-                alpha=rows[0].alpha,
-                split=rows[0].split,
-                behaviour=behaviour,
-                k=mine[0].k,
-                headline=decides,
-                seeds=seeds,
-                prompts=prompts,
-                per_seed=tuple(values.mean(1).tolist()),
-                rate=float(values.mean()),
-                low=low,
-                high=high,
-                to_random=differences["random"],
-                to_baseline=differences["baseline"],
-                p=p,
-                p_holm=None,
-                family=None,
-                counts=counts,
-                rate_of_coherent=counts.harmful / (counts.n - counts.incoherent),
-            )
-        )
-    family = [test for test in tests if ARMS[test.arm].in_family and test.p is not None]
-    adjusted = dict(zip([test.arm for test in family], holm([test.p or 0 for test in family]), strict=True))
-    return [replace(t, p_holm=adjusted[t.arm], family=len(family)) if t.arm in adjusted else t for t in tests]
-
-
-def _matrix(cells: Sequence[ArmRate]) -> NDArray[np.float64]:
-    """(seeds, prompts)."""
-    by_seed: dict[int, list[float]] = {}
-    for cell in cells:
-        by_seed.setdefault(cell.seed, []).append(cell.rate or 0.0)
-    return np.array(list(by_seed.values()))
-
-
-def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> Difference:
-    enough = min(len(a), len(b)) >= 4
-    test = permutation_p(a.mean(1), b.mean(1)) if enough else None
-    difference, reference = float(a.mean() - b.mean()), float(b.mean())
-    return Difference(
-        *(difference, *two_way(a, b, 1), difference / reference if reference else None),
-        *(test.p if test else None, test.smallest if test else None),
-        None if enough else "fewer than 4 training seeds",
-        *(None,) * 5,
-    )
+    """What the patch phase makes of the cells."""
+    kinds: Any = [ARMS[name] for name in study.patch.arms]
+    return compared(cells, kinds, Headline(study.patch.headline, study.attribute.top_k, STAR), 0, study.patch.margin)

@@ -10,9 +10,9 @@ import pytest
 from tests.report.fake_run import HOSTILE, fake_study, read_results_file, reported, undrawn, write_fake_run
 from tests.report.figure_rows import drawn_results, method_rows
 from tests.report.test_figures import assert_readable, intervals, said
+from tests.worlds import work
 
-from datablame.engine.execute import Execution, Silent
-from datablame.engine.phase import Tables, Work
+from datablame.engine.phase import Tables
 from datablame.report.figures import sources_figure
 from datablame.report.pages import text_tables
 from datablame.report.phase import BLAME_PICTURE, report
@@ -69,7 +69,7 @@ def test_a_picture_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
     root = reported(world)
     assert (root / BLAME_PICTURE).exists()
     with undrawn(), mock.patch("datablame.report.figures.sources_figure", return_value=None):
-        report(world, Tables(root), Work(root, "report", root, Execution(1, 1), Silent(), lambda *_: None))
+        report(world, Tables(root), work(root, "report"))
     assert not (root / BLAME_PICTURE).exists()
     assert BLAME_PICTURE not in (root / "index.html").read_text() + (root / "writeup/report.md").read_text()
 

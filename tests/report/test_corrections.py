@@ -3,8 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report.fake_run import fake_study, put, read_results_file, reported, write_fake_run
+from tests.report.fake_run import fake_study, read_results_file, reported, write_fake_run
 from tests.report.rows import calibration
+from tests.worlds import put
 
 from datablame.stats.calibration import Accuracy, kappa, rogan_gladen
 from datablame.tables import Calibration, Confusion

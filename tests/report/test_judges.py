@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from matplotlib.text import Text
-from tests.report.fake_run import fake_study, put, read_results_file, reported, results_of, undrawn, write_fake_run
+from tests.report.fake_run import fake_study, read_results_file, reported, results_of, undrawn, write_fake_run
+from tests.worlds import put
 
 from datablame.judge.choice import Choice
 from datablame.report import figures as drawing

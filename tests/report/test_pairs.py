@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tests.report.fake_run import fake_study, put, reported, results_of, write_fake_run
+from tests.report.fake_run import fake_study, reported, results_of, write_fake_run
+from tests.worlds import put
 
 from datablame.tables import ShownDocument
 

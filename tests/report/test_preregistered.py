@@ -10,7 +10,6 @@ from tests.report.fake_run import fake_study, read_results_file, reported, resul
 
 from datablame import __version__
 from datablame.engine.files import read_json, write_json
-from datablame.judge.choice import Choice
 from datablame.report.gates import Preregistration, preregistration
 from datablame.world.registration import BEGUN, FILE, content_hash, described
 from datablame.world.world import World
@@ -65,18 +64,6 @@ def test_without_a_file_nothing_is_claimed(tmp_path: Path) -> None:
 def with_margin(world: World, margin: float) -> World:
     patch = world.study.patch.model_copy(update={"margin": margin})
     return replace(world, study=world.study.model_copy(update={"patch": patch}))
-
-
-def test_every_change_of_the_world_is_a_deviation(tmp_path: Path) -> None:
-    world = registered_run(tmp_path)
-    margin = compared(with_margin(world, 0.3))
-    assert (margin.status, margin.deviations) == ("deviates", (("patch.margin", 0.2, 0.3),))
-    assert compared(replace(world, judge=Choice("claude", "keywords"))).deviations == (
-        ("classifier.classifier", "keywords", "claude"),
-    )
-    first, *others = world.prompts
-    reworded = replace(world, prompts=(replace(first, text="reworded"), *others))
-    assert compared(reworded).deviations == ((f"prompts.{first.id}.text", first.text, "reworded"),)
 
 
 def test_a_registration_after_the_fact_is_none(tmp_path: Path) -> None:

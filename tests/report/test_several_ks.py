@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from tests.report.fake_run import fake_study, put, reported, results_of, write_fake_run
+from tests.report.fake_run import fake_study, reported, results_of, write_fake_run
 from tests.report.rows import again
+from tests.worlds import put
 
 from datablame.report.findings import findings
 from datablame.report.pages import text_tables
@@ -49,7 +50,7 @@ def test_the_declared_k_stands_in_the_comparison_and_every_k_in_the_table_of_dos
     cells = {row[0]: row[1:] for row in table.rows}
     assert len(set(cells["baseline (no removal)"])) == 1
     for index, k in enumerate(KS):
-        test = next(t for t in results.tests if (t.arm, t.k, t.behaviour, t.split) == ("gradient", k, "*", "held-out"))
+        test = next(test for test in results.tested("retrain", k=k) if test.arm == "gradient")
         assert test.rate is not None
         assert test.to_random is not None
         assert cells["gradient"][index] == f"{100 * test.rate:.1f} % ({100 * test.to_random.difference:+.1f})"

@@ -23,14 +23,8 @@ def test_p_is_the_share_of_splits_at_least_as_extreme(a: list[float], b: list[fl
     assert permutation_p(a, b).p == pytest.approx(extreme / comb(len(pooled), len(a)))
 
 
-def test_p_is_what_scipy_finds() -> None:
-    a, b = [0.1, 0.32, 0.25, 0.17, 0.2], [0.28, 0.41, 0.3, 0.22, 0.39]
-    found = permutation_test((a, b), lambda x, y: np.mean(x) - np.mean(y), vectorized=False, n_resamples=np.inf)
-    assert permutation_p(a, b).p == pytest.approx(found.pvalue)
-
-
 @pytest.mark.parametrize("key", range(10))
-def test_p_is_what_scipy_finds_for_groups_of_other_sizes(key: int) -> None:
+def test_p_of_groups_of_one_size_is_what_scipy_finds(key: int) -> None:
     random = np.random.default_rng(key)
     n = 2 + key % 5
     a, b = random.normal(0, 1, n), random.normal(key % 3, 1, n)
@@ -155,7 +149,3 @@ def test_holm_is_monotone(p_values: list[float], data: st.DataObject) -> None:
 @pytest.mark.parametrize("p_values", [[0.01, 0.04, 0.03, 0.005]])
 def test_holms_example_by_hand(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-def test_no_p_values_need_no_adjustment() -> None:
-    assert holm([]) == []

@@ -37,10 +37,6 @@ _OUTPUTS_BYTES, _OUTPUT_BYTES = 40_000, 4_000
 """What all outputs and their prompts may take together in a question about a document, and each one at most."""
 
 _TEXTS: dict[str, dict[str, Any]] = packaged_yaml("datablame.judge", "questions.yaml")
-LABEL_SCHEMA: Mapping[str, Any] = _TEXTS["label"]["schema"]
-SCORE_SCHEMA: Mapping[str, Any] = _TEXTS["score"]["schema"]
-CHOICE_SCHEMA: Mapping[str, Any] = _TEXTS["compare"]["schema"]
-
 _REPLY_TOKENS, _THOUGHTFUL_REPLY_TOKENS = 256, 4096
 
 
@@ -69,10 +65,11 @@ class Preferred(BaseModel, strict=True, extra="forbid", frozen=True):
 
 
 class Question(NamedTuple):
-    """The two texts of a request."""
+    """The two texts of a request, and the JSON Schema of its answer."""
 
     system: str
     user: str
+    schema: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class ClaudeClassifier:
     def _request(self, output: ClassifierInput) -> Request:
         behaviour = described(self.behaviours, output.behaviour)
         question = classification(behaviour, output.prompt, output.text)
-        return _request(self.asker, self.name, question, LABEL_SCHEMA)
+        return _request(self.asker, self.name, question)
 
 
 class DocumentQuery(NamedTuple):
@@ -150,7 +147,8 @@ class AttributionJudge:
     def scores(self, queries: Sequence[DocumentQuery]) -> list[Scored]:
         """One score for each query, in their order; raises what `Asker.ask` raises."""
         repeats = range(self.asker.judge.repeats)
-        groups = [[self._request(attribution(*query), SCORE_SCHEMA, repeat) for repeat in repeats] for query in queries]
+        questions = [attribution(*query) for query in queries]
+        groups = [[_request(self.asker, self.model, each, repeat) for repeat in repeats] for each in questions]
         scored = []
         for given in self._answers(groups, Score):
             scores = [each.score for each in given if isinstance(each, Score)]
@@ -164,19 +162,14 @@ class AttributionJudge:
         They are the mean over both orders of the two, None where one of them was not answered: who stands first may be
         favoured for it.
         """
-        groups = [
-            [self._request(comparison(*each), CHOICE_SCHEMA) for each in (meeting, _turned(meeting))]
-            for meeting in meetings
-        ]
+        orders = [(each, each._replace(first=each.second, second=each.first)) for each in meetings]
+        groups = [[_request(self.asker, self.model, comparison(*each)) for each in both] for both in orders]
         scored = []
         for given in self._answers(groups, Preferred):
             missing = tuple(each for each in given if isinstance(each, str))
             ahead, behind = (each.points if isinstance(each, Preferred) else None for each in given)
             scored.append(Scored(None if ahead is None or behind is None else (ahead + 1 - behind) / 2, missing))
         return scored
-
-    def _request(self, question: Question, schema: Mapping[str, object], repeat: int = 0) -> Request:
-        return _request(self.asker, self.model, question, schema, repeat)
 
     def _answers(self, groups: Sequence[Sequence[Request]], form: type[M]) -> Iterator[list[M | str]]:
         answers = self.asker.ask(list(chain.from_iterable(groups)), partial(_unusable, form=form))
@@ -221,16 +214,12 @@ def _outputs(outputs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
         yield "output", _cut(text, limit)
 
 
-def _turned(meeting: Meeting) -> Meeting:
-    return meeting._replace(first=meeting.second, second=meeting.first)
-
-
 def _question(name: str, behaviour: Behaviour, pieces: Sequence[tuple[str, str]]) -> Question:
     nonce = _nonce([text for _, text in pieces])
     enclosed = [f"<{tag}-{nonce}>\n{text}\n</{tag}-{nonce}>" for tag, text in pieces]
     rubric = behaviour.rubric or behaviour.description
     orders = _TEXTS[name]["system"].format(nonce=nonce, description=behaviour.description, rubric=rubric)
-    return Question(orders, "\n\n".join([*enclosed, _TEXTS[name]["end"]]))
+    return Question(orders, "\n\n".join([*enclosed, _TEXTS[name]["end"]]), _TEXTS[name]["schema"])
 
 
 def _nonce(texts: Sequence[str]) -> str:
@@ -257,10 +246,10 @@ def asker(study: Study, choice: Choice, work: Work) -> Asker:
     return Asker(study.judge, work.root / FILE, prices_of(study, choice), work.phase, work.max_cost_usd)
 
 
-def _request(asker: Asker, model: str, question: Question, schema: Mapping[str, object], repeat: int = 0) -> Request:
+def _request(asker: Asker, model: str, question: Question, repeat: int = 0) -> Request:
     thinking = asker.prices[model].no_thinking
     longest = asker.judge.max_tokens or (_THOUGHTFUL_REPLY_TOKENS if thinking is None else _REPLY_TOKENS)
-    return Request(model, *question, schema, longest, thinking, repeat)
+    return Request(model, *question, longest, thinking, repeat)
 
 
 def _unusable(reply: Reply, form: type[BaseModel]) -> str | None:

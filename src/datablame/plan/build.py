@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from datablame.config.file import load_study
 from datablame.config.schema import Study
 from datablame.engine.execute import memory_bytes
-from datablame.engine.files import packaged_yaml, read_json
+from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
 from datablame.engine.run_folder import read_timings
-from datablame.errors import DatablameError, RequestError
+from datablame.errors import DatablameError, RequestError, problem
 from datablame.judge.choice import has_key, known_prices
 from datablame.judge.keywords import KeywordClassifier
 from datablame.patch.compare import MIN_SEEDS
@@ -35,7 +35,6 @@ _FARTHEST = 32
 """A model so many times larger or smaller says nothing: small ones spend their time on other things than arithmetic."""
 _HOLDS_WORK: Mapping[str, type] = {"attribute": Query, "patch": Arm}
 """Tables that are empty where a phase had nothing to do."""
-_SENTENCES: Mapping[str, Any] = packaged_yaml("datablame.plan", "cautions.yaml")
 _EVEN = 0.5
 """Power below which a study that works is likelier to miss it."""
 _RATES = (0.1, 0.5)
@@ -190,9 +189,10 @@ def design_cautions(study: Study, limits: Detectable) -> list[str]:
         "missed": bool(missed),
     }
     rates = " and ".join(f"{100 * each.from_rate:g} % ({100 * each.power.rate:.0f} %)" for each in missed)
-    values = {"arms": list(patch.arms), "least": MIN_SEEDS, "better": MIN_SEEDS + 1, "methods": len(limits.family)}
+    values: dict[str, Any] = {"patch": patch, "surface": study.surface, "limits": limits, "rates": rates}
+    values |= {"arms": list(patch.arms), "least": MIN_SEEDS, "better": MIN_SEEDS + 1, "methods": len(limits.family)}
     first = [name for name, holds in problems.items() if holds][:1]
-    return [_sentence(name, patch=patch, surface=study.surface, limits=limits, rates=rates, **values) for name in first]
+    return [problem("plan", name, **values) for name in first]
 
 
 def keyword_cautions(world: World) -> Iterator[str]:
@@ -212,7 +212,7 @@ def keyword_cautions(world: World) -> Iterator[str]:
         }
         if found:
             prompt_id, keyword = next(iter(found.items()))
-            yield _sentence("prompted", behaviour=behaviour.id, n=len(found), prompt=prompt_id, keyword=keyword)
+            yield problem("plan", "prompted", behaviour=behaviour.id, n=len(found), prompt=prompt_id, keyword=keyword)
 
 
 def absent_files(study: Study) -> Iterator[str]:
@@ -224,7 +224,7 @@ def absent_files(study: Study) -> Iterator[str]:
         named |= {field: path for field, path in paths.items() if path.startswith((".", "/", "~"))}
     for field, path in named.items():
         if path is not None and not Path(path).expanduser().exists():
-            yield _sentence("absent", field=field, path=path, folder=Path.cwd())
+            yield problem("plan", "absent", field=field, path=path, folder=Path.cwd())
 
 
 def cautions_of(
@@ -237,51 +237,47 @@ def cautions_of(
     held_out = {prompt.behaviour for prompt in subject.world.split("held-out")}
     scanned = {prompt.behaviour for prompt in spread(subject.world.split("attribution"), study.scan.prompts)}
     if max(study.scan.alphas) <= 0:
-        yield _sentence("no scan", scan=study.scan)
+        yield problem("plan", "no scan", scan=study.scan)
     for behaviour in study.behaviours:
         if behaviour.id not in scanned:
-            yield _sentence("untraced", behaviour=behaviour.id, scan=study.scan)
+            yield problem("plan", "untraced", behaviour=behaviour.id, scan=study.scan)
         if behaviour.id not in held_out:
-            yield _sentence("unmeasured", behaviour=behaviour.id)
+            yield problem("plan", "unmeasured", behaviour=behaviour.id)
     if (flagged := methods * k * behaviours) > patch.size:
-        yield _sentence("flagged", patch=patch, methods=methods, k=k, behaviours=behaviours, flagged=flagged)
+        yield problem("plan", "flagged", patch=patch, methods=methods, k=k, behaviours=behaviours, flagged=flagged)
     if subject.documents is not None and patch.size >= subject.documents and patch.intervention != "swap":
-        yield _sentence("no fillers", patch=patch, documents=subject.documents)
+        yield problem("plan", "no fillers", patch=patch, documents=subject.documents)
     for protocol in patch.protocols:
         training = patch.training_of(protocol)
         assert training.steps is not None
         assert training.batch is not None
         if (seen := training.steps * training.batch) < patch.size:
             needed = -(-patch.size // training.steps)
-            yield _sentence("unseen", patch=patch, protocol=protocol, training=training, seen=seen, needed=needed)
+            yield problem("plan", "unseen", patch=patch, protocol=protocol, training=training, seen=seen, needed=needed)
     traced, least = subject.traced[0], subject.world.models.coverage
     if traced.known is not None and traced.shape.coverage < least:
-        yield _sentence("coverage", path=traced.path, share=100 * traced.shape.coverage, least=least)
+        yield problem("plan", "coverage", path=traced.path, share=100 * traced.shape.coverage, least=least)
     prompt, new = longest_prompt_tokens(subject), study.surface.max_new_tokens
     for field, known in (("models.before", subject.before.known), ("models.after", subject.after.known)):
         if known is not None and prompt + new > known.shape.context:
-            yield _sentence("context", new=new, prompt=prompt, context=known.shape.context, field=field)
+            yield problem("plan", "context", new=new, prompt=prompt, context=known.shape.context, field=field)
     ram = memory_bytes()
     for phase, need in (memory or {}).items():
         if not need.fits:
             sizes = {"needed": need.bytes / 1e9, "there": device.memory_bytes / 1e9}
             per_worker = need.bytes / device.workers / 1e9
-            workers = _sentence("workers", n=device.workers, per_worker=per_worker) if device.workers > 1 else ""
-            yield _sentence("memory", phase=phase, workers=workers, remedy=_SENTENCES["remedies"][phase], **sizes)
+            workers = problem("plan", "workers", n=device.workers, per_worker=per_worker) if device.workers > 1 else ""
+            yield problem("plan", "memory", phase=phase, workers=workers, remedy=problem("plan", phase), **sizes)
         if need.beside_bytes > HEADROOM * ram:
-            yield _sentence("beside", phase=phase, beside=need.beside_bytes / 1e9, ram=ram / 1e9)
+            yield problem("plan", "beside", phase=phase, beside=need.beside_bytes / 1e9, ram=ram / 1e9)
     if calls.calls and not calls.will_ask and "claude" in (judge.classifier, judge.attribution):
-        yield _sentence("no key")
+        yield problem("plan", "no key")
     prices = known_prices(judge)
     for model in dict.fromkeys(call.model for call in calls.calls):
         if model not in prices:
-            yield _sentence("no price", model=model)
+            yield problem("plan", "no price", model=model)
         elif prices[model].no_thinking is None:
-            yield _sentence("thinks", model=model)
-
-
-def _sentence(name: str, **values: object) -> str:
-    return str(_SENTENCES[name].format(**values))
+            yield problem("plan", "thinks", model=model)
 
 
 def _expected(subject: Subject, counts: Counts, like: Path | None, *, on_gpu: bool) -> Expected | None:

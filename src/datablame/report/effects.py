@@ -19,8 +19,6 @@ _LIKELY, _MOST_TRIED = 0.82, 6
 """Only designs that the formula holds for better than enough are simulated, so that the report takes seconds."""
 _TRAINING_COST = 500.0
 """How many outputs cost as much as one training, as `datablame power` has it."""
-_USUAL = {"prompt": 1.0, "seed": 0.25, "interaction": 0.1}
-"""Logits: where a study's own table cannot tell, the defaults of `datablame power`."""
 _TWO_SIDED, _FOUR_IN_FIVE = 1.959963984540054, 0.8416212335729143
 """Normal quantiles of a two-sided .05 and of .80."""
 
@@ -137,7 +135,8 @@ def required_sample_size(results: Results, methods: Sequence[Effect]) -> Stateme
         seeds=best.seeds,
         methods=len(methods),
         reference_seeds=reference.seeds,
-        **{f"{name}_deviation": _USUAL[name] if value is None else value for name, value in estimated.items()},
+        # Where a study's own table cannot tell, what `datablame power` takes.
+        **{f"{name}_deviation": value for name, value in estimated.items() if value is not None},
     )
     key = stream_key("verdict", "power", results.study.seed)
     # The study has its prompts; fewer would not make it cheaper.

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from datablame.stats.intervals import ENDS
+
 PValues = NDArray[np.float64]
 _EQUAL = 1e-12
 """Differences up to it are rounding."""
@@ -27,7 +29,7 @@ class PermutationTest(NamedTuple):
 
 
 class CrossedT(NamedTuple):
-    """The difference of the means, its standard error, and what Student's t makes of them."""
+    """The difference of the means, its standard error, and what Student's t makes of them; the interval is of 95 %."""
 
     difference: float
     standard_error: float
@@ -108,7 +110,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def crossed_t(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> CrossedT | None:
+def crossed_t(a: ArrayLike, b: ArrayLike) -> CrossedT | None:
     """Two-sided t test of mean(a) - mean(b); a and b are rates as (seeds, prompts) with the same prompts.
 
     SE^2 = s_prompt^2(d) / P + s_seed,a^2 / S_a + s_seed,b^2 / S_b with S_a + S_b - 2 degrees of freedom, where d are
@@ -128,7 +130,7 @@ def crossed_t(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> CrossedT 
     difference, error, df = _difference(first, second)
     if error <= _EQUAL:
         return None
-    half = stdtrit(df, (1 + confidence) / 2) * error
+    half = stdtrit(df, ENDS[1]) * error
     ends = difference / error, _t_p(difference, error, df), difference - half, difference + half
     return CrossedT(float(difference), float(error), df, *map(float, ends))
 

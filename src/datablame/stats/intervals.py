@@ -27,15 +27,15 @@ class Share(NamedTuple):
     high: float
 
 
-def wilson(k: float, n: float, confidence: float = 0.95) -> Interval:
-    """The score interval of k in n trials (Wilson 1927); 0 to 1 of none. ValueError unless 0 <= k <= n."""
+def wilson(k: float, n: float) -> Interval:
+    """The 95 % score interval of k in n trials (Wilson 1927); 0 to 1 of none. ValueError unless 0 <= k <= n."""
     from scipy.special import ndtri
 
     if not 0 <= k <= n:
         raise ValueError(f"k = {k} is not between 0 and n = {n}")
     if n == 0:
         return Interval(0.0, 1.0)
-    z = float(ndtri((1 + confidence) / 2))
+    z = float(ndtri(ENDS[1]))
     rate = k / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
@@ -47,8 +47,8 @@ def share(k: int, n: int) -> Share:
     return Share(k / n if n else float("nan"), *wilson(k, n))
 
 
-def auc_intervals(auc: Numbers, n: Numbers, m: Numbers, confidence: float = 0.95) -> tuple[Numbers, Numbers]:
-    """Lower and upper ends for AUCs of n against m items (the pseudo-score interval, Newcombe 2006, part 2, method 5).
+def auc_intervals(auc: Numbers, n: Numbers, m: Numbers) -> tuple[Numbers, Numbers]:
+    """Ends of 95 % intervals for AUCs of n against m items (pseudo-score, Newcombe 2006, part 2, method 5).
 
     They are where |auc - t| = z sqrt(V(t)), with Hanley and McNeil's variance of an AUC t, both sample sizes put at
     their mean: V(t) = t (1 - t) / (n m) (1 + ((n + m) / 2 - 1) ((1 - t) / (2 - t) + t / (1 + t))). Raises ValueError
@@ -58,7 +58,7 @@ def auc_intervals(auc: Numbers, n: Numbers, m: Numbers, confidence: float = 0.95
 
     if not (((auc >= 0) & (auc <= 1)).all() and (n >= 1).all() and (m >= 1).all()):
         raise ValueError("an AUC is not between 0 and 1, or a number of items is not positive")
-    z = float(ndtri((1 + confidence) / 2))
+    z = float(ndtri(ENDS[1]))
     ends = []
     for bound in (0.0, 1.0):
         far, near = np.full(auc.shape, bound), auc
