@@ -101,11 +101,20 @@ def test_scores_made_elsewhere_count_by_their_bytes(tmp_path: Path) -> None:
     assert key_of(asked("a", 1)) == key_of(asked("b", 1)) != key_of(asked("b", 2))
 
 
-def test_a_torn_record_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("whole", "torn"), [("}\n", ""), ('"few"', "{}")])
+def test_a_torn_record_is_refused_by_name(tmp_path: Path, whole: str, torn: str) -> None:
     asked = studies()
     for organism, study in asked.items():
         record(tmp_path, organism, study)
     path = tmp_path / FOLDER / "few-7.json"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(RequestError, match=f"{path}"):
+    path.write_text(path.read_text().replace(whole, torn))
+    with pytest.raises(RequestError, match=f"{path} is torn.* delete it"):
         read(tmp_path, asked)
+
+
+def test_a_record_of_another_version_is_written_anew(tmp_path: Path) -> None:
+    asked = studies()
+    path = tmp_path / FOLDER / "few-7.json"
+    path.parent.mkdir()
+    path.write_text('{"study": "another", "rows": []}')
+    assert not read(tmp_path, asked)

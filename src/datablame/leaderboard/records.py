@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from datablame.config.schema import Study
-from datablame.engine.files import digest, hash_file, write_atomic
+from datablame.engine.files import digest, hash_file, own_object, write_atomic
+from datablame.errors import RequestError, problem
 from datablame.leaderboard.lds import Scores
 from datablame.leaderboard.results import Entry, Result
 from datablame.leaderboard.studies import Organism
 from datablame.pipeline.phases import PHASES, REPORT
-from datablame.tables.store import object_of
 
+T = TypeVar("T")
 FOLDER = "organisms"
 _VERSION = 3
 """Grows when the same run gives other results."""
@@ -47,24 +49,35 @@ def key_of(study: Study) -> str:
 
 def read(folder: Path, studies: Mapping[Organism, Study]) -> dict[Organism, Record]:
     """The records of a folder that are of these studies as they are now."""
-    found = {organism: object_of(_path(folder, f"{organism}"), Record) for organism in studies}
-    return {
-        organism: record
-        for organism, record in found.items()
-        if record is not None and record.study == key_of(studies[organism])
-    }
+    found = {organism: _read(_path(folder, f"{organism}"), Record, study) for organism, study in studies.items()}
+    return {organism: record for organism, record in found.items() if record is not None}
 
 
 def read_predictions(folder: Path, organism: Organism, study: Study, subsets: int) -> Scores | None:
     """The LDS that a folder has of this study with so many subsets."""
-    found = object_of(_path(folder, f"{organism}-lds"), Predictions)
-    return found.scores if found and (found.study, found.subsets) == (key_of(study), subsets) else None
+    found = _read(_path(folder, f"{organism}-lds"), Predictions, study)
+    return found.scores if found and found.subsets == subsets else None
 
 
 def write(folder: Path, organism: Organism, record: Record | Predictions) -> None:
     """Write one file whole, over an earlier one."""
     name = f"{organism}" if isinstance(record, Record) else f"{organism}-lds"
     write_atomic(_path(folder, name), TypeAdapter(type(record)).dump_json(record, indent=1) + b"\n")
+
+
+def _read(path: Path, row: type[T], study: Study) -> T | None:
+    """What a file says of this study; None where it is of another one, or of another version.
+
+    Raises RequestError where it is torn.
+    """
+    remedy = "delete it: then the organism runs again"
+    held = own_object(path, remedy)
+    if held.get("study") != key_of(study):
+        return None
+    try:
+        return TypeAdapter(row).validate_python(held)
+    except ValidationError:
+        raise RequestError(problem("engine", "torn", path=path, otherwise=remedy)) from None
 
 
 def _path(folder: Path, name: str) -> Path:
