@@ -65,7 +65,7 @@ def test_what_holds_for_every_method_of_an_organism_is_said_once() -> None:
 
 def test_a_stand_in_is_named_and_recommended_to_nobody() -> None:
     board = made(4)
-    cheapest = min(board.standings, key=lambda each: each.estimates["seconds"].mean)
+    cheapest = min(board.standings, key=lambda each: each.estimates["seconds"].value)
     others = [each for each in board.standings if each is not cheapest]
     page = readme_of(
         replace(board, standings=[replace(cheapest, entry=replace(cheapest.entry, standin=True)), *others])
@@ -90,7 +90,7 @@ def test_what_has_a_value_on_few_organisms_stands_after_its_equals() -> None:
 
 def test_what_does_not_beat_chance_is_not_recommended_however_cheap() -> None:
     board = made(6)
-    cheapest, *others = sorted(board.standings, key=lambda each: each.estimates["seconds"].mean)
+    cheapest, *others = sorted(board.standings, key=lambda each: each.estimates["seconds"].value)
     assert cheapest.is_pareto
     assert f"best at each cost is `{cheapest.entry.name}`" in readme_of(board)
     for spoiled in (

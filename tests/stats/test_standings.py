@@ -14,6 +14,7 @@ from datablame.stats.standings import (
     datamodeling_score,
     halved_at,
     mean_ranks,
+    median,
     median_interval,
     over_seeds,
     paired,
@@ -41,6 +42,14 @@ def test_an_interval_is_students_t_over_the_seeds_means() -> None:
     assert made == pytest.approx((np.mean(means), low, high, 15))
 
 
+def test_costs_are_medians_with_order_statistics() -> None:
+    assert median({}) is None
+    assert median({("few", 1): 4.0, ("few", 2): 900.0, ("few", 3): 2.0}) == (4.0, None, None, 3)
+    seconds = {("few", seed): float(seed) for seed in range(1, 10)} | {("few", 10): math.inf}
+    # Of ten values the second and the ninth: Conover 1999, table A3.
+    assert median(seconds) == (5.0, 2.0, 9.0, 10)
+
+
 def test_one_seed_has_a_mean_without_an_interval_and_nothing_has_none() -> None:
     assert over_seeds({("few", 1): 0.25, ("many", 1): 0.75}) == (0.5, None, None, 2)
     assert over_seeds({}) is None
@@ -50,7 +59,7 @@ def test_a_paired_difference_takes_the_organisms_that_both_have() -> None:
     a, b = table({"few": 0.9, "many": 0.5}), table({"many": 0.3, "source": 0.9})
     made = paired(a, b)
     assert made is not None
-    assert made.mean == pytest.approx(0.2)
+    assert made.value == pytest.approx(0.2)
     assert made.n == 5
     assert paired(table({"few": 1}), table({"many": 1})) is None
 
@@ -74,7 +83,7 @@ def test_methods_that_nobody_beats_share_the_first_rank_and_the_next_count_who_b
 def test_mean_ranks_are_over_the_methods_that_an_organism_has_with_ties_in_the_middle() -> None:
     methods = {"a": table({"few": 1.0, "many": 0.5}), "b": table({"few": 0.5, "many": 0.5}), "c": table({"few": 0.1})}
     made = mean_ranks(methods)
-    assert {name: each.mean for name, each in made.items()} == {"a": 1.25, "b": 1.75, "c": 3.0}
+    assert {name: each.value for name, each in made.items()} == {"a": 1.25, "b": 1.75, "c": 3.0}
     assert [each.n for each in made.values()] == [10, 10, 5]
 
 

@@ -27,7 +27,7 @@ def figures_of(board: Leaderboard) -> dict[str, Figure]:
 def ranks_figure(board: Leaderboard) -> Figure:
     """The mean rank of every method over organisms, by effect and by detection, the best in effect on top."""
     rows = [each for each in board.standings if each.mean_ranks]
-    rows.sort(key=lambda each: each.mean_ranks[EFFECT].mean if EFFECT in each.mean_ranks else math.inf)
+    rows.sort(key=lambda each: each.mean_ranks[EFFECT].value if EFFECT in each.mean_ranks else math.inf)
     caption = (
         "Left: by the effect of removing the method's first documents; right: by how high it ranks what was planted. "
         "Lines: 95 % intervals, Student's t over seeds. Grey bands: controls."
@@ -61,7 +61,7 @@ def pareto_figure(board: Leaderboard) -> Figure:
     """Effect against seconds, each method named at its point; a line joins those that no other method betters."""
     rows = [each for each in board.standings if EFFECT in each.estimates and "seconds" in each.estimates]
     caption = (
-        "Seconds of one core for one organism. Lines: 95 % intervals, Student's t over seeds. "
+        "Seconds of one core for one organism, medians. Lines: 95 % intervals, Student's t over seeds. "
         "Joined, bold: no method has more effect in less time where both have a value. Names in italics: controls."
     )
     height = max(4.6, 1.5 + 0.27 * len(rows))
@@ -71,16 +71,16 @@ def pareto_figure(board: Leaderboard) -> Figure:
         if not rows:
             style.nothing(axes, "no method has an effect and a cost")
             return figure
-        least = min((s for row in rows if (s := row.estimates["seconds"].mean) > 0), default=1.0)
-        where = {row.entry.name: max(row.estimates["seconds"].mean, least) for row in rows}
+        least = min((s for row in rows if (s := row.estimates["seconds"].value) > 0), default=1.0)
+        where = {row.entry.name: max(row.estimates["seconds"].value, least) for row in rows}
         for row in rows:
             _estimate(axes, row.entry.look, row.estimates[EFFECT], where[row.entry.name], upright=True)
             name = style.shortened(row.entry.label, _NAME_INCHES)
-            point = (where[row.entry.name], 100 * row.estimates[EFFECT].mean)
+            point = (where[row.entry.name], 100 * row.estimates[EFFECT].value)
             style.beside(axes, name, point, row.entry.look.ink, bold=row.is_pareto)
             if row.entry.control:
                 axes.texts[-1].set_fontstyle("italic")
-        best = sorted((where[r.entry.name], 100 * r.estimates[EFFECT].mean) for r in rows if r.is_pareto)
+        best = sorted((where[r.entry.name], 100 * r.estimates[EFFECT].value) for r in rows if r.is_pareto)
         axes.plot(*zip(*best, strict=True), color=style.INK, linewidth=1, linestyle=(0, (5, 3)), zorder=2)
         # Whole decades, each with its tick.
         low, high = min(where.values()), max(where.values())
@@ -119,13 +119,13 @@ def kinds_figure(board: Leaderboard) -> Figure:
 
 def _cell(estimate: Estimate | None) -> float:
     """Percent; below 0 is missing."""
-    return -1.0 if estimate is None else 100 * min(1.0, max(0.0, estimate.mean))
+    return -1.0 if estimate is None else 100 * min(1.0, max(0.0, estimate.value))
 
 
 def _estimate(axes: Axes, look: Look, estimate: Estimate, where: float, *, upright: bool = False) -> None:
     """A marker with its interval at a place along the other axis; upright ones are shares, in percent."""
     scale = 100 if upright else 1
-    mean = scale * estimate.mean
+    mean = scale * estimate.value
     ends = None
     if estimate.low is not None and estimate.high is not None:
         ends = [[mean - scale * estimate.low], [scale * estimate.high - mean]]

@@ -66,7 +66,7 @@ def readme_of(board: Leaderboard) -> str:
         cheap=sorted((each for each in ranked if each.is_pareto and _is_of_use(each)), key=_seconds),
         best_of={kind: _best(board, kind) for kind in board.kinds},
         standins=[each for each in board.standings if each.entry.standin],
-        failing=[kind for kind in board.kinds if (top := _best(board, kind)) and top.by_kind[kind].mean < _POOR],
+        failing=[kind for kind in board.kinds if (top := _best(board, kind)) and top.by_kind[kind].value < _POOR],
         poor=_POOR,
         least_drop=LEAST_DROP,
         share=_share,
@@ -81,7 +81,7 @@ def readme_of(board: Leaderboard) -> str:
 
 
 def _seconds(standing: Standing) -> float:
-    return standing.estimates["seconds"].mean
+    return standing.estimates["seconds"].value
 
 
 def _is_of_use(standing: Standing) -> bool:
@@ -91,7 +91,7 @@ def _is_of_use(standing: Standing) -> bool:
 
 def _best(board: Leaderboard, kind: str) -> Standing | None:
     rows = [each for each in board.standings if kind in each.by_kind]
-    return max(rows, key=lambda each: each.by_kind[kind].mean, default=None)
+    return max(rows, key=lambda each: each.by_kind[kind].value, default=None)
 
 
 def _names(standings: list[Standing]) -> str:
@@ -103,7 +103,7 @@ def _share(of: Estimate | None) -> str:
     if of is None:
         return "-"
     ends = "" if of.low is None or of.high is None else f" [{100 * of.low:.0f}, {100 * of.high:.0f}]"
-    return f"{100 * of.mean:.0f} %{ends}"
+    return f"{100 * of.value:.0f} %{ends}"
 
 
 def _value(of: Estimate | None, digits: int = 2) -> str:
@@ -111,7 +111,7 @@ def _value(of: Estimate | None, digits: int = 2) -> str:
     if of is None:
         return "-"
     ends = "" if of.low is None or of.high is None else f" [{number(of.low, digits)}, {number(of.high, digits)}]"
-    return f"{number(of.mean, digits)}{ends}"
+    return f"{number(of.value, digits)}{ends}"
 
 
 def _halved(of: Halving | None) -> str:

@@ -14,7 +14,8 @@ from datablame.stats import standings as measures
 from datablame.stats.intervals import Interval
 from datablame.stats.standings import Estimate
 
-MEASURES = ("drop", "average_precision", "precision_at_k", "rate_at_0", "seconds", "peak_mb")
+COSTS = ("seconds", "peak_mb")
+MEASURES = ("drop", "average_precision", "precision_at_k", "rate_at_0", *COSTS)
 EFFECT, DETECTION = "drop", "average_precision"
 
 
@@ -91,7 +92,7 @@ def standings_of(entries: Sequence[Entry], results: Sequence[Result], lds: Score
         entry.name: {
             name: made
             for name, of in by_measure.items()
-            if (made := measures.over_seeds(of.get(entry.name, {}))) is not None
+            if (made := (measures.median if name in COSTS else measures.over_seeds)(of.get(entry.name, {}))) is not None
         }
         for entry in entries
     }
@@ -155,7 +156,7 @@ def _place(most: int, standing: Standing) -> tuple[float, bool, float, str]:
     estimate = standing.estimates.get(EFFECT)
     if estimate is None:
         return math.inf, True, math.inf, standing.entry.name
-    return standing.ranks[EFFECT], estimate.n < most / 2, -estimate.mean, standing.entry.name
+    return standing.ranks[EFFECT], estimate.n < most / 2, -estimate.value, standing.entry.name
 
 
 def as_json(board: Leaderboard) -> dict[str, Any]:

@@ -18,9 +18,9 @@ Values = Mapping[tuple[str, int], float]
 
 
 class Estimate(NamedTuple):
-    """A mean with its 95 % interval, None where one seed or none has a value, over `n` organisms."""
+    """A mean or median with its 95 % interval, None where too few have a value, over `n` organisms."""
 
-    mean: float
+    value: float
     low: float | None
     high: float | None
     n: int
@@ -39,6 +39,15 @@ def over_seeds(values: Values) -> Estimate | None:
         return Estimate(mean, None, None, len(values))
     half = float(t.ppf(ENDS[1], n - 1) * means.std(ddof=1) / math.sqrt(n))
     return Estimate(mean, mean - half, mean + half, len(values))
+
+
+def median(values: Values) -> Estimate | None:
+    """The median over organisms, for what a busy machine multiplies; None without values."""
+    if not values:
+        return None
+    middle, interval = median_interval([*values.values()])
+    low, high = interval or (None, None)
+    return Estimate(middle, low, high, len(values))
 
 
 def paired(a: Values, b: Values) -> Estimate | None:
@@ -112,7 +121,7 @@ def pareto(costs: Mapping[str, Values], gains: Mapping[str, Values]) -> set[str]
         saved, gained = paired(costs[own], costs[other]), paired(gains[other], gains[own])
         if saved is None or gained is None:
             return False
-        return saved.mean >= 0 and gained.mean >= 0 and saved.mean + gained.mean > 0
+        return saved.value >= 0 and gained.value >= 0 and saved.value + gained.value > 0
 
     placed = [name for name, values in gains.items() if values and costs.get(name)]
     return {own for own in placed if not any(betters(other, own) for other in placed)}
