@@ -70,14 +70,13 @@ def _read(path: Path, row: type[T], study: Study) -> T | None:
 
     Raises RequestError where it is torn.
     """
-    remedy = "delete it: then the organism runs again"
-    held = own_object(path, remedy)
+    held = own_object(path, "delete it: then the organism runs again")
     if held.get("study") != key_of(study):
         return None
     try:
         return TypeAdapter(row).validate_python(held)
     except ValidationError:
-        raise RequestError(problem("engine", "torn", path=path, otherwise=remedy)) from None
+        raise RequestError(problem("leaderboard", "torn record", path=path)) from None
 
 
 def _path(folder: Path, name: str) -> Path:
