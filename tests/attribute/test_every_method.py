@@ -1,7 +1,6 @@
 """What holds of every method, ours to come too: a copy of the query is found first, and nothing hangs on the machine.
 
-All methods run in one tiny study; among the slow tests once more, with its pool reversed, every document alone, in
-other shards.
+All methods run in one tiny study, twice: as it is, and with its pool reversed, every document alone, in other shards.
 """
 
 from collections.abc import Iterator, Mapping
@@ -84,7 +83,6 @@ def test_a_copy_of_the_query_ranks_first(plain: Scores, name: str) -> None:
     assert next(iter(plain[name])) == COPY
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_neither_order_nor_batch_nor_shard_changes_a_score(plain: Scores, turned: Scores, name: str) -> None:
     assert turned[name] == pytest.approx(plain[name], abs=1e-4 * max(map(abs, plain[name].values())))

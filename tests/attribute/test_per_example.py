@@ -69,7 +69,13 @@ def documents(n: int, shortest: int = 2, longest: int = 30, seed: int = 0) -> li
     return found
 
 
-@pytest.mark.parametrize(("make", "batch_tokens"), [(olmo2, 1), (olmo2, 45), (olmo2, 10_000), (llama, 45), (qwen2, 45)])
+@pytest.mark.parametrize(
+    ("make", "batch_tokens"),
+    [
+        *((olmo2, 1), (olmo2, 45), (olmo2, 10_000), (llama, 45), (qwen2, 45)),
+        *(pytest.param(make, tokens, marks=pytest.mark.slow) for make in (llama, qwen2) for tokens in (1, 10_000)),
+    ],
+)
 def test_similarities_are_those_of_autograd_whatever_the_batch(make: Callable[[], Any], batch_tokens: int) -> None:
     model = built(make)
     pool = documents(12)

@@ -33,7 +33,7 @@ if __name__ == "__main__":
     world = frozen(Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
     methods = tuple(json.loads(sys.argv[3]))
     attribute = world.study.attribute.model_copy(update={"methods": methods})
-    ran(ATTRIBUTE, replace(world, study=world.study.model_copy(update={"attribute": attribute})), Execution(1, 1))
+    ran(ATTRIBUTE, replace(world, study=world.study.model_copy(update={"attribute": attribute})), Execution(2, 1))
     print(json.dumps([sorted({*METHODS.problems, *PROVIDERS.problems}), [row["name"] for row in described()]]))
 """
 

@@ -34,7 +34,13 @@ def naive(model: Any, pool: list[Encoded | Preference], queries: list[Encoded]) 
     return Similarities((gradients @ towards)[:, None], gradients.norm(dim=1), losses)
 
 
-@pytest.mark.parametrize(("make", "batch_tokens"), [(olmo2, 1), (olmo2, 60), (olmo2, 10_000), (llama, 60), (qwen2, 60)])
+@pytest.mark.parametrize(
+    ("make", "batch_tokens"),
+    [
+        *((olmo2, 1), (olmo2, 60), (olmo2, 10_000), (llama, 60), (qwen2, 60)),
+        *(pytest.param(make, tokens, marks=pytest.mark.slow) for make in (llama, qwen2) for tokens in (1, 10_000)),
+    ],
+)
 def test_a_pairs_gradient_is_that_of_chosen_minus_rejected(make: Callable[[], Any], batch_tokens: int) -> None:
     model = built(make)
     pool, queries = mixed(), documents(3, seed=1)

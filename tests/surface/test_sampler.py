@@ -140,10 +140,11 @@ def test_alpha_is_irrelevant_where_before_is_after(tiny_pair: "Pair") -> None:
     assert drawn(tiny_pair, amplified, before=tiny_pair.after) == drawn(tiny_pair, plain)
 
 
-def test_a_sample_does_not_depend_on_its_batch(tiny_pair: "Pair") -> None:
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_sample_does_not_depend_on_its_batch(tiny_pair: "Pair", every: int) -> None:
     wanted = requests(samples=5)
     together = drawn(tiny_pair, wanted)
-    assert [drawn(tiny_pair, [request])[0] for request in wanted[::3]] == together[::3]
+    assert [drawn(tiny_pair, [request])[0] for request in wanted[::every]] == together[::every]
     assert drawn(tiny_pair, wanted, batch_rows=7) == together
     order = random.Random(3).sample(range(len(wanted)), len(wanted))
     shuffled = drawn(tiny_pair, [wanted[place] for place in order])

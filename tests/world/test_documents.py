@@ -244,6 +244,7 @@ def test_the_subset_depends_on_the_seed_and_not_on_the_order(tmp_path: Path) -> 
     assert len(chosen) == len(other) == 20
     assert {d.id for d in chosen} == {d.id for d in again} != {d.id for d in other}
     assert [d.id for d in again] == [row["id"] for row in rows if row["id"] in {d.id for d in chosen}]
+    assert len(read(jsonl(tmp_path, rows), documents=1000).documents) == 200
 
 
 def test_ids_that_begin_anew_in_every_file_cost_no_text(caplog: pytest.LogCaptureFixture) -> None:

@@ -57,13 +57,13 @@ def brute_force(documents: Sequence[Document], threshold: float) -> list[int]:
     return [numbers.setdefault(number, len(numbers)) for number in component]
 
 
-@settings(max_examples=50)
+@settings(max_examples=100)
 @given(corpora(), st.sampled_from((0.3, 0.5, 0.8, 0.95, 1.0)))
 def test_clusters_are_what_comparing_every_pair_finds(texts: list[str], threshold: float) -> None:
     assert clusters(documents(texts), threshold) == brute_force(documents(texts), threshold)
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(
     st.sampled_from((2, 256)),
     st.lists(st.tuples(TEXTS, TEXTS, st.one_of(st.just(""), TEXTS)), min_size=1, max_size=6),

@@ -284,7 +284,7 @@ def test_a_run_killed_while_the_pool_is_frozen_ends_with_the_same_bytes(tiny_pai
     assert set(whole) == {
         f"artifacts/world/{name}" for name in ("pool.json", "pool.parquet", "prompts.parquet", "world.json")
     }
-    for after in (0, 5):
+    for after in (0, 1, 5, 9):
         killed = tmp_path / f"killed after {after}"
         child = os.fork()
         if child == 0:
