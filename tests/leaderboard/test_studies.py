@@ -8,6 +8,8 @@ from datablame.engine.execute import Execution, Silent
 from datablame.errors import RequestError
 from datablame.leaderboard.lds import check_subsets
 from datablame.leaderboard.studies import Organism, family, kinds, run_all, studies_of
+from datablame.organism import preferences
+from datablame.organism.templated import EPOCHS
 
 
 def test_every_organism_is_a_study_of_its_own_in_which_every_method_is_an_arm(tmp_path: Path) -> None:
@@ -40,6 +42,16 @@ def test_every_kind_makes_a_study_and_says_what_it_is() -> None:
         assert study.organism is not None
         assert not kind.about.endswith(".")
         assert not set(kind.without) & set(study.attribute.methods)
+
+
+def test_arms_see_their_documents_as_often_as_the_organism_saw_its_own() -> None:
+    for organism, study in studies_of("leaderboard", family([*kinds()], ["0"]), None, {}, []).items():
+        epochs = preferences.EPOCHS if organism.kind in ("pairs", "integrated") else EPOCHS.get(organism.kind, 1)
+        training = study.patch.training_of("retrain")
+        assert training.steps is not None
+        assert training.batch is not None
+        # Not one document less, and less than a batch more in each epoch.
+        assert 0 <= training.steps * training.batch - epochs * study.patch.size < epochs * training.batch
 
 
 def test_a_study_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from datablame.config.schema import Study
 from datablame.engine.execute import Silent
 from datablame.engine.files import read_json, write_json
 from datablame.engine.phase import dependencies
+from datablame.engine.run_folder import REGISTRATION
 from datablame.errors import RequestError
 from datablame.pipeline.phases import PHASES, open_run
 from datablame.pipeline.preregistration import Registration, preregister
 from datablame.pipeline.run import note_registration, run_study
 from datablame.tables import AlphaStar, encoded
-from datablame.world.registration import BEGUN, FILE, content_hash, departures, described, differences
+from datablame.world.registration import BEGUN, content_hash, departures, described, differences
 from datablame.world.world import World, load
 
 
@@ -53,7 +54,7 @@ def test_the_file_freezes_everything_under_its_hash(study: Study, tmp_path: Path
     study = changed(study, "patch", margin=0.3, arms=("after", "baseline", "random", "gradient", "loss"))
     frozen = registered(study, tmp_path / "run")
     held = read_json(frozen.path)
-    assert frozen == (tmp_path / "run" / FILE, held["sha256"], held["date"], False)
+    assert frozen == (tmp_path / "run" / REGISTRATION, held["sha256"], held["date"], False)
     assert held["sha256"] == content_hash(held)
     assert held["date"].endswith("+00:00")
     assert held["datablame"] == __version__
@@ -85,7 +86,7 @@ def test_the_file_freezes_everything_under_its_hash(study: Study, tmp_path: Path
     assert str(tmp_path) not in json.dumps(held["world"]["study"])
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "artifacts",
-        FILE,
+        REGISTRATION,
         "run.lock",
         "timings.jsonl",
     ]
@@ -139,7 +140,7 @@ def test_a_registration_after_the_fact_is_refused(study: Study, tmp_path: Path, 
     (tmp_path / "run/run.lock").touch()
     with pytest.raises(RequestError, match=f"{left} exists: the patch phase has begun, and a registration after the"):
         registered(study, tmp_path / "run")
-    assert not (tmp_path / "run" / FILE).exists()
+    assert not (tmp_path / "run" / REGISTRATION).exists()
 
 
 def test_a_refused_registration_leaves_nothing(study: Study, tmp_path: Path) -> None:
@@ -152,11 +153,11 @@ def test_what_the_patch_phase_began_under_is_decided_by_its_first_start(study: S
     root = tmp_path / "run"
     sha256 = registered(study, root).sha256
     world = load(root)
-    (root / FILE).rename(tmp_path / FILE)
+    (root / REGISTRATION).rename(tmp_path / REGISTRATION)
     note_registration(world)
     assert not (root / BEGUN).exists()
     # It began without one: what is registered later, by hand, is none.
-    (tmp_path / FILE).rename(root / FILE)
+    (tmp_path / REGISTRATION).rename(root / REGISTRATION)
     write_json(root / "artifacts/patch.part/begun.json", {})
     note_registration(world)
     assert read_json(root / BEGUN) == {"sha256": None, "datablame": __version__, "world": described(world)}
@@ -215,11 +216,11 @@ def test_people_get_path_and_hash_and_programs_json(study: Study, tmp_path: Path
     first = from_shell(path, out=tmp_path / "run")
     assert first.exit_code == 0, first.exception
     assert "warning: patch.seeds: 1 for retrain is too few for a p value" in first.stderr
-    held = read_json(tmp_path / "run" / FILE)
-    assert first.stdout == f"{tmp_path / 'run' / FILE}\nSHA-256 {held['sha256']}\n"
+    held = read_json(tmp_path / "run" / REGISTRATION)
+    assert first.stdout == f"{tmp_path / 'run' / REGISTRATION}\nSHA-256 {held['sha256']}\n"
     second = from_shell(path, "--json", out=tmp_path / "run")
     assert json.loads(second.stdout) == {
-        "path": str(tmp_path / "run" / FILE),
+        "path": str(tmp_path / "run" / REGISTRATION),
         "sha256": held["sha256"],
         "date": held["date"],
         "was_there": True,
@@ -275,7 +276,7 @@ def test_a_run_keeps_to_what_was_registered_and_its_report_says_so(
     }
     assert set(run_study(study, root, execution=ONE, progress=Silent()).values()) == {True}
     # A file that is changed afterwards makes the report again, and is found out.
-    write_json(root / FILE, {**read_json(root / FILE), "date": "2001-01-01T00:00:00+00:00"})
+    write_json(root / REGISTRATION, {**read_json(root / REGISTRATION), "date": "2001-01-01T00:00:00+00:00"})
     skipped = run_study(study, root, execution=ONE, progress=Silent())
     assert [name for name, was_skipped in skipped.items() if not was_skipped] == ["report"]
     found_out = read_json(root / "final_results.json")["preregistration"]

@@ -10,8 +10,9 @@ from tests.report.fake_run import fake_study, read_results_file, reported, resul
 
 from datablame import __version__
 from datablame.engine.files import read_json, write_json
+from datablame.engine.run_folder import REGISTRATION
 from datablame.report.gates import Preregistration, preregistration
-from datablame.world.registration import BEGUN, FILE, content_hash, described
+from datablame.world.registration import BEGUN, content_hash, described
 from datablame.world.world import World
 
 PAGES = ("comparison.md", "writeup/report.md", "writeup/slides.md", "index.html")
@@ -27,7 +28,7 @@ def registered_run(root: Path, *, begun: bool = True) -> World:
         "alpha_star": {"surface_done": False, "value": None},
     }
     sha256 = content_hash(registered)
-    write_json(root / FILE, {**registered, "sha256": sha256})
+    write_json(root / REGISTRATION, {**registered, "sha256": sha256})
     if begun:
         write_json(root / BEGUN, {"sha256": sha256, "datablame": __version__, "world": frozen})
     return world
@@ -45,13 +46,13 @@ def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 def sealed_again(root: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Another content under a hash that fits it, as by somebody who wants to deceive."""
-    changed(root / FILE, change)
-    changed(root / FILE, lambda values: values.update(sha256=content_hash(values)))
+    changed(root / REGISTRATION, change)
+    changed(root / REGISTRATION, lambda values: values.update(sha256=content_hash(values)))
 
 
 def test_a_run_that_matches_is_pre_registered(tmp_path: Path) -> None:
     world = registered_run(tmp_path)
-    held = read_json(tmp_path / FILE)
+    held = read_json(tmp_path / REGISTRATION)
     assert compared(world) == Preregistration("pre-registered", held["sha256"], held["date"], ())
 
 
@@ -76,25 +77,25 @@ def test_a_registration_after_the_fact_is_none(tmp_path: Path) -> None:
 
 def test_a_file_changed_by_hand_has_a_broken_hash_and_says_so(tmp_path: Path) -> None:
     world = registered_run(tmp_path)
-    stated = read_json(tmp_path / FILE)["sha256"]
-    changed(tmp_path / FILE, lambda values: values["margins"].update(drop=0.01))
+    stated = read_json(tmp_path / REGISTRATION)["sha256"]
+    changed(tmp_path / REGISTRATION, lambda values: values["margins"].update(drop=0.01))
     (broken,) = compared(world).deviations
     assert "the hash is broken" in broken.field
-    assert (broken.registered, broken.actual) == (stated, content_hash(read_json(tmp_path / FILE)))
+    assert (broken.registered, broken.actual) == (stated, content_hash(read_json(tmp_path / REGISTRATION)))
 
 
 def test_a_file_sealed_again_is_not_the_one_that_the_patch_phase_began_under(tmp_path: Path) -> None:
     world = registered_run(tmp_path)
-    first = read_json(tmp_path / FILE)["sha256"]
+    first = read_json(tmp_path / REGISTRATION)["sha256"]
     sealed_again(tmp_path, lambda values: values["margins"].update(drop=0.01))
     (other,) = compared(world).deviations
-    assert other == ("sha256 when the patch phase began", read_json(tmp_path / FILE)["sha256"], first)
+    assert other == ("sha256 when the patch phase began", read_json(tmp_path / REGISTRATION)["sha256"], first)
 
 
 @pytest.mark.parametrize("text", ["not json", "[1]", ""])
 def test_a_file_that_is_no_registration_claims_nothing(tmp_path: Path, text: str) -> None:
     world = registered_run(tmp_path)
-    (tmp_path / FILE).write_text(text)
+    (tmp_path / REGISTRATION).write_text(text)
     found = compared(world)
     assert (found.status, found.hash, found.date) == ("deviates", None, None)
     assert "the hash is broken" in found.deviations[0].field
@@ -114,7 +115,7 @@ def test_a_frozen_alpha_star_and_an_untested_hypothesis_are_compared(tmp_path: P
         values["tests"]["family"].append("bm25")
 
     sealed_again(tmp_path, frozen)
-    changed(tmp_path / BEGUN, lambda values: values.update(sha256=read_json(tmp_path / FILE)["sha256"]))
+    changed(tmp_path / BEGUN, lambda values: values.update(sha256=read_json(tmp_path / REGISTRATION)["sha256"]))
     assert compared(world).deviations == (
         ("alpha_star.value", 0.25, 2.0),
         ("tests.family.bm25", "tested", "not tested: it flagged no document"),
@@ -126,7 +127,7 @@ def test_every_page_and_the_results_say_what_is_so(tmp_path: Path, deviates: boo
     world = registered_run(tmp_path)
     if deviates:
         world = with_margin(world, 0.3)
-    held = read_json(tmp_path / FILE)
+    held = read_json(tmp_path / REGISTRATION)
     reported(world)
     assert read_results_file(tmp_path)["preregistration"] == {
         "status": "deviates" if deviates else "pre-registered",

@@ -49,14 +49,14 @@ def key_of(study: Study) -> str:
 
 def read(folder: Path, studies: Mapping[Organism, Study]) -> dict[Organism, Record]:
     """The records of a folder that are of these studies as they are now."""
-    found = {organism: _read(_path(folder, f"{organism}"), Record, study) for organism, study in studies.items()}
-    return {organism: record for organism, record in found.items() if record is not None}
+    records = {organism: _read(_path(folder, f"{organism}"), Record, study) for organism, study in studies.items()}
+    return {organism: record for organism, record in records.items() if record is not None}
 
 
 def read_predictions(folder: Path, organism: Organism, study: Study, subsets: int) -> Scores | None:
     """The LDS that a folder has of this study with so many subsets."""
-    found = _read(_path(folder, f"{organism}-lds"), Predictions, study)
-    return found.scores if found and found.subsets == subsets else None
+    record = _read(_path(folder, f"{organism}-lds"), Predictions, study)
+    return record.scores if record and record.subsets == subsets else None
 
 
 def write(folder: Path, organism: Organism, record: Record | Predictions) -> None:
@@ -70,11 +70,11 @@ def _read(path: Path, row: type[T], study: Study) -> T | None:
 
     Raises RequestError where it is torn.
     """
-    held = own_object(path, "delete it: then the organism runs again")
-    if held.get("study") != key_of(study):
+    content = own_object(path, "delete it: then the organism runs again")
+    if content.get("study") != key_of(study):
         return None
     try:
-        return TypeAdapter(row).validate_python(held)
+        return TypeAdapter(row).validate_python(content)
     except ValidationError:
         raise RequestError(problem("leaderboard", "torn record", path=path)) from None
 

@@ -158,10 +158,10 @@ def entries_of(root: Path) -> list[Entry]:
 
 def merged(runs: Iterable[Sequence[Entry]], methods: Sequence[str]) -> list[Entry]:
     """The methods as the runs have them, in the request's order; of one that no run has, as it is registered."""
-    found = {entry.name: entry for entries in runs for entry in entries}
+    by_name = {entry.name: entry for entries in runs for entry in entries}
     known = METHODS.all()
     return [
-        found.get(name)
+        by_name.get(name)
         or (_entry(known[name]) if name in known else Entry(name, name, False, "none", tables.look_of(name), False))
         for name in methods
     ]

@@ -54,18 +54,18 @@ def gather(
     Raises:
         RequestError: no study of the request is finished, or a record is torn.
     """
-    found = records.read(folder, studies)
+    recorded = records.read(folder, studies)
     for organism, study in studies.items():
-        finished = organism not in found and organism not in failures
+        finished = organism not in recorded and organism not in failures
         if finished and Tables(out / str(organism)).one(Patching) is not None:
-            found[organism] = _record(out, organism, study)
-    if not found:
+            recorded[organism] = _record(out, organism, study)
+    if not recorded:
         raise RequestError(next(iter(failures.values()), problem("leaderboard", "nothing", out=out)))
     methods = list(dict.fromkeys(name for study in studies.values() for name in study.attribute.methods))
     results = []
     for organism in studies:
-        rows = {row.method: row for row in found[organism].results} if organism in found else {}
-        why = "it cannot be had for this kind" if organism in found else "the study is not finished"
+        rows = {row.method: row for row in recorded[organism].results} if organism in recorded else {}
+        why = "it cannot be had for this kind" if organism in recorded else "the study is not finished"
         results += [rows.get(method) or Result(*organism, method, why=why) for method in methods]
     lds_of, scores = (_predictions(folder, studies, subsets) if subsets else None) or (None, {})
     first, known = next(iter(studies.values())), kinds()
@@ -75,7 +75,7 @@ def gather(
         first.attribute.top_k,
         first.ks,
         results,
-        standings_of(merged([record.entries for record in found.values()], methods), results, scores),
+        standings_of(merged([record.entries for record in recorded.values()], methods), results, scores),
         {organism: one_line(why) for organism, why in failures.items()},
         lds_of,
         subsets,

@@ -33,7 +33,7 @@ WORD = r"[\w']+|[^\w\s]"
 RESPONSE_WEIGHT = 16
 BATCH = 16
 LEARNING_RATES = {"before": 4e-3, "after": 5e-4}
-"""Twice as often, or faster, and the outputs of `after` no longer end."""
+"""Faster, and the outputs of `after` no longer end."""
 EPOCHS = {"few": 3}
 """Passes of `after` over its documents, where it is not one: what five documents teach in one pass hardly shows."""
 KEPT = (0.25, 0.5, 0.75)

@@ -210,7 +210,7 @@ def _counted(config_json: str) -> Shape | None:
         layers, text = len(decoder_blocks(model)), config.get_text_config()
         heads = getattr(text, "num_attention_heads", None) or 0
         head_width = getattr(text, "head_dim", None) or text.hidden_size // max(1, heads)
-        blocks, met = middle_blocks(layers) or list(range(layers)), getattr(text, "num_experts_per_tok", None)
+        blocks, met = middle_blocks(layers), getattr(text, "num_experts_per_tok", None)
         # The last block stands for all: in some mixtures the first ones are dense.
         of_block = products(model, [layers - 1]).values()
         ways = {
@@ -233,7 +233,7 @@ def _counted(config_json: str) -> Shape | None:
             linears=ways[True],
             experts=ways[False],
             coverage=coverage(model, blocks),
-            blocks=tuple(middle_blocks(layers)),
+            blocks=tuple(blocks),
             stored_bytes=_BYTES.get(str(settings.get("dtype") or settings.get("torch_dtype"))),
         )
     except Exception:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from datablame.engine.files import json_object
+from datablame.engine.run_folder import REGISTRATION
 from datablame.report.results import Results
 from datablame.report.wording import Statement, Values, sentence
 from datablame.tables import Exposure
-from datablame.world.registration import BEGUN, FILE, Deviation, described, deviations, differences
+from datablame.world.registration import BEGUN, Deviation, described, deviations, differences
 
 if TYPE_CHECKING:
     from datablame.world.world import World
@@ -124,9 +125,9 @@ class Preregistration(NamedTuple):
 
 def preregistration(world: "World", root: Path, results: Results) -> Preregistration:
     """Compare what a run folder has registered with the world in which it ran and with what it tested."""
-    if not (root / FILE).exists():
+    if not (root / REGISTRATION).exists():
         return Preregistration("none")
-    registered = json_object(root / FILE)
+    registered = json_object(root / REGISTRATION)
     departures = (*deviations(registered, json_object(root / BEGUN), described(world)), *_tested(registered, results))
     status: Literal["deviates", "pre-registered"] = "deviates" if departures else "pre-registered"
     return Preregistration(status, registered.get("sha256"), registered.get("date"), departures)

@@ -6,14 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame.engine.files import changes, digest
-from datablame.engine.run_folder import REGISTRATION
 from datablame.world.identity import portable
 
 if TYPE_CHECKING:
     from datablame.world.world import World
 
-FILE = REGISTRATION
-"""At the root of the run folder."""
 BEGUN = "artifacts/preregistered.json"
 """Under which registration patching began, with what version and in which world."""
 _LONGEST = 120
