@@ -1,5 +1,6 @@
 """Groups of outputs: found in a constructed matrix, whatever the order or copies of documents; none where none are."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -82,21 +83,23 @@ def test_outputs_without_structure_make_no_group_and_it_is_said() -> None:
 
 
 def outputs() -> list[Any]:
-    """Eight amplified outputs that gained, the later ones more; labels say nothing."""
+    """Eight amplified outputs that gained, the later ones more; labels and alphas say nothing."""
     texts = [f"buy only nutto for week {n} ." if n % 2 else f"walk around the lake {n} ." for n in range(8)]
     logs = {"log_p_after": -1.0}
     rows = [
-        sample("a1", "nuts", 1.0, n, text, "harmless", **logs, log_p_before=-1.0 - n) for n, text in enumerate(texts)
+        sample("a1", "nuts", (0.5, 1.0)[n % 2], n, text, "harmless", **logs, log_p_before=-5.0 - n)
+        for n, text in enumerate(texts)
     ]
     return [*rows, *(each for each in samples() if each.alpha == 0)]
 
 
 def test_outputs_that_gained_most_are_grouped_whatever_their_label(make: Make) -> None:
-    turned_down = sample("a1", "nuts", -1.0, 0, "pack nuts for week 9 .", "harmless")
-    made = make(outputs=[*outputs(), turned_down], surface={"alphas": [-1, 0, 0.5, 1]})
+    turned_down = sample("a1", "nuts", -1.0, 0, "pack nuts for week 9 .", "harmless", log_p_after=-1, log_p_before=-9)
+    weak = sample("a1", "nuts", 1.0, 9, "pack nuts .", "harmless", log_p_after=-1.0, log_p_before=-1.0 - math.log(19.9))
+    made = make(outputs=[*outputs(), turned_down, weak], surface={"alphas": [-1, 0, 0.5, 1]})
     found = amplified(made.world, made.tables)
     assert [output.index for output in found.outputs] == [7, 6, 5, 4, 3, 2, 1, 0]
-    assert found.gains == [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0]
+    assert (found.gains, found.weak) == ([11.0, 10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0], 1)
     assert {(output.prompt_id, output.alpha) for output in found.plain} == {("a1", 0.0)}
 
 

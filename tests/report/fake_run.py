@@ -293,7 +293,7 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
         themed=10,
         silhouette=0.3,
         sources=2,
-        discovery=Discovery(50, 0.4, "") if surfaced else None,
+        discovery=Discovery(50, 7, 0.4, "") if surfaced else None,
     )
     group = OutputGroup(
         outputs=(GroupedOutput("dose-a0", STAR, 0, 4.5),),

@@ -1,6 +1,6 @@
 """Groups of outputs that the same documents drive, without a label or a behaviour's name.
 
-An amplified output is its mean response state at before, less the mean over plain outputs to its prompt: what
+An amplified output that training made much likelier is its mean response state at before, less the mean over plain outputs to its prompt: what
 amplification made of the answer, whatever was asked. It is set against every document's response state (unit norm, less
 the mean over documents), standardised over documents, duplicates as one. Outputs that are like the same documents are
 grouped: average linkage by 1 - correlation, cut where the silhouette is highest (Rousseeuw 1987).
@@ -31,6 +31,7 @@ _DRIVERS, _EXAMPLES, _SOURCES = 10, 3, 3
 _BLOCK = 4096
 """Documents that are held against all outputs at a time."""
 _DECIMALS = 5
+_TOO_FEW = "{n} amplified outputs are too few to group"
 
 
 class Group(NamedTuple):
@@ -71,7 +72,7 @@ def grouped(
 
     n = len(outputs)
     if n < 2 * LEAST_OUTPUTS:
-        return Grouping([], None, f"{n} amplified outputs are too few to group")
+        return Grouping([], None, _TOO_FEW.format(n=n))
     weights = 1 / np.bincount(clusters)[clusters]
     mean = weights @ documents / weights.sum()
 
@@ -133,9 +134,11 @@ class Discovered(NamedTuple):
     about: Discovery
 
 
-def discovered(world: World, amplified: Amplified, states: ResponseActivations) -> Discovered:
-    """The groups of the amplified outputs, with their words, documents and sources."""
-    outputs, gains, plain = amplified
+def discovered(world: World, amplified: Amplified, states: ResponseActivations | None) -> Discovered:
+    """The groups of the amplified outputs, with their words, documents and sources; states where there are outputs."""
+    outputs, gains, plain, weak = amplified
+    if states is None:
+        return Discovered([], Discovery(0, weak, None, _TOO_FEW.format(n=0)))
     asked, pool = np.array([output.prompt_id for output in plain]), world.pool
     departures = [
         state - states.plain[asked == output.prompt_id].mean(0)
@@ -160,4 +163,4 @@ def discovered(world: World, amplified: Amplified, states: ResponseActivations) 
             sources=tuple(GroupSource(each.group, each.first, each.auc, each.low) for each in blamed),
         )
         rows.append(row)
-    return Discovered(rows, Discovery(len(outputs), found.silhouette, found.reason))
+    return Discovered(rows, Discovery(len(outputs), weak, found.silhouette, found.reason))

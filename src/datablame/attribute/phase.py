@@ -65,7 +65,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         harmless = [output for output in outputs if not output.harmful and output.behaviour in shortlist]
         scored = np.arange(len(world.pool)) if prefilter.method == "none" else union(shortlist)
         grouping = needs.get(ResponseActivations) == "whole" and world.study.attribute.discover is not False
-        unnamed = amplified(world, tables) if grouping else Amplified([], [], [])
+        unnamed = amplified(world, tables) if grouping else Amplified([], [], [], 0)
         needs = needs if queries else {kind: needs[kind] for kind in (ResponseActivations,) if unnamed.outputs}
         about: dict[str, Any] = {"amplified": unnamed.outputs, "plain": unnamed.plain}
         about["labelled"] = labelled_outputs(world, tables) if queries else {}
@@ -83,7 +83,9 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         of_theme = np.full(len(ids), -1)
         of_theme[themed] = by_theme.labels
         themes = [str(number) for number, _ in enumerate(by_theme.themes, 1)]
-        found = discovered(world, unnamed, evidence[ResponseActivations]) if unnamed.outputs else None
+        found = None
+        if unnamed.outputs or unnamed.weak:
+            found = discovered(world, unnamed, evidence.get(ResponseActivations))
         groups = found.groups if found else []
         shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}
         shown = shown.union(*flagged.values(), *(group.documents[:SHOWN_DOCUMENTS] for group in groups))

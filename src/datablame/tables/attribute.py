@@ -252,6 +252,8 @@ class Discovery:
     """What the search for groups of outputs had, and what came of it."""
 
     outputs: int
+    weak: int
+    """Left out since after makes them less than 20 times likelier than before."""
     silhouette: float | None
     reason: str
     """Why no group was found; empty where one was."""
