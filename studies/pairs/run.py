@@ -1,11 +1,12 @@
-"""Filter, swap and drop-source on organisms of preference pairs of five seeds; writes this folder's README and figure.
+"""Filter, swap and drop-source on organisms of preference pairs of five seeds; writes results, README and a figure.
 
     python studies/pairs/run.py
     python studies/pairs/run.py --kinds pairs --seeds 100      # a look, on a seed for design
 
 For each kind and seed one run attributes and removes; two more take its world, samples and rankings over and exchange
-the answers, or drop the sources. It can be stopped at any time and goes on where it was. The recipe was designed on
-seeds 0 and from 100 on; seeds 1 to 5 were run for this table only.
+the answers, or drop the sources. It can be stopped at any time and goes on where it was; an organism that results.json has
+of the same studies is not run again. The recipe was designed on seeds 0 and from 100 on; seeds 1 to 5 were run for this
+table only.
 """
 
 import argparse
@@ -21,9 +22,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from studies.pairs.figure import drawn
 from studies.running import run_study, take_over
 
+from datablame.engine.files import own_object, write_atomic
+from datablame.leaderboard.records import key_of
+from datablame.pipeline.checks import load
+
 HERE = Path(__file__).parent
 KINDS = {"pairs": "little but the quirk changes", "integrated": "much else is preferred too"}
 SEEDS = (1, 2, 3, 4, 5)
+STUDY = HERE / "study.yaml"
 INTERVENTIONS = {"remove": "filter", "swap": "swap", "drop-source": "drop source"}
 PUBLISHED = {"baseline": 7.6, "filter": 2.9, "swap": 1.7, "random swap": 5.0}
 """Percent harmful, one training each (Xiao and Aranguri, arXiv 2602.11079)."""
@@ -51,27 +57,42 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="kinds of organisms")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds of organisms")
     parser.add_argument("--workers", type=int, default=1, help="worker processes; results stay the same")
-    parser.add_argument("--out", type=Path, default=HERE, help="where README.md and pairs.png are written")
+    parser.add_argument("--out", type=Path, default=HERE, help="where results.json, README.md and pairs.png are")
     given = parser.parse_args()
     effects, results = list[Effect](), dict[str, list[dict[str, Any]]]()
+    held = own_object(given.out / "results.json", "delete it: then every organism runs again")
     for kind in given.kinds:
-        by_intervention: dict[str, list[dict[str, Any]]] = {name: [] for name in INTERVENTIONS}
         for seed in given.seeds:
-            first = given.runs / f"{kind}-{seed}-remove"
-            for name, runs in by_intervention.items():
-                folder = given.runs / f"{kind}-{seed}-{name}"
-                if folder != first:
-                    take_over(first, folder, ("scan", "surface", "attribute"))
-                sets = [f"organism.planting={kind}", f"organism.seed={seed}", f"seed={seed}"]
-                sets += [f"patch.intervention={name}"]
-                run_study(HERE / "study.yaml", folder, "--workers", str(given.workers), sets=sets)
-                runs.append(json.loads((folder / "final_results.json").read_text(encoding="utf-8")))
+            sets = [f"organism.planting={kind}", f"organism.seed={seed}", f"seed={seed}"]
+            key = key_of(load(str(STUDY), sets))
+            if held.get(f"{kind}-{seed}", {}).get("study") != key:
+                held[f"{kind}-{seed}"] = {"study": key, **_run(given.runs / f"{kind}-{seed}", sets, given.workers)}
+                write_atomic(given.out / "results.json", f"{json.dumps(held, indent=1)}\n")
+        by_intervention = {name: [held[f"{kind}-{seed}"][name] for seed in given.seeds] for name in INTERVENTIONS}
         for name, runs in by_intervention.items():
             effects += effects_of(kind, name, runs)
         results[kind] = by_intervention["remove"]
-    given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "README.md").write_text(_readme(effects, results, given.seeds), encoding="utf-8")
     (given.out / "pairs.png").write_bytes(drawn(effects, KINDS, PUBLISHED))
+
+
+def _run(folder: Path, sets: Sequence[str], workers: int) -> dict[str, dict[str, Any]]:
+    """What each intervention came to on one organism: the headline alpha, all behaviours' rates, methods' precision."""
+    results = {}
+    for name in INTERVENTIONS:
+        if name != "remove":
+            take_over(folder / "remove", folder / name, ("scan", "surface", "attribute"))
+        run_study(STUDY, folder / name, "--workers", str(workers), sets=[*sets, f"patch.intervention={name}"])
+        result = json.loads((folder / name / "final_results.json").read_text(encoding="utf-8"))
+        results[name] = {
+            "alpha": result["study"]["headline"]["alpha"],
+            "patching": [row for row in result["patching"] if (row["behaviour"], row["split"]) == ("*", "held-out")],
+            "precision": {
+                method: row["by_pool"].get("whole", {}).get("precision_at_k")
+                for method, row in result["attribution"].items()
+            },
+        }
+    return results
 
 
 def effects_of(kind: str, intervention: str, results: Sequence[dict[str, Any]]) -> list[Effect]:
@@ -82,9 +103,7 @@ def effects_of(kind: str, intervention: str, results: Sequence[dict[str, Any]]) 
             100 * row["rate"]
             for result in results
             for row in result["patching"]
-            if row["arm"] == arm
-            and (row["behaviour"], row["split"]) == ("*", "held-out")
-            and row["alpha"] == (result["study"]["headline"]["alpha"] if amplified else 0)
+            if row["arm"] == arm and row["alpha"] == (result["alpha"] if amplified else 0)
         ]
 
     arms = [row["arm"] for row in results[0]["patching"] if row["headline"]]
@@ -150,7 +169,7 @@ def _section(kind: str, effects: Sequence[Effect], results: Sequence[dict[str, A
         for effect in effects
         if effect.kind == kind
     ]
-    alphas = ", ".join(f"{result['study']['headline']['alpha']:g}" for result in results)
+    alphas = ", ".join(f"{result['alpha']:g}" for result in results)
     table = _table(["intervention", "arm", "% at alpha\\*", "% at alpha 0", "points below random"], rows)
     return f"""## {kind}: {KINDS[kind]}
 
@@ -162,11 +181,9 @@ alpha\\* by seed: {alphas}. Precision at 20, mean over seeds (chance .01):
 
 
 def _precision(results: Sequence[dict[str, Any]]) -> list[list[str]]:
-    methods = list(results[0]["attribution"])
     rows = []
-    for method in methods:
-        values = [result["attribution"][method]["by_pool"].get("whole", {}).get("precision_at_k") for result in results]
-        known = [value for value in values if value is not None]
+    for method in results[0]["precision"]:
+        known = [result["precision"][method] for result in results if result["precision"][method] is not None]
         rows.append([method, f"{np.mean(known):.2f}" if known else "-"])
     return rows
 

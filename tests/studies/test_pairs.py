@@ -9,8 +9,6 @@ def result(alpha: float, rates: dict[str, float]) -> dict[str, object]:
     rows = [
         {
             "arm": arm,
-            "behaviour": "*",
-            "split": "held-out",
             "alpha": at,
             "rate": rate / (1 if at else 10),
             "headline": at > 0,
@@ -18,7 +16,7 @@ def result(alpha: float, rates: dict[str, float]) -> dict[str, object]:
         for arm, rate in rates.items()
         for at in (0.0, alpha)
     ]
-    return {"study": {"headline": {"alpha": alpha}}, "patching": rows}
+    return {"alpha": alpha, "patching": rows}
 
 
 def test_the_half_width_is_that_of_a_t_interval() -> None:
