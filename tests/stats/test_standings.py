@@ -143,6 +143,13 @@ def test_a_pareto_point_is_compared_on_the_organisms_that_both_have() -> None:
     assert pareto(costs, gains) == {"all"}
 
 
+def test_a_method_that_cannot_be_had_everywhere_leaves_its_lesser_on_the_front() -> None:
+    """Where it is missing, a practitioner needs the other one."""
+    costs = {"all": table({"few": 2, "many": 2}), "some": table({"few": 1})}
+    gains = {"all": table({"few": 0.8, "many": 0.1}), "some": table({"few": 0.9})}
+    assert pareto(costs, gains) == {"all", "some"}
+
+
 @settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_the_datamodeling_score_is_spearmans_averaged_over_outputs_and_resampled_over_subsets(seed: int) -> None:

@@ -8,10 +8,10 @@ from pydantic import Field, NonNegativeInt, model_validator
 from datablame.config.checks import Count, Section, Share
 
 DEFAULT_METHODS = (
-    *("gradient", "gradient-dot", "activation", "activation-centred", "llm-judge"),
-    *("bm25", "random", "loss", "gradient-norm"),
+    *("gradient", "gradient-dot", "activation", "llm-judge"),
+    *("bm25", "bm25-response", "random", "loss", "gradient-norm"),
 )
-"""Those of the specification and their controls, which need nothing besides the checkpoint of `attribute`."""
+"""The specification's, what the leaderboard has for no more than their cost, and controls (docs/decisions/040)."""
 
 
 class Prefilter(Section):

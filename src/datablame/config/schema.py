@@ -228,7 +228,7 @@ class Patch(Section):
     """`continue`: LoRA from after (the specification); `retrain`: from before, on the pool without the flagged."""
     headline: Protocol = "continue"
     """The protocol that decides; declared before the run, everything else is exploratory."""
-    arms: tuple[str, ...] = ("after", "baseline", "random", "bm25", "gradient", "activation", "llm-judge")
+    arms: tuple[str, ...] = ("after", "baseline", "random", "bm25-response", "gradient", "gradient-dot", "llm-judge")
     """Interventions compared: controls (`after`, `baseline`, `a-a`, `random`, `bottom`, `oracle`) and methods."""
     seeds: tuple[Seed, ...] | Mapping[Protocol, tuple[Seed, ...]] = (0, 1, 2, 3, 4)
     """Training seeds, for all protocols or for each one."""

@@ -64,6 +64,7 @@ def readme_of(board: Leaderboard) -> str:
         detectors=[each for each in board.standings if each.ranks.get(DETECTION) == 1],
         beaten=[each for each in methods if each.beats_not],
         cheap=sorted((each for each in ranked if each.is_pareto and _is_of_use(each)), key=_seconds),
+        most=max((each.estimates[EFFECT].n for each in ranked), default=0),
         best_of={kind: _best(board, kind) for kind in board.kinds},
         standins=[each for each in board.standings if each.entry.standin],
         failing=[kind for kind in board.kinds if (top := _best(board, kind)) and top.by_kind[kind].value < _POOR],

@@ -44,7 +44,7 @@ class Standing:
     """Controls that it does not beat in effect; its own name is not among them."""
     halving: Halving | None
     is_pareto: bool
-    """Whether no method has more effect for fewer seconds, on the organisms that both have."""
+    """Whether no method that has all of its organisms has more effect for fewer seconds."""
     by_kind: Mapping[str, Estimate]
     """Effect, by kind."""
     missing: Mapping[str, int]

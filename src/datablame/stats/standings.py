@@ -114,10 +114,13 @@ def median_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
 def pareto(costs: Mapping[str, Values], gains: Mapping[str, Values]) -> set[str]:
     """The methods with both of which no other gains at least as much at no more cost, and more or for less.
 
-    Two methods are compared by their mean differences over the organisms that both have.
+    Two methods are compared by their mean differences over the organisms that both have; one that some of the other's
+    organisms lack stands in for it nowhere else, and is no better.
     """
 
     def betters(other: str, own: str) -> bool:
+        if not gains[own].keys() <= gains[other].keys():
+            return False
         saved, gained = paired(costs[own], costs[other]), paired(gains[other], gains[own])
         if saved is None or gained is None:
             return False
