@@ -49,8 +49,8 @@ def test_the_sound_variant_adds_the_controls_and_changes_nothing_of_the_question
     plain, sound = load_study("olmo2-1b"), load_study("olmo2-1b-sound")
     for section in ("models", "data", "behaviours", "prompts", "scan", "judge"):
         assert getattr(plain, section) == getattr(sound, section)
-    controls = {"after", "baseline", "a-a", "random", "bottom", "bm25"}
-    assert set(sound.patch.arms) == {*controls, *plain.attribute.methods, "ensemble"}
+    controls = {"after", "baseline", "a-a", "random", "bottom", "bm25-response"}
+    assert set(sound.patch.arms) == {*controls, *plain.attribute.methods, "gradient-dot"}
     assert (sound.ks, sound.patch.bottom_of) == ((20,), "gradient")
     assert sound.patch.seeds_of("continue") == (0, 1, 2, 3, 4)
     assert sound.prefilter.method == "none"

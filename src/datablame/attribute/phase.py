@@ -173,7 +173,7 @@ def planned_reading(
 
 
 ATTRIBUTE = Phase(
-    "attribute", 3, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
+    "attribute", 4, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
 )
 
 
