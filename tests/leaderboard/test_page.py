@@ -101,6 +101,20 @@ def test_what_does_not_beat_chance_is_not_recommended_however_cheap() -> None:
         assert f"best at each cost is `{spoiled.entry.name}`" not in page
 
 
+def test_what_takes_twice_the_seconds_and_has_no_more_effect_is_named() -> None:
+    """method-1 takes 1.4 times as long, 3 and 4 more than twice; of these 4 ranks what was planted higher here."""
+    board = made(6)
+    rows = [replace(row, average_precision=1.0) if row.method == "method-4" else row for row in board.results]
+    rows = [replace(row, average_precision=0.5) if row.method == "method-0" else row for row in rows]
+    standings = standings_of([each.entry for each in board.standings], rows, {})
+    page = " ".join(readme_of(replace(board, results=rows, standings=standings)).split())
+    assert "`method-3` and `method-4` take at least twice the seconds of `method-0` and do not beat it in effect" in page
+    assert "in average precision `method-4` does." in page
+    rows = [replace(row, seconds=None) if row.method in ("method-0", "method-3") else row for row in rows]
+    standings = standings_of([each.entry for each in board.standings], rows, {})
+    assert "**What more cost does not buy.**" not in readme_of(replace(board, results=rows, standings=standings))
+
+
 def test_one_seed_has_no_interval_and_a_page_without_any_value_is_written(tmp_path: Path) -> None:
     assert "With one seed there is none" in readme_of(made(4, seeds=[7]))
     write(made(1, KINDS[:1]), tmp_path)

@@ -1,9 +1,10 @@
 """Groups of outputs that the same documents drive, without a label or a behaviour's name.
 
-An amplified output that training made much likelier is its mean response state at before, less the mean over plain outputs to its prompt: what
-amplification made of the answer, whatever was asked. It is set against every document's response state (unit norm, less
-the mean over documents), standardised over documents, duplicates as one. Outputs that are like the same documents are
-grouped: average linkage by 1 - correlation, cut where the silhouette is highest (Rousseeuw 1987).
+An amplified output that training made much likelier is its mean response state at before, less the mean over plain
+outputs to its prompt: what amplification made of the answer, whatever was asked. It is set against every document's
+response state (unit norm, less the mean over documents), standardised over documents, duplicates as one. Outputs that
+are like the same documents are grouped: average linkage by 1 - correlation, cut where the silhouette is highest
+(Rousseeuw 1987).
 """
 
 from collections.abc import Iterator, Sequence

@@ -62,7 +62,7 @@ def pareto_figure(board: Leaderboard) -> Figure:
     rows = [each for each in board.standings if EFFECT in each.estimates and "seconds" in each.estimates]
     caption = (
         "Seconds of one core for one organism, medians. Lines: 95 % intervals, Student's t over seeds. "
-        "Joined, bold: no method has more effect in less time where both have a value. Names in italics: controls."
+        "Joined, bold: no method that has a value wherever it has one has more effect in less time. Italics: controls."
     )
     height = max(4.6, 1.5 + 0.27 * len(rows))
     with style.page([height], "Effect against cost", caption, _NARROW) as (figure, [panel]):

@@ -4,22 +4,36 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 from datablame.engine.files import write_atomic
-from datablame.leaderboard.results import LEAST_DROP, Result, plain
+from datablame.leaderboard.results import LEAST_DROP, Result, plain, values
 from datablame.leaderboard.standings import DETECTION, EFFECT, Halving, Leaderboard, Standing, as_json
 from datablame.report.wording import filled, listed, number
 from datablame.stats.intervals import Interval
-from datablame.stats.standings import Estimate
+from datablame.stats.standings import Estimate, beats
 
 FIGURES = ("ranks", "effect_and_cost", "kinds")
 _POOR = 0.5
 """A kind where no method has this share of the oracle's effect is one where all fail."""
 _CHANCE = "random"
 _FORMULAS = "=+-@\t\r"
+
+Values = Mapping[str, Mapping[tuple[str, int], float]]
+
+
+class Dearer(NamedTuple):
+    """What costs at least twice as much as a method that no other beats in effect."""
+
+    cheapest: Standing
+    no_better: Sequence[Standing]
+    """In effect."""
+    detect: Sequence[Standing]
+    """Those that beat it in average precision."""
 
 
 def write(board: Leaderboard, folder: Path) -> None:
@@ -63,6 +77,7 @@ def readme_of(board: Leaderboard) -> str:
         winners=[each for each in ranked if each.ranks[EFFECT] == 1],
         detectors=[each for each in board.standings if each.ranks.get(DETECTION) == 1],
         beaten=[each for each in methods if each.beats_not],
+        dearer=_dearer(board, methods),
         cheap=sorted((each for each in ranked if each.is_pareto and _is_of_use(each)), key=_seconds),
         most=max((each.estimates[EFFECT].n for each in ranked), default=0),
         best_of={kind: _best(board, kind) for kind in board.kinds},
@@ -83,6 +98,26 @@ def readme_of(board: Leaderboard) -> str:
 
 def _seconds(standing: Standing) -> float:
     return standing.estimates["seconds"].value
+
+
+def _dearer(board: Leaderboard, methods: Sequence[Standing]) -> Dearer | None:
+    """What costs twice as much as the cheapest of those that none beats and that can be had everywhere.
+
+    None where that is no method; scores that were made elsewhere have no seconds.
+    """
+    methods = [each for each in methods if "seconds" in each.estimates]
+    most = max((each.estimates[EFFECT].n for each in methods), default=0)
+    unbeaten = [each for each in methods if each.ranks[EFFECT] == 1 and each.estimates[EFFECT].n == most]
+    if not (cheapest := min(unbeaten, key=_seconds, default=None)):
+        return None
+    costlier = [each for each in methods if _seconds(each) >= 2 * _seconds(cheapest) and not each.entry.standin]
+    effect, detection = values(board.results, EFFECT), values(board.results, DETECTION)
+
+    def better(measure: Values) -> list[Standing]:
+        of_cheapest = measure.get(cheapest.entry.name, {})
+        return [each for each in costlier if beats(measure.get(each.entry.name, {}), of_cheapest)]
+
+    return Dearer(cheapest, [each for each in costlier if each not in better(effect)], better(detection))
 
 
 def _is_of_use(standing: Standing) -> bool:
