@@ -108,7 +108,7 @@ def test_what_takes_twice_the_seconds_and_has_no_more_effect_is_named() -> None:
     rows = [replace(row, average_precision=0.5) if row.method == "method-0" else row for row in rows]
     standings = standings_of([each.entry for each in board.standings], rows, {})
     page = " ".join(readme_of(replace(board, results=rows, standings=standings)).split())
-    assert "`method-3` and `method-4` take at least twice the seconds of `method-0` and do not beat it in effect" in page
+    assert "`method-3` and `method-4` take at least twice the seconds of `method-0` and do not beat it" in page
     assert "in average precision `method-4` does." in page
     rows = [replace(row, seconds=None) if row.method in ("method-0", "method-3") else row for row in rows]
     standings = standings_of([each.entry for each in board.standings], rows, {})
