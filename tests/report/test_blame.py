@@ -83,7 +83,8 @@ def test_tables_order_by_lower_ends_and_name_what_was_not_looked_for(results: Re
     assert tables["blame"].header[3:] == ["gradient", "activation", "llm-judge", "bm25"]
     assert tables["blame"].rows[0][3] == "0.75 [0.65, 0.85]; 1, lift 1.0 [0.2, 1.8]"
     assert tables["groups"].rows[0][:5] == ["1", "1", "4.5", "2.5", "<b>, dose"]
-    assert "50 outputs at alpha*" in tables["groups"].caption
+    assert "50 amplified outputs" in tables["groups"].caption
+    assert "7 other outputs are left out" in tables["groups"].caption
     absent = replace(results, groups=[], attribution=replace(results.attribution, discovery=None))
     assert "not looked for" in text_tables(absent)["groups"].caption
 
