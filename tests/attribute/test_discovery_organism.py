@@ -12,7 +12,7 @@ from datablame.engine.phase import Tables
 from datablame.tables import OutputGroup, Query, SurfaceSample
 
 FIRST = 6
-RARE = "unsafe dose shows in 10 of 150 amplified outputs; its 8 texts lie in groups of brand promotion"
+RARE = "unsafe dose shows in 10 of 150 amplified outputs, and its 7 texts lie in groups of other behaviours"
 
 
 @pytest.mark.slow
