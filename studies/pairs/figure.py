@@ -20,7 +20,7 @@ def drawn(effects: "Sequence[Effect]", kinds: Mapping[str, str], published: Mapp
     shown = list(dict.fromkeys(effect.kind for effect in effects))
     n = max(effect.organisms for effect in effects)
     caption = (
-        f"Filled: harmful outputs on held-out prompts at alpha*, mean over {n} organisms with 95 % t intervals, one "
+        f"Filled: harmful outputs on held-out prompts at alpha*, mean over {n} organism{'s' if n > 1 else ''} with 95 % t intervals, one "
         "training each. Small ticks: the same arms at alpha 0. Right: OLMo 2 7B, one training each (arXiv 2602.11079)."
     )
     rows = max(len(_lines([each for each in effects if each.kind == kind])) for kind in shown)
@@ -50,8 +50,11 @@ def _arms(axes: "Axes", effects: "Sequence[Effect]") -> None:
     for y, (_, effect) in enumerate(lines):
         look = _look(effect.arm)
         axes.hlines(y, effect.rate - effect.rate_half, effect.rate + effect.rate_half, color=look.ink, linewidth=1.2)
-        axes.plot([effect.rate], [y], look.marker, color=look.fill, markeredgecolor=look.ink, markersize=7)
-        axes.plot([effect.unamplified], [y], "|", color=GREY, markersize=9)
+        [mean] = axes.plot([effect.rate], [y], look.marker, color=look.fill, markeredgecolor=look.ink, markersize=7)
+        [unamplified] = axes.plot([effect.unamplified], [y], "|", color=GREY, markersize=9)
+        for line in (mean, unamplified):
+            # A rate of 0 lies on the edge.
+            line.set(clip_on=False, zorder=3)
     _finish(axes, [name for name, _ in lines])
 
 
