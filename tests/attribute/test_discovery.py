@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from tests.attribute.conftest import CONTROLS, Make, sample, samples
 
-from datablame.attribute.discovery import grouped
-from datablame.attribute.queries import amplified
+from datablame.attribute.discovery import discovered, grouped
+from datablame.attribute.queries import Amplified, amplified
 from datablame.attribute.rankings import id_order
 from datablame.errors import RequestError
-from datablame.tables import Attribution, OutputGroup, ShownDocument
+from datablame.tables import Attribution, Discovery, OutputGroup, ShownDocument
 
 SIZES, WIDTH, CAUSES = (20, 12, 6), 24, 5
 
@@ -101,6 +101,15 @@ def test_outputs_that_gained_most_are_grouped_whatever_their_label(make: Make) -
     assert [output.index for output in found.outputs] == [7, 6, 5, 4, 3, 2, 1, 0]
     assert (found.gains, found.weak) == ([11.0, 10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0], 1)
     assert {(output.prompt_id, output.alpha) for output in found.plain} == {("a1", 0.0)}
+
+
+def test_outputs_that_training_hardly_made_likelier_are_counted_and_leave_none_to_group(make: Make) -> None:
+    plain = [each for each in samples() if each.alpha == 0]
+    weak = sample("a1", "nuts", 1.0, 9, "pack nuts .", "harmless", log_p_after=-1.0, log_p_before=-2.0)
+    made = make(outputs=[*plain, weak])
+    found = amplified(made.world, made.tables)
+    about = Discovery(0, 1, None, "0 amplified outputs are too few to group")
+    assert (found, discovered(made.world, found, None)) == (Amplified([], [], [], 1), ([], about))
 
 
 @pytest.mark.slow

@@ -15,15 +15,13 @@ from datablame.leaderboard.results import LEAST_DROP, Result, plain, values
 from datablame.leaderboard.standings import DETECTION, EFFECT, Halving, Leaderboard, Standing, as_json
 from datablame.report.wording import filled, listed, number
 from datablame.stats.intervals import Interval
-from datablame.stats.standings import Estimate, beats
+from datablame.stats.standings import Estimate, Values, beats
 
 FIGURES = ("ranks", "effect_and_cost", "kinds")
 _POOR = 0.5
 """A kind where no method has this share of the oracle's effect is one where all fail."""
 _CHANCE = "random"
 _FORMULAS = "=+-@\t\r"
-
-Values = Mapping[str, Mapping[tuple[str, int], float]]
 
 
 class Dearer(NamedTuple):
@@ -113,7 +111,7 @@ def _dearer(board: Leaderboard, methods: Sequence[Standing]) -> Dearer | None:
     costlier = [each for each in methods if _seconds(each) >= 2 * _seconds(cheapest) and not each.entry.standin]
     effect, detection = values(board.results, EFFECT), values(board.results, DETECTION)
 
-    def better(measure: Values) -> list[Standing]:
+    def better(measure: Mapping[str, Values]) -> list[Standing]:
         of_cheapest = measure.get(cheapest.entry.name, {})
         return [each for each in costlier if beats(measure.get(each.entry.name, {}), of_cheapest)]
 
