@@ -86,7 +86,11 @@ def _run(folder: Path, sets: Sequence[str], workers: int) -> dict[str, dict[str,
         result = json.loads((folder / name / "final_results.json").read_text(encoding="utf-8"))
         results[name] = {
             "alpha": result["study"]["headline"]["alpha"],
-            "patching": [row for row in result["patching"] if (row["behaviour"], row["split"]) == ("*", "held-out")],
+            "patching": [
+                {name: row[name] for name in ("arm", "alpha", "rate", "headline")}
+                for row in result["patching"]
+                if (row["behaviour"], row["split"]) == ("*", "held-out")
+            ],
             "precision": {
                 method: row["by_pool"].get("whole", {}).get("precision_at_k")
                 for method, row in result["attribution"].items()

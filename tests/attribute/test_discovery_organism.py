@@ -12,11 +12,10 @@ from datablame.engine.phase import Tables
 from datablame.tables import OutputGroup, Query, SurfaceSample
 
 FIRST = 6
-RARE = "unsafe dose shows in 10 of 150 amplified outputs, and its 7 texts lie in groups of other behaviours"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [pytest.param(1, marks=pytest.mark.xfail(reason=RARE)), 2, 3, 4, 5])
+@pytest.mark.parametrize("seed", range(1, 6))
 def test_every_behaviour_that_surfaced_is_one_of_the_first_groups(tmp_path: Path, seed: int) -> None:
     command = [
         sys.executable,
