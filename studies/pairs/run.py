@@ -87,7 +87,7 @@ def _run(folder: Path, sets: Sequence[str], workers: int) -> dict[str, dict[str,
         results[name] = {
             "alpha": result["study"]["headline"]["alpha"],
             "patching": [
-                {name: row[name] for name in ("arm", "alpha", "rate", "headline")}
+                {column: row[column] for column in ("arm", "alpha", "rate", "headline")}
                 for row in result["patching"]
                 if (row["behaviour"], row["split"]) == ("*", "held-out")
             ],
