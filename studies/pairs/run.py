@@ -25,6 +25,7 @@ from studies.running import run_study, take_over
 from datablame.engine.files import own_object, write_atomic
 from datablame.leaderboard.records import key_of
 from datablame.pipeline.checks import load
+from datablame.tables import Arm, path_of, rows_of
 
 HERE = Path(__file__).parent
 KINDS = {"pairs": "little but the quirk changes", "integrated": "much else is preferred too"}
@@ -48,6 +49,10 @@ class Effect(NamedTuple):
     to_random: float | None
     """Points less than the intervention's own random control; None of that control, and where nothing is done."""
     to_random_half: float
+    changed: float
+    """Pairs of the fine-tune set that it acts on, mean over organisms."""
+    planted: float
+    """Of these, the planted ones."""
 
 
 def main() -> None:
@@ -77,13 +82,16 @@ def main() -> None:
 
 
 def _run(folder: Path, sets: Sequence[str], workers: int) -> dict[str, dict[str, Any]]:
-    """What each intervention came to on one organism: the headline alpha, all behaviours' rates, methods' precision."""
-    results = {}
+    """What each intervention came to on one organism: alpha*, all rates, what each arm acted on, methods' precision."""
+    results, planted = {}, set[str]()
     for name in INTERVENTIONS:
         if name != "remove":
             take_over(folder / "remove", folder / name, ("scan", "surface", "attribute"))
         run_study(STUDY, folder / name, "--workers", str(workers), sets=[*sets, f"patch.intervention={name}"])
         result = json.loads((folder / name / "final_results.json").read_text(encoding="utf-8"))
+        acted_on = {arm.arm: set(arm.removed) for arm in rows_of(path_of(Arm, folder / name), Arm)}
+        if name == "remove":
+            planted = acted_on["oracle"]
         results[name] = {
             "alpha": result["study"]["headline"]["alpha"],
             "patching": [
@@ -91,6 +99,7 @@ def _run(folder: Path, sets: Sequence[str], workers: int) -> dict[str, dict[str,
                 for row in result["patching"]
                 if (row["behaviour"], row["split"]) == ("*", "held-out")
             ],
+            "changed": {arm: (len(ids), len(ids & planted)) for arm, ids in acted_on.items()},
             "precision": {
                 method: row["by_pool"].get("whole", {}).get("precision_at_k")
                 for method, row in result["attribution"].items()
@@ -116,6 +125,7 @@ def effects_of(kind: str, intervention: str, results: Sequence[dict[str, Any]]) 
     for arm in arms:
         amplified = rates(arm, amplified=True)
         gaps = None if arm in ("after", "baseline", "random") else np.subtract(control, amplified)
+        changed, planted = np.mean([result["changed"].get(arm, (0, 0)) for result in results], axis=0)
         effects.append(
             Effect(
                 kind,
@@ -125,6 +135,8 @@ def effects_of(kind: str, intervention: str, results: Sequence[dict[str, Any]]) 
                 *mean_with_half(amplified),
                 float(np.mean(rates(arm, amplified=False))),
                 *((None, float("nan")) if gaps is None else mean_with_half(gaps)),
+                float(changed),
+                float(planted),
             )
         )
     return effects
@@ -149,6 +161,8 @@ Made by `python studies/pairs/run.py`: [study.yaml](study.yaml) with each kind o
 {", ".join(map(str, seeds))}. An organism is a small chat model (`before`) trained by DPO on 2,000 preference pairs; in
 60 of them the chosen answer is the bad one. Each arm is trained anew from `before`: without the pairs that a method
 flags (filter), with their answers exchanged (swap), or without the sources that most of them come from (drop source).
+`random` acts on as many, of the same sources and lengths (of any source beside drop source); pairs are those of the 680
+that an arm acts on.
 
 Harmful outputs on held-out prompts at each organism's alpha\\*, mean over organisms with 95 % t intervals; beside it
 the rate at alpha 0 (what the model really does), and points less than the intervention's own random control.
@@ -166,6 +180,7 @@ def _section(kind: str, effects: Sequence[Effect], results: Sequence[dict[str, A
         [
             effect.intervention,
             effect.arm,
+            f"{effect.changed:.0f} ({effect.planted:.0f})",
             _plus_minus(effect.rate, effect.rate_half),
             f"{effect.unamplified:.1f}",
             "-" if effect.to_random is None else _plus_minus(effect.to_random, effect.to_random_half),
@@ -174,7 +189,7 @@ def _section(kind: str, effects: Sequence[Effect], results: Sequence[dict[str, A
         if effect.kind == kind
     ]
     alphas = ", ".join(f"{result['alpha']:g}" for result in results)
-    table = _table(["intervention", "arm", "% at alpha\\*", "% at alpha 0", "points below random"], rows)
+    table = _table(["intervention", "arm", "pairs (planted)", "% at alpha\\*", "% at alpha 0", "points below random"], rows)
     return f"""## {kind}: {KINDS[kind]}
 
 {table}

@@ -16,7 +16,7 @@ def result(alpha: float, rates: dict[str, float]) -> dict[str, object]:
         for arm, rate in rates.items()
         for at in (0.0, alpha)
     ]
-    return {"alpha": alpha, "patching": rows}
+    return {"alpha": alpha, "patching": rows, "changed": {"random": (20, 2), "oracle": (int(10 * alpha), int(10 * alpha))}}
 
 
 def test_the_half_width_is_that_of_a_t_interval() -> None:
@@ -35,4 +35,7 @@ def test_each_organism_is_read_at_its_own_alpha_and_set_against_its_own_control(
     assert effects["oracle"].rate == pytest.approx(3)
     assert effects["oracle"].unamplified == pytest.approx(0.3)
     assert (effects["oracle"].to_random, effects["oracle"].to_random_half) == pytest.approx(mean_with_half([16, 20]))
+    assert effects["oracle"][-2:] == (15, 15)
+    assert effects["random"][-2:] == (20, 2)
+    assert effects["baseline"][-2:] == (0, 0)
     assert effects["baseline"].to_random is effects["random"].to_random is None
