@@ -189,7 +189,9 @@ def _section(kind: str, effects: Sequence[Effect], results: Sequence[dict[str, A
         if effect.kind == kind
     ]
     alphas = ", ".join(f"{result['alpha']:g}" for result in results)
-    table = _table(["intervention", "arm", "pairs (planted)", "% at alpha\\*", "% at alpha 0", "points below random"], rows)
+    table = _table(
+        ["intervention", "arm", "pairs (planted)", "% at alpha\\*", "% at alpha 0", "points below random"], rows
+    )
     return f"""## {kind}: {KINDS[kind]}
 
 {table}

@@ -16,7 +16,8 @@ def result(alpha: float, rates: dict[str, float]) -> dict[str, object]:
         for arm, rate in rates.items()
         for at in (0.0, alpha)
     ]
-    return {"alpha": alpha, "patching": rows, "changed": {"random": (20, 2), "oracle": (int(10 * alpha), int(10 * alpha))}}
+    own = int(10 * alpha)
+    return {"alpha": alpha, "patching": rows, "changed": {"random": (20, 2), "oracle": (own, own)}}
 
 
 def test_the_half_width_is_that_of_a_t_interval() -> None:
