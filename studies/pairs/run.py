@@ -135,8 +135,8 @@ def effects_of(kind: str, intervention: str, results: Sequence[dict[str, Any]]) 
                 *mean_with_half(amplified),
                 float(np.mean(rates(arm, amplified=False))),
                 *((None, float("nan")) if gaps is None else mean_with_half(gaps)),
-                float(changed),
-                float(planted),
+                changed=float(changed),
+                planted=float(planted),
             )
         )
     return effects
