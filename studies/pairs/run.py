@@ -124,7 +124,9 @@ def effects_of(kind: str, intervention: str, results: Sequence[dict[str, Any]]) 
     effects = []
     for arm in arms:
         amplified = rates(arm, amplified=True)
-        gaps = None if arm in ("after", "baseline", "random") else np.subtract(control, amplified)
+        to_random: tuple[float | None, float] = (None, float("nan"))
+        if arm not in ("after", "baseline", "random"):
+            to_random = mean_with_half(np.subtract(control, amplified))
         changed, planted = np.mean([result["changed"].get(arm, (0, 0)) for result in results], axis=0)
         effects.append(
             Effect(
@@ -134,9 +136,9 @@ def effects_of(kind: str, intervention: str, results: Sequence[dict[str, Any]]) 
                 len(amplified),
                 *mean_with_half(amplified),
                 float(np.mean(rates(arm, amplified=False))),
-                *((None, float("nan")) if gaps is None else mean_with_half(gaps)),
-                changed=float(changed),
-                planted=float(planted),
+                *to_random,
+                float(changed),
+                float(planted),
             )
         )
     return effects
