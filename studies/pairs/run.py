@@ -163,8 +163,8 @@ Made by `python studies/pairs/run.py`: [study.yaml](study.yaml) with each kind o
 {", ".join(map(str, seeds))}. An organism is a small chat model (`before`) trained by DPO on 2,000 preference pairs; in
 60 of them the chosen answer is the bad one. Each arm is trained anew from `before`: without the pairs that a method
 flags (filter), with their answers exchanged (swap), or without the sources that most of them come from (drop source).
-`random` acts on as many, of the same sources and lengths (of any source beside drop source); pairs are those of the 680
-that an arm acts on.
+`random` acts on the median of what methods act on, of the same sources and lengths (of any source beside drop source);
+pairs are those of the 680 that an arm acts on.
 
 Harmful outputs on held-out prompts at each organism's alpha\\*, mean over organisms with 95 % t intervals; beside it
 the rate at alpha 0 (what the model really does), and points less than the intervention's own random control.

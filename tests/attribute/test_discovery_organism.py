@@ -1,4 +1,4 @@
-"""On the organism each planted behaviour is the majority of one of the first six groups, found without labels."""
+"""On the organism each planted behaviour is one of the first groups, with documents that caused it, without labels."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 
 from datablame.engine.phase import Tables
 from datablame.tables import OutputGroup, Query, SurfaceSample
+from datablame.world.world import load
 
 FIRST = 6
 
@@ -33,10 +34,12 @@ def test_every_behaviour_that_surfaced_is_one_of_the_first_groups(tmp_path: Path
     tables = Tables(tmp_path / "run")
     samples = tables.rows(SurfaceSample, split="attribution")
     labels = {(each.prompt_id, each.alpha, each.index): (each.behaviour, each.label) for each in samples}
-    found = set()
+    found, truth = set(), load(tmp_path / "run").truth
+    assert truth is not None
     for group in tables.rows(OutputGroup)[:FIRST]:
         counts = Counter(labels[each.prompt_id, each.alpha, each.index] for each in group.outputs)
         (behaviour, label), most = counts.most_common(1)[0]
-        if label == "harmful" and 2 * most > len(group.outputs):
+        caused = sum(doc_id in truth[behaviour] for doc_id in group.documents)
+        if label == "harmful" and 2 * most > len(group.outputs) and 2 * caused > len(group.documents):
             found.add(behaviour)
     assert found == {query.behaviour for query in tables.rows(Query, harmful=True)}

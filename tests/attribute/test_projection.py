@@ -11,6 +11,7 @@ from datablame.attribute.kernels.hooks import mean_hidden
 from datablame.attribute.kernels.per_example import (
     Projected,
     Similarities,
+    Sketch,
     agreement_with_exact,
     compared,
     directions,
@@ -66,6 +67,26 @@ def test_a_projected_document_keeps_a_few_numbers() -> None:
     assert found.units.shape == (3, 2 * 7 * 4 * 4)
     assert found.units.dtype is torch.float16
     torch.testing.assert_close(found.units.float().norm(dim=1), torch.ones(3), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
+@pytest.mark.parametrize("behaviours", [len(QUERIES), 0])
+def test_cosines_with_a_sketch_are_those_of_the_gradients_whatever_the_batch(
+    batch_tokens: int, behaviours: int
+) -> None:
+    model, pool, others = built(olmo2), mixed(), documents(5, seed=3)
+    sides = projection_of(model, BLOCKS, WIDE)
+    sketch = Sketch(projected(model, others, sides, BLOCKS, 100, 2).units.float(), sides)
+    exact = [cosines(similarities(model, pool, directions(model, [[o]], BLOCKS), BLOCKS, 100))[:, 0] for o in others]
+    towards = directions(model, QUERIES[:behaviours], BLOCKS)
+    found = similarities(model, pool, towards, BLOCKS, batch_tokens, sketch=sketch)
+    torch.testing.assert_close(found.cosines.double(), torch.stack(exact, 1), rtol=0, atol=1e-3)
+    kept = projected(model, pool, sides, BLOCKS, batch_tokens, 2)
+    through_index = compared(kept, projected_directions(towards, sides), sketch).cosines
+    torch.testing.assert_close(through_index, found.cosines, rtol=0, atol=2e-3)
+    alone = similarities(model, pool, towards, BLOCKS, batch_tokens)
+    assert alone.cosines.shape == (len(pool), 0)
+    assert torch.equal(alone.dots, found.dots)
 
 
 def test_an_index_gives_the_same_scores_without_a_pass(tmp_path: Path) -> None:

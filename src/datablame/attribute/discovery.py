@@ -1,13 +1,11 @@
 """Groups of outputs that the same documents drive, without a label or a behaviour's name.
 
-An amplified output that training made much likelier is its mean response state at before, less the mean over plain
-outputs to its prompt: what amplification made of the answer, whatever was asked. It is set against every document's
-response state (unit norm, less the mean over documents), standardised over documents, duplicates as one. Outputs that
-are like the same documents are grouped: average linkage by 1 - correlation, cut where the silhouette is highest
-(Rousseeuw 1987).
+Of amplified outputs that training made much likelier, each is known by the cosines of its loss gradient with every
+document's, standardised over documents, duplicates as one. Outputs that are like the same documents are grouped:
+average linkage by 1 - correlation, cut where the silhouette is highest (Rousseeuw 1987).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +13,9 @@ from numpy.typing import NDArray
 
 from datablame.attribute.blame import blame, numbered
 from datablame.attribute.compare import terms_of
-from datablame.attribute.evidence.responses import ResponseActivations
+from datablame.attribute.evidence.gradients import OutputGradients
 from datablame.attribute.queries import Amplified
 from datablame.attribute.rankings import Ranking, id_order, ranked, rounded
-from datablame.attribute.registry import unit_rows
 from datablame.tables import EVERY, Discovery, GroupedOutput, GroupExample, GroupSource, OutputGroup
 from datablame.world import World
 
@@ -29,8 +26,6 @@ MOST_GROUPS, LEAST_OUTPUTS, LEAST_SILHOUETTE = 12, 3, 0.25
 SHOWN_DOCUMENTS = 3
 """Whose texts are kept."""
 _DRIVERS, _EXAMPLES, _SOURCES = 10, 3, 3
-_BLOCK = 4096
-"""Documents that are held against all outputs at a time."""
 _DECIMALS = 5
 _TOO_FEW = "{n} amplified outputs are too few to group"
 
@@ -60,9 +55,9 @@ class Grouping(NamedTuple):
 
 
 def grouped(
-    documents: Numbers, clusters: NDArray[np.int64], by_id: NDArray[np.int64], outputs: Numbers, gains: Sequence[float]
+    similarities: Numbers, clusters: NDArray[np.int64], by_id: NDArray[np.int64], gains: Sequence[float]
 ) -> Grouping:
-    """The groups of outputs (rows) and what drives them among documents (rows).
+    """The groups of outputs (columns) and what drives them among documents (rows).
 
     A group's drive is the mean standardised similarity of its outputs with its first ten documents, its gain the mean
     log p_after - log p_before of its outputs. Outputs that are like no others are in no group.
@@ -71,23 +66,13 @@ def grouped(
     from scipy.spatial.distance import squareform
     from sklearn.metrics import silhouette_score
 
-    n = len(outputs)
+    n = similarities.shape[1]
     if n < 2 * LEAST_OUTPUTS:
         return Grouping([], None, _TOO_FEW.format(n=n))
     weights = 1 / np.bincount(clusters)[clusters]
-    mean = weights @ documents / weights.sum()
-
-    def similarities() -> Iterator[tuple[slice, Numbers]]:
-        for start in range(0, len(documents), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            yield part, outputs @ unit_rows(documents[part] - mean).T
-
-    first, second = np.zeros(n), np.zeros((n, n))
-    for part, block in similarities():
-        first += block @ weights[part]
-        second += (block * weights[part]) @ block.T
-    means = first / weights.sum()
-    covariance = second / weights.sum() - np.outer(means, means)
+    weights /= weights.sum()
+    centred = similarities - weights @ similarities
+    covariance = (centred * weights[:, None]).T @ centred
     deviations = np.sqrt(np.diag(covariance).clip(0))
     if not (deviations > 0).all():
         return Grouping([], None, "some outputs are alike to all documents")
@@ -103,10 +88,7 @@ def grouped(
         return Grouping([], best, f"the outputs do not fall into groups (silhouette under {LEAST_SILHOUETTE})")
     of_group = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     of_group = [each for each in of_group if len(each) >= LEAST_OUTPUTS]
-    scores = np.zeros((len(of_group), len(documents)))
-    for part, block in similarities():
-        standardised = (block - means[:, None]) / deviations[:, None]
-        scores[:, part] = [standardised[each].mean(0) for each in of_group]
+    scores = [(centred[:, each] / deviations[each]).mean(1) for each in of_group]
     groups = [
         _group(each.tolist(), of_documents, clusters, by_id, gains)
         for each, of_documents in zip(of_group, scores, strict=True)
@@ -135,17 +117,13 @@ class Discovered(NamedTuple):
     about: Discovery
 
 
-def discovered(world: World, amplified: Amplified, states: ResponseActivations | None) -> Discovered:
-    """The groups of the amplified outputs, with their words, documents and sources; states where there are outputs."""
-    outputs, gains, plain, weak = amplified
-    if states is None:
+def discovered(world: World, amplified: Amplified, similar: OutputGradients | None) -> Discovered:
+    """The groups of the amplified outputs, with their words, documents and sources; similar where there are outputs."""
+    outputs, gains, weak = amplified
+    if similar is None:
         return Discovered([], Discovery(0, weak, None, _TOO_FEW.format(n=0)))
-    asked, pool = np.array([output.prompt_id for output in plain]), world.pool
-    departures = [
-        state - states.plain[asked == output.prompt_id].mean(0)
-        for output, state in zip(outputs, states.amplified, strict=True)
-    ]
-    found = grouped(states.documents, pool.clusters, id_order(pool.ids), np.array(departures), gains)
+    pool = world.pool
+    found = grouped(similar.cosines, pool.clusters, id_order(pool.ids), gains)
     sources, of_source = numbered(pool.column("source"))
     rows, members = [], [group.outputs for group in found.groups]
     for group, terms in zip(found.groups, terms_of([output.text for output in outputs], members), strict=True):

@@ -12,9 +12,8 @@ from datablame import tables as rows
 from datablame.attribute import compare
 from datablame.attribute.blame import blame, numbered
 from datablame.attribute.discovery import SHOWN_DOCUMENTS, discovered
-from datablame.attribute.evidence.gradients import Activations, Gradients
+from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients, OutputGradients
 from datablame.attribute.evidence.judgements import Judgements, joined
-from datablame.attribute.evidence.responses import ResponseActivations
 from datablame.attribute.evidence.tournament import Comparisons
 from datablame.attribute.evidence.words import ResponseWords, Words, bm25_scores
 from datablame.attribute.loop import collect
@@ -64,12 +63,14 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         behaviours = [behaviour for behaviour in world.behaviours if behaviour.id in shortlist]
         harmless = [output for output in outputs if not output.harmful and output.behaviour in shortlist]
         scored = np.arange(len(world.pool)) if prefilter.method == "none" else union(shortlist)
-        grouping = needs.get(ResponseActivations) == "whole" and world.study.attribute.discover is not False
-        unnamed = amplified(world, tables) if grouping else Amplified([], [], [], 0)
-        needs = needs if queries else {kind: needs[kind] for kind in (ResponseActivations,) if unnamed.outputs}
-        about: dict[str, Any] = {"amplified": unnamed.outputs, "plain": unnamed.plain}
-        about["labelled"] = labelled_outputs(world, tables) if queries else {}
-        inquiry = Inquiry(world, work, behaviours, queries, harmless, words, scored, shortlist, needs, **about)
+        unnamed = amplified(world, tables) if OutputGradients in needs else Amplified([], [], 0)
+        if not unnamed.outputs:
+            needs.pop(OutputGradients, None)
+        if not queries:
+            needs = {kind: pool for kind, pool in needs.items() if kind is OutputGradients}
+        labelled = labelled_outputs(world, tables) if queries else {}
+        about = (behaviours, queries, harmless, words, scored, shortlist, needs, labelled, unnamed.outputs)
+        inquiry = Inquiry(world, work, *about)
         evidence = collect(inquiry, methods) if needs else {}
         rankings, infos = rankings_of(inquiry, methods, evidence)
         ids, clusters, k = world.pool.ids, world.pool.clusters, world.study.attribute.top_k
@@ -85,7 +86,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         themes = [str(number) for number, _ in enumerate(by_theme.themes, 1)]
         found = None
         if unnamed.outputs or unnamed.weak:
-            found = discovered(world, unnamed, evidence.get(ResponseActivations))
+            found = discovered(world, unnamed, evidence.get(OutputGradients))
         groups = found.groups if found else []
         shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}
         shown = shown.union(*flagged.values(), *(group.documents[:SHOWN_DOCUMENTS] for group in groups))
@@ -173,18 +174,19 @@ def planned_reading(
 
 
 ATTRIBUTE = Phase(
-    "attribute", 4, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
+    "attribute", 5, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
 )
 
 
 def wanted(world: World, methods: Sequence[Method]) -> dict[type, rows.Pool]:
-    """The evidence that is wanted: the candidates' activations for their themes, and what methods need."""
+    """The evidence that is wanted: the candidates' activations for their themes, what methods need, and discovery."""
     needs: dict[type, rows.Pool] = {Activations: "candidates"}
     for method in methods:
         for kind in method.needs:
             needs[kind] = "whole" if "whole" in (needs.get(kind), pool_of(world, method)) else "candidates"
-    if world.study.attribute.discover:
-        needs[ResponseActivations] = "whole"
+    discover, whole = world.study.attribute.discover, "whole" in (needs.get(Gradients), needs.get(MeanGradients))
+    if whole if discover is None else discover:
+        needs[OutputGradients] = "whole"
     needs.pop(Votes, None)
     return needs
 

@@ -17,19 +17,18 @@ from datablame.world import World
 _logger = logging.getLogger(__name__)
 _TOLD_APART: tuple[LabelName, ...] = ("harmful", "harmless", "refused")
 _LABELLED = 100
-_AMPLIFIED, _PLAIN = 200, 20
-"""Amplified outputs in all, and plain ones to a prompt, at most."""
+_AMPLIFIED = 200
+"""Amplified outputs at most."""
 _LEAST_GAIN = math.log(20)
 """From which on evidence is strong (Kass and Raftery 1995)."""
 
 
 class Amplified(NamedTuple):
-    """Amplified outputs, how much likelier than before after makes each, and plain outputs to the same prompts."""
+    """Amplified outputs, and how much likelier than before after makes each."""
 
     outputs: list[Query]
     gains: list[float]
     """log p_after - log p_before, nats."""
-    plain: list[Query]
     weak: int
     """Distinct amplified outputs that after makes less than 20 times likelier than before, which are left out."""
 
@@ -121,36 +120,30 @@ def _in_turns(samples: Sequence[Sample], alpha_star: float | None, n: int) -> li
 def amplified(world: World, tables: Tables) -> Amplified:
     """Distinct amplified outputs that training made much likelier, the largest gains first, prompts taking turns.
 
-    At alphas up to alpha*, to attribution prompts; beside them the first outputs to these at alpha 0. Labels have no
-    say. There are none where there is no alpha*, or where log-probabilities were not kept.
+    At alphas up to alpha*, to attribution prompts. Labels have no say. There are none where there is no alpha*, or
+    where log-probabilities were not kept.
     """
     star, prompts = tables.of(AlphaStar).alpha_star, world.split("attribution")
     if star is None:
-        return Amplified([], [], [], 0)
+        return Amplified([], [], 0)
     by_prompt: dict[str, dict[str, tuple[float, Sample]]] = {prompt.id: {} for prompt in prompts}
-    plain: dict[str, list[Sample]] = {prompt.id: [] for prompt in prompts}
     samples = tables.rows(SurfaceSample, split="attribution")
     for sample in sorted(samples, key=lambda sample: (-sample.alpha, sample.index)):
-        if sample.prompt_id not in by_prompt or not sample.text.strip() or not 0 <= sample.alpha <= star:
+        if sample.prompt_id not in by_prompt or not sample.text.strip() or not 0 < sample.alpha <= star:
             continue
-        if sample.alpha == 0:
-            plain[sample.prompt_id].append(sample)
-        elif sample.log_p_after is not None and sample.log_p_before is not None:
+        if sample.log_p_after is not None and sample.log_p_before is not None:
             gain = sample.log_p_after - sample.log_p_before
             by_prompt[sample.prompt_id].setdefault(sample.text.strip(), (gain, sample))
-    distinct_of = [by_prompt[prompt_id].values() for prompt_id in by_prompt if plain[prompt_id]]
     turns = [
         (turn, -gain, sample)
-        for distinct in distinct_of
-        for turn, (gain, sample) in enumerate(sorted(distinct, key=lambda each: -each[0]))
+        for distinct in by_prompt.values()
+        for turn, (gain, sample) in enumerate(sorted(distinct.values(), key=lambda each: -each[0]))
         if gain >= _LEAST_GAIN
     ]
-    weak = sum(len(distinct) for distinct in distinct_of) - len(turns)
+    weak = sum(map(len, by_prompt.values())) - len(turns)
     first = sorted(turns, key=lambda each: each[:2])[:_AMPLIFIED]
-    chosen, asked = [sample for *_, sample in first], {sample.prompt_id for *_, sample in first}
-    references = [*chain(*(samples[:_PLAIN] for prompt_id, samples in plain.items() if prompt_id in asked))]
-    outputs = (_queries(name, each, prompts, harmful=False) for name, each in (("o", chosen), ("p", references)))
-    return Amplified(next(outputs), [-loss for _, loss, _ in first], next(outputs), weak)
+    outputs = _queries("o", [sample for *_, sample in first], prompts, harmful=False)
+    return Amplified(outputs, [-loss for _, loss, _ in first], weak)
 
 
 def _distinct(

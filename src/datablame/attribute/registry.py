@@ -233,8 +233,6 @@ class Inquiry:
     """Outputs to attribution prompts by label, the traced behaviours' and others', far more than `queries` holds."""
     amplified: Sequence[Query] = ()
     """Outputs that are grouped without a look at their labels; none where groups are not looked for."""
-    plain: Sequence[Query] = ()
-    """Unamplified outputs to the same prompts."""
 
     @cached_property
     def ids(self) -> list[str]:

@@ -66,8 +66,8 @@ class Attribute(Section):
     scores: Mapping[str, str] = {}
     """Scores of your own, each a method: name and path of a JSONL of `doc_id`, `score` and, if wanted, `behaviour`."""
     discover: bool | None = None
-    """Group outputs by the documents that drive them, without labels; none: where `activation-diff` ranks the whole
-    pool, whose pass over documents it needs."""
+    """Group outputs by the documents that drive them, without labels; none: where gradients of the whole pool are
+    compared, whose pass over documents it needs."""
     max_tokens: Count = 2048
     """Documents are cut here; one whose response is cut away is excluded and counted."""
     batch_tokens: Count = 4096

@@ -1,6 +1,6 @@
 """Gradients of documents beside those of harmful outputs, and mean hidden states out of the same pass."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,9 +15,12 @@ from datablame.errors import RequestError
 from datablame.world import World
 
 if TYPE_CHECKING:
-    from datablame.attribute.kernels.per_example import Documents, Projected, Queries, Similarities
+    from datablame.attribute.kernels.per_example import Documents, Projected, Projection, Queries, Similarities, Sketch
+    from datablame.models.chat import Encoded
 
-_QUERIES, _EXACTNESS = "gradients-queries", "gradients-exactness"
+_QUERIES, _OUTPUTS, _EXACTNESS = "gradients-queries", "gradients-outputs", "gradients-exactness"
+_SKETCH = 32
+"""Size of the projection for many outputs, where the study has none for the queries."""
 
 
 class Gradients(NamedTuple):
@@ -39,6 +42,12 @@ class MeanGradients(Gradients):
     """The same with directions that are the mean of both checkpoints' gradients of a query."""
 
 
+class OutputGradients(NamedTuple):
+    """Cosines of projected gradients: of documents with the inquiry's amplified outputs (documents, outputs)."""
+
+    cosines: NDArray[np.float64]
+
+
 class Activations(NamedTuple):
     """Mean hidden states of the documents and of the queries, a row each."""
 
@@ -48,25 +57,29 @@ class Activations(NamedTuple):
 
 def _passes(world: World, kinds: Collection[type]) -> Passes:
     """Hidden states come out of the pass for the gradients, where there is one."""
-    return (once_backward if {Gradients, MeanGradients} & {*kinds} else once_forward)(world, kinds)
+    return (once_backward if {Gradients, MeanGradients, OutputGradients} & {*kinds} else once_forward)(world, kinds)
 
 
-@provider("gradients", Gradients, MeanGradients, Activations, passes=_passes)
+@provider("gradients", Gradients, MeanGradients, OutputGradients, Activations, passes=_passes)
 def gradients(inquiry: Inquiry) -> Collecting:
-    """First the queries' directions, then shards of documents compared with them.
+    """First the queries' directions and the outputs' gradients, then shards of documents compared with them.
 
     Gradients are formed only where a method asks for them; else the pass is one forward to the layer.
     """
     settings = inquiry.world.study.attribute
-    differentiated, both_ends = bool({Gradients, MeanGradients} & inquiry.needs.keys()), MeanGradients in inquiry.needs
-    rows, with_states = inquiry.rows(Gradients, MeanGradients, Activations), inquiry.rows(Activations)
+    of_outputs, both_ends = OutputGradients in inquiry.needs, MeanGradients in inquiry.needs
+    differentiated = of_outputs or both_ends or Gradients in inquiry.needs
+    rows, with_states = inquiry.rows(Gradients, MeanGradients, OutputGradients, Activations), inquiry.rows(Activations)
     queries = inquiry.encoded_by_behaviour()
     kinds = (Gradients, MeanGradients) if differentiated else ()
-    first = yield {_QUERIES: WorkItem(partial(_query_item, queries, differentiated, both_ends), (*kinds, Activations))}
+    before = {_QUERIES: WorkItem(partial(_query_item, queries, differentiated, both_ends), (*kinds, Activations))}
+    if of_outputs:
+        before[_OUTPUTS] = WorkItem(partial(_outputs_item, inquiry.encoded(inquiry.amplified)), (OutputGradients,))
+    first = yield before
     items = {}
     for key, shard in shards("gradients-documents" if differentiated else "activations", rows).items():
         shown = np.flatnonzero(np.isin(shard, with_states)).tolist()
-        work = partial(_item, key, shard.tolist(), shown, differentiated)
+        work = partial(_item, key, shard.tolist(), shown, differentiated, of_outputs)
         items[key] = WorkItem(work, (*kinds, *((Activations,) if shown else ())))
     check = {}
     if differentiated and (settings.projection is not None or first[_QUERIES] in ("float16", "bfloat16")):
@@ -82,6 +95,8 @@ def gradients(inquiry: Inquiry) -> Collecting:
         evidence[Gradients] = Gradients(dots[:, :n], norms, losses, exactness)
         if both_ends:
             evidence[MeanGradients] = MeanGradients(dots[:, n:], norms, losses, exactness)
+        if of_outputs:
+            evidence[OutputGradients] = OutputGradients(inquiry.spread(rows, arrays["cosines"]))
     return evidence
 
 
@@ -129,14 +144,28 @@ def _query_item(queries: "Queries", differentiated: bool, both_ends: bool, state
     return str(model.dtype).removeprefix("torch.")
 
 
-def _item(key: str, rows: list[int], with_states: list[int], differentiated: bool, state: WorkerState) -> None:
+def _outputs_item(outputs: "Sequence[Encoded]", state: WorkerState) -> None:
+    """The projected gradients of the amplified outputs go to a file."""
+    from datablame.attribute.kernels.per_example import projected
+
+    model, blocks, layer = chosen_checkpoint(state)
+    sides, batch_tokens = _sides(state), state.world.study.attribute.batch_tokens
+    units = projected(model, outputs, sides, blocks, batch_tokens, layer).units.float()
+    save(state.folder / f"{_OUTPUTS}.safetensors", {"units": units}, "the gradients of the outputs")
+
+
+def _item(
+    key: str, rows: list[int], with_states: list[int], differentiated: bool, of_outputs: bool, state: WorkerState
+) -> None:
     """Dot products, norms and losses of the documents and mean hidden states of some, or these states alone."""
     from datablame.attribute.kernels.hooks import mean_hidden
 
     settings, documents = state.world.study.attribute, state.world.pool.encoded(rows)
     if differentiated:
-        similar = _compared(state, documents, settings.index, bool(with_states))
+        similar = _compared(state, documents, settings.index, bool(with_states), of_outputs)
         tensors = {"dots": similar.dots, "norms": similar.norms, "losses": similar.losses}
+        if of_outputs:
+            tensors["cosines"] = similar.cosines
         if with_states:
             tensors["states"] = similar.states[with_states]
     else:
@@ -155,25 +184,52 @@ def _exactness_item(rows: list[int], queries: "Queries", state: WorkerState) -> 
     return agreement_with_exact(model, similar, documents, queries, blocks, batch_tokens)
 
 
-def _compared(state: WorkerState, documents: "Documents", index: str | None, states: bool = False) -> "Similarities":
-    """The documents beside the directions of the queries' item: exactly, or by projections that an index may hold."""
+def _sides(state: WorkerState) -> "Projection":
+    """What gradients are projected by, of queries if the study says so, of amplified outputs always."""
+    from datablame.attribute.kernels.per_example import projection_of
+
+    model, blocks, _ = chosen_checkpoint(state)
+    size = state.world.study.attribute.projection or _SKETCH
+    sides: Projection = state.once("projection", lambda: projection_of(model, blocks, size))
+    return sides
+
+
+def _sketch(state: WorkerState) -> "Sketch":
+    """What the outputs' item left."""
+    from safetensors.torch import load_file
+
+    from datablame.attribute.kernels.per_example import Sketch
+
+    path = state.folder / f"{_OUTPUTS}.safetensors"
+    sketch: Sketch = state.once("sketch", lambda: Sketch(load_file(path)["units"], _sides(state)))
+    return sketch
+
+
+def _compared(
+    state: WorkerState, documents: "Documents", index: str | None, states: bool = False, of_outputs: bool = False
+) -> "Similarities":
+    """The documents beside the directions of the queries' item: exactly, or by projections that an index may hold.
+
+    Beside the amplified outputs by projections always.
+    """
     from datablame.attribute.kernels import per_example
 
     settings = state.world.study.attribute
     model, blocks, layer = chosen_checkpoint(state)
     size, batch_tokens = settings.projection, settings.batch_tokens
 
-    directions = load_directions(state, "directions", model)
+    directions, sketch = load_directions(state, "directions", model), _sketch(state) if of_outputs else None
     if size is None:
-        return per_example.similarities(model, documents, directions, blocks, batch_tokens, layer if states else None)
-    sides = state.once("projection", lambda: per_example.projection_of(model, blocks, size))
+        at = layer if states else None
+        return per_example.similarities(model, documents, directions, blocks, batch_tokens, at, sketch)
+    sides = _sides(state)
     towards = state.once("projected directions", lambda: per_example.projected_directions(directions, sides))
     make = partial(per_example.projected, model, documents, sides, blocks, batch_tokens, layer)
     if index is None:
-        return per_example.compared(make(), towards)
+        return per_example.compared(make(), towards, sketch)
     weights = state.once("digest", lambda: per_example.weights_digest(model))
     key = per_example.index_key(weights, blocks, layer, size, documents)
-    return per_example.compared(read_or_made(Path(index).expanduser() / f"{key}.safetensors", make), towards)
+    return per_example.compared(read_or_made(Path(index).expanduser() / f"{key}.safetensors", make), towards, sketch)
 
 
 def read_or_made(path: Path, make: Callable[[], "Projected"]) -> "Projected":

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -23,26 +22,22 @@ class ResponseActivations(NamedTuple):
     harmless: NDArray[np.float64]
     """Of the outputs `outputs`."""
     outputs: Sequence[Query]
-    amplified: NDArray[np.float64] = np.zeros((0, 0))
-    plain: NDArray[np.float64] = np.zeros((0, 0))
-    """Of the inquiry's outputs of these names."""
 
 
 @provider("responses", ResponseActivations)
 def response_activations(inquiry: Inquiry) -> Collecting:
-    """One pass of the before checkpoint over responses: of documents, and of all kinds of outputs."""
+    """One pass of the before checkpoint over responses: of documents, of harmful and of safe outputs."""
     rows = inquiry.rows(ResponseActivations)
-    shown = (inquiry.queries, inquiry.harmless, inquiry.amplified, inquiry.plain)
-    outputs = inquiry.encoded([*chain(*shown)])
+    outputs = inquiry.encoded([*inquiry.queries, *inquiry.harmless])
     # The pool's documents were held against it when they were frozen.
     contexts = {field: limit for field, limit in inquiry.world.contexts.items() if field == "models.before"}
     check_lengths(inquiry.world.study, max((len(output.ids) for output in outputs), default=0), contexts)
     works = {"responses-of-outputs": partial(_item, [], outputs)}
     works |= {key: partial(_item, shard.tolist(), None) for key, shard in shards("responses", rows).items()}
     yield {key: WorkItem(partial(work, key), (ResponseActivations,)) for key, work in works.items()}
-    ends = [*accumulate(map(len, shown))]
-    queries, harmless, amplified, plain, documents = np.split(saved(inquiry, works)["states"], ends)
-    about = (inquiry.spread(rows, documents), queries, harmless, inquiry.harmless, amplified, plain)
+    ends = [len(inquiry.queries), len(outputs)]
+    queries, harmless, documents = np.split(saved(inquiry, works)["states"], ends)
+    about = (inquiry.spread(rows, documents), queries, harmless, inquiry.harmless)
     return {ResponseActivations: ResponseActivations(*about)}
 
 

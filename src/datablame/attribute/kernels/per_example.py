@@ -60,6 +60,15 @@ class Similarities(NamedTuple):
     losses: Float[Tensor, " documents"]
     states: Float[Tensor, "documents width"] = torch.zeros(0, 0)
     """Mean hidden states; without columns where no layer was asked for."""
+    cosines: Float[Tensor, "documents others"] = torch.zeros(0, 0)
+    """With a sketch's gradients; without columns where there is none."""
+
+
+class Sketch(NamedTuple):
+    """Many projected gradients of unit norm, which those of documents are compared with."""
+
+    units: Float[Tensor, "others numbers"]
+    sides: "Projection"
 
 
 def query_gradient(model: Any, query: Encoded, blocks: Blocks) -> dict[str, Float[Tensor, "outputs inputs"]]:
@@ -121,24 +130,43 @@ def directions(
 
 
 def similarities(
-    model: Any, documents: Documents, towards: Directions, blocks: Blocks, batch_tokens: int, layer: int | None = None
+    model: Any,
+    documents: Documents,
+    towards: Directions,
+    blocks: Blocks,
+    batch_tokens: int,
+    layer: int | None = None,
+    sketch: Sketch | None = None,
 ) -> Similarities:
     """The gradient of each document's mean NLL over its response, compared with the directions; in document order.
 
     Of a preference pair it is the gradient, and the loss, of NLL(chosen) - NLL(rejected). Exact up to rounding and
     independent of the batches: no projection, no approximation. Mean hidden states of `layer` come out of the same
-    forward pass. Raises PhaseError where a single document does not fit in memory.
+    forward pass. Cosines with the gradients of a sketch are as inexact as its projection. Raises PhaseError where a
+    single document does not fit in memory.
     """
-    behaviours = next(iter(towards.values())).shape[0]
+    behaviours, others = next(iter(towards.values())).shape[0], {} if sketch is None else _by_layer(sketch)
 
     def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
         dots, squares = contributions(inputs, deltas, towards[name].to(inputs.device))
         rows[:, :behaviours].add_(dots, alpha=1 / scale)
         rows[:, behaviours].add_(squares, alpha=1 / scale**2)
+        if sketch is not None:
+            seen = _projected(inputs, deltas, sketch.sides[name]) @ others[name].T
+            rows[:, behaviours + 1 :].add_(seen.to(rows), alpha=1 / scale)
 
-    rows, losses, states = per_example_pass(model, documents, blocks, batch_tokens, layer, behaviours + 1, add)
-    dots, squares = rows.split([behaviours, 1], 1)
-    return Similarities(dots, squares.squeeze(1).clamp_min(0).sqrt(), losses, states)
+    columns = [behaviours, 1, 0 if sketch is None else len(sketch.units)]
+    rows, losses, states = per_example_pass(model, documents, blocks, batch_tokens, layer, sum(columns), add)
+    dots, squares, seen = rows.split(columns, 1)
+    norms = squares.squeeze(1).clamp_min(0).sqrt()
+    return Similarities(dots, norms, losses, states, torch.where(norms[:, None] > 0, seen / norms[:, None], 0).float())
+
+
+def _by_layer(sketch: Sketch) -> dict[str, Float[Tensor, "others numbers"]]:
+    """Its columns of each product, on the product's device."""
+    sizes = [out.shape[1] * into.shape[1] for out, into in sketch.sides.values()]
+    parts = zip(sketch.sides.items(), sketch.units.split(sizes, 1), strict=True)
+    return {name: part.to(out.device) for (name, (out, _)), part in parts}
 
 
 def contributions(inputs: Inputs, deltas: Deltas, directions: OfLayer) -> Contributions:
@@ -179,7 +207,8 @@ def _from_factors(inputs: Inputs, deltas: Deltas, directions: OfLayer) -> Contri
     else:
         dots = [((deltas @ each) * inputs).sum((1, 2)) for each in directions]
     grams = (inputs @ inputs.transpose(1, 2)) * (deltas @ deltas.transpose(1, 2))
-    return to_float64(torch.stack(dots, 1)), to_float64(grams.sum((1, 2)))
+    stacked = torch.stack(dots, 1) if dots else inputs.new_zeros(len(inputs), 0)
+    return to_float64(stacked), to_float64(grams.sum((1, 2)))
 
 
 def per_example_pass(
@@ -276,14 +305,17 @@ def projected(
         columns[name] = slice(numbers, numbers := numbers + out.shape[1] * into.shape[1])
 
     def add(rows: Tensor, name: str, inputs: Tensor, deltas: Tensor, scale: float) -> None:
-        out, into = projection[name]
-        formed = (deltas.float() @ out).transpose(1, 2) @ (inputs.float() @ into)
-        rows[:, columns[name]] += formed.flatten(1).to(rows.device) / scale
+        rows[:, columns[name]] += _projected(inputs, deltas, projection[name]).to(rows.device) / scale
 
     gradients, losses, states = per_example_pass(model, documents, blocks, batch_tokens, layer, numbers, add)
     norms = torch.linalg.vector_norm(gradients, dim=1)
     units = torch.where(norms[:, None] > 0, gradients / norms[:, None], 0).to(torch.float16)
     return Projected(units, norms, losses, states)
+
+
+def _projected(inputs: Inputs, deltas: Deltas, sides: tuple[Tensor, Tensor]) -> Float[Tensor, "batch numbers"]:
+    out, into = sides
+    return ((deltas.float() @ out).transpose(1, 2) @ (inputs.float() @ into)).flatten(1)
 
 
 def projected_directions(directions: Directions, projection: Projection) -> Float[Tensor, "behaviours numbers"]:
@@ -292,10 +324,15 @@ def projected_directions(directions: Directions, projection: Projection) -> Floa
     return torch.cat([(o.T @ directions[name].to(o.device) @ i).flatten(1).cpu() for name, (o, i) in sides], 1)
 
 
-def compared(documents: Projected, towards: Float[Tensor, "behaviours numbers"]) -> Similarities:
+def compared(
+    documents: Projected, towards: Float[Tensor, "behaviours numbers"], sketch: Sketch | None = None
+) -> Similarities:
     """What `similarities` gives, up to the error of the projection; no model is needed."""
-    dots = (documents.units.float() @ towards.T).double() * documents.norms[:, None]
-    return Similarities(dots, documents.norms, documents.losses, documents.states)
+    units = documents.units.float()
+    dots, cosines = (units @ towards.T).double() * documents.norms[:, None], torch.zeros(len(units), 0)
+    if sketch is not None:
+        cosines = units @ sketch.units.T
+    return Similarities(dots, documents.norms, documents.losses, documents.states, cosines)
 
 
 def weights_digest(model: Any) -> str:
