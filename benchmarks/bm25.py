@@ -1,8 +1,8 @@
-"""BM25 against the PyPI package rank_bm25: the index alone, and the index with queries of 60 words.
+"""BM25 of queries of 60 words against the PyPI packages rank_bm25 and bm25s.
 
     python benchmarks/bm25.py
 
-Both get texts and tokenise them in their own usual way; the growth with the number of documents is ours alone. The text
+All get texts and tokenise them in their own usual way; the growth with the number of documents is ours alone. The text
 is that of duplicates.py: Zipf's words, log-normal lengths of about 300 words.
 """
 
@@ -26,23 +26,29 @@ def rows(reduced: bool = False) -> list[Row]:
 
 def _rows(n: int) -> list[Row]:
     texts, queries = _texts(n)
-    found = []
-    for name, asked in (("index", []), (f"index and {_QUERIES} queries", queries)):
-        times = interleaved(
-            {
-                "ours": partial(bm25_scores, texts, asked),
-                "peer": partial(_peer, texts, asked),
-            }
-        )
-        note = "documents of about 300 words, CPU time"
-        found.append(Row(f"BM25 {name}, {n:,} documents: rank_bm25", times["ours"].cpu / times["peer"].cpu, note))
-    return found
+    peers = {"rank_bm25": _rank_bm25, "bm25s": _bm25s}
+    contenders = {"ours": bm25_scores, **peers}
+    times = interleaved({name: partial(scores, texts, queries) for name, scores in contenders.items()})
+    note = "documents of about 300 words, CPU time"
+    return [
+        Row(f"BM25, {_QUERIES} queries, {n:,} documents: {peer}", times["ours"].cpu / times[peer].cpu, note)
+        for peer in peers
+    ]
 
 
-def _peer(texts: list[str], queries: list[str]) -> None:
+def _rank_bm25(texts: list[str], queries: list[str]) -> None:
     from rank_bm25 import BM25Okapi
 
     index = BM25Okapi([text.lower().split() for text in texts])
+    for query in queries:
+        index.get_scores(query.lower().split())
+
+
+def _bm25s(texts: list[str], queries: list[str]) -> None:
+    import bm25s
+
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(texts, stopwords=None, show_progress=False), show_progress=False)
     for query in queries:
         index.get_scores(query.lower().split())
 

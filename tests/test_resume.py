@@ -14,7 +14,7 @@ from tests.finished import finished
 
 _KILLS = 20
 _START_SECONDS = 5.0
-_REDUCED = [
+REDUCED = [
     "organism.scale=0.15",
     "scan.samples=2",
     "surface.samples=6",
@@ -32,7 +32,7 @@ _REDUCED = [
 
 
 def _command(out: Path) -> list[str]:
-    sets = [word for override in _REDUCED for word in ("--set", override)]
+    sets = [word for override in REDUCED for word in ("--set", override)]
     return [sys.executable, "-m", "datablame", "run", "organism", "--out", str(out), "--resume", *sets]
 
 
@@ -40,7 +40,7 @@ def _environment(cache: Path) -> dict[str, str]:
     return {**os.environ, "DATABLAME_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
 
-def _contents(root: Path, cache: Path) -> dict[str, bytes]:
+def contents(root: Path, cache: Path) -> dict[str, bytes]:
     """Every file of a run but the two that hold times; world.json names the files of the cache by their paths."""
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     contents = {name: path.read_bytes().replace(str(cache).encode(), b"cache") for name, path in files.items()}
@@ -64,8 +64,8 @@ def test_twenty_kills_leave_the_same_bytes(tmp_path: Path) -> None:
             process.wait()
             killed_while_running += 1
     assert finished(subprocess.run(_command(killed_folder), env=_environment(tmp_path / "cache-killed")), killed_folder)
-    calm = _contents(calm_folder, tmp_path / "cache-calm")
-    killed = _contents(killed_folder, tmp_path / "cache-killed")
+    calm = contents(calm_folder, tmp_path / "cache-calm")
+    killed = contents(killed_folder, tmp_path / "cache-killed")
     assert sorted(calm) == sorted(killed)
     assert [name for name in calm if calm[name] != killed[name]] == []
     assert killed_while_running == _KILLS

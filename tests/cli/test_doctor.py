@@ -14,7 +14,7 @@ import pytest
 
 from datablame.cli import doctor
 from datablame.cli.doctor import Check, can_run, examine
-from datablame.engine.execute import Card, cards, cores, memory_bytes
+from datablame.engine.machine import Card, cards, cores, memory_bytes
 
 SECRET = "sk-ant-secret-0123456789"
 
@@ -159,9 +159,13 @@ def test_memory_is_the_smaller_of_machine_and_container() -> None:
 
 def test_cards_are_those_that_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'Tesla T4, 15360'\necho 'NVIDIA A100, 40GB, 40960'\necho 'broken, [N/A]'\n")
+    lines = "0, Tesla T4, 15360, 12", "1, NVIDIA A100, 40GB, 40960, [N/A]", "2, broken, [N/A], 0"
+    program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert cards() == [Card("Tesla T4", 15360 << 20), Card("NVIDIA A100, 40GB", 40960 << 20)]
+    first, second = Card(0, "Tesla T4", 15360 << 20, 12 << 20), Card(1, "NVIDIA A100, 40GB", 40960 << 20, 0)
+    assert cards() == [first, second]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert cards() == [second]
     program.write_text("#!/bin/sh\nexit 9\n")
     assert cards() == []

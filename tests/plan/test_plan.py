@@ -302,6 +302,8 @@ def a_run(folder: Path, name: str = "organism", seconds: float = 100.0, **machin
     for phase in ("scan", "surface", "attribute", "patch"):
         write_json(folder / "artifacts" / phase / "done.json", {})
         append_timing(folder, f"phase/{phase}", "ran", seconds)
+        for worker in ("0", "1"):
+            append_timing(folder, f"worker/{phase}", worker, seconds)
     return folder
 
 
@@ -313,6 +315,15 @@ def test_the_time_of_a_study_like_an_earlier_run_is_that_runs_time(tmp_path: Pat
         assert plan["expected_time"]["model_ratio"] == 1
         assert plan["expected_time"]["seconds"]["surface"] == pytest.approx(100 * factor)
         assert plan["expected_time"]["seconds"]["scan"] == pytest.approx(100)
+
+
+def test_more_workers_need_less_time(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "mine")
+    eight = plan_of(load_study("organism"), like=run, device=CPU._replace(workers=8)).as_json()
+    assert eight["expected_time"]["seconds"]["surface"] == pytest.approx(25)
+    (run / "timings.jsonl").write_text('{"what": "phase/scan", "key": "ran", "seconds": 100}\n')
+    alone = plan_of(load_study("organism"), like=run, device=CPU).as_json()
+    assert alone["expected_time"]["seconds"] == {"scan": pytest.approx(50)}
 
 
 def test_an_unfinished_phase_is_no_benchmark(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 
 from datablame.config.file import load_study
 from datablame.config.schema import Study
-from datablame.engine.execute import Progress, Silent, default_execution
+from datablame.engine.execute import Progress, Silent
 from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
 from datablame.errors import RequestError
 from datablame.pipeline.checks import load
+from datablame.pipeline.execution import execution_of
 from datablame.pipeline.phases import open_run, status
 from datablame.pipeline.run import run_study
 from datablame.report.findings import findings
@@ -225,6 +226,7 @@ def run(
     out: str | Path | None = None,
     until: str | None = None,
     workers: int | None = None,
+    devices: Sequence[int] = (),
     max_cost_usd: float | None = None,
     progress: Progress | None = None,
 ) -> Run:
@@ -234,7 +236,8 @@ def run(
         study: as `study` gives it, or what it takes.
         out: the run folder; `runs/NAME` if left out.
         until: the last phase to run.
-        workers: processes; one a core if left out. Results stay the same.
+        workers: processes; one a core, or one a graphics card, if left out. Results stay the same.
+        devices: graphics cards to use, as the driver numbers them; all of them if left out.
         max_cost_usd: the most that this run folder may have paid for answers of a judge.
         progress: hears of every long step; nobody if left out.
 
@@ -246,7 +249,7 @@ def run(
     loaded = load(study) if isinstance(study, str) else study
     root = Path(out) if out is not None else Path("runs") / loaded.name
     opened = open_run(root, loaded, resume=True)
-    execution = default_execution(workers)
+    execution = execution_of(opened, workers=workers, devices=tuple(devices))
     run_study(opened, root, execution=execution, progress=progress or Silent(), until=until, max_cost_usd=max_cost_usd)
     return Run(root)
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datablame.attribute.registry import Inquiry, Method, WorkItem, costed, providers_of
-from datablame.engine.execute import Taken, free_memory, measured, run_items
+from datablame.engine.execute import run_items
 from datablame.engine.files import write_atomic
+from datablame.engine.usage import Taken, free_memory, measured
 from datablame.errors import PhaseError, RequestError
 from datablame.world import World
 
@@ -131,6 +132,7 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
             _work,
             {key: (provider, item) for key, item in items.items() if key not in finished},
             execution=work.execution,
+            root=work.root,
             done=done,
             progress=work.progress,
             description=f"attribute: {provider}",

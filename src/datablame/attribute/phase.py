@@ -1,7 +1,7 @@
 """The phase attribute: which documents each method holds responsible for each behaviour, and how far methods agree."""
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,13 +15,14 @@ from datablame.attribute.discovery import SHOWN_DOCUMENTS, discovered
 from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients, OutputGradients
 from datablame.attribute.evidence.judgements import Judgements, joined
 from datablame.attribute.evidence.tournament import Comparisons
-from datablame.attribute.evidence.words import ResponseWords, Words, bm25_scores
+from datablame.attribute.evidence.words import Counts, ResponseWords, Words, bm25, counted, sought
 from datablame.attribute.loop import collect
 from datablame.attribute.queries import Amplified, amplified, candidates, labelled_outputs, query_text, traced
 from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_table
 from datablame.attribute.registry import Inquiry, Method, Passes, Votes, chosen, costed, providers_of, union
-from datablame.engine.execute import measured
+from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
+from datablame.engine.usage import measured
 from datablame.errors import RequestError
 from datablame.surface.phase import SURFACE
 from datablame.words import normalised
@@ -31,6 +32,8 @@ from datablame.world.duplicates import full_text
 Matches = list[rows.Match]
 
 _logger = logging.getLogger(__name__)
+_READ_AT_ONCE = 4096
+"""Documents of one item."""
 
 
 def run(world: World, tables: Tables, work: Work) -> Outputs:
@@ -45,7 +48,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
     with threadpool_limits(work.execution.threads):
         outputs = traced(world, tables)
         queries = [output for output in outputs if output.harmful]
-        read = partial(_read, world, queries, responses=ResponseWords in needs)
+        read = partial(read_pool, world, work, queries, responses=ResponseWords in needs)
         (words, prompt_matches, query_matches), taken = measured(read)
         for name in costed(methods, words):
             work.timings(f"attribute/{name}", "index", *taken)
@@ -191,34 +194,81 @@ def wanted(world: World, methods: Sequence[Method]) -> dict[type, rows.Pool]:
     return needs
 
 
-def _read(
-    world: World, queries: Sequence[rows.Query], *, responses: bool
+class _Reader(NamedTuple):
+    """What is sought in the pool."""
+
+    world: World
+    numbers: Mapping[type, Mapping[str, int]]
+    """The words of the queries."""
+    prompt_of: Mapping[str, str]
+    query_of: Mapping[tuple[str, str], str]
+
+
+class _Read(NamedTuple):
+    """What some documents hold of it."""
+
+    counts: dict[type, Counts]
+    prompt_matches: Matches
+    query_matches: Matches
+
+
+def read_pool(
+    world: World, work: Work, queries: Sequence[rows.Query], *, responses: bool
 ) -> tuple[dict[type, NDArray[np.float64]], Matches, Matches]:
     """Read every document: for its BM25 scores, of shape (queries, documents), and for what repeats the study.
 
-    With `responses` once more, for the scores of responses alone. What repeats the study are documents whose user says
+    With `responses` also for the scores of responses alone. What repeats the study are documents whose user says
     exactly what a prompt of it says, and those that also answer exactly as a traced output: they are no finding.
     """
-    prompt_of = {normalised(prompt.text): prompt.id for prompt in world.prompts if prompt.split != "harmless"}
-    query_of = {(normalised(query.prompt), normalised(query.text)): query.id for query in queries}
-    prompt_matches, query_matches = Matches(), Matches()
-
-    def texts() -> Iterator[str]:
-        for document in world.pool.documents():
-            turns = {normalised(turn.content) for turn in document.prompt if turn.role == "user"}
-            answer = normalised(document.response)
-            prompt_matches.extend(rows.Match(document.id, of) for text, of in prompt_of.items() if text in turns)
-            repeated = (of for (prompt, output), of in query_of.items() if prompt in turns and output == answer)
-            query_matches.extend(rows.Match(document.id, of) for of in repeated)
-            yield full_text(document)
-
-    words: dict[type, NDArray[np.float64]] = {Words: bm25_scores(texts(), [query_text(query) for query in queries])}
+    asked: dict[type, list[str]] = {Words: [query_text(query) for query in queries]}
     if responses:
-        answers = (document.response for document in world.pool.documents())
-        words[ResponseWords] = bm25_scores(answers, [query.text for query in queries])
+        asked[ResponseWords] = [query.text for query in queries]
+    reader = _Reader(
+        world,
+        {kind: sought(texts) for kind, texts in asked.items()},
+        {normalised(prompt.text): prompt.id for prompt in world.prompts if prompt.split != "harmless"},
+        {(normalised(query.prompt), normalised(query.text)): query.id for query in queries},
+    )
+    starts = range(0, len(world.pool), _READ_AT_ONCE)
+    items = {str(start): range(start, min(start + _READ_AT_ONCE, len(world.pool))) for start in starts}
+    found: dict[str, _Read] = {}
+    run_items(
+        partial(_itself, reader),
+        _read_some,
+        items,
+        execution=work.execution.on("cpu"),
+        done=found.__setitem__,
+        progress=work.progress,
+        description="attribute: reading the pool",
+        units=len,
+    )
+    parts = [found[key] for key in items]
+    scores = {
+        kind: bm25([part.counts[kind] for part in parts], reader.numbers[kind], texts) for kind, texts in asked.items()
+    }
+    prompt_matches = [match for part in parts for match in part.prompt_matches]
+    query_matches = [match for part in parts for match in part.query_matches]
     if prompt_matches:
         _logger.warning("%d documents ask exactly what a prompt of the study asks", len(prompt_matches))
-    return words, prompt_matches, query_matches
+    return scores, prompt_matches, query_matches
+
+
+def _itself(reader: _Reader) -> _Reader:
+    return reader
+
+
+def _read_some(reader: _Reader, some: range) -> _Read:
+    prompt_matches, query_matches, texts = Matches(), Matches(), dict[type, list[str]]()
+    for document in reader.world.pool.documents(some):
+        turns = {normalised(turn.content) for turn in document.prompt if turn.role == "user"}
+        answer = normalised(document.response)
+        prompt_matches += (rows.Match(document.id, of) for text, of in reader.prompt_of.items() if text in turns)
+        repeated = (of for (prompt, output), of in reader.query_of.items() if prompt in turns and output == answer)
+        query_matches += (rows.Match(document.id, of) for of in repeated)
+        texts.setdefault(Words, []).append(full_text(document))
+        texts.setdefault(ResponseWords, []).append(document.response)
+    counts = {kind: counted(texts[kind], numbers) for kind, numbers in reader.numbers.items()}
+    return _Read(counts, prompt_matches, query_matches)
 
 
 def _rows_of(world: World, ids: Collection[str]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datablame.attribute.registry import Evidence, Inquiry, Method, Votes, is_voter
-from datablame.engine.execute import measured
+from datablame.engine.usage import measured
 from datablame.tables import Finding, Flag, MethodInfo, Pool, Score, Unranked, schema_of
 from datablame.world import World
 

@@ -61,6 +61,9 @@ def run(
     ] = None,
     overrides: look.SetOption = None,
     workers: look.WorkersOption = None,
+    devices: look.DevicesOption = None,
+    executor: look.ExecutorOption = None,
+    address: look.AddressOption = None,
     max_cost: look.MaxCostOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing else.")] = False,
     as_json: look.JsonOption = False,
@@ -87,7 +90,7 @@ def run(
     opened = open_run(root, loaded, resume=resume)
     if until not in NAMES[: NAMES.index(PATCH.name)] and not left_by(PATCH, root):
         look.warn(opened)
-    _advance(root, opened, workers, as_json, max_cost, until=until)
+    _advance(root, opened, look.execution(opened, workers, devices, executor, address), as_json, max_cost, until=until)
 
 
 app.command()(look.plan)
@@ -100,13 +103,19 @@ def _phase_command(name: str, summary: str) -> None:
     def command(
         folder: look.RunArgument,
         workers: look.WorkersOption = None,
+        devices: look.DevicesOption = None,
+        executor: look.ExecutorOption = None,
+        address: look.AddressOption = None,
         max_cost: look.MaxCostOption = None,
         as_json: look.JsonOption = False,
         debug: look.DebugOption = False,
     ) -> None:
         from datablame.pipeline.phases import open_run
 
-        _advance(folder, open_run(folder, None, resume=True), workers, as_json, max_cost, only=name)
+        opened = open_run(folder, None, resume=True)
+        _advance(
+            folder, opened, look.execution(opened, workers, devices, executor, address), as_json, max_cost, only=name
+        )
 
 
 _phase_command("scan", "Phase 1: a few prompts at every alpha; which ones to sample.")
@@ -122,13 +131,11 @@ organism_app.command("make")(look.organism_make)
 
 
 def _advance(
-    root: Path, study: Any, workers: int | None, as_json: bool, max_cost: float | None, **which: str | None
+    root: Path, study: Any, execution: Any, as_json: bool, max_cost: float | None, **which: str | None
 ) -> None:
     from datablame.cli.console import reporting
-    from datablame.engine.execute import default_execution
     from datablame.pipeline.run import run_study
 
-    execution = default_execution(workers)
     with reporting() as progress:
         skipped = run_study(study, root, execution=execution, progress=progress, max_cost_usd=max_cost, **which)
     _print_outcome(root, skipped, as_json)

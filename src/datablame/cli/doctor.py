@@ -19,8 +19,8 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 
 from datablame.cli.console import say
-from datablame.engine.execute import cards, cores, memory_bytes
 from datablame.engine.files import packaged_yaml
+from datablame.engine.machine import cards, cores, memory_bytes
 from datablame.errors import RequestError
 from datablame.judge.choice import KEY, has_key
 
@@ -120,7 +120,8 @@ def _devices(torch: Any) -> Iterator[Check]:
     listed, usable = cards(), torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(usable):
         about = torch.cuda.get_device_properties(number)
-        yield _check(f"device cuda:{number}", f"{about.name}, {about.total_memory / 1e9:.1f} GB")
+        used = f", {listed[number].used_bytes / 1e9:.1f} GB of it in use" if number < len(listed) else ""
+        yield _check(f"device cuda:{number}", f"{about.name}, {about.total_memory / 1e9:.1f} GB{used}")
         yield _types(torch, f"cuda:{number}", about.major >= _AMPERE)
     if apple := torch.backends.mps.is_available():
         yield _check("device mps", "Apple's card; it shares the machine's memory")

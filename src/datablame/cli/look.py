@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from datablame.config.schema import Study
+    from datablame.engine.execute import Execution
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or the name of a preset.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by datablame run.")]
@@ -26,6 +27,17 @@ WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Worker processes; one a core if left out. Results stay the same."),
 ]
+DevicesOption = Annotated[
+    str | None,
+    typer.Option(metavar="N,N", help="Graphics cards to use, as in --devices 0,2; all of them if left out."),
+]
+ExecutorOption = Annotated[
+    str | None, typer.Option(metavar="local|ray", help="Where items run: this machine, or a Ray cluster.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(metavar="auto|HOST:PORT", help="Of the Ray cluster; auto: that of this machine."),
+]
 MaxCostOption = Annotated[
     float | None,
     typer.Option(
@@ -37,6 +49,23 @@ MaxCostOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def execution(
+    study: "Study", workers: int | None, devices: str | None, executor: str | None, address: str | None
+) -> "Execution":
+    """What these options come to; RequestError of what are no numbers of cards, and of no executor."""
+    from datablame.pipeline.execution import execution_of
+
+    named = [each.strip() for each in devices.split(",")] if devices is not None else []
+    if not all(each.isdigit() for each in named):
+        raise RequestError(f"--devices {devices} are no numbers of graphics cards; give them as in --devices 0,2")
+    if executor not in (None, "local", "ray"):
+        raise RequestError(f"--executor {executor} is none; choose local or ray")
+    if address is not None and (executor or study.execution.executor) != "ray":
+        raise RequestError(f"--address {address} is of a Ray cluster; add --executor ray, or drop it")
+    numbers = tuple(int(each) for each in named)
+    return execution_of(study, workers=workers, devices=numbers, executor=executor, address=address)
 
 
 def plan(
@@ -63,8 +92,8 @@ def plan(
     report says whether the run kept to it.
     """
     from datablame.cli.console import reporting
-    from datablame.engine.execute import default_execution
     from datablame.pipeline.checks import load
+    from datablame.pipeline.execution import execution_of
 
     loaded = load(study, overrides or [])
     if not preregister:
@@ -76,7 +105,7 @@ def plan(
 
     root = out or Path("runs") / loaded.name
     with reporting() as progress:
-        registration = registered(loaded, root, execution=default_execution(), progress=progress)
+        registration = registered(loaded, root, execution=execution_of(loaded), progress=progress)
     warn(loaded)
     content = {**registration._asdict(), "path": str(registration.path)}
     _answer(as_json, content, lambda _: typer.echo(f"{registration.path}\nSHA-256 {registration.sha256}"))
@@ -110,12 +139,12 @@ def doctor(
     if study is not None:
         from datablame.cli import study as subject
         from datablame.cli.console import reporting
-        from datablame.engine.execute import default_execution
         from datablame.pipeline.checks import load
+        from datablame.pipeline.execution import execution_of
 
         loaded = load(study, overrides or [])
         with reporting() as progress:
-            seen = subject.examine_study(loaded, default_execution(workers), progress)
+            seen = subject.examine_study(loaded, execution_of(loaded, workers=workers), progress)
         _answer(as_json, subject.as_json(seen), lambda console: subject.show_study(seen, console))
         return
     checks = examine(out or Path("runs"))

@@ -75,7 +75,7 @@ def _tables(plan: Plan) -> Iterator[tuple[str, Sequence[str], Iterable[Sequence[
     caption = "estimated from the configs (docs/explanation/memory-and-cost.md); the last column is the card's"
     if beside := plan.card_memory["attribute"].beside_bytes:
         caption += f"; attribute keeps {_gb(beside)} of directions in the machine's own memory beside it"
-    columns = ("phase", f"here ({_gb(plan.device.memory_bytes)})", f"{_gb(CARD.memory_bytes)} card", "mostly")
+    columns = ("phase", f"here ({plan.device.size})", f"{_gb(CARD.memory_bytes)} card", "mostly")
     yield "Peak memory", columns, rows, caption
 
 

@@ -109,6 +109,7 @@ def load_study(source: str, overrides: Sequence[str] = ()) -> Study:
 def dump_study(study: Study) -> str:
     """The study with every default written out; the text is itself a study."""
     values = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+    values["execution"] = study.execution.model_dump(mode="json", exclude_none=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from datablame.config.attribute import Attribute, Prefilter
 from datablame.config.checks import Count, Samples, Section, Seed, Share, impossible
+from datablame.config.execution import Execution
 from datablame.config.judge import Judge
 from datablame.config.organism import Organism
 from datablame.tables import Protocol
@@ -318,6 +319,8 @@ class Study(Section):
     """Phase 3."""
     patch: Patch = Patch()
     """Phase 4."""
+    execution: Annotated[Execution, Field(exclude=True)] = Execution()
+    """Where the work runs; no result depends on it."""
 
     @property
     def ks(self) -> tuple[int, ...]:

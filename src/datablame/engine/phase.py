@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from datablame.engine.execute import Execution, Progress, free_memory, peak_gpu_mb, peak_rss_mb
+from datablame.engine.execute import Execution, Progress
 from datablame.engine.files import Journal, changes, digest, hash_file, own_object, write_atomic, write_json
 from datablame.engine.run_folder import append_peak, append_timing
+from datablame.engine.usage import busy_seconds, free_memory, peak_gpu_mb, peak_rss_mb
 from datablame.errors import PhaseError
 from datablame.tables import TABLES, encoded, object_of, rows_of
 
@@ -168,7 +169,7 @@ def bring_up_to_date(
 
     Raises DatablameError where a phase failed; what it finished stays.
     """
-    root, execution = world.root, Execution(execution.workers if world.models.device == "cpu" else 1, world.threads)
+    root, execution = world.root, execution.on(world.models.device)._replace(threads=world.threads)
     for phase in phases:
         part, skipped = _folder(phase, root, ".part"), state_of(phase, world) == "done"
         if not skipped and (why := reasons(phase, world)):
@@ -231,13 +232,15 @@ def _changed_output(phase: Phase, root: Path) -> str | None:
 
 def _run(phase: Phase, world: "World", work: Work) -> None:
     """Write everything that the phase yields, and what it took."""
-    peak_gpu_mb()  # What came before is no part of it.
+    peak_gpu_mb(), busy_seconds()  # What came before is no part of it.
     began = time.monotonic()
     write_outputs(phase.run(world, Tables(work.root), work), work.out)
     if phase.deliver is not None:
         phase.deliver(world, Tables(work.root, {phase.name: work.out}), work.root)
     append_timing(work.root, f"phase/{phase.name}", "ran", time.monotonic() - began)
     append_peak(work.root, f"phase/{phase.name}", peak_rss_mb())
+    for number, seconds in enumerate(busy_seconds()):
+        append_timing(work.root, f"worker/{phase.name}", str(number), seconds)
     if (on_gpu := peak_gpu_mb()) > 0:
         append_peak(work.root, f"gpu/{phase.name}", on_gpu)
     free_memory()

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from datablame.engine.execute import memory_bytes
+from datablame.engine.machine import memory_bytes
 from datablame.models.source import refusal
 
 _BFLOAT16_FROM = (8, 0)

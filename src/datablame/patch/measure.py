@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from datablame.engine.execute import free_memory
+from datablame.engine.usage import free_memory
 from datablame.errors import PhaseError
 from datablame.models.blocks import Trunk, trunk_below
 from datablame.models.chat import Encoded, Preference, answers, encode_prompt

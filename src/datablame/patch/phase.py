@@ -143,6 +143,7 @@ def _measured(plan: trainings.PatchPlan, planned: Sequence[trainings.ArmTraining
         measure,
         groups,
         execution=work.execution,
+        root=work.root,
         done=done,
         progress=work.progress,
         description="patch: training and measuring arms",

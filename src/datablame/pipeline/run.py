@@ -12,9 +12,10 @@ from datablame import __version__
 from datablame.config.file import dump_study
 from datablame.config.schema import Study
 from datablame.engine import run_folder
-from datablame.engine.execute import Execution, Progress, peak_rss_mb
+from datablame.engine.execute import Execution, Progress
 from datablame.engine.files import Change, changes, json_object, own_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
+from datablame.engine.usage import peak_rss_mb
 from datablame.errors import RequestError, problem
 from datablame.judge.asking import costs_usd
 from datablame.judge.calibration import calibrate
@@ -27,7 +28,7 @@ from datablame.world.freeze import check_unchanged, ensure_pool, freeze, preview
 from datablame.world.registration import BEGUN, departures, described
 
 _PACKAGES = (
-    *("datablame", "torch", "transformers", "tokenizers", "peft", "datasets", "safetensors", "bm25s"),
+    *("datablame", "torch", "transformers", "tokenizers", "peft", "datasets", "safetensors"),
     *("scikit-learn", "numpy", "scipy", "pyarrow", "matplotlib", "anthropic"),
 )
 

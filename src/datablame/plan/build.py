@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from datablame.config.file import load_study
 from datablame.config.schema import Study
-from datablame.engine.execute import memory_bytes
 from datablame.engine.files import read_json
+from datablame.engine.machine import memory_bytes
 from datablame.engine.phase import Tables
 from datablame.engine.run_folder import read_timings
 from datablame.errors import DatablameError, RequestError, problem
@@ -131,7 +131,7 @@ def plan_of(study: Study, *, like: Path | None = None, device: Device | None = N
     counts, limits = counted(subject), detectable(subject.world)
     memory, calls = estimates(subject, counts, device), calls_of(subject, counts, has_key=has_key())
     card_memory = estimates(subject_of(study, on_gpu=True), counts, CARD)
-    expected = _expected(subject, counts, like, on_gpu=device.on_gpu)
+    expected = _expected(subject, counts, like, device)
     cautions = [
         *design_cautions(subject.study, limits),
         *keyword_cautions(subject.world),
@@ -280,13 +280,13 @@ def cautions_of(
             yield problem("plan", "thinks", model=model)
 
 
-def _expected(subject: Subject, counts: Counts, like: Path | None, *, on_gpu: bool) -> Expected | None:
+def _expected(subject: Subject, counts: Counts, like: Path | None, device: Device) -> Expected | None:
     """At the pace of the run that `like` names, or of that under runs/ on this kind of machine that is nearest in size.
 
-    None where no run's model is within 32 times the size.
+    As many items at once as the device has workers. None where no run's model is within 32 times the size.
     """
     runs = [like] if like is not None else [path.parent for path in Path("runs").glob("*/study.yaml")]
-    paces = [pace for run in runs if (pace := _pace_of(run, on_gpu)) is not None]
+    paces = [pace for run in runs if (pace := _pace_of(run, device.on_gpu)) is not None]
     if like is not None and not paces:
         raise RequestError(
             f"--like {like} is no run of this machine with a finished phase; name a run folder, or leave it out"
@@ -300,12 +300,12 @@ def _expected(subject: Subject, counts: Counts, like: Path | None, *, on_gpu: bo
     pace = min(paces, key=lambda pace: (abs(math.log(pace.parameters / size)), str(pace.run)), default=None)
     if pace is None:
         return None
-    seconds = {phase: work[phase] / rate for phase, rate in pace.per_second.items()}
+    seconds = {phase: work[phase] / rate / device.processes for phase, rate in pace.per_second.items()}
     return Expected(str(pace.run), seconds, size / pace.parameters)
 
 
 class _Pace(NamedTuple):
-    """An earlier run: planned operations a second in each phase that it finished."""
+    """An earlier run: planned operations a second of one worker in each phase that it finished."""
 
     run: Path
     parameters: int
@@ -333,7 +333,7 @@ def _pace_of(root: Path, on_gpu: bool) -> _Pace | None:
             # A run of another version.
             continue
         if finished and holds_work:
-            paces[phase] = done / finished
+            paces[phase] = done / timings.get(f"worker/{phase}", finished)
     return _Pace(root, subject.after.shape.parameters, paces) if paces else None
 
 

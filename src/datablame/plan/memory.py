@@ -8,7 +8,7 @@ from datablame.attribute.evidence.gradients import MeanGradients
 from datablame.attribute.phase import planned_reading, wanted
 from datablame.attribute.registry import chosen
 from datablame.config.schema import Study
-from datablame.engine.execute import cards, cores, memory_bytes
+from datablame.engine.machine import cards, cores, memory_bytes
 from datablame.patch.trainings import trainings
 from datablame.plan.counts import Counts
 from datablame.plan.subject import Shape, Subject
@@ -41,7 +41,21 @@ class Device(NamedTuple):
     name: str
     memory_bytes: int
     workers: int
+    """That share this memory."""
     on_gpu: bool
+    groups: int = 1
+    """Of cards, each with this memory and a worker of its own."""
+
+    @property
+    def processes(self) -> int:
+        """How many items run at once."""
+        return self.workers * self.groups
+
+    @property
+    def size(self) -> str:
+        """Its memory."""
+        each = f"{self.memory_bytes / 1e9:.1f} GB"
+        return f"{self.groups} x {each}" if self.groups > 1 else each
 
 
 CARD = Device("16 GB card", 16 * 10**9, 1, on_gpu=True)
@@ -61,9 +75,14 @@ class Memory(NamedTuple):
 
 
 def this_device(study: Study) -> Device:
-    """The first graphics card, else the cores, each with a worker that holds its own models."""
-    if (study.models is None or study.models.device != "cpu") and (there := cards()):
-        return Device(there[0].name, there[0].memory_bytes, 1, on_gpu=True)
+    """The graphics cards that the study may use, else the cores, each with a worker that holds its own models.
+
+    A worker with several cards has the memory of all of them.
+    """
+    asked, there = study.execution, cards() if study.models is None or study.models.device in ("auto", "cuda") else []
+    chosen = [card for card in there if not asked.devices or card.number in asked.devices]
+    if groups := len(chosen) // (each := asked.cards_per_worker or 1):
+        return Device(chosen[0].name, each * min(card.memory_bytes for card in chosen), 1, on_gpu=True, groups=groups)
     return Device(f"CPU, {cores()} cores", memory_bytes(), cores(), on_gpu=False)
 
 

@@ -198,6 +198,7 @@ def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[Sa
         functools.partial(_draw_item, study, row is tables.SurfaceSample and why_not(study.surface) is None),
         items,
         execution=work.execution,
+        root=work.root,
         done=done,
         progress=work.progress,
         description=f"{work.phase}: sampling",

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datablame import __version__
 from datablame.config.schema import Data, Models, Study
-from datablame.engine.execute import Execution, Progress, cards, run_items
+from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import changes, read_jsonl, write_atomic, write_json
+from datablame.engine.machine import cards
 from datablame.errors import problem
 from datablame.judge.choice import confirm, decide, has_key, record
 from datablame.tables import ChatFormat, Distance, Prompt, SharedTokens, encoded, path_of
@@ -62,7 +63,7 @@ def freeze(study: Study, root: Path, *, execution: Execution, progress: Progress
     confirm(study, world.judge, decided.get("judge"), has_key())
     threads = decided.get("threads", execution.threads)
     execution = execution._replace(threads=threads)
-    resolved = _resolve(study, world.models, before, execution, progress)
+    resolved = _resolve(study, root, world.models, before, execution, progress)
     source, data = None, world.data
     if data is study.data:  # The run, if it began, began with other data.
         source = open_source(data)
@@ -190,7 +191,9 @@ def _settled(world: World, resolved: Resolved, data: Data) -> World:
     return replace(world, study=study, identities=identities, **seen)
 
 
-def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Execution, progress: Progress) -> Resolved:
+def _resolve(
+    study: Study, root: Path, begun: Models, before: dict[str, Any], execution: Execution, progress: Progress
+) -> Resolved:
     """What the models are: as it was when the run began, where nothing that is looked at has changed."""
     assert study.models is not None
     looked_at = attrgetter(
@@ -212,6 +215,7 @@ def _resolve(study: Study, begun: Models, before: dict[str, Any], execution: Exe
         _look,
         {"models": (study, begun, execution.workers)},
         execution=execution,
+        root=root,
         done=looked.__setitem__,
         progress=progress,
         description="world: checking the models",
