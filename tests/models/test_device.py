@@ -68,3 +68,15 @@ def test_there_is_free_memory_and_running_out_of_it_is_recognised() -> None:
     assert ran_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not ran_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert to_float64(torch.ones(2)).dtype is torch.float64
+
+
+def test_a_card_that_another_process_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken() -> tuple[int, int]:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors might be")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", taken)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    for name in ("auto", "cuda"):
+        with pytest.raises(RequestError, match=r"card 2 cannot be had \(CUDA error: all .* unavailable\); where"):
+            chosen_device(name)

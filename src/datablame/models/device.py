@@ -1,11 +1,12 @@
 """Where models run, in which type their weights are held, and how much room there is."""
 
+import os
 import warnings
 
 import torch
 from torch import Tensor
 
-from datablame.engine.machine import memory_bytes
+from datablame.engine.machine import VISIBLE, memory_bytes
 from datablame.models.source import refusal
 
 _BFLOAT16_FROM = (8, 0)
@@ -13,15 +14,24 @@ _BFLOAT16_FROM = (8, 0)
 
 
 def chosen_device(name: str) -> str:
-    """`cpu`, `cuda` or `mps`; `auto` is a CUDA card if torch sees one, else the CPU. RequestError of one it lacks."""
+    """`cpu`, `cuda` or `mps`; `auto` is a CUDA card if torch sees one, else the CPU.
+
+    Raises RequestError of one that torch lacks, and of a card that is there and cannot be had.
+    """
     with warnings.catch_warnings():
         # A driver that is too old for this torch is a warning; then there is no usable card.
         warnings.simplefilter("ignore")
         available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return "cuda" if available["cuda"] else "cpu"
+    name = ("cuda" if available["cuda"] else "cpu") if name == "auto" else name
     if not available[name]:
         raise refusal("no_device", device=name, version=torch.__version__)
+    if name == "cuda":
+        try:
+            torch.cuda.mem_get_info()
+        except RuntimeError as error:
+            # Of a card in exclusive mode, or a broken one.
+            why = str(error).splitlines()[0]
+            raise refusal("busy_device", visible=os.environ.get(VISIBLE, "the first"), why=why) from None
     return name
 
 
