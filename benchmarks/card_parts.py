@@ -30,6 +30,8 @@ _RELATIVE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 _NATS = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.04}
 """Of log-probabilities a token, at alpha up to 1, which doubles what the logits are off by; likewise."""
 _VOCABULARY, _ROWS = 290, 304
+_CAP_BYTES = 64 << 20
+"""Of memory for batches that want some hundred megabytes."""
 _STUDY = [
     "scan.samples=2",
     "surface.samples=6",
@@ -87,13 +89,16 @@ def machine(setting: Setting) -> Iterator[Found]:
 
 
 def exactness(dtype: str, setting: Setting) -> Iterator[Found]:
-    """The sampler and the gradients of both families in one type."""
+    """The sampler, the gradients and LoRA training of both families in one type, and what happens without memory."""
     for family in ("Olmo2", "Llama"):
         after, before = _pair(family, dtype, setting.device)
         for name in ("greedy", "sampled", "truncated"):
             check = partial(_sampled, after, before, name, dtype, 1 if setting.reduced else 4)
             yield from _guarded(family, name, dtype, check)
         yield from _guarded(family, "gradients", dtype, partial(_gradients, after, dtype))
+        yield from _guarded(family, "training", dtype, partial(_training, after, dtype))
+        if setting.device == "cuda":
+            yield from _guarded(family, "memory", dtype, partial(_out_of_memory, after, dtype))
 
 
 def sampler(batch: int, setting: Setting) -> Iterator[Found]:
@@ -221,16 +226,9 @@ def _sampled(after: Any, before: Any, name: str, dtype: str, each: int, **option
 def _gradients(model: Any, dtype: str) -> Iterator[Found]:
     """Dot products with two directions relative to the norm, norms and losses, against autograd on one document."""
     from datablame.attribute.kernels.per_example import directions, similarities
-    from datablame.models.chat import Encoded
 
-    noise = torch.Generator().manual_seed(3)
-
-    def document(length: int, prompt_tokens: int) -> Any:
-        return Encoded(torch.randint(2, _VOCABULARY, (length,), generator=noise).tolist(), prompt_tokens)
-
-    documents = [document(length, 1 + length % 4) for length in (6, 9, 12, 12, 17, 30, 45)]
-    queries = [[document(11, 3), document(20, 6)], [document(8, 2)]]
-    blocks = [1, 2]
+    *documents, first, second, third = _documents(6, 9, 12, 12, 17, 30, 45, 11, 20, 8)
+    queries, blocks = [[first, second], [third]], [1, 2]
     found = similarities(model, documents, directions(model, queries, blocks), blocks, 64)
     expected = _oracle("gradients").naive_similarities(_exact(model), documents, queries, blocks)
     norms = expected.norms.double()
@@ -239,6 +237,55 @@ def _gradients(model: Any, dtype: str) -> Iterator[Found]:
     yield _bounded("dot products over the norm", dtype, float(dots.max()), _RELATIVE)
     yield _bounded("norms, relative", dtype, float(((found.norms.cpu() - norms).abs() / norms).max()), _RELATIVE)
     yield _bounded("losses, relative", dtype, float(((found.losses.cpu() - losses).abs() / losses).max()), _RELATIVE)
+
+
+def _training(model: Any, dtype: str) -> Iterator[Found]:
+    """Losses of two adapters that are trained at once, against one after another in float32 on the CPU."""
+    from datablame.models.lora import Start, adapted
+    from datablame.models.training import Recipe, train
+    from datablame.patch.finetune import train_adapters
+
+    data, start = [_documents(9, 14, 20, 12), _documents(14, 9, 7, 20)], Start(2, None, 3)
+    order, recipe = [[0, 1], [2, 3], [1, 2], [3, 0]], Recipe(steps=4, batch=2, learning_rate=1e-2, warmup_steps=1)
+    together, exact = train_adapters(model, data, order, recipe, start, 5.0), _exact(model)
+    errors = []
+    for examples, trained in zip(data, together, strict=True):
+        with adapted(exact, *start):
+            expected = train(exact, examples, order, recipe)
+        errors += [abs(found - loss) / loss for found, loss in zip(trained.losses, expected, strict=True)]
+    yield _bounded("losses of LoRA training, relative", dtype, max(errors), _RELATIVE)
+
+
+def _out_of_memory(model: Any, dtype: str) -> Iterator[Found]:
+    """Gradients of batches that a capped card cannot hold, against those of small batches."""
+    from datablame.attribute.kernels.per_example import directions, similarities
+    from datablame.engine.usage import free_memory
+
+    documents = _documents(*([100] * 2000))
+    towards = directions(model, [documents[:2]], [1, 2])
+    expected = similarities(model, documents, towards, [1, 2], 2000)
+    free_memory()
+    cap, total = torch.cuda.memory_reserved() + _CAP_BYTES, torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(min(1.0, cap / total))
+    try:
+        found = similarities(model, documents, towards, [1, 2], 200_000)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    errors = (found.dots - expected.dots).abs() / expected.norms[:, None]
+    yield _bounded("dot products where memory ran out, over the norm", dtype, float(errors.max()), _RELATIVE)
+    ran_out = torch.cuda.memory_stats()["num_ooms"]
+    yield Found("times that memory ran out", dtype, str(ran_out), "1 at least", "pass" if ran_out else "fail")
+
+
+def _documents(*lengths: int) -> list[Any]:
+    """Random tokens of these lengths, the same every time."""
+    from datablame.models.chat import Encoded
+
+    noise = torch.Generator().manual_seed(3)
+    return [
+        Encoded(torch.randint(2, _VOCABULARY, (length,), generator=noise).tolist(), 1 + length % 4)
+        for length in lengths
+    ]
 
 
 def _pair(family: str, dtype: str, device: str) -> tuple[Any, Any]:

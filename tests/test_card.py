@@ -32,6 +32,7 @@ def exact_names() -> list[str]:
     drawn = ["log-probability, nats a token", "outputs with other tokens"]
     compared = ["dot products over the norm", "norms, relative", "losses, relative"]
     checks = {"greedy": drawn, "sampled": drawn, "truncated": drawn, "gradients": compared}
+    checks["training"] = ["losses of LoRA training, relative"]
     return [f"{family}, {name}: {what}" for family in ("Olmo2", "Llama") for name in checks for what in checks[name]]
 
 
