@@ -41,6 +41,32 @@ class Trained(NamedTuple):
     losses: list[float]
 
 
+class _LowRank(torch.autograd.Function):
+    """base + scale x A^T B^T for n adapters; what has the few rows of a rank stands on its side in every product.
+
+    A product whose result has 8 columns takes a BLAS on a CPU up to four times as long as one with 8 rows.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Float[Tensor, "n tokens inputs"],
+        base: Float[Tensor, "n tokens outputs"],
+        down: Float[Tensor, "n rank inputs"],
+        up: Float[Tensor, "n outputs rank"],
+    ) -> Float[Tensor, "n tokens outputs"]:
+        inner = down @ inputs.mT
+        ctx.save_for_backward(inputs, down, up, inner)
+        return torch.baddbmm(base, inner.mT, up.mT, alpha=SCALE)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Float[Tensor, "n tokens outputs"]) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+        inputs, down, up, inner = ctx.saved_tensors
+        of_inner = (up.mT @ upstream.mT).mul_(SCALE)
+        of_inputs = of_inner.mT @ down if ctx.needs_input_grad[0] else None
+        return of_inputs, upstream, of_inner @ inputs, (inner @ upstream).mul_(SCALE).mT
+
+
 class _SideBySide(nn.Module):
     """A frozen layer with n adapters: consecutive rows, as many for each, go to adapter 0, 1 and so on.
 
@@ -56,10 +82,10 @@ class _SideBySide(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "rows *tokens inputs"]) -> Float[Tensor, "rows *tokens outputs"]:
         plain = self.base(inputs)
-        by_adapter = inputs.to(self.down.dtype).reshape(len(self.down), -1, inputs.shape[-1])
-        change = by_adapter @ self.down.mT @ self.up.mT * SCALE
-        changed: Tensor = plain + change.view_as(plain)
-        return changed.to(plain.dtype)
+        n, kind = len(self.down), self.down.dtype
+        by_adapter, base = (each.to(kind).reshape(n, -1, each.shape[-1]) for each in (inputs, plain))
+        changed: Tensor = _LowRank.apply(by_adapter, base, self.down, self.up)  # type: ignore[no-untyped-call]
+        return changed.view(plain.shape).to(plain.dtype)
 
     def factors(self, i: int) -> Factors:
         """Those of one adapter."""
