@@ -25,7 +25,8 @@ help:
 	@echo "make study   the same study with five training seeds of both protocols"
 	@echo "make leaderboard  all methods on all organisms, resumable; writes studies/leaderboard/"
 	@echo "make slow    the tests that take minutes"
-	@echo "make bench   our kernels against their best peers, and against the ratios of the last committed run"
+	@echo "make bench   our kernels against their best peers, and against the ratios of the last committed run;"
+	@echo "             20 minutes, with FULL=1 two hours at published shapes"
 	@echo "make docs    write the pages that are generated from the code"
 	@echo "make notebook  write lda_attribution_notebook.ipynb from its source in notebooks/"
 	@echo "make clean   remove .venv, .venv-bench and caches; runs/ stays"
@@ -63,7 +64,7 @@ slow: $(VENV)/installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -m slow --timeout=3600
 
 bench: $(BENCH)/installed
-	HF_HUB_OFFLINE=1 $(BENCH)/bin/python benchmarks/bench.py
+	HF_HUB_OFFLINE=1 $(BENCH)/bin/python benchmarks/bench.py $(if $(FULL),--full)
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python scripts/config_reference.py

@@ -1,21 +1,17 @@
 """EK-FAC of documents with a query: ours against bergson and kronfluence.
 
-    python benchmarks/curvature.py             # ten minutes on two cores; nothing else should run
-    python benchmarks/curvature.py --reduced   # a minute, at sizes that say nothing, to see that everything runs
-
 Random weights of a known shape, random tokens, documents of one length. Factors are covariances, eigenvectors and
 corrected eigenvalues; scores come from factors that are there. First kronfluence's eigenvalues and scores are compared
 with ours. bergson scales its gradients otherwise, so that only the cost of its factors is.
 """
 
-import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from gradients import SMALL, SMOLLM2, documents_of, model_of
-from measure import Row, interleaved, machine, table
+from gradients import QUARTER, SMALL, SMOLLM2, documents_of, model_of
+from measure import Amount, Row, interleaved
 
 from datablame.attribute.kernels.curvature import (
     Curvature,
@@ -29,7 +25,6 @@ from datablame.attribute.kernels.curvature import (
 from datablame.models.blocks import decoder_blocks, middle_blocks
 from datablame.models.chat import Encoded
 
-_ROUNDS = 3
 _TOLERANCE = 1e-3
 
 
@@ -42,14 +37,15 @@ def factors(model: Any, documents: list[Encoded], blocks: list[int], batch_token
     return {name: Curvature((found[f"ekfac {name}"] / len(documents)).float(), bases[name]) for name in names}
 
 
-def rows(reduced: bool) -> list[Row]:
+def rows(amount: Amount) -> Iterator[Row]:
     """Ratios of CPU time for factors and for scores.
 
     Raises:
         AssertionError: kronfluence finds other eigenvalues or scores.
     """
-    torch.set_num_threads(1 if reduced else 2)
-    shape, n, tokens, rounds = (SMALL, 8, 16, 1) if reduced else (SMOLLM2, 16, 128, _ROUNDS)
+    torch.set_num_threads(1 if amount == "reduced" else 2)
+    sizes = {"full": (SMOLLM2, 16, 128, 3), "quick": (QUARTER, 16, 128, 2), "reduced": (SMALL, 8, 16, 1)}
+    shape, n, tokens, rounds = sizes[amount]
     model = model_of(shape)
     documents = documents_of([tokens] * n, shape.vocabulary)
     (query,) = documents_of([tokens], shape.vocabulary, seed=7)
@@ -76,7 +72,6 @@ def rows(reduced: bool) -> list[Row]:
         of_factors["bergson"] = peers.bergson_factors(model, documents, blocks, batch)
     except ImportError as error:
         print(f"a peer is left out ({error}); pip install '.[bench]'", file=sys.stderr)
-    found = []
     for what, contenders in (("factors", of_factors), ("scores", of_scores)):
         times = interleaved(contenders, rounds)
         for name, taken in times.items():
@@ -85,8 +80,7 @@ def rows(reduced: bool) -> list[Row]:
                 note = f"CPU time, {shape.name}'s shape, {len(blocks)} blocks, {n} documents; wall {wall:.2f}; "
                 note += f"{speed[0]:.2f} against {speed[1]:.2f} documents a second"
                 note += f"; {agreed}" if name == "kronfluence" else ""
-                found.append(Row(f"EK-FAC {what}: {name}", times["ours"].cpu / taken.cpu, note))
-    return found
+                yield Row(f"EK-FAC {what}: {name}", times["ours"].cpu / taken.cpu, note)
 
 
 def agreement(made: dict[str, Curvature], ours: torch.Tensor, theirs: Any, their_scores: torch.Tensor) -> str:
@@ -102,15 +96,3 @@ def agreement(made: dict[str, Curvature], ours: torch.Tensor, theirs: Any, their
     assert max(apart) < _TOLERANCE, apart
     assert scores < _TOLERANCE, scores
     return f"eigenvalues differ by {max(apart):.0e}, scores by {scores:.0e}"
-
-
-def main() -> None:
-    """Measure and print Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reduced", action="store_true", help="small sizes, to see that everything runs")
-    found = rows(parser.parse_args().reduced)
-    print(f"{machine()}\n\n{table(found)}")
-
-
-if __name__ == "__main__":
-    main()

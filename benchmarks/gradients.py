@@ -1,29 +1,20 @@
 """Gradient similarity of documents with a query: ours against plain autograd, bergson and kronfluence.
 
-    python benchmarks/gradients.py                  # half an hour on two cores; nothing else should run
-    python benchmarks/gradients.py --write          # and keep it in benchmarks/results/DATE-gradients.md
-    python benchmarks/gradients.py --device cuda    # OLMo-2-1B's shape in bfloat16 against bergson
-    python benchmarks/gradients.py --reduced        # minutes, at sizes that say nothing, to see that everything runs
-
 Random weights of a known shape, random tokens, the loss on all of them but the first; the middle decoder blocks. Every
 contender gives the same cosines, which is checked. The floor is our own forward and backward pass with nobody listening
-to the layers: what exact gradients need at least. Contenders take turns in one process, medians of five rounds.
+to the layers: what exact gradients need at least.
 """
 
-import argparse
-import itertools
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from datetime import date
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from measure import Row, Times, interleaved, machine, table
+from measure import ROUNDS, Amount, Row, Times, interleaved
 
 from datablame.attribute.kernels.hooks import backward_with_hooks
 from datablame.attribute.kernels.per_example import directions, similarities
@@ -31,10 +22,7 @@ from datablame.models.blocks import decoder_blocks, middle_blocks
 from datablame.models.chat import Encoded
 from datablame.models.likelihood import length_batches
 
-RESULTS = Path(__file__).parent / "results"
-_ROUNDS = 5
 _TOLERANCE = 1e-4
-_POOL = 50_000
 
 
 class Shape(NamedTuple):
@@ -52,6 +40,8 @@ class Shape(NamedTuple):
 
 
 SMOLLM2 = Shape("SmolLM2-135M", 49_152, 576, 1536, 30, 9, 3)
+QUARTER = Shape("a quarter of SmolLM2-135M", 12_288, 576, 1536, 8, 9, 3)
+"""In blocks and vocabulary."""
 OLMO2 = Shape("OLMo-2-1B", 100_352, 2048, 8192, 16, 16, 16, False, "Olmo2")
 SMALL = Shape("a small model", 512, 64, 172, 4, 4, 4)
 
@@ -136,64 +126,59 @@ def differences(found: dict[str, Callable[[], Any]]) -> dict[str, float]:
     return told
 
 
-def measured(shape: Shape, kind: str, n: int, longest: int, rounds: int = _ROUNDS) -> tuple[list[Row], list[str]]:
-    """Ratios of CPU time, wall time in the note, and one line of seconds for each contender."""
+def measured(shape: Shape, kind: str, n: int, longest: int, rounds: int) -> Iterator[Row]:
+    """Ratios of CPU time, wall time in the note."""
     model = model_of(shape)
     documents = documents_of(lengths_of(kind, n, longest), shape.vocabulary)
     (query,) = documents_of([longest], shape.vocabulary, seed=7)
     own = contenders(model, documents, query, longest * n, ["autograd", "bergson", "kronfluence"])
     apart = differences(own)
     times = interleaved(own, rounds)
-    rows, lines = [], []
     for name, taken in times.items():
-        agreed = f"; cosines differ by {apart[name]:.0e}" if name in apart else ""
-        lines.append(f"| {kind} | {name} | {taken.cpu:.2f} | {taken.wall:.2f} |")
         if name != "ours":
+            agreed = f"; cosines differ by {apart[name]:.0e}" if name in apart else ""
             wall = times["ours"].wall / taken.wall
             note = f"CPU time, {shape.name}'s shape, {n} documents; wall {wall:.2f}{agreed}"
-            rows.append(Row(f"gradients, {kind}: {name}", times["ours"].cpu / taken.cpu, note))
-    return rows, lines
+            yield Row(f"gradients, {kind}: {name}", times["ours"].cpu / taken.cpu, note)
 
 
-def rows(reduced: bool) -> list[Row]:
+def rows(amount: Amount) -> Iterator[Row]:
     """Ours against each contender on equal-length and on ragged documents, and growth."""
-    torch.set_num_threads(1 if reduced else 2)
-    return [*itertools.chain(*(measured(*each)[0] for each in _sizes(reduced))), *growth(reduced)[0]]
+    torch.set_num_threads(1 if amount == "reduced" else 2)
+    sizes = {"full": (SMOLLM2, 8, 128, ROUNDS), "quick": (QUARTER, 8, 128, 3), "reduced": (SMALL, 6, 16, 1)}
+    shape, n, longest, rounds = sizes[amount]
+    for kind in ("equal-length", "ragged"):
+        yield from measured(shape, kind, n, longest, rounds)
+    yield from growth(amount)
 
 
-def _sizes(reduced: bool) -> list[tuple[Shape, str, int, int, int]]:
-    small = (SMALL, 6, 16, 1)
-    shape, n, longest, rounds = small if reduced else (SMOLLM2, 8, 128, _ROUNDS)
-    return [(shape, kind, n, longest, rounds) for kind in ("equal-length", "ragged")]
+_POOLS: dict[Amount, list[int]] = {
+    "full": [1000, 5000, 20_000, 50_000],
+    "quick": [1000, 5000],
+    "reduced": [100, 200],
+}
 
 
-def grown(reduced: bool) -> tuple[dict[int, Times], dict[int, float]]:
+def grown(amount: Amount) -> tuple[dict[int, Times], dict[int, float]]:
     """Seconds and peak memory in MB by the number of documents, each number in a process of its own."""
     times: dict[int, Times] = {}
     peaks: dict[int, float] = {}
-    for n in [100, 200] if reduced else [1000, 5000, 20_000, _POOL]:
-        told = subprocess.run(
-            [sys.executable, __file__, "--documents", str(n)], check=True, capture_output=True, text=True
-        ).stdout.split()
-        times[n], peaks[n] = Times(float(told[0]), float(told[1])), float(told[2])
+    for n in _POOLS[amount]:
+        told = subprocess.run([sys.executable, __file__, str(n)], check=True, capture_output=True, text=True).stdout
+        wall, cpu, peak = map(float, told.split())
+        times[n], peaks[n] = Times(wall, cpu), peak
     return times, peaks
 
 
-def growth(reduced: bool) -> tuple[list[Row], list[str]]:
+def growth(amount: Amount) -> Iterator[Row]:
     """How CPU time and peak memory grow with the number of documents."""
-    times, peaks = grown(reduced)
+    times, peaks = grown(amount)
     least, *_, most = times
     linear = (times[most].cpu / most) / (times[least].cpu / least)
-    lines = [
-        f"| {n:,} | {times[n].cpu:.2f} | {times[n].cpu / n / (times[least].cpu / least):.2f} | {peaks[n]:,.0f} |"
-        for n in times
-    ]
     note = f"CPU time a document of {most:,} over that of {least:,}, {SMALL.name}; 1 is linear"
+    yield Row(f"gradients, growth to {most:,} documents: time", linear, note)
     constant = f"peak memory over that of {least:,} documents, {SMALL.name}; 1 is constant"
-    return [
-        Row(f"gradients, growth to {most:,} documents: time", linear, note),
-        Row(f"gradients, growth to {most:,} documents: memory", peaks[most] / peaks[least], constant),
-    ], lines
+    yield Row(f"gradients, growth to {most:,} documents: memory", peaks[most] / peaks[least], constant)
 
 
 def stream(n: int) -> None:
@@ -229,7 +214,7 @@ class Speeds(NamedTuple):
     found: list[Speed]
 
 
-def card_speeds(device: str, reduced: bool, n: int, peers_n: int = 256, rounds: int = _ROUNDS) -> Speeds:
+def card_speeds(device: str, reduced: bool, n: int, peers_n: int = 256, rounds: int = ROUNDS) -> Speeds:
     """Seconds in bfloat16 at OLMo-2-1B's shape, of SFT-like lengths; bergson gets `peers_n` of `n` documents."""
     shape = SMALL._replace(name="OLMo-2's family", family="Olmo2", tied=False) if reduced else OLMO2
     n, longest, peers_n, rounds = (24, 32, 8, 1) if reduced else (n, 1024, peers_n, rounds)
@@ -257,75 +242,10 @@ def card_speeds(device: str, reduced: bool, n: int, peers_n: int = 256, rounds: 
     return Speeds(shape, sum(len(each.ids) for each in documents) / n, found)
 
 
-def on_card(device: str, reduced: bool, n: int) -> list[str]:
-    """The seconds of `card_speeds` as Markdown, and what a whole pool would take."""
-    shape, tokens, found = card_speeds(device, reduced, n)
-    *compared, whole = found
-    lines = ["| contender | documents | seconds | documents a second | ours / theirs |", "|---|---:|---:|---:|---:|"]
-    for name, documents, seconds in compared:
-        ratio = compared[0].seconds / seconds
-        lines.append(f"| {name} | {documents:,} | {seconds:.2f} | {documents / seconds:,.1f} | {ratio:.2f} |")
-    speed = whole.documents / whole.seconds
-    lines.append(f"| ours | {whole.documents:,} | {whole.seconds:.2f} | {speed:,.1f} | |")
-    minutes = _POOL / speed / 60
-    return [
-        f"{shape.name}, random weights in bfloat16, documents of {tokens:,.0f} tokens on average.\n",
-        *lines,
-        f"\n{_POOL:,} such documents would take {minutes:,.1f} minutes, extrapolated from {whole.documents:,}.",
-    ]
-
-
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def page(reduced: bool) -> str:
-    """What is kept: the machine, the ratios, the seconds and the growth."""
-    found = [measured(*each) for each in _sizes(reduced)]
-    found_growth, lines = growth(reduced)
-    return "\n".join(
-        [
-            f"{machine()}.\n",
-            "Ours over theirs: below 1 we are faster. Medians of interleaved rounds in one process.\n",
-            table([*itertools.chain(*(rows for rows, _ in found)), *found_growth]),
-            "\n| documents | contender | CPU seconds | wall seconds |\n|---|---|---:|---:|",
-            *itertools.chain(*(seconds for _, seconds in found)),
-            "\n| documents | CPU seconds | a document, relative to the first row | peak memory, MB |",
-            "|---:|---:|---:|---:|",
-            *lines,
-        ]
-    )
-
-
-def main() -> None:
-    """Measure and print Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reduced", action="store_true", help="small sizes, to see that everything runs")
-    parser.add_argument("--write", action="store_true", help="keep the page in benchmarks/results")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: OLMo-2-1B's shape in bfloat16")
-    parser.add_argument("--pool", type=int, default=2000, help="with --device cuda: documents that are really scored")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--documents", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.documents is not None:
-        stream(options.documents)
-        return
-    torch.set_num_threads(options.threads)
-    if options.device == "cuda":
-        text = f"{machine()}.\n\n" + "\n".join(on_card("cuda", options.reduced, options.pool))
-    else:
-        text = page(options.reduced)
-        if options.reduced:
-            text += "\n\nThe script for a card at a reduced size on a CPU, which says nothing about a card:\n\n"
-            text += "\n".join(on_card("cpu", True, 0))
-    print(text)
-    if options.write:
-        command = " ".join(each for each in sys.argv[1:] if each != "--write")
-        head = f"# Per-example gradient similarity, {date.today().isoformat()}\n\n"
-        told = f"`python benchmarks/gradients.py {command}`".replace(" `", "`") + "\n\n"
-        (RESULTS / f"{date.today().isoformat()}-gradients.md").write_text(head + told + text + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    stream(int(sys.argv[1]))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import gradients
 import sampler
-from measure import machine
+from measure import Amount, machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -57,15 +57,16 @@ def main() -> None:
     parser.add_argument("--reduced", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--write", action="store_true", help="keep table and plot in benchmarks/results")
     options = parser.parse_args()
-    documents = [(n, times.cpu) for n, times in gradients.grown(options.reduced)[0].items()]
-    samples = sampler.growth(sampler.REDUCED if options.reduced else sampler.FULL)
+    amount: Amount = "reduced" if options.reduced else "full"
+    documents = [(n, times.cpu) for n, times in gradients.grown(amount)[0].items()]
+    samples = sampler.growth(sampler.SIZES[amount])
     text = page(documents, samples)
     print(text)
     if options.write:
         name = f"{date.today().isoformat()}-growth"
         drawn(documents, samples, RESULTS / f"{name}.png")
         head = f"# Time against documents and samples, {date.today().isoformat()}\n\n`python benchmarks/growth.py` on "
-        what = f"Documents: {gradients.SMALL.name}; samples: {sampler.FULL.shape.name}'s shape."
+        what = f"Documents: {gradients.SMALL.name}; samples: {sampler.SIZES[amount].shape.name}'s shape."
         plot = f"![CPU seconds against documents and against samples]({name}.png)"
         (RESULTS / f"{name}.md").write_text(f"{head}{text}\n\n{what}\n\n{plot}\n", encoding="utf-8")
 

@@ -1,9 +1,5 @@
 """Steps of LoRA training: ours against peft with the plain transformers Trainer.
 
-    python benchmarks/lora.py             # a quarter of an hour on two cores; nothing else should run
-    python benchmarks/lora.py --write     # and keep it in benchmarks/results/DATE-lora.md
-    python benchmarks/lora.py --reduced   # a minute, at sizes that say nothing, to see that it runs
-
 Both train the same adapters (peft's own modules) on the same documents with the same batch, optimiser and number of
 steps; half of each document is prompt, which is not learned. Ours batches documents of like length, forms logits at the
 response's positions only, and where only upper blocks are adapted starts every step above the frozen ones: their states
@@ -13,20 +9,17 @@ document once. The Trainer shuffles, pads and computes all logits, as it does by
 Adapters at once are compared with the same ones trained one after another, both ours.
 """
 
-import argparse
 import contextlib
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
-from datetime import date
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from gradients import SMALL, SMOLLM2, Shape, documents_of, lengths_of, model_of
-from measure import Row, Times, interleaved, machine, table
+from gradients import QUARTER, SMALL, SMOLLM2, Shape, documents_of, lengths_of, model_of
+from measure import ROUNDS, Amount, Row, Times, interleaved
 
 from datablame.models.blocks import decoder_blocks, trunk_below
 from datablame.models.chat import Encoded
@@ -34,31 +27,32 @@ from datablame.models.lora import Start, targets_of
 from datablame.models.training import Recipe, data_order
 from datablame.patch.finetune import Trained, train_adapters
 
-RESULTS = Path(__file__).parent / "results"
 _RANK = 8
 _RATE = 2e-4
-_UPPER = 8
+_UPPER = 0.27
+"""Of the blocks."""
 _AT_ONCE = 4
 
 
-def rows(reduced: bool) -> list[Row]:
+def rows(amount: Amount) -> Iterator[Row]:
     """Adapters in all blocks, and in the upper ones only."""
-    torch.set_num_threads(1 if reduced else 2)
-    shape, longest, batch, steps, rounds = (SMALL, 16, 4, 3, 1) if reduced else (SMOLLM2, 96, 4, 3, 5)
+    torch.set_num_threads(1 if amount == "reduced" else 2)
+    sizes = {"full": (SMOLLM2, 96, ROUNDS), "quick": (QUARTER, 96, 3), "reduced": (SMALL, 16, 1)}
+    shape, longest, rounds = sizes[amount]
+    batch, steps = 4, 3
     model = model_of(shape)
     blocks = len(decoder_blocks(model))
-    upper = tuple(range(max(1, blocks - _UPPER), blocks))
+    upper = tuple(range(max(1, blocks - max(1, round(blocks * _UPPER))), blocks))
     documents = _halves(documents_of(lengths_of("ragged", steps * batch, longest), shape.vocabulary))
     recipe = Recipe(steps, batch, _RATE)
-    found = []
     for arms, layers in ((1, None), (1, upper), (_AT_ONCE, upper)):
         ours, trainer = _ours(model, documents, layers, recipe, arms), _trainer(model, documents, layers, recipe)
         times = interleaved({"ours": ours, "peer": partial(_times, trainer, arms)}, rounds)
         where = "all blocks" if layers is None else f"the upper {len(layers)} of {blocks} blocks"
         also = f", {arms} arms" if arms > 1 else ""
         note = f"CPU time, {_described(shape)}, {steps} steps of {batch} documents; {_wall(times, 'peer')}"
-        found.append(Row(f"LoRA in {where}{also}: peft with Trainer", times["ours"].cpu / times["peer"].cpu, note))
-    return [*found, *_at_once(model, documents, recipe, shape, rounds)]
+        yield Row(f"LoRA in {where}{also}: peft with Trainer", times["ours"].cpu / times["peer"].cpu, note)
+    yield from _at_once(model, documents, recipe, shape, rounds)
 
 
 def _times(run: Callable[[], object], n: int) -> None:
@@ -66,9 +60,8 @@ def _times(run: Callable[[], object], n: int) -> None:
         run()
 
 
-def _at_once(model: Any, documents: list[Encoded], recipe: Recipe, shape: Shape, rounds: int) -> list[Row]:
+def _at_once(model: Any, documents: list[Encoded], recipe: Recipe, shape: Shape, rounds: int) -> Iterator[Row]:
     """Adapters side by side, at small and at large batches: the smaller, the more of a step is overhead."""
-    found = []
     for batch in (1, recipe.batch):
         own = recipe._replace(batch=batch)
         run = partial(_adapters, model, documents, own)
@@ -77,8 +70,7 @@ def _at_once(model: Any, documents: list[Encoded], recipe: Recipe, shape: Shape,
         )
         note = f"CPU time, {_described(shape)}, {own.steps} steps; {_wall(times, 'apart')}"
         name = f"LoRA, {_AT_ONCE} adapters at once, batch {batch} each: one after another"
-        found.append(Row(name, times["ours"].cpu / times["apart"].cpu, note))
-    return found
+        yield Row(name, times["ours"].cpu / times["apart"].cpu, note)
 
 
 def _adapters(model: Any, documents: list[Encoded], recipe: Recipe, n: int) -> list[Trained]:
@@ -161,22 +153,3 @@ def _trainer(
         return [float(loss)]
 
     return run
-
-
-def main() -> None:
-    """Measure and print Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reduced", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--write", action="store_true", help="keep the page in benchmarks/results")
-    options = parser.parse_args()
-    text = f"{machine()}.\n\nOurs over theirs: below 1 we are faster. Medians of interleaved rounds in one process.\n\n"
-    text += table(rows(options.reduced))
-    print(text)
-    if options.write:
-        today = date.today().isoformat()
-        head = f"# Steps of LoRA training, {today}\n\n`python benchmarks/lora.py`\n\n"
-        (RESULTS / f"{today}-lora.md").write_text(head + text + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

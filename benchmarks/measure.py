@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-__all__ = ["MOVED", "ROUNDS", "Row", "Times", "interleaved", "machine", "moved", "table"]
+__all__ = ["MOVED", "ROUNDS", "Amount", "Row", "Times", "interleaved", "line", "machine", "moved", "table"]
 
 ROUNDS = 5
+Amount = Literal["reduced", "quick", "full"]
+"""Sizes that say nothing, those of `make bench`, those of `make bench FULL=1`."""
 MOVED = 0.15
 """A ratio that is so much off the one kept is told."""
 
@@ -79,8 +81,12 @@ def machine() -> str:
 
 def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
-    lines = [f"| {row.name} | {row.ratio:.2f} | {row.note} |" for row in rows]
-    return "\n".join(["| ours against | ours / theirs | note |", "|---|---:|---|", *lines])
+    return "\n".join(["| ours against | ours / theirs | note |", "|---|---:|---|", *map(line, rows)])
+
+
+def line(row: Row) -> str:
+    """One row of the table."""
+    return f"| {row.name} | {row.ratio:.2f} | {row.note} |"
 
 
 def _processor() -> str:

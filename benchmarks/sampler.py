@@ -1,27 +1,19 @@
-"""The two-model sampler against plain loops and `generate`, in one table.
+"""The two-model sampler against plain loops and `generate`.
 
-    python benchmarks/sampler.py                  # an hour on two idle cores
-    python benchmarks/sampler.py --reduced        # a minute, at sizes that say nothing
-    python benchmarks/sampler.py --write          # the same into benchmarks/results/DATE-sampler.md
-    python benchmarks/sampler.py --device cuda    # OLMo-2-1B's shape in bfloat16: tokens per second by batch
-
-Ratios of CPU time, medians of interleaved rounds in one process: below 1 ours is faster. Weights are random, in the
-shape of SmolLM2-135M; nothing stops before its last token but where it is said, so that all draw equally many tokens.
-`generate` runs one model and mixes nothing: no two-model sampler that runs its models in turn is faster than twice it.
+Ratios of CPU time: below 1 ours is faster. Weights are random, in the shape of SmolLM2-135M; nothing stops before its
+last token but where it is said, so that all draw equally many tokens. `generate` runs one model and mixes nothing: no
+two-model sampler that runs its models in turn is faster than twice it.
 """
 
-import argparse
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from gradients import SMALL, SMOLLM2, Shape, model_of
-from measure import ROUNDS, Row, Times, interleaved, machine, table
+from gradients import QUARTER, SMALL, SMOLLM2, Shape, model_of
+from measure import ROUNDS, Amount, Row, Times, interleaved
 
 from datablame.models.blocks import decoder_blocks
 from datablame.models.load import twin
@@ -50,8 +42,11 @@ class Size(NamedTuple):
     growth: tuple[int, ...]
 
 
-FULL = Size(SMOLLM2, 2, ROUNDS, _BATCH, _NEW, _PROXY_SHAPES, (50, 100, 200, 400))
-REDUCED = Size(SMALL, 1, 1, 8, 8, ((8, 16), (16, 8), (8, 8)), (8, 16))
+SIZES: Mapping[Amount, Size] = {
+    "full": Size(SMOLLM2, 2, ROUNDS, _BATCH, _NEW, _PROXY_SHAPES, (50, 100, 200, 400)),
+    "quick": Size(QUARTER, 2, 3, _BATCH, _NEW // 2, ((8, 128), (128, 8)), ()),
+    "reduced": Size(SMALL, 1, 1, 8, 8, ((8, 16), (16, 8), (8, 8)), (8, 16)),
+}
 
 
 def pair_of(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
@@ -116,15 +111,16 @@ def cached_loop(after: Any, before: Any, tokens: int, new: int) -> None:
         ids = torch.multinomial((2 * a - b).softmax(-1), 1)
 
 
-def rows(reduced: bool = False, only: Sequence[str] = ()) -> list[Row]:
-    """Every comparison on this machine's CPU, or those named."""
-    size = REDUCED if reduced else FULL
+def rows(amount: Amount) -> Iterator[Row]:
+    """Every comparison on this machine's CPU."""
+    size = SIZES[amount]
     torch.set_num_threads(size.threads)
     after, before = pair_of(size.shape)
-    return [row for name, found in _SETS.items() if not only or name in only for row in found(after, before, size)]
+    for compared in (_against_loops, _proxy_shapes, _refilling, _lora):
+        yield from compared(after, before, size)
 
 
-def _against_loops(after: Any, before: Any, size: Size) -> list[Row]:
+def _against_loops(after: Any, before: Any, size: Size) -> Iterator[Row]:
     n, new = size.batch, size.new
     times = interleaved(
         {
@@ -138,15 +134,13 @@ def _against_loops(after: Any, before: Any, size: Size) -> list[Row]:
     shape = f"{_PROMPT} to {new} tokens"
     one = f"{n} outputs of ours against {n} times one of theirs"
     speed = f"the floor of two models; target 1.15; {_speed(times, n * new)}"
-    return [
-        _row(f"Sampler, {shape}: {_TWO} {n}", times, "generate", 2, speed),
-        _row(f"Sampler, {shape}: plain loop, no caches", times, "plain", n, f"{one}; target .05"),
-        _row(f"Sampler, {shape}: caches, one at a time", times, "cached", n, one),
-    ]
+    yield _row(f"Sampler, {shape}: {_TWO} {n}", times, "generate", 2, speed)
+    yield _row(f"Sampler, {shape}: plain loop, no caches", times, "plain", n, f"{one}; target .05")
+    yield _row(f"Sampler, {shape}: caches, one at a time", times, "cached", n, one)
 
 
-def _proxy_shapes(after: Any, before: Any, size: Size) -> list[Row]:
-    found, n = [], min(_PROXY_BATCH, size.batch)
+def _proxy_shapes(after: Any, before: Any, size: Size) -> Iterator[Row]:
+    n = min(_PROXY_BATCH, size.batch)
     for tokens, new in size.proxy:
         wanted = requests(size, n, tokens)
         # One prompt would be read once by ours and n times by generate.
@@ -157,11 +151,10 @@ def _proxy_shapes(after: Any, before: Any, size: Size) -> list[Row]:
         }
         times = interleaved(contenders, size.rounds)
         note = f"every output after a prompt of its own; {_speed(times, n * new)}"
-        found.append(_row(f"Sampler, {tokens} to {new} tokens: {_TWO} {n}", times, "generate", 2, note))
-    return found
+        yield _row(f"Sampler, {tokens} to {new} tokens: {_TWO} {n}", times, "generate", 2, note)
 
 
-def _refilling(after: Any, before: Any, size: Size) -> list[Row]:
+def _refilling(after: Any, before: Any, size: Size) -> Iterator[Row]:
     """Outputs of random lengths: what joins rows that are going on, against batches that only shrink."""
     wanted = requests(size, 3 * size.batch)
     groups = [wanted[start : start + size.batch] for start in range(0, len(wanted), size.batch)]
@@ -177,12 +170,12 @@ def _refilling(after: Any, before: Any, size: Size) -> list[Row]:
     }
     note = f"ours without refilling; outputs end at any token with probability 1/{round(1 / _STOP_SHARE)}"
     name = f"Sampler, {len(wanted)} ragged outputs: batches of {size.batch} that shrink"
-    return [_row(name, interleaved(contenders, size.rounds), "shrinking", 1, note)]
+    yield _row(name, interleaved(contenders, size.rounds), "shrinking", 1, note)
 
 
-def _lora(_: Any, before: Any, size: Size) -> list[Row]:
+def _lora(_: Any, before: Any, size: Size) -> Iterator[Row]:
     """One pass for both branches against two passes."""
-    found, blocks = [], len(decoder_blocks(before))
+    blocks = len(decoder_blocks(before))
     for layers in (range(blocks), range(blocks - max(1, blocks // 4), blocks)):
         after = adapted(before, layers)
         wanted = requests(size, size.batch)
@@ -194,8 +187,7 @@ def _lora(_: Any, before: Any, size: Size) -> list[Row]:
         }
         note = "the same models, after and before in turn"
         name = f"Sampler, LoRA on {len(layers)} of {blocks} blocks: two passes, batch {size.batch}"
-        found.append(_row(name, interleaved(contenders, size.rounds), "apart", 1, note))
-    return found
+        yield _row(name, interleaved(contenders, size.rounds), "apart", 1, note)
 
 
 def _speed(times: Mapping[str, Times], tokens: int) -> str:
@@ -208,14 +200,6 @@ def _row(name: str, times: dict[str, Times], peer: str, factor: float, note: str
     return Row(name, times["ours"].cpu / (factor * times[peer].cpu), f"{note}; wall {wall:.3f}")
 
 
-_SETS: dict[str, Callable[[Any, Any, Size], list[Row]]] = {
-    "loops": _against_loops,
-    "proxy": _proxy_shapes,
-    "refilling": _refilling,
-    "lora": _lora,
-}
-
-
 def growth(size: Size) -> list[tuple[int, float]]:
     """Samples and CPU seconds of ours."""
     torch.set_num_threads(size.threads)
@@ -225,45 +209,3 @@ def growth(size: Size) -> list[tuple[int, float]]:
     }
     times = interleaved(contenders, size.rounds)
     return [(n, times[str(n)].cpu) for n in size.growth]
-
-
-def on_cpu(reduced: bool, only: Sequence[str]) -> str:
-    """The comparisons and the growth as Markdown."""
-    parts = [table(rows(reduced, only))] if set(only) != {"growth"} else []
-    if not only or "growth" in only:
-        grown = growth(REDUCED if reduced else FULL)
-        first = grown[0][1] / grown[0][0]
-        lines = [f"| {n:,} | {seconds / n / first:.2f} |" for n, seconds in grown]
-        parts.append("\n".join(["| samples | time a sample, relative to the first row |", "|---:|---:|", *lines]))
-    return "\n\n".join(parts)
-
-
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reduced", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--only", nargs="+", choices=[*_SETS, "growth"], default=[], help="these comparisons alone")
-    parser.add_argument("--write", action="store_true", help="into benchmarks/results/, under today's date")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: tokens per second on a card")
-    parser.add_argument("--card", action="store_true", help="the part for cards, with --reduced on a CPU too")
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no card; leave it out, or see that it runs with --card --reduced")
-    options.card |= options.device == "cuda"
-    if options.card:
-        from sampler_card import on_card
-
-        body = on_card(options.device, options.reduced)
-    else:
-        body = on_cpu(options.reduced, options.only)
-    text = f"{machine()}\n\n{body}"
-    print(text)
-    if options.write:
-        suffix = "-card" if options.card else ""
-        path = Path(__file__).parent / "results" / f"{date.today()}-sampler{suffix}.md"
-        command = " ".join(["python benchmarks/sampler.py", *sys.argv[1:]])
-        path.write_text(f"# The sampler, {date.today()}\n\n`{command}` on {text}\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

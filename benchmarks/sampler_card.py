@@ -52,18 +52,6 @@ def speed_of(card: Card, batch: int, rounds: int = ROUNDS) -> Speed:
     return Speed(batch, batch * card.size.new / seconds, best / seconds)
 
 
-def on_card(device: str, reduced: bool) -> str:
-    """Tokens per second by batch, beside what reading memory alone would allow."""
-    card = prepared(device, reduced)
-    speeds = [speed_of(card, batch) for batch in ((4, 8) if reduced else (64, 512, 2048))]
-    lines = [f"| {speed.batch:,} | {speed.tokens_a_second:,.0f} | {speed.share:.0%} |" for speed in speeds]
-    head = "| batch | tokens/s | of the bandwidth limit |\n|---:|---:|---:|"
-    memory = f"memory is copied at {card.bytes_a_second / 1e9:,.0f} GB/s"
-    size = card.size
-    told = f"{size.shape.name} with random weights, both models, {_PROMPT} to {size.new} tokens; {memory}."
-    return "\n".join([told, "", head, *lines])
-
-
 def _waited(after: Any, before: Any, wanted: Sequence[Request], size: Size, rows: int) -> None:
     ours(after, before, wanted, size, size.new, batch_rows=rows)
     if torch.cuda.is_available():
