@@ -22,7 +22,7 @@ from datablame.organism.templated import BATCH, SETTINGS
 
 _STEPS, _TOKENS = 100, 38
 """Of a document of the demo in the mean."""
-_REDUCED = ["organism.scale=0.1", "surface.samples=4", "surface.held_out_samples=2"]
+_REDUCED = ["organism.scale=0.1", "patch.size=100", "surface.samples=4", "surface.held_out_samples=2"]
 
 
 def rows(amount: Amount) -> Iterator[Row]:

@@ -41,6 +41,11 @@ class Execution(NamedTuple):
         """How many items run at once."""
         return len(self.devices) or self.workers
 
+    @property
+    def in_workers(self) -> bool:
+        """Whether items run in processes of their own, not in this one."""
+        return bool(self.devices) or self.workers > 1
+
     def on(self, device: str) -> "Execution":
         """Where models run on this device: a card that no worker was given holds one process's models."""
         if self.cluster is not None:
@@ -135,7 +140,7 @@ def run_items(
 
         running = on_cluster(setup, work, items, execution.cluster, execution.threads, root)
     else:
-        run = in_workers if execution.devices or execution.workers > 1 else _in_process
+        run = in_workers if execution.in_workers else _in_process
         running = run(setup, work, items, execution)
     with contextlib.closing(running) as results:
         for key, result in results:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from datablame.engine.machine import VISIBLE
@@ -30,7 +31,7 @@ R = TypeVar("R")
 
 _logger = logging.getLogger(__name__)
 _PARENT_CHECK_SECONDS = 1.0
-_PRELOADED = ["torch", "transformers"]
+_PRELOADED = ["torch", "transformers", "peft"]
 """Imported once, before workers are forked; what a phase needs besides is small."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _DEATHS = 3
@@ -86,12 +87,18 @@ def _again(n: int) -> str:
     return "its item runs again" if n == 1 else f"{n} items run again, one after another"
 
 
-@functools.cache
-def _pool(execution: "Execution") -> ProcessPoolExecutor:
+def prepare(execution: "Execution") -> None:
+    """Have imported what workers are forked with, while this process does something else."""
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(execution.threads)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+    forkserver.ensure_running()
+
+
+@functools.cache
+def _pool(execution: "Execution") -> ProcessPoolExecutor:
+    prepare(execution)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
     devices = context.SimpleQueue()
     for group in execution.devices:
         devices.put(group)

@@ -11,7 +11,7 @@ from pathlib import Path
 from datablame import __version__
 from datablame.config.file import dump_study
 from datablame.config.schema import Study
-from datablame.engine import run_folder
+from datablame.engine import run_folder, workers
 from datablame.engine.execute import Execution, Progress
 from datablame.engine.files import Change, changes, json_object, own_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
@@ -69,6 +69,8 @@ def run_study(
     last = NAMES.index(until) + 1 if until else None
     phases = [phase for phase in PHASES[:last] if only in (None, phase.name)]
     with run_folder.locked(root):
+        if execution.in_workers:
+            workers.prepare(execution)
         if held is not None and only == REPORT.name:
             world = held
         else:
