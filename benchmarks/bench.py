@@ -23,6 +23,7 @@ import curvature
 import demo
 import gradients
 import lora
+import minhash
 import sampler
 from measure import MOVED, Amount, Row, line, machine, moved, table
 
@@ -34,6 +35,7 @@ _SETS = {
     "curvature": curvature.rows,
     "lora": lora.rows,
     "bm25": bm25.rows,
+    "duplicates": minhash.rows,
 }
 
 

@@ -31,9 +31,11 @@ PARTS = {
     "exactness-bfloat16": 80,
     "exactness-float16": 80,
     "sampler-64": 90,
-    "gradients": 110,
-    "study": 180,
+    "gradients": 120,
     "sampler-512": 60,
+    "preset": 150,
+    "training": 60,
+    "study": 120,
     "sampler-2048": 90,
 }
 """Every part and the most seconds it gets at full size, the most important first."""

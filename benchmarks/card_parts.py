@@ -117,10 +117,47 @@ def gradients(setting: Setting) -> Iterator[Found]:
     """benchmarks/gradients.py --device cuda with fewer documents."""
     from gradients import card_speeds
 
-    shape, tokens, found = card_speeds(setting.device, setting.reduced, n=384, peers_n=96, rounds=2)
+    shape, tokens, found = card_speeds(setting.device, setting.reduced, n=1700, peers_n=96, rounds=2)
     for contender, documents, seconds in found:
         what = f"{shape.name}, {documents} documents of {tokens:,.0f} tokens, {contender}"
-        yield Found(what, "bfloat16", f"{documents / seconds:,.1f} documents/s")
+        speed = documents / seconds
+        yield Found(what, "bfloat16", f"{speed:,.1f} documents/s, {speed * tokens:,.0f} tokens/s")
+
+
+def training(setting: Setting) -> Iterator[Found]:
+    """LoRA steps beside peft's, and eight arms at once beside one after another."""
+    from lora import card_speeds
+
+    for what, tokens_a_second in card_speeds(setting.device, setting.reduced):
+        yield Found(what, "bfloat16", f"{tokens_a_second:,.0f} tokens/s")
+
+
+def preset(setting: Setting) -> Iterator[Found]:
+    """The preset olmo2-1b at reduced counts, on a card with no more than 16 GB for it; what `plan` said beside it."""
+    from card_preset import phases
+    from card_preset import preset as written
+
+    from datablame.engine.execute import Execution, Silent
+    from datablame.pipeline.run import run_study
+    from datablame.plan.build import plan_of
+    from datablame.plan.memory import CARD
+    from datablame.tables import Training, path_of, rows_of
+
+    with tempfile.TemporaryDirectory() as scratch:
+        study = written(Path(scratch), setting.device, setting.reduced)
+        planned = plan_of(study).card_memory or {}
+        if setting.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(min(1.0, CARD.memory_bytes / torch.cuda.mem_get_info()[1]))
+        run_study(study, Path(scratch) / "run", execution=Execution(1, 1), progress=Silent())
+        for phase, seconds, peak in phases(Path(scratch) / "run"):
+            told = f"{seconds or 0:.1f} s"
+            if phase in planned:
+                on_card = "none" if peak is None else f"{peak:,.0f} MB"
+                told += f"; peak on the card {on_card}, planned {planned[phase].bytes / 1e6:,.0f} MB"
+            yield Found(f"olmo2-1b, fewer counts, 16 GB: {phase}", "bfloat16", told)
+        trained = len(rows_of(path_of(Training, Path(scratch) / "run"), Training))
+        yield Found("arms that were trained", "", str(trained), "5", "pass" if trained == 5 else "fail")
 
 
 def study(setting: Setting) -> Iterator[Found]:
@@ -377,6 +414,8 @@ def _parts() -> dict[str, Callable[[Setting], Iterator[Found]]]:
         **{f"exactness-{dtype}": partial(exactness, dtype) for dtype in _RELATIVE},
         **{f"sampler-{batch}": partial(sampler, batch) for batch in (64, 512, 2048)},
         "gradients": gradients,
+        "training": training,
+        "preset": preset,
         "study": study,
     }
 
@@ -403,7 +442,7 @@ def main() -> None:
 
     for found in parts[options.part](Setting(options.device, options.reduced)):
         tell(found)
-    if options.part not in ("machine", "study"):
+    if options.part not in ("machine", "study", "preset"):
         tell(Found("peak memory", "", _peak(options.device)))
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from gradients import QUARTER, SMALL, SMOLLM2, Shape, documents_of, lengths_of, model_of
+from gradients import OLMO2, QUARTER, SMALL, SMOLLM2, Shape, documents_of, lengths_of, model_of
 from measure import ROUNDS, Amount, Row, Times, interleaved
 
 from datablame.models.blocks import decoder_blocks, trunk_below
@@ -142,7 +142,7 @@ def _trainer(
                 save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
-                use_cpu=True,
+                use_cpu=model.device.type == "cpu",
                 remove_unused_columns=False,
             )
             trainer = Trainer(model=owner, args=told, train_dataset=data, data_collator=padded)
@@ -153,3 +153,25 @@ def _trainer(
         return [float(loss)]
 
     return run
+
+
+def card_speeds(device: str, reduced: bool) -> Iterator[tuple[str, float]]:
+    """Tokens per second of training LoRA in bfloat16: one arm beside peft's, eight arms at once or one by one."""
+    shape, longest, steps, rounds = (SMALL, 16, 2, 1) if reduced else (OLMO2, 512, 4, 2)
+    model = model_of(shape, device, torch.bfloat16)
+    recipe = Recipe(steps, batch=4, learning_rate=_RATE)
+    documents = _halves(documents_of(lengths_of("equal-length", steps * recipe.batch, longest), shape.vocabulary))
+    run = partial(_adapters, model, documents, recipe)
+    contenders: dict[str, tuple[int, Callable[[], object]]] = {
+        "one arm": (1, partial(run, 1)),
+        "one arm, peft with the Trainer": (1, _trainer(model, documents, None, recipe)),
+        "8 arms side by side": (8, partial(run, 8)),
+        "8 arms in sequence": (8, partial(_times, partial(run, 1), 8)),
+    }
+    times = interleaved({name: contender for name, (_, contender) in contenders.items()}, rounds)
+    for name, (arms, _) in contenders.items():
+        tokens = arms * steps * recipe.batch * longest
+        yield (
+            f"{shape.name}, rank {_RANK}, {steps} steps of 4 documents of {longest} tokens, {name}",
+            (tokens / times[name].wall),
+        )

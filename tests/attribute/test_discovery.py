@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tests.attribute.conftest import CONTROLS, Make, sample, samples
 
+from datablame.attribute import discovery
 from datablame.attribute.discovery import discovered, grouped
 from datablame.attribute.queries import Amplified, amplified
 from datablame.attribute.rankings import id_order
@@ -55,6 +56,17 @@ def test_standardised_similarities_are_those_of_a_plain_loop() -> None:
         total += (column - column.mean()) / column.std()
     expected = total / len(group.outputs)
     assert group.ranking.scores == pytest.approx(expected[group.ranking.order], abs=1e-4)
+
+
+def test_documents_in_blocks_give_what_they_give_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    similarities, gains = constructed()
+    whole = grouped(similarities, np.arange(400), id_order(ids()), gains)
+    monkeypatch.setattr(discovery, "_ROWS", 64)
+    parts = grouped(similarities, np.arange(400), id_order(ids()), gains)
+    assert parts.silhouette == whole.silhouette
+    for one, other in zip(whole.groups, parts.groups, strict=True):
+        assert (other.outputs, other.drivers) == (one.outputs, one.drivers)
+        assert other.ranking.scores == pytest.approx(one.ranking.scores, abs=1e-12)
 
 
 def test_neither_the_order_of_the_pool_nor_copies_change_a_group() -> None:

@@ -49,6 +49,13 @@ def _read_and_write(folder: Path, item: int) -> tuple[str, int]:
     return ray.get_runtime_context().get_node_id(), item + int(text)
 
 
+def _look(folder: Path, item: int) -> tuple[bool, str]:
+    """Whether the world's file is the run folder's own, and its text."""
+    time.sleep(0.3)
+    path = folder / "artifacts/world/world.txt"
+    return path.is_symlink(), path.read_text()
+
+
 def _die_once(marker: str, item: int) -> int:
     try:
         (Path(marker) / str(item)).touch(exist_ok=False)
@@ -97,6 +104,48 @@ def test_both_nodes_work_and_what_they_write_is_in_the_run_folder(nodes: Any, tm
     assert len({node for node, _ in results.values()}) == 2
     items = root / "artifacts/attribute.part/items"
     assert {path.name: path.read_text() for path in items.iterdir()} == {f"{i}.txt": str(i) for i in range(8)}
+
+
+@pytest.fixture
+def blind(nodes: Any, tmp_path: Path) -> Iterator[None]:
+    """A third node, in a mount namespace of its own, where the test's folder is empty."""
+    import ray
+
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("mount namespaces are not allowed here")
+    start = f"{sys.executable} -m ray.scripts.scripts start --address {nodes.address} --num-cpus 1 --block"
+    hidden = f"mount -t tmpfs none {tmp_path} && exec {start} --object-store-memory {100 << 20}"
+    ray.init(address=nodes.address, ignore_reinit_error=True)
+
+    def alive() -> int:
+        every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return sum(node["Alive"] for node in every)
+
+    before = alive()
+    process = subprocess.Popen(
+        ["unshare", "--mount", "bash", "-c", hidden],
+        stdout=subprocess.DEVNULL,
+        process_group=0,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        while alive() <= before:
+            assert process.poll() is None
+            time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+@pytest.mark.usefixtures("blind")
+def test_a_node_that_does_not_see_the_run_folder_is_sent_its_files(nodes: Any, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    (root / "artifacts/world").mkdir(parents=True)
+    (root / "artifacts/world/world.txt").write_text("100")
+    results = _ran(nodes, root, partial(_folder, root), _look, 40)
+    assert {seen for seen, _ in results.values()} == {True, False}
+    assert {text for _, text in results.values()} == {"100"}
 
 
 def test_a_node_that_joins_is_used(nodes: Any, tmp_path: Path) -> None:

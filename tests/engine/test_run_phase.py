@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from datablame.config.schema import Study
 from datablame.engine.execute import Execution, Silent
 from datablame.engine.files import read_json, write_json
-from datablame.engine.phase import Outputs, Phase, Tables, Work, bring_up_to_date, state_of
+from datablame.engine.phase import Outputs, Phase, Tables, Work, bring_up_to_date, state_of, write_outputs
 from datablame.engine.run_folder import read_timings
 from datablame.errors import PhaseError
 from datablame.judge.choice import Choice
-from datablame.tables import AlphaStar, Rate, ScannedPrompt, ScanSample
+from datablame.tables import AlphaStar, Flag, Rate, ScannedPrompt, ScanSample, rows_of, schema_of
 from datablame.world import World
 
 ONE = Execution(workers=1, threads=1)
@@ -333,3 +334,21 @@ def test_a_card_has_one_worker_and_the_world_says_how_many_threads(tmp_path: Pat
         world = replace(world_of(tmp_path / name, models=models), threads=2)
         ran(world, (replace(SCAN, run=run),), Execution(4, 1))
     assert executions == [Execution(4, 2), Execution(1, 2)]
+
+
+def test_a_table_made_part_by_part_is_whole_or_what_it_was(tmp_path: Path) -> None:
+    def parts(n: int, fails: bool = False) -> Iterator[pa.Table]:
+        for number in range(n):
+            columns = [["gradient"], [20], ["dose"], [f"doc-{number}"]]
+            yield pa.table(columns, schema=schema_of(Flag))
+        if fails:
+            raise PhaseError("no more")
+
+    path, flags = tmp_path / "flags.parquet", [Flag("gradient", 20, "dose", f"doc-{number}") for number in range(3)]
+    write_outputs({Flag: parts(3)}, tmp_path)
+    assert rows_of(path, Flag) == flags
+    with pytest.raises(PhaseError, match="no more"):
+        write_outputs({Flag: parts(2, fails=True)}, tmp_path)
+    assert rows_of(path, Flag) == flags
+    write_outputs({Flag: parts(0)}, tmp_path)
+    assert rows_of(path, Flag) == []

@@ -5,7 +5,7 @@ document's, standardised over documents, duplicates as one. Outputs that are lik
 average linkage by 1 - correlation, cut where the silhouette is highest (Rousseeuw 1987).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ SHOWN_DOCUMENTS = 3
 """Whose texts are kept."""
 _DRIVERS, _EXAMPLES, _SOURCES = 10, 3, 3
 _DECIMALS = 5
+_ROWS = 1 << 16
+"""Documents whose similarities are in float64 at a time."""
 _TOO_FEW = "{n} amplified outputs are too few to group"
 
 
@@ -55,7 +57,7 @@ class Grouping(NamedTuple):
 
 
 def grouped(
-    similarities: Numbers, clusters: NDArray[np.int64], by_id: NDArray[np.int64], gains: Sequence[float]
+    similarities: NDArray[np.floating], clusters: NDArray[np.int64], by_id: NDArray[np.int64], gains: Sequence[float]
 ) -> Grouping:
     """The groups of outputs (columns) and what drives them among documents (rows).
 
@@ -71,8 +73,13 @@ def grouped(
         return Grouping([], None, _TOO_FEW.format(n=n))
     weights = 1 / np.bincount(clusters)[clusters]
     weights /= weights.sum()
-    centred = similarities - weights @ similarities
-    covariance = (centred * weights[:, None]).T @ centred
+    parts = [slice(start, start + _ROWS) for start in range(0, len(similarities), _ROWS)]
+    means = sum((weights[part] @ similarities[part].astype(np.float64) for part in parts), np.zeros(n))
+
+    def centred() -> Iterator[tuple[Numbers, Numbers]]:
+        return ((similarities[part] - means, weights[part, None]) for part in parts)
+
+    covariance = sum(((of_part * weight).T @ of_part for of_part, weight in centred()), np.zeros((n, n)))
     deviations = np.sqrt(np.diag(covariance).clip(0))
     if not (deviations > 0).all():
         return Grouping([], None, "some outputs are alike to all documents")
@@ -88,10 +95,10 @@ def grouped(
         return Grouping([], best, f"the outputs do not fall into groups (silhouette under {LEAST_SILHOUETTE})")
     of_group = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     of_group = [each for each in of_group if len(each) >= LEAST_OUTPUTS]
-    scores = [(centred[:, each] / deviations[each]).mean(1) for each in of_group]
+    scores = [[(of_part[:, each] / deviations[each]).mean(1) for each in of_group] for of_part, _ in centred()]
     groups = [
-        _group(each.tolist(), of_documents, clusters, by_id, gains)
-        for each, of_documents in zip(of_group, scores, strict=True)
+        _group(each.tolist(), np.concatenate(of_documents), clusters, by_id, gains)
+        for each, of_documents in zip(of_group, zip(*scores, strict=True), strict=True)
     ]
     return Grouping(sorted(groups, key=lambda group: (-round(group.strength, 3), group.outputs)), best, "")
 

@@ -1,6 +1,7 @@
 """The evidence loop: it runs whatever items the providers cut, checkpoints loaded once a worker, and resumes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -81,13 +82,22 @@ def save(path: Path, tensors: "dict[str, Tensor]", what: str, *, shared: bool = 
     write_atomic(path, to_bytes({name: each.contiguous() for name, each in tensors.items()}), shared=shared)
 
 
-def saved(inquiry: Inquiry, keys: Iterable[str]) -> dict[str, NDArray[np.float64]]:
-    """What these items left by `save` in files of their keys, by name: row after row, in the order of the items."""
-    from safetensors.numpy import load_file
+def saved(
+    inquiry: Inquiry, keys: Iterable[str], names: Collection[str] | None = None, kind: type[Any] = np.float64
+) -> dict[str, NDArray[Any]]:
+    """What these items left by `save` in files of their keys, by name: row after row, in the order of the items.
 
-    files = [load_file(inquiry.work.out / "items" / f"{key}.safetensors") for key in keys]
-    names = {name for file in files for name in file}
-    return {name: np.concatenate([file[name] for file in files if name in file]).astype(np.float64) for name in names}
+    Only what is named, where something is: what is large need neither be read nor be held in float64.
+    """
+    from safetensors import safe_open
+
+    parts = defaultdict[str, list[NDArray[Any]]](list)
+    for key in keys:
+        with safe_open(inquiry.work.out / "items" / f"{key}.safetensors", "numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                if names is None or name in names:
+                    parts[name].append(file.get_tensor(name))
+    return {name: np.concatenate(each).astype(kind, copy=False) for name, each in parts.items()}
 
 
 def shards(name: str, rows: NDArray[np.int64], most: int | None = None) -> dict[str, NDArray[np.int64]]:

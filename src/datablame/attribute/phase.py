@@ -18,7 +18,7 @@ from datablame.attribute.evidence.tournament import Comparisons
 from datablame.attribute.evidence.words import Counts, ResponseWords, Words, bm25, counted, sought
 from datablame.attribute.loop import collect
 from datablame.attribute.queries import Amplified, amplified, candidates, labelled_outputs, query_text, traced
-from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_table
+from datablame.attribute.rankings import flags_of, id_order, pool_of, rankings_of, score_parts
 from datablame.attribute.registry import Inquiry, Method, Passes, Votes, chosen, costed, providers_of, union
 from datablame.engine.execute import run_items
 from datablame.engine.phase import Outputs, Phase, Tables, Work
@@ -99,7 +99,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         return {
             rows.Query: outputs,
             rows.Candidate: [rows.Candidate(b, ids[i]) for b, indices in shortlist.items() for i in indices.tolist()],
-            rows.Score: score_table(rankings, ids),
+            rows.Score: score_parts(rankings, ids),
             rows.Flag: flags,
             rows.MethodInfo: infos,
             rows.Agreement: compare.agreement(rankings, clusters, k),

@@ -1,7 +1,7 @@
 """Every method's scores, rounded once, as rankings: of documents, and of duplicate clusters, which K counts."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -156,17 +156,14 @@ def flags_of(world: World, rankings: Rankings) -> list[Flag]:
     return flags
 
 
-def score_table(rankings: Rankings, ids: Sequence[str]) -> pa.Table:
-    """The rows of `Score`, column by column."""
+def score_parts(rankings: Rankings, ids: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of `Score`, those of a method and behaviour at a time."""
     schema, names = schema_of(Score), pa.array(ids, pa.string())
-
-    def part(method: str, behaviour: str, ranking: Ranking) -> pa.Table:
-        n, doc_ids = len(ranking.order), names.take(pa.array(ranking.order))
-        columns = [pa.repeat(method, n), pa.repeat(behaviour, n), doc_ids, ranking.scores, np.arange(1, n + 1)]
-        return pa.table(columns, schema=schema)
-
-    parts = [part(method, *each) for method, by_behaviour in rankings.items() for each in by_behaviour.items()]
-    return pa.concat_tables([schema.empty_table(), *parts]).combine_chunks()
+    for method, by_behaviour in rankings.items():
+        for behaviour, (order, scores) in by_behaviour.items():
+            n, doc_ids = len(order), names.take(pa.array(order))
+            columns = [pa.repeat(method, n), pa.repeat(behaviour, n), doc_ids, scores, np.arange(1, n + 1)]
+            yield pa.table(columns, schema=schema)
 
 
 def _info(

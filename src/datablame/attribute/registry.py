@@ -244,9 +244,11 @@ class Inquiry:
         pools = {self.needs[kind] for kind in kinds if kind in self.needs}
         return self.scored if "whole" in pools else union(self.candidates) if pools else self.scored[:0]
 
-    def spread(self, rows: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def spread(self, rows: NDArray[np.int64], values: NDArray[Any]) -> NDArray[Any]:
         """Values of some rows at those of all scored documents, zeros where there are none."""
-        spread = np.zeros((len(self.scored), *values.shape[1:]))
+        if len(rows) == len(self.scored):
+            return values
+        spread = np.zeros((len(self.scored), *values.shape[1:]), values.dtype)
         spread[np.searchsorted(self.scored, rows)] = values
         return spread
 

@@ -1,8 +1,8 @@
 """Items on the machines of a Ray cluster: actors hold a worker's state, the driver alone writes the run folder.
 
-A node needs the same packages and the checkpoints, nothing of the run folder: files go through the object store, once
-to each actor, unless the node sees the folder itself. A node that dies loses what it was at, which others do again; one
-that joins is used from the next item on. (Ray: Moritz et al., OSDI 2018, arXiv 1712.05889.)
+A node needs the same packages and the checkpoints, nothing of the run folder: files that an actor neither sees nor has
+go through the object store, once to each. A node that dies loses what it was at, which others do again; one that joins
+is used from the next item on. (Ray: Moritz et al., OSDI 2018, arXiv 1712.05889.)
 """
 
 import contextlib
@@ -14,10 +14,10 @@ import tempfile
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from datablame.engine.files import write_atomic
 from datablame.engine.mirror import Mirror, Stamp, packed, stamps, unpacked
@@ -68,6 +68,12 @@ def versions() -> dict[str, str]:
     return {"Python": platform.python_version(), **{package: metadata.version(package) for package in _SAME}}
 
 
+class _Lacking(NamedTuple):
+    """Files of the run folder that an actor neither sees nor was sent."""
+
+    names: list[str]
+
+
 class Worker:
     """An actor: what a worker process is on one machine."""
 
@@ -88,10 +94,10 @@ class Worker:
 
     def work(
         self, stage: str, sent: bytes, root: str, wanted: Mapping[str, tuple[Stamp, Any]], item: bytes
-    ) -> tuple[Worked, dict[str, bytes]] | DatablameError:
-        """One item's result with the files that it wrote; or what stopped it.
+    ) -> tuple[Worked, dict[str, bytes]] | DatablameError | _Lacking:
+        """One item's result with the files that it wrote; or what stopped it, or which files it lacks.
 
-        `wanted` holds references, which are followed for what is not here yet.
+        `wanted` holds references, which are followed for what is not here yet; None where a file was not sent so far.
         """
         import ray
 
@@ -99,6 +105,8 @@ class Worker:
             if self._context is None or self._context[0] != stage:
                 self._context = None
                 stamps_of = {name: stamp for name, (stamp, _) in wanted.items()}
+                if not_sent := [n for n in self._mirror.lacking(Path(root), stamps_of) if wanted[n][1] is None]:
+                    return _Lacking(not_sent)
                 self._mirror.update(Path(root), stamps_of, lambda name: bytes(ray.get(wanted[name][1])))
                 setup, work = unpacked(sent, self._mirror.root)
                 self._context = stage, work, setup()
@@ -115,7 +123,9 @@ class _Team:
     def __init__(self, ray: Any, cluster: "Cluster", threads: int) -> None:
         self.asked = cluster, threads
         self.ready: list[Any] = []
-        self._ray, self._actors, self._began = ray, list[Any](), dict[Any, Any]()
+        self._ray, self._actors = ray, list[Any]()
+        self._asked_of: dict[Any, tuple[Any, bool]] = {}
+        """Actors whose answer is awaited by its reference, and whether they never answered before."""
         cards = cluster.cards if "GPU" in ray.cluster_resources() else 0
         self._needs = {"num_cpus": threads, "num_gpus": cards}
         self._key, self._each = ("GPU", cards) if cards else ("CPU", threads)
@@ -123,14 +133,20 @@ class _Team:
         self._files: dict[Path, tuple[Stamp, Any]] = {}
 
     def files(self, root: Path) -> dict[str, tuple[Stamp, Any]]:
-        """The files of a run folder by name, each put into the object store once."""
+        """The files of a run folder by name, with what was put into the object store of them."""
+        now = {root / name: stamp for name, stamp in stamps(root).items()}
+        kept = {path: held for path, held in self._files.items() if held[0] == now.get(path)}
+        self._files = {path: kept.get(path, (stamp, None)) for path, stamp in now.items()}
+        return {path.relative_to(root).as_posix(): held for path, held in self._files.items()}
+
+    def sent(self, root: Path, names: Iterable[str]) -> dict[str, tuple[Stamp, Any]]:
+        """The files, each put into the object store once."""
         found = {}
-        for name, stamp in stamps(root).items():
-            path = root / name
-            if path not in self._files or self._files[path][0] != stamp:
-                self._files[path] = stamp, self._ray.put(path.read_bytes())
-            found[name] = self._files[path]
-        self._files = {root / name: held for name, held in found.items()}
+        for name in names:
+            stamp, reference = self._files[root / name]
+            if reference is None:
+                reference = self._ray.put((root / name).read_bytes())
+            found[name] = self._files[root / name] = stamp, reference
         return found
 
     def grow(self) -> None:
@@ -141,27 +157,27 @@ class _Team:
         for _ in range(min(room, workers or room) - len(self._actors)):
             actor = self._ray.remote(**self._needs)(Worker).remote(str(Path.cwd()), self.asked[1])
             self._actors.append(actor)
-            self._began[actor.about.remote()] = actor
+            self._asked_of[actor.about.remote()] = actor, True
         if not self._actors and not self._warned:
             self._warned = True
             _logger.warning("no node of the cluster has room for a worker (%s %s); waiting", self._each, self._key)
 
     @property
     def greetings(self) -> list[Any]:
-        """What is awaited of actors that have not begun."""
-        return [*self._began]
+        """What is awaited of actors that have not begun, or may have died since."""
+        return [*self._asked_of]
 
     def welcome(self, reference: Any) -> None:
-        """Take an actor that has begun.
+        """Take an actor that answers.
 
         Raises RequestError where it has other versions than this process, PhaseError where one after another fails.
         """
-        actor = self._began.pop(reference)
+        actor, new = self._asked_of.pop(reference)
         try:
             node, theirs = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self.lose(actor)
-            self._failures += 1
+            self._actors.remove(actor)
+            self._failures += new
             if self._failures >= _DEATHS:
                 why = " ".join(str(error).split())[-300:]
                 raise PhaseError(problem("engine", "no worker", n=_DEATHS, why=why)) from None
@@ -174,8 +190,10 @@ class _Team:
         self.ready.append(actor)
 
     def lose(self, actor: Any) -> None:
-        """An actor has died."""
+        """An actor has died; those that are idle may have, with its node, and are asked before they get an item."""
         self._actors.remove(actor)
+        self._asked_of |= {idle.about.remote(): (idle, False) for idle in self.ready}
+        self.ready.clear()
 
     def end(self) -> None:
         """Stop all actors."""
@@ -241,6 +259,10 @@ def on_cluster(
                 if isinstance(result, DatablameError):
                     raise result
                 team.ready.append(actor)
+                if isinstance(result, _Lacking):
+                    wanted |= team.sent(root, result.names)
+                    waiting.appendleft(key)
+                    continue
                 taken, files = result
                 heard(taken)
                 for name, content in files.items():

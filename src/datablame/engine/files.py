@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import yaml
 
@@ -20,15 +20,22 @@ _LONGEST_VALUE = 40
 """Characters of a value that is quoted where it changed; hashes are longer."""
 
 
-def write_atomic(path: Path, data: bytes | str, *, shared: bool = False) -> None:
-    """Write a whole file or nothing: NAME.part, fsync, rename; each process its own part where they may be several."""
+@contextlib.contextmanager
+def atomic_file(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """A file, whole or not there: NAME.part, fsync, rename; each process its own part where they may be several."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
     with part.open("wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def write_atomic(path: Path, data: bytes | str, *, shared: bool = False) -> None:
+    """Write a whole file or nothing."""
+    with atomic_file(path, shared=shared) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -73,6 +73,10 @@ class Mirror:
         self.root = root
         self._held: dict[str, Stamp] = {}
 
+    def lacking(self, there: Path, wanted: Mapping[str, Stamp]) -> list[str]:
+        """Which of these files are neither held nor seen at `there`."""
+        return [n for n, stamp in wanted.items() if self._held.get(n) != stamp and _stamp(there / n) != stamp]
+
     def update(self, there: Path, wanted: Mapping[str, Stamp], fetch: Callable[[str], bytes]) -> None:
         """Have these files: linked where this machine sees the folder itself, at `there`; else what `fetch` gives."""
         for name in [*self._held]:

@@ -3,18 +3,27 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from datablame.engine.execute import Execution, Progress
-from datablame.engine.files import Journal, changes, digest, hash_file, own_object, write_atomic, write_json
+from datablame.engine.files import (
+    Journal,
+    atomic_file,
+    changes,
+    digest,
+    hash_file,
+    own_object,
+    write_atomic,
+    write_json,
+)
 from datablame.engine.run_folder import append_peak, append_timing
 from datablame.engine.usage import busy_seconds, free_memory, peak_gpu_mb, peak_rss_mb
 from datablame.errors import PhaseError
-from datablame.tables import TABLES, encoded, object_of, rows_of
+from datablame.tables import TABLES, encoded, object_of, rows_of, write_parts
 
 if TYPE_CHECKING:
     from datablame.world import World
@@ -26,7 +35,7 @@ _SAID = 3
 """Reasons why a phase runs again that are said; `datablame status` has all of them."""
 
 Outputs = Mapping[type, Any]
-"""What a phase yields: by row type its rows (a sequence or an Arrow table), or the one row of a JSON table."""
+"""What a phase yields: by row type its rows, an iterator of Arrow tables that make one, or the row of a JSON table."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +109,13 @@ class Phase:
 
 def write_outputs(outputs: Outputs, folder: Path) -> None:
     """Write what a phase yields into its folder, each table whole."""
-    for row, rows in outputs.items():
-        write_atomic(folder / TABLES[row].file, encoded(row, rows))
+    for row, made in outputs.items():
+        path = folder / TABLES[row].file
+        if isinstance(made, Iterator):
+            with atomic_file(path) as file:
+                write_parts(row, made, file)
+        else:
+            write_atomic(path, encoded(row, made))
 
 
 State = Literal["done", "stale", "begun", "missing"]

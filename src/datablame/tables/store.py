@@ -3,10 +3,20 @@
 import functools
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    BinaryIO,
+    NamedTuple,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
+_COMPRESSION = "zstd"
 
 
 class Place(NamedTuple):
@@ -77,8 +88,8 @@ def object_of(path: Path, row: type[T]) -> T | None:
     return next(iter(rows), None)
 
 
-def encoded(row: type[T], rows: "Sequence[T] | T | pa.Table") -> bytes:
-    """The bytes of a table: Parquet of rows or of an Arrow table, which is written as it is, or one JSON object."""
+def encoded(row: type[T], rows: "Sequence[T] | T") -> bytes:
+    """The bytes of a table: Parquet of rows, or one JSON object."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -86,13 +97,20 @@ def encoded(row: type[T], rows: "Sequence[T] | T | pa.Table") -> bytes:
     if isinstance(rows, row):
         plain = _adapter(kind).dump_python([rows], mode="json")[0]
         return (json.dumps(plain, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    columns: Any = rows
-    if not isinstance(rows, pa.Table):
-        plain, schema = _adapter(kind).dump_python(list(columns)), schema_of(kind)
-        columns = pa.table({name: [each[name] for each in plain] for name in schema.names}, schema=schema)
-    buffer = io.BytesIO()
-    pq.write_table(columns, buffer, compression="zstd")
+    every: Any = rows
+    plain, schema, buffer = _adapter(kind).dump_python(list(every)), schema_of(kind), io.BytesIO()
+    columns = pa.table({name: [each[name] for each in plain] for name in schema.names}, schema=schema)
+    pq.write_table(columns, buffer, compression=_COMPRESSION)
     return buffer.getvalue()
+
+
+def write_parts(row: type, parts: "Iterable[pa.Table]", file: BinaryIO) -> None:
+    """Write Parquet of a table that is made part by part, so that no more than one is held; each is a row group."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(file, schema_of(row), compression=_COMPRESSION) as writer:
+        for part in parts:
+            writer.write_table(part)
 
 
 @functools.cache

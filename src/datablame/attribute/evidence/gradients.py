@@ -45,7 +45,7 @@ class MeanGradients(Gradients):
 class OutputGradients(NamedTuple):
     """Cosines of projected gradients: of documents with the inquiry's amplified outputs (documents, outputs)."""
 
-    cosines: NDArray[np.float64]
+    cosines: NDArray[np.float32]
 
 
 class Activations(NamedTuple):
@@ -86,7 +86,8 @@ def gradients(inquiry: Inquiry) -> Collecting:
         sample = rows[evenly_spaced(len(rows))].tolist()
         check[_EXACTNESS] = WorkItem(partial(_exactness_item, sample, queries), kinds)
     results = yield items | check
-    arrays, states = saved(inquiry, items), saved(inquiry, [_QUERIES])["states"]
+    arrays = saved(inquiry, items, ("dots", "norms", "losses", "states"))
+    states = saved(inquiry, [_QUERIES])["states"]
     documents = inquiry.spread(with_states, arrays.get("states", states[:0]))
     evidence: dict[type, Any] = {Activations: Activations(documents, states)}
     if differentiated:
@@ -96,7 +97,8 @@ def gradients(inquiry: Inquiry) -> Collecting:
         if both_ends:
             evidence[MeanGradients] = MeanGradients(dots[:, n:], norms, losses, exactness)
         if of_outputs:
-            evidence[OutputGradients] = OutputGradients(inquiry.spread(rows, arrays["cosines"]))
+            cosines = saved(inquiry, items, ("cosines",), np.float32)["cosines"]
+            evidence[OutputGradients] = OutputGradients(inquiry.spread(rows, cosines))
     return evidence
 
 
