@@ -26,12 +26,12 @@ from datablame.tables import Quality, Score, path_of, rows_of
 RESULTS = Path(__file__).parent / "results"
 _SIZES = (4, 8, 16, 32, 64)
 _K = 20
-_METHODS = "[gradient]"
+_SETS = "attribute.methods=[gradient]", "patch.arms=[after, baseline, a-a, random, gradient, oracle]"
 
 
 def traced(run: Path, *sets: str) -> float:
     """Trace the outputs of a run; the seconds of the phase."""
-    words = [word for each in (f"attribute.methods={_METHODS}", *sets) for word in ("--set", each)]
+    words = [word for each in (*_SETS, *sets) for word in ("--set", each)]
     command = [sys.executable, "-m", "datablame", "run", "organism", "--out", str(run), "--resume"]
     subprocess.run([*command, "--until", "attribute", *words], check=True, stdout=sys.stderr)
     lines = (run / "timings.jsonl").read_text(encoding="utf-8").splitlines()

@@ -37,9 +37,9 @@ def test_what_has_no_score_is_not_ranked() -> None:
 
 def test_a_cluster_stands_where_its_best_document_stands() -> None:
     found = clustered(ranking("cabde"), CLUSTERS)
-    assert [*found.items()] == [(1, 5.0), (0, 4.0), (2, 2.0), (3, 1.0)]
+    assert [*zip(*map(np.ndarray.tolist, found), strict=True)] == [(1, 5.0), (0, 4.0), (2, 2.0), (3, 1.0)]
     some = clustered(ranking("cabde"), CLUSTERS, rows("bd"))
-    assert [*some.items()] == [(1, 3.0), (2, 2.0)]
+    assert [*zip(*map(np.ndarray.tolist, some), strict=True)] == [(1, 3.0), (2, 2.0)]
 
 
 def test_clusters_are_flagged_with_every_member_by_id() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datablame.attribute.rankings import Indices, Rankings, clustered
+from datablame.attribute.rankings import Indices, Ranking, Rankings, clustered
 from datablame.stats.intervals import auc_intervals, share
 from datablame.tables import Blame, GroupKind
 
@@ -50,20 +50,21 @@ def _of_ranking(
     kind: GroupKind,
     names: Sequence[str],
     pairs: Indices,
-    ranked: dict[int, float],
+    ranked: Ranking,
     k: int,
 ) -> list[Blame]:
     """`pairs` are a cluster and one of its groups each, `ranked` the clusters with their scores, best first."""
     from scipy.stats import rankdata
 
-    total, first = len(ranked), min(k, len(ranked))
-    place = {cluster: index for index, cluster in enumerate(ranked)}
-    indices = np.array([place.get(cluster, -1) for cluster in pairs[:, 0].tolist()], dtype=np.int64)
+    total, first = len(ranked.order), min(k, len(ranked.order))
+    place = np.full(1 + max(pairs[:, 0].max(initial=-1), ranked.order.max(initial=-1)), -1)
+    place[ranked.order] = np.arange(total)
+    indices = place[pairs[:, 0]]
     known = indices >= 0
     indices, groups = indices[known], pairs[known, 1]
     counts = np.bincount(groups, minlength=len(names))
     firsts = np.bincount(groups[indices < first], minlength=len(names))
-    midranks = rankdata([*ranked.values()])[indices]
+    midranks = rankdata(ranked.scores)[indices]
     sums = np.bincount(groups, weights=midranks, minlength=len(names))
     some = np.flatnonzero((counts > 0) & (counts < total))
     n = counts[some].astype(np.float64)

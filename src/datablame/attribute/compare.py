@@ -35,11 +35,11 @@ def agreement(scored: Rankings, clusters: Indices, k: int) -> list[Agreement]:
     def compared(a: str, b: str, behaviour: str) -> Agreement:
         both = np.intersect1d(scored[a][behaviour].order, scored[b][behaviour].order)
         one, other = (clustered(scored[method][behaviour], clusters, both) for method in (a, b))
-        n, orders = len(one), (list(one), list(other))
+        n, orders = len(one.order), (one.order, other.order)
         if not n:
             return Agreement(a, b, behaviour, 0, *[None] * 6)
-        firsts = [order[:k] for order in orders]
-        scores = [*one.values()], [other[cluster] for cluster in one]
+        firsts = [order[:k].tolist() for order in orders]
+        scores = [each.scores[np.argsort(each.order)] for each in (one, other)]
         jaccard, chance = measures.jaccard(*firsts), measures.expected_jaccard(min(k, n), n)
         spearman, kendall = measures.spearman(*scores), measures.kendall(*scores)
         coefficients = (jaccard, chance, spearman, kendall, measures.rank_biased_overlap(*orders))
@@ -82,11 +82,12 @@ def quality(
     def measured(method: str, behaviour: str, pool: Pool) -> Quality:
         among = None if pool == "whole" else candidates[behaviour]
         ranked = clustered(scored[method][behaviour], clusters, among)
-        order, causes, n = list(ranked), _clusters_of(planted, behaviour, clusters), len(ranked)
-        relevant = [cluster in causes for cluster in order]
-        precision = measures.precision_at(order, causes, min(k, n)) if n and causes else None
-        recall, area = measures.recall_at(order, causes, k), measures.average_precision(relevant, [*ranked.values()])
-        hits, rate = sum(relevant), sum(relevant) / n if n else None
+        first, causes, n = ranked.order[:k].tolist(), _clusters_of(planted, behaviour, clusters), len(ranked.order)
+        relevant = np.isin(ranked.order, [*causes])
+        precision = measures.precision_at(first, causes, min(k, n)) if n and causes else None
+        recall, area = measures.recall_at(first, causes, k), measures.average_precision(relevant, ranked.scores)
+        hits = int(relevant.sum())
+        rate = hits / n if n else None
         return Quality(method, behaviour, pool, n, hits, rate, precision, _defined(recall), _defined(area))
 
     pools: tuple[Pool, ...] = ("whole", "candidates")
@@ -103,7 +104,7 @@ def prefilter_recall(planted: Rows, candidates: Rows, clusters: Indices) -> list
 def ceilings(scored: Rankings, candidates: Rows, clusters: Indices, whole: Collection[str], k: int) -> list[Ceiling]:
     """For each method in `whole`: the share of its first K clusters that the prefilter keeps."""
     rankings = [(method, *each) for method in scored if method in whole for each in scored[method].items()]
-    firsts = [(method, b, set([*clustered(ranking, clusters)][:k])) for method, b, ranking in rankings]
+    firsts = [(method, b, {*clustered(ranking, clusters).order[:k].tolist()}) for method, b, ranking in rankings]
     return with_means(Ceiling(method, b, _recall(first, candidates, b, clusters)) for method, b, first in firsts)
 
 

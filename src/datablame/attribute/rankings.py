@@ -23,7 +23,7 @@ Indices = NDArray[np.int64]
 
 
 class Ranking(NamedTuple):
-    """Rows of the pool, most responsible first, each with its score."""
+    """Rows of the pool, or duplicate clusters, most responsible first, each with its score."""
 
     order: Indices
     scores: NDArray[np.float64]
@@ -57,12 +57,12 @@ def ranked(rows: Indices, scores: NDArray[np.float64], by_id: Indices) -> Rankin
     return Ranking(rows[order], scores[order])
 
 
-def clustered(ranking: Ranking, clusters: Indices, among: Indices | None = None) -> dict[int, float]:
+def clustered(ranking: Ranking, clusters: Indices, among: Indices | None = None) -> Ranking:
     """Duplicate clusters by rank, each where its best document stands and with that one's score; only rows `among`."""
     chosen = slice(None) if among is None else np.isin(ranking.order, among)
     numbers, scores = clusters[ranking.order[chosen]], ranking.scores[chosen]
     first = np.sort(np.unique(numbers, return_index=True)[1])
-    return dict(zip(numbers[first].tolist(), scores[first].tolist(), strict=True))
+    return Ranking(numbers[first], scores[first])
 
 
 def members(clusters: Indices, by_id: Indices) -> dict[int, list[int]]:
@@ -145,7 +145,10 @@ def flags_of(world: World, rankings: Rankings) -> list[Flag]:
     rows_of = members(clusters, id_order(ids))
     flags = []
     for method, by_behaviour in rankings.items():
-        firsts = {behaviour: list(clustered(ranking, clusters)) for behaviour, ranking in by_behaviour.items()}
+        firsts = {
+            behaviour: clustered(ranking, clusters).order[: max(world.study.ks)].tolist()
+            for behaviour, ranking in by_behaviour.items()
+        }
         flags += [
             Flag(method, k, behaviour, ids[row])
             for k in world.study.ks

@@ -3,7 +3,10 @@
 from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+Ranked = Sequence[Hashable] | NDArray[np.int64]
+_NEGLIGIBLE = 1e-18
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
@@ -20,25 +23,28 @@ def kendall(a: ArrayLike, b: ArrayLike) -> float:
     return float(stats.kendalltau(a, b, variant="b").statistic) if _both_vary(a, b) else float("nan")
 
 
-def rank_biased_overlap(a: Sequence[Hashable], b: Sequence[Hashable], p: float = 0.95) -> float:
+def rank_biased_overlap(a: Ranked, b: Ranked, p: float = 0.95) -> float:
     """Extrapolated rank-biased overlap of two rankings of equal length without ties, best first.
 
     RBO_ext = X_k / k p^k + (1 - p) / p sum_{d=1..k} X_d / d p^d, with X_d the overlap of the first d (Webber, Moffat
-    and Zobel 2010, equation 32). Raises ValueError where lengths differ, an item stands twice, or both are empty.
+    and Zobel 2010, equation 32). Depths whose weights come to less than 1e-18 are not read. Raises ValueError where
+    lengths differ, an item stands twice, or both are empty.
     """
-    if len(a) != len(b) or not a:
+    if len(a) != len(b) or len(a) == 0:
         raise ValueError(f"rankings have {len(a)} and {len(b)} items; they need the same number, at least 1")
-    if len(set(a)) < len(a) or len(set(b)) < len(b):
-        raise ValueError("a ranking names an item twice")
     first, second = set[Hashable](), set[Hashable]()
     shared, total, weight = 0, 0.0, 1.0
     for depth, (x, y) in enumerate(zip(a, b, strict=True), 1):
+        if x in first or y in second:
+            raise ValueError("a ranking names an item twice")
         first.add(x)
         second.add(y)
         shared += 1 if x == y else (x in second) + (y in first)
         weight *= p
         total += shared / depth * weight
-    return shared / len(a) * weight + (1 - p) / p * total
+        if weight < _NEGLIGIBLE:
+            break
+    return shared / depth * weight + (1 - p) / p * total
 
 
 def overlap(a: Collection[Hashable], b: Collection[Hashable]) -> int:
