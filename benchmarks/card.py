@@ -35,6 +35,7 @@ PARTS = {
     "sampler-512": 60,
     "preset": 150,
     "training": 60,
+    "float16": 90,
     "study": 120,
     "sampler-2048": 90,
 }

@@ -101,11 +101,11 @@ def exactness(dtype: str, setting: Setting) -> Iterator[Found]:
             yield from _guarded(family, "memory", dtype, partial(_out_of_memory, after, dtype))
 
 
-def sampler(batch: int, setting: Setting) -> Iterator[Found]:
-    """benchmarks/sampler.py --card, one batch."""
+def sampler(batch: int, setting: Setting, kind: torch.dtype = torch.bfloat16) -> Iterator[Found]:
+    """Tokens per second of both models, one batch."""
     import sampler_card
 
-    card = sampler_card.prepared(setting.device, setting.reduced)
+    card = sampler_card.prepared(setting.device, setting.reduced, kind)
     dtype = _name(card.after.dtype)
     yield Found("memory copied, GB/s", "", f"{card.bytes_a_second / 1e9:,.0f}")
     speed = sampler_card.speed_of(card, batch // 16 if setting.reduced else batch, rounds=2)
@@ -113,15 +113,21 @@ def sampler(batch: int, setting: Setting) -> Iterator[Found]:
     yield Found(what, dtype, f"{speed.tokens_a_second:,.0f} tokens/s; {speed.share:.0%} of the bandwidth limit")
 
 
-def gradients(setting: Setting) -> Iterator[Found]:
-    """benchmarks/gradients.py --device cuda with fewer documents."""
+def gradients(setting: Setting, kind: torch.dtype = torch.bfloat16, n: int = 1700) -> Iterator[Found]:
+    """Documents and tokens per second of gradient similarity, beside bergson where it is there."""
     from gradients import card_speeds
 
-    shape, tokens, found = card_speeds(setting.device, setting.reduced, n=1700, peers_n=96, rounds=2)
+    shape, tokens, found = card_speeds(setting.device, setting.reduced, kind, n=n, peers_n=96, rounds=2)
     for contender, documents, seconds in found:
         what = f"{shape.name}, {documents} documents of {tokens:,.0f} tokens, {contender}"
         speed = documents / seconds
-        yield Found(what, "bfloat16", f"{speed:,.1f} documents/s, {speed * tokens:,.0f} tokens/s")
+        yield Found(what, _name(kind), f"{speed:,.1f} documents/s, {speed * tokens:,.0f} tokens/s")
+
+
+def float16(setting: Setting) -> Iterator[Found]:
+    """The sampler at 512 rows and gradients of fewer documents in the type of cards without bfloat16."""
+    yield from sampler(512, setting, torch.float16)
+    yield from gradients(setting, torch.float16, n=192)
 
 
 def training(setting: Setting) -> Iterator[Found]:
@@ -415,6 +421,7 @@ def _parts() -> dict[str, Callable[[Setting], Iterator[Found]]]:
         **{f"sampler-{batch}": partial(sampler, batch) for batch in (64, 512, 2048)},
         "gradients": gradients,
         "training": training,
+        "float16": float16,
         "preset": preset,
         "study": study,
     }

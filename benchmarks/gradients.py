@@ -214,11 +214,11 @@ class Speeds(NamedTuple):
     found: list[Speed]
 
 
-def card_speeds(device: str, reduced: bool, n: int, peers_n: int = 256, rounds: int = ROUNDS) -> Speeds:
-    """Seconds in bfloat16 at OLMo-2-1B's shape, of SFT-like lengths; bergson gets `peers_n` of `n` documents."""
+def card_speeds(device: str, reduced: bool, dtype: torch.dtype, n: int, peers_n: int, rounds: int) -> Speeds:
+    """Seconds in 16 bits at OLMo-2-1B's shape, of SFT-like lengths; bergson gets `peers_n` of `n` documents."""
     shape = SMALL._replace(name="OLMo-2's family", family="Olmo2", tied=False) if reduced else OLMO2
     n, longest, peers_n, rounds = (24, 32, 8, 1) if reduced else (n, 1024, peers_n, rounds)
-    model = model_of(shape, device, torch.bfloat16)
+    model = model_of(shape, device, dtype)
     documents = documents_of(lengths_of("ragged", n, longest), shape.vocabulary)
     (query,) = documents_of([longest], shape.vocabulary, seed=7)
     budget = 16 * longest

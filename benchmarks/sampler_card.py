@@ -33,9 +33,9 @@ class Speed(NamedTuple):
     share: float
 
 
-def prepared(device: str, reduced: bool) -> Card:
-    """OLMo-2-1B's shape in bfloat16, or a small one."""
-    shape, dtype = (SMALL, torch.float32) if reduced else (OLMO2, torch.bfloat16)
+def prepared(device: str, reduced: bool, dtype: torch.dtype) -> Card:
+    """OLMo-2-1B's shape in 16 bits, or a small one in float32."""
+    shape, dtype = (SMALL, torch.float32) if reduced else (OLMO2, dtype)
     bytes_a_second = _bandwidth(device, reduced)
     after, before = pair_of(shape, device, dtype)
     return Card(device, after, before, Size(shape, 1, ROUNDS, 0, 16 if reduced else 128, (), ()), bytes_a_second)
