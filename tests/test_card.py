@@ -36,7 +36,6 @@ def exact_names() -> list[str]:
     return [f"{family}, {name}: {what}" for family in ("Olmo2", "Llama") for name in checks for what in checks[name]]
 
 
-@pytest.mark.slow
 def test_every_row_is_measured_and_what_must_be_exact_is(tmp_path: Path) -> None:
     code, table, kept = card(tmp_path, "--only", "machine", "exactness-float32")
     assert code == 0
