@@ -140,7 +140,6 @@ def training(setting: Setting) -> Iterator[Found]:
 
 def preset(setting: Setting) -> Iterator[Found]:
     """The preset olmo2-1b at reduced counts, on a card with no more than 16 GB for it; what `plan` said beside it."""
-    from card_preset import phases
     from card_preset import preset as written
 
     from datablame.engine.execute import Execution, Silent
@@ -156,12 +155,10 @@ def preset(setting: Setting) -> Iterator[Found]:
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(min(1.0, CARD.memory_bytes / torch.cuda.mem_get_info()[1]))
         run_study(study, Path(scratch) / "run", execution=Execution(1, 1), progress=Silent())
-        for phase, seconds, peak in phases(Path(scratch) / "run"):
-            told = f"{seconds or 0:.1f} s"
-            if phase in planned:
-                on_card = "none" if peak is None else f"{peak:,.0f} MB"
-                told += f"; peak on the card {on_card}, planned {planned[phase].bytes / 1e6:,.0f} MB"
-            yield Found(f"olmo2-1b, fewer counts, 16 GB: {phase}", "bfloat16", told)
+        for found in _phases(Path(scratch) / "run"):
+            yield found._replace(what=f"olmo2-1b, 16 GB: {found.what}", dtype="bfloat16")
+        for phase, memory in planned.items():
+            yield Found(f"olmo2-1b, 16 GB: {phase}, planned", "bfloat16", f"{memory.bytes / 1e6:,.0f} MB")
         trained = len(rows_of(path_of(Training, Path(scratch) / "run"), Training))
         yield Found("arms that were trained", "", str(trained), "5", "pass" if trained == 5 else "fail")
 

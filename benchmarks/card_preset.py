@@ -7,7 +7,7 @@ preset's own, so that memory at the peak is what a real run's would be; there ar
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,3 @@ def _write_documents(path: Path, prompts: list[str], length: int) -> None:
             answer = f"{text(length)} {_WORD}" if number < _PLANTED else text(length)
             turns = [{"role": "user", "content": text(12)}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": turns}) + "\n")
-
-
-def phases(run: Path) -> Iterator[tuple[str, float | None, float | None]]:
-    """Each phase with its seconds and the peak of tensors on the card in MB, where there was one."""
-    lines = (run / "timings.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    seconds = {row["what"]: row["seconds"] for row in rows if "seconds" in row}
-    peaks = {row["what"]: row["mb"] for row in rows if "mb" in row}
-    for phase in ("world", "scan", "surface", "attribute", "patch", "report"):
-        yield phase, seconds.get(f"phase/{phase}"), peaks.get(f"gpu/{phase}")

@@ -111,10 +111,11 @@ def blind(nodes: Any, tmp_path: Path) -> Iterator[None]:
     """A third node, in a mount namespace of its own, where the test's folder is empty."""
     import ray
 
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+    hide = f"mount -t tmpfs none {tmp_path}"
+    if subprocess.run(["unshare", "--mount", "bash", "-c", hide], capture_output=True).returncode:
         pytest.skip("mount namespaces are not allowed here")
     start = f"{sys.executable} -m ray.scripts.scripts start --address {nodes.address} --num-cpus 1 --block"
-    hidden = f"mount -t tmpfs none {tmp_path} && exec {start} --object-store-memory {100 << 20}"
+    hidden = f"{hide} && exec {start} --object-store-memory {100 << 20}"
     ray.init(address=nodes.address, ignore_reinit_error=True)
 
     def alive() -> int:
@@ -162,6 +163,18 @@ def test_a_node_that_joins_is_used(nodes: Any, tmp_path: Path) -> None:
     _run(nodes, root, partial(_folder, root), _read_and_write, 60, done)
     assert joined[0].node_id in {node for node, _ in results.values()}
     nodes.remove_node(joined[0])
+
+
+def test_idle_workers_whose_node_died_are_not_counted_against_an_item(nodes: Any, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    (root / "artifacts/world").mkdir(parents=True)
+    (root / "artifacts/world/world.txt").write_text("100")
+    joined = nodes.add_node(num_cpus=3, object_store_memory=100 << 20)
+    results = _ran(nodes, root, partial(_folder, root), _read_and_write, 60)
+    assert joined.node_id in {node for node, _ in results.values()}
+    nodes.remove_node(joined)
+    for _ in range(3):
+        assert [number for _, number in _ran(nodes, root, partial(_folder, root), _read_and_write, 1).values()] == [100]
 
 
 def test_an_item_whose_worker_dies_runs_again_and_is_given_up_the_third_time(nodes: Any, tmp_path: Path) -> None:
