@@ -11,6 +11,7 @@ from datablame.config.checks import Count, Samples, Section, Seed, Share, imposs
 from datablame.config.execution import Execution
 from datablame.config.judge import Judge
 from datablame.config.organism import Organism
+from datablame.config.report import Figures, Report, Track
 from datablame.tables import Protocol
 
 Alpha = Annotated[float, Field(ge=-1000, le=1000)]
@@ -35,6 +36,10 @@ Column = Literal[
 """What a column of the pool may hold."""
 MessageRole = Literal["system", "developer", "user", "assistant", "tool", "function", "environment", "ipython"]
 """Roles as chat templates name them."""
+
+
+PRESENTATION = ("report", "figures", "track")
+"""Sections on which no number depends."""
 
 
 class ModelRef(Section):
@@ -319,6 +324,12 @@ class Study(Section):
     """Phase 3."""
     patch: Patch = Patch()
     """Phase 4."""
+    report: Report = Report()
+    """Phase 5."""
+    figures: Figures = Figures()
+    """How pictures look."""
+    track: Track = Track()
+    """Where a run is followed."""
     execution: Annotated[Execution, Field(exclude=True)] = Execution()
     """Where the work runs; no result depends on it."""
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from datablame.config.schema import Study
+from datablame.config.schema import PRESENTATION, Study
 from datablame.engine.files import digest, hash_file, own_object, write_atomic
 from datablame.errors import RequestError, problem
 from datablame.leaderboard.lds import Scores
@@ -42,7 +42,7 @@ class Predictions:
 
 def key_of(study: Study) -> str:
     """A digest of all that the results follow from: the study, score files' bytes, the versions of the phases."""
-    content = study.model_dump(mode="json")
+    content = study.model_dump(mode="json", exclude=set(PRESENTATION))
     content["attribute"]["scores"] = {name: hash_file(Path(path)) for name, path in study.attribute.scores.items()}
     return digest([_VERSION, content, {phase.name: phase.version for phase in PHASES if phase is not REPORT}])
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from datablame.config.schema import Data, ModelRef, Models, Study
+from datablame.config.schema import PRESENTATION, Data, ModelRef, Models, Study
 from datablame.engine.files import digest, hash_file, read_json
 from datablame.models.source import ADAPTER_CONFIG, SETTINGS, known_commit
 from datablame.models.weight_files import weights_hash
@@ -131,7 +131,7 @@ def trajectory(files: Mapping[str, str]) -> dict[str, str]:
 
 def portable(study: Study, identities: Mapping[str, Any]) -> dict[str, Any]:
     """The study as JSON with every path replaced by the hash of what it names; models and data are their identities."""
-    values: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
+    values: dict[str, Any] = study.model_dump(mode="json", by_alias=True, exclude=set(PRESENTATION))
     values |= {"models": identities["models"], "data": identities["data"]}
     del values["attribute"]["index"]  # Where projections are kept changes no score.
     for field in (field for field in _paths(study) if not field.startswith("models.")):

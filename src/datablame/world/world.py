@@ -109,6 +109,7 @@ class World:
             **{name: {name: values[name]} for name in ("scan", "surface", "prefilter", "patch")},
             "attribute": {"attribute": values["attribute"], **trajectory(self.identities["files"])},
             "everything": values,
+            "presentation": self.study.model_dump(mode="json", include={"report", "figures"}),
             "identity": {"prompts": prompts, **study},
             "harmless": {"prompts.harmless": [[each.id, each.text] for each in self.split("harmless")]},
             "sampling": {"surface": {key: values["surface"][key] for key in _SAMPLING}},
