@@ -86,7 +86,7 @@ def overview_drawn(results: Results, decided: Verdict, statements: Sequence[Stat
     from datablame.report.figures import overview_figure
 
     precision = [finding.sentence for finding in statements if finding.name == "precision"][:1]
-    return overview_figure(results, decided.label, [decided.meaning, *decided.deciding, *precision, *decided.notes])
+    return overview_figure(results, decided.label, [decided.headline, *decided.deciding, *precision, *decided.notes])
 
 
 def _surface(results: Results, root: Path) -> bytes:
@@ -145,7 +145,7 @@ def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]
             "ks": patching.ks,
             "intervention": study.patch.intervention,
         },
-        "verdict": {"label": decided.label, "reasons": decided.reasons, "numbers": decided.numbers},
+        "verdict": {"label": decided.label, "headline": decided.headline, "reasons": decided.reasons, "numbers": decided.numbers},
         "preregistration": {
             **registration._asdict(),
             "deviations": [deviation._asdict() for deviation in registration.deviations],

@@ -21,6 +21,11 @@ _LEAST_SEEN = 0.9
 """What the exposure gate would have asked where no arm was trained."""
 MOST_SOURCES = 12
 """Of the sources, or themes, the first that are shown."""
+_ACTING = {
+    "remove": "removing",
+    "swap": "exchanging the answers of",
+    "drop-source": "removing the sources of",
+}
 SHOWN_RANKS = 3
 """Of a method's ranking, the first documents that are shown."""
 
@@ -85,6 +90,11 @@ class Results:
         """The study's protocols, the headline first."""
         headline = self.study.patch.headline
         return [headline, *(name for name in self.study.patch.protocols if name != headline)]
+
+    @property
+    def acting(self) -> str:
+        """What the study does about what is flagged."""
+        return _ACTING[self.study.patch.intervention]
 
     @property
     def classifier(self) -> str:

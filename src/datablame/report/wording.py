@@ -79,6 +79,11 @@ def change(drop: float | None) -> str:
     return "not comparable with" if drop is None else f"{percent(abs(drop))} {'less' if drop >= 0 else 'more'}"
 
 
+def drop_text(drop: float | None) -> str:
+    """A drop as a change: less has a minus."""
+    return "-" if drop is None else signed_percent(-drop)
+
+
 def behaviour_text(behaviour: str) -> str:
     """What tables call a behaviour, or all of them."""
     return "all" if behaviour == EVERY else behaviour
