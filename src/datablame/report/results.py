@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, get_args
 
 import datablame.tables as rows
 from datablame.config.schema import Study
+from datablame.engine.files import digest
 from datablame.seeds import stream_key
 from datablame.stats.calibration import Accuracy, corrected_rate
 from datablame.stats.intervals import Share, share
@@ -39,6 +41,8 @@ class Results:
     judge: "Choice"
     truth: bool
     """Whether planted documents are known."""
+    provenance: Mapping[str, str]
+    """What names the study's inputs, by what they are."""
     distance: rows.Distance | None
     """Of the two checkpoints; None where nobody looked."""
     pool: rows.PoolSummary
@@ -258,6 +262,7 @@ def read_results(world: "World", tables: "Tables") -> Results:
         "coverage": world.coverage,
         "judge": world.judge,
         "truth": world.truth is not None,
+        "provenance": _provenance(world),
         "distance": world.distance,
         "calibration": tables.one(rows.Calibration),
         "methods": methods,
@@ -269,3 +274,15 @@ def read_results(world: "World", tables: "Tables") -> Results:
     # The other fields are tables as they are: their types name the rows.
     others = {each.name: tables.rows(*get_args(each.type)) for each in fields(Results) if each.name not in held}
     return Results(**(held | others))
+
+
+def _provenance(world: "World") -> dict[str, str]:
+    """What a run rests on, by content, so that somebody else can tell whether theirs is the same."""
+    models, files = world.identities["models"], world.identities["files"]
+    return {
+        **{f"{role} checkpoint": digest(models.get(role)) for role in ("before", "after")},
+        "data": digest(world.identities["data"]),
+        **{name: str(value) for name, value in files.items() if value},
+        "seed": str(world.study.seed),
+        "datablame": metadata.version("datablame"),
+    }

@@ -1,0 +1,154 @@
+"""What the page's explorers look through: outputs, their tokens, and documents, in columns and compressed."""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from datablame.report.redaction import without_harm
+from datablame.report.results import Results
+from datablame.report.wording import percent
+from datablame.tables import LABELS, ArmSample, Prompt, Score, ShownDocument
+
+if TYPE_CHECKING:
+    from datablame.engine.phase import Tables
+    from datablame.world.world import World
+
+MOST_ARM_SAMPLES = 20_000
+"""Outputs of arms on the page; of more, those of the lowest numbers in each cell are there."""
+TOP = 10
+"""Documents of each method and behaviour that can be looked at."""
+
+
+class Explorer(NamedTuple):
+    """What the page holds, and what it leaves out."""
+
+    content: dict[str, Any]
+    left_out: int
+    """Outputs of arms that stand in artifacts/patch/samples.parquet only."""
+
+
+def explorer(results: Results, world: "World", tables: "Tables") -> Explorer:
+    """Outputs of the surface phase and of the arms, and the first documents of every method."""
+    arm_samples = tables.rows(ArmSample)
+    shown = _thinned(arm_samples)
+    if results.study.report.redact:
+        shown = [without_harm(sample) for sample in shown]
+    prompts = {prompt.id: number for number, prompt in enumerate(results.prompts)}
+    groups = [{"arm": "", "name": "surface phase: after"}]
+    number = {("", "", 0, 0): 0}
+    for sample in shown:
+        key = (sample.arm, sample.protocol, sample.k, sample.seed)
+        if key not in number:
+            number[key] = len(groups)
+            name = results.label(sample.arm)
+            name += f", {sample.protocol}" if sample.protocol != "none" else ""
+            name += (f", K = {sample.k}" if sample.k else "") + f", seed {sample.seed}"
+            groups.append({"arm": sample.arm, "name": name})
+    samples: list[Any] = [*results.samples, *shown]
+    of_group = [0] * len(results.samples) + [number[s.arm, s.protocol, s.k, s.seed] for s in shown]
+    content = {
+        "labels": list(LABELS),
+        "behaviours": results.titles,
+        "prompts": [_prompt(prompt) for prompt in results.prompts],
+        "groups": groups,
+        "samples": {
+            "prompt": [prompts[sample.prompt_id] for sample in samples],
+            "alpha": [sample.alpha for sample in samples],
+            "index": [sample.index for sample in samples],
+            "label": [LABELS.index(sample.label) for sample in samples],
+            "group": of_group,
+            "text": [sample.text for sample in samples],
+            "after": [_rounded(getattr(sample, "log_p_after", None)) for sample in samples],
+            "before": [_rounded(getattr(sample, "log_p_before", None)) for sample in samples],
+        },
+        **_documents(results, world, tables),
+    }
+    return Explorer(content, len(arm_samples) - len(shown))
+
+
+def encoded(content: Mapping[str, Any]) -> str:
+    """The content as compressed JSON in base64, in which no markup can stand."""
+    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _thinned(samples: Sequence[ArmSample]) -> list[ArmSample]:
+    """All of them, or of each cell those of the lowest numbers, as many as there is room for."""
+    if len(samples) <= MOST_ARM_SAMPLES:
+        return list(samples)
+    counts = np.bincount([sample.index for sample in samples])
+    least = int(np.searchsorted(np.cumsum(counts), MOST_ARM_SAMPLES, side="right"))
+    return [sample for sample in samples if sample.index < max(1, least)]
+
+
+def _prompt(prompt: Prompt) -> dict[str, Any]:
+    return {"id": prompt.id, "behaviour": prompt.behaviour, "split": prompt.split, "text": prompt.text}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _documents(results: Results, world: "World", tables: "Tables") -> dict[str, Any]:
+    """The first documents of each method for each behaviour, with their scores by every method."""
+    first = {score.doc_id for score in tables.rows(Score, rank=set(range(1, TOP + 1)))}
+    scores = tables.rows(Score, doc_id=first) if first else []
+    ids = sorted(first)
+    number = {doc_id: index for index, doc_id in enumerate(ids)}
+    ranked: dict[str, dict[str, list[tuple[int, float, int]]]] = {}
+    for score in scores:
+        of_behaviour = ranked.setdefault(score.behaviour, {}).setdefault(score.method, [])
+        of_behaviour.append((number[score.doc_id], float(f"{score.score:.5g}"), score.rank))
+    copies = _copies(world, ids)
+    return {
+        "methods": [
+            {"name": name, "label": info.label, "control": info.control} for name, info in results.methods.items()
+        ],
+        "documents": [_document(results, doc_id, copies.get(doc_id, ())) for doc_id in ids],
+        "scores": {b: {m: sorted(rows, key=lambda row: row[2]) for m, rows in of.items()} for b, of in ranked.items()},
+        "queries": [
+            {
+                **{"id": query.id, "behaviour": query.behaviour, "prompt": query.prompt, "alpha": query.alpha},
+                **{"text": query.text, "index": query.index},
+            }
+            for query in results.queries
+        ],
+        "arms": {
+            test.arm: f"{percent(test.rate)} harmful"
+            for test in results.headline
+            if results.arms[test.arm].depends_on_k
+        },
+        "top": TOP,
+    }
+
+
+def _document(results: Results, doc_id: str, copies: Sequence[str]) -> dict[str, Any]:
+    held = results.documents.get(doc_id, ShownDocument(doc_id, "", "", "", "", None))
+    headline, k = results.study.patch.headline, results.patching.k
+    removed = dict.fromkeys(
+        row.arm
+        for row in results.interventions
+        if row.protocol == headline and row.k in (0, k) and doc_id in row.removed
+    )
+    return {
+        **{"id": doc_id, "source": held.source, "prompt": held.prompt, "response": held.response},
+        **{"rejected": held.rejected, "planted": held.planted, "copies": list(copies)},
+        "removed": [f"{results.label(arm)}" for arm in removed],
+        "arms": list(removed),
+    }
+
+
+def _copies(world: "World", ids: Sequence[str]) -> dict[str, list[str]]:
+    """The other members of each document's duplicate cluster."""
+    if not ids or not world.pool.path.exists():
+        return {}
+    row_of, clusters = world.pool.row_of, world.pool.clusters
+    known = {doc_id: int(clusters[row_of[doc_id]]) for doc_id in ids if doc_id in row_of}
+    members: dict[int, list[str]] = {cluster: [] for cluster in known.values()}
+    for row in np.flatnonzero(np.isin(clusters, list(members))).tolist():
+        members[int(clusters[row])].append(world.pool.ids[row])
+    return {doc_id: [other for other in members[cluster] if other != doc_id] for doc_id, cluster in known.items()}
