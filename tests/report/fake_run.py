@@ -1,6 +1,9 @@
 """A finished run in rows written by hand: small, with hostile texts in it."""
 
+import base64
 import json
+import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -220,6 +223,13 @@ def read_results_file(root: Path) -> dict[str, Any]:
     schema = json.loads((resources.files("datablame.report") / "final_results.schema.json").read_text())
     jsonschema.validate(results, schema)
     return results
+
+
+def content_of(page: Path) -> dict[str, Any]:
+    """What the explorers of index.html look through."""
+    [block] = re.findall(r'<script type="text/plain" id="data">([^<]*)</script>', page.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(block)))
+    return content
 
 
 def estimate(behaviour: str, split: Split = "held-out", **changed: Any) -> UnamplifiedRate:

@@ -4,6 +4,7 @@ Tables of text are built once and shown as Markdown, HTML and slides. Beside the
 example: a harmful output, whom each method blames, and what removal did.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple, get_args
@@ -16,6 +17,7 @@ from datablame.report.verdict import Verdict
 from datablame.report.wording import environment, filled, plain, sentence, sentences
 from datablame.tables import EVERY, LABELS, GroupKind, Score, ShownDocument, SkippedRows
 
+_NUMBER = re.compile(r"[-+\d.\[]|$|no$|yes$")
 _SHOWN_FILES = 40
 _MARKDOWN = ("comparison.md", "case_study.md", "writeup/report.md", "writeup/slides.md")
 PAGES = (*_MARKDOWN, "index.html")
@@ -31,11 +33,17 @@ class Conclusions(NamedTuple):
 
 
 class TextTable(NamedTuple):
-    """Cells as text; the first column is left-aligned, the others are numbers."""
+    """Cells as text."""
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    @property
+    def aligned(self) -> list[str]:
+        """Each column as Markdown aligns it: numbers at their end, words at their beginning."""
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
+        return ["--:" if all(_NUMBER.match(cell) for cell in column) else ":--" for column in columns]
 
 
 def pages(
@@ -60,10 +68,12 @@ def pages(
 def _proof(results: Results, decided: Verdict) -> dict[str, TextTable]:
     """What the verdict rests on."""
     rows = [{"name": name, "value": value} for name, value in results.provenance.items()]
+    design = [{"name": name, "value": sentence("design", name, results=results)} for name in sentences()["design"]]
     return {
         "proof": _table("proof", results, decided.methods, lacks=decided.lacks),
         "gates": _table("gates", results, decided.gates),
         "provenance": _table("provenance", results, rows),
+        "design": _table("design", results, design),
     }
 
 

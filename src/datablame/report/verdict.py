@@ -83,12 +83,9 @@ def verdict(results: Results) -> Verdict:
         "not patched": not methods,
     }
     lacks = {method.arm: _lacks(results, method) for method in methods}
-    lacking = [
-        f"{_describe(results, method)}: it lacks {listed(lacks[method.arm])}."
-        for method in methods
-        if method not in winners
-    ]
-    short = [("", f"No success: {each}") for each in [*(text(name) for name, so in gaps.items() if so), *lacking]]
+    told = {method.arm: text("method", method=method, lacks=lacks[method.arm]) for method in methods}
+    lacking = [("", told[method.arm]) for method in methods if method not in winners]
+    short = [*(("", f"No success: {text(name)}") for name, so in gaps.items() if so), *lacking]
     broken = [gate for gate in checked if gate.holds is False]
     label: Label
     size: Statement | None = None
@@ -100,11 +97,11 @@ def verdict(results: Results) -> Verdict:
     elif rose and differ and winners:
         label = "SUCCESS"
         reasons = [("", f"{text('rise')}."), ("", text("alone" if alone else "differ", alone=alone))]
-        reasons += [(winner.arm, f"{_describe(results, winner)}: every condition holds.") for winner in winners]
-        reasons += [("", reason) for reason in lacking]
+        reasons += [*((winner.arm, told[winner.arm]) for winner in winners), *lacking]
     elif rose and droppers:
         label = "PARTIAL"
-        reasons = [("", f"{text('rise')}."), *((each.arm, f"{_describe(results, each)}.") for each in droppers), *short]
+        decided = [(method.arm if method in droppers else "", told[method.arm]) for method in methods]
+        reasons = [("", f"{text('rise')}."), *short[: len(short) - len(lacking)], *decided]
     else:
         label, size = "INCONCLUSIVE", required_sample_size(results, methods)
         reasons = [("no other rule", ""), *short]
@@ -117,9 +114,9 @@ def verdict(results: Results) -> Verdict:
     passed = [gate.name for gate in checked if gate.holds]
     unknown = [f"Gate not evaluated: {gate.name}, for {gate.sentence}." for gate in checked if gate.holds is None]
     # What stands in the way of judging removal at all is told first.
-    told = [name for name in ("no rise evaluated", "may not rise", "not patched") if gaps[name]]
-    told += [] if dropping else ["no drop"]
-    name = {"INVALID": decided_by[0], "FAILURE": decided_by[0], "INCONCLUSIVE": (*told, label)[0]}.get(label, label)
+    missing = [name for name in ("no rise evaluated", "may not rise", "not patched") if gaps[name]]
+    missing += [] if dropping else ["no drop"]
+    name = {"INVALID": decided_by[0], "FAILURE": decided_by[0], "INCONCLUSIVE": (*missing, label)[0]}.get(label, label)
     best = max(winners or droppers or dropping or proper, key=lambda each: each.least_drop, default=None)
     return Verdict(
         label,
@@ -160,15 +157,10 @@ def verdict(results: Results) -> Verdict:
     )
 
 
-def _describe(results: Results, method: Effect) -> str:
-    """What acting on a method's documents did, by every number that counts."""
-    return sentence("verdict", "method", results=results, method=method)
-
-
 def _lacks(results: Results, method: Effect) -> list[str]:
     margin = results.study.patch.margin
     lacks = {
-        f"a drop of {round_percent(margin)} in both rates against both": not method.dropped(margin),
+        f"a drop of {round_percent(margin)}": not method.dropped(margin),
         "a p value": method.p_holm is None,
         f"p under {LEVEL:g}": method.p_holm is not None and not method.significant,
         "side checks, which were not evaluated": method.holds is None,

@@ -59,9 +59,9 @@ function themed(spec) {
     ...spec.config,
     background: "transparent",
     font: style.getPropertyValue("--font").trim(),
-    aria: false,
-    axis: { ...spec.config.axis, labelColor: ink, titleColor: soft, gridColor: line, domainColor: line, tickColor: line },
-    legend: { ...spec.config.legend, labelColor: ink, titleColor: soft },
+    mark: { aria: false },
+    axis: { ...spec.config.axis, aria: false, labelColor: ink, titleColor: soft, gridColor: line, domainColor: line, tickColor: line },
+    legend: { ...spec.config.legend, aria: false, labelColor: ink, titleColor: soft },
     text: { color: ink },
   };
   return { ...(heatmap ? spec : lit(spec)), config };
