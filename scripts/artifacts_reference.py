@@ -13,11 +13,14 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from datablame.tables import TABLES, Document, attribute, patch, surface, world
+from datablame.tables import TABLES, Document, Float16, attribute, patch, surface, world
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 PAGE = REFERENCE / "artifacts.md"
-_WORDS: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", Any: "anything"}
+_WORDS: dict[Any, str] = {
+    **{str: "text", int: "integer", float: "number", bool: "true or false", Any: "anything"},
+    Float16: "number of 16 bits",
+}
 _MODULES = (world, surface, attribute, patch)
 _ROWS = sorted(TABLES, key=lambda row: ("world", "scan", "surface", "attribute", "patch").index(TABLES[row].phase))
 _POOL = (

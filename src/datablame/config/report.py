@@ -9,7 +9,10 @@ class Report(Section):
     redact: bool = False
     """Hide harmful outputs and the documents behind them wherever text is shown; exports always do."""
     tokens: bool = True
-    """Keep the log-probabilities of every token of the surface phase's outputs, six bytes a token, and show them."""
+    """Keep and show the log-probabilities of every token of the surface phase's outputs, about 8 bytes a token on disk.
+
+    Where sampling is truncated, before runs at alpha 0 too for them.
+    """
 
 
 class Figures(Section):

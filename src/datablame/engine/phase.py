@@ -105,6 +105,8 @@ class Phase:
     """Writes the deliverables that the phase makes possible to the root of the run folder."""
     delivers: tuple[str, ...] = ()
     """Files at the root of the run folder that are its outputs, so that it runs again where one is changed."""
+    shows: bool = False
+    """Whether it reads tables that are there for the pages alone; no other phase runs again where one changes."""
 
 
 def write_outputs(outputs: Outputs, folder: Path) -> None:
@@ -129,15 +131,17 @@ def left_by(phase: Phase, root: Path) -> list[Path]:
 
 
 def dependencies(phase: Phase, world: "World") -> dict[str, Any]:
-    """What its outputs depend on: its version, its parts of the world, the outputs of the phases that it reads.
+    """What its outputs depend on: its version, its parts of the world, the outputs that it may read of earlier phases.
 
     Raises PhaseError where one of those has not run.
     """
-    upstream = {}
+    upstream, ignored = {}, set[str]()
+    if not phase.shows:
+        ignored = {f"artifacts/{place.phase}/{place.file}" for place in TABLES.values() if place.shown}
     for earlier in phase.after:
         if not (done := _done(earlier, world.root)):
             raise PhaseError(f"{phase.name} needs {earlier.name}, which is not done; run with --resume")
-        upstream[earlier.name] = done["outputs"]
+        upstream[earlier.name] = {name: sha for name, sha in done["outputs"].items() if name not in ignored}
     parts = {part: world.part(part) for part in phase.parts}
     return {"phase": phase.name, "version": phase.version, "world": parts, "upstream": upstream}
 
@@ -148,7 +152,7 @@ def reasons(phase: Phase, world: "World") -> list[str]:
     if not done or unfinished:
         return [f"{name} is not done" for name in unfinished]
     then, now = done["dependencies"], dependencies(phase, world)
-    parts = [changes(then["world"].get(part), value) for part, value in now["world"].items()]
+    parts = [changes(then["world"].get(part, {}), value) for part, value in now["world"].items()]
     sentences = [] if then["version"] == now["version"] else ["another version of datablame made it"]
     sentences += dict.fromkeys(change.sentence() for part in parts for change in part)
     others = (name for name, made in now["upstream"].items() if made != then["upstream"].get(name))

@@ -4,21 +4,23 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from datablame.report.redaction import without_harm
 from datablame.report.results import Results
 from datablame.report.wording import percent
-from datablame.tables import LABELS, ArmSample, Prompt, Score, ShownDocument
+from datablame.tables import LABELS, ArmSample, Prompt, SampleTokens, Score, ShownDocument, SurfaceSample
 
 if TYPE_CHECKING:
     from datablame.engine.phase import Tables
     from datablame.world.world import World
 
-MOST_ARM_SAMPLES = 20_000
-"""Outputs of arms on the page; of more, those of the lowest numbers in each cell are there."""
+MOST_SAMPLES = 25_000
+"""Outputs of the surface phase on the page, and of the arms; of more, the lowest numbers of each cell are there."""
+_HALF = np.dtype("<f2")
+S = TypeVar("S", SurfaceSample, ArmSample)
 TOP = 10
 """Documents of each method and behaviour that can be looked at."""
 
@@ -28,13 +30,13 @@ class Explorer(NamedTuple):
 
     content: dict[str, Any]
     left_out: int
-    """Outputs of arms that stand in artifacts/patch/samples.parquet only."""
+    """Outputs that stand in artifacts/surface/samples.parquet and artifacts/patch/samples.parquet only."""
 
 
 def explorer(results: Results, world: "World", tables: "Tables") -> Explorer:
     """Outputs of the surface phase and of the arms, and the first documents of every method."""
-    arm_samples = tables.rows(ArmSample)
-    shown = _thinned(arm_samples)
+    of_arms = tables.rows(ArmSample)
+    of_after, shown = _thinned(results.samples), _thinned(of_arms)
     if results.study.report.redact:
         shown = [without_harm(sample) for sample in shown]
     prompts = {prompt.id: number for number, prompt in enumerate(results.prompts)}
@@ -48,8 +50,8 @@ def explorer(results: Results, world: "World", tables: "Tables") -> Explorer:
             name += f", {sample.protocol}" if sample.protocol != "none" else ""
             name += (f", K = {sample.k}" if sample.k else "") + f", seed {sample.seed}"
             groups.append({"arm": sample.arm, "name": name})
-    samples: list[Any] = [*results.samples, *shown]
-    of_group = [0] * len(results.samples) + [number[s.arm, s.protocol, s.k, s.seed] for s in shown]
+    samples: list[Any] = [*of_after, *shown]
+    of_group = [0] * len(of_after) + [number[s.arm, s.protocol, s.k, s.seed] for s in shown]
     content = {
         "labels": list(LABELS),
         "behaviours": results.titles,
@@ -65,9 +67,10 @@ def explorer(results: Results, world: "World", tables: "Tables") -> Explorer:
             "after": [_rounded(getattr(sample, "log_p_after", None)) for sample in samples],
             "before": [_rounded(getattr(sample, "log_p_before", None)) for sample in samples],
         },
+        "tokens": _tokens(of_after, tables, redact=results.study.report.redact),
         **_documents(results, world, tables),
     }
-    return Explorer(content, len(arm_samples) - len(shown))
+    return Explorer(content, len(results.samples) + len(of_arms) - len(samples))
 
 
 def encoded(content: Mapping[str, Any]) -> str:
@@ -76,13 +79,34 @@ def encoded(content: Mapping[str, Any]) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
-def _thinned(samples: Sequence[ArmSample]) -> list[ArmSample]:
+def _thinned(samples: Sequence[S]) -> list[S]:
     """All of them, or of each cell those of the lowest numbers, as many as there is room for."""
-    if len(samples) <= MOST_ARM_SAMPLES:
+    if len(samples) <= MOST_SAMPLES:
         return list(samples)
     counts = np.bincount([sample.index for sample in samples])
-    least = int(np.searchsorted(np.cumsum(counts), MOST_ARM_SAMPLES, side="right"))
+    least = int(np.searchsorted(np.cumsum(counts), MOST_SAMPLES, side="right"))
     return [sample for sample in samples if sample.index < max(1, least)]
+
+
+def _tokens(samples: Sequence[SurfaceSample], tables: "Tables", *, redact: bool) -> dict[str, Any] | None:
+    """The tokens of the outputs, in their order: numbers of a vocabulary, and three numbers each in 16 bits.
+
+    A harmful output that is hidden has none, for its tokens are its text; nor has any where the study keeps none.
+    """
+    kept = {(row.prompt_id, row.alpha, row.index): row for row in tables.rows(SampleTokens)}
+    if not kept:
+        return None
+    numbers: dict[str, int] = {}
+    ids: list[int] = []
+    starts, values = [0], [np.empty((0, 3), _HALF)]
+    for sample in samples:
+        row = None if redact and sample.label == "harmful" else kept.get((sample.prompt_id, sample.alpha, sample.index))
+        if row is not None:
+            ids += [numbers.setdefault(piece, len(numbers)) for piece in row.pieces]
+            values.append(np.array([row.log_p_after, row.log_p_before, row.log_q], _HALF).T)
+        starts.append(len(ids))
+    packed = base64.b64encode(np.concatenate(values).tobytes()).decode()
+    return {"vocabulary": list(numbers), "ids": ids, "start": starts, "values": packed}
 
 
 def _prompt(prompt: Prompt) -> dict[str, Any]:
