@@ -15,12 +15,13 @@ from datablame.report.page import Explorer, index_html
 from datablame.report.results import MOST_SOURCES, SHOWN_RANKS, Results
 from datablame.report.verdict import Verdict
 from datablame.report.wording import environment, filled, plain, sentence, sentences
+from datablame.report.writeup import slides_html, writeup_html
 from datablame.tables import EVERY, LABELS, GroupKind, Score, ShownDocument, SkippedRows
 
 _NUMBER = re.compile(r"[-+\d.\[]|$|no$|yes$")
 _SHOWN_FILES = 40
 _MARKDOWN = ("comparison.md", "case_study.md", "writeup/report.md", "writeup/slides.md")
-PAGES = (*_MARKDOWN, "index.html")
+PAGES = (*_MARKDOWN, "writeup/report.html", "writeup/slides.html", "index.html")
 
 
 class Conclusions(NamedTuple):
@@ -62,7 +63,12 @@ def pages(
         "pictures": pictures,
     }
     texts = {page: environment().get_template(f"{page.split('/')[-1]}.j2").render(values) for page in _MARKDOWN}
-    return texts | {"index.html": index_html(results, found, values)}
+    return {
+        **texts,
+        "writeup/report.html": writeup_html(texts["writeup/report.md"], results.title),
+        "writeup/slides.html": slides_html(texts["writeup/slides.md"], results.title),
+        "index.html": index_html(results, found, values),
+    }
 
 
 def _proof(results: Results, decided: Verdict) -> dict[str, TextTable]:
