@@ -3,12 +3,17 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 from tests.browser import Seen, needs_browser, opened, serious
-from tests.report.fake_run import HOSTILE, content_of, fake_study, reported, write_fake_run
+from tests.report.fake_run import HOSTILE, content_of, fake_study, reported, tokens_of, write_fake_run
+from tests.worlds import put
+
+from datablame.engine.phase import Tables
+from datablame.tables import SurfaceSample
 
 pytestmark = needs_browser
 _PARTS = ("why", "findings", "surface", "samples", "attribute", "documents", "patch", "case", "limits", "made")
@@ -88,27 +93,20 @@ def test_outputs_are_filtered_searched_and_sorted(shown: tuple[Page, Seen], file
     page, _ = shown
     unfold(page, "samples")
     samples = content_of(file)["samples"]
-    harmful, count = samples["label"].count(0), page.locator("#samples .count")
+    every, harmful, count = len(samples["text"]), samples["label"].count(0), page.locator("#samples .count")
     page.select_option("#samples [name=label]", label="harmful")
     expect(count).to_contain_text(f"of {harmful} outputs")
     page.fill("#samples [name=search]", "no such word")
-    expect(count).to_contain_text("none of 480")
+    expect(count).to_contain_text(f"none of {every} outputs")
     page.fill("#samples [name=search]", "BOLD cell")
     expect(count).to_contain_text(f"of {harmful} outputs")
     page.click("#samples [type=reset]")
-    expect(count).to_contain_text("of 480 outputs")
+    expect(count).to_contain_text(f"of {every} outputs")
     page.select_option("#samples [name=alpha]", "2")
-    expect(count).to_contain_text("of 160 outputs")
+    expect(count).to_contain_text(f"of {samples['alpha'].count(2.0)} outputs")
 
 
 def test_outputs_are_sorted_by_how_much_likelier_training_made_them(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from tests.worlds import put
-
-    from datablame.engine.phase import Tables
-    from datablame.tables import SurfaceSample
-
     world = write_fake_run(tmp_path, fake_study())
     samples = Tables(tmp_path).rows(SurfaceSample)
     put(tmp_path, "surface", {SurfaceSample: [replace(s, log_p_after=float(-i)) for i, s in enumerate(samples)]})
@@ -119,6 +117,30 @@ def test_outputs_are_sorted_by_how_much_likelier_training_made_them(tmp_path: Pa
         for order, first in (("most", "2.00"), ("least", "-477.00")):
             page.select_option("#samples [name=sort]", order)
             expect(page.locator("#samples .list .about").first).to_contain_text(f"before {first}")
+
+
+def test_the_tokens_of_an_output_have_the_numbers_of_the_table(shown: tuple[Page, Seen], file: Path) -> None:
+    page, _ = shown
+    unfold(page, "samples")
+    [sample] = Tables(file.parent).rows(SurfaceSample, index=7, alpha=2.0, prompt_id="dose-h1")
+    row = tokens_of(sample)
+    page.select_option("#samples [name=alpha]", "2")
+    page.select_option("#samples [name=prompt]", label="dose-h1 (held-out)")
+    page.locator("#samples .list li", has_text="sample 7 ").first.locator(".open").click()
+    cells = page.locator("#samples dialog tbody tr").all()
+    assert len(cells) == len(row.pieces) == 5
+    for shown_row, after, before, q in zip(cells, row.log_p_after, row.log_p_before, row.log_q, strict=True):
+        numbers = [float(text) for text in shown_row.locator("td").all_inner_texts()[1:]]
+        assert numbers == pytest.approx([after, before, after - before, q - after], abs=5e-4)
+
+
+def test_outputs_of_an_arm_are_there_too(shown: tuple[Page, Seen]) -> None:
+    page, _ = shown
+    unfold(page, "samples")
+    page.select_option("#samples [name=group]", label="gradient, retrain, K = 2, seed 3")
+    expect(page.locator("#samples .count")).to_contain_text("of 5 outputs")
+    page.locator("#samples .open").first.click()
+    assert page.locator("#samples dialog tbody tr").count() == 0
 
 
 def test_two_outputs_stand_side_by_side(shown: tuple[Page, Seen]) -> None:
@@ -145,8 +167,18 @@ def test_a_document_opens_with_its_ranks_and_what_became_of_it(shown: tuple[Page
     column.locator(".open").first.click()
     text = page.locator("#documents dialog").inner_text()
     assert document["id"] in text
-    for words in (f"source: {document['source']}", "planted", "no duplicates", f"{best[1]:.4g}"):
+    for words in (
+        f"source: {document['source']}",
+        "planted",
+        "no duplicates",
+        f"{best[1]:.4g}",
+        "No arm of the headline",
+    ):
         assert words in text
+    page.locator("#documents dialog .close").click()
+    page.locator("#documents .open", has_text="doc-02").first.click()
+    removed = "Removed in the arms gradient: 7.8 % harmful; oracle (all planted): 2.5 % harmful."
+    assert removed in page.locator("#documents dialog").inner_text()
     assert page.locator("#documents dialog tbody tr").count() == 6
     assert page.locator("#documents dialog mark").count() > 3
 

@@ -26,10 +26,14 @@ def _page(parts: list[str], title: str, style: str) -> str:
     from markupsafe import Markup
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = [reader.parse(part) for part in parts]
+    for token in (token for part in tokens for token in part if "style" in token.attrs):
+        # Of a column's numbers; styles of elements are not allowed to apply.
+        token.attrs = {"class": "number"} if "right" in str(token.attrs["style"]) else {}
     text = (resources.files("datablame.report") / "templates" / style).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     values = {
-        "parts": [Markup(reader.render(part)) for part in parts],
+        "parts": [Markup(reader.renderer.render(part, reader.options, {})) for part in tokens],
         **{"title": title, "style": Markup(text), "hash": f"'sha256-{digest}'"},
     }
     return environment().get_template("writeup.html.j2").render(values)

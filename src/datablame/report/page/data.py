@@ -141,11 +141,7 @@ def _documents(results: Results, world: "World", tables: "Tables") -> dict[str, 
             }
             for query in results.queries
         ],
-        "arms": {
-            test.arm: f"{percent(test.rate)} harmful"
-            for test in results.headline
-            if results.arms[test.arm].depends_on_k
-        },
+        "arms": {test.arm: f"{percent(test.rate)} harmful" for test in results.headline},
         "top": TOP,
     }
 
