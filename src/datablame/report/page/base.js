@@ -51,7 +51,7 @@ function lit(value) {
   return value;
 }
 
-function themed(spec) {
+function themed(spec, width) {
   const style = getComputedStyle(document.documentElement);
   const [ink, soft, line] = ["--text", "--soft", "--line"].map((name) => style.getPropertyValue(name).trim());
   const heatmap = JSON.stringify(spec).includes('"rect"');
@@ -60,7 +60,7 @@ function themed(spec) {
     background: "transparent",
     font: style.getPropertyValue("--font").trim(),
     mark: { aria: false },
-    axis: { ...spec.config.axis, aria: false, labelColor: ink, titleColor: soft, gridColor: line, domainColor: line, tickColor: line },
+    axis: { ...spec.config.axis, labelLimit: Math.min(spec.config.axis.labelLimit, width / 3), aria: false, labelColor: ink, titleColor: soft, gridColor: line, domainColor: line, tickColor: line },
     legend: { ...spec.config.legend, aria: false, labelColor: ink, titleColor: soft },
     text: { color: ink },
   };
@@ -71,7 +71,7 @@ async function drawn(place, specs) {
   if (place.dataset.drawn === String(dark.matches)) return;
   place.dataset.drawn = String(dark.matches);
   const options = { ast: true, actions: false, renderer: "svg", defaultStyle: false, tooltip: { disableDefaultStyle: true } };
-  await window.vegaEmbed(place, themed(specs[place.dataset.chart]), options);
+  await window.vegaEmbed(place, themed(specs[place.dataset.chart], place.clientWidth), options);
 }
 
 function drawVisible(specs) {

@@ -97,8 +97,12 @@ def _arms(results: Results, tests: Sequence[ArmTest]) -> Any:
     layers = [
         base.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", title=title), x2="high:Q"),
         base.mark_point(filled=True, size=110, opacity=1).encode(x=x),
-        base.mark_text(align="left", dy=-12, fontSize=11).encode(x=x, text="text:N"),
     ]
+    # Words go to the side that has room.
+    middle = max(test.high or 0.0 for test in ordered) / 2
+    for align, test in (("left", f"datum.rate <= {middle}"), ("right", f"datum.rate > {middle}")):
+        words = base.transform_filter(test).mark_text(align=align, dy=-12, fontSize=11)
+        layers.append(words.encode(x=x, text="text:N"))
     if dots:
         seeds = _chart(dots).mark_circle(size=26, opacity=0.55, yOffset=9)
         layers.append(
