@@ -47,6 +47,7 @@ from datablame.tables import (
     DataSummary,
     Discovery,
     Distance,
+    DocumentTokens,
     Exposure,
     FileRows,
     Flag,
@@ -358,6 +359,11 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
         ShownDocument: [
             ShownDocument(name, HOSTILE, HOSTILE, "", "s", any(name in ids for ids in PLANTED.values()))
             for name in DOCUMENTS
+        ],
+        DocumentTokens: [
+            DocumentTokens(name, behaviour, (HOSTILE[:20], HOSTILE[20:]), (0.5, -0.25))
+            for name in DOCUMENTS
+            for behaviour in BEHAVIOURS
         ],
         Attribution: about,
     }

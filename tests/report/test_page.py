@@ -181,6 +181,9 @@ def test_a_document_opens_with_its_ranks_and_what_became_of_it(shown: tuple[Page
     assert removed in page.locator("#documents dialog").inner_text()
     assert page.locator("#documents dialog tbody tr").count() == 6
     assert page.locator("#documents dialog mark").count() > 3
+    carried = page.locator("#documents dialog .tokens span")
+    assert [piece.get_attribute("title") for piece in carried.all()] == ["0.500", "-0.250"]
+    assert "0.250 in all" in text
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -3,7 +3,7 @@
 import base64
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -11,7 +11,16 @@ import numpy as np
 from datablame.report.redaction import without_harm
 from datablame.report.results import Results
 from datablame.report.wording import percent
-from datablame.tables import LABELS, ArmSample, Prompt, SampleTokens, Score, ShownDocument, SurfaceSample
+from datablame.tables import (
+    LABELS,
+    ArmSample,
+    DocumentTokens,
+    Prompt,
+    SampleTokens,
+    Score,
+    ShownDocument,
+    SurfaceSample,
+)
 
 if TYPE_CHECKING:
     from datablame.engine.phase import Tables
@@ -133,6 +142,7 @@ def _documents(results: Results, world: "World", tables: "Tables") -> dict[str, 
             {"name": name, "label": info.label, "control": info.control} for name, info in results.methods.items()
         ],
         "documents": [_document(results, doc_id, copies.get(doc_id, ())) for doc_id in ids],
+        "document_tokens": {} if results.study.report.redact else _carried(tables, first),
         "scores": {b: {m: sorted(rows, key=lambda row: row[2]) for m, rows in of.items()} for b, of in ranked.items()},
         "queries": [
             {
@@ -144,6 +154,22 @@ def _documents(results: Results, world: "World", tables: "Tables") -> dict[str, 
         "arms": {test.arm: f"{percent(test.rate)} harmful" for test in results.headline},
         "top": TOP,
     }
+
+
+def _carried(tables: "Tables", ids: Set[str]) -> dict[str, dict[str, Any]]:
+    """By behaviour and document, the tokens of each answer with their shares of the gradient similarity."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in tables.rows(DocumentTokens, doc_id=set(ids)):
+        answers = ((row.pieces, row.shares), (row.rejected_pieces, row.rejected_shares))
+        found.setdefault(row.behaviour, {})[row.doc_id] = {
+            "sum": sum((*row.shares, *row.rejected_shares)),
+            "answers": [
+                {"pieces": pieces, "shares": [float(f"{share:.3g}") for share in shares]}
+                for pieces, shares in answers
+                if pieces
+            ],
+        }
+    return found
 
 
 def _document(results: Results, doc_id: str, copies: Sequence[str]) -> dict[str, Any]:

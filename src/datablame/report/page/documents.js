@@ -58,20 +58,23 @@ function documentsExplorer(data, root) {
   }
 
   function carried(behaviour, id) {
-    const held = data.document_tokens?.[behaviour]?.[id];
+    const held = data.document_tokens[behaviour]?.[id];
     if (!held) return [];
-    const most = Math.max(...held.shares.map(Math.abs)) || 1;
-    const strip = element("p", { className: "tokens" });
-    held.pieces.forEach((text, at) => {
-      const share = held.shares[at];
-      const piece = element("span", { title: `${share.toPrecision(3)} of ${fixed(held.sum, 3)}` }, clean(text));
-      piece.style.background = `color-mix(in srgb, var(${share > 0 ? "--harm" : "--calm"}) ${Math.round((70 * Math.abs(share)) / most)}%, transparent)`;
-      strip.append(piece);
+    const most = Math.max(...held.answers.flatMap(({ shares }) => shares.map(Math.abs))) || 1;
+    const strips = held.answers.map(({ pieces, shares }) => {
+      const strip = element("p", { className: "tokens" });
+      pieces.forEach((text, at) => {
+        const piece = element("span", { title: shares[at].toPrecision(3) }, clean(text));
+        const share = Math.round((70 * Math.abs(shares[at])) / most);
+        piece.style.background = `color-mix(in srgb, var(${shares[at] > 0 ? "--harm" : "--calm"}) ${share}%, transparent)`;
+        strip.append(piece);
+      });
+      return strip;
     });
     return [
       element("h4", {}, "Tokens that carried the gradient"),
-      element("p", { className: "hint" }, `Each token's part of the gradient similarity ${fixed(held.sum, 3)}: orange pulls towards the output, blue away.`),
-      strip,
+      element("p", { className: "hint" }, `Each token's part of the gradient similarity, ${fixed(held.sum, 3)} in all: orange pulls towards the behaviour's outputs, blue away.`),
+      ...strips,
     ];
   }
 
