@@ -40,8 +40,9 @@ def _figures(results: Results, decided: Verdict) -> Iterator[tuple[str, Values]]
     best, random = decided.best, results.of_role("random")
     if best is not None and random is not None:
         yield "After removal", {"best": best, "random": random}
-    gates = {"gates": decided.gates, "methods": decided.methods}
-    yield ("Gates", gates) if best is None else ("How sure", {**gates, "best": best})
+    gates = {holds: [gate for gate in decided.gates if gate.holds is holds] for holds in (True, False)}
+    sure: Values = {"gates": decided.gates, "passed": gates[True], "failed": gates[False]}
+    yield "How sure", {**sure, "rise": rise, "best": best, "methods": decided.methods}
     if row := _precision(results, best.arm if best else ""):
         yield "Right documents", {"row": row}
     elif results.mean_jaccard is not None:
