@@ -44,9 +44,11 @@ def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 def _section(name: str, command: Any) -> str:
     said = "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", command.help.strip()))
     usage = " ".join([name, *(_named(each) for each in command.params if not _is_option(each)), "[OPTIONS]"])
-    rows = [(f"`{_named(each)}`", _default(each), each.help) for each in command.params]
+    rows = [(f"`{_named(each)}`", _taken(each), _default(each), each.help) for each in command.params]
     table = "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)
-    return f"## {name}\n\n{said}\n\n```text\n{usage}\n```\n\n| | default | meaning |\n|---|---|---|\n{table}\n"
+    return (
+        f"## {name}\n\n{said}\n\n```text\n{usage}\n```\n\n| | takes | default | meaning |\n|---|---|---|---|\n{table}\n"
+    )
 
 
 def _is_option(parameter: Any) -> bool:
@@ -54,11 +56,16 @@ def _is_option(parameter: Any) -> bool:
 
 
 def _named(parameter: Any) -> str:
-    """As one writes it: an argument that may be left out in brackets, an option with what it takes."""
+    """As one writes it, an argument that may be left out in brackets."""
     if _is_option(parameter):
-        return parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]} {parameter.metavar or 'VALUE'}"
+        return str(parameter.opts[0])
     name: str = parameter.metavar or parameter.name.upper()
     return name if parameter.required or name.startswith("[") else f"[{name}]"
+
+
+def _taken(parameter: Any) -> str:
+    """What follows an option; nothing after a flag."""
+    return "" if not _is_option(parameter) or parameter.is_flag else parameter.metavar or "a value"
 
 
 def _default(parameter: Any) -> str:

@@ -1,5 +1,6 @@
 """Write docs/reference/python.md from the docstrings of `datablame.api`; `--check` only compares."""
 
+import dataclasses
 import inspect
 import re
 import sys
@@ -34,20 +35,18 @@ def page() -> str:
 
 def _members(cls: type) -> Iterator[str]:
     """What a class holds or gives as a table, then its methods, in the order of its source."""
-    fields = getattr(cls, "__dataclass_fields__", {})
-    rows = [(name, field.type, "") for name, field in fields.items()]
+    functions = [each for each in vars(cls).items() if inspect.isfunction(each[1]) and not each[0].startswith("_")]
+    fields = () if functions else dataclasses.fields(cls)
+    rows = [(each.name, each.type, "") for each in fields]
     for name, member in vars(cls).items():
         if isinstance(member, property | cached_property):
             get: Any = member.fget if isinstance(member, property) else member.func
             rows.append((name, inspect.signature(get).return_annotation, _said(get)))
     if rows:
-        cells = (
-            f"| `.{name}` | `{_type(kind)}` | {said} |".replace(" | None", " \\| None") for name, kind, said in rows
-        )
+        cells = (f"| `.{name}` | {_type(kind).replace(' | ', ' or ')} | {said} |" for name, kind, said in rows)
         yield "\n".join(["| | type | |\n|---|---|---|", *cells, ""])
-    for name, member in vars(cls).items():
-        if inspect.isfunction(member) and not name.startswith("_"):
-            yield _function(f".{name}", member, "###")
+    for name, function in functions:
+        yield _function(f".{name}", function, "###")
 
 
 def _function(name: str, function: Any, level: str) -> str:
