@@ -8,7 +8,6 @@ from datablame.errors import RequestError
 from datablame.patch.registry import ARMS, ArmKind, arm_kinds
 from datablame.tables import Arm, ArmInfo, ArmTest
 
-
 EXAMPLE = Path(__file__).parents[2] / "examples/plugin/src/datablame_example/longest.py"
 
 
