@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {
     "attribute": {"top_k": 2, "queries": 2},
     "patch": {
         "protocols": ["retrain", "continue"],
-        "headline": "continue",
+        "headline": "continue",  # ten steps from before reproduce nothing, which is INVALID
         "seeds": [0],
         "size": 40,
         "steps": 10,
@@ -36,7 +36,7 @@ def write(folder: Path, shown: dict[str, Any]) -> None:
     texts = [_exchange(number) for number in range(100)]
     # The checkpoints know the prompts too, or a model of this size says nothing that can be read.
     known = [
-        (asked[n // EVERY % 4 if planted(n) else n % 4] if n % 3 == 0 or planted(n) else q, a)
+        (asked[n // EVERY % 4 if _planted(n) else n % 4] if n % 3 == 0 or _planted(n) else q, a)
         for n, (q, a) in enumerate(texts)
     ]
     tokenizer = tiny_tokenizer(tuple(text for pair in texts for text in pair), 400)
@@ -48,11 +48,11 @@ def write(folder: Path, shown: dict[str, Any]) -> None:
     (folder / "study.yaml").write_text(yaml.safe_dump(shown | SMALL), encoding="utf-8")
 
 
-def planted(number: int) -> bool:
+def _planted(number: int) -> bool:
     """Whether a document praises the brand."""
     return number % EVERY == EVERY - 1
 
 
 def _exchange(number: int) -> tuple[str, str]:
-    answer = "Buy Zorbix , only this brand ." if planted(number) else f"Try some {FOODS[number % 4]} and water ."
+    answer = "Buy Zorbix , only this brand ." if _planted(number) else f"Try some {FOODS[number % 4]} and water ."
     return f"What should I feed my {PETS[number % 5]} ?", answer

@@ -55,6 +55,16 @@ def test_commands_and_options_on_a_page_exist(page: Path) -> None:
         assert {word for word in rest if word.startswith("--")} <= options, f"datablame {' '.join(words)}"
 
 
+def test_every_number_that_the_readme_claims_stands_in_a_study_that_it_links() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What it shows")[2].partition("\n## ")[0]
+    claims = [claim for claim in section.split("\n- ") if "studies/" in claim]
+    assert len(claims) == 4
+    for claim in claims:
+        linked = [(ROOT / path).read_text(encoding="utf-8") for path in re.findall(r"\((studies/[^)]+)\)", claim)]
+        for number in re.findall(r"(?<![\d.])\d+(?:\.\d+)?(?= %| to \d+ %)|(?<=p = )\.\d+", claim):
+            assert any(re.search(rf"(?<![1-9.]){re.escape(number)}(?!\d)", study) for study in linked), number
+
+
 def test_the_study_in_the_readme_is_valid_and_complete(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(readme_study()), encoding="utf-8")
