@@ -90,7 +90,8 @@ def _tables(source: Source) -> Iterator[tuple[Table, list[list[Any]], int]]:
         if held.rows:
             phase, file = rows.TABLES[row]
             columns = columns_of(row)
-            table = Table(f"{phase}_{Path(file).stem}", claim(row), columns, len(held.rows))
+            claims = " ".join(claim(each) for each in row.__mro__ if is_dataclass(each))
+            table = Table(f"{phase}_{Path(file).stem}", claims, columns, len(held.rows))
             yield table, [[_value(each, column) for each in held.rows] for column in columns], held.hidden
 
 

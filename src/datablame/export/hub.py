@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from datablame.errors import DatablameError, PhaseError, RequestError, problem
+from datablame.models.source import hub_problem
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BY_THE_HUB = ".gitattributes"
@@ -30,9 +31,8 @@ def upload(folder: Path, repo: str) -> str:
         RequestError: the repository is public or holds files, or the hub refuses the token or the name.
         PhaseError: the hub fails or cannot be reached.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     api = HfApi(library_name="datablame")
     try:
@@ -46,7 +46,9 @@ def upload(folder: Path, repo: str) -> str:
         api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=folder, commit_message="datablame export")
     except HFValidationError:
         raise RequestError(problem("export", "no name", repo=repo)) from None
-    except (HfHubHTTPError, httpx.HTTPError) as error:
+    except Exception as error:  # Of the SDK's HTTP clients no base is public.
+        if hub_problem(error) is None:
+            raise
         raise _failure(repo, error) from error
     return address
 
