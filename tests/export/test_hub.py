@@ -38,7 +38,7 @@ class Hub:
         for end, status in self.fails.items():
             if path.endswith(end):
                 return status, {"error": "as the test says"}
-        dataset = {"id": REPO, "private": self.private, "sha": "0" * 40, "tags": []}
+        dataset: dict[str, Any] = {"id": REPO, "private": self.private, "sha": "0" * 40, "tags": []}
         match method, path:
             case "POST", "/api/repos/create":
                 if self.private is not None:

@@ -13,7 +13,7 @@ from tests.report.fake_run import HOSTILE
 from datablame.engine.phase import Tables
 from datablame.export.flat import TABLES, columns_of
 from datablame.export.source import Source
-from datablame.export.write import _WRITERS as WRITERS
+from datablame.export.write import write
 from datablame.report.redaction import hidden
 from datablame.tables import ArmSample, ArmTest, Flag, Score, ShownDocument, SurfaceSample
 
@@ -24,8 +24,8 @@ KINDS = ("parquet", "csv", "datasets")
 def folders(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("tables")
     for kind in KINDS:
-        WRITERS[kind](source, base / kind)
-    WRITERS["csv"](replace(source, redact=False), base / "shown")
+        write(source, kind, base / kind)
+    write(replace(source, redact=False), "csv", base / "shown")
     return {kind: base / kind for kind in (*KINDS, "shown")}
 
 
@@ -76,7 +76,7 @@ def test_the_number_of_hidden_texts_is_told(source: Source, tmp_path: Path) -> N
     assert samples.hidden == sum(2 for row in samples.rows if row.label == "harmful")
     arms = source.read(ArmSample)
     assert arms.hidden == sum(row.text.startswith("[hidden: ") for row in arms.rows) > 0
-    count = WRITERS["parquet"](source, tmp_path / "out")
+    count = write(source, "parquet", tmp_path / "out")
     assert count == sum(source.read(row).hidden for row in TABLES)
     assert f"{count} texts are hidden" in (tmp_path / "out/README.md").read_text()
 
@@ -94,7 +94,7 @@ def test_cells_are_inert_in_a_spreadsheet_and_control_characters_seen(folders: d
 
 def test_parquet_has_the_exact_texts(source: Source, tmp_path: Path) -> None:
     shown = replace(source, redact=False)
-    WRITERS["parquet"](shown, tmp_path / "out")
+    write(shown, "parquet", tmp_path / "out")
     texts = pq.read_table(tmp_path / "out/surface_samples.parquet")["text"].to_pylist()
     assert texts == [row.text for row in Tables(source.world.root).rows(SurfaceSample)]
 
@@ -129,13 +129,13 @@ def test_load_dataset_reads_every_table(folders: dict[str, Path], tmp_path: Path
 
 def test_two_exports_are_the_same_bytes(source: Source, folders: dict[str, Path], tmp_path: Path) -> None:
     for kind in KINDS:
-        WRITERS[kind](source, tmp_path / kind)
+        write(source, kind, tmp_path / kind)
         for path in folders[kind].iterdir():
             assert path.read_bytes() == (tmp_path / kind / path.name).read_bytes()
 
 
 def test_a_phase_that_is_not_done_is_left_out_and_named(source: Source, tmp_path: Path) -> None:
     begun = replace(source, states={**source.states, "patch": "stale"})
-    WRITERS["csv"](begun, tmp_path / "out")
+    write(begun, "csv", tmp_path / "out")
     assert not list((tmp_path / "out").glob("patch_*"))
     assert "Left out: the phase patch, which is stale." in (tmp_path / "out/README.md").read_text()

@@ -61,9 +61,14 @@ def test_peft_loads_an_arms_adapter_and_says_what_the_arm_said(
 ) -> None:
     from peft import PeftModel
 
-    study = study_of(tmp_path, tiny_pair_folder, **QUICK, **{"continue": LORA})
-    world, seen = attributed(study, tmp_path / "run"), []
-    monkeypatch.setattr("datablame.patch.measure.draw", lambda model, *_, **__: seen.append(logits(model)) or [])
+    settings: dict[str, Any] = {**QUICK, "continue": LORA}
+    world, seen = attributed(study_of(tmp_path, tiny_pair_folder, **settings), tmp_path / "run"), []
+
+    def look(model: Any, *_: Any, **__: Any) -> list[Any]:
+        seen.append(logits(model))
+        return []
+
+    monkeypatch.setattr("datablame.patch.measure.draw", look)
     measured(state_of(world, prompts=2), "baseline", "continue")
     base = load_model(ModelRef(path=str(tiny_pair_folder / "after")))
     start = logits(base)

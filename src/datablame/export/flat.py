@@ -48,6 +48,7 @@ class Column(NamedTuple):
 class Table(NamedTuple):
     """A table as it is exported."""
 
+    row: type
     name: str
     claim: str
     """What a row is."""
@@ -91,7 +92,7 @@ def _tables(source: Source) -> Iterator[tuple[Table, list[list[Any]], int]]:
             phase, file = rows.TABLES[row]
             columns = columns_of(row)
             claims = " ".join(claim(each) for each in row.__mro__ if is_dataclass(each))
-            table = Table(f"{phase}_{Path(file).stem}", claims, columns, len(held.rows))
+            table = Table(row, f"{phase}_{Path(file).stem}", claims, columns, len(held.rows))
             yield table, [[_value(each, column) for each in held.rows] for column in columns], held.hidden
 
 

@@ -41,8 +41,8 @@ class Source:
         if TABLES[row].phase in self.left_out:
             return Read((), 0)
         tables = Tables(self.world.root)
-        only = {"doc_id": {each.doc_id for each in tables.rows(ShownDocument)}} if row is Score else {}
-        rows = tables.rows(row, **only)
+        only: dict[str, Any] = {"doc_id": {r.doc_id for r in tables.rows(ShownDocument)}} if row is Score else {}
+        rows: list[Any] = tables.rows(row, **only)
         if not self.redact:
             return Read(rows, 0)
         redacted = [_redacted(each) for each in rows]

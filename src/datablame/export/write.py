@@ -1,20 +1,21 @@
 """Write an export whole or not at all."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datablame import __version__
 from datablame.engine.files import build_atomically, write_atomic
 from datablame.errors import RequestError, problem
-from datablame.export.flat import Table, write_csv, write_parquet
+from datablame.export.flat import write_csv, write_parquet
 from datablame.export.hub import check_repository, upload
 from datablame.export.inspect_logs import check_inspect, write_logs
 from datablame.export.source import Source, opened
 from datablame.report.wording import filled
+from datablame.tables import SurfaceSample
 
-_README = "readme.md.j2"
+KINDS = ("inspect", "parquet", "csv", "datasets", "hub")
 
 
 class Exported(NamedTuple):
@@ -29,32 +30,6 @@ class Exported(NamedTuple):
     """Texts that were hidden."""
     left_out: Mapping[str, str]
     """Phases that are not in it, with how far they are."""
-
-
-def _inspect(source: Source, folder: Path) -> int:
-    folder.mkdir()
-    return write_logs(source, folder)
-
-
-def _parquet(source: Source, folder: Path) -> int:
-    return _described(source, folder, "parquet", write_parquet)
-
-
-def _csv(source: Source, folder: Path) -> int:
-    return _described(source, folder, "csv", write_csv)
-
-
-def _datasets(source: Source, folder: Path) -> int:
-    return _described(source, folder, "datasets", write_parquet)
-
-
-_WRITERS: Mapping[str, Callable[[Source, Path], int]] = {
-    "inspect": _inspect,
-    "parquet": _parquet,
-    "csv": _csv,
-    "datasets": _datasets,
-}
-KINDS = (*_WRITERS, "hub")
 
 
 def export(root: Path, to: str, *, out: Path | None = None, repo: str | None = None, redact: bool = True) -> Exported:
@@ -74,7 +49,7 @@ def export(root: Path, to: str, *, out: Path | None = None, repo: str | None = N
         source = opened(root, redact=redact)
         with tempfile.TemporaryDirectory(prefix="datablame-") as temporary:
             folder = Path(temporary) / "dataset"
-            hidden = _datasets(source, folder)
+            hidden = write(source, "datasets", folder)
             where, files = upload(folder, repo), _files(folder)
     else:
         if out is None or repo is not None:
@@ -86,31 +61,36 @@ def export(root: Path, to: str, *, out: Path | None = None, repo: str | None = N
         source, counts = opened(root, redact=redact), list[int]()
         if out.exists():
             out.rmdir()
-        build_atomically(out, lambda part: counts.append(_WRITERS[to](source, part)))
+        build_atomically(out, lambda part: counts.append(write(source, to, part)))
         where, files, [hidden] = str(out), _files(out), counts
     return Exported(to, where, files, redact, hidden, source.left_out)
 
 
-def _files(folder: Path) -> int:
-    return sum(path.is_file() for path in folder.rglob("*"))
+def write(source: Source, to: str, folder: Path) -> int:
+    """Make the folder with the files of a format in it; how many texts are hidden.
 
-
-def _described(
-    source: Source, folder: Path, to: str, write: Callable[[Source, Path], tuple[Sequence[Table], int]]
-) -> int:
-    """Tables with a README that explains each column, which is the card of a dataset too."""
+    Tables come with a README that explains each column; it is the card of a dataset too.
+    """
     import yaml
 
     folder.mkdir()
-    tables, hidden = write(source, folder)
-    configs: list[dict[str, Any]] = [
-        {"config_name": table.name, "data_files": f"{table.name}.parquet"} for table in tables
+    if to == "inspect":
+        return write_logs(source, folder)
+    tables, hidden = write_csv(source, folder) if to == "csv" else write_parquet(source, folder)
+    configs = [
+        {
+            "config_name": table.name,
+            "data_files": f"{table.name}.parquet",
+            **({"default": True} if table.row is SurfaceSample else {}),
+        }
+        for table in tables
     ]
-    for config in configs:
-        if config["config_name"] == "surface_samples":
-            config["default"] = True
-    said = {"source": source, "tables": tables, "hidden": hidden, "to": to, "version": __version__}
-    template = Path(__file__).with_name(_README).read_text(encoding="utf-8")
     head = f"---\n{yaml.safe_dump({'configs': configs}, sort_keys=False)}---\n\n" if to == "datasets" else ""
-    write_atomic(folder / "README.md", head + filled(template, **said))
+    template = Path(__file__).with_name("readme.md.j2").read_text(encoding="utf-8")
+    text = filled(template, source=source, tables=tables, hidden=hidden, to=to, version=__version__)
+    write_atomic(folder / "README.md", head + text)
     return hidden
+
+
+def _files(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.rglob("*"))
