@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from datablame.cli import leaderboard, look
+from datablame.cli import export, leaderboard, look
 from datablame.errors import DatablameError, RequestError, one_line
 
 app = typer.Typer(
@@ -163,6 +163,7 @@ def report(
 app.command()(look.status)
 app.command()(look.presets)
 app.command()(look.methods)
+app.command()(export.export)
 app.command()(leaderboard.leaderboard)
 organism_app.command("make")(look.organism_make)
 

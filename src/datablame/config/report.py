@@ -1,5 +1,7 @@
 """How results are shown; no number depends on it."""
 
+from typing import Literal
+
 from datablame.config.checks import Section
 
 
@@ -20,4 +22,9 @@ class Figures(Section):
 
 
 class Track(Section):
-    """Where a run is followed while it goes on."""
+    """Where a run is followed while it goes on: progress, what phases took, rates and the verdict, but no text."""
+
+    to: Literal["trackio", "wandb"] | None = None
+    """`trackio` writes to this machine (`pip install 'datablame[track]'`), `wandb` to where it is logged in."""
+    project: str = "datablame"
+    """The tracker's project; the run in it has the study's name."""

@@ -178,12 +178,13 @@ def bring_up_to_date(
     max_cost_usd: float | None = None,
     before: Callable[[Phase, bool], None] = lambda phase, new: None,
     reached: Callable[[Phase, bool], None] = lambda phase, skipped: None,
+    finished: Callable[[Phase], None] = lambda phase: None,
 ) -> None:
     """Run what is not current, in order, in as many threads as the world says.
 
     A phase works beside its last tables, in PHASE.part, which stay until the new ones are whole; what was begun there
     is finished. `before` is called before a phase runs, with whether it starts anew; `reached` of every phase that was
-    looked at, with whether it was skipped for being up to date.
+    looked at, with whether it was skipped for being up to date; `finished` of every one that ran, once it is whole.
 
     Raises DatablameError where a phase failed; what it finished stays.
     """
@@ -218,6 +219,7 @@ def bring_up_to_date(
             folder.replace(old)
         part.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
+        finished(phase)
 
 
 def _folder(phase: Phase, root: Path, end: str = "") -> Path:

@@ -16,7 +16,7 @@ from datablame.report.pages import PAGES, Conclusions, pages
 from datablame.report.redaction import redacted
 from datablame.report.results import Results, read_results
 from datablame.report.verdict import Verdict, verdict
-from datablame.report.wording import Statement
+from datablame.report.wording import Statement, spreadsheet
 from datablame.tables import EVERY, ArmRate, MethodInfo, Quality, Rate
 
 if TYPE_CHECKING:
@@ -126,11 +126,7 @@ def _patch(results: Results, root: Path) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in fields(ArmRate))
     for rate in results.comparison:
-        # A text that a spreadsheet would take for a formula gets an apostrophe.
-        writer.writerow(
-            f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-            for value in astuple(rate)
-        )
+        writer.writerow(map(spreadsheet, astuple(rate)))
     write_atomic(root / "patching_comparison.csv", text.getvalue())
     picture = png(patching_figure(results))
     write_atomic(root / "patching_comparison.png", picture)

@@ -116,6 +116,12 @@ def plain(text: str) -> str:
     return "".join(character for character in spaced if unicodedata.category(character)[0] != "C")
 
 
+def spreadsheet(value: Any) -> Any:
+    """A value for a CSV; a text that a spreadsheet would take for a formula gets an apostrophe."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if is_formula else value
+
+
 def markdown(text: str) -> str:
     """Text that Markdown shows as it is: no link, no markup, no HTML."""
     inert = _INLINE.sub(r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
