@@ -89,10 +89,10 @@ def _tables(source: Source) -> Iterator[tuple[Table, list[list[Any]], int]]:
     for row in TABLES:
         held = source.read(row)
         if held.rows:
-            phase, file = rows.TABLES[row]
+            place = rows.TABLES[row]
             columns = columns_of(row)
             claims = " ".join(claim(each) for each in row.__mro__ if is_dataclass(each))
-            table = Table(row, f"{phase}_{Path(file).stem}", claims, columns, len(held.rows))
+            table = Table(row, f"{place.phase}_{Path(place.file).stem}", claims, columns, len(held.rows))
             yield table, [[_value(each, column) for each in held.rows] for column in columns], held.hidden
 
 

@@ -19,8 +19,12 @@ def hidden(text: str) -> str:
 
 
 def without_harm(sample: S) -> S:
-    """An output, its text hidden where it is labelled harmful."""
-    return replace(sample, text=hidden(sample.text)) if sample.label == "harmful" else sample
+    """An output, its text hidden where it is labelled harmful, and the reason of its label, which may quote it."""
+    if sample.label != "harmful":
+        return sample
+    if isinstance(sample, SurfaceSample):
+        sample = replace(sample, label_reason=hidden(sample.label_reason))
+    return replace(sample, text=hidden(sample.text))
 
 
 def without_text(document: ShownDocument) -> ShownDocument:
