@@ -2,11 +2,12 @@
 
 import hashlib
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from datablame.report.results import Results
 from datablame.tables import ArmSample, ShownDocument, SurfaceSample
 
+_TEXTS = ("text", "label_reason")
 S = TypeVar("S", SurfaceSample, ArmSample)
 
 
@@ -22,9 +23,8 @@ def without_harm(sample: S) -> S:
     """An output, its text hidden where it is labelled harmful, and the reason of its label, which may quote it."""
     if sample.label != "harmful":
         return sample
-    if isinstance(sample, SurfaceSample):
-        sample = replace(sample, label_reason=hidden(sample.label_reason))
-    return replace(sample, text=hidden(sample.text))
+    texts: dict[str, Any] = {name: hidden(getattr(sample, name)) for name in _TEXTS if hasattr(sample, name)}
+    return replace(sample, **texts)
 
 
 def without_text(document: ShownDocument) -> ShownDocument:
