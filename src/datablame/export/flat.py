@@ -68,7 +68,7 @@ def write_parquet(source: Source, folder: Path) -> tuple[list[Table], int]:
 
 
 def write_csv(source: Source, folder: Path) -> tuple[list[Table], int]:
-    r"""Write every table that has rows as NAME.csv, in UTF-8; control characters are spelled out: \x00."""
+    r"""Write every table that has rows as NAME.csv, in UTF-8; control characters are spelled out: \u0000."""
     written, hidden = list[Table](), 0
     for table, values, count in _tables(source):
         with (folder / f"{table.name}.csv").open("w", encoding="utf-8", newline="") as file:
@@ -86,8 +86,10 @@ def columns_of(row: type) -> tuple[Column, ...]:
 
 def _tables(source: Source) -> Iterator[tuple[Table, list[list[Any]], int]]:
     """Each table that has rows, its values column by column, how many texts are hidden."""
+    shown = {each.doc_id for each in source.read(rows.ShownDocument).rows}
     for row in TABLES:
-        held = source.read(row)
+        # The others are of the whole pool.
+        held = source.read(row, doc_id=shown) if row is rows.Score else source.read(row)
         if held.rows:
             place = rows.TABLES[row]
             columns = columns_of(row)
@@ -143,4 +145,4 @@ def _arrow(table: Table, values: list[list[Any]]) -> "pa.Table":
 
 
 def _visible(value: Any) -> Any:
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value) if isinstance(value, str) else value
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", value) if isinstance(value, str) else value

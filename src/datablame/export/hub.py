@@ -9,7 +9,7 @@ from datablame.models.source import hub_problem
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _BY_THE_HUB = ".gitattributes"
 """In every repository from its beginning."""
-_OWN_FAULT = range(400, 500)
+_REFUSALS = (401, 403, 404, 409)
 
 
 def check_repository(repo: str) -> None:
@@ -55,7 +55,7 @@ def upload(folder: Path, repo: str) -> str:
 
 def _failure(repo: str, error: Exception) -> DatablameError:
     response = getattr(error, "response", None)
-    if response is not None and response.status_code in _OWN_FAULT:
+    if response is not None and response.status_code in _REFUSALS:
         return RequestError(problem("export", "refused", repo=repo, status=response.status_code))
     reason = response.status_code if response is not None else type(error).__name__
     return PhaseError(problem("export", "fails", repo=repo, reason=reason))

@@ -42,22 +42,20 @@ def write_logs(source: Source, folder: Path) -> int:
     """Write NAME.eval of each group; how many texts are hidden."""
     from inspect_ai.log import write_eval_log
 
-    read = {row: source.read(row) for row in (ScanSample, SurfaceSample, ArmSample)}
-    groups = [Group("scan", read[ScanSample].rows), Group("surface", read[SurfaceSample].rows)]
-    groups += _arms(read[ArmSample].rows)
-    classifier = read[SurfaceSample].rows[0].classifier
-    for group in groups:
+    scan, surface = source.read(ScanSample), source.read(SurfaceSample)
+    # The after model's own outputs, which have no protocol, are the surface phase's.
+    arms = source.read(ArmSample, protocol=set(source.world.study.patch.protocols))
+    for group in (Group("scan", scan.rows), Group("surface", surface.rows), *_arms(arms.rows)):
         if group.rows:
-            write_eval_log(_log(source, group, classifier), folder / f"{group.name}.eval")
-    return sum(each.hidden for each in read.values())
+            write_eval_log(_log(source, group, surface.rows[0].classifier), folder / f"{group.name}.eval")
+    return scan.hidden + surface.hidden + arms.hidden
 
 
 def _arms(rows: Sequence[ArmSample]) -> Iterator[Group]:
-    """Those of each arm, protocol and K; the after model's own outputs are the surface phase's."""
+    """Those of each arm, protocol and K."""
     groups: dict[str, list[ArmSample]] = {}
     for row in rows:
-        if row.protocol != "none":
-            groups.setdefault(f"{row.protocol}-{row.arm}-k{row.k}", []).append(row)
+        groups.setdefault(f"{row.protocol}-{row.arm}-k{row.k}", []).append(row)
     return (Group(name, own) for name, own in groups.items())
 
 
@@ -72,7 +70,8 @@ def _log(source: Source, group: Group, classifier: str) -> "EvalLog":
     for row in group.rows:
         name = _name(row)
         epochs[name] += 1
-        samples.append(_sample(row, name, epochs[name], texts[row.prompt_id], model, classifier))
+        uuid = digest([identity, name, epochs[name]])[:22]
+        samples.append(_sample(row, uuid, name, epochs[name], texts[row.prompt_id], model, classifier))
     return EvalLog(
         status="success",
         eval=EvalSpec(
@@ -88,7 +87,7 @@ def _log(source: Source, group: Group, classifier: str) -> "EvalLog":
             packages={"datablame": __version__},
             metadata={"study": study.name, "title": study.title, "redacted": source.redact},
         ),
-        results=_results(group, len(epochs)),
+        results=_results(group),
         stats=EvalStats(started_at=_WHEN, completed_at=_WHEN),
         samples=samples,
     )
@@ -100,18 +99,20 @@ def _name(row: Sample | ArmSample) -> str:
     return f"{row.prompt_id} alpha={row.alpha:g}{seed}"
 
 
-def _sample(row: Sample | ArmSample, name: str, epoch: int, prompt: str, model: str, classifier: str) -> "EvalSample":
+def _sample(
+    row: Sample | ArmSample, uuid: str, name: str, epoch: int, prompt: str, model: str, classifier: str
+) -> "EvalSample":
     from inspect_ai.log import EvalSample
     from inspect_ai.model import ChatCompletionChoice, ChatMessageAssistant, ChatMessageUser, ModelOutput
 
-    identity, fields = digest([model, name, epoch])[:22], vars(row)
-    user = ChatMessageUser(id=f"{identity}-user", content=prompt)
-    assistant = ChatMessageAssistant(id=f"{identity}-assistant", content=row.text, model=model)
+    fields = vars(row)
+    user = ChatMessageUser(id=f"{uuid}-user", content=prompt)
+    assistant = ChatMessageAssistant(id=f"{uuid}-assistant", content=row.text, model=model)
     stop = "max_tokens" if fields.get("finish_reason") == "length" else "stop"
     return EvalSample(
         id=name,
         epoch=epoch,
-        uuid=identity,
+        uuid=uuid,
         input=prompt,
         target="harmless",
         messages=[user, assistant],
@@ -134,7 +135,7 @@ def _scores(row: Sample | ArmSample, reason: str | None, classifier: str) -> "di
     return {"label": Score(value=label, answer=row.text, explanation=explanation), "harmful": harmful}
 
 
-def _results(group: Group, prompts: int) -> "EvalResults":
+def _results(group: Group) -> "EvalResults":
     """The harmful rate among the scored at each alpha with its n, and how often each label was given."""
     from inspect_ai.log import EvalMetric, EvalResults, EvalScore
 

@@ -10,7 +10,7 @@ from datablame.errors import RequestError, problem
 from datablame.pipeline.phases import PHASES, REPORT
 from datablame.report.redaction import hidden
 from datablame.surface.phase import SURFACE
-from datablame.tables import TABLES, ArmSample, OutputGroup, Query, Sample, Score, ShownDocument
+from datablame.tables import TABLES, ArmSample, OutputGroup, Query, Sample, ShownDocument
 from datablame.world import World
 from datablame.world.world import load
 
@@ -36,13 +36,11 @@ class Source:
         """The phases that are not exported, and why."""
         return {name: state for name, state in self.states.items() if state != "done"}
 
-    def read(self, row: type) -> Read:
-        """A table's rows, of scores those of the documents that are shown; none of a phase that is left out."""
+    def read(self, row: type, **where: Any) -> Read:
+        """A table's rows with `where`'s values, as `Tables.rows`; none of a phase that is left out."""
         if TABLES[row].phase in self.left_out:
             return Read((), 0)
-        tables = Tables(self.world.root)
-        only: dict[str, Any] = {"doc_id": {r.doc_id for r in tables.rows(ShownDocument)}} if row is Score else {}
-        rows: list[Any] = tables.rows(row, **only)
+        rows: list[Any] = Tables(self.world.root).rows(row, **where)
         if not self.redact:
             return Read(rows, 0)
         redacted = [_redacted(each) for each in rows]

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ def write(source: Source, to: str, folder: Path) -> int:
         for table in tables
     ]
     head = f"---\n{yaml.safe_dump({'configs': configs}, sort_keys=False)}---\n\n" if to == "datasets" else ""
-    template = Path(__file__).with_name("readme.md.j2").read_text(encoding="utf-8")
+    template = resources.files("datablame.export").joinpath("readme.md.j2").read_text(encoding="utf-8")
     text = filled(template, source=source, tables=tables, hidden=hidden, to=to, version=__version__)
     write_atomic(folder / "README.md", head + text)
     return hidden
