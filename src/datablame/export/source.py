@@ -1,16 +1,16 @@
 """What of a run folder may leave it: the tables of finished phases, harmful texts hidden."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datablame.engine.phase import State, Tables, state_of
 from datablame.errors import RequestError, problem
 from datablame.pipeline.phases import PHASES, REPORT
-from datablame.report.redaction import hidden
+from datablame.report.redaction import without_harm
 from datablame.surface.phase import SURFACE
-from datablame.tables import TABLES, ArmSample, OutputGroup, Query, Sample, ShownDocument
+from datablame.tables import TABLES
 from datablame.world import World
 from datablame.world.world import load
 
@@ -43,8 +43,8 @@ class Source:
         rows: list[Any] = Tables(self.world.root).rows(row, **where)
         if not self.redact:
             return Read(rows, 0)
-        redacted = [_redacted(each) for each in rows]
-        return Read([each for each, _ in redacted], sum(count for _, count in redacted))
+        redacted = [without_harm(each) for each in rows]
+        return Read([each.row for each in redacted], sum(each.hidden for each in redacted))
 
 
 def opened(root: Path, *, redact: bool) -> Source:
@@ -59,25 +59,3 @@ def opened(root: Path, *, redact: bool) -> Source:
     if states[SURFACE.name] != "done":
         raise RequestError(problem("export", "no surface", root=root, state=states[SURFACE.name]))
     return Source(world, states, redact)
-
-
-def _redacted(row: Any) -> tuple[Any, int]:
-    """The row without its harmful texts, and how many those were."""
-    match row:
-        case Sample(label="harmful"):
-            # The reason quotes what decided.
-            return _without(row, "text", "label_reason")
-        case ArmSample(label="harmful") | Query(harmful=True):
-            return _without(row, "text")
-        case ShownDocument():
-            return _without(row, "prompt", "response", "rejected")
-        case OutputGroup():
-            # Found without labels.
-            examples = [_without(each, "text") for each in row.examples]
-            return replace(row, examples=tuple(each for each, _ in examples)), sum(count for _, count in examples)
-    return row, 0
-
-
-def _without(row: Any, *fields: str) -> tuple[Any, int]:
-    shown = {field: text for field in fields if (text := getattr(row, field))}
-    return replace(row, **{field: hidden(text) for field, text in shown.items()}), len(shown)

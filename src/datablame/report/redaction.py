@@ -2,13 +2,19 @@
 
 import hashlib
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from datablame.report.results import Results
-from datablame.tables import ArmSample, ShownDocument, SurfaceSample
+from datablame.tables import ArmSample, OutputGroup, Query, Sample, ShownDocument
 
-_TEXTS = ("text", "label_reason")
-S = TypeVar("S", SurfaceSample, ArmSample)
+T = TypeVar("T")
+
+
+class Redacted(NamedTuple):
+    """A row without its harmful texts, and how many those were."""
+
+    row: Any
+    hidden: int
 
 
 def hidden(text: str) -> str:
@@ -19,28 +25,38 @@ def hidden(text: str) -> str:
     return f"[hidden: {len(text)} characters, SHA-256 {digest[:12]}]"
 
 
-def without_harm(sample: S) -> S:
-    """An output, its text hidden where it is labelled harmful, and the reason of its label, which may quote it."""
-    if sample.label != "harmful":
-        return sample
-    texts: dict[str, Any] = {name: hidden(getattr(sample, name)) for name in _TEXTS if hasattr(sample, name)}
-    return replace(sample, **texts)
+def without_harm(row: Any) -> Redacted:
+    """A row without the text of a harmful output, of a blamed document, or of an output that nobody labelled."""
+    match row:
+        case Sample(label="harmful"):
+            # The reason quotes what decided.
+            return _without(row, "text", "label_reason")
+        case ArmSample(label="harmful") | Query(harmful=True):
+            return _without(row, "text")
+        case ShownDocument():
+            return _without(row, "prompt", "response", "rejected")
+        case OutputGroup():
+            examples = [_without(each, "text") for each in row.examples]
+            count = sum(example.hidden for example in examples)
+            return Redacted(replace(row, examples=tuple(example.row for example in examples)), count)
+    return Redacted(row, 0)
 
 
-def without_text(document: ShownDocument) -> ShownDocument:
-    """A blamed document without its texts."""
-    return replace(
-        document,
-        prompt=hidden(document.prompt),
-        response=hidden(document.response),
-        rejected=hidden(document.rejected),
-    )
+def _without(row: Any, *fields: str) -> Redacted:
+    texts = {field: text for field in fields if (text := getattr(row, field))}
+    return Redacted(replace(row, **{field: hidden(text) for field, text in texts.items()}), len(texts))
+
+
+def shown(row: T) -> T:
+    """A row as it is shown where harmful texts are hidden."""
+    redacted: T = without_harm(row).row
+    return redacted
 
 
 def redacted(results: Results) -> Results:
-    """The results without the texts of harmful outputs, of outputs without a behaviour, and of blamed documents.
+    """The results as they are shown where harmful texts are hidden.
 
-    Prompts of the study stay; of rows that could not be read only the reason does.
+    Prompts of the study stay; of rows of the data that could not be read only the reason does.
     """
     data = results.pool.data
     files = tuple(
@@ -49,13 +65,9 @@ def redacted(results: Results) -> Results:
     )
     return replace(
         results,
-        samples=[without_harm(sample) for sample in results.samples],
-        queries=[replace(query, text=hidden(query.text)) for query in results.queries],
-        documents={name: without_text(document) for name, document in results.documents.items()},
-        groups=[
-            replace(group, terms=(), examples=tuple(replace(it, text=hidden(it.text)) for it in group.examples))
-            for group in results.groups
-        ],
-        themes=[replace(theme, terms=()) for theme in results.themes],
+        samples=[shown(sample) for sample in results.samples],
+        queries=[shown(query) for query in results.queries],
+        documents={name: shown(document) for name, document in results.documents.items()},
+        groups=[shown(group) for group in results.groups],
         pool=replace(results.pool, data=replace(data, files=files)),
     )

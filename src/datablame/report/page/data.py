@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from datablame.report.redaction import without_harm
+from datablame.report import redaction
 from datablame.report.results import Results
 from datablame.report.wording import percent
 from datablame.tables import (
@@ -47,7 +47,7 @@ def explorer(results: Results, world: "World", tables: "Tables") -> Explorer:
     of_arms = tables.rows(ArmSample)
     of_after, shown = _thinned(results.samples), _thinned(of_arms)
     if results.study.report.redact:
-        shown = [without_harm(sample) for sample in shown]
+        shown = [redaction.shown(sample) for sample in shown]
     prompts = {prompt.id: number for number, prompt in enumerate(results.prompts)}
     groups = [{"arm": "", "name": "surface phase: after"}]
     number = {("", "", 0, 0): 0}
