@@ -14,6 +14,8 @@ from datablame.errors import RequestError
 
 LOCK, TIMINGS, MANIFEST, STUDY = "run.lock", "timings.jsonl", "manifest.json", "study.yaml"
 REGISTRATION = "preregistration.json"
+HUMAN_LABELS = "human_labels*.jsonl"
+"""What people say of outputs of the run, one file each."""
 
 
 @contextlib.contextmanager
