@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from datablame.cli import leaderboard, look
+from datablame.cli import leaderboard, look, view
 from datablame.errors import DatablameError, RequestError, one_line
 
 app = typer.Typer(
@@ -124,6 +124,8 @@ _phase_command("attribute", "Phase 3: rank the training documents by every metho
 _phase_command("patch", "Phase 4: remove what was flagged, train and measure again.")
 _phase_command("report", "Phase 5: figures, tables, write-up, slides, one HTML page.")
 app.command()(look.status)
+app.command()(view.view)
+app.command()(view.label)
 app.command()(look.presets)
 app.command()(look.methods)
 app.command()(leaderboard.leaderboard)
