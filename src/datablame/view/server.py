@@ -17,8 +17,8 @@ from datablame.errors import RequestError, problem
 
 HOST = "127.0.0.1"
 _OWN = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 """Pages of ours run and load what this server serves, and nothing else."""
 _HEADERS = {
@@ -56,11 +56,11 @@ def serve(app: ASGIApp, *, methods: frozenset[str], port: int, browser: bool, sa
             ws="none",
             timeout_graceful_shutdown=1,
         )
-        say(address)
-        if browser:
-            webbrowser.open(address)
         # Ctrl-C is how one stops looking.
         with contextlib.suppress(KeyboardInterrupt):
+            say(address)
+            if browser:
+                webbrowser.open(address)
             uvicorn.Server(config).run(sockets=[listening])
 
 
