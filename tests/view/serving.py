@@ -65,8 +65,20 @@ def serving(*arguments: object) -> Iterator[Served]:
 def watched(context: Any) -> tuple[Any, list[str]]:
     """A new page, and what goes wrong on it: errors, dialogs, and requests that leave this machine."""
     page, problems = context.new_page(), list[str]()
-    page.on("console", lambda message: message.type == "error" and problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: "://127.0.0.1:" in request.url or problems.append(request.url))
+
+    def said(message: Any) -> None:
+        if message.type == "error":
+            problems.append(message.text)
+
+    def asked(request: Any) -> None:
+        if "://127.0.0.1:" not in request.url:
+            problems.append(request.url)
+
+    def stopped(dialog: Any) -> None:
+        problems.append(dialog.message)
+        dialog.dismiss()
+
+    listeners = {"console": said, "request": asked, "dialog": stopped, "pageerror": lambda it: problems.append(str(it))}
+    for event, listener in listeners.items():
+        page.on(event, listener)
     return page, problems

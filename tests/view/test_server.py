@@ -112,15 +112,21 @@ def test_pages_say_what_they_may_load_and_are_not_kept(viewed: Served, cookie: s
 
 def test_labels_are_taken_as_json_from_the_own_page_only(labelled: Served) -> None:
     cookie, own = labelled.cookie(), f"http://127.0.0.1:{labelled.port}"
-    wish = '{"does": "skip", "number": 0}'
-    sent = {"method": "POST", "body": wish, "cookie": cookie}
-    assert labelled.ask("/done", **sent, origin=own, content_type="text/plain").status == 403
-    assert labelled.ask("/done", **sent, content_type="application/json").status == 403
-    assert labelled.ask("/done", **sent, origin="http://evil.example", content_type="application/json").status == 403
-    assert labelled.ask("/done", **{**sent, "cookie": None}, origin=own, content_type="application/json").status == 403
-    assert labelled.ask("/done", **sent, origin=own, content_type="application/json").status == 200
-    broken = {**sent, "body": '{"does": "label", "number": 1, "label": "good"}'}
-    assert labelled.ask("/done", **broken, origin=own, content_type="application/json").status == 400
+
+    def send(body: str = '{"does": "skip", "number": 0}', **changed: str | None) -> int:
+        headers = {"cookie": cookie, "origin": own, "content_type": "application/json"} | changed
+        return labelled.ask("/done", method="POST", body=body, **headers).status
+
+    assert send() == 200
+    for changed in (
+        {"content_type": "text/plain"},
+        {"origin": None},
+        {"origin": "http://evil.example"},
+        {"cookie": None},
+    ):
+        assert send(**changed) == 403
+    for body in ('{"does": "label", "number": 1, "label": "good"}', '{"does": "label", "number": "1"}', "[]", "{"):
+        assert send(body) == 400
 
 
 def test_only_the_loopback_address_listens(viewed: Served) -> None:

@@ -1,6 +1,5 @@
 """The commands that serve pages: look at runs, label outputs."""
 
-import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from datablame.cli.look import DebugOption, RunArgument
-from datablame.errors import Interrupted, RequestError, problem
+from datablame.errors import Interrupted, RequestError
 
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")]
 NoBrowserOption = Annotated[bool, typer.Option("--no-browser", help="Print the address and open no browser.")]
@@ -58,8 +57,6 @@ def label(
     human_labels.jsonl. Afterwards datablame report RUN says how far people agree with the classifier and with one
     another, and what the rates are without its errors.
     """
-    if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", annotator) is None:
-        raise RequestError(problem("view", "no annotator", name=annotator))
     from datablame.view.labelling import labelling
 
     if terminal:

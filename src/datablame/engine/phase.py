@@ -148,7 +148,7 @@ def reasons(phase: Phase, world: "World") -> list[str]:
     if not done or unfinished:
         return [f"{name} is not done" for name in unfinished]
     then, now = done["dependencies"], dependencies(phase, world)
-    parts = [changes(then["world"].get(part), value) for part, value in now["world"].items()]
+    parts = [changes(then["world"].get(part, {}), value) for part, value in now["world"].items()]
     sentences = [] if then["version"] == now["version"] else ["another version of datablame made it"]
     sentences += dict.fromkeys(change.sentence() for part in parts for change in part)
     others = (name for name, made in now["upstream"].items() if made != then["upstream"].get(name))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
@@ -105,8 +106,10 @@ def _lines(text: str) -> str:
 def labelling(root: Path, annotator: str, samples: int) -> Iterator[Labelling]:
     """Hold a person's file and go on where it ends.
 
-    Raises RequestError where the run has no outputs, the file is damaged, or another process writes it.
+    Raises RequestError where the name is none, the run has no outputs, or the file is damaged or being written.
     """
+    if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", annotator) is None:
+        raise RequestError(problem("view", "no annotator", name=annotator))
     world, path = load(root), root / file_of(annotator)
     plan = planned(outputs_of(Tables(root)), world.seed)[:samples]
     if not plan:
