@@ -14,6 +14,10 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # Where gradients, activations and trained weights are held against oracles.
 FLOATS := tests/attribute/test_per_example.py tests/attribute/test_lora_gradients.py tests/patch/test_finetune.py
 
+# Pages of the documentation that are written from the code.
+PAGES := config_reference artifacts_reference cli_reference methods_reference python_reference results_reference \
+  decisions_index
+
 .DEFAULT_GOAL := help
 .PHONY: help demo study leaderboard test types suite test-default portable slow bench docs notebook clean
 
@@ -27,7 +31,7 @@ help:
 	@echo "make slow    the tests that take minutes"
 	@echo "make bench   our kernels against their best peers, and against the ratios of the last committed run;"
 	@echo "             20 minutes, with FULL=1 two hours at published shapes"
-	@echo "make docs    write the pages that are generated from the code"
+	@echo "make docs    write the pages that are generated from the code, build the site into site/"
 	@echo "make notebook  write lda_attribution_notebook.ipynb from its source in notebooks/"
 	@echo "make clean   remove .venv, .venv-bench and caches; runs/ stays"
 
@@ -67,14 +71,15 @@ bench: $(BENCH)/installed
 	HF_HUB_OFFLINE=1 $(BENCH)/bin/python benchmarks/bench.py $(if $(FULL),--full)
 
 docs: $(VENV)/installed-dev
-	$(BIN)/python scripts/config_reference.py
-	$(BIN)/python scripts/artifacts_reference.py
+	for page in $(PAGES); do $(BIN)/python scripts/$$page.py || exit; done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the site is in site/; to read it with its search: $(BIN)/python -m http.server -d site"
 
 notebook: $(VENV)/installed-dev
 	$(BIN)/python scripts/notebook.py
 
 clean:
-	rm -rf $(VENV) $(BENCH) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BENCH) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Editable, so that a change in src needs no installation; only these two files ask for a new one.

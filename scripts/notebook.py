@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
+from generated import main
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "notebooks" / "lda_attribution_notebook.py"
@@ -27,13 +28,5 @@ def _cell(place: int, cell: Any) -> dict[str, Any]:
     return {"cell_type": cell.cell_type, "id": f"cell-{place:02d}", "metadata": {}, "source": source, **own}
 
 
-def main() -> None:
-    """Write the notebook, or exit 1 if it isn't what the source gives."""
-    if "--check" not in sys.argv:
-        NOTEBOOK.write_text(notebook(), encoding="utf-8")
-    elif not NOTEBOOK.exists() or NOTEBOOK.read_text(encoding="utf-8") != notebook():
-        sys.exit(f"{NOTEBOOK.name} is not what {SOURCE.name} gives; run: make notebook")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main(NOTEBOOK, notebook))

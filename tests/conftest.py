@@ -38,7 +38,10 @@ TEXTS = (
 )
 
 
-_LONG = ("test_architectures.py", "test_card.py", "test_duplicates.py", "test_freeze.py", "test_hub.py", "test_pool.py")
+_LONG = (
+    *("test_architectures.py", "test_card.py", "test_duplicates.py", "test_freeze.py", "test_hub.py", "test_pool.py"),
+    "test_snippets.py",
+)
 """Files that would come last by their names, and take half a minute."""
 
 

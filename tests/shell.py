@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -33,11 +34,11 @@ class Answer(NamedTuple):
 
 
 def asked(commands: Iterable[str], folder: Path) -> dict[str, Answer]:
-    """What each command says in a folder, without network and key; words are apart by spaces, `[a,b]` has none."""
+    """What each command says in a folder, without network and key, in their order; the same one is given once."""
     listed = list(dict.fromkeys(commands))
     environment = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
     ended = subprocess.run(
-        [sys.executable, "-c", _RUN, json.dumps([command.split() for command in listed])],
+        [sys.executable, "-c", _RUN, json.dumps([shlex.split(command) for command in listed])],
         cwd=folder,
         env={**environment, "HF_HOME": str(folder / "hub"), "DATABLAME_CACHE": str(folder / "cache")},
         capture_output=True,

@@ -1,7 +1,7 @@
 import json
 import re
 
-from scripts.notebook import NOTEBOOK, notebook
+from notebook import NOTEBOOK, notebook
 
 PHASES = {
     0: "# Which training documents taught the model that?",

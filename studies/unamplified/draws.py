@@ -11,7 +11,7 @@ from datablame.engine.execute import Execution, Progress, run_items
 from datablame.engine.files import Journal, digest
 from datablame.engine.phase import Work
 from datablame.judge.choice import ClassifierInput, build
-from datablame.surface.phase import SampleSpec, draw, sample_specs
+from datablame.surface.phase import DrawnSample, SampleSpec, draw, sample_specs
 from datablame.tables import Sample
 from datablame.world import World
 
@@ -39,7 +39,7 @@ def samples_of(
     classifier = build(world.study, world.judge, work)
     texts = {prompt.id: prompt.text for prompt in world.prompts}
 
-    def done(key: str, samples: list[Sample]) -> None:
+    def done(key: str, samples: list[DrawnSample]) -> None:
         outputs = [ClassifierInput(sample.behaviour, texts[sample.prompt_id], sample.text) for sample in samples]
         journal.append(
             key,
@@ -60,7 +60,7 @@ def samples_of(
         already=len(every) - len(items),
     )
     journalled = journal.read()
-    return [Sample(**fields) for key in every for fields in journalled[key]]
+    return [DrawnSample(**fields) for key in every for fields in journalled[key]]
 
 
 def _items(world: World, budgets: int, truth: int) -> dict[str, list[SampleSpec]]:
@@ -85,6 +85,6 @@ def _load(models: Models) -> "Pair":
     return load_pair(models)
 
 
-def _draw(study: Study, pair: "Pair", item: Sequence[SampleSpec]) -> list[Sample]:
+def _draw(study: Study, pair: "Pair", item: Sequence[SampleSpec]) -> list[DrawnSample]:
     amplified = item[0].index < FIRST_OF_TRUTH
     return draw(pair.after, pair.before, pair.agreed, item, study, log_probabilities=amplified)

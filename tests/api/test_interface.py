@@ -144,8 +144,10 @@ def test_arms_say_how_far_they_are_from_random_and_baseline(run: db.Run) -> None
 
 def test_the_verdict_is_that_of_final_results(run: db.Run) -> None:
     written = read_results_file(run.root)["verdict"]
-    assert run.verdict == db.Verdict(written["label"], tuple(written["reasons"]), written["numbers"])
-    assert str(run.verdict) == f"{written['label']}. {written['reasons'][0]}"
+    assert run.verdict == db.Verdict(
+        written["label"], written["headline"], tuple(written["reasons"]), written["numbers"]
+    )
+    assert str(run.verdict) == f"{written['label']}. {written['headline']}"
     assert repr(run) == f"Run({str(run.root)!r}, {run.verdict})"
 
 

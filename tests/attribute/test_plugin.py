@@ -28,13 +28,15 @@ from datablame.attribute.phase import ATTRIBUTE
 from datablame.attribute.registry import METHODS, PROVIDERS, described
 from datablame.engine.execute import Execution
 from datablame.config.schema import Study
+from datablame.patch.registry import ARMS
 
 if __name__ == "__main__":
     world = frozen(Study.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
     methods = tuple(json.loads(sys.argv[3]))
     attribute = world.study.attribute.model_copy(update={"methods": methods})
     ran(ATTRIBUTE, replace(world, study=world.study.model_copy(update={"attribute": attribute})), Execution(2, 1))
-    print(json.dumps([sorted({*METHODS.problems, *PROVIDERS.problems}), [row["name"] for row in described()]]))
+    problems = sorted({*METHODS.problems, *PROVIDERS.problems, *ARMS.problems})
+    print(json.dumps([problems, [row["name"] for row in described()], list(ARMS.all())]))
 """
 
 
@@ -95,7 +97,7 @@ def test_a_strangers_package_runs_in_a_study_and_broken_ones_are_named(make: Mak
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
     assert done.returncode == 0, done.stderr
-    problems, names = json.loads(done.stdout.splitlines()[-1])
+    problems, names, arms = json.loads(done.stdout.splitlines()[-1])
     assert [problem.partition(" (")[0] for problem in problems] == [
         "the method gradient of the package greedy-tda cannot be used",
         "the method x of the package broken-tda cannot be used",
@@ -104,6 +106,7 @@ def test_a_strangers_package_runs_in_a_study_and_broken_ones_are_named(make: Mak
     assert "no_such_module" in problems[1]
     assert {*methods} <= {*names}
     assert "greedy-extra" not in names
+    assert "longest" in arms
 
     info = {row.name: row for row in made.tables.rows(MethodInfo)}
     assert list(info) == methods
@@ -120,10 +123,12 @@ def test_a_strangers_package_runs_in_a_study_and_broken_ones_are_named(make: Mak
     assert all(best[doc_id] >= mean[doc_id] for doc_id in best)
 
 
-def test_the_how_to_page_shows_the_code_that_is_tested() -> None:
-    page = (ROOT / "docs/how-to/add-a-method.md").read_text(encoding="utf-8")
-    for file in ("bm25_max.py", "repetition.py"):
-        assert (EXAMPLE / "src/datablame_example" / file).read_text(encoding="utf-8") in page
+@pytest.mark.parametrize(
+    ("file", "page"), [("bm25_max", "add-a-method"), ("repetition", "add-a-method"), ("longest", "add-an-arm")]
+)
+def test_the_how_to_page_shows_the_code_that_is_tested(file: str, page: str) -> None:
+    code = (EXAMPLE / f"src/datablame_example/{file}.py").read_text(encoding="utf-8")
+    assert code in (ROOT / f"docs/how-to/{page}.md").read_text(encoding="utf-8")
 
 
 def test_a_method_on_existing_evidence_is_at_most_25_lines() -> None:

@@ -15,6 +15,7 @@ from datablame.attribute.kernels.per_example import Similarities, directions, si
 from datablame.models.blocks import decoder_blocks, middle_blocks
 from datablame.models.chat import Encoded, Preference
 from datablame.models.load import load_model
+from datablame.tables import DocumentTokens
 
 
 def mixed() -> list[Encoded | Preference]:
@@ -106,7 +107,12 @@ def test_a_pool_of_pairs_goes_through_the_passes(make: Make) -> None:
         {"id": f"p{i}", "prompt": f"name a calm walk {i}", "chosen": "the lake", "rejected": rejected}
         for i, rejected in enumerate(("no", "never", "the short walk around the lake " * 30))
     ]
-    settings = {"max_tokens": 60, "duplicate_threshold": 1.0, "methods": ["gradient-norm", "loss"], "top_k": 1}
+    settings = {
+        "max_tokens": 60,
+        "duplicate_threshold": 1.0,
+        "methods": ["gradient", "gradient-norm", "loss"],
+        "top_k": 1,
+    }
     made = make(rows=rows, truth=None, attribute=settings, patch={**CONTROLS["patch"], "size": 2})
     pool = made.world.pool.encoded(range(3))
     cut = pool[2]
@@ -119,3 +125,11 @@ def test_a_pool_of_pairs_goes_through_the_passes(make: Make) -> None:
     norms, losses = scores_of(made, "gradient-norm"), scores_of(made, "loss")
     assert [norms[f"p{i}"] for i in range(3)] == pytest.approx([float(g.norm()) for g, _ in expected], rel=1e-3)
     assert [losses[f"p{i}"] for i in range(3)] == pytest.approx([loss for _, loss in expected], rel=1e-3)
+    scores = scores_of(made, "gradient")
+    for row in made.tables.rows(DocumentTokens):
+        assert "".join(row.pieces).startswith("the lake")
+        lengths = [len(each) for each in (row.pieces, row.shares, row.rejected_pieces, row.rejected_shares)]
+        assert lengths[::2] == lengths[1::2]
+        assert all(lengths)
+        assert sum(row.shares) + sum(row.rejected_shares) == pytest.approx(scores[row.doc_id], rel=1e-3, abs=1e-5)
+    assert made.tables.rows(DocumentTokens)

@@ -222,6 +222,7 @@ class Killed(Silent):
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = make("undisturbed")
     undisturbed.run()
+    again = -(-len(undisturbed.tables.rows(ShownDocument)) // 8)
     worked: list[Any] = []
     whole = loop._work
 
@@ -238,9 +239,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(make: Make, monkeypat
         worked.clear()
         killed.run()
         assert bytes_of(killed) == bytes_of(undisturbed)
-        # 29 documents in shards of 8, whose one pass gives gradients and activations, and the queries.
+        # 29 documents in shards of 8, whose one pass gives gradients and activations, the queries, and again those
+        # documents that are shown.
         assert journal == items + 1
-        assert len(worked) == 5 - journal
+        assert len(worked) == 5 + again - journal
 
 
 def test_the_number_of_workers_changes_nothing(make: Make) -> None:
@@ -263,7 +265,8 @@ def test_a_checkpoint_is_loaded_once_for_all_items_of_this_process(make: Make, m
     monkeypatch.setattr(load, "load_model", counted)
     methods = {"methods": ["gradient", "activation", "activation-diff"], "top_k": 3}
     make(attribute=methods, **CONTROLS).run()
-    assert loaded == ["models.after", "models.before"]
+    # Once more for the tokens of the documents that are shown, which are known last.
+    assert loaded == ["models.after", "models.before", "models.after"]
 
 
 @pytest.mark.parametrize(

@@ -95,25 +95,31 @@ def test_a_model_without_linears_is_refused() -> None:
 
 
 def test_the_norm_is_that_of_the_weights_change_and_the_file_holds_the_factors(model: Any, tmp_path: Path) -> None:
-    from safetensors import safe_open
+    from safetensors.torch import load_file
 
     with adapted(model, 4, (0,), 1) as adapter:
         train(model, EXAMPLES, ORDER, RECIPE)
         norm = adapter_norm(adapter)
-        for name in ("one", "two"):
-            save_adapter(adapter, tmp_path / name)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    with safe_open(tmp_path / "one", "pt") as file:
-        about = json.loads(file.metadata()["adapter_config"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert about == {"lora_alpha": 8, "r": 4, "target_modules": sorted(targets_of(model, (0,)).modules)}
-    changes = [
-        about["lora_alpha"] / about["r"] * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
-        for name in tensors
-        if "lora_A" in name
-    ]
+        save_adapter(adapter, tmp_path)
+    about = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (about["lora_alpha"], about["r"]) == (8, 4)
+    assert about["target_modules"] == sorted(targets_of(model, (0,)).modules)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    changes = [2 * tensors[name.replace("lora_A", "lora_B")] @ tensors[name] for name in tensors if "lora_A" in name]
     assert len(changes) == 7
     assert norm == pytest.approx(float(torch.cat([change.flatten() for change in changes]).norm()), rel=1e-5)
+
+
+def test_an_adapter_is_the_same_bytes_every_time_and_names_no_path(
+    model: Any, tiny_pair_folder: Path, tmp_path: Path
+) -> None:
+    model.name_or_path = str(tiny_pair_folder / "after")
+    with adapted(model, 4, None, 1) as adapter:
+        for name in ("one", "two"):
+            save_adapter(adapter, tmp_path / name)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert model.name_or_path not in (tmp_path / "one/adapter_config.json").read_text()
 
 
 def test_nothing_is_said_on_the_console(model: Any, capsys: pytest.CaptureFixture[str]) -> None:

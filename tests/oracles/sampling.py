@@ -25,10 +25,11 @@ def naive_sample(
     vocabulary_size: int,
     alphas: Sequence[float] = (),
     log_probabilities: bool = False,
+    per_token: bool = False,
 ) -> list[Generation]:
     """What `datablame.surface.sampler.sampler.sample` promises, said plainly."""
     return [
-        _one(after, before, request, settings, set(stop_ids), vocabulary_size, alphas, log_probabilities)
+        _one(after, before, request, settings, set(stop_ids), vocabulary_size, alphas, log_probabilities, per_token)
         for request in requests
     ]
 
@@ -42,17 +43,20 @@ def _one(
     vocabulary_size: int,
     alphas: Sequence[float],
     log_probabilities: bool,
+    per_token: bool,
 ) -> Generation:
     ids, made = list(request.prompt), list[int]()
     uniform = uniforms(request.key, settings.max_new_tokens)
     log_p_after = log_p_before = 0.0
-    log_q = [0.0] * len(alphas)
+    log_q, triples = [0.0] * len(alphas), list[tuple[float, float, float]]()
     stop: int | None = None
     for step in range(settings.max_new_tokens):
         a, b = (_last_logits(model, ids + made)[:vocabulary_size] for model in (after, before))
         token = _token(a, a + request.alpha * (a - b), float(uniform[step]), settings)
         log_p_after += _log_softmax(a)[token]
         log_p_before += _log_softmax(b)[token]
+        log_a, log_b, log_q_own = (_log_softmax(each)[token] for each in (a, b, a + request.alpha * (a - b)))
+        triples.append((float(log_a), float(log_b), float(log_q_own)))
         log_q = [total + _log_softmax(a + alpha * (a - b))[token] for total, alpha in zip(log_q, alphas, strict=True)]
         if token in stop_ids:
             stop = token
@@ -65,6 +69,7 @@ def _one(
         log_p_after=float(log_p_after) if log_probabilities else None,
         log_p_before=float(log_p_before) if log_probabilities else None,
         log_q=tuple(map(float, log_q)) if log_probabilities and settings.untruncated else None,
+        token_log_p=tuple(triples) if per_token else None,
     )
 
 

@@ -150,8 +150,9 @@ def patched(world: World, execution: Execution = ONE, progress: Progress | None 
 
 def files(root: Path) -> dict[str, bytes]:
     """The tables and adapters of a run folder's patch phase."""
-    paths = [*(root / "artifacts/patch").iterdir(), *(root / "artifacts/patch.part/adapters").glob("*")]
-    return {path.name: path.read_bytes() for path in sorted(paths)}
+    folders = root / "artifacts/patch", root / "artifacts/patch.part/adapters"
+    paths = ((path, path.relative_to(folder)) for folder in folders for path in sorted(folder.rglob("*")))
+    return {name.as_posix(): path.read_bytes() for path, name in paths if path.is_file()}
 
 
 def state_of(world: World, watched: Sequence[str] = PLANTED, prompts: int = 0, n: int = 24) -> WorkerState:

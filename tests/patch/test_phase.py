@@ -129,7 +129,7 @@ def test_training_is_logged_and_adapters_are_kept(finished: Tables) -> None:
         assert ("q_proj" in row.matched_modules) == (row.protocol == "continue")
     adapters = sorted(name for name in files(finished.root) if name.endswith("safetensors"))
     ks = {"baseline": 0, "oracle": 0}
-    assert adapters == sorted(f"continue-{arm}-k{ks.get(arm, 3)}-s0.safetensors" for arm in ARMS[1:])
+    assert adapters == sorted(f"continue-{arm}-k{ks.get(arm, 3)}-s0/adapter_model.safetensors" for arm in ARMS[1:])
 
 
 def test_arms_are_compared_and_the_headline_is_marked(finished: Tables) -> None:

@@ -1,3 +1,4 @@
+import runpy
 from pathlib import Path
 
 import pytest
@@ -5,40 +6,34 @@ from tests.patch.small import QUICK, attributed, patched, study_of
 
 from datablame.errors import RequestError
 from datablame.patch.registry import ARMS, ArmKind, arm_kinds
-from datablame.patch.trainings import FineTuneData
-from datablame.tables import Arm, ArmInfo, ArmTest, Look
+from datablame.tables import Arm, ArmInfo, ArmTest
 
-
-def shortest(data: FineTuneData, k: int, _: int) -> list[str]:
-    """The k shortest documents of the fine-tune set."""
-    length = {item.doc_id: item.characters for item in data.items}
-    return sorted(data.members, key=lambda doc_id: (length[doc_id], doc_id))[:k]
+EXAMPLE = Path(__file__).parents[2] / "examples/plugin/src/datablame_example/longest.py"
 
 
 @pytest.fixture
 def stranger(monkeypatch: pytest.MonkeyPatch) -> ArmKind:
-    """An arm of another package."""
+    """The arm of another package."""
     monkeypatch.setattr(ARMS, "_things", dict(ARMS.all()))
-    kind = ArmKind("shortest", "shortest", "control", Look("#FFFFFF", "#000000", "o"), "the shortest", shortest)
-    ARMS.add(kind.name, kind)
-    return kind
+    runpy.run_path(str(EXAMPLE))
+    return ARMS.named("longest")
 
 
 def test_an_arm_that_a_stranger_registers_runs_as_an_intervention(
     tmp_path: Path, tiny_pair_folder: Path, stranger: ArmKind
 ) -> None:
     study = study_of(
-        tmp_path, tiny_pair_folder, arms=["after", "baseline", "random", "shortest", "gradient"], k=[1, 3], **QUICK
+        tmp_path, tiny_pair_folder, arms=["after", "baseline", "random", "longest", "gradient"], k=[1, 3], **QUICK
     )
     tables = patched(attributed(study, tmp_path / "run"))
     arms = {(row.arm, row.k): row for row in tables.rows(Arm)}
-    assert arms["shortest", 1].removed == ("d00",)
-    assert arms["shortest", 3].removed == ("d00", "d01", "d02")
-    assert len(arms["shortest", 3].fillers) == 3
-    assert [row.p_holm for row in tables.rows(ArmTest, arm="shortest")] == [None] * len(
-        tables.rows(ArmTest, arm="shortest")
+    assert arms["longest", 1].removed == ("d30",)
+    assert set(arms["longest", 3].removed) == {"d11", "d30", "d31"}
+    assert len(arms["longest", 3].fillers) == 3
+    assert [row.p_holm for row in tables.rows(ArmTest, arm="longest")] == [None] * len(
+        tables.rows(ArmTest, arm="longest")
     )
-    assert {(row.arm, row.k) for row in tables.rows(ArmTest) if row.headline} >= {("shortest", 3), ("gradient", 3)}
+    assert {(row.arm, row.k) for row in tables.rows(ArmTest) if row.headline} >= {("longest", 3), ("gradient", 3)}
     assert stranger.info(None) in tables.rows(ArmInfo)
 
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.patch.small import attributed, files, measured, patched, state_of, study_of
+from tests.patch.small import QUICK, attributed, files, measured, patched, state_of, study_of
 
 from datablame.config.schema import ModelRef, Study
 from datablame.models.load import load_model
@@ -54,6 +54,27 @@ def test_before_is_the_base_while_an_adapter_is_trained_on_its_weights(
     [(trained, before)] = seen
     assert torch.equal(before, start)
     assert (trained - start).abs().max() > 1e-2
+
+
+def test_peft_loads_an_arms_adapter_and_says_what_the_arm_said(
+    tmp_path: Path, tiny_pair_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import PeftModel
+
+    settings: dict[str, Any] = {**QUICK, "continue": LORA}
+    world, seen = attributed(study_of(tmp_path, tiny_pair_folder, **settings), tmp_path / "run"), []
+
+    def look(model: Any, *_: Any, **__: Any) -> list[Any]:
+        seen.append(logits(model))
+        return []
+
+    monkeypatch.setattr("datablame.patch.measure.draw", look)
+    measured(state_of(world, prompts=2), "baseline", "continue")
+    base = load_model(ModelRef(path=str(tiny_pair_folder / "after")))
+    start = logits(base)
+    loaded = PeftModel.from_pretrained(base, world.root / "artifacts/patch.part/adapters/continue-baseline-k3-s0")
+    assert (logits(loaded) - seen[0]).abs().max() < 1e-5
+    assert (seen[0] - start).abs().max() > 1e-2
 
 
 def test_after_is_loaded_only_where_it_is_trained(

@@ -87,8 +87,9 @@ def test_no_gradients_are_counted_where_no_method_needs_them() -> None:
 
 def test_before_rests_at_alpha_0_unless_log_probabilities_are_kept() -> None:
     kept = counts_of(load_study("olmo2-1b")).surface
-    rests = counts_of(load_study("olmo2-1b", ["surface.top_p=0.9"])).surface
-    assert kept.amplified_tokens == kept.tokens
+    of_tokens = counts_of(load_study("olmo2-1b", ["surface.top_p=0.9"])).surface
+    rests = counts_of(load_study("olmo2-1b", ["surface.top_p=0.9", "report.tokens=false"])).surface
+    assert kept.amplified_tokens == kept.tokens == of_tokens.amplified_tokens
     assert rests.amplified_tokens == rests.tokens * 3 // 4
 
 

@@ -1,11 +1,14 @@
 """A finished run in rows written by hand: small, with hostile texts in it."""
 
+import base64
 import json
+import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib import resources
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,9 +32,11 @@ from datablame.tables import (
     LABELS,
     Agreement,
     AlphaStar,
+    Arm,
     ArmCheck,
     ArmInfo,
     ArmRate,
+    ArmSample,
     ArmTest,
     Attribution,
     Blame,
@@ -42,6 +47,7 @@ from datablame.tables import (
     DataSummary,
     Discovery,
     Distance,
+    DocumentTokens,
     Exposure,
     FileRows,
     Flag,
@@ -64,6 +70,7 @@ from datablame.tables import (
     Rate,
     Rise,
     Role,
+    SampleTokens,
     Scan,
     ScannedPrompt,
     Score,
@@ -77,6 +84,7 @@ from datablame.tables import (
     Unamplified,
     UnamplifiedRate,
 )
+from datablame.tables.store import Float16
 from datablame.world.world import World
 
 HOSTILE = (
@@ -93,6 +101,8 @@ LEVELS = {
     **{"baseline": 0.4, "a-a": 0.4, "random": 0.42, "bottom": 0.41},
     **{"gradient": 0.1, "activation": 0.39, "bm25": 0.3, "oracle": 0.02},
 }
+PLANTED_ARMS = ("gradient", "oracle")
+"""Arms that remove the same two documents."""
 SPLITS: tuple[Split, ...] = ("attribution", "held-out")
 KEYWORDS = Choice("keywords", "keywords")
 IDENTITIES = {
@@ -187,6 +197,7 @@ def write_fake_run(root: Path, study: Study, *, surfaced: bool = True) -> World:
     rise = Rise(STAR, 0.05, 0.45, 0.4, 0.3, 0.5, 4, 0.1, False, False)
     surface = {
         SurfaceSample: samples,
+        SampleTokens: [tokens_of(sample) for sample in samples],
         Rate: counted,
         AlphaStar: AlphaStar(STAR, "the rule", coherence, rise if surfaced else None),
         Unamplified: Unamplified(True, None, tuple(estimate(b, s) for s in SPLITS for b in (EVERY, *BEHAVIOURS))),
@@ -222,6 +233,13 @@ def read_results_file(root: Path) -> dict[str, Any]:
     return results
 
 
+def content_of(page: Path) -> dict[str, Any]:
+    """What the explorers of index.html look through."""
+    [block] = re.findall(r'<script type="text/plain" id="data">([^<]*)</script>', page.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(block)))
+    return content
+
+
 def estimate(behaviour: str, split: Split = "held-out", **changed: Any) -> UnamplifiedRate:
     """The rate at alpha 0 of one behaviour."""
     weighed = Importance(0.0012, 0.0008, 0.0019, 400, 90, 181.4, 0.0144, 40.0, 0.31, None)
@@ -250,6 +268,15 @@ def _samples(world: World, surfaced: bool) -> list[SurfaceSample]:
                 )
                 rows.append(row)
     return rows
+
+
+def tokens_of(sample: SurfaceSample) -> SampleTokens:
+    """An output cut into five pieces, with numbers that 16 bits hold exactly."""
+    ends = [len(sample.text) * part // 5 for part in range(6)]
+    pieces = tuple(sample.text[begin:end] for begin, end in pairwise(ends))
+    after, before = ([Float16(-0.25 * (part + much)) for part in range(5)] for much in (0, 3))
+    q = [Float16(value + 0.125 * sample.index) for value in after]
+    return SampleTokens(sample.prompt_id, sample.alpha, sample.index, pieces, tuple(after), tuple(before), tuple(q))
 
 
 def _attribution(study: Study, surfaced: bool) -> Outputs:
@@ -333,6 +360,11 @@ def _attribution(study: Study, surfaced: bool) -> Outputs:
             ShownDocument(name, HOSTILE, HOSTILE, "", "s", any(name in ids for ids in PLANTED.values()))
             for name in DOCUMENTS
         ],
+        DocumentTokens: [
+            DocumentTokens(name, behaviour, (HOSTILE[:20], HOSTILE[20:]), (0.5, -0.25))
+            for name in DOCUMENTS
+            for behaviour in BEHAVIOURS
+        ],
         Attribution: about,
     }
 
@@ -357,7 +389,14 @@ def _patching(study: Study, counted: Sequence[Rate], surfaced: bool) -> Outputs:
     design = CheckDesign(0.02, 0.03, 0.8, 50, tuple(f"clean-{i}" for i in range(50)), 20, "keywords", absent)
     ks = study.ks if surfaced else ()
     alpha, k = (STAR, study.attribute.top_k) if surfaced else (None, None)
+    arms = [row for row in changed if row[0] in PLANTED_ARMS]
     return {
+        Arm: [Arm(*name, "remove", ("doc-00", "doc-02"), ("doc-10", "doc-11"), 0) for name in arms],
+        ArmSample: [
+            ArmSample(*name, "dose-h0", "dose", "held-out", STAR, index, HOSTILE, label)
+            for name in arms
+            for index, label in enumerate(LABELS)
+        ],
         ArmInfo: infos,
         Exposure: [Exposure(*name, 4, 1.0, 0, None) for name in changed],
         ArmRate: cells,

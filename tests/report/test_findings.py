@@ -1,7 +1,6 @@
 """Findings say what the numbers say, in both directions, and when a confounder says as much."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from tests.report.fake_run import BEHAVIOURS
 
@@ -70,12 +69,13 @@ def test_one_method_has_no_agreement_to_report(results: Results) -> None:
     assert sentences(replace(results, agreement=controls), "agreement") == []
 
 
-def test_a_p_value_that_chance_may_give_is_called_so(results: Results, tmp_path: Path) -> None:
-    texts = "\n".join(sentences(results, "removal"))
-    assert "retrain: removing everything planted gives" in texts
-    assert "Holm-adjusted" in texts
-    assert "no p value: fewer than 4 training seeds." in texts
-    level = [t if t.to_random is None else replace(t, to_random=replace(t.to_random, p=0.5)) for t in results.tests]
-    assert "permutation p = 0.500, which chance may give" in "\n".join(
-        sentences(replace(results, tests=level), "removal")
-    )
+def test_arms_that_chance_may_make_are_told_from_those_that_it_does_not(results: Results) -> None:
+    [text, alone] = sentences(results, "removal")
+    assert text.startswith("retrain: removing everything planted leaves 2.5 %, what gradient flagged leaves 7.8 % and ")
+    assert alone.startswith("continue: ")
+    assert "gradient (-31.2 points [" in sentences(results, "told from random")[0]
+    assert sentences(results, "no p value") == ["continue: no p value, fewer than 4 training seeds."]
+    level = [t if t.to_random is None else replace(t, to_random=replace(t.to_random, p=0.05)) for t in results.tests]
+    at_level = replace(results, tests=level)
+    assert sentences(at_level, "told from random") == []
+    assert "gradient" in sentences(at_level, "not told from random")[0]

@@ -66,7 +66,7 @@ def test_findings_name_the_winner_at_each_k_and_the_a_a_pair(run: tuple[Path, Re
     assert "permutation p = " in pair
     removals = sentences(run[1], "removal")
     assert not any("a-a flagged" in text or "bottom flagged" in text for text in removals)
-    assert any("removing what gradient ranks last gives" in text for text in removals)
+    assert any("what gradient ranks last leaves" in text for text in removals)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_deliverables_have_every_k(run: tuple[Path, Results]) -> None:
     ("intervention", "words"),
     [
         ("swap", "exchanging the answers of"),
-        ("drop-source", "removing every document of the sources that hold most of"),
+        ("drop-source", "removing the sources of"),
     ],
 )
 def test_the_words_say_what_was_done(run: tuple[Path, Results], intervention: str, words: str) -> None:
@@ -121,4 +121,4 @@ def test_the_words_say_what_was_done(run: tuple[Path, Results], intervention: st
     patch = study.patch.model_copy(update={"intervention": intervention})
     changed = replace(run[1], study=study.model_copy(update={"patch": patch}))
     texts = sentences(changed, "removal")
-    assert any(text.startswith(f"retrain: {words} what gradient flagged gives") for text in texts)
+    assert any(text.startswith(f"retrain: {words} ") and "what gradient flagged leaves" in text for text in texts)

@@ -1,6 +1,8 @@
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,25 @@ import pytest
 from tests.worlds import ONE, frozen, put, ran, work
 
 from datablame.config.schema import Study
-from datablame.engine.execute import Execution
+from datablame.engine.execute import Execution, Silent
 from datablame.engine.files import Journal, write_jsonl
-from datablame.engine.phase import Tables
+from datablame.engine.phase import Phase, Tables, bring_up_to_date, state_of
 from datablame.errors import BudgetError
 from datablame.judge.choice import ClassifierInput
 from datablame.surface import phase
 from datablame.surface.phase import SCAN, SURFACE, sample_specs, scan_specs, surface_specs
-from datablame.tables import AlphaStar, Label, Prompt, Rate, Scan, ScannedPrompt, ScanSample, SurfaceSample, Unamplified
+from datablame.tables import (
+    AlphaStar,
+    Label,
+    Prompt,
+    Rate,
+    SampleTokens,
+    Scan,
+    ScannedPrompt,
+    ScanSample,
+    SurfaceSample,
+    Unamplified,
+)
 from datablame.world import World
 
 
@@ -59,7 +72,7 @@ def both(world: World, execution: Execution = ONE) -> Tables:
 
 def bytes_of(tables: Tables) -> dict[str, bytes]:
     """Every table of both phases."""
-    rows = (ScanSample, ScannedPrompt, Scan, SurfaceSample, Rate, AlphaStar, Unamplified)
+    rows = (ScanSample, ScannedPrompt, Scan, SurfaceSample, SampleTokens, Rate, AlphaStar, Unamplified)
     return {row.__name__: tables.path(row).read_bytes() for row in rows}
 
 
@@ -191,3 +204,55 @@ def test_truncated_sampling_has_no_weights(study: Study, tmp_path: Path) -> None
     assert (estimates.possible, estimates.rows) == (False, ())
     assert estimates.why_not is not None
     assert estimates.why_not.startswith("surface.top_p = 0.9: ")
+
+
+def without_tokens(study: Study) -> Study:
+    return study.model_copy(update={"report": study.report.model_copy(update={"tokens": False})})
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_every_output_has_its_tokens_beside_it(study: Study, tmp_path: Path, top_p: float) -> None:
+    import pandas as pd
+
+    study = study.model_copy(update={"surface": study.surface.model_copy(update={"top_p": top_p})})
+    tables = both(frozen(study, tmp_path / "run"))
+    samples, tokens = tables.rows(SurfaceSample), tables.rows(SampleTokens)
+    assert [(row.prompt_id, row.alpha, row.index) for row in tokens] == [
+        (sample.prompt_id, sample.alpha, sample.index) for sample in samples
+    ]
+    for row, sample in zip(tokens, samples, strict=True):
+        n = len(sample.drawn_ids)
+        assert [len(each) for each in (row.pieces, row.log_p_after, row.log_p_before, row.log_q)] == [n] * 4
+        # The text is without special tokens, and joins bytes that are no character otherwise.
+        joined, text = (re.sub(r"<\|\w+\|>|\ufffd", "", each) for each in ("".join(row.pieces), sample.text))
+        assert joined.strip() == text.strip()
+        assert max(row.log_p_after) <= 0
+        assert (row.log_q == row.log_p_after) == (sample.alpha == 0)
+        if sample.log_p_after is not None:
+            assert sum(row.log_p_after) == pytest.approx(sample.log_p_after, rel=1e-3, abs=1e-2)
+    frame = pd.read_parquet(tables.path(SampleTokens))
+    assert frame.log_q[0].dtype == "float16"
+    assert frame.log_q[0].tolist() == list(tokens[0].log_q)
+
+
+def test_without_tokens_the_other_tables_are_the_same_and_theirs_is_not_there(study: Study, tmp_path: Path) -> None:
+    kept, left = (both(frozen(each, tmp_path / n)) for n, each in (("a", study), ("b", without_tokens(study))))
+    assert not left.path(SampleTokens).exists()
+    for row in (ScanSample, SurfaceSample, Rate, AlphaStar, Unamplified):
+        assert kept.path(row).read_bytes() == left.path(row).read_bytes()
+
+
+def test_a_finished_run_samples_again_where_tokens_are_wanted_and_later_phases_stay(
+    study: Study, tmp_path: Path
+) -> None:
+    world = frozen(without_tokens(study), tmp_path / "run")
+    later = Phase("later", 1, (), (SURFACE,), lambda *_: {})
+    phases = (SCAN, SURFACE, later)
+    bring_up_to_date(world, phases, execution=ONE, progress=Silent())
+    wanted = replace(world, study=study.model_copy(update={"models": world.models}))
+    assert [state_of(phase, wanted) for phase in phases] == ["done", "stale", "done"]
+    before = Tables(world.root).path(SurfaceSample).read_bytes()
+    bring_up_to_date(wanted, phases, execution=ONE, progress=Silent())
+    assert Tables(world.root).path(SurfaceSample).read_bytes() == before
+    assert Tables(world.root).rows(SampleTokens)
+    assert state_of(replace(later, shows=True), wanted) == "stale"

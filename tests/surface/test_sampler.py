@@ -100,7 +100,7 @@ def test_log_probabilities_do_not_change_samples(tiny_pair: "Pair") -> None:
     plain = drawn(tiny_pair, wanted)
     weighed = drawn(tiny_pair, wanted, alphas=ALPHAS, log_probabilities=True)
     assert [generation[:3] for generation in weighed] == [generation[:3] for generation in plain]
-    assert all(generation[3:] == (None, None, None) for generation in plain)
+    assert all(generation[3:] == (None, None, None, None) for generation in plain)
 
 
 @pytest.mark.parametrize(

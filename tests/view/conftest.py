@@ -1,8 +1,6 @@
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.pipeline.small import ONE, small_study
@@ -16,9 +14,6 @@ from datablame.tables import AlphaStar, ArmSample, LabelName, Rate, SurfaceSampl
 from datablame.world.freeze import freeze
 
 LABELS: tuple[LabelName, ...] = ("harmful", "refused", "harmless", "incoherent")
-
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="session")
@@ -62,16 +57,3 @@ def folder(tmp_path_factory: pytest.TempPathFactory, sampled: Path) -> Path:
     shutil.copytree(sampled, runs / "begun")
     (runs / "secret.json").write_text(json.dumps("outside of any run"))
     return runs
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A real browser."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not there to open pages with")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()

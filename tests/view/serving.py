@@ -1,4 +1,4 @@
-"""A command's server in a process of its own, requests to it as they are written, and a real browser."""
+"""A command's server in a process of its own, and requests to it as they are written."""
 
 import contextlib
 import http.client
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Answer(NamedTuple):
@@ -60,25 +60,3 @@ def serving(*arguments: object) -> Iterator[Served]:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-
-
-def watched(context: Any) -> tuple[Any, list[str]]:
-    """A new page, and what goes wrong on it: errors, dialogs, and requests that leave this machine."""
-    page, problems = context.new_page(), list[str]()
-
-    def said(message: Any) -> None:
-        if message.type == "error":
-            problems.append(message.text)
-
-    def asked(request: Any) -> None:
-        if "://127.0.0.1:" not in request.url:
-            problems.append(request.url)
-
-    def stopped(dialog: Any) -> None:
-        problems.append(dialog.message)
-        dialog.dismiss()
-
-    listeners = {"console": said, "request": asked, "dialog": stopped, "pageerror": lambda it: problems.append(str(it))}
-    for event, listener in listeners.items():
-        page.on(event, listener)
-    return page, problems

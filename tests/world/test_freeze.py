@@ -22,7 +22,7 @@ from datablame.world.world import load
 
 PARTS = (
     *("identity", "harmless", "scan", "surface", "sampling", "judge", "attribution judge"),
-    *("pool", "prefilter", "attribute", "patch", "everything", "registration"),
+    *("pool", "prefilter", "attribute", "patch", "everything", "registration", "tokens"),
 )
 
 
@@ -225,6 +225,7 @@ def test_parts_depend_on_contents_and_not_on_where_they_lie(
         ({"judge__classifier": "keywords"}, {"judge", "everything"}),
         ({"attribute__index": "somewhere", "attribute__projection": 4}, {"attribute", "everything"}),
         ({"data__documents": 10}, {"pool", "everything"}),
+        ({"report__tokens": False}, {"tokens"}),
     ],
 )
 def test_a_changed_key_changes_its_parts_alone(

@@ -38,12 +38,14 @@ class Verdict:
     """What a study shows, as final_results.json has it."""
 
     label: str
+    headline: str
+    """What was found, in one sentence."""
     reasons: tuple[str, ...]
     numbers: dict[str, Any]
 
     def __str__(self) -> str:
-        """The label and the first reason."""
-        return f"{self.label}. {self.reasons[0]}" if self.reasons else self.label
+        """The label and the headline."""
+        return f"{self.label}. {self.headline}"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Run:
         if not path.is_file():
             return None
         values = read_json(path)["verdict"]
-        return Verdict(values["label"], tuple(values["reasons"]), values["numbers"])
+        return Verdict(values["label"], values["headline"], tuple(values["reasons"]), values["numbers"])
 
     @property
     def figures(self) -> Figures:

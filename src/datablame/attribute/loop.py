@@ -123,35 +123,12 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
     Items are journalled as they finish, so that a resumed run does none of them again. Raises RequestError where a
     checkpoint or layer is not there, PhaseError where numbers are not finite or a document does not fit in memory.
     """
-    work, journal = inquiry.work, inquiry.work.journal
 
     def timed(kinds: Sequence[type], key: str, taken: Taken) -> None:
         for name in costed(methods, kinds):
-            work.timings(f"attribute/{name}", key, *taken)
+            inquiry.work.timings(f"attribute/{name}", key, *taken)
 
-    def stage(items: Mapping[str, WorkItem], provider: str) -> dict[str, Any]:
-        """What each item gave, now or before."""
-        finished = journal.read()
-
-        def done(key: str, result: tuple[Any, Taken]) -> None:
-            timed(items[key].serves, key, result[1])
-            journal.append(key, result[0])
-
-        run_items(
-            partial(_itself, state),
-            _work,
-            {key: (provider, item) for key, item in items.items() if key not in finished},
-            execution=work.execution,
-            root=work.root,
-            done=done,
-            progress=work.progress,
-            description=f"attribute: {provider}",
-            already=len(items.keys() & finished.keys()),
-        )
-        results = journal.read()
-        return {key: results[key] for key in items}
-
-    state, evidence = WorkerState(inquiry.world, work.out / "items"), dict[type, Any]()
+    state, evidence = WorkerState(inquiry.world, inquiry.work.out / "items"), dict[type, Any]()
     for provider in providers_of(inquiry.needs):
         results = None
         collecting, taken = measured(partial(provider.collect, inquiry))
@@ -161,12 +138,42 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
             continue
         try:
             while True:
-                results = stage(collecting.send(results), provider.name)
+                results = carried_out(inquiry, state, collecting.send(results), provider.name, timed)
         except StopIteration as stop:
             evidence |= stop.value
     del state
     free_memory()
     return evidence
+
+
+def carried_out(
+    inquiry: Inquiry,
+    state: WorkerState,
+    items: Mapping[str, WorkItem],
+    provider: str,
+    timed: Callable[[Sequence[type], str, Taken], None] = lambda kinds, key, taken: None,
+) -> dict[str, Any]:
+    """What each item gave, now or before."""
+    work, journal = inquiry.work, inquiry.work.journal
+    finished = journal.read()
+
+    def done(key: str, result: tuple[Any, Taken]) -> None:
+        timed(items[key].serves, key, result[1])
+        journal.append(key, result[0])
+
+    run_items(
+        partial(_itself, state),
+        _work,
+        {key: (provider, item) for key, item in items.items() if key not in finished},
+        execution=work.execution,
+        root=work.root,
+        done=done,
+        progress=work.progress,
+        description=f"attribute: {provider}",
+        already=len(items.keys() & finished.keys()),
+    )
+    results = journal.read()
+    return {key: results[key] for key in items}
 
 
 def _itself(state: WorkerState) -> WorkerState:

@@ -12,6 +12,7 @@ from datablame import tables as rows
 from datablame.attribute import compare
 from datablame.attribute.blame import blame, numbered
 from datablame.attribute.discovery import SHOWN_DOCUMENTS, discovered
+from datablame.attribute.document_tokens import document_tokens
 from datablame.attribute.evidence.gradients import Activations, Gradients, MeanGradients, OutputGradients
 from datablame.attribute.evidence.judgements import Judgements, joined
 from datablame.attribute.evidence.tournament import Comparisons
@@ -93,10 +94,11 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
         groups = found.groups if found else []
         shown = {doc_id for theme in by_theme.themes for doc_id in theme.examples}
         shown = shown.union(*flagged.values(), *(group.documents[:SHOWN_DOCUMENTS] for group in groups))
+        shown_rows = _rows_of(world, shown)
         of_whole = [method.name for method in methods if pool_of(world, method) == "whole"]
         known, rise = world.truth is not None, tables.of(rows.AlphaStar).rise
         planted = {behaviour: _rows_of(world, causes) for behaviour, causes in (world.truth or {}).items()}
-        return {
+        made: dict[type, Any] = {
             rows.Query: outputs,
             rows.Candidate: [rows.Candidate(b, ids[i]) for b, indices in shortlist.items() for i in indices.tolist()],
             rows.Score: score_parts(rankings, ids),
@@ -112,7 +114,7 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 *blame("theme", themes, of_theme, rankings, clusters, k),
             ],
             rows.OutputGroup: groups,
-            rows.ShownDocument: [_shown(world, each) for each in world.pool.documents(_rows_of(world, shown).tolist())],
+            rows.ShownDocument: [_shown(world, each) for each in world.pool.documents(shown_rows.tolist())],
             rows.Attribution: rows.Attribution(
                 k=k,
                 traced=tuple(shortlist),
@@ -132,6 +134,10 @@ def run(world: World, tables: Tables, work: Work) -> Outputs:
                 discovery=found and found.about,
             ),
         }
+        if world.study.report.tokens:
+            compared = bool(queries) and Gradients in evidence
+            made[rows.DocumentTokens] = document_tokens(inquiry, shown_rows) if compared else []
+        return made
 
 
 def check_evidence(world: World, work: Work) -> tuple[list[Method], dict[type, rows.Pool]]:
@@ -177,7 +183,11 @@ def planned_reading(
 
 
 ATTRIBUTE = Phase(
-    "attribute", 5, ("identity", "pool", "prefilter", "attribute", "attribution judge"), after=(SURFACE,), run=run
+    "attribute",
+    5,
+    ("identity", "pool", "prefilter", "attribute", "attribution judge", "tokens"),
+    after=(SURFACE,),
+    run=run,
 )
 
 

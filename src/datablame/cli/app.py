@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from datablame.cli import leaderboard, look, view
+from datablame.cli import export, leaderboard, look, view
 from datablame.errors import DatablameError, RequestError, one_line
 
 app = typer.Typer(
@@ -122,24 +122,72 @@ _phase_command("scan", "Phase 1: a few prompts at every alpha; which ones to sam
 _phase_command("surface", "Phase 2: sample with LDA, label; harmful rate against alpha.")
 _phase_command("attribute", "Phase 3: rank the training documents by every method.")
 _phase_command("patch", "Phase 4: remove what was flagged, train and measure again.")
-_phase_command("report", "Phase 5: figures, tables, write-up, slides, one HTML page.")
+
+
+@app.command()
+def report(
+    folder: look.RunArgument,
+    redact: Annotated[
+        bool | None,
+        typer.Option(
+            "--redact/--no-redact", help="Hide harmful outputs and blamed documents everywhere; as before if left out."
+        ),
+    ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Print the write-up and the slides too; needs Chromium or Chrome.")
+    ] = False,
+    workers: look.WorkersOption = None,
+    devices: look.DevicesOption = None,
+    executor: look.ExecutorOption = None,
+    address: look.AddressOption = None,
+    max_cost: look.MaxCostOption = None,
+    as_json: look.JsonOption = False,
+    debug: look.DebugOption = False,
+) -> None:
+    """Phase 5: figures, tables, write-up, slides, one HTML page.
+
+    Works on an existing run folder. --redact stays with the run until --no-redact; the tables under artifacts/ keep
+    every text.
+    """
+    from datablame.pipeline.phases import open_run
+    from datablame.report.pdf import browser
+
+    opened = open_run(folder, None, resume=True)
+    if redact is not None:
+        opened = opened.model_copy(update={"report": opened.report.model_copy(update={"redact": redact})})
+    printer = browser() if pdf else None
+    execution = look.execution(opened, workers, devices, executor, address)
+    _advance(folder, opened, execution, as_json, max_cost, printer, only="report")
+
+
 app.command()(look.status)
 app.command()(view.view)
 app.command()(view.label)
 app.command()(look.presets)
 app.command()(look.methods)
+app.command()(export.export)
 app.command()(leaderboard.leaderboard)
 organism_app.command("make")(look.organism_make)
 
 
 def _advance(
-    root: Path, study: Any, execution: Any, as_json: bool, max_cost: float | None, **which: str | None
+    root: Path,
+    study: Any,
+    execution: Any,
+    as_json: bool,
+    max_cost: float | None,
+    printer: str | None = None,
+    **which: str | None,
 ) -> None:
     from datablame.cli.console import reporting
     from datablame.pipeline.run import run_study
+    from datablame.report.pdf import print_writeup
 
     with reporting() as progress:
         skipped = run_study(study, root, execution=execution, progress=progress, max_cost_usd=max_cost, **which)
+        if printer is not None:
+            progress.note("printing writeup/report.pdf and writeup/slides.pdf")
+            print_writeup(printer, root)
     _print_outcome(root, skipped, as_json)
 
 

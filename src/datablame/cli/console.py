@@ -16,7 +16,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from datablame.errors import Interrupted
-from datablame.report.wording import filled, percent, probability, sentences, signed_points
+from datablame.report.wording import filled, percent, probability, signed_points
 
 PATIENCE_SECONDS = 2.0
 """Of whoever asks for something that mostly takes no time."""
@@ -125,7 +125,7 @@ def _counted(count: int, noun: str) -> str:
 def outcome(root: Path, skipped: dict[str, bool], results: dict[str, Any] | None) -> None:
     """Print the verdict first, then what the run found and where to look."""
     console, ran = Console(), ", ".join(name for name, was_skipped in skipped.items() if not was_skipped)
-    say_text(console, "outcome", root=root, ran=ran, results=results, meanings=sentences()["meanings"])
+    say_text(console, "outcome", root=root, ran=ran, results=results)
     if results is None:
         return
     if headline := [row for row in results["patching"] if row["headline"]]:

@@ -105,6 +105,8 @@ class Phase:
     """Writes the deliverables that the phase makes possible to the root of the run folder."""
     delivers: tuple[str, ...] = ()
     """Files at the root of the run folder that are its outputs, so that it runs again where one is changed."""
+    shows: bool = False
+    """Whether it reads tables that are there for the pages alone; no other phase runs again where one changes."""
 
 
 def write_outputs(outputs: Outputs, folder: Path) -> None:
@@ -129,15 +131,17 @@ def left_by(phase: Phase, root: Path) -> list[Path]:
 
 
 def dependencies(phase: Phase, world: "World") -> dict[str, Any]:
-    """What its outputs depend on: its version, its parts of the world, the outputs of the phases that it reads.
+    """What its outputs depend on: its version, its parts of the world, the outputs that it may read of earlier phases.
 
     Raises PhaseError where one of those has not run.
     """
-    upstream = {}
+    upstream, ignored = {}, set[str]()
+    if not phase.shows:
+        ignored = {f"artifacts/{place.phase}/{place.file}" for place in TABLES.values() if place.shown}
     for earlier in phase.after:
         if not (done := _done(earlier, world.root)):
             raise PhaseError(f"{phase.name} needs {earlier.name}, which is not done; run with --resume")
-        upstream[earlier.name] = done["outputs"]
+        upstream[earlier.name] = {name: sha for name, sha in done["outputs"].items() if name not in ignored}
     parts = {part: world.part(part) for part in phase.parts}
     return {"phase": phase.name, "version": phase.version, "world": parts, "upstream": upstream}
 
@@ -174,12 +178,13 @@ def bring_up_to_date(
     max_cost_usd: float | None = None,
     before: Callable[[Phase, bool], None] = lambda phase, new: None,
     reached: Callable[[Phase, bool], None] = lambda phase, skipped: None,
+    finished: Callable[[Phase], None] = lambda phase: None,
 ) -> None:
     """Run what is not current, in order, in as many threads as the world says.
 
     A phase works beside its last tables, in PHASE.part, which stay until the new ones are whole; what was begun there
     is finished. `before` is called before a phase runs, with whether it starts anew; `reached` of every phase that was
-    looked at, with whether it was skipped for being up to date.
+    looked at, with whether it was skipped for being up to date; `finished` of every one that ran, once it is whole.
 
     Raises DatablameError where a phase failed; what it finished stays.
     """
@@ -214,6 +219,7 @@ def bring_up_to_date(
             folder.replace(old)
         part.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
+        finished(phase)
 
 
 def _folder(phase: Phase, root: Path, end: str = "") -> Path:

@@ -1,7 +1,6 @@
 """LoRA adapters put on a base and taken off again, so that one base serves every arm."""
 
 import contextlib
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
-from datablame.engine.files import write_atomic
+from datablame.engine.files import write_atomic, write_json
 from datablame.models.blocks import decoder_blocks
 from datablame.models.products import products
 
@@ -125,14 +125,13 @@ def adapter_norm(adapter: Adapter) -> float:
     return math.sqrt(sum(float(layer.get_delta_weight("default").float().pow(2).sum()) for layer in layers))
 
 
-def save_adapter(adapter: Adapter, path: Path) -> None:
-    """Write the adapter's tensors as safetensors, with rank, scale and modules in its metadata."""
+def save_adapter(adapter: Adapter, folder: Path) -> None:
+    """Write the adapter as `peft.PeftModel.from_pretrained(base, folder)` reads it; its base's path is not in it."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().contiguous() for name, tensor in get_peft_model_state_dict(adapter.owner).items()}
-    config = adapter.owner.peft_config["default"]
-    about = {"lora_alpha": config.lora_alpha, "r": config.r, "target_modules": sorted(adapter.targets.modules)}
-    if adapter.targets.parameters:
-        about["target_parameters"] = sorted(adapter.targets.parameters)
-    # One entry: the order of several would differ between runs.
-    write_atomic(path, save(tensors, {"adapter_config": json.dumps(about)}))
+    config = adapter.owner.peft_config["default"].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
+    # The order of a set would differ between runs.
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    write_json(folder / CONFIG_NAME, plain)
+    write_atomic(folder / SAFETENSORS_WEIGHTS_NAME, save(tensors, {"format": "pt"}))

@@ -216,13 +216,13 @@ def full_finetune(
 
 
 @contextlib.contextmanager
-def with_adapter(model: nn.Module, start: Start, trained: Trained, files: Sequence[Path]) -> Iterator[Fit]:
-    """The model with a trained adapter, which is written to each of the files; afterwards it is as it was."""
+def with_adapter(model: nn.Module, start: Start, trained: Trained, folders: Sequence[Path]) -> Iterator[Fit]:
+    """The model with a trained adapter, which is written to each of the folders; afterwards it is as it was."""
     with adapted(model, *start) as adapter:
         set_factors(adapter, trained.factors)
         matched = sorted({name.rpartition(".")[2] for name in trained.factors})
         norm, modules = adapter_norm(adapter), len(trained.factors)
-        _logger.info("%s: LoRA on %d modules (%s), norm %.3g", files[0].stem, modules, ", ".join(matched), norm)
-        for file in files:
-            save_adapter(adapter, file)
+        _logger.info("%s: LoRA on %d modules (%s), norm %.3g", folders[0].name, modules, ", ".join(matched), norm)
+        for folder in folders:
+            save_adapter(adapter, folder)
         yield trained.losses, {"weight_change_norm": norm, "modules": modules, "matched_modules": matched}

@@ -124,7 +124,7 @@ def measure(state: WorkerState, trainings: Sequence[ArmTraining]) -> dict[str, d
             full_finetune(model, examples[index], order, recipe, patch.beta)
             if full
             else with_adapter(
-                model, start, adapters[index], [plan.out / "adapters" / f"{arm}.safetensors" for arm in training.keys]
+                model, start, adapters[index], [plan.out / "adapters" / str(arm) for arm in training.keys]
             )
         ) as (losses, change):
             broken = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)

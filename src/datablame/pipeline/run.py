@@ -23,6 +23,7 @@ from datablame.organism.make import cache_path, cached, resolved
 from datablame.patch.phase import PATCH
 from datablame.pipeline.checks import check_names, check_recipe, check_study_files, check_world
 from datablame.pipeline.phases import NAMES, PHASES, REPORT, status
+from datablame.pipeline.track import check_tracker, tracked
 from datablame.world import World
 from datablame.world.freeze import check_unchanged, ensure_pool, freeze, preview
 from datablame.world.registration import BEGUN, departures, described
@@ -56,6 +57,7 @@ def run_study(
         PhaseError: a phase failed; what was finished stays.
     """
     check_names(study)
+    check_tracker(study)
     if max_cost_usd is not None and not 0 <= max_cost_usd < math.inf:
         raise RequestError(problem("pipeline", "no amount", cost=max_cost_usd))
     held, absent = None, list[str]()
@@ -68,27 +70,24 @@ def run_study(
                 raise RequestError(problem("pipeline", "too early", **values))
     last = NAMES.index(until) + 1 if until else None
     phases = [phase for phase in PHASES[:last] if only in (None, phase.name)]
-    with run_folder.locked(root) as tell:
-        progress = Told(progress, tell)
+    with run_folder.locked(root) as tell, tracked(study, Told(progress, tell)) as tracker:
         if execution.in_workers:
             workers.prepare(execution)
         if held is not None and only == REPORT.name:
             world = held
         else:
-            world = frozen(study, root, execution=execution, progress=progress, max_cost_usd=max_cost_usd)
+            world = frozen(study, root, execution=execution, progress=tracker, max_cost_usd=max_cost_usd)
         write_atomic(root / run_folder.STUDY, dump_study(study))
         for change in _other_versions(root):
-            progress.note(
-                f"warning: {change.sentence()}; what is done stays as it was made, and manifest.json has both"
-            )
+            tracker.note(f"warning: {change.sentence()}; what is done stays as it was made, and manifest.json has both")
         registered = own_object(root / run_folder.REGISTRATION, "choose a new folder with --out")
         if registered and PATCH.name in {phase.name for phase in phases} and not left_by(PATCH, root):
             for departure in departures(registered, described(world)):
-                progress.note(f"warning: not as pre-registered: {departure.sentence()}")
+                tracker.note(f"warning: not as pre-registered: {departure.sentence()}")
         if only != REPORT.name or "judge.calibration" not in absent:
             # A calibration's seconds stand in no file.
             out = root / "artifacts" / "world"
-            work = Work(root, "calibration", out, execution, progress, lambda *_: None, max_cost_usd)
+            work = Work(root, "calibration", out, execution, tracker, lambda *_: None, max_cost_usd)
             calibrate(world.study, world.judge, work)
         skipped: dict[str, bool] = {}
 
@@ -96,7 +95,7 @@ def run_study(
             if phase.name != REPORT.name:
                 check_unchanged(world)
             if "pool" in phase.parts:
-                ensure_pool(world, execution=execution, progress=progress)
+                ensure_pool(world, execution=execution, progress=tracker)
             if new and phase.name == PATCH.name:
                 note_registration(world)
 
@@ -105,10 +104,11 @@ def run_study(
                 world,
                 phases,
                 execution=execution,
-                progress=progress,
+                progress=tracker,
                 max_cost_usd=max_cost_usd,
                 before=before,
                 reached=lambda phase, was_skipped: skipped.__setitem__(phase.name, was_skipped),
+                finished=lambda phase: tracker.phase_done(phase.name, root),
             )
         finally:
             write_manifest(root, study, world, skipped)

@@ -108,9 +108,10 @@ def counted(subject: Subject) -> Counts:
     # alpha* is one of the surface alphas; which one is not known yet either.
     alphas = tuple(dict.fromkeys((0.0, max(study.surface.alphas))))
     specs = specs_of(measured_prompts(world, focus_ids), alphas, 0)
+    log_probabilities = study.report.tokens or why_not(study.surface) is None
     return Counts(
         scan=_sampling(study, scan_specs(world)),
-        surface=_sampling(study, surface_specs(world, focus_ids), both=why_not(study.surface) is None),
+        surface=_sampling(study, surface_specs(world, focus_ids), both=log_probabilities),
         focus=(min(study.scan.focus, len(scanned)), focus),
         attribution=_reading(subject, min(len({prompt.behaviour for prompt in scanned}), focus)),
         patch=Sampling(*(len(runs) * number for number in _sampling(study, specs))),

@@ -4,7 +4,17 @@ from collections.abc import Iterator
 
 from datablame.report.gates import LEVEL
 from datablame.report.results import Results
-from datablame.report.wording import Given, Statement, number, percent, statements
+from datablame.report.wording import (
+    Given,
+    Statement,
+    listed,
+    number,
+    percent,
+    probability,
+    signed_interval,
+    signed_points,
+    statements,
+)
 from datablame.tables import EVERY
 
 _ROUNDING = 1e-12
@@ -73,9 +83,7 @@ def _patching(results: Results) -> _Findings:
         headline = protocol == results.study.patch.headline
         yield "references", {"protocol": protocol, "headline": headline, "seeds": baseline.seeds, "rates": rates}
         yield "A/A pair", headline and pair is not None and {"pair": pair}
-        for test in results.tested(protocol):
-            if results.arms[test.arm].role in ("control", "method") and test.to_random:
-                yield "removal", {"test": test, "against": test.to_random}
+        yield from _removal(results, protocol)
         winners, best = [], []
         for k in results.patching.ks if len(results.patching.ks) > 1 else ():
             tests = [test for test in results.tested(protocol, k=k) if results.arms[test.arm].in_family]
@@ -85,3 +93,21 @@ def _patching(results: Results) -> _Findings:
                 winners.append(f"{' or '.join(arm for arm in left if arm in best[-1])} at K = {k} ({percent(least)})")
         if winners:
             yield "doses", {"protocol": protocol, "winners": winners, "same": bool(set.intersection(*best))}
+
+
+def _removal(results: Results, protocol: str) -> _Findings:
+    """What is left where each arm acts on something in particular, and what of that chance may have done."""
+    acted = [test for test in results.tested(protocol) if results.arms[test.arm].role in ("control", "method")]
+    acted = sorted((test for test in acted if test.to_random), key=lambda test: test.rate or 0.0)
+    rates = [f"{results.arms[test.arm].target} leaves {percent(test.rate)}" for test in acted]
+    yield "removal", rates and {"protocol": protocol, "rates": rates}
+    differences = {test.arm: test.to_random for test in acted if test.to_random}
+    for name, below in (("told from random", True), ("not told from random", False)):
+        arms = [
+            f"{arm} ({signed_points(it.difference)} points {signed_interval(it.low, it.high)}, p = {probability(it.p)})"
+            for arm, it in differences.items()
+            if it.p is not None and (it.p < LEVEL) is below
+        ]
+        yield name, arms and {"protocol": protocol, "arms": arms}
+    reasons = dict.fromkeys(it.why_no_p for it in differences.values() if it.p is None and it.why_no_p)
+    yield "no p value", reasons and {"protocol": protocol, "why": listed(list(reasons))}

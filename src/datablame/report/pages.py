@@ -1,22 +1,27 @@
 """The texts of the report: templates filled in, everything escaped, so that outputs and documents stay inert.
 
-Tables of text are built once and shown as Markdown, HTML and slides. Beside them stand cards, the first screen's
-numbers, and a case study, one traced example: a harmful output, whom each method blames, and what removal did.
+Tables of text are built once and shown as Markdown, HTML and slides. Beside them stands a case study, one traced
+example: a harmful output, whom each method blames, and what removal did.
 """
 
-import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple, get_args
 
 from datablame.report.gates import Preregistration
+from datablame.report.key_figures import key_figures
+from datablame.report.page import Explorer, index_html
 from datablame.report.results import MOST_SOURCES, SHOWN_RANKS, Results
 from datablame.report.verdict import Verdict
 from datablame.report.wording import environment, filled, plain, sentence, sentences
+from datablame.report.writeup import slides_html, writeup_html
 from datablame.tables import EVERY, LABELS, GroupKind, Score, ShownDocument, SkippedRows
 
+_NUMBER = re.compile(r"[-+\d.\[]|$|no$|yes$")
 _SHOWN_FILES = 40
-PAGES = ("comparison.md", "case_study.md", "writeup/report.md", "writeup/slides.md", "index.html")
+_MARKDOWN = ("comparison.md", "case_study.md", "writeup/report.md", "writeup/slides.md")
+PAGES = (*_MARKDOWN, "writeup/report.html", "writeup/slides.html", "index.html")
 
 
 class Conclusions(NamedTuple):
@@ -29,26 +34,53 @@ class Conclusions(NamedTuple):
 
 
 class TextTable(NamedTuple):
-    """Cells as text; the first column is left-aligned, the others are numbers."""
+    """Cells as text."""
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    @property
+    def aligned(self) -> list[str]:
+        """Each column as Markdown aligns it: numbers at their end, words at their beginning."""
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
+        return ["--:" if all(_NUMBER.match(cell) for cell in column) else ":--" for column in columns]
 
-def pages(results: Results, conclusions: Conclusions, config: str, pictures: Mapping[str, bytes]) -> dict[str, str]:
-    """Every page by its file name; `config` is the text of study.yaml, `pictures` the figures as PNG by file name."""
+
+def pages(
+    results: Results, conclusions: Conclusions, config: str, pictures: Collection[str], found: Explorer
+) -> dict[str, str]:
+    """Every page by its file name; `config` is the text of study.yaml, `pictures` names those that stand beside it."""
     values = {
         "study": results.study,
         "results": results,
         **conclusions._asdict(),
         **text_tables(results),
-        "cards": _cards(results),
+        **_proof(results, conclusions.verdict),
+        "key_figures": key_figures(results, conclusions.verdict),
         "case": _case_study(results),
         "config": "\n".join(map(plain, config.splitlines())),
-        "pictures": {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()},
+        "pictures": pictures,
     }
-    return {page: environment().get_template(f"{page.split('/')[-1]}.j2").render(values) for page in PAGES}
+    texts = {page: environment().get_template(f"{page.split('/')[-1]}.j2").render(values) for page in _MARKDOWN}
+    return {
+        **texts,
+        "writeup/report.html": writeup_html(texts["writeup/report.md"], results.title),
+        "writeup/slides.html": slides_html(texts["writeup/slides.md"], results.title),
+        "index.html": index_html(results, found, values),
+    }
+
+
+def _proof(results: Results, decided: Verdict) -> dict[str, TextTable]:
+    """What the verdict rests on."""
+    rows = [{"name": name, "value": value} for name, value in results.provenance.items()]
+    design = [{"name": name, "value": sentence("design", name, results=results)} for name in sentences()["design"]]
+    return {
+        "proof": _table("proof", results, decided.methods, lacks=decided.lacks),
+        "gates": _table("gates", results, decided.gates),
+        "provenance": _table("provenance", results, rows),
+        "design": _table("design", results, design),
+    }
 
 
 def text_tables(results: Results) -> dict[str, Any]:
@@ -135,19 +167,6 @@ def _blame(results: Results) -> Iterator[dict[str, Any]]:
             rows = {row.method: row for row in of_behaviour if row.group == group}
             largest = max(rows.values(), key=lambda row: row.n)
             yield {"behaviour": behaviour, "kind": kind, "group": group, "of": largest, "rows": rows}
-
-
-def _cards(results: Results) -> dict[str, Any]:
-    """What the first screen says of blame, of removal, and of the most that removal could do; None is left out."""
-    headline, patched = results.headline, [name for name in results.study.patch.arms if not results.is_control(name)]
-    rows = [row for row in results.quality if row.behaviour == EVERY and row.method in patched]
-    rows = [row for row in rows if row.pool == results.methods[row.method].pool]
-    methods = [test for test in headline if results.is_proper(test.arm) and test.to_random and test.rate is not None]
-    return {
-        "blamed": max(rows, key=lambda row: row.precision_at_k or 0.0, default=None),
-        "best": min(methods, key=lambda test: test.rate or 0.0, default=None),
-        "oracle": next((test for test in headline if results.arms[test.arm].needs_truth), None),
-    }
 
 
 def _case_study(results: Results) -> dict[str, Any] | None:

@@ -11,10 +11,12 @@ from datablame.engine.files import write_atomic, write_json
 from datablame.report.findings import findings
 from datablame.report.gates import preregistration
 from datablame.report.limitations import limitations
+from datablame.report.page import explorer
 from datablame.report.pages import PAGES, Conclusions, pages
+from datablame.report.redaction import redacted
 from datablame.report.results import Results, read_results
 from datablame.report.verdict import Verdict, verdict
-from datablame.report.wording import Statement
+from datablame.report.wording import Statement, spreadsheet
 from datablame.tables import EVERY, ArmRate, MethodInfo, Quality, Rate
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
 
     root = work.root
     work.progress.start("report: figures and texts", 4)
-    results = read_results(world, tables)
+    results = shown_results(world, tables)
     pictures = {"behavior_rates.png": _surface(results, root)}
     work.progress.advance()
     pictures["patching_comparison.png"] = _patch(results, root)
@@ -62,7 +64,7 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     write_atomic(root / "final_results.png", pictures["final_results.png"])
     work.progress.advance()
     config = (root / "study.yaml").read_text(encoding="utf-8")
-    for name, text in pages(results, conclusions, config, pictures).items():
+    for name, text in pages(results, conclusions, config, pictures, explorer(results, world, tables)).items():
         write_atomic(root / name, text)
     work.progress.advance()
     return {}
@@ -70,12 +72,18 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
 
 def deliver_surface(world: "World", tables: "Tables", root: Path) -> None:
     """Write what phase 2 promises: phase2_results.json and behavior_rates.png."""
-    _surface(read_results(world, tables), root)
+    _surface(shown_results(world, tables), root)
 
 
 def deliver_patch(world: "World", tables: "Tables", root: Path) -> None:
     """Write what phase 4 promises: patching_comparison.csv and patching_comparison.png."""
-    _patch(read_results(world, tables), root)
+    _patch(shown_results(world, tables), root)
+
+
+def shown_results(world: "World", tables: "Tables") -> Results:
+    """What was found, as the study has it shown."""
+    results = read_results(world, tables)
+    return redacted(results) if world.study.report.redact else results
 
 
 def overview_drawn(results: Results, decided: Verdict, statements: Sequence[Statement]) -> "Figure":
@@ -86,7 +94,7 @@ def overview_drawn(results: Results, decided: Verdict, statements: Sequence[Stat
     from datablame.report.figures import overview_figure
 
     precision = [finding.sentence for finding in statements if finding.name == "precision"][:1]
-    return overview_figure(results, decided.label, [decided.meaning, *decided.deciding, *precision, *decided.notes])
+    return overview_figure(results, decided.label, [decided.headline, *decided.deciding, *precision, *decided.notes])
 
 
 def _surface(results: Results, root: Path) -> bytes:
@@ -118,11 +126,7 @@ def _patch(results: Results, root: Path) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in fields(ArmRate))
     for rate in results.comparison:
-        # A text that a spreadsheet would take for a formula gets an apostrophe.
-        writer.writerow(
-            f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-            for value in astuple(rate)
-        )
+        writer.writerow(map(spreadsheet, astuple(rate)))
     write_atomic(root / "patching_comparison.csv", text.getvalue())
     picture = png(patching_figure(results))
     write_atomic(root / "patching_comparison.png", picture)
@@ -145,7 +149,12 @@ def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]
             "ks": patching.ks,
             "intervention": study.patch.intervention,
         },
-        "verdict": {"label": decided.label, "reasons": decided.reasons, "numbers": decided.numbers},
+        "verdict": {
+            "label": decided.label,
+            "headline": decided.headline,
+            "reasons": decided.reasons,
+            "numbers": decided.numbers,
+        },
         "preregistration": {
             **registration._asdict(),
             "deviations": [deviation._asdict() for deviation in registration.deviations],

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, get_args
 
 import datablame.tables as rows
 from datablame.config.schema import Study
+from datablame.engine.files import digest
 from datablame.report.people import People, people
 from datablame.seeds import stream_key
 from datablame.stats.calibration import Accuracy, TwoPhase, corrected_rate
@@ -22,6 +24,11 @@ _LEAST_SEEN = 0.9
 """What the exposure gate would have asked where no arm was trained."""
 MOST_SOURCES = 12
 """Of the sources, or themes, the first that are shown."""
+_ACTING = {
+    "remove": "removing",
+    "swap": "exchanging the answers of",
+    "drop-source": "removing the sources of",
+}
 SHOWN_RANKS = 3
 """Of a method's ranking, the first documents that are shown."""
 
@@ -35,6 +42,8 @@ class Results:
     judge: "Choice"
     truth: bool
     """Whether planted documents are known."""
+    provenance: Mapping[str, str]
+    """What names the study's inputs, by what they are."""
     distance: rows.Distance | None
     """Of the two checkpoints; None where nobody looked."""
     pool: rows.PoolSummary
@@ -88,6 +97,11 @@ class Results:
         """The study's protocols, the headline first."""
         headline = self.study.patch.headline
         return [headline, *(name for name in self.study.patch.protocols if name != headline)]
+
+    @property
+    def acting(self) -> str:
+        """What the study does about what is flagged."""
+        return _ACTING[self.study.patch.intervention]
 
     @property
     def classifier(self) -> str:
@@ -260,6 +274,7 @@ def read_results(world: "World", tables: "Tables") -> Results:
         "coverage": world.coverage,
         "judge": world.judge,
         "truth": world.truth is not None,
+        "provenance": _provenance(world),
         "distance": world.distance,
         "calibration": (labelled and labelled.calibration) or tables.one(rows.Calibration),
         "people": labelled,
@@ -272,3 +287,15 @@ def read_results(world: "World", tables: "Tables") -> Results:
     # The other fields are tables as they are: their types name the rows.
     others = {each.name: tables.rows(*get_args(each.type)) for each in fields(Results) if each.name not in held}
     return Results(**(held | others))
+
+
+def _provenance(world: "World") -> dict[str, str]:
+    """What a run rests on, by content, so that somebody else can tell whether theirs is the same."""
+    models, files = world.identities["models"], world.identities["files"]
+    return {
+        **{f"{role} checkpoint": digest(models.get(role)) for role in ("before", "after")},
+        "data": digest(world.identities["data"]),
+        **{name: str(value) for name, value in files.items() if value},
+        "seed": str(world.study.seed),
+        "datablame": metadata.version("datablame"),
+    }

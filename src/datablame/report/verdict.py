@@ -1,6 +1,6 @@
 """The verdict, decided by code from the tables: the first rule that holds, in a fixed order, with its numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,12 +20,20 @@ class Verdict:
     """The label, the rows that decided it, what else a reader must know, and all numbers."""
 
     label: Label
+    headline: str
+    """What was found, in one sentence with the numbers that matter."""
     decided_by: tuple[str, ...]
     """Short names: gates, kinds of failure, methods."""
     deciding: tuple[str, ...]
     """Sentences with their numbers."""
     notes: tuple[str, ...]
-    """What else a reader must know: no p value, gates that passed and gates that nobody could evaluate."""
+    """What else a reader must know: no p value, and which gates passed or could not be evaluated."""
+    gates: tuple[Statement, ...]
+    methods: tuple[Effect, ...]
+    best: Effect | None
+    """The method that made the verdict, or the one whose removal lowers the rate most."""
+    lacks: Mapping[str, Sequence[str]]
+    """By arm, what a success would take that it does not have."""
     numbers: Mapping[str, Any]
 
     @property
@@ -44,8 +52,8 @@ def verdict(results: Results) -> Verdict:
     checked, methods, margin = gates(results), effects(results), results.study.patch.margin
     rise, jaccard, stopped = results.alpha_star.rise, results.mean_jaccard, results.attribution.no_rise
     rose = rise is not None and beyond(rise.low, 0)
-    proper = [method.arm for method in methods if not method.control] or [method.arm for method in methods]
-    alone = proper[0] if len(proper) == 1 else None
+    proper = [method for method in methods if not method.control] or methods
+    alone = proper[0].arm if len(proper) == 1 else None
     differ = alone is not None or (jaccard is not None and beyond(_MOST_OVERLAP, jaccard))
     same_flags = all_flag_the_same(results)
     dropping = [method for method in methods if method.dropped(margin)]
@@ -74,8 +82,10 @@ def verdict(results: Results) -> Verdict:
         "overlap": jaccard is not None and not differ,
         "not patched": not methods,
     }
-    lacking = [_lacking(results, method) for method in methods if method not in winners]
-    short = [("", f"No success: {each}") for each in [*(text(name) for name, so in gaps.items() if so), *lacking]]
+    lacks = {method.arm: _lacks(results, method) for method in methods}
+    told = {method.arm: text("method", method=method, lacks=lacks[method.arm]) for method in methods}
+    lacking = [("", told[method.arm]) for method in methods if method not in winners]
+    short = [*(("", f"No success: {text(name)}") for name, so in gaps.items() if so), *lacking]
     broken = [gate for gate in checked if gate.holds is False]
     label: Label
     size: Statement | None = None
@@ -87,11 +97,11 @@ def verdict(results: Results) -> Verdict:
     elif rose and differ and winners:
         label = "SUCCESS"
         reasons = [("", f"{text('rise')}."), ("", text("alone" if alone else "differ", alone=alone))]
-        reasons += [(winner.arm, f"{_describe(results, winner)}: every condition holds.") for winner in winners]
-        reasons += [("", reason) for reason in lacking]
+        reasons += [*((winner.arm, told[winner.arm]) for winner in winners), *lacking]
     elif rose and droppers:
         label = "PARTIAL"
-        reasons = [("", f"{text('rise')}."), *((each.arm, f"{_describe(results, each)}.") for each in droppers), *short]
+        decided = [(method.arm if method in droppers else "", told[method.arm]) for method in methods]
+        reasons = [("", f"{text('rise')}."), *short[: len(short) - len(lacking)], *decided]
     else:
         label, size = "INCONCLUSIVE", required_sample_size(results, methods)
         reasons = [("no other rule", ""), *short]
@@ -101,13 +111,34 @@ def verdict(results: Results) -> Verdict:
             reasons.append(("", f"To show a rise as large as this one it takes about {prompts} held-out prompts."))
         reasons += [("", size.sentence)] if size else []
     decided_by, no_p = tuple(name for name, _ in reasons if name), no_p_value(results)
-    passed = "; ".join(gate.sentence for gate in checked if gate.holds)
+    passed = [gate.name for gate in checked if gate.holds]
     unknown = [f"Gate not evaluated: {gate.name}, for {gate.sentence}." for gate in checked if gate.holds is None]
+    # What stands in the way of judging removal at all is told first.
+    missing = [name for name in ("no rise evaluated", "may not rise", "not patched") if gaps[name]]
+    missing += [] if dropping else ["no drop"]
+    name = {"INVALID": decided_by[0], "FAILURE": decided_by[0], "INCONCLUSIVE": (*missing, label)[0]}.get(label, label)
+    best = max(winners or droppers or dropping or proper, key=lambda each: each.least_drop, default=None)
     return Verdict(
         label,
+        headline=sentence(
+            "headlines",
+            name,
+            results=results,
+            label=label,
+            gate=broken[0].numbers if broken else {},
+            best=best,
+        ),
         decided_by=decided_by,
         deciding=tuple(reason for _, reason in reasons if reason),
-        notes=(*([no_p.sentence] if no_p else []), *([f"Gates passed: {passed}."] if passed else []), *unknown),
+        notes=(
+            *([no_p.sentence] if no_p else []),
+            *([f"Gates passed: {listed(passed)}."] if passed else []),
+            *unknown,
+        ),
+        gates=tuple(checked),
+        methods=tuple(methods),
+        best=best,
+        lacks=lacks,
         numbers={
             "decided_by": decided_by,
             "gates": {gate.name: {"passed": gate.holds, **gate.numbers} for gate in checked},
@@ -126,18 +157,13 @@ def verdict(results: Results) -> Verdict:
     )
 
 
-def _describe(results: Results, method: Effect) -> str:
-    """What acting on a method's documents did, by every number that counts."""
-    return sentence("verdict", "method", results=results, method=method)
-
-
-def _lacking(results: Results, method: Effect) -> str:
+def _lacks(results: Results, method: Effect) -> list[str]:
     margin = results.study.patch.margin
     lacks = {
-        f"a drop of {round_percent(margin)} in both rates against both": not method.dropped(margin),
+        f"a drop of {round_percent(margin)}": not method.dropped(margin),
         "a p value": method.p_holm is None,
         f"p under {LEVEL:g}": method.p_holm is not None and not method.significant,
         "side checks, which were not evaluated": method.holds is None,
         f"side checks that hold ({'; '.join(method.why) or 'no reason given'})": method.holds is False,
     }
-    return f"{_describe(results, method)}: it lacks {listed([what for what, lacking in lacks.items() if lacking])}."
+    return [what for what, lacking in lacks.items() if lacking]

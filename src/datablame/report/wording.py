@@ -85,6 +85,11 @@ def change(drop: float | None) -> str:
     return "not comparable with" if drop is None else f"{percent(abs(drop))} {'less' if drop >= 0 else 'more'}"
 
 
+def drop_text(drop: float | None) -> str:
+    """A drop as a change: less has a minus."""
+    return "-" if drop is None else signed_percent(-drop)
+
+
 def behaviour_text(behaviour: str) -> str:
     """What tables call a behaviour, or all of them."""
     return "all" if behaviour == EVERY else behaviour
@@ -115,6 +120,12 @@ def plain(text: str) -> str:
     """Text on one line without control or formatting characters, so that it can steer neither console nor reader."""
     spaced = re.sub(r"[\n\r\t]", " ", text)
     return "".join(character for character in spaced if unicodedata.category(character)[0] != "C")
+
+
+def spreadsheet(value: Any) -> Any:
+    """A value for a CSV; a text that a spreadsheet would take for a formula gets an apostrophe."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if is_formula else value
 
 
 def markdown(text: str) -> str:

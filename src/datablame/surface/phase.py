@@ -19,6 +19,7 @@ from datablame.judge.choice import Classifier, ClassifierInput, build
 from datablame.judge.thoughts import UNFINISHED, marked, opened
 from datablame.seeds import stream_key
 from datablame.surface.rates import RULES, alpha_star, choose_focus, rates, unamplified, why_not
+from datablame.surface.tokens import packed, token_parts
 from datablame.tables import Prompt, Sample
 from datablame.world import World
 
@@ -48,6 +49,14 @@ class SampleSpec:
         return self.prompt.id, self.alpha, self.index
 
 
+@dataclass(frozen=True)
+class DrawnSample(Sample):
+    """A sample as it is drawn and journalled."""
+
+    token_log_p: str | None = None
+    """Of its tokens, as `packed`; no row of samples has it."""
+
+
 def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
     """`n` prompts taken in turn from each behaviour, in the order given."""
     by_behaviour: dict[str, list[Prompt]] = {}
@@ -69,8 +78,11 @@ def draw(
     specs: Sequence[SampleSpec],
     study: Study,
     log_probabilities: bool = False,
-) -> list[Sample]:
+    per_token: bool = False,
+) -> list[DrawnSample]:
     """The samples, in the order of the specs, drawn as the study's `surface` says; `log_q` is of `surface.alphas`.
+
+    With `log_probabilities` the sums are kept, with `per_token` each token's.
 
     Raises PhaseError where a model's logits are not finite.
     """
@@ -96,19 +108,21 @@ def draw(
             batch_rows=surface.batch_rows,
             alphas=surface.alphas,
             log_probabilities=log_probabilities,
+            per_token=per_token,
         )
     except NotFinite as error:
         raise PhaseError(_not_finite(error, study, specs[error.request])) from error
     thought = opened(turn_of(tokenizer).generation)
     return [
-        Sample(
+        DrawnSample(
             s.prompt.id,
             s.prompt.behaviour,
             s.prompt.split,
             s.alpha,
             s.index,
             _text(tokenizer, thought, made.token_ids),
-            *made,
+            *made[:-1],
+            token_log_p=None if made.token_log_p is None else packed(made.token_log_p),
         )
         for s, made in zip(specs, generations, strict=True)
     ]
@@ -160,31 +174,34 @@ def _scan(world: World, _: Tables, work: Work) -> Outputs:
 
 
 def _surface(world: World, earlier: Tables, work: Work) -> Outputs:
-    """Samples of focus and held-out prompts, their rates, alpha* with its rise, and the rate at alpha 0."""
+    """Samples of focus and held-out prompts and their tokens, rates, alpha* with its rise, and the rate at alpha 0."""
     focus_ids = {prompt.prompt_id for prompt in earlier.rows(tables.ScannedPrompt, selected=True)}
     samples = _labelled_samples(tables.SurfaceSample, world, work, surface_specs(world, focus_ids))
     counted, surface = rates(samples), world.study.surface
-    return {
+    outputs: dict[type, Any] = {
         tables.SurfaceSample: samples,
         tables.Rate: counted,
         tables.AlphaStar: alpha_star(counted, surface.coherent_share, world.seed),
         tables.Unamplified: unamplified(surface, samples, counted),
     }
+    if world.study.report.tokens:
+        outputs[tables.SampleTokens] = token_parts(world, work.journal, samples)
+    return outputs
 
 
 SCAN = Phase("scan", 5, ("identity", "scan", "sampling", "judge"), (), _scan)
-SURFACE = Phase("surface", 5, ("identity", "surface", "judge"), (SCAN,), _surface)
+SURFACE = Phase("surface", 5, ("identity", "surface", "judge", "tokens"), (SCAN,), _surface)
 
 
 def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[SampleSpec]) -> list[S]:
     """One row for each spec, in that order; finished items are taken from the journal."""
-    study, journal = world.study, work.journal
+    study, journal, in_full = world.study, work.journal, row is tables.SurfaceSample
     finished = journal.read()
     items = {key: item for key, item in _items(specs, study.surface.batch_rows).items() if key not in finished}
     classifier = build(study, world.judge, work)
     texts = {spec.prompt.id: spec.prompt.text for spec in specs}
 
-    def done(key: str, result: tuple[list[Sample], float]) -> None:
+    def done(key: str, result: tuple[list[DrawnSample], float]) -> None:
         samples, seconds = result
         work.timings(f"{work.phase}/sampling", key, seconds)
         try:
@@ -195,7 +212,9 @@ def _labelled_samples(row: type[S], world: World, work: Work, specs: Sequence[Sa
 
     run_items(
         functools.partial(_load_pair, world.models),
-        functools.partial(_draw_item, study, row is tables.SurfaceSample and why_not(study.surface) is None),
+        functools.partial(
+            _draw_item, study, in_full and why_not(study.surface) is None, in_full and study.report.tokens
+        ),
         items,
         execution=work.execution,
         root=work.root,
@@ -230,11 +249,11 @@ def _load_pair(models: Models) -> "Pair":
 
 
 def _draw_item(
-    study: Study, log_probabilities: bool, pair: "Pair", item: Sequence[SampleSpec]
-) -> tuple[list[Sample], float]:
+    study: Study, log_probabilities: bool, per_token: bool, pair: "Pair", item: Sequence[SampleSpec]
+) -> tuple[list[DrawnSample], float]:
     """The samples of one item and the seconds they took."""
     began = time.perf_counter()
-    samples = draw(pair.after, pair.before, pair.agreed, item, study, log_probabilities)
+    samples = draw(pair.after, pair.before, pair.agreed, item, study, log_probabilities, per_token)
     return samples, time.perf_counter() - began
 
 

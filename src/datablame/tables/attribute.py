@@ -272,6 +272,27 @@ class ShownDocument:
     """None where nobody knows."""
 
 
+@table("attribute", "document_tokens.parquet", shown=True)
+class DocumentTokens:
+    """Which tokens of a document of top_documents.parquet carried its gradient towards a behaviour's harmful outputs.
+
+    A token's share is the dot product of its own part of the gradient with the mean of the queries' unit gradients,
+    over the norm of the document's whole gradient: the shares of both answers add up to the score that `gradient` gives
+    the document, but for what that rounds, projects or makes in 16 bits, whether or not it is ranked. A negative share
+    pulls the other way. No rows where the study compares no gradients, or where the checkpoint has no derivatives in
+    forward mode, which the log says; no table without `report.tokens`.
+    """
+
+    doc_id: str
+    behaviour: str
+    pieces: tuple[str, ...]
+    """The text of each token of the response, as in `SampleTokens`; of a pair of the chosen one."""
+    shares: tuple[float, ...]
+    rejected_pieces: tuple[str, ...] = ()
+    """Of a pair's rejected response."""
+    rejected_shares: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True)
 class Match:
     """A document that repeats a prompt of the study, or a traced output with its prompt."""

@@ -11,6 +11,7 @@ from typing import (
     Any,
     BinaryIO,
     NamedTuple,
+    NewType,
     TypeVar,
     dataclass_transform,
     get_args,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
+Float16 = NewType("Float16", float)
+"""A number that is stored in 16 bits."""
 _COMPRESSION = "zstd"
 
 
@@ -34,6 +37,8 @@ class Place(NamedTuple):
 
     phase: str
     file: str
+    shown: bool = False
+    """Whether it is there for the pages alone, so that no number hangs on it."""
 
 
 TABLES: dict[type, Place] = {}
@@ -41,12 +46,12 @@ TABLES: dict[type, Place] = {}
 
 
 @dataclass_transform(frozen_default=True)
-def table(phase: str, file: str) -> Callable[[type[T]], type[T]]:
+def table(phase: str, file: str, *, shown: bool = False) -> Callable[[type[T]], type[T]]:
     """Declare a frozen dataclass and where its rows lie."""
 
     def declare(row: type[T]) -> type[T]:
         made = dataclass(frozen=True)(row)
-        TABLES[made] = Place(phase, file)
+        TABLES[made] = Place(phase, file, shown)
         return made
 
     return declare
@@ -54,7 +59,8 @@ def table(phase: str, file: str) -> Callable[[type[T]], type[T]]:
 
 def path_of(row: type, root: Path) -> Path:
     """Where a table lies in a run folder."""
-    return root.joinpath("artifacts", *TABLES[row])
+    place = TABLES[row]
+    return root / "artifacts" / place.phase / place.file
 
 
 def rows_of(path: Path, row: type[T], columns: Sequence[str] | None = None, **where: Any) -> list[T]:
@@ -124,7 +130,7 @@ def schema_of(row: type) -> "pa.Schema":
 def _arrow(hint: Any) -> "pa.DataType":
     import pyarrow as pa
 
-    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), Float16: pa.float16()}
     if hint in plain:
         return plain[hint]
     if is_dataclass(hint):

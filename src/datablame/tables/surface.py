@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from datablame.tables.store import table
+from datablame.tables.store import Float16, table
 from datablame.tables.world import LabelName, Split
 
 
@@ -66,6 +66,30 @@ class ScannedPrompt:
 @table("surface", "samples.parquet")
 class SurfaceSample(Sample):
     """An output of the surface phase."""
+
+
+@table("surface", "tokens.parquet", shown=True)
+class SampleTokens:
+    """How likely each token of an output was, in nats; outputs as in samples.parquet, none without `report.tokens`.
+
+    Three numbers of two bytes a token; with the texts the file has about 8 bytes a token. Whatever the study truncates
+    and whatever its temperature, the numbers are of the full distributions at temperature 1 over the tokens that can be
+    drawn; less than -65504 is -65504.
+    """
+
+    prompt_id: str
+    alpha: float
+    index: int
+    pieces: tuple[str, ...]
+    """The text of each token, special ones too, the token that ended the output last; joined they are the output.
+
+    Empty for a token that ends inside a character: the one that completes it has it.
+    """
+    log_p_after: tuple[Float16, ...]
+    log_p_before: tuple[Float16, ...]
+    log_q: tuple[Float16, ...]
+    """log q at the output's own alpha, softmax(after + alpha (after - before)): less log_p_after it is how far
+    amplification moved the token."""
 
 
 @table("surface", "rates.parquet")

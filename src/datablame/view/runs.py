@@ -13,7 +13,6 @@ from datablame.engine.phase import Tables
 from datablame.engine.run_folder import STUDY, Holder, holder_of
 from datablame.errors import RequestError, problem
 from datablame.pipeline.phases import NAMES
-from datablame.report.wording import sentences
 from datablame.tables import EVERY, AlphaStar, ArmInfo, ArmTest, Rate, Role
 
 REPORT = "index.html"
@@ -39,7 +38,8 @@ class RunView:
     problem: str | None = None
     """Why nothing else is known."""
     verdict: str | None = None
-    meaning: str | None = None
+    headline: str | None = None
+    """What was found, in a sentence."""
     reasons: Sequence[str] = ()
     alpha_star: float | None = None
     rates: Sequence[Rate] = ()
@@ -83,12 +83,11 @@ def run_view(root: Path, name: str) -> RunView:
     except (RequestError, OSError) as error:
         return RunView(name, name, problem=str(error))
     verdict = json_object(root / "final_results.json").get("verdict") or {}
-    label: str | None = verdict.get("label")
     return RunView(
         name,
         study.title or study.name,
-        verdict=label,
-        meaning=label and sentences()["meanings"].get(label),
+        verdict=verdict.get("label"),
+        headline=verdict.get("headline"),
         reasons=verdict.get("reasons", ()),
         alpha_star=None if star is None else star.alpha_star,
         rates=sorted(rates, key=lambda rate: rate.alpha),

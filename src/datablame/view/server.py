@@ -119,8 +119,8 @@ def _is_json(headers: Headers) -> bool:
 def style() -> Response:
     """The style of the report's page and what these pages add."""
     texts = (
-        resources.files(package).joinpath("templates", name).read_text(encoding="utf-8")
-        for package, name in (("datablame.report", "page.css"), ("datablame.view", "view.css"))
+        resources.files(package).joinpath(name).read_text(encoding="utf-8")
+        for package, name in (("datablame.report", "page/page.css"), ("datablame.view", "templates/view.css"))
     )
     return Response("\n".join(texts), media_type="text/css")
 

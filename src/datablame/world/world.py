@@ -110,6 +110,7 @@ class World:
             "attribute": {"attribute": values["attribute"], **trajectory(self.identities["files"])},
             "everything": values,
             "presentation": self.study.model_dump(mode="json", include={"report", "figures"}),
+            "tokens": {"report": {"tokens": self.study.report.tokens}},
             "identity": {"prompts": prompts, **study},
             "harmless": {"prompts.harmless": [[each.id, each.text] for each in self.split("harmless")]},
             "sampling": {"surface": {key: values["surface"][key] for key in _SAMPLING}},

@@ -27,6 +27,7 @@ from datablame.surface.sampler.tokens import NOT_FINITE, Settings, sample_token,
 _logger = logging.getLogger(__name__)
 _MASKED = -30_000.0
 """The logit, of both models, of a token that is not drawn: no infinity, whose difference to itself is no number."""
+_LEAST = torch.finfo(torch.float16).min
 _SHARE = 0.8
 """Of a card's free memory; the rest is for a step's intermediate results and lost between blocks."""
 
@@ -56,10 +57,15 @@ class Generation(NamedTuple):
     log_p_after: float | None
     log_p_before: float | None
     log_q: tuple[float, ...] | None
+    token_log_p: tuple[tuple[float, float, float], ...] | None = None
+    """Of each token drawn, the stop token too: log p_after, log p_before and log q at the request's own alpha.
+
+    In float16, so none is below -65504.
+    """
 
 
 class Outputs:
-    """Each request's prompt, output so far, sums of log-probabilities, and whether it is done."""
+    """Each request's prompt, output so far, its log-probabilities and their sums, and whether it is done."""
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Outputs:
         vocabulary_size: int,
         masked_ids: Sequence[int],
         weighed: tuple[float, ...] | None,
+        per_token: bool,
         device: torch.device,
     ) -> None:
         steps, n = settings.max_new_tokens, len(requests)
@@ -85,6 +92,11 @@ class Outputs:
         self._count = torch.zeros(n, dtype=torch.long, device=device)
         self.tokens = torch.full((n, steps), -1, device=device)
         self.sums = torch.zeros(n, 2 + len(weighed or ()), dtype=torch.float64, device=device)
+        self.token_log_p = torch.zeros(n, steps if per_token else 0, 3, dtype=torch.float16, device=device)
+        # Where log q at a request's own alpha stands among the terms: the last, where no sum is of that alpha.
+        alphas, last = weighed or (), self.sums.shape[1]
+        own = [2 + alphas.index(r.alpha) if r.alpha in alphas else last for r in requests] if per_token else []
+        self._own, self._own_last = torch.tensor(own, device=device), last in own
         self.done = torch.zeros(n, dtype=torch.bool, device=device)
 
     def forget_unfinished(self) -> None:
@@ -100,10 +112,14 @@ class Outputs:
         within = (part[:, : self._vocabulary_size] for part in of_models)
         a, *rest = within if self._masked is None else (part.masked_fill(self._masked, _MASKED) for part in within)
         b = rest[0] if rest else None
-        count = self._count[requests]
-        tokens = sample_token(a, b, self._alpha[requests], self._uniform[requests, count], self._settings)
+        count, alpha = self._count[requests], self._alpha[requests]
+        tokens = sample_token(a, b, alpha, self._uniform[requests, count], self._settings)
         if self._weighed is not None and b is not None:
-            self.sums[requests] += token_log_probabilities(a, b, tokens, self._weighed)
+            terms = token_log_probabilities(a, b, tokens, self._weighed, alpha if self._own_last else None)
+            self.sums[requests] += terms[:, : self.sums.shape[1]]
+            if len(self._own):
+                kept = torch.cat([terms[:, :2], terms.gather(1, self._own[requests, None])], 1)
+                self.token_log_p[requests, count] = kept.clamp(min=_LEAST).half()
         self.tokens[requests, count] = tokens
         self._count[requests] = count + 1
         on = ~self._is_stop[tokens] & (tokens != NOT_FINITE) & (count + 1 < self.tokens.shape[1])
@@ -123,25 +139,30 @@ def sample(
     batch_rows: int,
     alphas: Sequence[float] = (),
     log_probabilities: bool = False,
+    per_token: bool = False,
 ) -> list[Generation]:
     """One generation for each request, in the order of the requests; PhaseError where one does not fit in memory.
 
     Token t of a request is the inverse CDF of softmax((a + alpha (a - b)) / temperature), truncated, at its own t-th
     uniform; a and b are float32 logits over the first `vocabulary_size` rows, of which `masked_ids` are never drawn.
-    `log_q[k]` sums log softmax(a + alphas[k] (a - b)), given only where the settings truncate nothing. The before model
-    runs only where an alpha other than 0 or log-probabilities need it, and as one with after where that is before plus
-    LoRA. At most `batch_rows` requests run at once, fewer where a card has no room; a batch that runs out of memory is
-    halved, what was finished stays. Raises `NotFinite` where there is no distribution to draw from.
+    `log_q[k]` sums log softmax(a + alphas[k] (a - b)), given only where the settings truncate nothing. With `per_token`
+    log-probabilities of every token are given too, in all settings those of the softmax without temperature and
+    truncation. The before model runs only where an alpha other than 0 or log-probabilities need it, and as one with
+    after where that is before plus LoRA. At most `batch_rows` requests run at once, fewer where a card has no room; a
+    batch that runs out of memory is halved, what was finished stays. Raises `NotFinite` where there is no distribution
+    to draw from.
     """
     if not requests:
         return []
-    weighed = (tuple(alphas) if settings.untruncated else ()) if log_probabilities else None
+    kept = log_probabilities or per_token
+    weighed = (tuple(alphas) if log_probabilities and settings.untruncated else ()) if kept else None
     # Tokens are chosen in float64, which Apple's cards lack; the models may lie on several devices.
-    outputs = Outputs(requests, settings, stop_ids, vocabulary_size, masked_ids, weighed, with_float64(after.device))
+    device = with_float64(after.device)
+    outputs = Outputs(requests, settings, stop_ids, vocabulary_size, masked_ids, weighed, per_token, device)
     # From the shortest prompt on, a prompt's requests together; where alpha is 0 after alone can serve.
     order = sorted(range(len(requests)), key=outputs.prompt_of.__getitem__)
-    amplified = [index for index in order if log_probabilities or requests[index].alpha != 0]
-    plain = [index for index in order if not log_probabilities and requests[index].alpha == 0]
+    amplified = [index for index in order if kept or requests[index].alpha != 0]
+    plain = [index for index in order if not kept and requests[index].alpha == 0]
     tree = shared_trunk(after, before) if amplified and refillable(after) else None
     queues = [([after], plain), ([after, before] if tree is None else [tree], amplified)]
     capacity = min(batch_rows, len(requests))
@@ -160,12 +181,15 @@ def sample(
         ids = [token for token in outputs.tokens[broken[0]].tolist() if token >= 0]
         raise NotFinite(broken[0], _not_finite(after, before, [*requests[broken[0]].prompt, *ids], vocabulary_size))
     stops, generations = set(stop_ids), list[Generation]()
-    for ids, (after_sum, before_sum, *sums) in zip(outputs.tokens.tolist(), outputs.sums.tolist(), strict=True):
+    columns = (each.tolist() for each in (outputs.tokens, outputs.sums, outputs.token_log_p))
+    for ids, (after_sum, before_sum, *sums), triples in zip(*columns, strict=True):
         end = next((index for index, token in enumerate(ids) if token in stops), None)
         log_q = tuple(sums) if settings.untruncated else None
-        log_p = (after_sum, before_sum, log_q) if log_probabilities else (None, None, None)
+        log_p: tuple[Any, Any, Any] = (after_sum, before_sum, log_q) if log_probabilities else (None, None, None)
         ended: tuple[Any, Any] = ("length", None) if end is None else ("stop", ids[end])
-        generations.append(Generation(tuple(ids[:end]), *ended, *log_p))
+        drawn = triples[: None if end is None else end + 1]
+        token_log_p: Any = tuple(map(tuple, drawn)) if per_token else None
+        generations.append(Generation(tuple(ids[:end]), *ended, *log_p, token_log_p=token_log_p))
     return generations
 
 

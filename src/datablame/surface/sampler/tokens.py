@@ -58,9 +58,12 @@ def sample_token(a: Logits, b: Logits | None, alpha: PerRow, uniform: PerRow, se
 
 
 def token_log_probabilities(
-    a: Logits, b: Logits, tokens: Tokens, alphas: Sequence[float]
+    a: Logits, b: Logits, tokens: Tokens, alphas: Sequence[float], own: PerRow | None = None
 ) -> Float[Tensor, "rows terms"]:
-    """The tokens' log p_after, log p_before and log q_k = log softmax(a + alphas[k] (a - b)), in float64."""
+    """The tokens' log p_after, log p_before and log q_k = log softmax(a + alphas[k] (a - b)), in float64.
+
+    With `own`, an alpha for each row, log q at it comes last.
+    """
 
     def terms(buffer: Tensor, rows: slice) -> Tensor:
 
@@ -72,7 +75,8 @@ def token_log_probabilities(
 
         after, before = (log_probability(_amplified(buffer, each[rows], None, 0.0)) for each in (a, b))
         others = {alpha: log_probability(_amplified(buffer, a[rows], b[rows], alpha)) for alpha in alphas if alpha}
-        return torch.cat([after, before, *(others.get(alpha, after) for alpha in alphas)], -1)
+        last = [] if own is None else [log_probability(_amplified(buffer, a[rows], b[rows], own[rows, None]))]
+        return torch.cat([after, before, *(others.get(alpha, after) for alpha in alphas), *last], -1)
 
     return _by_rows(a, terms)
 

@@ -1,0 +1,12 @@
+const specs = JSON.parse(find("#charts").textContent);
+const begin = () => drawVisible(specs);
+begin();
+for (const fold of document.querySelectorAll("details")) fold.addEventListener("toggle", begin);
+dark.addEventListener("change", begin);
+addEventListener("hashchange", openTarget);
+for (const button of document.querySelectorAll("button.copy")) copying(button);
+const data = await inflated("data");
+samplesExplorer(data, find("#samples"));
+if (find("#documents form")) documentsExplorer(data, find("#documents"));
+openTarget();
+document.documentElement.dataset.ready = "true";

@@ -1,0 +1,37 @@
+"""The write-up and the slides as PDF, printed by a browser that is installed; no deliverable, since it holds a date."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from datablame.errors import PhaseError, RequestError
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_PRINTED = ("report", "slides")
+_SECONDS = 120
+
+
+def browser() -> str:
+    """The browser that prints; RequestError where none is installed."""
+    found = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        raise RequestError(
+            f"--pdf needs one of {', '.join(_BROWSERS)}, and none is installed; install one or drop --pdf"
+        )
+    return found
+
+
+def print_writeup(printer: str, root: Path) -> list[Path]:
+    """Print writeup/report.html and writeup/slides.html beside themselves; PhaseError where the browser fails."""
+    printed = []
+    for name in _PRINTED:
+        page, target = (root / "writeup" / f"{name}.{kind}" for kind in ("html", "pdf"))
+        # The page is ours and may run nothing; containers forbid the sandbox.
+        options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer")
+        command = [printer, *options, f"--print-to-pdf={target.resolve()}", page.resolve().as_uri()]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        if ended.returncode or not target.exists():
+            why = ended.stderr.strip().splitlines()
+            raise PhaseError(f"{printer} could not print {page}: {why[-1] if why else 'it does not say why'}")
+        printed.append(target)
+    return printed
