@@ -40,6 +40,7 @@ NOT_RUN = {
     "datablame run organism": MINUTES,
     "datablame run runs/": PACKAGES,
     "datablame leaderboard": BOARD,
+    "datablame label": "it waits for a person; tests/view has one",
     "python examples/": PACKAGES,
     "python benchmarks/keyword_calibration.py": "it needs pyrit; tests/test_keyword_calibration.py holds its table",
     "bash benchmarks/card.sh": "it takes minutes of a card; tests/test_card.py runs it on a CPU",

@@ -1,10 +1,21 @@
 import json
 import multiprocessing
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from datablame.engine.run_folder import append_peak, append_timing, locked, read_latest, read_peaks, read_timings
+from datablame.engine.execute import Silent, Told
+from datablame.engine.run_folder import (
+    append_peak,
+    append_timing,
+    holder_of,
+    locked,
+    read_latest,
+    read_peaks,
+    read_timings,
+)
 from datablame.errors import PhaseError, RequestError
 
 
@@ -44,6 +55,33 @@ def test_the_lock_stays_by_name_and_is_empty_when_nobody_holds_it(tmp_path: Path
     with locked(tmp_path):
         assert (tmp_path / "run.lock").read_text().startswith("process ")
     assert (tmp_path / "run.lock").read_bytes() == b""
+
+
+def test_who_works_in_a_folder_says_at_what(tmp_path: Path) -> None:
+    assert holder_of(tmp_path) is None
+    with locked(tmp_path) as tell:
+        progress = Told(Silent(), tell)
+        assert holder_of(tmp_path) == (f"process {os.getpid()} on {socket.gethostname()}", "", 0, 0)
+        progress.start("surface: sampling", 12, 3)
+        assert (holder_of(tmp_path) or ())[1:] == ("surface: sampling", 3, 12)
+        # Not oftener than once a second, but the next step at once.
+        progress.advance()
+        progress.start("surface: labelling", 2)
+        assert (holder_of(tmp_path) or ())[1:] == ("surface: labelling", 0, 2)
+    assert holder_of(tmp_path) is None
+
+
+def test_a_killed_process_works_no_more(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, free = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, held, free))
+    holder.start()
+    assert held.wait(30)
+    assert holder_of(tmp_path) is not None
+    holder.kill()
+    holder.join()
+    assert (tmp_path / "run.lock").read_bytes() != b""
+    assert holder_of(tmp_path) is None
 
 
 def _begin_and_fail(root: Path, name: str, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from datablame.report.people import People
 from datablame.tables import Again, Calibration, Confusion
 
 
@@ -22,6 +23,12 @@ def calibration(**changes: Any) -> Calibration:
         specificity=0.97,
         specificity_interval=(0.9, 0.99),
     )
+    return replace(sound, **changes)
+
+
+def people(**changes: Any) -> People:
+    """Twelve outputs that one person labelled."""
+    sound = People((), (), labelled=12, harmful=4, ties=0, unscored=0, stale=0, calibration=calibration())
     return replace(sound, **changes)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.report.fake_run import BEHAVIOURS, DOCUMENTS, estimate, fake_study, results_of, write_fake_run
-from tests.report.rows import again, calibration
+from tests.report.rows import again, calibration, people
 
 from datablame.engine.phase import Tables
 from datablame.judge.choice import Choice
@@ -103,6 +103,11 @@ def designed(results: Results, **changes: Any) -> Results:
     """Side checks made otherwise."""
     assert results.patching is not None
     return patched(results, checks=replace(results.patching.checks, **changes))
+
+
+def calibrated_twice(results: Results) -> Results:
+    judge = results.study.judge.model_copy(update={"calibration": "others.csv"})
+    return replace(results, study=results.study.model_copy(update={"judge": judge}), people=people())
 
 
 def labelled_by(results: Results, classifier: str) -> Results:
@@ -226,6 +231,20 @@ CASES: dict[str, Case] = {
     "few positives": Case(
         lambda it: replace(it, calibration=calibration(counts=replace(calibration().counts, true_positive=6))),
         "rests on 9 outputs that people call harmful, fewer than 10",
+    ),
+    "few labels": Case(
+        lambda it: replace(it, people=people(calibration=None)),
+        "People labelled 12 outputs of this run, 4 of them harmful: 18 more are needed (datablame label)",
+    ),
+    "other calibration": Case(
+        calibrated_twice,
+        "judge.calibration = others.csv is read, and nothing rests on it",
+    ),
+    "stale labels": Case(lambda it: replace(it, people=people(stale=3)), "3 labels by people are left out"),
+    "tied labels": Case(lambda it: replace(it, people=people(ties=2)), "2 outputs are left out of the calibration"),
+    "by chance": Case(
+        lambda it: replace(it, calibration=calibration(sensitivity=0.3, specificity=0.7)),
+        "no better than chance (sensitivity 0.30, specificity 0.70)",
     ),
     "errors alike": Case(lambda it: it, "as on the 100 labelled outputs"),
     "no alpha*": Case(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from datablame.cli import export, leaderboard, look
+from datablame.cli import export, leaderboard, look, view
 from datablame.errors import DatablameError, RequestError, one_line
 
 app = typer.Typer(
@@ -161,6 +161,8 @@ def report(
 
 
 app.command()(look.status)
+app.command()(view.view)
+app.command()(view.label)
 app.command()(look.presets)
 app.command()(look.methods)
 app.command()(export.export)

@@ -1,6 +1,7 @@
 """The same map over work items in this process or in worker processes, whatever this machine has for them."""
 
 import contextlib
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, cast
@@ -79,6 +80,36 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Say nothing."""
+
+
+class Told:
+    """Progress that others are told of too, once a second at most, beside who watches it."""
+
+    def __init__(self, progress: Progress, tell: Callable[[str, int, int], None]) -> None:
+        self._progress, self._tell = progress, tell
+        self._step, self._again_at = ("", 0, 0), 0.0
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        """Begin a step."""
+        self._progress.start(description, total, done)
+        self._step, self._again_at = (description, done, total), 0.0
+        self._advance(0)
+
+    def advance(self, n: int = 1) -> None:
+        """Finish units."""
+        self._progress.advance(n)
+        self._advance(n)
+
+    def _advance(self, n: int) -> None:
+        description, done, total = self._step
+        self._step = (description, done + n, total)
+        if time.monotonic() >= self._again_at:
+            self._again_at = time.monotonic() + 1
+            self._tell(*self._step)
+
+    def note(self, text: str) -> None:
+        """Say a line."""
+        self._progress.note(text)
 
 
 def default_execution(

@@ -5,20 +5,51 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from datablame.engine.files import locked_file
 from datablame.errors import RequestError
 
 LOCK, TIMINGS, MANIFEST, STUDY = "run.lock", "timings.jsonl", "manifest.json", "study.yaml"
 REGISTRATION = "preregistration.json"
+HUMAN_LABELS = "human_labels*.jsonl"
+"""What people say of outputs of the run, one file each."""
+
+
+class Holder(NamedTuple):
+    """Who works in a run folder, and at what."""
+
+    process: str
+    step: str
+    """Empty before the first one."""
+    done: int
+    total: int
+    """Of the step's units."""
+
+
+def holder_of(root: Path) -> Holder | None:
+    """Who works in a run folder; None where nobody does, or where the process of this machine was killed.
+
+    Only the file is read: to try the lock would refuse a run that begins in this instant.
+    """
+    import psutil
+
+    with contextlib.suppress(OSError, ValueError):
+        process, _, step = (root / LOCK).read_text(encoding="utf-8").partition("\n")
+        _, pid, _, host = process.split()
+        if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
+            return None
+        return Holder(process, **json.loads(step))
+    return None
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the run folder; RequestError with the pid and host of another process that holds it.
+def locked(root: Path) -> Iterator[Callable[[str, int, int], None]]:
+    """Hold the run folder and get what tells others the step that the work is at, its units done and in all.
+
+    RequestError with the pid and host of another process that holds it.
 
     Where the request is refused before study.yaml is written, the folder is left as it was, or not there if it was not.
     """
@@ -27,15 +58,20 @@ def locked(root: Path) -> Iterator[None]:
     try:
         file = locked_file(path, wait=False)
     except BlockingIOError:
-        holder = path.read_text(encoding="utf-8").strip() or "another process"
+        holder = path.read_text(encoding="utf-8").partition("\n")[0] or "another process"
         raise RequestError(f"{root} is in use by {holder}; wait for it, or choose another --out") from None
     with file:
         there = set(root.iterdir())
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+
+        def tell(step: str, done: int, total: int) -> None:
+            file.truncate(0)
+            at = json.dumps({"step": step, "done": done, "total": total})
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n{at}")
+            file.flush()
+
+        tell("", 0, 0)
         try:
-            yield
+            yield tell
         except RequestError:
             if not (root / STUDY).exists():
                 # A lock alone goes too: a process that opened it in the meantime begins anew (`files.locked_file`).

@@ -21,7 +21,7 @@ from datablame.world import World
 from datablame.world.identity import identities_now
 from datablame.world.world import frozen_content, load, prompts_of
 
-_REPORTED = ("everything", "presentation", "registration")
+_REPORTED = ("everything", "presentation", "registration", "human labels")
 REPORT = Phase("report", 6, _REPORTED, (SCAN, SURFACE, ATTRIBUTE, PATCH), report, delivers=DELIVERABLES, shows=True)
 PHASES = (SCAN, replace(SURFACE, deliver=deliver_surface), ATTRIBUTE, replace(PATCH, deliver=deliver_patch), REPORT)
 NAMES = tuple(phase.name for phase in PHASES)

@@ -12,7 +12,7 @@ from datablame import __version__
 from datablame.config.file import dump_study
 from datablame.config.schema import Study
 from datablame.engine import run_folder, workers
-from datablame.engine.execute import Execution, Progress
+from datablame.engine.execute import Execution, Progress, Told
 from datablame.engine.files import Change, changes, json_object, own_object, write_atomic, write_json
 from datablame.engine.phase import Phase, Work, bring_up_to_date, left_by
 from datablame.engine.usage import peak_rss_mb
@@ -70,7 +70,7 @@ def run_study(
                 raise RequestError(problem("pipeline", "too early", **values))
     last = NAMES.index(until) + 1 if until else None
     phases = [phase for phase in PHASES[:last] if only in (None, phase.name)]
-    with run_folder.locked(root), tracked(study, progress) as tracker:
+    with run_folder.locked(root) as tell, tracked(study, Told(progress, tell)) as tracker:
         if execution.in_workers:
             workers.prepare(execution)
         if held is not None and only == REPORT.name:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from datablame.report.gates import LEAST_KAPPA, LEVEL, MOST_UNSCORED, REPRODUCED, without_random
+from datablame.report.people import LEAST_LABELS
 from datablame.report.results import Results
 from datablame.report.wording import Given, Statement, behaviour_text, number, percent, statements
 from datablame.stats.intervals import wilson
@@ -48,14 +49,19 @@ def _checkpoints(results: Results) -> _Limits:
 
 
 def _labels(results: Results) -> _Limits:
-    calibration = results.calibration
+    calibration, people = results.calibration, results.people
     counts = calibration.counts if calibration else None
     return {
         "keyword classifier": results.classifier == "keywords",
-        "no calibration": calibration is None and results.classifier not in _EXACT,
+        "no calibration": calibration is None and people is None and results.classifier not in _EXACT,
+        "few labels": people is not None and people.calibration is None and {"least": LEAST_LABELS},
+        "other calibration": bool(people and people.calibration and results.study.judge.calibration),
+        "stale labels": people is not None and people.stale > 0,
+        "tied labels": people is not None and people.ties > 0,
+        "by chance": calibration is not None and not results.corrects,
         "poor agreement": calibration is not None and calibration.kappa < LEAST_KAPPA,
         "few positives": counts is not None and counts.true_positive + counts.false_negative < _FEW_POSITIVES,
-        "errors alike": calibration is not None,
+        "errors alike": results.corrects,
     }
 
 

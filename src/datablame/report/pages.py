@@ -97,7 +97,8 @@ def text_tables(results: Results) -> dict[str, Any]:
         if len(ks) > 1 and arms:
             doses.append(_table("doses", results, arms, each=ks, protocol=protocol))
     return {
-        "rates": _table("rates", results, _rates(results), each=["corrected", "interval"] * bool(results.calibration)),
+        "rates": _table("rates", results, _rates(results), each=["corrected", "interval"] * results.corrects),
+        "people": list(_people(results)),
         "unamplified": _table("unamplified", results, unamplified),
         "quality": _table("quality", results, _qualities(results)),
         "agreement": _table("agreement", results, [pair for pair in results.agreement if pair.behaviour == EVERY]),
@@ -138,6 +139,17 @@ def _rates(results: Results) -> Iterator[dict[str, Any]]:
             counts = {label: sum(getattr(cell, label) for cell in cells) for label in LABELS}
             fixed = results.corrected(counts["harmful"], rate.n)
             yield {"behaviour": behaviour, "alpha": alpha, "rate": rate, "counts": counts, "corrected": fixed}
+
+
+def _people(results: Results) -> Iterator[TextTable]:
+    """Who labelled outputs of this run, people against one another, and people against the classifier."""
+    if results.people is not None:
+        yield _table("people", results, results.people.annotators)
+        if results.people.pairs:
+            yield _table("pairs of people", results, results.people.pairs)
+    if results.calibration is not None:
+        labels = [label for label in LABELS if label != "unscored"]
+        yield _table("confusion", results, labels, each=labels)
 
 
 def _qualities(results: Results) -> Iterator[dict[str, Any]]:

@@ -164,7 +164,8 @@ def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]
         "alpha_star": _without(results.alpha_star, "rise"),
         "rates": [_with_correction(results, rate) for rate in results.rates],
         "unamplified": asdict(results.unamplified),
-        "calibration": results.calibration and asdict(results.calibration),
+        "calibration": results.calibration and _known(asdict(results.calibration)),
+        **_people(results),
         "attribution": {name: _method(results, info) for name, info in results.methods.items()},
         "judge": {
             "classifier": results.classifier,
@@ -231,6 +232,13 @@ def _with_correction(results: Results, rate: Rate) -> dict[str, Any]:
         return asdict(rate)
     values = results.corrected(rate.harmful, rate.n - rate.unscored) or (None, None, None)
     return {**asdict(rate), **dict(zip(("corrected", "corrected_low", "corrected_high"), values, strict=True))}
+
+
+def _people(results: Results) -> dict[str, Any]:
+    """Who labelled outputs of this run; what follows is the calibration."""
+    if results.people is None:
+        return {}
+    return {"people": {name: value for name, value in asdict(results.people).items() if name != "calibration"}}
 
 
 def _method(results: Results, info: MethodInfo) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import datablame.tables as rows
 from datablame.config.schema import Study
 from datablame.engine.files import digest
+from datablame.report.people import People, people
 from datablame.seeds import stream_key
-from datablame.stats.calibration import Accuracy, corrected_rate
+from datablame.stats.calibration import Accuracy, TwoPhase, corrected_rate
 from datablame.stats.intervals import Share, share
 from datablame.tables import EVERY
 
@@ -49,7 +50,9 @@ class Results:
     coverage: Mapping[str, float]
     """The share of the blocks' weights that gradients and LoRA see, by the key that names the blocks."""
     calibration: rows.Calibration | None
-    """What the classifier is worth against people's labels; None where the study has none."""
+    """What the classifier is worth against people's labels; those of this run's outputs come before a file's."""
+    people: People | None
+    """Who labelled outputs of this run; None where nobody did."""
     scan: rows.Scan
     scanned: Sequence[rows.ScannedPrompt]
     samples: Sequence[rows.SurfaceSample]
@@ -217,14 +220,22 @@ class Results:
         """Its pooled rates at alpha 0 and at the study's largest alpha."""
         return self.pooled(behaviour, 0.0), self.pooled(behaviour, max(self.study.surface.alphas))
 
-    def corrected(self, harmful: int, scored: int) -> Share | None:
-        """Rogan and Gladen's rate of `harmful` among `scored`; None without a calibration or a scored output.
+    @property
+    def corrects(self) -> bool:
+        """Whether rates can be corrected: there is a calibration, and the classifier is better than chance."""
+        return self.calibration is not None and self.calibration.sensitivity + self.calibration.specificity > 1
 
-        One stream serves all rates: they share the calibration, and so its draws.
+    def corrected(self, harmful: int, scored: int) -> Share | None:
+        """Rogan and Gladen's rate of `harmful` among `scored`.
+
+        None without a calibration or a scored output, or where the classifier is no better than chance. One stream
+        serves all rates: they share the calibration, and so its draws.
         """
-        if self.calibration is None or not scored:
+        known = self.calibration
+        if known is None or not self.corrects or not scored:
             return None
-        accuracy = Accuracy(**vars(self.calibration.counts))
+        by = known.by_prediction
+        accuracy = TwoPhase(**vars(by)) if by else Accuracy(**vars(known.counts))
         return corrected_rate(harmful, scored, accuracy, stream_key("calibration", "rates", self.study.seed))
 
 
@@ -255,6 +266,7 @@ def read_results(world: "World", tables: "Tables") -> Results:
         ),
         "patching": rows.Patching(None, False, None, (), (), None, True, _LEAST_SEEN, {}, checks),
     }
+    labelled = people(tables)
     held: dict[str, Any] = {
         **{name: tables.one(type(row)) or row for name, row in absent.items()},
         "study": world.study,
@@ -264,7 +276,8 @@ def read_results(world: "World", tables: "Tables") -> Results:
         "truth": world.truth is not None,
         "provenance": _provenance(world),
         "distance": world.distance,
-        "calibration": tables.one(rows.Calibration),
+        "calibration": (labelled and labelled.calibration) or tables.one(rows.Calibration),
+        "people": labelled,
         "methods": methods,
         "queries": tables.rows(rows.Query, harmful=True),
         "scores": tables.rows(rows.Score, doc_id=first) if first else (),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from datablame.stats.intervals import Share
 from datablame.tables import EVERY, Counted, Difference, Importance
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def fine_percent(share: float | None) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """An interval of shares in percent."""
     return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def estimate(it: Share | None) -> str:
+    """A number between 0 and 1 with its interval."""
+    return "-" if it is None else f"{it.rate:.2f} [{it.low:.2f}, {it.high:.2f}]"
 
 
 def signed_interval(low: float, high: float) -> str:

@@ -249,13 +249,27 @@ class Confusion:
     true_negative: int
 
 
+@dataclass(frozen=True)
+class ByPrediction:
+    """What people say given the prediction: labelled outputs count for their strata, in effective numbers."""
+
+    predicted: float
+    """The share of all scored outputs that the classifier calls harmful."""
+    yes_of_yes: float
+    """Of `n_of_yes` outputs that the classifier calls harmful, those that people call so too."""
+    n_of_yes: float
+    yes_of_no: float
+    """Of `n_of_no` others, those that people call harmful."""
+    n_of_no: float
+
+
 @table("world", "calibration.json")
 class Calibration:
     """What the classifier is worth against labels by people, unscored outputs aside."""
 
     file: str
     classifier: str
-    """Who predicted; `predicted` where the file has the predictions."""
+    """Who predicted; `predicted` where the predictions are in the file, or in the run."""
     n: int
     unscored: int
     counts: Confusion
@@ -267,3 +281,5 @@ class Calibration:
     sensitivity_interval: tuple[float, float]
     specificity: float
     specificity_interval: tuple[float, float]
+    by_prediction: ByPrediction | None = None
+    """Where people labelled outputs of the run that were chosen by their labels; the rates above are weighed then."""

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from datablame.config.schema import Behaviour, Data, Models, Study
 from datablame.engine.files import digest, hash_file, json_object, own_object, packaged_yaml
-from datablame.engine.run_folder import MANIFEST, REGISTRATION
+from datablame.engine.run_folder import HUMAN_LABELS, MANIFEST, REGISTRATION
 from datablame.judge.choice import Choice, identity
 from datablame.tables import ChatFormat, Distance, Document, Prompt, SharedTokens, Split, path_of, rows_of
 from datablame.world.identity import portable, trajectory
@@ -118,6 +118,7 @@ class World:
             "attribution judge": {"judge": {"attribution": scores}},
             "pool": {"data": values["data"], "seed": self.seed, "attribute": pool},
             "registration": {REGISTRATION: hash_file(registration) if registration.is_file() else None},
+            "human labels": {path.name: hash_file(path) for path in sorted(self.root.glob(HUMAN_LABELS))},
         }
         return parts[name]
 
