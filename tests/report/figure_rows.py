@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tests.report.fake_run import fake_study, fake_world
 
+from datablame.config.report import Figures
 from datablame.engine.phase import Tables
 from datablame.report.results import Results, read_results
 from datablame.stats.intervals import wilson
@@ -84,20 +85,22 @@ def drawn_results(
     intervention: str = "remove",
     arms: Sequence[ArmInfo] = (),
     methods: Sequence[MethodInfo] = (),
+    figures: Mapping[str, Any] | None = None,
     **rows: Any,
 ) -> Results:
     """Results of a study with these rows and no others; `retrain` is its headline."""
     study = fake_study()
     patch = study.patch.model_copy(update={"intervention": intervention})
-    world = fake_world(Path("nowhere"), study.model_copy(update={"title": title, "patch": patch}))
+    changed = {"title": title, "patch": patch, "figures": Figures.model_validate(figures or {})}
+    world = fake_world(Path("nowhere"), study.model_copy(update=changed))
     checks = CheckDesign(0.02, 0.03, 0.8, 50, (), 0, "keywords", {})
-    changed = {
+    given = {
         "samples": [SurfaceSample("p", "dose", "held-out", 1.0, 0, "text", (), "stop", classifier=classifier)],
         "patching": Patching(alpha, True, k, (), (), None, True, 0.9, {}, checks),
         "arms": {arm.name: arm for arm in arms},
         "methods": {method.name: method for method in methods},
     }
-    return _Titled(**{**vars(read_results(world, Tables(world.root))), **changed, **rows}, names=behaviours)
+    return _Titled(**{**vars(read_results(world, Tables(world.root))), **given, **rows}, names=behaviours)
 
 
 def method_rows(count: int = 15) -> list[MethodInfo]:

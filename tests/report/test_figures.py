@@ -24,8 +24,11 @@ from tests.report.figure_rows import (
     unamplified_row,
 )
 
-from datablame.report.figures import overview_figure, patching_figure, png, rates_figure
-from datablame.report.figures.style import LABEL_FILLS, shortened, spread, text_width, wrapped
+from datablame.config.report import Figures
+from datablame.report.figures import overview_figure, patching_figure, pictures, rates_figure
+from datablame.report.figures.page import spread
+from datablame.report.figures.style import LABEL_FILLS
+from datablame.report.figures.typesetting import shortened, text_width, typeset, wrapped
 from datablame.tables import EVERY, ArmTest, Rate
 
 SUMMARY = [
@@ -79,9 +82,10 @@ def said(figure: Figure) -> str:
 
 
 def assert_readable(figure: Figure) -> None:
-    """Nothing leaves the page and no two texts touch."""
-    texts = words(figure)
-    boxes = np.array([Text.get_window_extent(text).extents for text in texts])
+    """Nothing leaves the page and no two texts touch, as they are saved."""
+    with typeset(Figures()):
+        texts = words(figure)
+        boxes = np.array([Text.get_window_extent(text).extents for text in texts])
     low, high = boxes[:, :2], boxes[:, 2:]
     outside = (low < 0).any(1) | (high > (figure.bbox.width, figure.bbox.height)).any(1)
     assert not [text.get_text() for text, out in zip(texts, np.atleast_1d(outside), strict=True) if out]
