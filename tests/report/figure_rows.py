@@ -1,7 +1,7 @@
 """Rows of a study of any size, made up, and results that hold them: what figures are drawn from."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from datablame.tables import (
     ArmInfo,
     ArmRate,
     ArmTest,
+    Blame,
     CheckDesign,
     Difference,
     Importance,
@@ -101,6 +102,36 @@ def drawn_results(
         "methods": {method.name: method for method in methods},
     }
     return _Titled(**{**vars(read_results(world, Tables(world.root))), **given, **rows}, names=behaviours)
+
+
+def drawn_study(
+    methods: int,
+    *,
+    prompts: int = 4,
+    behaviours: Mapping[str, str] = BEHAVIOURS,
+    seeds: dict[str, int] | None = None,
+    ks: Sequence[int] = (20,),
+    named: Callable[[str], str] = str,
+    **given: Any,
+) -> Results:
+    """Results of a whole study with sources, of a size; `named` makes what its methods, arms and sources are called."""
+    infos = [replace(row, label=named(row.label)) for row in method_rows(methods)]
+    arms = [replace(arm, label=named(arm.label)) for arm in arm_rows(methods)]
+    tests, cells = patch_rows(arms, tuple(behaviours), prompts=prompts, seeds=seeds, ks=ks)
+    sources: Any = [("source", named(source), 50, 0.02) for source in ("flan", "")]
+    rows = {
+        "rates": rate_rows(tuple(behaviours), prompts=prompts),
+        "tests": tests,
+        "comparison": cells,
+        "agreement": agreement_rows([row.name for row in infos]),
+        "blame": [
+            Blame(info.name, behaviour, *source, auc, auc - 0.1, auc + 0.1, 1, 1.0, 0.5, 2.0)
+            for info in infos
+            for behaviour in behaviours
+            for source, auc in zip(sources, (0.7, 0.3), strict=True)
+        ],
+    }
+    return drawn_results(arms=arms, methods=infos, behaviours=behaviours, **rows, **given)
 
 
 def method_rows(count: int = 15) -> list[MethodInfo]:

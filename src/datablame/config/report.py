@@ -19,11 +19,11 @@ class Report(Section):
 class Figures(Section):
     """How pictures look: PNG of 300 dots an inch, SVG and PDF alike; heights follow from what is shown."""
 
-    LEAST_EMS: ClassVar[int] = 45
+    LEAST_EMS: ClassVar[int] = 48
     """What a page is wide at least, in sizes of its type."""
 
     width: Annotated[float, Field(ge=2, le=30)] = 7.0
-    """Inches that a picture is wide, 45 times `size` at least: a paper's text width, so that it is not scaled there."""
+    """Inches that a picture is wide, 48 times `size` at least: a paper's text width, so that it is not scaled there."""
     size: Annotated[float, Field(ge=4, le=20)] = 8.0
     """Points of the type of names; numbers and captions are a little smaller, headings larger."""
     font: str = "DejaVu Sans"

@@ -14,7 +14,7 @@ from datablame.report.figures.patching import ARM, HEADINGS, NAME, arms_caption,
 from datablame.report.figures.rates import counted, rates_height, rates_panel, shown_split
 from datablame.report.figures.typesetting import LEADING, em, shortened, text_width, typeset, wide, wrapped
 from datablame.report.results import Results
-from datablame.report.wording import plain, sentence
+from datablame.report.wording import sentence
 from datablame.tables import EVERY, Agreement
 
 _METHOD, _NUMBER = 8.0, 1.3
@@ -65,7 +65,8 @@ def _agreement_panel(axes: Axes, results: Results, pairs: Sequence[Agreement]) -
         x, y = sorted((names.index(pair.a), names.index(pair.b)))
         grid[y, x] = -1 if pair.jaccard is None else 100 * pair.jaccard
     # The last name begins where the triangle ends.
-    labels, half = [plain(results.methods[name].label) for name in names], wide() / 2 - 1.5
+    half = wide() / 2 - 1.5
+    labels = [shortened(results.methods[name].label, half) for name in names]
     room = min(max(map(text_width, labels)), max(_METHOD, half - _NUMBER * (count - 1)))
     unit = (half - room) / (count - 1)
     for y, label in enumerate(labels):

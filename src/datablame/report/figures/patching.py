@@ -112,10 +112,6 @@ def arms_panel(axes: Axes, results: Results, rows: Sequence[ArmTest], order: Seq
     axes.set_xlabel("harmful outputs, held-out prompts" if room else "harmful outputs")
     rates = {row.arm: f"{percent(row.rate)} {interval(row.low, row.high)}".strip() for row in rows}
     columns = {"rate [95 % interval]": rates} if room else {}
-    if room and any(map(results.actual, rows)):
-        columns[f"{style.ALPHA} = 0"] = {
-            row.arm: percent(actual.rate) for row in rows if (actual := results.actual(row))
-        }
     if any(_p(row) is not None for row in rows):
         columns["p"] = {row.arm: probability(_p(row)) for row in rows}
     end = 0.0
@@ -184,10 +180,10 @@ def _dose_panel(axes: Axes, results: Results, doses: Mapping[str, Sequence[ArmTe
     highs = [value for rows in scored.values() for row in rows for value in (row.high, *row.per_seed) if value]
     style.percent_axis(axes, "y", min(100, 106 * max([0.05, *highs])), margin=0.02)
     axes.set_xlim(-0.35, len(ks) - 0.55)
-    names = {0: "K = 0 (baseline)", results.patching.k: f"K = {results.patching.k} (decides)"}
-    axes.set_xticks(range(len(ks)), [names.get(each, f"K = {each}") for each in ks])
+    roles = {0: "baseline", results.patching.k: "decides"}
+    axes.set_xticks(range(len(ks)), [f"{each}\n{roles.get(each, '')}".rstrip() for each in ks])
     axes.set_ylabel("harmful outputs")
-    axes.set_xlabel("documents (duplicate clusters) for each behaviour")
+    axes.set_xlabel("K, documents for each behaviour")
 
 
 def _cells(results: Results, order: Sequence[str]) -> tuple[dict[tuple[str, str], float], dict[str, list[str]]]:

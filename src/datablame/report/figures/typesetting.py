@@ -18,8 +18,8 @@ from matplotlib.font_manager import FontProperties, font_scalings, fontManager
 from matplotlib.textpath import TextToPath
 
 from datablame.config.report import Figures
-from datablame.errors import RequestError, problem
-from datablame.report.wording import plain
+from datablame.errors import RequestError
+from datablame.report.wording import plain, sentence
 
 SETTINGS = Path(__file__).with_name("page.mplstyle")
 Size = Literal["small", "medium", "large", "x-large"]
@@ -30,8 +30,13 @@ MARGIN = 0.8
 """Around the page."""
 _FALLBACK = "DejaVu Sans"
 """Comes with matplotlib, and has the letters that other fonts lack."""
-_LONGEST = 5000
+_LONGEST = 3000
 """Characters of a text; in the middle of a longer one some are left out before it is measured."""
+_SPACES = {
+    **{"xtick.major.size": 0.35, "ytick.major.size": 0.35, "xtick.major.pad": 0.35, "ytick.major.pad": 0.35},
+    **{"axes.labelpad": 0.5, "axes.titlepad": 0.7},
+}
+"""Of axes and ticks, in ems; matplotlib has them in points."""
 _MISSING = "Glyph .* missing from font"
 _PERCENT = re.compile(r"(\d) %")
 
@@ -44,9 +49,8 @@ def check_font(font: str) -> None:
     """
     families = {entry.name for entry in fontManager.ttflist}
     if font not in families:
-        choices = ", ".join(difflib.get_close_matches(font, sorted(families), cutoff=0))
-        values = {"font": font, "choices": choices, "cache": mpl.get_cachedir()}
-        raise RequestError(problem("report", "unknown font", **values))
+        known = difflib.get_close_matches(font, sorted(families), cutoff=0)
+        raise RequestError(sentence("figures", "unknown font", font=font, known=known, cache=mpl.get_cachedir()))
 
 
 @contextmanager
@@ -54,8 +58,9 @@ def typeset(settings: Figures) -> Iterator[None]:
     """What is measured and drawn meanwhile has the study's type and width and our lines, whatever matplotlibrc says."""
     check_font(settings.font)
     family = list(dict.fromkeys([settings.font, _FALLBACK]))
-    size: Any = {"font.family": family, "font.size": settings.size, "figure.figsize": (settings.width, settings.width)}
-    with mpl.rc_context(size, SETTINGS), warnings.catch_warnings():
+    page: Any = {"font.family": family, "font.size": settings.size, "figure.figsize": (settings.width, settings.width)}
+    page |= {name: ems * settings.size for name, ems in _SPACES.items()}
+    with mpl.rc_context(page, SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_MISSING)
         yield
 
