@@ -118,17 +118,17 @@ def drawn_study(
     infos = [replace(row, label=named(row.label)) for row in method_rows(methods)]
     arms = [replace(arm, label=named(arm.label)) for arm in arm_rows(methods)]
     tests, cells = patch_rows(arms, tuple(behaviours), prompts=prompts, seeds=seeds, ks=ks)
-    sources: Any = [("source", named(source), 50, 0.02) for source in ("flan", "")]
-    rows = {
+    sources = {named("flan"): 0.7, "": 0.3}
+    rows: dict[str, Any] = {
         "rates": rate_rows(tuple(behaviours), prompts=prompts),
         "tests": tests,
         "comparison": cells,
         "agreement": agreement_rows([row.name for row in infos]),
         "blame": [
-            Blame(info.name, behaviour, *source, auc, auc - 0.1, auc + 0.1, 1, 1.0, 0.5, 2.0)
+            Blame(info.name, behaviour, "source", source, 50, 0.02, auc, auc - 0.1, auc + 0.1, 1, 1.0, 0.5, 2.0)
             for info in infos
             for behaviour in behaviours
-            for source, auc in zip(sources, (0.7, 0.3), strict=True)
+            for source, auc in sources.items()
         ],
     }
     return drawn_results(arms=arms, methods=infos, behaviours=behaviours, **rows, **given)

@@ -49,7 +49,7 @@ def check_font(font: str) -> None:
     """
     families = {entry.name for entry in fontManager.ttflist}
     if font not in families:
-        known = difflib.get_close_matches(font, sorted(families), cutoff=0)
+        known = difflib.get_close_matches(font, sorted(families)) or [_FALLBACK]
         raise RequestError(sentence("figures", "unknown font", font=font, known=known, cache=mpl.get_cachedir()))
 
 
