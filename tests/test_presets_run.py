@@ -25,10 +25,11 @@ from datablame.tables import (
     Training,
 )
 
+FIGURES = ("behavior_rates", "patching_comparison", "final_results")
 DELIVERED = (
-    *("behavior_rates.png", "patching_comparison.png", "final_results.png", "phase2_results.json"),
-    *("final_results.json", "patching_comparison.csv", "writeup/report.md", "writeup/slides.md"),
-    *("index.html", "case_study.md", "study.yaml", "manifest.json"),
+    *(f"{name}.{form}" for name in FIGURES for form in ("png", "svg", "pdf")),
+    *("phase2_results.json", "final_results.json", "patching_comparison.csv", "writeup/report.md"),
+    *("writeup/slides.md", "index.html", "case_study.md", "study.yaml", "manifest.json"),
 )
 
 

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datablame.report.figures.style import GREY, INK, heading, page, png
+from datablame.config.report import Figures
+from datablame.report.figures.page import heading, page, pictures
+from datablame.report.figures.style import GREY, INK
 from datablame.seeds import stream_key
 from datablame.stats.intervals import Share
 from datablame.stats.power import Design, Power, Rejections, simulate
@@ -97,7 +99,8 @@ def _figure(results: Results, simulations: int) -> bytes:
         "Monte-Carlo error. 40 prompts x 25 samples, 10 % harmful, prompts deviate by 1 logit. Right: the method brings "
         "10 % down to 5 %. Dashed: .05. With 3 against 3 seeds no permutation p is below .10."
     )
-    with page([4.3], "Tests that ignore the training seed raise false alarms", caption, 12.6) as (figure, [row]):
+    title, settings = "Tests that ignore the training seed raise false alarms", Figures(width=13, size=9.5)
+    with page([32], title, caption, settings) as (figure, [row]):
         panels = row.subfigures(1, 3, width_ratios=[4.9, 3.9, 3.5], wspace=0.03, squeeze=False)[0]
         for panel, deviation in zip(panels, (DEVIATIONS[0], DEVIATIONS[-1]), strict=False):
             heading(panel, f"No effect, seeds deviate by {deviation:g} logit")
@@ -111,7 +114,7 @@ def _figure(results: Results, simulations: int) -> bytes:
         _rows(axes, results, DEVIATIONS[-1], "with_effect", first=False)
         axes.set_xlim(-4, 104)
         axes.set_xlabel("power, %")
-    return png(figure)
+    return pictures(figure, ["png"])["png"]
 
 
 def _rows(axes: "Axes", results: Results, deviation: float, which: str, *, first: bool) -> None:

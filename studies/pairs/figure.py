@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from datablame.attribute.registry import METHODS
+from datablame.config.report import Figures
 from datablame.patch.registry import ARMS
-from datablame.report.figures.style import GREY, INK, heading, page, png
+from datablame.report.figures.page import heading, page, pictures
+from datablame.report.figures.style import GREY, INK
 from datablame.tables import Look
 
 if TYPE_CHECKING:
@@ -24,17 +26,15 @@ def drawn(effects: "Sequence[Effect]", kinds: Mapping[str, str], published: Mapp
         "training each. Small ticks: the same arms at alpha 0. Right: OLMo 2 7B, one training each (arXiv 2602.11079)."
     )
     rows = max(len(_lines([each for each in effects if each.kind == kind])) for kind in shown)
-    with page([0.8 + 0.26 * rows], "What filtering, swapping and dropping sources do to preference pairs", caption) as (
-        figure,
-        [row],
-    ):
+    title = "What filtering, swapping and dropping sources do to preference pairs"
+    with page([6 + 2 * rows], title, caption, Figures(width=14, size=9.5)) as (figure, [row]):
         panels = row.subfigures(1, len(shown) + 1, squeeze=False)[0]
         for panel, kind in zip(panels, shown, strict=False):
             heading(panel, f"{kind}: {kinds[kind]}")
             _arms(panel.subplots(), [effect for effect in effects if effect.kind == kind])
         heading(panels[-1], "published")
         _published(panels[-1].subplots(), published)
-    return png(figure)
+    return pictures(figure, ["png"])["png"]
 
 
 def _lines(effects: "Sequence[Effect]") -> "list[tuple[str, Effect]]":

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from studies.unamplified.errors import Truth, name_of
 
-from datablame.report.figures.style import GREY, INK, behaviour_looks, heading, page, png
+from datablame.config.report import Figures
+from datablame.report.figures.page import heading, page, pictures
+from datablame.report.figures.style import GREY, INK, behaviour_looks
 from datablame.tables import EVERY
 
 if TYPE_CHECKING:
@@ -26,11 +28,12 @@ def drawn(quoted: Quoted, truths: Mapping[str, Truth]) -> bytes:
         f"alpha 0 ({truths[EVERY].n:,} in all)."
     )
     looks = behaviour_looks([name for name in shown if name != EVERY])
-    with page([3.5], "The rate at alpha 0 from one budget of outputs", caption, 12.4) as (figure, [row]):
+    settings = Figures(width=13, size=9.5)
+    with page([26], "The rate at alpha 0 from one budget of outputs", caption, settings) as (figure, [row]):
         for panel, name in zip(row.subfigures(1, len(shown), squeeze=False)[0], shown, strict=True):
             heading(panel, name_of(name))
             _dots(panel.subplots(), quoted[name], truths[name], INK if name == EVERY else looks[name].ink)
-    return png(figure)
+    return pictures(figure, ["png"])["png"]
 
 
 def _dots(axes: "Axes", quoted: Mapping[str, Sequence[Mapping[str, Any]]], truth: Truth, ink: str) -> None:

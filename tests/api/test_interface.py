@@ -13,6 +13,7 @@ from tests.worlds import frozen
 
 from datablame import api as db
 from datablame.config.file import dump_study
+from datablame.config.report import Figures
 from datablame.engine.phase import Tables, write_outputs
 from datablame.errors import RequestError
 from datablame.report.results import read_results
@@ -183,6 +184,12 @@ def test_figures_are_drawn_from_the_tables(run: db.Run) -> None:
     for figure in (run.figures.rates(), run.figures.patching(), run.figures.overview()):
         assert figure.axes
         pyplot.close(figure)
+
+
+def test_figures_are_as_the_study_in_the_folder_says_by_now(run: db.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "study", run.study.model_copy(update={"figures": Figures(width=5.5)}))
+    assert run.figures.rates().get_size_inches()[0] == 5.5
+    assert run.world.study.figures == Figures()
 
 
 def test_the_results_are_the_reports(run: db.Run) -> None:

@@ -140,6 +140,12 @@ def _with(**changes: object) -> dict[str, object]:
         ("seed: " + "9" * 5000, "study.yaml: not valid YAML"),
         ("name: !!set {a, b}", "study.yaml: not valid YAML: could not determine a constructor for the tag"),
         (_with(judge={"a\nb": 1}), "study.yaml: judge.a b is not a key of a study; "),
+        (
+            _with(figures={"width": 3.25}),
+            "figures.width = 3.25 inches is too narrow for words of figures.size = 8 points; set it to 5.4 at least",
+        ),
+        (_with(figures={"size": 0}), "figures.size = 0: input should be greater than or equal to 4"),
+        (_with(figures={"font": ""}), "figures.font = '': the text is empty"),
         ({**_STUDY, "name": None}, "name = None: should be a text; give one, in quotes"),
         ("name: [unclosed", "study.yaml: not valid YAML"),
         ("just a word", "study.yaml: holds str, not keys and values"),

@@ -73,6 +73,10 @@ def study_of(**changes: Any) -> Study:
             "attribute.scores.oracle has the name of what ships with datablame; give it another name",
         ),
         (
+            {"figures": {"font": "DejaVu Sanz"}},
+            "figures.font = DejaVu Sanz is none of the fonts that matplotlib finds here; name another, such as DejaVu",
+        ),
+        (
             {"prompts": {"attribution": [prompt("p1", "one")], "held_out": [prompt("p1", "two")]}},
             "prompts: id 'p1' stands twice, in attribution p1 and in held-out p1; attribution, held-out and harmless",
         ),

@@ -222,7 +222,9 @@ def reported(world: World, *, drawn: bool = False) -> Path:
 def undrawn() -> AbstractContextManager[Mapping[str, mock.Mock]]:
     """Nothing is drawn; gives the functions that would have drawn."""
     figures = dict.fromkeys(("rates_figure", "patching_figure", "overview_figure", "sources_figure"), mock.DEFAULT)
-    return mock.patch.multiple("datablame.report.figures", png=lambda figure: b"", **figures)
+    return mock.patch.multiple(
+        "datablame.report.figures", pictures=lambda _, formats: dict.fromkeys(formats, b""), **figures
+    )
 
 
 def read_results_file(root: Path) -> dict[str, Any]:

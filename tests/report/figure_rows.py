@@ -1,7 +1,7 @@
 """Rows of a study of any size, made up, and results that hold them: what figures are drawn from."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tests.report.fake_run import fake_study, fake_world
 
+from datablame.config.report import Figures
 from datablame.engine.phase import Tables
 from datablame.report.results import Results, read_results
 from datablame.stats.intervals import wilson
@@ -19,6 +20,7 @@ from datablame.tables import (
     ArmInfo,
     ArmRate,
     ArmTest,
+    Blame,
     CheckDesign,
     Difference,
     Importance,
@@ -84,20 +86,52 @@ def drawn_results(
     intervention: str = "remove",
     arms: Sequence[ArmInfo] = (),
     methods: Sequence[MethodInfo] = (),
+    figures: Mapping[str, Any] | None = None,
     **rows: Any,
 ) -> Results:
     """Results of a study with these rows and no others; `retrain` is its headline."""
     study = fake_study()
     patch = study.patch.model_copy(update={"intervention": intervention})
-    world = fake_world(Path("nowhere"), study.model_copy(update={"title": title, "patch": patch}))
+    changed = {"title": title, "patch": patch, "figures": Figures.model_validate(figures or {})}
+    world = fake_world(Path("nowhere"), study.model_copy(update=changed))
     checks = CheckDesign(0.02, 0.03, 0.8, 50, (), 0, "keywords", {})
-    changed = {
+    given = {
         "samples": [SurfaceSample("p", "dose", "held-out", 1.0, 0, "text", (), "stop", classifier=classifier)],
         "patching": Patching(alpha, True, k, (), (), None, True, 0.9, {}, checks),
         "arms": {arm.name: arm for arm in arms},
         "methods": {method.name: method for method in methods},
     }
-    return _Titled(**{**vars(read_results(world, Tables(world.root))), **changed, **rows}, names=behaviours)
+    return _Titled(**{**vars(read_results(world, Tables(world.root))), **given, **rows}, names=behaviours)
+
+
+def drawn_study(
+    methods: int,
+    *,
+    prompts: int = 4,
+    behaviours: Mapping[str, str] = BEHAVIOURS,
+    seeds: dict[str, int] | None = None,
+    ks: Sequence[int] = (20,),
+    named: Callable[[str], str] = str,
+    **given: Any,
+) -> Results:
+    """Results of a whole study with sources, of a size; `named` makes what its methods, arms and sources are called."""
+    infos = [replace(row, label=named(row.label)) for row in method_rows(methods)]
+    arms = [replace(arm, label=named(arm.label)) for arm in arm_rows(methods)]
+    tests, cells = patch_rows(arms, tuple(behaviours), prompts=prompts, seeds=seeds, ks=ks)
+    sources = {named("flan"): 0.7, "": 0.3}
+    rows: dict[str, Any] = {
+        "rates": rate_rows(tuple(behaviours), prompts=prompts),
+        "tests": tests,
+        "comparison": cells,
+        "agreement": agreement_rows([row.name for row in infos]),
+        "blame": [
+            Blame(info.name, behaviour, "source", source, 50, 0.02, auc, auc - 0.1, auc + 0.1, 1, 1.0, 0.5, 2.0)
+            for info in infos
+            for behaviour in behaviours
+            for source, auc in sources.items()
+        ],
+    }
+    return drawn_results(arms=arms, methods=infos, behaviours=behaviours, **rows, **given)
 
 
 def method_rows(count: int = 15) -> list[MethodInfo]:

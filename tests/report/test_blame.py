@@ -15,7 +15,7 @@ from tests.worlds import work
 from datablame.engine.phase import Tables
 from datablame.report.figures import sources_figure
 from datablame.report.pages import text_tables
-from datablame.report.phase import BLAME_PICTURE, report
+from datablame.report.phase import BLAME_PICTURE, FORMATS, report
 from datablame.report.results import Results
 from datablame.stats.intervals import auc_intervals
 from datablame.tables import Blame
@@ -67,10 +67,11 @@ def test_of_a_single_source_there_is_no_figure_and_it_is_said() -> None:
 def test_a_picture_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
     world = write_fake_run(tmp_path / "run", fake_study())
     root = reported(world)
-    assert (root / BLAME_PICTURE).exists()
+    made = [root / f"{BLAME_PICTURE}.{form}" for form in FORMATS]
+    assert all(path.exists() for path in made)
     with undrawn(), mock.patch("datablame.report.figures.sources_figure", return_value=None):
         report(world, Tables(root), work(root, "report"))
-    assert not (root / BLAME_PICTURE).exists()
+    assert not any(path.exists() for path in made)
     assert BLAME_PICTURE not in (root / "index.html").read_text() + (root / "writeup/report.md").read_text()
 
 

@@ -38,7 +38,7 @@ def test_the_panel_draws_each_arm_that_depends_on_k_at_each_and_the_baseline_at_
         pytest.approx(ends) for ends in sorted(percents(row) for rows in doses.values() for row in rows)
     ]
     ticks = [tick.get_text() for tick in axes.get_xticklabels()]
-    assert ticks == ["K = 0 (baseline)", "K = 5", "K = 20 (decides)"]
+    assert ticks == ["0\nbaseline", "5", "20\ndecides"]
     ends = {f"{infos[arm].label}  {100 * (rows[-1].rate or 0):.1f} %" for arm, rows in doses.items() if rows[-1].k}
     assert {text.get_text() for text in axes.texts} == ends
     dots = [np.asarray(line.get_ydata()) for line in axes.lines]

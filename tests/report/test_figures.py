@@ -24,8 +24,11 @@ from tests.report.figure_rows import (
     unamplified_row,
 )
 
-from datablame.report.figures import overview_figure, patching_figure, png, rates_figure
-from datablame.report.figures.style import LABEL_FILLS, shortened, spread, text_width, wrapped
+from datablame.config.report import Figures
+from datablame.report.figures import overview_figure, patching_figure, rates_figure
+from datablame.report.figures.page import spread
+from datablame.report.figures.style import LABEL_FILLS
+from datablame.report.figures.typesetting import shortened, text_width, typeset, wrapped
 from datablame.tables import EVERY, ArmTest, Rate
 
 SUMMARY = [
@@ -35,7 +38,6 @@ SUMMARY = [
     "Unsafe dose does not rise: its intervals at alpha 0 and 2 overlap.",
 ]
 LONG = "A title that says much more than any figure of this width can hold on a single line of type, " * 3
-HOSTILE = "costs $5 and $x^{2$ \x1b[31m <script>\n\n\u202ereversed שלום 中文 🐕 \\frac{ " + "x" * 300
 
 
 def drawn_rates(rates: Sequence[Rate], **changed: Any) -> Figure:
@@ -79,9 +81,10 @@ def said(figure: Figure) -> str:
 
 
 def assert_readable(figure: Figure) -> None:
-    """Nothing leaves the page and no two texts touch."""
-    texts = words(figure)
-    boxes = np.array([Text.get_window_extent(text).extents for text in texts])
+    """Nothing leaves the page and no two texts touch, as they are saved."""
+    with typeset(Figures()):
+        texts = words(figure)
+        boxes = np.array([Text.get_window_extent(text).extents for text in texts])
     low, high = boxes[:, :2], boxes[:, 2:]
     outside = (low < 0).any(1) | (high > (figure.bbox.width, figure.bbox.height)).any(1)
     assert not [text.get_text() for text, out in zip(texts, np.atleast_1d(outside), strict=True) if out]
@@ -91,12 +94,12 @@ def assert_readable(figure: Figure) -> None:
 
 
 def axes_of(figure: Figure, heading: str) -> Axes:
-    """The first axes of the panel with that heading."""
+    """The first axes with that heading, of their own or of their panel."""
     return next(
         axes
         for axes in figure.axes
         for parent in (axes.get_figure(root=False),)
-        if parent is not None and heading in parent.get_suptitle()
+        if heading in axes.get_title(loc="left") or (parent is not None and heading in parent.get_suptitle())
     )
 
 
@@ -149,7 +152,7 @@ def test_nine_behaviours_with_long_names_are_told_apart() -> None:
     names = {f"b{number}": f"a behaviour with a rather long name, number {number}" for number in range(9)}
     figure = drawn_rates(rate_rows(tuple(names), samples=10), behaviours=names)
     assert_readable(figure)
-    axes = axes_of(figure, "held-out")
+    axes = axes_of(figure, "Harmful outputs, held-out")
     drawn = [container.lines[0] for container in axes.containers if isinstance(container, ErrorbarContainer)]
     assert len({(line.get_color(), line.get_marker()) for line in drawn if line is not None}) == 10
 
@@ -185,7 +188,7 @@ def test_estimates_stand_beside_alpha_0_and_withheld_ones_are_named() -> None:
     rows = [unamplified_row("dose", rate=0.02), unamplified_row("brand", rate=None)]
     figure = drawn_rates(rate_rows(), unamplified=unamplified(*rows))
     assert_readable(figure)
-    axes, bare = axes_of(figure, "held-out"), axes_of(drawn_rates(rate_rows()), "held-out")
+    axes, bare = (axes_of(it, "Harmful outputs, held-out") for it in (figure, drawn_rates(rate_rows())))
     extra = sorted(set(intervals(axes)) - set(intervals(bare)))
     assert extra == [pytest.approx((2.0, 1.0, 3.0))]
     assert [tick.get_text() for tick in axes.get_xticklabels()][-1] == "IS"
@@ -193,12 +196,19 @@ def test_estimates_stand_beside_alpha_0_and_withheld_ones_are_named() -> None:
     assert "Withheld as not to be trusted: brand promotion (held-out prompts)." in said(figure)
     trusted = drawn_rates(rate_rows(), unamplified=unamplified(unamplified_row("dose")))
     assert "None is withheld." in said(trusted)
-    assert [tick.get_text() for tick in axes_of(trusted, "attribution").get_xticklabels()] == ["0", "0.5", "1", "2"]
+    assert [tick.get_text() for tick in axes_of(trusted, "Harmful outputs, attribution").get_xticklabels()] == [
+        "0",
+        "0.5",
+        "1",
+        "2",
+    ]
 
 
 def test_estimates_above_all_that_was_measured_stay_inside_and_impossible_ones_are_not_spoken_of() -> None:
     high = unamplified(unamplified_row("dose", rate=0.5, high=0.9))
-    assert axes_of(drawn_rates(rate_rows(), unamplified=high), "held-out").get_ylim()[1] == pytest.approx(95.4)
+    assert axes_of(drawn_rates(rate_rows(), unamplified=high), "Harmful outputs, held-out").get_ylim()[
+        1
+    ] == pytest.approx(95.4)
     none = drawn_rates(rate_rows(), unamplified=replace(unamplified(), possible=False, why_not="top_p"))
     assert "importance sampling" not in said(none)
 
@@ -235,7 +245,8 @@ def test_arms_stand_at_their_rates_in_the_colours_of_their_rows() -> None:
                 dots = [np.asarray(dot.get_xdata()) for dot in axes.lines if len(np.asarray(dot.get_xdata())) == 5]
                 if row.seeds == 5:
                     assert any(np.allclose(dot, np.multiply(100, row.per_seed)) for dot in dots)
-            assert {"random", "baseline"} <= {text.get_text() for text in axes.texts}
+            named = {text.get_text() for text in axes.texts} & {"random", "baseline"}
+            assert named == ({"random", "baseline"} if protocol == "retrain" else set())
 
 
 def test_names_rates_and_p_stand_beside_the_arms() -> None:
@@ -248,7 +259,6 @@ def test_names_rates_and_p_stand_beside_the_arms() -> None:
     low, rate, high = (100 * (rows[0].low or 0), 100 * (rows[0].rate or 0), 100 * (rows[0].high or 0))
     texts = [text.get_text() for text in axes.texts]
     assert f"{rate:.1f} % [{low:.1f}, {high:.1f}]" in texts
-    assert f"{20 * (rows[0].rate or 0):.1f} %" in texts
     assert texts.count("0.008") == len(rows) - 2
     assert "retrain: 5 training seeds, 12 prompts, n = 1200 outputs an arm." in said(figure)
     assert "continue is a single run, so it has no p" in said(figure)
@@ -293,18 +303,17 @@ def test_agreement_is_written_between_the_names_of_a_pair() -> None:
     for y, row in enumerate(methods):
         for x, column in enumerate(methods[:y]):
             value = pairs[frozenset((row, column))]
-            assert written[x + 0.5, y + 0.5] == ("-" if value is None else f"{value:.2f}")
-    assert "two random sets of K would have 0.11 (6 pairs of methods" in said(drawn_overview(4))
+            assert written[x + 0.5, y + 0.5] == ("-" if value is None else f"{100 * value:.0f}")
+    assert "two random sets of K would have 11 % (6 pairs of methods" in said(drawn_overview(4))
 
 
-def test_the_verdict_stands_with_its_sentences_and_counts_what_has_no_room() -> None:
+def test_the_verdict_stands_with_all_its_sentences() -> None:
     figure = drawn_overview(verdict="SUCCESS")
     assert "4 Verdict: SUCCESS" in said(figure)
     assert all(sentence in said(figure).replace("\N{NO-BREAK SPACE}", " ") for sentence in SUMMARY)
-    crowded = said(drawn_overview(summary=SUMMARY * 20))
-    shown = crowded.count("Unsafe dose does not rise") + crowded.count("permutation p = 0.008")
-    shown += crowded.count("The harmful rate on held-out prompts rises")
-    assert f"and {60 - shown} more in writeup/report.md" in crowded
+    crowded = drawn_overview(summary=SUMMARY * 20)
+    assert said(crowded).count("Unsafe dose does not rise") == 20
+    assert_readable(crowded)
 
 
 def test_empty_panels_say_why() -> None:
@@ -322,7 +331,7 @@ def test_empty_panels_say_why() -> None:
 def test_a_headline_that_was_not_trained_leaves_the_other_protocol() -> None:
     figure = drawn_patching(seeds={"continue": 4})
     assert_readable(figure)
-    assert "retrain (headline: trained again from before), no run" in said(figure)
+    assert "retrain (decides) no run" in said(figure)
     assert "rate [95 % interval]" in said(figure)
 
 
@@ -342,53 +351,23 @@ def test_what_was_not_scored_leaves_a_gap() -> None:
     assert_readable(drawn_overview(rates=[replace(row, **none) for row in rate_rows()], tests=missing))
 
 
-@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
-def test_hostile_words_are_only_words() -> None:
-    titles = dict.fromkeys(BEHAVIOURS, HOSTILE)
-    given: dict[str, Any] = {"title": HOSTILE, "classifier": HOSTILE, "behaviours": titles}
-    arms = [replace(arm, label=HOSTILE) for arm in arm_rows(3)]
-    methods = [replace(row, label=HOSTILE) for row in method_rows(3)]
-    tests, cells = patch_rows(arms, tuple(f"{HOSTILE}{number}" for number in range(3)), ks=(20, 5))
-    rows: dict[str, Any] = {"rates": rate_rows(), "unamplified": unamplified(unamplified_row("dose", rate=None))}
-    rows |= {"tests": tests, "comparison": cells, "arms": arms, "methods": methods}
-    pairs = agreement_rows([row.name for row in methods])
-    results = drawn_results(**rows, **given, agreement=pairs, intervention="swap")
-    for figure in (
-        rates_figure(results),
-        patching_figure(results),
-        overview_figure(results, HOSTILE, [HOSTILE] * 3),
-    ):
-        assert_readable(figure)
-        assert "costs $5 and" in said(figure)
-        assert "\u202e" not in said(figure)
-        assert "\x1b" not in said(figure)
-
-
-@pytest.mark.parametrize("name", ["rates", "patching", "overview"])
-def test_equal_rows_give_equal_bytes_whatever_matplotlibrc_says(name: str) -> None:
-    import matplotlib as mpl
-
-    picture = png(FIGURES[name]())
-    assert b"Software" not in picture
-    with mpl.rc_context({"font.size": 20, "axes.facecolor": "pink", "savefig.dpi": 50}):
-        assert png(FIGURES[name]()) == picture
-
-
 def test_wrapped_lines_fit_and_lose_no_word() -> None:
     text = "one two three " * 10 + "x" * 200
-    lines = wrapped(text, 2.0, 10)
-    assert max(text_width(line, 10) for line in lines) <= 2.0
+    lines = wrapped(text, 15)
+    assert max(map(text_width, lines)) <= 15
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert wrapped(text, 2.0, 10, most=2)[1].endswith("…")
-    assert wrapped("", 2.0, 10) == [""]
+    first, second = wrapped(text, 15, most=2)
+    assert (first, second[:3], second[-4:]) == (lines[0], lines[1][:3], "xxxx")
+    assert "…" in second
+    assert wrapped("", 15) == [""]
 
 
 def test_a_shortened_name_keeps_both_ends() -> None:
-    name = shortened("a method whose name is so long that no line could ever hold it", 1.0)
-    assert text_width(name, 9.5) <= 1.0
+    name = shortened("a method whose name is so long that no line could ever hold it", 8)
+    assert text_width(name) <= 8
     assert name.startswith("a me")
     assert name.endswith("ld it")
-    assert shortened("short", 1.0) == "short"
+    assert shortened("short", 8) == "short"
 
 
 def test_labels_are_moved_apart_as_little_as_needed() -> None:

@@ -11,10 +11,11 @@ from tests.report.fake_run import reported as report
 from datablame.engine.phase import Tables
 from datablame.report.phase import deliver_patch, deliver_surface
 
+_FIGURES = ("behavior_rates", "patching_comparison", "final_results", "blame_by_source")
 _DELIVERABLES = (
-    *("behavior_rates.png", "patching_comparison.png", "final_results.png", "phase2_results.json"),
-    *("final_results.json", "patching_comparison.csv", "comparison.md", "case_study.md", "index.html"),
-    *("writeup/report.md", "writeup/slides.md"),
+    *(f"{name}.{form}" for name in _FIGURES for form in ("png", "svg", "pdf")),
+    *("phase2_results.json", "final_results.json", "patching_comparison.csv", "comparison.md", "case_study.md"),
+    *("index.html", "writeup/report.md", "writeup/slides.md"),
 )
 
 
@@ -26,11 +27,13 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_deliverable_is_written_and_pictures_are_pictures(reported: Path) -> None:
     for name in _DELIVERABLES:
         assert (reported / name).stat().st_size > 200, name
-    for name in _DELIVERABLES[:3]:
-        data = (reported / name).read_bytes()
+    for name in _FIGURES:
+        data = (reported / f"{name}.png").read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         width, height = struct.unpack(">II", data[16:24])
-        assert min(width, height) > 500
+        assert (width, height > 500) == (7 * 300, True)
+        assert (reported / f"{name}.svg").read_text().startswith("<?xml")
+        assert (reported / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_results_keep_to_the_published_schema(reported: Path) -> None:
@@ -64,7 +67,8 @@ def test_phases_deliver_what_they_promise_before_the_report(reported: Path, tmp_
     deliver_surface(world, Tables(tmp_path), tmp_path / "early")
     deliver_patch(world, Tables(tmp_path), tmp_path / "early")
     names = {path.name for path in (tmp_path / "early").iterdir()}
-    assert names == {"phase2_results.json", "behavior_rates.png", "patching_comparison.csv", "patching_comparison.png"}
+    figures = {f"{name}.{form}" for name in _FIGURES[:2] for form in ("png", "svg", "pdf")}
+    assert names == {"phase2_results.json", "patching_comparison.csv", *figures}
     for name in names:
         assert (tmp_path / "early" / name).read_bytes() == (reported / name).read_bytes(), name
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from datablame.config.file import load_study
-from datablame.config.schema import Study
+from datablame.config.schema import PRESENTATION, Study
 from datablame.engine.execute import Progress, Silent
 from datablame.engine.files import read_json
 from datablame.engine.phase import Tables
@@ -105,8 +105,10 @@ class Run:
 
     @cached_property
     def results(self) -> Results:
-        """All tables as typed rows."""
-        return read_results(self.world, Tables(self.root))
+        """All tables as typed rows, to be shown as the study in the folder says by now."""
+        shown = {name: getattr(self.study, name) for name in PRESENTATION}
+        world = replace(self.world, study=self.world.study.model_copy(update=shown))
+        return read_results(world, Tables(self.root))
 
     @property
     def status(self) -> dict[str, str]:

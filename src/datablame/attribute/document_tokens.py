@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from datablame.attribute.directions import load_directions
 from datablame.attribute.evidence.gradients import chosen_checkpoint
-from datablame.attribute.loop import WorkerState, carried_out, save, saved, shards
+from datablame.attribute.loop import WorkerState, results_of, save, saved, shards
 from datablame.attribute.registry import Inquiry, WorkItem
 from datablame.errors import PhaseError
 from datablame.models.chat import answers
@@ -27,7 +27,7 @@ def document_tokens(inquiry: Inquiry, rows: NDArray[np.int64]) -> list[DocumentT
     cut, n, ids = shards("document-tokens", rows), len(inquiry.behaviours), inquiry.world.pool.ids
     items = {key: WorkItem(partial(_item, key, shard.tolist(), n), ()) for key, shard in cut.items()}
     state = WorkerState(inquiry.world, inquiry.work.out / "items")
-    results = carried_out(inquiry, state, items, "tokens of documents")
+    results = results_of(inquiry, state, items, "tokens of documents")
     if reasons := [reason for reason in results.values() if reason is not None]:
         _logger.warning("attribute: which tokens of documents carried their gradients is not known: %s", reasons[0])
     if reasons or not items:
@@ -63,7 +63,9 @@ def _item(key: str, rows: list[int], n: int, state: WorkerState) -> str | None:
         shares = token_shares(model.float(), documents, towards, blocks, state.world.study.attribute.batch_tokens)
         joined = torch.cat([part for of_document in shares for part in of_document], 1)
         save(state.folder / f"{key}.safetensors", {"shares": joined.T}, f"the gradients of {key}")
-    except (NotImplementedError, RuntimeError, MemoryError, PhaseError) as error:
+    except NotImplementedError as error:
+        return f"the checkpoint has an operation without a derivative in forward mode ({first_line(error)})"
+    except (RuntimeError, MemoryError, PhaseError) as error:
         return first_line(error)
     finally:
         model.to(kind)

@@ -138,7 +138,7 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
             continue
         try:
             while True:
-                results = carried_out(inquiry, state, collecting.send(results), provider.name, timed)
+                results = results_of(inquiry, state, collecting.send(results), provider.name, timed)
         except StopIteration as stop:
             evidence |= stop.value
     del state
@@ -146,7 +146,7 @@ def collect(inquiry: Inquiry, methods: Sequence[Method]) -> dict[type, Any]:
     return evidence
 
 
-def carried_out(
+def results_of(
     inquiry: Inquiry,
     state: WorkerState,
     items: Mapping[str, WorkItem],

@@ -1,5 +1,6 @@
 """What every section of a study is, and combinations of keys that cannot be; names of arms are `pipeline.checks`."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
@@ -139,6 +140,8 @@ def _rules(study: "Study") -> Iterator[_Rule]:
     yield top_k <= candidates < max(ks, default=0), "beyond candidates", {"field": "patch.k", "k": max(ks, default=0)}
     is_other = patch.bottom_of is not None and patch.bottom_of not in attribute.methods
     yield is_other, "other bottom", {"methods": ", ".join(attribute.methods)}
+    inches = study.figures.LEAST_EMS * study.figures.size / 72
+    yield study.figures.width < inches, "narrow figures", {"inches": math.ceil(10 * inches) / 10}
 
 
 def _sampling_rules(study: "Study") -> Iterator[_Rule]:

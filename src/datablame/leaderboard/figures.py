@@ -9,14 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from datablame.config.report import Figures
 from datablame.leaderboard.standings import DETECTION, EFFECT, Leaderboard, Standing
 from datablame.report.figures import style
+from datablame.report.figures.page import heading, page
+from datablame.report.figures.typesetting import shortened, wide
 from datablame.stats.standings import Estimate
 from datablame.tables import Look
 
-_WIDE, _NARROW = 11.0, 9.0
-"""Inches of a figure."""
-_NAME_INCHES, _LINE_INCHES, _COLUMN_INCHES = 2.6, 0.34, 0.85
+_NAME, _LINE = 16.5, 2.0
+"""Ems of a method's name, and of its line."""
 
 
 def figures_of(board: Leaderboard) -> dict[str, Figure]:
@@ -32,18 +34,15 @@ def ranks_figure(board: Leaderboard) -> Figure:
         "Left: by the effect of removing the method's first documents; right: by how high it ranks what was planted. "
         "Lines: 95 % intervals, Student's t over seeds. Grey bands: controls."
     )
-    with style.page([1.4 + _LINE_INCHES * max(3, len(rows))], "Mean rank over organisms", caption, _WIDE) as (
-        figure,
-        [panel],
-    ):
-        style.heading(panel, "1 is the best of every organism")
+    with page([7 + _LINE * max(3, len(rows))], "Mean rank over organisms", caption, Figures()) as (figure, [panel]):
+        heading(panel, "1 is the best of every organism")
         if not rows:
             style.nothing(panel.subplots(), "no method has a value on any organism")
             return figure
         for axes, measure, title in zip(
             panel.subplots(1, 2), (EFFECT, DETECTION), ("effect of removal", "average precision"), strict=True
         ):
-            axes.set_title(title, loc="left", size=10, color=style.GREY)
+            axes.set_title(title, color=style.GREY)
             for y, row in enumerate(rows):
                 if row.entry.control:
                     axes.axhspan(y - 0.5, y + 0.5, color=style.FAINT, alpha=0.45, linewidth=0)
@@ -64,9 +63,9 @@ def pareto_figure(board: Leaderboard) -> Figure:
         "Seconds of one core for one organism, medians. Lines: 95 % intervals, Student's t over seeds. "
         "Joined, bold: no method that has a value wherever it has one has more effect in less time. Italics: controls."
     )
-    height = max(4.6, 1.5 + 0.27 * len(rows))
-    with style.page([height], "Effect against cost", caption, _NARROW) as (figure, [panel]):
-        style.heading(panel, "Share of what removing everything planted achieves")
+    height = max(30, 7 + 1.6 * len(rows))
+    with page([height], "Effect against cost", caption, Figures()) as (figure, [panel]):
+        heading(panel, "Share of what removing everything planted achieves")
         axes = panel.subplots()
         if not rows:
             style.nothing(axes, "no method has an effect and a cost")
@@ -75,7 +74,7 @@ def pareto_figure(board: Leaderboard) -> Figure:
         where = {row.entry.name: max(row.estimates["seconds"].value, least) for row in rows}
         for row in rows:
             _estimate(axes, row.entry.look, row.estimates[EFFECT], where[row.entry.name], upright=True)
-            name = style.shortened(row.entry.label, _NAME_INCHES)
+            name = shortened(row.entry.label, _NAME)
             point = (where[row.entry.name], 100 * row.estimates[EFFECT].value)
             style.beside(axes, name, point, row.entry.look.ink, bold=row.is_pareto)
             if row.entry.control:
@@ -101,18 +100,15 @@ def kinds_figure(board: Leaderboard) -> Figure:
         f"At K = {board.k} for each behaviour, mean over seeds; 0 where the rate rose, 100 where it fell by "
         "more than without everything planted. A dash: no value, see the README. Names in italics: controls."
     )
-    width = max(_NARROW, _NAME_INCHES + 0.4 + _COLUMN_INCHES * len(kinds))
-    with style.page([1.2 + _LINE_INCHES * max(3, len(rows))], "Effect by kind of planting", caption, width) as (
-        figure,
-        [panel],
-    ):
-        style.heading(panel, "Share of what removing everything planted achieves, in %")
+    with page([5 + _LINE * max(3, len(rows))], "Effect by kind of planting", caption, Figures()) as (figure, [panel]):
+        heading(panel, "Share of what removing everything planted achieves, in %")
         axes = panel.subplots()
         grid = np.array([[_cell(row.by_kind.get(kind)) for kind in kinds] for row in rows])
         style.cells(axes, grid, 100, style.AGREEMENT, ".0f")
-        axes.set_xticks(np.arange(len(kinds)) + 0.5, [style.shortened(kind, _COLUMN_INCHES) for kind in kinds])
+        room = (wide() - _NAME - 2) / len(kinds) - 0.5
+        axes.set_xticks(np.arange(len(kinds)) + 0.5, [shortened(kind, room) for kind in kinds])
         axes.xaxis.tick_top()
-        axes.set_yticks(np.arange(len(rows)) + 0.5, [style.shortened(row.entry.label, _NAME_INCHES) for row in rows])
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [shortened(row.entry.label, _NAME) for row in rows])
         _slant(axes, rows)
     return figure
 
@@ -129,7 +125,7 @@ def _estimate(axes: Axes, look: Look, estimate: Estimate, where: float, *, uprig
     ends = None
     if estimate.low is not None and estimate.high is not None:
         ends = [[mean - scale * estimate.low], [scale * estimate.high - mean]]
-    options: dict[str, Any] = {**style.marker(look, 8), "elinewidth": 1.6, "zorder": 4}
+    options: dict[str, Any] = {**style.marker(look, 0.75), "elinewidth": 1.1, "zorder": 4}
     if upright:
         axes.errorbar([where], [mean], yerr=ends, **options)
     else:
@@ -137,7 +133,7 @@ def _estimate(axes: Axes, look: Look, estimate: Estimate, where: float, *, uprig
 
 
 def _names(axes: Axes, rows: Sequence[Standing], *, first: bool) -> None:
-    names = [style.shortened(row.entry.label, _NAME_INCHES) for row in rows]
+    names = [shortened(row.entry.label, _NAME) for row in rows]
     axes.set_yticks(range(len(rows)), names if first else [""] * len(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

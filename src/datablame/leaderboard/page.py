@@ -37,13 +37,13 @@ class Dearer(NamedTuple):
 def write(board: Leaderboard, folder: Path) -> None:
     """Write every file of a leaderboard into a folder, each whole."""
     from datablame.leaderboard.figures import figures_of
-    from datablame.report.figures.style import png, svg
+    from datablame.report.figures import pictures
 
     write_atomic(folder / "results.csv", csv_of(board))
     write_atomic(folder / "results.json", json.dumps(as_json(board), indent=1, allow_nan=False) + "\n")
     for name, figure in figures_of(board).items():
-        write_atomic(folder / f"{name}.png", png(figure))
-        write_atomic(folder / f"{name}.svg", svg(figure))
+        for form, picture in pictures(figure, ("png", "svg")).items():
+            write_atomic(folder / f"{name}.{form}", picture)
     write_atomic(folder / "README.md", readme_of(board))
 
 

@@ -7,6 +7,7 @@ from datablame.attribute.evidence.precomputed_scores import check_files
 from datablame.attribute.phase import ATTRIBUTE, check_evidence
 from datablame.attribute.registry import METHODS, is_voter
 from datablame.config.file import load_study
+from datablame.config.report import Figures
 from datablame.config.schema import Data, Study
 from datablame.engine.phase import Work, left_by
 from datablame.errors import RequestError, problem
@@ -42,13 +43,17 @@ def load(source: str, overrides: Sequence[str] = ()) -> Study:
 
 
 def check_names(study: Study) -> None:
-    """Refuse methods and arms that are not known or cannot be together, and prompts that are one.
+    """Refuse methods and arms that are not known or cannot be together, prompts that are one, and unknown fonts.
 
     Raises:
         RequestError: the first of them, with the remedy.
     """
     for name, values in _problems(study):
         raise RequestError(problem("pipeline", name, **values))
+    if study.figures.font != Figures().font:
+        from datablame.report.figures import check_font
+
+        check_font(study.figures.font)
 
 
 def check_recipe(study: Study, work: Work) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from datablame.report.results import Results
 from datablame.report.verdict import Verdict
 from datablame.report.wording import Values, filled, sentences
-from datablame.tables import EVERY, Counted, Quality
+from datablame.tables import EVERY, Quality
 
 
 class KeyFigure(NamedTuple):
@@ -28,15 +28,14 @@ def key_figures(results: Results, decided: Verdict) -> list[KeyFigure]:
 
 def _figures(results: Results, decided: Verdict) -> Iterator[tuple[str, Values]]:
     rise, (first, last) = results.alpha_star.rise, results.ends()
+    surfaced: Values = {}
     if rise is not None:
-        plain, amplified = (Counted(rate, None, None, 0) for rate in (rise.plain, rise.amplified))
-        yield (
-            "Surfaced",
-            {"first": plain, "last": amplified, "alpha": rise.alpha, "prompts": f"{rise.prompts} held-out prompts"},
-        )
+        surfaced = {"first": rise.plain, "last": rise.amplified, "alpha": rise.alpha, "prompts": rise.prompts}
     elif first and last:
-        values = {"first": first, "last": last, "prompts": "all prompts"}
-        yield "Surfaced", values | {"alpha": max(results.study.surface.alphas)}
+        alpha = max(results.study.surface.alphas)
+        surfaced = {"first": first.rate, "last": last.rate, "alpha": alpha, "prompts": None}
+    if surfaced:
+        yield "Surfaced", surfaced
     best, random = decided.best, results.of_role("random")
     if best is not None and random is not None:
         yield "After removal", {"best": best, "random": random}

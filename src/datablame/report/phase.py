@@ -26,26 +26,29 @@ if TYPE_CHECKING:
     from datablame.world.world import World
 
 SCHEMA_VERSION = 1
+FORMATS = ("png", "svg", "pdf")
+"""In which every figure is delivered."""
 DELIVERABLES = (
-    *("phase2_results.json", "behavior_rates.png", "patching_comparison.csv", "patching_comparison.png"),
-    *("final_results.json", "final_results.png", *PAGES),
+    *("phase2_results.json", "patching_comparison.csv", "final_results.json"),
+    *(f"{name}.{form}" for name in ("behavior_rates", "patching_comparison", "final_results") for form in FORMATS),
+    *PAGES,
 )
 """Every file that a finished study has at the root of its run folder, beside its study, times and versions."""
-BLAME_PICTURE = "blame_by_source.png"
+BLAME_PICTURE = "blame_by_source"
 """Only where the pool has several sources and something is traced."""
 _QUALITIES = [each.name for each in fields(Quality) if each.name not in ("method", "behaviour", "pool")]
 
 
 def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     """Write every deliverable to the root of the run folder; there are no tables."""
-    from datablame.report.figures import png, sources_figure
+    from datablame.report.figures import sources_figure
 
     root = work.root
     work.progress.start("report: figures and texts", 4)
     results = shown_results(world, tables)
-    pictures = {"behavior_rates.png": _surface(results, root)}
+    _surface(results, root)
     work.progress.advance()
-    pictures["patching_comparison.png"] = _patch(results, root)
+    _patch(results, root)
     work.progress.advance()
     decided, statements = verdict(results), findings(results)
     conclusions = Conclusions(
@@ -56,27 +59,27 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
     )
     write_json(root / "final_results.json", _final_results(results, conclusions))
     if (blamed := sources_figure(results)) is not None:
-        pictures[BLAME_PICTURE] = png(blamed)
-        write_atomic(root / BLAME_PICTURE, pictures[BLAME_PICTURE])
+        _draw(blamed, root, BLAME_PICTURE)
     else:
-        (root / BLAME_PICTURE).unlink(missing_ok=True)
-    pictures["final_results.png"] = png(overview_drawn(results, decided, statements))
-    write_atomic(root / "final_results.png", pictures["final_results.png"])
+        for form in FORMATS:
+            (root / f"{BLAME_PICTURE}.{form}").unlink(missing_ok=True)
+    _draw(overview_drawn(results, decided, statements), root, "final_results")
     work.progress.advance()
     config = (root / "study.yaml").read_text(encoding="utf-8")
-    for name, text in pages(results, conclusions, config, pictures, explorer(results, world, tables)).items():
+    found, pictures = explorer(results, world, tables), [f"{BLAME_PICTURE}.png"] * (blamed is not None)
+    for name, text in pages(results, conclusions, config, pictures, found).items():
         write_atomic(root / name, text)
     work.progress.advance()
     return {}
 
 
 def deliver_surface(world: "World", tables: "Tables", root: Path) -> None:
-    """Write what phase 2 promises: phase2_results.json and behavior_rates.png."""
+    """Write what phase 2 promises: phase2_results.json and behavior_rates in every format."""
     _surface(shown_results(world, tables), root)
 
 
 def deliver_patch(world: "World", tables: "Tables", root: Path) -> None:
-    """Write what phase 4 promises: patching_comparison.csv and patching_comparison.png."""
+    """Write what phase 4 promises: patching_comparison.csv and the figure of that name."""
     _patch(shown_results(world, tables), root)
 
 
@@ -87,7 +90,7 @@ def shown_results(world: "World", tables: "Tables") -> Results:
 
 
 def overview_drawn(results: Results, decided: Verdict, statements: Sequence[Statement]) -> "Figure":
-    """final_results.png as a figure: the study in four panels.
+    """The figure final_results: the study in four panels.
 
     The last one is the verdict in a sentence, what decided it, what was found of the planted, and what else to know.
     """
@@ -97,9 +100,17 @@ def overview_drawn(results: Results, decided: Verdict, statements: Sequence[Stat
     return overview_figure(results, decided.label, [decided.headline, *decided.deciding, *precision, *decided.notes])
 
 
-def _surface(results: Results, root: Path) -> bytes:
-    """What phase 2 delivers: every sample with its label and classifier, and the rates; their picture is returned."""
-    from datablame.report.figures import png, rates_figure
+def _draw(figure: "Figure", root: Path, name: str) -> None:
+    """Write a figure in every format."""
+    from datablame.report.figures import pictures
+
+    for form, picture in pictures(figure, FORMATS).items():
+        write_atomic(root / f"{name}.{form}", picture)
+
+
+def _surface(results: Results, root: Path) -> None:
+    """What phase 2 delivers: every sample with its label and classifier, and the rates, drawn too."""
+    from datablame.report.figures import rates_figure
 
     values = {
         "schema_version": SCHEMA_VERSION,
@@ -113,14 +124,12 @@ def _surface(results: Results, root: Path) -> bytes:
         "samples": [_without(sample, "token_ids") for sample in results.samples],
     }
     write_json(root / "phase2_results.json", values)
-    picture = png(rates_figure(results))
-    write_atomic(root / "behavior_rates.png", picture)
-    return picture
+    _draw(rates_figure(results), root, "behavior_rates")
 
 
-def _patch(results: Results, root: Path) -> bytes:
-    """What phase 4 delivers: every cell of every arm, and their picture, which is returned."""
-    from datablame.report.figures import patching_figure, png
+def _patch(results: Results, root: Path) -> None:
+    """What phase 4 delivers: every cell of every arm, drawn too."""
+    from datablame.report.figures import patching_figure
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -128,9 +137,7 @@ def _patch(results: Results, root: Path) -> bytes:
     for rate in results.comparison:
         writer.writerow(map(spreadsheet, astuple(rate)))
     write_atomic(root / "patching_comparison.csv", text.getvalue())
-    picture = png(patching_figure(results))
-    write_atomic(root / "patching_comparison.png", picture)
-    return picture
+    _draw(patching_figure(results), root, "patching_comparison")
 
 
 def _final_results(results: Results, conclusions: Conclusions) -> dict[str, Any]:

@@ -43,14 +43,13 @@ def token_shares(
     """
     whole = similarities(model, documents, towards, blocks, batch_tokens)
     every = iter(token_products(model, [a for each in documents for a in answers(each)], towards, blocks, batch_tokens))
-    shares = []
-    for document, dots, norm in zip(documents, whole.dots, whole.norms, strict=True):
-        products = [sign * next(every) for sign, _ in zip((1, -1), answers(document), strict=False)]
-        joined = torch.cat(products, 1).double()
-        if bool(((joined.sum(1) - dots).abs() > _TOLERANCE * joined.abs().sum(1)).any()):
-            raise PhaseError("derivatives in forward mode are not those of a backward pass")
-        shares.append([part / float(norm) if norm > 0 else torch.zeros_like(part) for part in products])
-    return shares
+    parts = [[sign * next(every) for sign, _ in zip((1, -1), answers(each), strict=False)] for each in documents]
+    joined = [torch.cat(of_document, 1).double() for of_document in parts]
+    errors, sizes = torch.stack([each.sum(1) for each in joined]) - whole.dots, [each.abs().sum() for each in joined]
+    if float(errors.abs().sum()) > _TOLERANCE * float(sum(sizes)):
+        raise PhaseError("derivatives in forward mode are not those of a backward pass")
+    scales = [1 / norm if norm > 0 else 0.0 for norm in whole.norms.tolist()]
+    return [[part * scale for part in of_document] for of_document, scale in zip(parts, scales, strict=True)]
 
 
 def token_products(

@@ -4,17 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
 from datablame.report.figures import style
+from datablame.report.figures.page import page
+from datablame.report.figures.typesetting import shortened, text_width, wide, wrapped
 from datablame.report.results import Results
 from datablame.report.wording import percent, sentence
 from datablame.tables import EVERY, Look, Rate, Split, UnamplifiedRate
 
-_LEAST_PRINTED = 4.5
-"""Percent of outputs below which a bar has no room for its number."""
-_FEW = 5
-"""Lines whose names have room for three lines each."""
+_SPLITS: tuple[Split, ...] = ("held-out", "attribution")
+_SHARES = 18.0
+"""Ems of the bars' axes."""
+_NAME, _NAME_HEIGHT = 10.0, 2.7
+"""Ems of a line's name, which has a row for its words and one for its rate."""
+_FEW = 6
+"""Lines whose names have room for another row."""
+_BAR, _LEAST_PRINTED = 1.25, 7
+"""Narrower bars, in ems, and lower ones, in percent of outputs, have no room for numbers."""
+_WIDTH = 0.76
+"""Of a bar, as a share of the distance to the next."""
 _ROOM = 0.3
 """Room left of the smallest alpha for estimates of the rate at alpha 0, as a share of the span of alphas."""
 
@@ -33,32 +42,33 @@ def rates_figure(results: Results) -> Figure:
     unscored = sum(row.unscored for row in [*_pooled(rates, "held-out"), *_pooled(rates, "attribution")])
     values = {"held_out": held_out, "attribution": attribution, "unscored": unscored, "withheld": withheld}
     caption = sentence("figures", "rates", results=results, **values)
-    with style.page([4.3], results.title, caption) as (figure, [panel]):
-        first, second, last = panel.subfigures(1, 3, width_ratios=[5, 5, 4.2], squeeze=False)[0]
-        rates_panel(first, results, "held-out")
-        rates_panel(second, results, "attribution")
-        _shares_panel(last, rates, shown_split(rates))
+    height = rates_height(results)
+    with page([height + _SHARES], results.title, caption, results.study.figures) as (figure, [panel]):
+        axes = panel.subplots(2, 2, height_ratios=[height, _SHARES], squeeze=False)
+        for (above, below), split in zip(axes.T, _SPLITS, strict=True):
+            rates_panel(above, results, split)
+            _shares_panel(below, rates, split)
+            for each, what in ((above, "Harmful outputs"), (below, "Labels of outputs")):
+                lines = wrapped(f"{what}, {split} prompts", 0.4 * wide(), weight="bold")
+                each.set_title("\n".join(lines), weight="bold")
     return figure
 
 
+def rates_height(results: Results) -> float:
+    """Ems that axes of rates take, so that every behaviour's name has room."""
+    return max(22.0, 7.5 + _NAME_HEIGHT * (len(results.titles) + 1))
+
+
 def rates_panel(
-    panel: SubFigure,
-    results: Results,
-    split: Split,
-    number: str = "",
-    star: float | None = None,
-    *,
-    estimated: bool = True,
+    axes: Axes, results: Results, split: Split, star: float | None = None, *, estimated: bool = True
 ) -> None:
     """Harmful rate against alpha with Wilson bands: a line for each behaviour, a bold one for all of them.
 
-    The axis is the same for both splits. `number` is the panel's on its page; where it is `estimated`, the rate at
-    alpha 0 from amplified outputs stands beside it.
+    The axis is the same for both splits. Where it is `estimated`, the rate at alpha 0 from amplified outputs stands
+    beside it.
     """
     estimates = results.unamplified.rows if estimated else ()
     rates, behaviours = results.rates, results.titles
-    style.heading(panel, f"{number}Harmful outputs, {split} prompts")
-    axes = panel.subplots()
     rows = sorted((row for row in rates if row.split == split and row.prompt_id == EVERY), key=lambda row: row.alpha)
     scored = {row.behaviour for row in rows if row.rate is not None}
     if not scored:
@@ -68,22 +78,21 @@ def rates_panel(
     names = [name for name in every if name in scored]
     names += [EVERY] if len(names) != 1 and EVERY in scored else []
     looks = {**style.behaviour_looks(list(every)), EVERY: style.POOLED}
-    titles = {EVERY: "all" if len(names) > _FEW else "all behaviours", **behaviours}
+    titles = {EVERY: "all behaviours", **behaviours}
     for name in names:
         line, look = [row for row in rows if row.behaviour == name], looks[name]
         bold = name == EVERY or len(names) == 1
         alphas, order = [row.alpha for row in line], 5 if bold else 3
         low, high = style.percents([row.low for row in line]), style.percents([row.high for row in line])
-        shade, width = (0.15, 3) if bold else (0.09, 1.6)
+        shade, width = (0.15, 2) if bold else (0.09, 1.1)
         axes.fill_between(alphas, low, high, color=look.ink, alpha=shade, linewidth=0, zorder=order - 1)
-        widths: dict[str, Any] = {"linewidth": width, "elinewidth": 1.8 if bold else 1, "markeredgewidth": 0.8}
-        style.points(axes, look, alphas, line, 8 if bold else 6.5, zorder=order, **widths)
+        widths: dict[str, Any] = {"linewidth": width, "elinewidth": 1.3 if bold else 0.7, "markeredgewidth": 0.6}
+        style.points(axes, look, alphas, line, 0.72 if bold else 0.6, zorder=order, **widths)
         end = [row for row in line if row.rate is not None][-1]
         words, weight = titles.get(name, name), "bold" if bold else "normal"
-        if len(names) > _FEW:
-            text = f"{style.shortened(words, 1.1, weight=weight)} {percent(end.rate)}"
-        else:
-            text = "\n".join([*style.wrapped(words, 1.32, style.LABEL, weight, most=2), percent(end.rate)])
+        few = len(names) <= _FEW
+        told = wrapped(words, _NAME, weight=weight, most=2) if few else [shortened(words, _NAME, weight=weight)]
+        text = "\n".join([*told, percent(end.rate)])
         style.beside(axes, text, (end.alpha, 100 * (end.rate or 0)), look.ink, bold=bold)
     shown = [row for row in estimates if row.split == split]
     _alpha_axis(axes, sorted({row.alpha for row in rows}), {name: looks[name] for name in names}, shown)
@@ -113,7 +122,7 @@ def _alpha_axis(
         series = [name for name in looks if name in importance]
         for index, name in enumerate(series):
             x = centre + (index - (len(series) - 1) / 2) * min(0.042, 0.2 / len(series)) * span
-            style.points(axes, looks[name], [x], [importance[name]], 4.5, elinewidth=1.2, markeredgewidth=0.5)
+            style.points(axes, looks[name], [x], [importance[name]], 0.45, elinewidth=0.8, markeredgewidth=0.4)
         names[centre] = "IS"
         axes.axvline(alphas[0] - 0.075 * span, color=style.FAINT, linewidth=1, zorder=0)
     axes.set_xticks(list(names), list(names.values()))
@@ -121,30 +130,32 @@ def _alpha_axis(
     axes.set_xlabel(f"amplification {style.ALPHA}")
 
 
-def _shares_panel(panel: SubFigure, rates: Sequence[Rate], split: Split) -> None:
+def _shares_panel(axes: Axes, rates: Sequence[Rate], split: Split) -> None:
     rows = _pooled(rates, split)
-    style.heading(panel, f"Labels of outputs, {split} prompts")
-    axes = panel.subplots()
     if not rows:
         style.nothing(axes, "no output was drawn")
         return
-    tops = [0.0] * len(rows)
+    tops, unit = [0.0] * len(rows), (wide() / 2 - _NAME - 5) / len(rows)
     for label, (fill, hatch) in style.LABEL_FILLS.items():
         values = [100 * getattr(row, label) / row.n for row in rows]
         if not any(values):
             continue
         harmful, edge = label == "harmful", "#A8A8A8" if hatch else "white"
-        bars = axes.bar(range(len(rows)), values, bottom=tops, width=0.76, color=fill, hatch=hatch, edgecolor=edge)
-        numbers = [f"{value:.0f}" if value >= _LEAST_PRINTED else "" for value in values]
+        drawn: dict[str, Any] = {"color": fill, "hatch": hatch, "edgecolor": edge, "linewidth": 0.6}
+        bars = axes.bar(range(len(rows)), values, bottom=tops, width=_WIDTH, **drawn)
+        printed = _WIDTH * unit > _BAR
+        numbers = [f"{value:.0f}" if printed and value >= _LEAST_PRINTED else "" for value in values]
         plate = {"boxstyle": "round,pad=0.15", "facecolor": fill, "edgecolor": "none"} if hatch else None
         ink = "white" if harmful else style.INK
-        axes.bar_label(bars, numbers, label_type="center", size=style.LABEL, color=ink, bbox=plate)
+        axes.bar_label(bars, numbers, label_type="center", size="small", color=ink, bbox=plate)
         point = (len(rows) - 0.61, tops[-1] + values[-1] / 2)
         style.beside(axes, label, point, fill if harmful else style.INK, bold=harmful, gap=0)
         tops = [top + value for top, value in zip(tops, values, strict=True)]
     style.percent_axis(axes, "y", 100)
     axes.set_xlim(-0.5, len(rows) - 0.5)
-    axes.set_xticks(range(len(rows)), [f"{row.alpha:g}" for row in rows])
+    names = [f"{row.alpha:g}" for row in rows]
+    level = max(map(text_width, names)) + 0.5 < unit
+    axes.set_xticks(range(len(rows)), names, rotation=0 if level else 90)
     axes.tick_params(axis="x", length=0)
     axes.set_xlabel(f"amplification {style.ALPHA}")
     axes.grid(visible=False)
