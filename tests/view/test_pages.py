@@ -42,7 +42,9 @@ def test_runs_are_looked_at_compared_and_opened(folder: Path) -> None:
         page.wait_for_url("**/files/index.html")
         assert "A fake study <b>" in page.locator("h1").inner_text()
         page.locator("[data-chart] svg, [data-chart] canvas").first.wait_for()
-        page.go_back()
+        page.goto(f"http://127.0.0.1:{served.port}/run/fake/files/writeup/report.html")
+        assert page.locator("img").count() > 1  # A picture that were not allowed would be complained of.
+        page.goto(f"http://127.0.0.1:{served.port}/run/fake/")
         with page.expect_download() as download:
             page.get_by_role("link", name="patching_comparison.csv").click()
         assert download.value.suggested_filename == "patching_comparison.csv"

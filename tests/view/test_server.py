@@ -125,7 +125,7 @@ def test_labels_are_taken_as_json_from_the_own_page_only(labelled: Served) -> No
         {"cookie": None},
     ):
         assert send(**changed) == 403
-    for body in ('{"does": "label", "number": 1, "label": "good"}', '{"does": "label", "number": "1"}', "[]", "{"):
+    for body in ('{"does": "good", "number": 1}', '{"does": "harmful", "number": "1"}', '{"does": "undo"}', "[]", "{"):
         assert send(body) == 400
 
 

@@ -1,6 +1,5 @@
 """The page on which one person labels outputs."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,16 +23,16 @@ class Wish(BaseModel):
     """What a person does with the item that is shown."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    does: Literal["label", "skip", "undo"]
-    number: int | None = None
-    label: LabelName = "unscored"
+    does: LabelName | Literal["skip", "undo"]
+    number: int
+    """Of the item that the page shows."""
     note: Annotated[str, Field(max_length=MOST_CHARACTERS)] = ""
 
 
 def label_app(labelling: Labelling, root: Path) -> Starlette:
-    """The page and what it asks for. All runs in one thread, so that there is one item at a time."""
+    """The page and what it asks for, which runs in one thread, so that there is one item at a time."""
 
-    async def whole(request: Request) -> Response:
+    def whole(request: Request) -> Response:
         values = {"name": labelling.world.study.name, "annotator": labelling.annotator}
         return page("label.html.j2", **values, root=str(root), keys=KEYS, most=MOST_CHARACTERS)
 
@@ -47,19 +46,17 @@ def label_app(labelling: Labelling, root: Path) -> Starlette:
             return PlainTextResponse("This page does not send that.", 400)
         if wish.does == "undo":
             labelling.undo()
-        elif wish.number is not None and wish.does == "skip":
+        elif wish.does == "skip":
             labelling.skip(wish.number)
-        elif wish.number is not None:
-            labelling.label(wish.number, wish.label, wish.note)
+        else:
+            labelling.label(wish.number, wish.does, wish.note)
         return JSONResponse(labelling.shown())
 
-    async def look(request: Request) -> Response:
-        return style()
-
-    async def run(request: Request) -> Response:
-        return script("label.js")
-
-    pages: dict[str, Callable[[Request], Awaitable[Response]]] = {"/": whole, "/item": shown}
-    files: dict[str, Callable[[Request], Awaitable[Response]]] = {"/style.css": look, "/label.js": run}
-    routes = [Route(path, made) for path, made in (pages | files).items()]
-    return Starlette(routes=[*routes, Route("/done", done, methods=["POST"])])
+    routes = [
+        Route("/", whole),
+        Route("/style.css", lambda _: style()),
+        Route("/label.js", lambda _: script("label.js")),
+        Route("/item", shown),
+        Route("/done", done, methods=["POST"]),
+    ]
+    return Starlette(routes=routes)

@@ -5,8 +5,8 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -34,11 +34,6 @@ KEYS: Mapping[str, LabelName] = {str(number): label for number, label in enumera
 """What a person presses."""
 
 
-def now() -> str:
-    """The time in UTC."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 @dataclass
 class Labelling:
     """What one person has labelled of a plan, and what is left; an item goes by its number in the plan."""
@@ -50,7 +45,6 @@ class Labelling:
     left: deque[int]
     said: list[int]
     """What has a label, in the order in which it was given."""
-    clock: Callable[[], str] = field(default=now)
 
     @property
     def current(self) -> int | None:
@@ -92,7 +86,8 @@ class Labelling:
 
     def _write(self, number: int, label: LabelName | None, note: str) -> None:
         key, output = self.plan[number]
-        self.file.write(HumanLabel(key, text_hash(output.text), label, note, self.annotator, self.clock()).line())
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.file.write(HumanLabel(key, text_hash(output.text), label, note, self.annotator, now).line())
         self.file.flush()
         os.fsync(self.file.fileno())
 

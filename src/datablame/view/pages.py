@@ -25,16 +25,16 @@ from datablame.view.runs import (
     files_of,
     folders_of,
     is_shown,
+    most_of,
     run_view,
-    spread_of,
     study_of,
 )
 from datablame.view.server import script, style
 
 METHODS = frozenset({"GET", "HEAD"})
 _FOREIGN = (
-    "default-src data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'none'; frame-src 'none'; object-src 'none'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "default-src data: blob: 'unsafe-inline' 'unsafe-eval'; img-src 'self' data: blob:; connect-src 'none'; "
+    "frame-src 'none'; object-src 'none'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
     "sandbox allow-scripts allow-same-origin allow-downloads"
 )
 """A page that a run has made keeps to its own policy; beside that it reaches no other page, whoever wrote it."""
@@ -78,7 +78,7 @@ def app_of(folder: Path) -> Starlette:
         if alone:
             return RedirectResponse(f"/run/{next(iter(roots))}/", 303)
         runs = [run_view(root, name) for name, root in roots.items()]
-        return page("runs.html.j2", runs=runs, outside=outside, folder=str(folder), **spread_of(runs))
+        return page("runs.html.j2", runs=runs, outside=outside, folder=str(folder), most=most_of(runs))
 
     def one(request: Request) -> Response:
         name = request.path_params["name"]
@@ -86,7 +86,7 @@ def app_of(folder: Path) -> Starlette:
         run = run_view(root, name)
         files, others = files_of(root), [each for each in folders_of(folder)[0] if each != name]
         values = {"report": REPORT in files, "files": files, "others": others, "chart": chart_of([run])}
-        return page("run.html.j2", run=run, runs=[run], alone=alone, **values, **spread_of([run]))
+        return page("run.html.j2", run=run, runs=[run], alone=alone, **values, most=most_of([run]))
 
     def state(request: Request) -> Response:
         name = request.path_params["name"]
@@ -100,7 +100,7 @@ def app_of(folder: Path) -> Starlette:
         apart = None if any(run.problem for run in runs) else differences(*roots)
         labels = dict.fromkeys(arm.label for run in runs for arm in run.arms)
         rows = [(label, [_arm(run, label) for run in runs]) for label in labels]
-        values = {"names": names, "apart": apart, "arms": rows, "chart": chart_of(runs), **spread_of(runs)}
+        values = {"names": names, "apart": apart, "arms": rows, "chart": chart_of(runs), "most": most_of(runs)}
         return page("compare.html.j2", runs=runs, **values)
 
     def file(request: Request) -> Response:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datablame.config.file import load_study
 from datablame.config.schema import Study
@@ -176,6 +176,6 @@ def chart_of(runs: Sequence[RunView]) -> Chart:
     return Chart(lines, [(x(alpha), alpha) for alpha in alphas], ticks)
 
 
-def spread_of(runs: Sequence[RunView]) -> dict[str, Any]:
-    """How the bars of arms are scaled: the highest end of any interval."""
-    return {"most": max((arm.test.high or 0.0 for run in runs for arm in run.arms), default=1.0) or 1.0}
+def most_of(runs: Sequence[RunView]) -> float:
+    """The highest end of any arm's interval, by which bars are scaled."""
+    return max((arm.test.high or 0.0 for run in runs for arm in run.arms), default=1.0) or 1.0

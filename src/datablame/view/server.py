@@ -87,7 +87,7 @@ def guarded(app: ASGIApp, port: int, token: str, methods: frozenset[str]) -> ASG
         if request.method != "GET" or not unused or not secrets.compare_digest(given.encode(), unused[0].encode()):
             return None
         unused.clear()
-        response = RedirectResponse(request.url.path, 303)
+        response = RedirectResponse("/", 303)
         response.set_cookie(cookie, session, httponly=True, samesite="strict")
         return response
 

@@ -35,10 +35,9 @@ async function ask(path, wish) {
   busy = false;
 }
 
-const label = (name) => number !== null && ask("/done", { does: "label", number, label: name, note: note.value });
-const act = (does) => ask("/done", { does, number });
+const act = (does) => ask("/done", { does, number: number ?? -1, note: note.value });
 const choices = [...document.querySelectorAll("[data-label]")];
-choices.forEach((each) => each.addEventListener("click", () => label(each.dataset.label)));
+choices.forEach((each) => each.addEventListener("click", () => act(each.dataset.label)));
 document.querySelectorAll("[data-does]").forEach((each) => each.addEventListener("click", () => act(each.dataset.does)));
 
 document.addEventListener("keydown", (event) => {
@@ -48,7 +47,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   const choice = choices[Number(event.key) - 1];
-  if (choice) label(choice.dataset.label);
+  if (choice && number !== null) act(choice.dataset.label);
   else if (event.key === "u") act("undo");
   else if (event.key === "s" && number !== null) act("skip");
   else if (event.key === "n") note.focus();
