@@ -1,4 +1,4 @@
-"""final_results.png: the study on one page, four panels."""
+"""final_results.png: the study on one page for slides, four panels, two pages of a paper wide."""
 
 import math
 from collections.abc import Sequence
@@ -36,11 +36,12 @@ def overview_figure(results: Results, verdict: str, summary: Sequence[str]) -> F
         chances=sorted(pair.jaccard_chance for pair in pooled if pair.jaccard_chance is not None),
         arms=arms_caption(results, {headline: rows}),
     )
-    with typeset(results.study.figures):
-        blocks = [wrapped(text, wide() - _INDENT) for text in summary]
-    heights = [rates_height(results) + 2, 7 + ARM * max(3, len(rows)), 2 + _height(blocks)]
-    with page(heights, results.title, caption, results.study.figures) as (figure, [first, second, third]):
-        left, right = first.subfigures(1, 2, squeeze=False)[0]
+    settings = results.study.figures.model_copy(update={"width": 2 * results.study.figures.width})
+    with typeset(settings):
+        blocks = [wrapped(text, wide() / 2 - _INDENT - 1) for text in summary]
+    heights = [rates_height(results) + 2, max(7 + ARM * max(3, len(rows)), 2 + _height(blocks))]
+    with page(heights, results.title, caption, settings) as (figure, halves):
+        (left, right), (second, third) = (half.subfigures(1, 2, squeeze=False)[0] for half in halves)
         heading(left, f"1 Harmful outputs, {shown_split(results.rates)} prompts")
         star = results.patching.alpha if rows else None
         rates_panel(left.subplots(), results, shown_split(results.rates), star, estimated=False)
