@@ -53,7 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, sampled: Path) -> Path:
     root = reported(write_fake_run(runs / "fake", fake_study()))
     for phase in ("scan", "surface", "attribute", "patch"):
         (root / "artifacts" / phase / "done.json").write_text("{}")
-    (root / "final_results.png").write_bytes(b"\x89PNG")
+    for picture in ("behavior_rates", "patching_comparison", "final_results", "blame_by_source"):
+        (root / f"{picture}.png").write_bytes(b"\x89PNG")
     shutil.copytree(sampled, runs / "begun")
     (runs / "secret.json").write_text(json.dumps("outside of any run"))
     return runs

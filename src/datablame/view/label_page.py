@@ -12,7 +12,7 @@ from starlette.routing import Route
 from datablame.tables import LabelName
 from datablame.view.labelling import KEYS, Labelling
 from datablame.view.pages import page
-from datablame.view.server import script, style
+from datablame.view.server import no_icon, script, style
 
 METHODS = frozenset({"GET", "HEAD", "POST"})
 MOST_CHARACTERS = 2000
@@ -56,6 +56,7 @@ def label_app(labelling: Labelling, root: Path) -> Starlette:
         Route("/", whole),
         Route("/style.css", lambda _: style()),
         Route("/label.js", lambda _: script("label.js")),
+        Route("/favicon.ico", lambda _: no_icon()),
         Route("/item", shown),
         Route("/done", done, methods=["POST"]),
     ]

@@ -29,7 +29,7 @@ from datablame.view.runs import (
     run_view,
     study_of,
 )
-from datablame.view.server import script, style
+from datablame.view.server import no_icon, script, style
 
 METHODS = frozenset({"GET", "HEAD"})
 _FOREIGN = (
@@ -118,6 +118,7 @@ def app_of(folder: Path) -> Starlette:
         "/run/{name}/files/{path:path}": file,
         "/style.css": lambda _: style(),
         "/view.js": lambda _: script("view.js"),
+        "/favicon.ico": lambda _: no_icon(),
     }
     failures: dict[Any, Any] = {HTTPException: _absent, DatablameError: _failed}
     return Starlette(routes=[Route(path, made) for path, made in routes.items()], exception_handlers=failures)
