@@ -31,7 +31,7 @@ def test_every_deliverable_is_written_and_pictures_are_pictures(reported: Path) 
         data = (reported / f"{name}.png").read_bytes()
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
         width, height = struct.unpack(">II", data[16:24])
-        assert (width, height > 500) == (7 * 300, True)
+        assert (width, height > 500) == ((14 if name == "final_results" else 7) * 300, True)
         assert (reported / f"{name}.svg").read_text().startswith("<?xml")
         assert (reported / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 

@@ -26,7 +26,8 @@ class Figures(Section):
     """What a page is wide at least, in sizes of its type."""
 
     width: Annotated[float, Field(ge=2, le=30)] = 7.0
-    """Inches that a picture is wide, 48 times `size` at least: a paper's text width, so that it is not scaled there."""
+    """Inches that a picture is wide, 48 times `size` at least: a paper's text width, so that it is not scaled there;
+    `final_results` is twice as wide, for slides."""
     size: Annotated[float, Field(ge=4, le=20)] = 8.0
     """Points of the type of names; numbers and captions are a little smaller, headings larger."""
     font: str = "DejaVu Sans"
