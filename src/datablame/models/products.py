@@ -6,7 +6,8 @@ read a layer's weight themselves, so that no hook hears of it. `coverage` says h
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain, starmap
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from datablame.models.blocks import decoder_blocks
-from datablame.models.experts import is_experts, matrices, parameters_of, with_forward
+from datablame.models.experts import is_experts, matrices, parameters_of, with_forward, with_products
 from datablame.models.source import refusal
 
 _PROBE_TOKENS = 4
@@ -69,6 +70,28 @@ def matrix_of(product: Product, values: Tensor) -> Tensor:
     own = values if product.expert is None else values[product.expert]
     transposed = isinstance(module, Conv1D) or (product.expert is not None and module.is_transposed)
     return own.mT if transposed else own
+
+
+@contextlib.contextmanager
+def listening(
+    model: Any, blocks: Sequence[int], layer: Callable[..., Tensor], experts: Callable[..., Tensor]
+) -> Iterator[None]:
+    """Inside, what a pass makes of the products goes through two functions, which may change it.
+
+    `layer` is a forward hook after the product's name; `experts` makes a mixture's products after the mixture's name
+    and module, as `Multiply` does.
+    """
+    with contextlib.ExitStack() as undone:
+        mixtures = dict[nn.Module, str]()
+        for name, product in products(model, blocks).items():
+            for module in product.modules:
+                if product.expert is None:
+                    undone.callback(module.register_forward_hook(partial(layer, name)).remove)
+                else:
+                    mixtures[module] = name.removesuffix(f".{product.parameter}.{product.expert}")
+        for module, name in mixtures.items():
+            undone.enter_context(with_products(module, partial(experts, name, module)))
+        yield
 
 
 def coverage(model: Any, blocks: Sequence[int]) -> float:

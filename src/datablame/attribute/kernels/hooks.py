@@ -15,9 +15,9 @@ from datablame.errors import PhaseError
 from datablame.models.blocks import decoder_blocks
 from datablame.models.chat import Encoded, Preference, answers
 from datablame.models.device import ran_out_of_memory, to_float64
-from datablame.models.experts import Routing, multiplied, with_products
+from datablame.models.experts import Routing, multiplied
 from datablame.models.likelihood import length_batches, response_nll, response_positions
-from datablame.models.products import products
+from datablame.models.products import listening
 
 _logger = logging.getLogger(__name__)
 
@@ -133,15 +133,7 @@ def _observed(
         for weight in [weight for weight in model.parameters() if weight.requires_grad]:
             undone.callback(weight.requires_grad_)
             weight.requires_grad_(False)
-        mixtures = dict[nn.Module, str]()
-        for name, product in products(model, blocks).items():
-            for module in product.modules:
-                if product.expert is None:
-                    undone.callback(module.register_forward_hook(partial(observe, name)).remove)
-                else:
-                    mixtures[module] = name.removesuffix(f".{product.parameter}.{product.expert}")
-        for module, name in mixtures.items():
-            undone.enter_context(with_products(module, partial(observed, name, module)))
+        undone.enter_context(listening(model, blocks, observe, observed))
         yield
     # Of a product that is called several times some outputs may have no say in the loss.
     for name in list(heard):

@@ -8,9 +8,8 @@ h_t>, with h_t what the head sees. Exact, in two passes and one for each directi
 Some models have an operation without a derivative in forward mode (Bloom, RecurrentGemma): they are refused.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -23,9 +22,9 @@ from datablame.attribute.kernels.hooks import in_batches
 from datablame.attribute.kernels.per_example import Directions, Documents, similarities
 from datablame.errors import PhaseError
 from datablame.models.chat import Encoded, answers
-from datablame.models.experts import Routing, multiplied, with_products
+from datablame.models.experts import Routing, multiplied
 from datablame.models.likelihood import ResponsePositions, response_nll, response_positions
-from datablame.models.products import products
+from datablame.models.products import listening
 
 _TOLERANCE = 1e-3
 TokenShares = list[Float[Tensor, "directions tokens"]]
@@ -117,8 +116,7 @@ def _moved(
     return seen[-1]
 
 
-@contextlib.contextmanager
-def _moving(model: Any, direction: dict[str, Tensor], blocks: Sequence[int]) -> Iterator[None]:
+def _moving(model: Any, direction: dict[str, Tensor], blocks: Sequence[int]) -> AbstractContextManager[None]:
     """Inside, each product's weights move along the direction."""
 
     def along(name: str, inputs: Tensor) -> Tensor:
@@ -138,14 +136,4 @@ def _moving(model: Any, direction: dict[str, Tensor], blocks: Sequence[int]) -> 
         parts = [along(f"{name}.{parameter}.{expert}", rows) for expert, rows in enumerate(inputs.split(counts))]
         return moved(multiplied(module, parameter, inputs, routing), torch.cat(parts))
 
-    with contextlib.ExitStack() as undone:
-        mixtures = dict[nn.Module, str]()
-        for name, product in products(model, blocks).items():
-            for module in product.modules:
-                if product.expert is None:
-                    undone.callback(module.register_forward_hook(partial(observe, name)).remove)
-                else:
-                    mixtures[module] = name.removesuffix(f".{product.parameter}.{product.expert}")
-        for module, name in mixtures.items():
-            undone.enter_context(with_products(module, partial(observed, name, module)))
-        yield
+    return listening(model, blocks, observe, observed)
