@@ -13,7 +13,7 @@ from tests.pipeline.small import ONE, small_study
 from typer.testing import CliRunner
 
 from datablame.cli.app import app
-from datablame.config.file import dump_study
+from datablame.config.file import dump_study, load_study
 from datablame.config.schema import Study
 from datablame.engine.execute import Progress, Silent
 from datablame.engine.run_folder import LOCK, MANIFEST, STUDY, TIMINGS
@@ -81,6 +81,20 @@ def test_a_run_that_was_moved_with_all_it_names_is_done_and_nothing_runs_again(h
     assert looked(home) == (DONE, {}, [], looked(home).world)
     assert run_again(home) == []
     assert contents(home) == before
+
+
+def test_a_report_is_redacted_until_it_is_told_otherwise(home: Path) -> None:
+    def reported(*options: str) -> bool:
+        ended = CliRunner().invoke(app, ["report", str(home / "run"), *options])
+        assert ended.exit_code == 1, ended.output  # The verdict is INVALID.
+        return load_study(str(home / "run/study.yaml")).report.redact
+
+    (home / "run/study.yaml").write_text(dump_study(study_of(home)))
+    before = contents(home)
+    assert [reported(*options) for options in ((), ("--redact",), (), ("--no-redact",))] == [False, True, True, False]
+    # The page quotes study.yaml, which names the folder that the run was moved to.
+    ours = [name for name in before if not name.endswith(("done.json", "index.html"))]
+    assert {name: contents(home)[name] for name in ours} == {name: before[name] for name in ours}
 
 
 STRAYS = {

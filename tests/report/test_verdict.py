@@ -188,9 +188,7 @@ def test_a_success_names_its_method_and_every_number(results: Results) -> None:
         "documents leaves 39.0 %."
     )
     assert "Gate not evaluated: A/A pair, for the baseline was not trained again on other seeds." in text
-    assert (
-        "Gate not evaluated: classifier, for there is no set of outputs labelled by people (judge.calibration)." in text
-    )
+    assert "Gate not evaluated: classifier, for too few outputs are labelled by people (datablame label)." in text
 
 
 INVALID: Mapping[str, tuple[str, Change, str]] = {
