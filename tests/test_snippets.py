@@ -41,6 +41,10 @@ NOT_RUN = {
     "datablame run runs/": PACKAGES,
     "datablame leaderboard": BOARD,
     "datablame label": "it waits for a person; tests/view has one",
+    "datablame view": "it serves until Ctrl-C; tests/view opens its pages",
+    "datablame export runs/pet-food --to hub": "it uploads; tests/export asks a server of its own",
+    "hf auth login": "there is no token to give",
+    "inspect view": "it serves until Ctrl-C; tests/export reads the logs with Inspect",
     "python examples/": PACKAGES,
     "python benchmarks/keyword_calibration.py": "it needs pyrit; tests/test_keyword_calibration.py holds its table",
     "bash benchmarks/card.sh": "it takes minutes of a card; tests/test_card.py runs it on a CPU",
@@ -52,6 +56,7 @@ NOT_EXECUTED = {
     "docs/how-to/add-a-method.md": PLUGIN,
     "docs/how-to/add-an-arm.md": PLUGIN,
     "docs/how-to/colab-t4.md": "google.colab is on Colab only",
+    "docs/how-to/export.md": "it needs a run's weights; tests/patch/test_worker.py loads an adapter with peft",
 }
 """Pages whose Python is compiled only."""
 
