@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from tests.finished import finished
@@ -19,6 +19,7 @@ from datablame.engine.execute import Cluster, Execution, Silent, run_items
 from datablame.errors import PhaseError, RequestError
 
 pytest.importorskip("ray")
+_PATIENCE_SECONDS = 90
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
 
 
@@ -34,25 +35,44 @@ def nodes() -> Iterator[Any]:
     nodes.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _folder(path: Path) -> Path:
-    return path
+class Place(NamedTuple):
+    """Where items of a test work, and how many workers have to have one before any but the first ends."""
+
+    root: Path
+    seen: Path
+    workers: int
 
 
-def _read_and_write(folder: Path, item: int) -> tuple[str, int]:
+def _place(place: Place) -> Place:
+    return place
+
+
+def _wait(place: Place, item: int) -> None:
+    """A worker that starts late gets an item too; where none starts, the test fails and does not hang."""
+    import ray
+
+    (place.seen / ray.get_runtime_context().get_actor_id()).touch()
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while item and len(list(place.seen.iterdir())) < place.workers and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def _read_and_write(place: Place, item: int) -> tuple[str, int]:
     """What is there of the world, on which node; a file of the item's own."""
     import ray
 
-    time.sleep(0.3)
+    _wait(place, item)
+    folder = place.root
     (folder / "artifacts/attribute.part/items").mkdir(parents=True, exist_ok=True)
     (folder / f"artifacts/attribute.part/items/{item}.txt").write_text(str(item))
     text = (folder / "artifacts/world/world.txt").read_text()
     return ray.get_runtime_context().get_node_id(), item + int(text)
 
 
-def _look(folder: Path, item: int) -> tuple[bool, str]:
+def _look(place: Place, item: int) -> tuple[bool, str]:
     """Whether the world's file is the run folder's own, and its text."""
-    time.sleep(0.3)
-    path = folder / "artifacts/world/world.txt"
+    _wait(place, item)
+    path = place.root / "artifacts/world/world.txt"
     return path.is_symlink(), path.read_text()
 
 
@@ -73,6 +93,15 @@ def _die_at_1(_: str, item: int) -> int:
 
 def _refuse(_: str, item: int) -> int:
     raise PhaseError(f"item {item} cannot be done")
+
+
+def _made(root: Path, workers: int) -> Any:
+    """A run folder with a file of the world, and beside the test's folder a place where workers are seen."""
+    seen = root.parent.with_name(f"{root.parent.name}-seen")
+    seen.mkdir()
+    (root / "artifacts/world").mkdir(parents=True)
+    (root / "artifacts/world/world.txt").write_text("100")
+    return partial(_place, Place(root, seen, workers))
 
 
 def _ran(nodes: Any, root: Path, setup: Any, work: Any, n: int = 4) -> dict[str, Any]:
@@ -97,9 +126,7 @@ def _run(nodes: Any, root: Path, setup: Any, work: Any, n: int, done: Any) -> No
 
 def test_both_nodes_work_and_what_they_write_is_in_the_run_folder(nodes: Any, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    (root / "artifacts/world").mkdir(parents=True)
-    (root / "artifacts/world/world.txt").write_text("100")
-    results = _ran(nodes, root, partial(_folder, root), _read_and_write, 8)
+    results = _ran(nodes, root, _made(root, 2), _read_and_write, 8)
     assert {key: number for key, (_, number) in results.items()} == {f"item {i}": 100 + i for i in range(8)}
     assert len({node for node, _ in results.values()}) == 2
     items = root / "artifacts/attribute.part/items"
@@ -142,17 +169,13 @@ def blind(nodes: Any, tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("blind")
 def test_a_node_that_does_not_see_the_run_folder_is_sent_its_files(nodes: Any, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    (root / "artifacts/world").mkdir(parents=True)
-    (root / "artifacts/world/world.txt").write_text("100")
-    results = _ran(nodes, root, partial(_folder, root), _look, 40)
+    results = _ran(nodes, root, _made(root, 3), _look, 12)
     assert {seen for seen, _ in results.values()} == {True, False}
     assert {text for _, text in results.values()} == {"100"}
 
 
 def test_a_node_that_joins_is_used(nodes: Any, tmp_path: Path) -> None:
     root, joined = tmp_path / "run", list[Any]()
-    (root / "artifacts/world").mkdir(parents=True)
-    (root / "artifacts/world/world.txt").write_text("100")
     results: dict[str, Any] = {}
 
     def done(key: str, result: Any) -> None:
@@ -160,21 +183,20 @@ def test_a_node_that_joins_is_used(nodes: Any, tmp_path: Path) -> None:
         if not joined:
             joined.append(nodes.add_node(num_cpus=1, object_store_memory=100 << 20))
 
-    _run(nodes, root, partial(_folder, root), _read_and_write, 60, done)
+    _run(nodes, root, _made(root, 3), _read_and_write, 12, done)
     assert joined[0].node_id in {node for node, _ in results.values()}
     nodes.remove_node(joined[0])
 
 
 def test_idle_workers_whose_node_died_are_not_counted_against_an_item(nodes: Any, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    (root / "artifacts/world").mkdir(parents=True)
-    (root / "artifacts/world/world.txt").write_text("100")
+    setup = _made(root, 5)
     joined = nodes.add_node(num_cpus=3, object_store_memory=100 << 20)
-    results = _ran(nodes, root, partial(_folder, root), _read_and_write, 60)
+    results = _ran(nodes, root, setup, _read_and_write, 12)
     assert joined.node_id in {node for node, _ in results.values()}
     nodes.remove_node(joined)
     for _ in range(3):
-        assert [number for _, number in _ran(nodes, root, partial(_folder, root), _read_and_write, 1).values()] == [100]
+        assert [number for _, number in _ran(nodes, root, setup, _read_and_write, 1).values()] == [100]
 
 
 def test_an_item_whose_worker_dies_runs_again_and_is_given_up_the_third_time(nodes: Any, tmp_path: Path) -> None:
