@@ -51,7 +51,7 @@ def _wait(place: Place, item: int) -> None:
     """A worker that starts late gets an item too; where none starts, the test fails and does not hang."""
     import ray
 
-    (place.seen / ray.get_runtime_context().get_actor_id()).touch()
+    (place.seen / str(ray.get_runtime_context().get_actor_id())).touch()
     until = time.monotonic() + _PATIENCE_SECONDS
     while item and len(list(place.seen.iterdir())) < place.workers and time.monotonic() < until:
         time.sleep(0.1)
