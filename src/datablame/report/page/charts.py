@@ -132,7 +132,7 @@ def _rates(results: Results, split: str) -> Any:
         for name in shown
     ]
     domain = [plain(titles.get(name, name)) for name in shown]
-    legend = alt.Legend(title=None, orient="bottom", columns=2)
+    legend = alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1)
     colour = alt.Color("behaviour:N", scale=alt.Scale(domain=domain, range=colours), legend=legend)
     about = [
         "behaviour:N",
@@ -142,7 +142,9 @@ def _rates(results: Results, split: str) -> Any:
     ]
     top = max(row.high or 0.0 for row in results.rates if row.prompt_id == EVERY)
     y = alt.Y("rate:Q", axis=_rate_axis("harmful outputs"), scale=alt.Scale(domain=[0, min(1.0, max(0.1, 1.05 * top))]))
-    base = _chart(rows).encode(x=alt.X("alpha:Q", title=_AMPLIFICATION), color=colour, tooltip=about)
+    ticks = alt.Axis(values=sorted({row.alpha for row in kept}), grid=False)
+    x = alt.X("alpha:Q", title=_AMPLIFICATION, axis=ticks)
+    base = _chart(rows).encode(x=x, color=colour, tooltip=about)
     return _finished(
         alt.layer(
             base.mark_area(opacity=0.15, line=False).encode(y=alt.Y("low:Q", title="harmful outputs"), y2="high:Q"),
