@@ -251,6 +251,11 @@ HEADLINES: Mapping[str, tuple[Change, str]] = {
         "Removing the sources of what gradient flagged leaves 7.8 %",
     ),
     "INVALID": (paired(0.01), "Training without removal differs from itself on other seeds (p = 0.010)"),
+    "INVALID by exposure": (
+        lambda f: exposed(f, seen_in_baseline=0.5),
+        "Removal was not put to the test: training without removal saw as little as 50.0 % of what was flagged.",
+    ),
+    "INVALID by leaks": (lambda f: exposed(f, seen_in_arm=1), "trainings still saw what they remove."),
     "FAILURE": (
         rose(0.0, 0.01, 0.015),
         "Amplification does not bring the behaviour out: 10.0 % of the outputs are harmful",
