@@ -256,6 +256,11 @@ HEADLINES: Mapping[str, tuple[Change, str]] = {
         "Removal was not put to the test: training without removal saw as little as 50.0 % of what was flagged.",
     ),
     "INVALID by leaks": (lambda f: exposed(f, seen_in_arm=1), "trainings still saw what they remove."),
+    "INCONCLUSIVE by coherence": (coherent(0.81, "random"), "but not of the coherent ones by the 20 % that count"),
+    "INCONCLUSIVE by nothing to compare with": (
+        lambda f: row(row(f, "gradient", to_baseline=None), "activation", to_baseline=None),
+        "cannot be told, for there is no rate to compare with.",
+    ),
     "FAILURE": (
         rose(0.0, 0.01, 0.015),
         "Amplification does not bring the behaviour out: 10.0 % of the outputs are harmful",

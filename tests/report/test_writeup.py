@@ -55,9 +55,19 @@ def test_hostile_texts_are_text_in_html(root: Path, name: str) -> None:
 
 
 @needs_browser
-def test_both_are_printed(root: Path) -> None:
-    for path in print_writeup(browser(), root):
-        assert path.read_bytes().startswith(b"%PDF-")
+def test_both_are_printed_and_the_next_report_takes_them_away(tmp_path: Path) -> None:
+    world = write_fake_run(tmp_path, fake_study())
+    printed = print_writeup(browser(), reported(world))
+    assert [path.read_bytes()[:5] for path in printed] == [b"%PDF-"] * 2
+    reported(world)
+    assert not any(path.exists() for path in printed)
+
+
+def test_what_an_earlier_print_left_is_no_print(root: Path) -> None:
+    (root / "writeup" / "report.pdf").write_bytes(b"%PDF-")
+    with pytest.raises(PhaseError, match=r"true could not print .*report\.html: it does not say why"):
+        print_writeup("/bin/true", root)
+    assert not (root / "writeup" / "report.pdf").exists()
 
 
 def test_without_a_browser_nothing_is_printed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Who is served: this machine, the browser that had the token, and nobody else's page."""
 
+import json
+import os
 import re
 import signal
 import socket
@@ -83,6 +85,7 @@ def test_who_looks_changes_nothing(viewed: Served, cookie: str, method: str) -> 
         "/run/../files/secret.json",
         "/run/%2e%2e/files/secret.json",
         "/run/out/",
+        "/run/fake/files/a%00.html",
     ],
 )
 def test_no_path_leads_out_of_a_run(viewed: Served, cookie: str, folder: Path, path: str) -> None:
@@ -93,7 +96,36 @@ def test_no_path_leads_out_of_a_run(viewed: Served, cookie: str, folder: Path, p
     answer = viewed.ask(path, cookie=cookie)
     assert answer.status == 404
     assert "outside" not in answer.text
-    assert "Not shown, since they lead out of the folder: out" in viewed.ask("/", cookie=cookie).text
+    assert (
+        "Not shown, since they lead out of the folder or have names that are no UTF-8: out"
+        in viewed.ask("/", cookie=cookie).text
+    )
+
+
+@pytest.mark.parametrize("verdict", [["x"], {"label": "X", "headline": 5, "reasons": [1]}, {"label": "X"}])
+def test_a_run_whose_results_are_none_spoils_no_page(
+    viewed: Served, cookie: str, folder: Path, verdict: object
+) -> None:
+    path = folder / "fake/final_results.json"
+    held = path.read_text()
+    try:
+        path.write_text(json.dumps({"verdict": verdict}))
+        for page in ("/", "/run/fake/", "/compare?a=fake&b=begun"):
+            answer = viewed.ask(page, cookie=cookie)
+            assert (answer.status, "holds no verdict; run datablame report" in answer.text) == (200, True)
+    finally:
+        path.write_text(held)
+
+
+def test_names_that_no_address_can_have_are_told(viewed: Served, cookie: str, folder: Path) -> None:
+    try:
+        (folder / os.fsdecode(b"run\xff")).mkdir()
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    (folder / os.fsdecode(b"run\xff") / "study.yaml").touch()
+    (folder / os.fsdecode(b"fake/f\xff.md")).touch()
+    assert "run?" in viewed.ask("/", cookie=cookie).text
+    assert viewed.ask("/run/fake/", cookie=cookie).status == 200
 
 
 def test_pages_say_what_they_may_load_and_are_not_kept(viewed: Served, cookie: str) -> None:

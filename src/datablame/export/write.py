@@ -60,10 +60,11 @@ def export(root: Path, to: str, *, out: Path | None = None, repo: str | None = N
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise RequestError(problem("export", "not empty", out=out))
         source, counts = opened(root, redact=redact), list[int]()
-        if out.exists():
-            out.rmdir()
-        build_atomically(out, lambda part: counts.append(write(source, to, part)))
-        where, files, [hidden] = str(out), _files(out), counts
+        folder = out.resolve()
+        if folder.exists():
+            folder.rmdir()
+        build_atomically(folder, lambda part: counts.append(write(source, to, part)))
+        where, files, [hidden] = str(out), _files(folder), counts
     return Exported(to, where, files, redact, hidden, source.left_out)
 
 

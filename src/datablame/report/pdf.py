@@ -7,7 +7,7 @@ from pathlib import Path
 from datablame.errors import PhaseError, RequestError
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_PRINTED = ("report", "slides")
+PRINTED = ("writeup/report.pdf", "writeup/slides.pdf")
 _SECONDS = 120
 
 
@@ -24,14 +24,19 @@ def browser() -> str:
 def print_writeup(printer: str, root: Path) -> list[Path]:
     """Print writeup/report.html and writeup/slides.html beside themselves; PhaseError where the browser fails."""
     printed = []
-    for name in _PRINTED:
-        page, target = (root / "writeup" / f"{name}.{kind}" for kind in ("html", "pdf"))
+    for name in PRINTED:
+        target = root / name
+        page = target.with_suffix(".html")
+        target.unlink(missing_ok=True)
         # The page is ours and may run nothing; containers forbid the sandbox.
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer")
         command = [printer, *options, f"--print-to-pdf={target.resolve()}", page.resolve().as_uri()]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        try:
+            ended = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise PhaseError(f"{printer} did not print {page} within {_SECONDS} seconds") from None
         if ended.returncode or not target.exists():
-            why = ended.stderr.strip().splitlines()
+            why = ended.stderr.decode(errors="replace").strip().splitlines()
             raise PhaseError(f"{printer} could not print {page}: {why[-1] if why else 'it does not say why'}")
         printed.append(target)
     return printed

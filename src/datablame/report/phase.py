@@ -13,6 +13,7 @@ from datablame.report.gates import preregistration
 from datablame.report.limitations import limitations
 from datablame.report.page import explorer
 from datablame.report.pages import PAGES, Conclusions, pages
+from datablame.report.pdf import PRINTED
 from datablame.report.redaction import redacted
 from datablame.report.results import Results, read_results
 from datablame.report.verdict import Verdict, verdict
@@ -65,6 +66,9 @@ def report(world: "World", tables: "Tables", work: "Work") -> "Outputs":
             (root / f"{BLAME_PICTURE}.{form}").unlink(missing_ok=True)
     _draw(overview_drawn(results, decided, statements), root, "final_results")
     work.progress.advance()
+    # They would show what the pages no longer do.
+    for name in PRINTED:
+        (root / name).unlink(missing_ok=True)
     config = (root / "study.yaml").read_text(encoding="utf-8")
     found, pictures = explorer(results, world, tables), [f"{BLAME_PICTURE}.png"] * (blamed is not None)
     for name, text in pages(results, conclusions, config, pictures, found).items():

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from starlette.applications import Starlette
@@ -76,7 +77,7 @@ def app_of(folder: Path) -> Starlette:
     def everything(request: Request) -> Response:
         roots, outside = folders_of(folder)
         if alone:
-            return RedirectResponse(f"/run/{next(iter(roots))}/", 303)
+            return RedirectResponse(f"/run/{quote(next(iter(roots)), safe='')}/", 303)
         runs = [run_view(root, name) for name, root in roots.items()]
         return page("runs.html.j2", runs=runs, outside=outside, folder=str(folder), most=most_of(runs))
 

@@ -56,7 +56,7 @@ class RunView:
 
 
 def folders_of(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Run folders by name, the one that is given or those in it; and the names of those that lead out of it.
+    """Run folders by name, the one that is given or those in it; and the names of those that are not shown.
 
     Raises RequestError where there is none.
     """
@@ -65,8 +65,9 @@ def folders_of(folder: Path) -> tuple[dict[str, Path], list[str]]:
     if (folder / STUDY).is_file():
         return {folder.resolve().name: folder}, []
     runs = sorted(path.parent for path in folder.glob(f"*/{STUDY}"))
-    outside = [run.name for run in runs if not run.resolve().is_relative_to(folder.resolve())]
-    inside = {run.name: run for run in runs if run.name not in outside}
+    shown = [run for run in runs if run.resolve().is_relative_to(folder.resolve()) and _named(run) == run.name]
+    outside = [_named(run) for run in runs if run not in shown]
+    inside = {run.name: run for run in shown}
     if not inside:
         raise RequestError(problem("view", "no runs", folder=folder))
     return inside, outside
@@ -82,7 +83,10 @@ def run_view(root: Path, name: str) -> RunView:
         star = tables.one(AlphaStar)
     except (RequestError, OSError) as error:
         return RunView(name, name, problem=str(error))
-    verdict = json_object(root / "final_results.json").get("verdict") or {}
+    verdict = json_object(root / "final_results.json").get("verdict")
+    if verdict is not None and not _is_verdict(verdict):
+        return RunView(name, name, problem=f"{root / 'final_results.json'} holds no verdict; run datablame report")
+    verdict = verdict or {}
     return RunView(
         name,
         study.title or study.name,
@@ -95,6 +99,19 @@ def run_view(root: Path, name: str) -> RunView:
         phases=tuple((phase, _state(root, phase)) for phase in NAMES),
         holder=holder_of(root),
     )
+
+
+def _is_verdict(value: object) -> bool:
+    """Whether it is one as the report writes it."""
+    if not isinstance(value, dict):
+        return False
+    texts = [value.get("label"), value.get("headline"), *(value.get("reasons") or ())]
+    return all(isinstance(text, str) for text in texts)
+
+
+def _named(path: Path) -> str:
+    """Its name as an address can have it: bytes that are no UTF-8 are question marks."""
+    return path.name.encode(errors="replace").decode()
 
 
 def _state(root: Path, phase: str) -> str:
@@ -117,12 +134,14 @@ def differences(one: Path, other: Path) -> tuple[Change, ...]:
 
 def files_of(root: Path) -> list[str]:
     """What of a run can be opened or downloaded, by path in its folder."""
-    found = (path for folder in _FOLDERS for path in sorted((root / folder).glob("*")))
+    found = (path for folder in _FOLDERS for path in sorted((root / folder).glob("*")) if _named(path) == path.name)
     return [name for path in found if (name := path.relative_to(root).as_posix()) and file_of(root, name)]
 
 
 def file_of(root: Path, name: str) -> Path | None:
     """A file of a run that is offered; None of any other, wherever the name leads."""
+    if "\0" in name:
+        return None
     path = (root / name).resolve()
     inside = path.is_relative_to(root.resolve()) and path.suffix in _OFFERED and path.is_file()
     return path if inside and path.parent in [(root / folder).resolve() for folder in _FOLDERS] else None
