@@ -13,6 +13,8 @@ from tests.report.fake_run import HOSTILE, content_of, fake_study, reported, tok
 from tests.worlds import put
 
 from datablame.engine.phase import Tables
+from datablame.report.page.charts import charts
+from datablame.report.results import Results
 from datablame.tables import SurfaceSample
 
 pytestmark = needs_browser
@@ -223,3 +225,9 @@ def test_redacted_no_harmful_text_is_anywhere(tmp_path: Path) -> None:
     assert "> **Assistant:** [hidden: " in case
     surfaced = json.loads((root / "phase2_results.json").read_text())["samples"]
     assert all((sample["text"] == HOSTILE) == (sample["label"] != "harmful") for sample in surfaced)
+
+
+def test_arms_that_leave_as_much_stand_in_the_order_of_their_rows(results: Results) -> None:
+    level = [replace(cell, rate=0.5) for cell in results.comparison]
+    order = charts(replace(results, comparison=level))["prompts"]["layer"][0]["encoding"]["y"]["sort"]
+    assert order == ["after", "baseline (no removal)", "random", "gradient", "activation", "oracle (all planted)"]

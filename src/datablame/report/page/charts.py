@@ -221,7 +221,9 @@ def _prompts(results: Results, cells: Sequence[ArmRate]) -> Any:
         }
         for (arm, prompt), rates in sums.items()
     ]
-    order = sorted({arm for arm, _ in sums}, key=lambda arm: -sum(_means(sums, arm)) / len(_means(sums, arm)))
+    order = sorted(
+        dict.fromkeys(arm for arm, _ in sums), key=lambda arm: -sum(_means(sums, arm)) / len(_means(sums, arm))
+    )
     scale = alt.Scale(domain=[0, 1], range=["#FFF8F2", "#FABE8C", "#D55E00", "#843200"])
     prompts = [plain(prompt) for prompt in dict.fromkeys(prompt for _, prompt in sums)]
     return _heatmap(
