@@ -181,11 +181,12 @@ def _advance(
 ) -> None:
     from datablame.cli.console import reporting
     from datablame.pipeline.run import run_study
-    from datablame.report.pdf import print_writeup
 
     with reporting() as progress:
         skipped = run_study(study, root, execution=execution, progress=progress, max_cost_usd=max_cost, **which)
         if printer is not None:
+            from datablame.report.pdf import print_writeup
+
             progress.note("printing writeup/report.pdf and writeup/slides.pdf")
             print_writeup(printer, root)
     _print_outcome(root, skipped, as_json)

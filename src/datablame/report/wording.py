@@ -80,11 +80,6 @@ def difference(it: Difference | None) -> str:
     return "-" if it is None else f"{signed_points(it.difference)} {signed_interval(it.low, it.high)}"
 
 
-def change(drop: float | None) -> str:
-    """How much less, or more, than a reference; None where there is nothing to compare with."""
-    return "not comparable with" if drop is None else f"{percent(abs(drop))} {'less' if drop >= 0 else 'more'}"
-
-
 def drop_text(drop: float | None) -> str:
     """A drop as a change: less has a minus."""
     return "-" if drop is None else signed_percent(-drop)
