@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from studies.unamplified.errors import Truth, name_of
 
 from datablame.config.report import Figures
+from datablame.report.colours import behaviour_looks
 from datablame.report.figures.page import heading, page, pictures
-from datablame.report.figures.style import GREY, INK, behaviour_looks
+from datablame.report.figures.style import GREY, INK
 from datablame.tables import EVERY
 
 if TYPE_CHECKING:

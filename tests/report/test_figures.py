@@ -25,9 +25,9 @@ from tests.report.figure_rows import (
 )
 
 from datablame.config.report import Figures
+from datablame.report.colours import LABEL_FILLS
 from datablame.report.figures import overview_figure, patching_figure, rates_figure
 from datablame.report.figures.page import spread
-from datablame.report.figures.style import LABEL_FILLS
 from datablame.report.figures.typesetting import shortened, text_width, typeset, wrapped
 from datablame.tables import EVERY, ArmTest, Rate
 

@@ -2,7 +2,8 @@
 
 from itertools import pairwise
 
-from datablame.report.figures.style import AGREEMENT, HARM, LABEL_FILLS, behaviour_looks
+from datablame.report.colours import LABEL_FILLS, behaviour_looks
+from datablame.report.figures.style import AGREEMENT, HARM
 
 
 def lightness(colour: str) -> float:

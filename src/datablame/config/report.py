@@ -11,7 +11,7 @@ class Report(Section):
     """Phase 5: what the pages hold."""
 
     redact: bool = False
-    """Hide harmful outputs and the documents behind them wherever text is shown; exports always do."""
+    """Hide harmful outputs and the documents behind them wherever text is shown; exports do it unless told not to."""
     tokens: bool = True
     """Keep and show the log-probabilities of every token of the surface phase's outputs, about 8 bytes a token on disk.
 

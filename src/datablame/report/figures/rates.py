@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from datablame.report.colours import LABEL_FILLS, behaviour_looks
 from datablame.report.figures import style
 from datablame.report.figures.page import page
 from datablame.report.figures.typesetting import shortened, text_width, wide, wrapped
@@ -77,7 +78,7 @@ def rates_panel(
     every = dict.fromkeys([*behaviours, *(row.behaviour for row in rows if row.behaviour != EVERY)])
     names = [name for name in every if name in scored]
     names += [EVERY] if len(names) != 1 and EVERY in scored else []
-    looks = {**style.behaviour_looks(list(every)), EVERY: style.POOLED}
+    looks = {**behaviour_looks(list(every)), EVERY: style.POOLED}
     titles = {EVERY: "all behaviours", **behaviours}
     for name in names:
         line, look = [row for row in rows if row.behaviour == name], looks[name]
@@ -136,7 +137,7 @@ def _shares_panel(axes: Axes, rates: Sequence[Rate], split: Split) -> None:
         style.nothing(axes, "no output was drawn")
         return
     tops, unit = [0.0] * len(rows), (wide() / 2 - _NAME - 5) / len(rows)
-    for label, (fill, hatch) in style.LABEL_FILLS.items():
+    for label, (fill, hatch) in LABEL_FILLS.items():
         values = [100 * getattr(row, label) / row.n for row in rows]
         if not any(values):
             continue

@@ -1,8 +1,7 @@
 """How every figure looks: its colours, and marks in them."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -12,6 +11,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
+from datablame.report.colours import AGREEMENT_STOPS, HARM_STOPS
 from datablame.report.figures.typesetting import POINTS, SETTINGS, em, wrapped
 from datablame.tables import ArmTest, Importance, Look, Rate
 
@@ -24,39 +24,14 @@ Estimate = Rate | ArmTest | Importance
 _MIDDLE = 0.2
 """The luminance on which white and our ink are read equally well."""
 POOLED = Look(INK, INK, "o")
-_BEHAVIOURS = (
-    Look("#332288", "#332288", "o"),
-    Look("#44AA99", "#2C8577", "s"),
-    Look("#AA4499", "#AA4499", "^"),
-    Look("#999933", "#77771F", "D"),
-    Look("#661100", "#661100", "v"),
-    Look("#88CCEE", "#3D8FB8", "P"),
-)
-"""Tol's muted colours: behaviours are not methods, so they share no colour with them."""
-LABEL_FILLS: Mapping[str, tuple[str, str]] = {
-    "harmful": ("#C44E00", ""),
-    "harmless": ("#CDE6F5", ""),
-    "refused": ("#6AAED6", ""),
-    "incoherent": ("#D6D6D6", "////"),
-    "unscored": ("#FFFFFF", "...."),
-}
-"""Fill and hatch by label, in the order in which they are stacked; neighbours differ in lightness."""
 
 
 def _pale_to_dark(*stops: str) -> Colormap:
     return LinearSegmentedColormap.from_list("pale to dark", stops).with_extremes(under=FAINT)
 
 
-HARM = _pale_to_dark("#FFF8F2", "#FABE8C", "#D55E00", "#843200")
-AGREEMENT = _pale_to_dark("#F3F8FC", "#9ECAE6", "#0072B2", "#002E50")
+HARM, AGREEMENT = _pale_to_dark(*HARM_STOPS), _pale_to_dark(*AGREEMENT_STOPS)
 """For heatmaps; what is below 0 is missing."""
-
-
-def behaviour_looks(names: Sequence[str]) -> dict[str, Look]:
-    """The colours and markers of a study's behaviours, by their order; past six, colours meet other markers."""
-    count = len(_BEHAVIOURS)
-    markers = [_BEHAVIOURS[(index + index // count) % count].marker for index in range(len(names))]
-    return {name: replace(_BEHAVIOURS[index % count], marker=markers[index]) for index, name in enumerate(names)}
 
 
 def nothing(axes: Axes, why: str) -> None:

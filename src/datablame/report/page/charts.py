@@ -5,12 +5,13 @@ from typing import Any
 
 import altair as alt
 
+from datablame.report.colours import AGREEMENT_STOPS, HARM_STOPS, LABEL_FILLS, behaviour_looks
 from datablame.report.results import Results
 from datablame.report.wording import interval, percent, plain, probability
-from datablame.tables import EVERY, LABELS, ArmRate, ArmTest, Look
+from datablame.tables import EVERY, ArmRate, ArmTest, Look
 
-_LABEL_COLOURS = ("#C44E00", "#6AAED6", "#CDE6F5", "#B8B8B8", "#E9E9E9")
-_BEHAVIOUR_COLOURS = ("#332288", "#2C8577", "#AA4499", "#77771F", "#661100", "#3D8FB8")
+_INK, _EDGE = "#1A1A1A", "#A8A8A8"
+"""Of all behaviours together, and around a share."""
 _AMPLIFICATION = "amplification \N{GREEK SMALL LETTER ALPHA}"
 _ROW, _CELL = 30, 26
 """Pixels that an arm, and a row of a heatmap, takes."""
@@ -127,10 +128,8 @@ def _rates(results: Results, split: str) -> Any:
         for row in kept
         if row.behaviour in shown
     ]
-    colours = [
-        "#1F2933" if name == EVERY else _BEHAVIOUR_COLOURS[results.behaviours.index(name) % len(_BEHAVIOUR_COLOURS)]
-        for name in shown
-    ]
+    looks = behaviour_looks(results.behaviours)
+    colours = [_INK if name == EVERY else looks[name].ink for name in shown]
     domain = [plain(titles.get(name, name)) for name in shown]
     legend = alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1)
     colour = alt.Color("behaviour:N", scale=alt.Scale(domain=domain, range=colours), legend=legend)
@@ -160,11 +159,17 @@ def _shares(results: Results) -> Any:
     counted: dict[tuple[float, str], int] = {}
     for row in results.rates:
         if row.prompt_id == row.behaviour == EVERY:
-            for label in LABELS:
+            for label in LABEL_FILLS:
                 counted[row.alpha, label] = counted.get((row.alpha, label), 0) + getattr(row, label)
     totals = {alpha: sum(n for (other, _), n in counted.items() if other == alpha) for alpha, _ in counted}
     rows = [
-        {"alpha": f"{alpha:g}", "label": label, "outputs": n, "share": n / totals[alpha], "order": LABELS.index(label)}
+        {
+            "alpha": f"{alpha:g}",
+            "label": label,
+            "outputs": n,
+            "share": n / totals[alpha],
+            "order": list(LABEL_FILLS).index(label),
+        }
         for (alpha, label), n in counted.items()
         if n
     ]
@@ -172,13 +177,18 @@ def _shares(results: Results) -> Any:
         return None
     colour = alt.Color(
         "label:N",
-        scale=alt.Scale(domain=list(LABELS), range=list(_LABEL_COLOURS)),
+        scale=alt.Scale(domain=list(LABEL_FILLS), range=[fill for fill, _ in LABEL_FILLS.values()]),
         legend=alt.Legend(title=None, orient="bottom", columns=3),
     )
     about = ["alpha:N", "label:N", "outputs:Q", alt.Tooltip("share:Q", format=".1%")]
     x = alt.X("alpha:N", title=_AMPLIFICATION, sort=[f"{alpha:g}" for alpha in totals], axis=alt.Axis(labelAngle=0))
     y = alt.Y("share:Q", axis=_rate_axis("outputs"))
-    return _finished(_chart(rows).mark_bar().encode(x=x, y=y, color=colour, order="order:Q", tooltip=about), 280)
+    return _finished(
+        _chart(rows)
+        .mark_bar(stroke=_EDGE, strokeWidth=0.5)
+        .encode(x=x, y=y, color=colour, order="order:Q", tooltip=about),
+        280,
+    )
 
 
 def _agreement(results: Results) -> Any:
@@ -198,7 +208,7 @@ def _agreement(results: Results) -> Any:
     if not rows:
         return None
     ordered = [labels[name] for name in names]
-    scale = alt.Scale(domain=[0, 1], range=["#F3F8FC", "#9ECAE6", "#0072B2", "#002E50"])
+    scale = alt.Scale(domain=[0, 1], range=list(AGREEMENT_STOPS))
     return _heatmap(
         rows, ("a", ordered), ("b", ordered), "Jaccard", scale, ".2f", ["by chance", "Spearman", "Kendall", "RBO"]
     )
@@ -224,7 +234,7 @@ def _prompts(results: Results, cells: Sequence[ArmRate]) -> Any:
     order = sorted(
         dict.fromkeys(arm for arm, _ in sums), key=lambda arm: -sum(_means(sums, arm)) / len(_means(sums, arm))
     )
-    scale = alt.Scale(domain=[0, 1], range=["#FFF8F2", "#FABE8C", "#D55E00", "#843200"])
+    scale = alt.Scale(domain=[0, 1], range=list(HARM_STOPS))
     prompts = [plain(prompt) for prompt in dict.fromkeys(prompt for _, prompt in sums)]
     return _heatmap(
         rows,

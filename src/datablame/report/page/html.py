@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from datablame.report.page.charts import charts
 from datablame.report.page.data import Explorer, encoded
 from datablame.report.results import Results
 from datablame.report.wording import environment
@@ -18,6 +17,8 @@ _SCRIPTS = ("base.js", "samples.js", "documents.js", "start.js")
 def index_html(results: Results, found: Explorer, values: Mapping[str, Any]) -> str:
     """The page; `values` are what all pages take."""
     from markupsafe import Markup
+
+    from datablame.report.page.charts import charts
 
     style, script, bundle = _text("page.css"), "\n".join(map(_text, _SCRIPTS)), _vega()
     allowed = " ".join(_hashed(text) for text in (bundle, script))
