@@ -108,10 +108,13 @@ def test_outputs_are_filtered_searched_and_sorted(shown: tuple[Page, Seen], file
     expect(count).to_contain_text(f"of {samples['alpha'].count(2.0)} outputs")
 
 
-def test_outputs_are_sorted_by_how_much_likelier_training_made_them(tmp_path: Path) -> None:
+def test_outputs_are_sorted_by_what_training_did_and_their_words_aligned(tmp_path: Path) -> None:
     world = write_fake_run(tmp_path, fake_study())
-    samples = Tables(tmp_path).rows(SurfaceSample)
-    put(tmp_path, "surface", {SurfaceSample: [replace(s, log_p_after=float(-i)) for i, s in enumerate(samples)]})
+    samples = [replace(s, log_p_after=float(-i)) for i, s in enumerate(Tables(tmp_path).rows(SurfaceSample))]
+    samples[:2] = [
+        replace(s, text=text) for s, text in zip(samples, ("mix it and wait", "mix and wait now"), strict=False)
+    ]
+    put(tmp_path, "surface", {SurfaceSample: samples})
     reported(world)
     with opened((tmp_path / "index.html").as_uri()) as (page, _):
         page.wait_for_selector("html[data-ready=true]")
@@ -119,6 +122,12 @@ def test_outputs_are_sorted_by_how_much_likelier_training_made_them(tmp_path: Pa
         for order, first in (("most", "2.00"), ("least", "-477.00")):
             page.select_option("#samples [name=sort]", order)
             expect(page.locator("#samples .list .about").first).to_contain_text(f"before {first}")
+        page.select_option("#samples [name=sort]", "")
+        expect(page.locator("#samples .open").first).to_have_text("mix it and wait")
+        page.locator("#samples .pin").nth(0).click()
+        page.locator("#samples .pin").nth(1).click()
+        assert page.locator("#samples dialog blockquote").all_inner_texts() == ["mix it and wait", "mix and wait now"]
+        assert [text.strip() for text in page.locator("#samples dialog mark").all_inner_texts()] == ["it", "now"]
 
 
 def test_the_tokens_of_an_output_have_the_numbers_of_the_table(shown: tuple[Page, Seen], file: Path) -> None:
