@@ -89,6 +89,8 @@ def _with(**changes: object) -> dict[str, object]:
         (_with(patch={"seeds": {"continue": [False]}}), "patch.seeds = {'continue': [False]}: true and false are"),
         (_with(data={"path": " "}), "data.path = ' ': the text is empty or has a character that no text has"),
         (_with(data={"path": "a\0b"}), "data.path = 'a\\x00b': the text is empty or has a character that no text has"),
+        (_with(**{"\ud800": 1}), "the key '\\ud800' has a character that no text has; remove it"),
+        (_with(surface={"\ud800": 1}), "the key '\\ud800' of surface has a character that no text has; remove it"),
         (_with(title="\ud800"), "title = '\\ud800': the text is empty or has a character that no text has"),
         (_with(name="../../evil"), "name = '../../evil' cannot name the run folder; use at most 60 letters"),
         (_with(name=".."), "name = '..' cannot name the run folder"),

@@ -164,6 +164,9 @@ def _sentence(error: Any) -> str:
         return f"{field} is not a key of a study{_nearest(location[-1], _fields_of(location[:-1]))}"
     if kind == "missing":
         return f"{field} is missing; add it"
+    if kind == "string_unicode":
+        inside = f" of {field}" if field else ""
+        return f"the key {_short(error['input'])}{inside} has a character that no text has; remove it"
     if location[-1] == "[key]" and kind == "literal_error":
         return f"{field} is not a key there; choose {error['ctx']['expected']}"
     if kind in _SHOULD_BE:
